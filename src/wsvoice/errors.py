@@ -1,0 +1,97 @@
+"""
+Every exception of wsvoice.
+
+::
+
+    WsvoiceError                 exit code 1
+    ├── UsageError               exit code 2: the command line, a setting or a file named in it is wrong
+    │   ├── ConfigError          a setting has a value that cannot be used
+    │   ├── BotNotFoundError     there is no such bot, or it is not a bot
+    │   └── AudioFileError       an audio file cannot be read
+    ├── BotImportError           the bot's own code failed while it was imported
+    ├── ServerError              the server could not be started
+    ├── DialError                a test call could not be placed
+    ├── SignatureError           a request is not signed by the provider
+    ├── TokenError               a stream token is missing, forged, expired or used
+    └── ProtocolError
+        ├── RemoteProtocolError  the other end broke the provider's protocol
+        └── LocalProtocolError   we were about to break it
+
+Errors carry the mend: ``hint`` is one line that says what to do about it. Library code raises; only the
+command line prints, and maps ``exit_code`` to the process's exit code.
+"""
+
+from __future__ import annotations
+
+
+class WsvoiceError(Exception):
+    """Base of all errors that wsvoice raises on purpose."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(WsvoiceError):
+    """The command line, a setting or a file named in it is wrong."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A setting has a value that cannot be used."""
+
+
+class BotNotFoundError(UsageError):
+    """There is no such bot, or what is there is not a bot."""
+
+
+class AudioFileError(UsageError):
+    """An audio file cannot be read."""
+
+
+class BotImportError(WsvoiceError):
+    """
+    The bot's own code failed while it was imported.
+
+    ``details`` is the bot's traceback, without the frames of wsvoice and importlib.
+    """
+
+    def __init__(self, message: str, *, details: str = "", hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.details = details
+
+
+class ServerError(WsvoiceError):
+    """The server could not be started."""
+
+
+class DialError(WsvoiceError):
+    """A test call could not be placed."""
+
+
+class SignatureError(WsvoiceError):
+    """A request does not carry the provider's signature."""
+
+
+class TokenError(WsvoiceError):
+    """A stream token is missing, forged, expired, or was used before."""
+
+
+class ProtocolError(WsvoiceError):
+    """A message breaks the provider's protocol; ``kind`` groups messages broken in the same way."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class RemoteProtocolError(ProtocolError):
+    """The other end sent something that the provider's protocol does not allow."""
+
+
+class LocalProtocolError(ProtocolError):
+    """We were about to send something that the provider's protocol does not allow."""

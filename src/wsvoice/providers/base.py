@@ -1,0 +1,234 @@
+"""
+What a provider is, to the rest of wsvoice.
+
+A provider has two halves. The HTTP half is stateless: plain values in, plain values out; nothing here opens a
+socket, reads a clock or looks at the environment. The wire half is one :class:`Stream` object per media
+stream, which can play either end, so that the server and the simulated caller share the facts and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cached_property
+from typing import Literal, Protocol
+from urllib.parse import parse_qsl, urlsplit
+
+from wsvoice.audio import PCMU_8K, AudioFormat
+from wsvoice.call import Call
+from wsvoice.providers.events import Event
+
+Level = Literal["warn", "fail"]
+
+
+class Side(Enum):
+    """The two ends of a media stream. The carrier connects the WebSocket, the bot accepts it."""
+
+    CARRIER = "carrier"
+    BOT = "bot"
+
+
+@dataclass(frozen=True)
+class WebhookRequest:
+    """
+    A request from the provider: its webhook, or the upgrade of its WebSocket.
+
+    Attributes:
+        method: ``GET`` or ``POST``.
+        url: The whole URL as the provider saw it (public scheme and host), with its query.
+        headers: Header values by lower-case name.
+        body: The raw body.
+    """
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+    @cached_property
+    def form(self) -> list[tuple[str, str]]:
+        """The body's form fields, in their order, blank values included; empty for other bodies."""
+        if self.method == "GET" or "json" in self.headers.get("content-type", ""):
+            return []
+        return parse_qsl(self.body.decode("utf-8", "replace"), keep_blank_values=True)
+
+    @cached_property
+    def query(self) -> list[tuple[str, str]]:
+        """The query's fields, in their order, blank values included."""
+        return parse_qsl(urlsplit(self.url).query, keep_blank_values=True)
+
+    @cached_property
+    def fields(self) -> dict[str, str]:
+        """Query and form as one mapping; the form wins."""
+        return dict([*self.query, *self.form])
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An HTTP answer to a webhook."""
+
+    body: str
+    media_type: str = "application/xml"
+    status: int = 200
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """A request to a provider's REST API, ready to be sent."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    basic_auth: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """
+    One thing about a bot that a provider would trip over.
+
+    Attributes:
+        id: The check's short name, such as ``W3`` (web), ``M1`` (media), ``E2`` (end of call).
+        level: ``fail`` if a real call would break, ``warn`` if it would suffer.
+        message: What is wrong, in one line.
+    """
+
+    id: str
+    level: Level
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRequest:
+    """
+    What an answer document asks the provider to do: open a media stream.
+
+    Attributes:
+        url: The stream's URL as the provider would dial it.
+        parameters: Custom parameters that the provider repeats in its start message.
+        format: The audio format that the document asks for.
+        headers: Headers that the document wants on the upgrade.
+        skipped: Verbs before the stream that a test call does not carry out, in words.
+        then: Verbs after the stream, carried out once the bot has closed the socket; empty ends the call.
+        findings: What the provider would dislike about the document.
+    """
+
+    url: str
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    format: AudioFormat = PCMU_8K
+    headers: Mapping[str, str] = field(default_factory=dict)
+    skipped: Sequence[str] = ()
+    then: Sequence[str] = ()
+    findings: Sequence[Finding] = ()
+
+
+class Stream(Protocol):
+    """
+    One end of one media stream.
+
+    :meth:`send` and :meth:`receive` translate between events and messages and keep what the protocol makes
+    both ends keep (ids, counters). They do no I/O.
+    """
+
+    side: Side
+    #: The stream's audio format; final once :class:`~wsvoice.providers.events.StreamStarted` has passed.
+    format: AudioFormat
+
+    def send(self, event: Event) -> str | bytes:
+        """
+        Render `event` as the message that this end sends.
+
+        Raises:
+            LocalProtocolError: If this end of this provider has no such message.
+        """
+
+    def receive(self, message: str | bytes) -> Event:
+        """
+        Read one message of the other end.
+
+        Raises:
+            RemoteProtocolError: If it is not one; whatever the text, nothing else is raised.
+        """
+
+    def findings(self) -> list[Finding]:
+        """Return, and forget, what was accepted since the last call though the provider would dislike it."""
+
+
+class Provider(Protocol):
+    """
+    One telephone company. Constructed with its credentials: values by environment variable name.
+    """
+
+    #: As in ``wsvoice run -t NAME``.
+    name: str
+    #: As the company writes itself.
+    title: str
+    #: The credentials it knows, by environment variable name, secrets for verification first.
+    credential_names: tuple[str, ...]
+    #: How long a piece of audio from the carrier is.
+    frame_ms: int
+
+    def can_verify(self) -> bool:
+        """Whether the secret that webhooks are signed with is known."""
+
+    def recognises(self, request: WebhookRequest) -> bool:
+        """Whether a webhook has this provider's fields; used where one address serves all."""
+
+    def read_webhook(self, request: WebhookRequest) -> Call:
+        """
+        Read the call that a webhook announces.
+
+        Raises:
+            RemoteProtocolError: If the request is not this provider's.
+        """
+
+    def answer(self, call: Call, stream_url: str) -> Answer:
+        """Render the document that makes the provider stream `call` to `stream_url`."""
+
+    def busy(self) -> Answer:
+        """Render the document that turns a caller away because every place is taken."""
+
+    def read_answer(self, body: bytes, content_type: str) -> StreamRequest:
+        """
+        Read an answer document as the provider would.
+
+        Raises:
+            RemoteProtocolError: If the provider could not open a stream from it.
+        """
+
+    def verify(self, request: WebhookRequest, *, now: float) -> None:
+        """
+        Raise :exc:`~wsvoice.errors.SignatureError` unless the provider signed this webhook.
+
+        Args:
+            request: With the URL that the provider saw, not the one behind the tunnel.
+            now: Unix time in seconds.
+        """
+
+    def replay_key(self, request: WebhookRequest) -> tuple[str, str]:
+        """Return what is the same in a replayed webhook, and what a provider's own retry repeats (or '')."""
+
+    def verify_upgrade(self, request: WebhookRequest, *, now: float) -> str:
+        """
+        Return which form of the URL the upgrade's signature matches, in words.
+
+        Raises:
+            SignatureError: If it matches none, or is missing.
+        """
+
+    def webhook(self, call: Call, url: str, *, method: str = "POST") -> WebhookRequest:
+        """Render the webhook that the provider would send for `call`, not yet signed."""
+
+    def sign(self, request: WebhookRequest, *, now: float) -> WebhookRequest:
+        """Return `request` with the provider's signature headers."""
+
+    def upgrade_headers(self, url: str, *, now: float) -> dict[str, str]:
+        """Return the headers of the provider's WebSocket upgrade to `url`, signed if the secret is known."""
+
+    def new_call(self, *, from_number: str, to_number: str, parameters: Mapping[str, str], seed: bytes) -> Call:
+        """Invent a call with ids of the provider's shape; `seed` is at least 32 random bytes."""
+
+    def stream(self, side: Side) -> Stream:
+        """Return a new stream's end."""
