@@ -1,16 +1,33 @@
 """
 Every setting, and the one place that reads the environment, ``.env`` and ``pyproject.toml``.
+
+A setting's value is the first of: the flag, the environment (``WSVOICE_PORT``), ``.env``, ``pyproject.toml``
+(``[tool.wsvoice] port``), the default. ``wsvoice dial`` has a table of its own (``[tool.wsvoice.dial]``), and
+variables of its own (``WSVOICE_DIAL_TRANSPORT``) that go before the common ones. :class:`Resolved` remembers where
+each value came from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import difflib
+import ipaddress
+import math
+import re
+import tomllib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field, fields
+from io import StringIO
 from pathlib import Path
-from typing import Literal
+from typing import Any, Generic, Literal, TypeVar, get_args
+
+from wsvoice.errors import ConfigError
 
 Verify = Literal["auto", "enforce", "off"]
 StreamAuth = Literal["token", "none"]
+Tunnel = Literal["ngrok"]
+Method = Literal["GET", "POST"]
+
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +61,7 @@ class RunConfig:
     bot: str = "bot.py"
     transport: str | None = None
     proxy: str | None = None
-    tunnel: Literal["ngrok"] | None = None
+    tunnel: Tunnel | None = None
     host: str = "localhost"
     port: int = 7860
     max_calls: int | None = None
@@ -54,13 +71,18 @@ class RunConfig:
     record: Path | None = None
     drain_timeout_s: float = 600.0
     log_level: str = "INFO"
-    credentials: Mapping[str, str] = field(default_factory=dict)
+    credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
     lead_ms: int = 100
     handshake_timeout_s: float = 10.0
     playout_timeout_s: float = 2.0
     send_timeout_s: float = 10.0
     bot_exit_timeout_s: float = 30.0
     message_limit: int = 64 * 1024
+
+    @property
+    def public_url(self) -> str | None:
+        """The public address that :attr:`proxy` names, without a slash at its end."""
+        return f"https://{self.proxy}" if self.proxy else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +120,510 @@ class DialConfig:
     response_timeout_s: float = 10.0
     record: Path | None = None
     force_ws: bool = False
-    method: Literal["GET", "POST"] = "POST"
+    method: Method = "POST"
     as_json: bool = False
-    credentials: Mapping[str, str] = field(default_factory=dict)
+    credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+ConfigT = TypeVar("ConfigT", RunConfig, DialConfig)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved(Generic[ConfigT]):
+    """
+    A configuration, and where it came from.
+
+    Attributes:
+        config: The settings.
+        values: Each setting's value by option name, without credentials.
+        origins: Where each value came from, by option name: ``flag --port``, ``environment WSVOICE_PORT``,
+            ``.env WSVOICE_PORT``, ``pyproject.toml [tool.wsvoice] port``, ``default``.
+        env_file: The ``.env`` file that was read, or ``None``.
+        dotenv: Everything in it; secrets included.
+    """
+
+    config: ConfigT
+    values: Mapping[str, object]
+    origins: Mapping[str, str]
+    env_file: Path | None = None
+    dotenv: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+def resolve_run(flags: Mapping[str, Any], *, environ: Mapping[str, str], cwd: Path) -> Resolved[RunConfig]:
+    """
+    Work out how to serve a bot.
+
+    Args:
+        flags: Values from the command line by option name (``max-calls`` or ``max_calls``); ``None`` and
+            empty sequences are not given, and names that are no settings are left alone.
+        environ: The environment.
+        cwd: Where ``.env`` and ``pyproject.toml`` are looked for.
+
+    Raises:
+        ConfigError: Naming where the value that cannot be used came from.
+    """
+    return _resolve(RunConfig, RUN_SETTINGS, flags, environ=environ, cwd=cwd, command="run")
+
+
+def resolve_dial(flags: Mapping[str, Any], *, environ: Mapping[str, str], cwd: Path) -> Resolved[DialConfig]:
+    """Work out how to place a test call; as :func:`resolve_run`."""
+    return _resolve(DialConfig, DIAL_SETTINGS, flags, environ=environ, cwd=cwd, command="dial")
+
+
+def export_dotenv(dotenv: Mapping[str, str], environ: MutableMapping[str, str]) -> None:
+    """Put what ``.env`` says into `environ` for the bot; what is already there stays."""
+    for name, value in dotenv.items():
+        environ.setdefault(name, value)
+
+
+def nearest(word: str, candidates: Iterable[str]) -> list[str]:
+    """Return `candidates`, the ones spelt most like `word` first."""
+    return sorted(
+        candidates,
+        key=lambda candidate: difflib.SequenceMatcher(None, word.lower(), candidate.lower()).ratio(),
+        reverse=True,
+    )
+
+
+def did_you_mean(word: str, candidates: Collection[str]) -> str | None:
+    """Return a hint that names the candidate `word` was probably meant to be."""
+    close = difflib.get_close_matches(word.lower(), candidates, n=1, cutoff=0.6)
+    return f"did you mean `{close[0]}`?" if close else None
+
+
+# -- Values: each takes what was given and who said it, and returns what the configuration holds. --
+
+
+def _text(value: object, who: str) -> str:
+    if isinstance(value, Path):
+        value = str(value)
+    if not isinstance(value, str):
+        raise ConfigError(f"{who} takes text, got {value!r}")
+    if any(ord(character) < 32 or ord(character) == 127 for character in value):
+        raise ConfigError(f"{who} takes text without control characters, got {value!r}")
+    return value
+
+
+def _whole(value: object, who: str, *, least: int, most: float = math.inf, what: str) -> int:
+    number = value
+    if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]{1,18}", value.strip()):
+        number = int(value)
+    if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= most:
+        raise ConfigError(f"{who} takes {what}, got {value!r}")
+    return number
+
+
+def _port(value: object, who: str) -> int:
+    return _whole(value, who, least=0, most=65535, what="a port, 0 to 65535")
+
+
+def _at_least_one(value: object, who: str) -> int:
+    return _whole(value, who, least=1, what="a whole number from 1 up")
+
+
+def _switch(value: object, who: str) -> bool:
+    if isinstance(value, bool):
+        return value
+    word = value.strip().lower() if isinstance(value, str) else None
+    if word in {"1", "true", "yes", "on"}:
+        return True
+    if word in {"0", "false", "no", "off"}:
+        return False
+    raise ConfigError(f"{who} takes true or false, got {value!r}")
+
+
+_UNITS_S = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def _duration(value: object, who: str) -> float:
+    """Seconds of ``90``, ``90s``, ``500ms``, ``2m`` or ``1h``."""
+    seconds = math.nan
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = float(value)
+    elif isinstance(value, str):
+        match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)?", value.strip().lower())
+        if match:
+            seconds = float(match[1]) * _UNITS_S[match[2] or ""]
+    if not math.isfinite(seconds) or seconds < 0:
+        raise ConfigError(
+            f"{who} takes a duration, got {value!r}", hint="write seconds, or a unit: `90`, `90s`, `2m`, `1h`"
+        )
+    return seconds
+
+
+def _positive_duration(value: object, who: str) -> float:
+    seconds = _duration(value, who)
+    if not seconds:
+        raise ConfigError(f"{who} takes a duration above zero, got {value!r}")
+    return seconds
+
+
+def _choice(value: object, who: str, choices: Sequence[str]) -> str:
+    word = value.strip() if isinstance(value, str) else ""
+    for choice in choices:
+        if choice.lower() == word.lower():
+            return choice
+    known = " or ".join(filter(None, [", ".join(choices[:-1]), choices[-1]]))
+    raise ConfigError(f"{who} takes {known}, got {value!r}", hint=did_you_mean(word, choices))
+
+
+def _one_of(*choices: str) -> Callable[[object, str], str]:
+    return lambda value, who: _choice(value, who, choices)
+
+
+def _provider(value: object, who: str) -> str:
+    from wsvoice.providers import PROVIDERS
+
+    return _choice(value, who, tuple(PROVIDERS))
+
+
+_LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
+
+
+def _proxy(value: object, who: str) -> str:
+    """``host[:port]`` in lower case, from that, or from a URL that has nothing else in it."""
+    text = _text(value, who).strip()
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        scheme, rest = "", text
+    elif scheme.lower() not in {"http", "https", "ws", "wss"}:
+        raise ConfigError(f"{who} takes a domain, not a {scheme}:// address: got {text!r}")
+    cut = min((rest.index(character) for character in "/?#" if character in rest), default=len(rest))
+    authority, tail = rest[:cut].lower(), rest[cut:]
+    if not authority:
+        raise ConfigError(f"{who} takes a domain, got {text!r}", hint="for example `-x bot.example.com`")
+    if "@" in authority:
+        raise ConfigError(
+            f"{who} takes a domain, not a URL with a user name: got {text!r}",
+            hint=f"use `-x {authority.rpartition('@')[2]}`",
+        )
+    if tail not in ("", "/"):
+        part = {"/": "path", "?": "query", "#": "fragment"}[tail[0]]
+        raise ConfigError(f"{who} takes a domain, not a URL with a {part}: got {text!r}", hint=f"use `-x {authority}`")
+    host, port = _split_port(authority, text, who)
+    return f"{host}:{port}" if port else host
+
+
+def _split_port(authority: str, text: str, who: str) -> tuple[str, str]:
+    """Check `authority`, and return its host (an IPv6 address in brackets) and port."""
+    if authority.startswith("["):
+        address, bracket, port = authority[1:].partition("]")
+        if not bracket or not _is_ipv6(address) or (port and not port.startswith(":")):
+            raise ConfigError(f"{who} takes a domain; this is no IPv6 address in brackets: got {text!r}")
+        host, colon, port = f"[{address}]", port[:1], port[1:]
+    else:
+        if _is_ipv6(authority):
+            raise ConfigError(f"{who} takes an IPv6 address in brackets, got {text!r}", hint=f"use `-x [{authority}]`")
+        host, colon, port = authority.partition(":")
+        try:
+            host = host.encode("idna").decode("ascii")
+        except UnicodeError:
+            host = ""
+        if len(host) > 253 or not all(_LABEL.fullmatch(label) for label in host.split(".")):
+            raise ConfigError(f"{who} takes a domain, got {text!r}", hint="for example `-x bot.example.com`")
+    if colon and not (re.fullmatch(r"[0-9]{1,5}", port) and 1 <= int(port) <= 65535):
+        raise ConfigError(f"{who} takes a domain with a port from 1 to 65535, got {text!r}")
+    return host, port
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return "%" not in text
+
+
+def _host(value: object, who: str) -> str:
+    host = _text(value, who).strip()
+    if not host or re.search(r"[\s/@?#]", host):
+        raise ConfigError(
+            f"{who} takes an address to listen on, got {value!r}",
+            hint="`localhost` for this machine only, `0.0.0.0` for every network",
+        )
+    return host.strip("[]")
+
+
+_PARAMETER_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+
+
+def _parameters(value: object, who: str) -> dict[str, str]:
+    """A mapping, from one, from ``key=value`` texts, or from one text of them with commas between."""
+    if isinstance(value, Mapping):
+        pairs = [(str(key), _scalar(item, f"{who}.{key}")) for key, item in value.items()]
+    else:
+        pairs = [_pair(item, who) for item in _listed(value, who)]
+    for key, _ in pairs:
+        if not _PARAMETER_NAME.fullmatch(key):
+            raise ConfigError(
+                f"{who} takes names of letters, digits, `_`, `.` and `-`, got {key!r}",
+                hint="for example `--param language=en`",
+            )
+    return dict(pairs)
+
+
+def _pair(item: str, who: str) -> tuple[str, str]:
+    key, equals, value = item.partition("=")
+    if not equals:
+        raise ConfigError(f"{who} takes key=value, got {item!r}", hint=f"for example `--param {item}=yes`")
+    return key.strip(), value
+
+
+def _scalar(value: object, who: str) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, int | float) else _text(value, who)
+
+
+def _listed(value: object, who: str) -> list[str]:
+    if isinstance(value, str):
+        return [item.strip() for item in value.split(",") if item.strip()]
+    if isinstance(value, list | tuple):
+        return [_text(item, who) for item in value]
+    return [_text(value, who)]
+
+
+def _paths(value: object, who: str) -> tuple[Path, ...]:
+    return tuple(Path(item).expanduser() for item in _listed(value, who))
+
+
+def _folder(value: object, who: str) -> Path:
+    path = Path(_text(value, who)).expanduser()
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"{who} takes a folder, and {path} is a file")
+    return path
+
+
+def _wav_to_write(value: object, who: str) -> Path:
+    path = Path(_text(value, who)).expanduser()
+    if path.is_dir():
+        raise ConfigError(f"{who} takes a file, and {path} is a folder", hint=f"use `{path / 'call.wav'}`")
+    return path
+
+
+def _digits(value: object, who: str) -> str:
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(value, who)
+    if wrong := re.search(r"[^0-9*#A-Da-dw]", text):
+        raise ConfigError(
+            f"{who} takes the keys 0-9 * # A-D, and w for a pause: got {wrong[0]!r} in {text!r}",
+            hint="`w` waits half a second: `--dtmf 1w2#`",
+        )
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """
+    One setting: its option's name, the field it fills, and how its value is read.
+
+    ``flag`` is how messages call the flag, where that is not ``--name``. ``own`` keeps the setting from
+    following the environment variable of another command's setting of the same name.
+    """
+
+    name: str
+    field: str
+    parse: Callable[[object, str], object]
+    flag: str = ""
+    own: bool = False
+
+    def variables(self, command: str) -> tuple[str, ...]:
+        """The environment variables that may hold it for `command`, the first one set wins."""
+        name = self.name.upper().replace("-", "_")
+        if command == "run":
+            return (f"WSVOICE_{name}",)
+        particular = f"WSVOICE_{command.upper()}_{name}"
+        return (particular,) if self.own else (particular, f"WSVOICE_{name}")
+
+
+RUN_SETTINGS: tuple[Setting, ...] = (
+    Setting("bot", "bot", _text, flag="BOT"),
+    Setting("transport", "transport", _provider, flag="-t"),
+    Setting("proxy", "proxy", _proxy, flag="-x"),
+    Setting("tunnel", "tunnel", _one_of(*get_args(Tunnel))),
+    Setting("host", "host", _host),
+    Setting("port", "port", _port),
+    Setting("max-calls", "max_calls", _at_least_one),
+    Setting("param", "parameters", _parameters),
+    Setting("verify", "verify", _one_of(*get_args(Verify))),
+    Setting("stream-auth", "stream_auth", _one_of(*get_args(StreamAuth))),
+    Setting("record", "record", _folder),
+    Setting("drain-timeout", "drain_timeout_s", _duration),
+    Setting("log-level", "log_level", _one_of(*LOG_LEVELS)),
+)
+
+DIAL_SETTINGS: tuple[Setting, ...] = (
+    Setting("target", "target", _text, flag="TARGET"),
+    Setting("transport", "transport", _provider, flag="-t"),
+    Setting("audio", "audio", _paths),
+    Setting("dtmf", "dtmf", _digits),
+    Setting("from", "from_number", _text),
+    Setting("to", "to_number", _text),
+    Setting("param", "parameters", _parameters),
+    Setting("duration", "duration_s", _positive_duration),
+    Setting("listen", "listen_s", _duration),
+    Setting("response-timeout", "response_timeout_s", _positive_duration),
+    Setting("record", "record", _wav_to_write, own=True),
+    Setting("force-ws", "force_ws", _switch),
+    Setting("method", "method", _one_of(*get_args(Method))),
+    Setting("json", "as_json", _switch, own=True),
+)
+
+#: Says which file holds the others, so it is read before them and fills no field.
+_ENV_FILE = Setting("env-file", "", _text)
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """A value as it was found: ``rank`` 0 is the strongest source, ``who`` names it in messages."""
+
+    value: object
+    origin: str
+    who: str
+    rank: int
+
+
+class _Sources:
+    """The places where settings stand, strongest first."""
+
+    def __init__(
+        self, flags: Mapping[str, Any], environ: Mapping[str, str], table: Mapping[str, Any], command: str
+    ) -> None:
+        self.flags = {name.strip("_").replace("_", "-"): value for name, value in flags.items()}
+        self.environ = environ
+        self.table = table
+        self.table_name = "tool.wsvoice" if command == "run" else f"tool.wsvoice.{command}"
+        self.command = command
+        self.env_file_name = ".env"
+        self.dotenv: Mapping[str, str] = {}
+
+    def find(self, setting: Setting) -> _Given | None:
+        return next(self._all(setting), None)
+
+    def _all(self, setting: Setting) -> Iterator[_Given]:
+        value = self.flags.get(setting.name)
+        if value is not None and value != () and value != []:
+            who = setting.flag or f"--{setting.name}"
+            name = f"argument {who}" if who.isupper() else f"flag --{setting.name}"
+            yield _Given(value, name, who, 0)
+        for name in setting.variables(self.command):
+            if self.environ.get(name):
+                yield _Given(self.environ[name], f"environment {name}", name, 1)
+        for name in setting.variables(self.command):
+            # A variable that the shell sets to nothing is a way to take back what .env says.
+            if self.dotenv.get(name) and name not in self.environ:
+                where = f"{self.env_file_name} {name}"
+                yield _Given(self.dotenv[name], where, f"{name} in {self.env_file_name}", 2)
+        if setting.name in self.table:
+            where = f"pyproject.toml [{self.table_name}] {setting.name}"
+            yield _Given(self.table[setting.name], where, where, 3)
+
+
+def _resolve(
+    kind: type[ConfigT],
+    settings: Sequence[Setting],
+    flags: Mapping[str, Any],
+    *,
+    environ: Mapping[str, str],
+    cwd: Path,
+    command: str,
+) -> Resolved[ConfigT]:
+    table = _read_pyproject(cwd, command, settings)
+    sources = _Sources(flags, environ, table, command)
+    env_file, dotenv = _read_env_file(sources.find(_ENV_FILE), cwd)
+    sources.dotenv = dotenv
+    if env_file is not None:
+        sources.env_file_name = env_file.name
+
+    defaults = {f.name: f.default for f in fields(kind)}
+    found = {setting.name: sources.find(setting) for setting in settings}
+    _drop_weaker(found, "proxy", "tunnel")
+    values: dict[str, object] = {}
+    origins: dict[str, str] = {}
+    filled: dict[str, Any] = {}
+    for setting in settings:
+        given = found[setting.name]
+        if given is None:
+            default = defaults[setting.field]
+            values[setting.name] = {} if setting.parse is _parameters else default
+            origins[setting.name] = "default"
+        else:
+            filled[setting.field] = values[setting.name] = setting.parse(given.value, given.who)
+            origins[setting.name] = given.origin
+    config = kind(**filled, credentials=_credentials(environ, dotenv))
+    return Resolved(config, values, origins, env_file, dotenv)
+
+
+def _drop_weaker(found: dict[str, _Given | None], one: str, other: str) -> None:
+    """Of two settings that exclude each other, keep the one from the stronger source."""
+    first, second = found.get(one), found.get(other)
+    if first is None or second is None:
+        return
+    if first.rank == second.rank:
+        raise ConfigError(
+            f"{first.who} and {second.who} exclude each other",
+            hint="a tunnel makes its own public address: leave one of the two out",
+        )
+    found[one if first.rank > second.rank else other] = None
+
+
+def _read_env_file(named: _Given | None, cwd: Path) -> tuple[Path | None, dict[str, str]]:
+    """Read the ``.env`` that was named, or the one in `cwd` if there is one."""
+    if named is None:
+        path, who = cwd / ".env", ".env"
+        if not path.is_file():
+            return None, {}
+    else:
+        path, who = cwd / Path(_text(named.value, named.who)).expanduser(), named.who
+    try:
+        text = path.read_text("utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(f"{who} names a file that is not there: {path}") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not a text file: byte {error.start} is not UTF-8") from None
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise ConfigError(f"{path} is not a text file: there is a zero byte in line {line}")
+    from dotenv import dotenv_values
+
+    return path, {name: value for name, value in dotenv_values(stream=StringIO(text)).items() if value is not None}
+
+
+def _read_pyproject(cwd: Path, command: str, settings: Sequence[Setting]) -> dict[str, Any]:
+    """Read `command`'s table of ``pyproject.toml``, checked for unknown keys; empty without one."""
+    path = cwd / "pyproject.toml"
+    if not path.is_file():
+        return {}
+    try:
+        document = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not a text file: byte {error.start} is not UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from None
+    keys = ["tool", "wsvoice"] if command == "run" else ["tool", "wsvoice", command]
+    table: Any = document
+    for depth, key in enumerate(keys, start=1):
+        table = table.get(key, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"pyproject.toml: [{'.'.join(keys[:depth])}] must be a table, got {table!r}")
+    known = {setting.name for setting in settings} | {_ENV_FILE.name}
+    # [tool.wsvoice] also holds the other commands' tables.
+    unknown = [key for key in table if key not in known and not (command == "run" and key == "dial")]
+    for key in unknown:
+        raise ConfigError(
+            f"pyproject.toml [{'.'.join(keys)}] has no setting {key!r}",
+            hint=did_you_mean(key.replace("_", "-"), known) or f"known are: {', '.join(sorted(known))}",
+        )
+    return dict(table)
+
+
+def _credentials(environ: Mapping[str, str], dotenv: Mapping[str, str]) -> dict[str, str]:
+    """Collect every provider's credentials; an empty value in the environment takes one of ``.env`` back."""
+    from wsvoice.providers import PROVIDERS, load_provider
+
+    names = dict.fromkeys(name for provider in PROVIDERS for name in load_provider(provider).credential_names)
+    both = {**dotenv, **environ}
+    return {name: both[name] for name in names if both.get(name)}

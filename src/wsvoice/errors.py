@@ -11,6 +11,7 @@ Every exception of wsvoice.
     ├── BotImportError           the bot's own code failed while it was imported
     ├── ServerError              the server could not be started
     ├── DialError                a test call could not be placed
+    ├── HttpError                an HTTP request got no response
     ├── SignatureError           a request is not signed by the provider
     ├── TokenError               a stream token is missing, forged, expired or used
     └── ProtocolError
@@ -71,6 +72,18 @@ class ServerError(WsvoiceError):
 
 class DialError(WsvoiceError):
     """A test call could not be placed."""
+
+
+class HttpError(WsvoiceError):
+    """
+    An HTTP request got no response.
+
+    ``kind`` is ``refused``, ``timeout``, ``tls``, ``dns``, ``url`` or ``other``.
+    """
+
+    def __init__(self, kind: str, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.kind = kind
 
 
 class SignatureError(WsvoiceError):

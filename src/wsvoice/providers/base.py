@@ -190,9 +190,14 @@ class Provider(Protocol):
     def busy(self) -> Answer:
         """Render the document that turns a caller away because every place is taken."""
 
-    def read_answer(self, body: bytes, content_type: str) -> StreamRequest:
+    def read_answer(self, body: bytes, content_type: str, *, base_url: str = "") -> StreamRequest:
         """
         Read an answer document as the provider would.
+
+        Args:
+            body: The document.
+            content_type: The answer's ``Content-Type``.
+            base_url: Where the document came from, which a relative stream URL starts at.
 
         Raises:
             RemoteProtocolError: If the provider could not open a stream from it.

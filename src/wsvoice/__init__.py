@@ -1,0 +1,43 @@
+"""
+The command line for telephone voice bots built on pipecat.
+
+What a program may import is here; each name is loaded when it is first used, because pipecat takes most of a
+second to import and ``wsvoice --help`` must not wait for it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from wsvoice._version import __version__
+from wsvoice.call import Call
+
+if TYPE_CHECKING:
+    from wsvoice.config import RunConfig
+    from wsvoice.runner.app import create_app
+    from wsvoice.runner.transport import CallArguments, CallTransport, create_transport
+
+_PLACES = {
+    "CallArguments": "wsvoice.runner.transport",
+    "CallTransport": "wsvoice.runner.transport",
+    "RunConfig": "wsvoice.config",
+    "create_app": "wsvoice.runner.app",
+    "create_transport": "wsvoice.runner.transport",
+}
+
+__all__ = [
+    "Call",
+    "CallArguments",
+    "CallTransport",
+    "RunConfig",
+    "__version__",
+    "create_app",
+    "create_transport",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PLACES:
+        return getattr(import_module(_PLACES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,541 @@
+"""
+The sound of a call: wire formats, WAV files, levels, and resampling with a few milliseconds of delay.
+
+Everything here is pure and synchronous. ``pcm`` always means 16-bit little-endian mono samples.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+import struct
+import warnings
+import wave
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsvoice.errors import AudioFileError
+
+with warnings.catch_warnings():
+    # Python 3.11 and 3.12 announce the removal of audioop; from 3.13 on audioop-lts provides it.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import audioop
+
+Samples = NDArray[np.float64]
+
+
+class Encoding(StrEnum):
+    """How a sample is written on the wire, by its RTP name (https://www.rfc-editor.org/rfc/rfc3551#section-4.5)."""
+
+    PCMU = "PCMU"
+    PCMA = "PCMA"
+    L16 = "L16"
+
+
+_SILENCE = {Encoding.PCMU: b"\xff", Encoding.PCMA: b"\xd5", Encoding.L16: b"\x00"}
+
+
+@dataclass(frozen=True, slots=True)
+class AudioFormat:
+    """
+    The format of a stream's audio; always one channel.
+
+    Attributes:
+        encoding: mu-law, A-law or linear 16-bit.
+        sample_rate: Samples a second.
+        big_endian: The byte order of ``L16``; the other encodings have none.
+    """
+
+    encoding: Encoding = Encoding.PCMU
+    sample_rate: int = 8000
+    big_endian: bool = False
+
+    @property
+    def sample_width(self) -> int:
+        """Bytes a sample."""
+        return 2 if self.encoding is Encoding.L16 else 1
+
+    def bytes_for(self, ms: float) -> int:
+        """Return how many bytes `ms` milliseconds take, in whole samples."""
+        return round(self.sample_rate * ms / 1000) * self.sample_width
+
+    def duration_ms(self, n_bytes: int) -> float:
+        """Return how long `n_bytes` of this format sound."""
+        return n_bytes * 1000 / (self.sample_rate * self.sample_width)
+
+    def silence(self, n_bytes: int) -> bytes:
+        """Return `n_bytes` of silence."""
+        return _SILENCE[self.encoding] * n_bytes
+
+    def encode(self, pcm: bytes) -> bytes:
+        """
+        Turn PCM of this sample rate into this format.
+
+        Raises:
+            ValueError: If `pcm` ends in the middle of a sample.
+        """
+        if len(pcm) & 1:
+            raise ValueError(f"16-bit audio of odd length: {len(pcm)} bytes")
+        if self.encoding is Encoding.PCMU:
+            return audioop.lin2ulaw(pcm, 2)
+        if self.encoding is Encoding.PCMA:
+            return audioop.lin2alaw(pcm, 2)
+        return audioop.byteswap(pcm, 2) if self.big_endian else bytes(pcm)
+
+    def decode(self, payload: bytes) -> bytes:
+        """
+        Turn audio of this format into PCM of this sample rate.
+
+        Raises:
+            ValueError: If an ``L16`` payload ends in the middle of a sample.
+        """
+        if self.encoding is Encoding.PCMU:
+            return audioop.ulaw2lin(payload, 2)
+        if self.encoding is Encoding.PCMA:
+            return audioop.alaw2lin(payload, 2)
+        if len(payload) & 1:
+            raise ValueError(f"16-bit audio of odd length: {len(payload)} bytes")
+        return audioop.byteswap(payload, 2) if self.big_endian else bytes(payload)
+
+
+#: What nearly every telephone stream carries: 8 kHz mu-law.
+PCMU_8K = AudioFormat()
+
+
+@dataclass(frozen=True, slots=True)
+class _Quality:
+    """
+    A low-pass filter's specification, in fractions of the lower rate's Nyquist frequency.
+
+    Attributes:
+        pass_edge: Up to here the signal is left alone; the stop band starts at 1.
+        rejection_db: How far the stop band is below the pass band.
+    """
+
+    pass_edge: float
+    rejection_db: float
+
+
+# At 8 kHz: flat to 3.5 kHz, 66 dB down from 4 kHz on (mu-law's own noise is at 38 dB), 4.0 ms to either side.
+_LIVE = _Quality(pass_edge=0.875, rejection_db=66)
+# At 8 kHz: flat to 3.8 kHz, below the last bit of 16 from 4 kHz on, 16 ms to either side.
+_OFFLINE = _Quality(pass_edge=0.95, rejection_db=100)
+
+#: The sample rates that can be resampled, in Hz.
+MIN_RATE, MAX_RATE = 1000, 192_000
+# In entries; 4 MB. A larger one is mostly zero, and it is cheaper to look up every output's factors.
+_MAX_MATRIX = 500_000
+# A filter is designed at the rates' least common multiple. The long one has 3 million factors at this rate.
+_MAX_OFFLINE_MULTIPLE = 100_000_000
+# Coefficients are multiples of 2**-24, so that every product and sum is exact in float64 (24 + 16 bits and a
+# few for the sum, of 53). Only then is the output the same to the bit in whatever order BLAS adds, and that
+# depends on the size of the chunk.
+_COEFFICIENT_SCALE = 2.0**24
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Filter(ABC):
+    """
+    A polyphase filter between rates in the proportion `down` in to `up` out.
+
+    Output ``k`` lies at input ``k * down / up``; the inputs that it is made from begin `before` earlier.
+    Outputs are computed from one that is a multiple of `grain` on.
+
+    Attributes:
+        reach: Half the filter's length, in steps of ``1 / (up * in_rate)`` seconds.
+    """
+
+    up: int
+    down: int
+    reach: int
+    before: int
+    grain: int
+
+    @abstractmethod
+    def needs(self, count: int) -> int:
+        """Return how many inputs `count` outputs are computed from."""
+
+    @abstractmethod
+    def apply(self, window: Samples, first: int, count: int) -> Samples:
+        """
+        Return `count` outputs.
+
+        Args:
+            window: The inputs from `before` ahead of the first output on, at least :meth:`needs` of them.
+            first: The first output's number, a multiple of `grain`.
+        """
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _BlockFilter(_Filter):
+    """
+    A filter laid out so that a block of outputs is one row of a matrix product.
+
+    A block is `block_out` outputs, made from `width` inputs; the next block's inputs start `block_in` later.
+
+    Attributes:
+        matrix: Of shape ``(width, block_out)``.
+    """
+
+    block_in: int
+    block_out: int
+    matrix: Samples
+
+    def _rows(self, count: int) -> int:
+        return -(-count // self.block_out)
+
+    def needs(self, count: int) -> int:
+        return len(self.matrix) + (self._rows(count) - 1) * self.block_in
+
+    def apply(self, window: Samples, first: int, count: int) -> Samples:
+        step = window.itemsize
+        shape = self._rows(count), len(self.matrix)
+        blocks = np.ndarray(shape, np.float64, window, 0, (self.block_in * step, step))
+        # BLAS does not take rows that overlap, and numpy's own product is many times slower than the copy.
+        product: Samples = np.dot(blocks.copy(), self.matrix)
+        return product.reshape(-1)[:count]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _PhaseFilter(_Filter):
+    """
+    A filter for rates without much of a common divisor: their block's matrix would be huge and mostly zero.
+
+    Attributes:
+        taps: Of shape ``(up, width)``: for each phase, the factors of the inputs that an output needs.
+    """
+
+    taps: Samples
+
+    def needs(self, count: int) -> int:
+        return count * self.down // self.up + 1 + int(self.taps.shape[1])
+
+    def apply(self, window: Samples, first: int, count: int) -> Samples:
+        # `first` may lie between two inputs: its window begins at the one before it.
+        position = np.arange(count) * self.down + first * self.down % self.up
+        width = self.taps.shape[1]
+        starts = np.ndarray((len(window) - width + 1, width), np.float64, window, 0, window.strides * 2)
+        out: Samples = np.einsum("ij,ij->i", starts[position // self.up], self.taps[position % self.up])
+        return out
+
+
+@lru_cache(maxsize=32)
+def _filter(in_rate: int, out_rate: int, quality: _Quality) -> _Filter:
+    """
+    Design a filter.
+
+    Raises:
+        ValueError: If a rate is not one of audio.
+    """
+    for rate in (in_rate, out_rate):
+        if not MIN_RATE <= rate <= MAX_RATE:
+            raise ValueError(f"sample rate {rate} is not between {MIN_RATE} and {MAX_RATE} Hz")
+    divisor = math.gcd(in_rate, out_rate)
+    up, down = out_rate // divisor, in_rate // divisor
+    fine_rate = in_rate * up
+    nyquist = min(in_rate, out_rate) / 2
+
+    # Kaiser's formulas for the length and shape of the window.
+    transition = (1 - quality.pass_edge) * nyquist
+    reach = math.ceil((quality.rejection_db - 7.95) / (14.36 * transition) * fine_rate / 2)
+    beta = 0.1102 * (quality.rejection_db - 8.7)
+    cutoff = (1 + quality.pass_edge) * nyquist / fine_rate
+    taps = np.sinc(cutoff * np.arange(-reach, reach + 1)) * np.kaiser(2 * reach + 1, beta)
+
+    # Column p holds phase p. Each passes DC with a gain of one, so that a constant stays the same constant.
+    phases = np.append(taps, np.zeros(-len(taps) % up)).reshape(-1, up)
+    phases = np.rint(phases * (_COEFFICIENT_SCALE / phases.sum(axis=0)))
+    taps = phases.reshape(-1) / _COEFFICIENT_SCALE
+
+    before = reach // up
+
+    def factors(inputs: NDArray[np.int64], outputs: NDArray[np.int64]) -> Samples:
+        index = (inputs - before) * up - outputs + reach
+        return np.where((index >= 0) & (index < len(taps)), taps[np.clip(index, 0, len(taps) - 1)], 0.0)
+
+    # Blocks about half as long as the filter: longer ones multiply more zeros, shorter ones copy more.
+    groups = max(1, round(reach / up / down))
+    block_in, block_out = groups * down, groups * up
+    width = before + ((block_out - 1) * down + reach) // up + 1
+    if width * block_out > _MAX_MATRIX:
+        inputs, outputs = np.arange(2 * before + 2)[None, :], np.arange(up)[:, None]
+        return _PhaseFilter(up, down, reach, before, 1, factors(inputs, outputs))
+    inputs, outputs = np.arange(width)[:, None], np.arange(block_out)[None, :] * down
+    return _BlockFilter(up, down, reach, before, up, block_in, block_out, factors(inputs, outputs))
+
+
+class Resampler:
+    """
+    Changes the sample rate of a stream of PCM, without shifting it in time.
+
+    Output sample ``k`` belongs to the time ``k / out_rate`` of the input. What the linear-phase filter still
+    needs later input for is held back: :attr:`delay_ms` of sound, which :meth:`flush` hands out. The output
+    does not depend on how the input is cut into chunks. Too loud a sum is clipped.
+
+    Raises:
+        ValueError: If a rate is not between :data:`MIN_RATE` and :data:`MAX_RATE`.
+    """
+
+    def __init__(self, in_rate: int, out_rate: int) -> None:
+        self._in_rate = in_rate
+        self._out_rate = out_rate
+        self._filter = _filter(in_rate, out_rate, _LIVE) if in_rate != out_rate else None
+        self.reset()
+
+    @classmethod
+    def _offline(cls, in_rate: int, out_rate: int) -> Resampler:
+        resampler = cls(in_rate, out_rate)
+        if in_rate != out_rate and math.lcm(in_rate, out_rate) <= _MAX_OFFLINE_MULTIPLE:
+            resampler._filter = _filter(in_rate, out_rate, _OFFLINE)
+            resampler.reset()
+        return resampler
+
+    @property
+    def delay_ms(self) -> float:
+        """How much sound is held back until later input or :meth:`flush`."""
+        if self._filter is None:
+            return 0.0
+        return self._filter.reach * 1000 / (self._filter.up * self._in_rate)
+
+    def reset(self) -> None:
+        """Forget everything: what comes next is the start of an utterance."""
+        self._taken = 0
+        self._given = 0
+        self._split = b""
+        self._tail: Samples = np.zeros(self._filter.before if self._filter else 0)
+
+    def process(self, pcm: bytes) -> bytes:
+        """Take the next chunk and return what it completes; a sample may be split between two chunks."""
+        if self._split:
+            pcm, self._split = self._split + pcm, b""
+        if len(pcm) & 1:
+            pcm, self._split = pcm[:-1], pcm[-1:]
+        if self._filter is None:
+            return pcm
+        f = self._filter
+        chunk = np.frombuffer(pcm, "<i2")
+        self._taken += len(chunk)
+        ready = max(self._given, -((f.reach - self._taken * f.up) // f.down))
+        return self._emit(chunk, ready)
+
+    def flush(self) -> bytes:
+        """
+        Return what is held back, and reset.
+
+        With it the utterance's output has ``round(taken * out_rate / in_rate)`` samples.
+        """
+        rest = b""
+        if self._filter is not None:
+            total = round(self._taken * self._out_rate / self._in_rate)
+            rest = self._emit(np.zeros(0, "<i2"), total)
+        self.reset()
+        return rest
+
+    def _emit(self, chunk: NDArray[np.int16], until: int) -> bytes:
+        """Append `chunk` to the input and return the output samples up to number `until`."""
+        f = self._filter
+        assert f is not None
+        count = until - self._given
+        tail = self._tail
+        have = len(tail) + len(chunk)
+        if count <= 0:
+            self._tail = np.concatenate((tail, chunk))
+            return b""
+        # Of the outputs from the last multiple of the filter's grain on, `skip` are out already.
+        skip = self._given % f.grain
+        # The window may reach past the input: the outputs that would need that part are not asked for yet, or
+        # it is the silence after the utterance's end.
+        window = np.zeros(max(have, f.needs(skip + count)))
+        window[: len(tail)] = tail
+        window[len(tail) : have] = chunk
+        out = f.apply(window, self._given - skip, skip + count)[skip:]
+        np.rint(out, out=out)
+        np.maximum(out, -32768, out=out)
+        np.minimum(out, 32767, out=out)
+        start = (self._given - skip) * f.down // f.up
+        self._given = until
+        self._tail = window[(until - until % f.grain) * f.down // f.up - start : have]
+        return out.astype("<i2").tobytes()
+
+
+def resample(pcm: bytes, in_rate: int, out_rate: int) -> bytes:
+    """Change a whole clip's sample rate, with a longer filter than a live stream could afford."""
+    resampler = Resampler._offline(in_rate, out_rate)
+    # A second at a time bounds the memory that the filter's windows take.
+    step = 2 * in_rate
+    parts = [resampler.process(pcm[start : start + step]) for start in range(0, len(pcm), step)]
+    return b"".join([*parts, resampler.flush()])
+
+
+def rms(pcm: bytes) -> float:
+    """Return the root of the mean square, 0 to 32768; 0 if there are no samples."""
+    samples = np.frombuffer(pcm, "<i2").astype(np.float64)
+    return math.sqrt(np.dot(samples, samples) / len(samples)) if len(samples) else 0.0
+
+
+def level_dbfs(pcm: bytes) -> float:
+    """Return the RMS level; a full-scale sine has -3.01 dBFS, digital silence -inf."""
+    level = rms(pcm)
+    return 20 * math.log10(level / 32768) if level else -math.inf
+
+
+# Format tags of Microsoft's mmreg.h, listed in https://www.rfc-editor.org/rfc/rfc2361
+_PCM, _FLOAT, _ALAW, _MULAW, _EXTENSIBLE = 0x0001, 0x0003, 0x0006, 0x0007, 0xFFFE
+_CODECS = {
+    _PCM: "linear PCM",
+    _FLOAT: "floating point",
+    _ALAW: "A-law",
+    _MULAW: "mu-law",
+    0x0002: "ADPCM",
+    0x0011: "IMA ADPCM",
+    0x0031: "GSM 6.10",
+    0x0040: "G.721",
+    0x0050: "MPEG",
+    0x0055: "MP3",
+    0x0064: "G.726",
+    0x0083: "G.729",
+    0x00FF: "AAC",
+}
+# An extensible format names its codec by a GUID: the tag, then this.
+# https://learn.microsoft.com/windows/win32/api/mmreg/ns-mmreg-waveformatextensible
+_GUID_TAIL = bytes.fromhex("0000 0000 1000 8000 00aa 0038 9b71")
+
+
+def read_wav(path: str | PathLike[str]) -> tuple[bytes, int]:
+    """
+    Return a WAV file's sound as PCM, mixed down to one channel, and its sample rate.
+
+    Linear PCM of 8 to 32 bits, floating point, mu-law and A-law are read; so is a file whose program could
+    not go back to write the length of the sound.
+
+    Raises:
+        AudioFileError: If there is no such file, or no sound in it that can be read.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise AudioFileError(f"{path} does not exist", hint="give the path of a WAV file") from None
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise AudioFileError(f"{path} cannot be read: {reason}", hint="give the path of a WAV file") from None
+    # The hint is to be pasted into a shell, so a name with blanks must not fall apart.
+    convert = f"convert it: ffmpeg -i {shlex.quote(str(path))} -ar 8000 -ac 1 out.wav"
+    again = "it was cut short; record or download it again"
+
+    if not content:
+        raise AudioFileError(f"{path} is an empty file", hint=again)
+    # RF64 is the WAV file of more than 4 GB, with its sizes in a chunk of their own.
+    if content[:4] not in (b"RIFF", b"RF64") or not b"WAVE".startswith(content[8:12]):
+        kind = _kind(content)
+        what = f"{kind}, not a WAV file" if kind else "not a WAV file"
+        raise AudioFileError(f"{path} is {what}", hint=convert)
+
+    format_chunk, data = _chunks(content)
+    if len(format_chunk) < 16 or data is None:
+        raise AudioFileError(f"{path} has an incomplete WAV header", hint=again)
+    tag, n_channels, sample_rate, _, _, bits = struct.unpack_from("<HHIIHH", format_chunk)
+    if tag == _EXTENSIBLE and format_chunk[26:40] == _GUID_TAIL:
+        (tag,) = struct.unpack_from("<H", format_chunk, 24)
+    decode = _WAV_DECODERS.get((tag, bits))
+    if decode is None:
+        codec = _CODECS.get(tag, f"format 0x{tag:04x}")
+        raise AudioFileError(f"{path} holds {bits}-bit {codec}, which wsvoice cannot read", hint=convert)
+    if not n_channels or not MIN_RATE <= sample_rate <= MAX_RATE:
+        raise AudioFileError(f"{path} claims {n_channels} channels at {sample_rate} Hz", hint=convert)
+
+    frame = n_channels * bits // 8
+    data = data[: len(data) // frame * frame]
+    if not data:
+        raise AudioFileError(f"{path} has no sound in it", hint="give a WAV file with at least one sample")
+    if n_channels == 1 and (tag, bits) == (_PCM, 16):
+        return data, sample_rate
+    mixed = decode(data).reshape(-1, n_channels).mean(axis=1)
+    return np.clip(np.rint(mixed), -32768, 32767).astype("<i2").tobytes(), sample_rate
+
+
+_MP3_SYNC = {b"\xe2", b"\xe3", b"\xf2", b"\xf3", b"\xfa", b"\xfb"}
+
+
+def _kind(content: bytes) -> str | None:
+    """Name the sort of file that people take for a WAV file, or return ``None``."""
+    # Without a tag in front, an MP3 begins with a frame's sync word, version and layer 3.
+    if content[:3] == b"ID3" or (content[0] == 0xFF and content[1:2] in _MP3_SYNC):
+        return "an MP3 file"
+    if content[4:8] == b"ftyp":
+        return "an MP4 (AAC) file"
+    return {b"OggS": "an Ogg file", b"fLaC": "a FLAC file", b"FORM": "an AIFF file"}.get(content[:4])
+
+
+def _chunks(content: bytes) -> tuple[bytes, bytes | None]:
+    """Return a RIFF file's ``fmt`` chunk (empty if it has none) and ``data`` chunk (``None`` likewise)."""
+    format_chunk = b""
+    position = 12
+    while position + 8 <= len(content):
+        name, size = struct.unpack_from("<4sI", content, position)
+        start = position + 8
+        if name == b"data":
+            # A program that writes to a pipe cannot know the length; it leaves 0 or the largest number there.
+            riff_size = int.from_bytes(content[4:8], "little")
+            unknown = size == 0 and riff_size <= start
+            return format_chunk, content[start:] if unknown else content[start : start + size]
+        if name == b"fmt ":
+            format_chunk = content[start : start + size]
+        # Chunks start at even places.
+        position = start + size + (size & 1)
+    return format_chunk, None
+
+
+def _decode_24(data: bytes) -> Samples:
+    # Each sample becomes the upper three bytes of four.
+    wide = np.zeros((len(data) // 3, 4), np.uint8)
+    wide[:, 1:] = np.frombuffer(data, np.uint8).reshape(-1, 3)
+    return wide.view("<i4")[:, 0] / 65536
+
+
+def _decode_float(data: bytes, dtype: str) -> Samples:
+    samples = np.frombuffer(data, dtype).astype(np.float64)
+    # A file may hold NaN and infinity, which no loudspeaker can play.
+    return np.nan_to_num(samples, nan=0.0, posinf=1.0, neginf=-1.0) * 32768
+
+
+# By format tag and bits a sample; each returns samples on the scale of 16 bits.
+_WAV_DECODERS: dict[tuple[int, int], Callable[[bytes], Samples]] = {
+    (_PCM, 8): lambda data: (np.frombuffer(data, np.uint8).astype(np.float64) - 128) * 256,
+    (_PCM, 16): lambda data: np.frombuffer(data, "<i2").astype(np.float64),
+    (_PCM, 24): _decode_24,
+    (_PCM, 32): lambda data: np.frombuffer(data, "<i4") / 65536,
+    (_FLOAT, 32): lambda data: _decode_float(data, "<f4"),
+    (_FLOAT, 64): lambda data: _decode_float(data, "<f8"),
+    (_ALAW, 8): lambda data: np.frombuffer(audioop.alaw2lin(data, 2), "=i2").astype(np.float64),
+    (_MULAW, 8): lambda data: np.frombuffer(audioop.ulaw2lin(data, 2), "=i2").astype(np.float64),
+}
+
+
+def write_wav(path: str | PathLike[str], channels: Sequence[bytes], sample_rate: int) -> None:
+    """
+    Write a 16-bit WAV file, with one PCM object a channel; shorter ones are padded with silence.
+
+    Raises:
+        ValueError: If there is no channel, or one ends in the middle of a sample.
+        OSError: If the file cannot be written.
+    """
+    if not channels:
+        raise ValueError("a WAV file needs at least one channel")
+    frames = np.zeros((max(map(len, channels)) // 2, len(channels)), "<i2")
+    for number, pcm in enumerate(channels):
+        samples = np.frombuffer(pcm, "<i2")
+        frames[: len(samples), number] = samples
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(len(channels))
+        file.setsampwidth(2)
+        file.setframerate(sample_rate)
+        file.writeframes(frames.tobytes())

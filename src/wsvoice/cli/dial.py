@@ -1,0 +1,164 @@
+"""``wsvoice dial``: call a bot, and judge how it did."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from wsvoice.cli.options import EnvFile, Param, standard
+from wsvoice.cli.output import Output
+from wsvoice.config import DialConfig, resolve_dial
+from wsvoice.errors import WsvoiceError
+
+if TYPE_CHECKING:
+    from wsvoice.dial.report import TimelineEvent
+
+#: How many of the served bot's last log lines are shown after a call that failed.
+LOG_LINES = 20
+
+
+def dial(
+    context: typer.Context,
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="TARGET",
+            help="A webhook's http(s) URL, a stream's ws(s) URL, or a bot as in `wsvoice run`."
+            + standard(DialConfig, "target"),
+            show_default=False,
+        ),
+    ] = None,
+    transport: Annotated[
+        str | None,
+        typer.Option(
+            "-t", "--transport", metavar="NAME", help="The provider to play." + standard(DialConfig, "transport")
+        ),
+    ] = None,
+    audio: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--audio",
+            metavar="FILE.wav",
+            help="What the caller says. Repeatable: one file a turn.  [default: a built-in question]",
+        ),
+    ] = None,
+    dtmf: Annotated[
+        str | None,
+        typer.Option("--dtmf", metavar="KEYS", help="Keys to press after that, such as 12#; w waits half a second."),
+    ] = None,
+    from_: Annotated[
+        str | None,
+        typer.Option("--from", metavar="NUMBER", help="Who calls." + standard(DialConfig, "from_number")),
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option("--to", metavar="NUMBER", help="Who is called." + standard(DialConfig, "to_number")),
+    ] = None,
+    param: Param = None,
+    duration: Annotated[
+        str | None,
+        typer.Option("--duration", metavar="TIME", help="Stay on the line this long.  [default: until it is done]"),
+    ] = None,
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            "--listen",
+            metavar="TIME",
+            help="How long the bot may speak first." + standard(DialConfig, "listen_s"),
+        ),
+    ] = None,
+    response_timeout: Annotated[
+        str | None,
+        typer.Option(
+            "--response-timeout",
+            metavar="TIME",
+            help="How long to wait for an answer." + standard(DialConfig, "response_timeout_s"),
+        ),
+    ] = None,
+    record: Annotated[
+        str | None,
+        typer.Option("--record", metavar="FILE.wav", help="Record the call: caller left, bot right."),
+    ] = None,
+    force_ws: Annotated[
+        bool | None,
+        typer.Option("--force-ws", help="Dial ws:// where the answer says wss://."),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option("--method", metavar="GET|POST", help="The webhook's." + standard(DialConfig, "method")),
+    ] = None,
+    env_file: EnvFile = None,
+    verbose: Annotated[
+        bool,
+        typer.Option("-v", "--verbose", help="Print every setting and where it comes from, and the bot's log."),
+    ] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print the verdict only.")] = False,
+    json: Annotated[bool | None, typer.Option("--json", help="Print the report as one JSON object on stdout.")] = None,
+) -> None:
+    """
+    Call a bot, and judge how it did.
+
+    Plays the whole provider: signed webhook, answer document, WebSocket, audio in
+    real time, marks, keys and hang-up. Needs no account, no phone and no tunnel.
+    Exits with 0 if a real call would have gone well, and with 1 if not: a bot that
+    stays silent has failed.
+
+    \b
+    wsvoice dial                                  a server on localhost:7860
+    wsvoice dial bot.py --audio hello.wav         serve the bot, then call it
+    wsvoice dial https://bot.example.com/ --dtmf 12# --json
+
+    Times are seconds, or have a unit: 90, 500ms, 2m. An option may also stand in
+    the environment (WSVOICE_DIAL_TRANSPORT=twilio), in .env, or in pyproject.toml
+    ([tool.wsvoice.dial] transport = "twilio").
+    """
+    output = Output()
+    resolved = resolve_dial(context.params, environ=os.environ, cwd=Path.cwd())
+    config = resolved.config
+    if verbose and not quiet:
+        output.settings(resolved)
+
+    if env_file is not None:
+        # A bot that is served for the call reads the same file.
+        os.environ["WSVOICE_ENV_FILE"] = str(resolved.env_file)
+
+    log: deque[str] = deque(maxlen=LOG_LINES)
+
+    def show(event: TimelineEvent) -> None:
+        if event.kind == "log" and not verbose:
+            log.append(event.text)
+        elif not quiet:
+            output.event(event)
+
+    def show_log() -> None:
+        if log and not quiet:
+            output.line("The last lines of the bot's log:", style="dim")
+            for line in log:
+                output.log_line(line)
+
+    try:
+        with output.progress(f"On the line with {config.target}"):
+            from wsvoice.dial.caller import dial as place_call
+
+            # Ctrl-C cancels the call, which hangs up, and comes out of here as KeyboardInterrupt.
+            report = asyncio.run(place_call(config, on_event=show))
+    except WsvoiceError:
+        show_log()
+        raise
+    # A bot that died has its last words in the failure already.
+    if report.verdict != "passed" and "\n" not in (report.failure or ""):
+        show_log()
+    if config.as_json:
+        output.data(report.to_dict())
+    lines = report.to_lines()
+    if not quiet:
+        output.report(lines)
+    elif not config.as_json:
+        output.report(lines[-1:])
+    if report.verdict != "passed":
+        raise typer.Exit(1)

@@ -1,0 +1,26 @@
+"""What the commands' options have in common."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Annotated
+
+import typer
+
+from wsvoice.config import DialConfig, RunConfig
+
+Param = Annotated[
+    list[str] | None,
+    typer.Option("--param", metavar="KEY=VALUE", help="A parameter for the bot. Repeatable."),
+]
+EnvFile = Annotated[
+    str | None,
+    typer.Option("--env-file", metavar="FILE", help="Read this file.  [default: .env, if it is there]"),
+]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Print every setting and where it comes from.")]
+
+
+def standard(config: type[RunConfig] | type[DialConfig], field: str) -> str:
+    """Return a setting's default as help texts end with it."""
+    value = next(each.default for each in fields(config) if each.name == field)
+    return f"  [default: {value:g}s]" if isinstance(value, float) else f"  [default: {value}]"

@@ -1,0 +1,156 @@
+"""
+Everything that is printed: words for people on stderr, data on stdout.
+
+rich does the colours, and leaves them out for a pipe or with ``NO_COLOR``; lines are never wrapped, so that they
+can be searched and cut. What comes from a call or a bot is shown with its control characters spelt out: a caller
+must not be able to write to the user's terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from wsvoice.config import DialConfig, Resolved, RunConfig
+    from wsvoice.dial.report import TimelineEvent
+    from wsvoice.errors import WsvoiceError
+
+#: Which way an event of a test call goes: from the caller to the bot, or back.
+_TO_BOT = frozenset({"webhook", "connected", "started", "caller-speaks", "caller-silent", "digit"})
+_TO_CALLER = frozenset({"answer", "bot-speaks", "bot-silent", "clear"})
+_STYLES = {"caller-speaks": "cyan", "bot-speaks": "green", "finding": "yellow", "log": "dim"}
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_LINE_BREAKS = re.compile(r"[\t\n\u2028\u2029]")
+
+
+class Output:
+    """The terminal that a command writes to."""
+
+    def __init__(self) -> None:
+        self._console: Console | None = None
+
+    @property
+    def console(self) -> Console:
+        """Where people read. Made late: rich takes longer to import than ``--help`` should."""
+        if self._console is None:
+            from rich.console import Console
+
+            self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+        return self._console
+
+    def line(self, text: str = "", *, style: str = "", label: str = "", label_style: str = "") -> None:
+        """Print one line, after a `label` that has a style of its own."""
+        from rich.text import Text
+
+        self.console.print(Text.assemble((label, label_style), (_visible(text), style)), soft_wrap=True)
+
+    def block(self, text: str, *, style: str = "") -> None:
+        """Print lines as they are, a traceback for instance."""
+        for line in text.splitlines():
+            self.line(line, style=style)
+
+    def warning(self, text: str) -> None:
+        """Print what the user should know though it goes on."""
+        self.line(text, label="warning: ", label_style="bold yellow")
+
+    def note(self, text: str) -> None:
+        """Print what the user may want to know."""
+        self.line(text, label="note: ", label_style="bold")
+
+    def error(self, message: str, *, hint: str | None = None, details: str = "") -> None:
+        """Print what went wrong, and what mends it."""
+        if details:
+            self.block(details, style="dim")
+        self.line(message, label="error: ", label_style="bold red")
+        if hint:
+            self.line(hint, label="hint:  ", label_style="bold cyan")
+
+    def failure(self, error: WsvoiceError) -> None:
+        """Print an error of wsvoice's."""
+        self.error(error.message, hint=error.hint, details=getattr(error, "details", ""))
+
+    def data(self, value: Mapping[str, object]) -> None:
+        """Write one object as a line of JSON to stdout."""
+        sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+        sys.stdout.flush()
+
+    def fields(self, rows: Iterable[tuple[str, str]]) -> None:
+        """Print names and values in two columns."""
+        rows = list(rows)
+        width = max((len(name) for name, _ in rows), default=0)
+        for name, value in rows:
+            self.line(value, label=f"  {name:<{width}}  ", label_style="bold")
+
+    def settings(self, resolved: Resolved[RunConfig] | Resolved[DialConfig]) -> None:
+        """Print every setting and where it comes from."""
+        rows = [(name, _plain(value), resolved.origins[name]) for name, value in resolved.values.items()]
+        names = max(len(name) for name, _, _ in rows)
+        values = max(len(value) for _, value, _ in rows)
+        for name, value, origin in rows:
+            style = "dim" if origin == "default" else ""
+            self.line(f"  {name:<{names}} = {value:<{values}}  ({origin})", style=style)
+        if resolved.env_file is not None:
+            self.line(f"  {resolved.env_file} was read", style="dim")
+
+    def event(self, event: TimelineEvent) -> None:
+        """Print one line of a test call's timeline."""
+        if event.kind == "log":
+            self.log_line(event.text)
+            return
+        arrow = ">" if event.kind in _TO_BOT else "<" if event.kind in _TO_CALLER else " "
+        self.line(
+            event.text,
+            style=_STYLES.get(event.kind, ""),
+            label=f"{event.at_ms / 1000:8.3f} {arrow} ",
+            label_style="dim",
+        )
+
+    def log_line(self, text: str) -> None:
+        """Print a line that the served bot wrote."""
+        self.line(text, style="dim", label=" " * 11 + "| ", label_style="dim")
+
+    def report(self, lines: Sequence[str]) -> None:
+        """Print a test call's report; its last line is the verdict."""
+        *rest, verdict = lines
+        for line in rest:
+            level = line.partition(" ")[0]
+            self.line(line, style={"fail": "red", "warn": "yellow"}.get(level, ""))
+        verdict, *last_words = verdict.splitlines()
+        self.line(verdict, style="bold green" if verdict == "passed" else "bold red")
+        for line in last_words:
+            self.log_line(line)
+
+    @contextmanager
+    def progress(self, text: str) -> Iterator[None]:
+        """Show that something takes a while; only on a terminal."""
+        if not sys.stderr.isatty():
+            yield
+            return
+        with self.console.status(_visible(text)):
+            yield
+
+
+def _visible(text: str) -> str:
+    """Spell out what would move the cursor, change colours or start a new line."""
+    text = _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+    return _LINE_BREAKS.sub(" ", text)
+
+
+def _plain(value: object) -> str:
+    """Write a setting's value as one would on the command line."""
+    if isinstance(value, Mapping):
+        return ",".join(f"{key}={item}" for key, item in value.items()) or "-"
+    if isinstance(value, tuple):
+        return ",".join(str(item) for item in value) or "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}s"
+    return "-" if value is None or value == "" else str(value)

@@ -1,0 +1,184 @@
+"""``wsvoice run``: put a bot on the telephone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from wsvoice.cli.options import EnvFile, Param, Verbose, standard
+from wsvoice.cli.output import Output
+from wsvoice.config import RunConfig, export_dotenv, resolve_run
+
+if TYPE_CHECKING:
+    from wsvoice.runner.bot import LoadedBot
+    from wsvoice.runner.server import Ready
+
+
+def run(
+    context: typer.Context,
+    bot: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="BOT",
+            help="file.py, file.py:function, package.module, or a folder." + standard(RunConfig, "bot"),
+            show_default=False,
+        ),
+    ] = None,
+    transport: Annotated[
+        str | None,
+        typer.Option(
+            "-t", "--transport", metavar="NAME", help="The provider, such as twilio.  [default: every one at once]"
+        ),
+    ] = None,
+    proxy: Annotated[
+        str | None,
+        typer.Option("-x", "--proxy", metavar="DOMAIN", help="The public domain in front of this server."),
+    ] = None,
+    tunnel: Annotated[
+        str | None,
+        typer.Option("--tunnel", metavar="ngrok", help="Open a tunnel to get a public address."),
+    ] = None,
+    host: Annotated[
+        str | None,
+        typer.Option("--host", metavar="ADDRESS", help="Listen here." + standard(RunConfig, "host")),
+    ] = None,
+    port: Annotated[
+        str | None,
+        typer.Option(
+            "--port", metavar="PORT", help="Listen on this port; 0 takes a free one." + standard(RunConfig, "port")
+        ),
+    ] = None,
+    max_calls: Annotated[
+        str | None,
+        typer.Option("--max-calls", metavar="N", help="Turn callers away beyond N at once.  [default: no limit]"),
+    ] = None,
+    param: Param = None,
+    verify: Annotated[
+        str | None,
+        typer.Option(
+            "--verify",
+            metavar="auto|enforce|off",
+            help="Check webhooks' signatures: where the provider's secret is set, always, or never."
+            + standard(RunConfig, "verify"),
+        ),
+    ] = None,
+    stream_auth: Annotated[
+        str | None,
+        typer.Option(
+            "--stream-auth",
+            metavar="token|none",
+            help="What a stream needs on a public address." + standard(RunConfig, "stream_auth"),
+        ),
+    ] = None,
+    record: Annotated[
+        str | None, typer.Option("--record", metavar="DIR", help="Record every call into this folder.")
+    ] = None,
+    drain_timeout: Annotated[
+        str | None,
+        typer.Option(
+            "--drain-timeout",
+            metavar="TIME",
+            help="How long running calls may go on once the server is asked to stop."
+            + standard(RunConfig, "drain_timeout_s"),
+        ),
+    ] = None,
+    env_file: EnvFile = None,
+    log_level: Annotated[
+        str | None,
+        typer.Option(
+            "--log-level",
+            metavar="LEVEL",
+            help="DEBUG, INFO, WARNING or ERROR." + standard(RunConfig, "log_level"),
+        ),
+    ] = None,
+    verbose: Verbose = False,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Once it listens, print one JSON object: url, public_url, providers, pid."),
+    ] = False,
+) -> None:
+    """
+    Put a bot on the telephone.
+
+    Serves the provider's webhook and media WebSocket, and hands every call to the
+    bot: `async def bot(runner_args)`. Ctrl-C lets running calls finish; a second
+    one ends them.
+
+    \b
+    wsvoice run bot.py -t twilio -x bot.example.com
+    wsvoice run my_bots.support:agent --tunnel ngrok --param language=en
+
+    An option may also stand in the environment (WSVOICE_PORT=8000), in .env, or in
+    pyproject.toml ([tool.wsvoice] port = 8000).
+    """
+    output = Output()
+    resolved = resolve_run(context.params, environ=os.environ, cwd=Path.cwd())
+    config = resolved.config
+    if verbose:
+        output.settings(resolved)
+    export_dotenv(resolved.dotenv, os.environ)
+
+    from wsvoice.runner.bot import find_bot, load_bot
+
+    # Before pipecat is imported, which takes a second: a misspelt name is told at once.
+    find_bot(config.bot)
+    with output.progress(f"Loading {config.bot}"):
+        from wsvoice.runner.server import configure_logging, serve
+
+        configure_logging(config.log_level)
+
+        from wsvoice.runner.transport import install
+
+        # Before the bot is imported: it takes pipecat's create_transport by name.
+        install()
+        loaded = load_bot(config.bot)
+
+    def announce(ready: Ready) -> None:
+        if as_json:
+            output.data(
+                {
+                    "url": ready.url,
+                    "public_url": ready.public_url,
+                    "providers": list(ready.provider_names),
+                    "pid": os.getpid(),
+                }
+            )
+        show_banner(output, loaded, config, ready)
+
+    serve(loaded, config, on_ready=announce)
+
+
+def show_banner(output: Output, bot: LoadedBot, config: RunConfig, ready: Ready) -> None:
+    """Say where the bot can be reached, what to tell the provider, and who else could reach it."""
+    from wsvoice.providers import load_provider
+
+    providers = [load_provider(name, config.credentials) for name in ready.provider_names]
+    local = ready.url.rstrip("/")
+    public = ready.public_url.rstrip("/") if ready.public_url else None
+
+    output.line(f"{bot.name} takes calls", style="bold")
+    rows = [("listens on", f"{local}/")]
+    for provider in providers:
+        path = "/" if len(providers) == 1 else f"/{provider.name}"
+        if public is not None:
+            rows.append((provider.title, f"voice webhook of the number: {public}{path} (HTTP POST)"))
+        rows.append(("try it", f"wsvoice dial {local}{path} -t {provider.name}"))
+    output.fields(rows)
+
+    if public is None:
+        output.note("only test calls reach it; a real number needs a public address: -x DOMAIN or --tunnel ngrok")
+        return
+    if config.verify == "off":
+        output.warning("webhooks are not verified: anybody who finds the URL can start calls at your cost")
+    else:
+        for provider in providers:
+            if not provider.can_verify():
+                output.warning(
+                    f"{provider.credential_names[0]} is not set, so {provider.title}'s webhooks are not verified:"
+                    " anybody who finds the URL can start calls at your cost"
+                )
+    if config.stream_auth == "none":
+        output.warning("streams need no token: anybody who finds the URL can talk to the bot at your cost")

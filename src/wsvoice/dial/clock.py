@@ -1,0 +1,29 @@
+"""The time that a simulated call runs on."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """A clock that never goes backwards; tests bring one that need not be waited for."""
+
+    def now(self) -> float:
+        """Return the time in seconds; only differences mean anything."""
+
+    async def sleep_until(self, when: float) -> None:
+        """Return once :meth:`now` is `when` or later; at once, but not without a turn of the loop, if it is."""
+
+
+class MonotonicClock:
+    """The system's monotonic clock."""
+
+    def now(self) -> float:
+        """Return :func:`time.monotonic`."""
+        return time.monotonic()
+
+    async def sleep_until(self, when: float) -> None:
+        """Sleep until `when`."""
+        await asyncio.sleep(max(0.0, when - time.monotonic()))

@@ -1,0 +1,119 @@
+"""
+Ears for the simulated caller: where in the audio there is sound.
+
+A sample is audible if it reaches the threshold and the 20 ms before or after it do on average (RMS). The two
+windows make the first and the last audible sample independent of where a stream is cut into pieces, so that the
+same sound sent out and heard again has its edges at the same places. Audible samples less than
+:data:`HANGOVER_MS` apart are one run: within words there are pauses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: -45 dBFS RMS: above line noise and comfort noise (about -60), below quiet speech (about -35).
+THRESHOLD_DBFS = -45.0
+#: Pauses shorter than this are part of a sound.
+HANGOVER_MS = 200.0
+
+_THRESHOLD = 32768 * 10 ** (THRESHOLD_DBFS / 20)
+_WINDOW_MS = 20
+
+
+@dataclass(slots=True)
+class Sound:
+    """
+    A run of sound, in milliseconds since the stream started; `end_ms` grows while it lasts.
+    """
+
+    start_ms: float
+    end_ms: float
+
+
+class Listener:
+    """
+    Finds the runs of sound in a stream of PCM.
+
+    It needs 20 ms of what follows to judge a sample, so :attr:`sounds` is that much behind.
+    """
+
+    def __init__(self, sample_rate: int) -> None:
+        self.sounds: list[Sound] = []
+        self._rate = sample_rate
+        self._window = sample_rate * _WINDOW_MS // 1000
+        self._hangover = HANGOVER_MS
+        # The window before the first sample that is not judged yet, then what is not judged.
+        self._pending = np.zeros(self._window)
+        self._judged = 0
+
+    def feed(self, pcm: bytes) -> None:
+        """Hear the next `pcm`."""
+        self._pending = np.concatenate([self._pending, np.frombuffer(pcm, "<i2")])
+        count = len(self._pending) - 2 * self._window
+        if count > 0:
+            self._judge(count)
+
+    def flush(self) -> None:
+        """Judge the rest, as if silence followed."""
+        self._pending = np.concatenate([self._pending, np.zeros(self._window)])
+        count = len(self._pending) - 2 * self._window
+        if count > 0:
+            self._judge(count)
+
+    def since(self, at_ms: float) -> Sound | None:
+        """Return the first sound that lasts beyond `at_ms`, or ``None``."""
+        # The sound that matters is one of the last few.
+        found = None
+        for sound in reversed(self.sounds):
+            if sound.end_ms <= at_ms:
+                break
+            found = sound
+        return found
+
+    def silent_ms(self, now_ms: float) -> float:
+        """Return how long there has been no sound at `now_ms`; since the start if there never was any."""
+        return now_ms - (self.sounds[-1].end_ms if self.sounds else 0.0)
+
+    def _judge(self, count: int) -> None:
+        samples, window = self._pending, self._window
+        audible = _audible(samples, window)[window : window + count]
+        positions = np.flatnonzero(audible) + self._judged
+        self._pending = samples[count:]
+        self._judged += count
+        if not len(positions):
+            return
+        to_ms = 1000 / self._rate
+        breaks = np.flatnonzero(np.diff(positions) * to_ms >= self._hangover)
+        starts = positions[np.concatenate([[0], breaks + 1])] * to_ms
+        ends = (positions[np.concatenate([breaks, [-1]])] + 1) * to_ms
+        for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+            if self.sounds and start - self.sounds[-1].end_ms < self._hangover:
+                self.sounds[-1].end_ms = end
+            else:
+                self.sounds.append(Sound(start, end))
+
+
+def _audible(samples: NDArray[np.float64], window: int) -> NDArray[np.bool_]:
+    """Tell of each sample whether it is audible; those outside the array count as silence."""
+    energy = np.concatenate([[0.0], np.cumsum(samples * samples)])
+    index = np.arange(len(samples))
+    needed = window * _THRESHOLD * _THRESHOLD
+    after = energy[np.minimum(index + window, len(samples))] - energy[index]
+    before = energy[index + 1] - energy[np.maximum(index + 1 - window, 0)]
+    audible: NDArray[np.bool_] = (np.abs(samples) >= _THRESHOLD) & ((after >= needed) | (before >= needed))
+    return audible
+
+
+def audible_range(pcm: bytes, sample_rate: int) -> tuple[int, int] | None:
+    """Return the number of the first audible sample and of the one after the last, or ``None``."""
+    positions = np.flatnonzero(_audible(np.frombuffer(pcm, "<i2").astype(np.float64), sample_rate * _WINDOW_MS // 1000))
+    return (int(positions[0]), int(positions[-1]) + 1) if len(positions) else None
+
+
+def is_loud(pcm: bytes) -> bool:
+    """Tell whether any sample of a short piece reaches the threshold."""
+    samples = np.frombuffer(pcm, "<i2")
+    return bool(len(samples)) and max(int(samples.max()), -int(samples.min())) >= _THRESHOLD

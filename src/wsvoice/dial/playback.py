@@ -1,0 +1,199 @@
+"""
+A model of the provider's playback buffer: what is heard of the audio that a bot sends, and when.
+
+Audio is queued, and played at its sample rate against the clock; where the queue is empty there is silence.
+Marks and clears are carried out as Twilio documents them
+(https://www.twilio.com/docs/voice/media-streams/websocket-messages). The model is pure: every method is told the
+time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from wsvoice.dial.listener import is_loud
+
+#: More queued audio than this is thrown away: https://www.twilio.com/docs/api/errors/31931
+QUEUE_LIMIT_S = 600.0
+#: A shorter break in the audio is hidden by a telephone's jitter buffer.
+MIN_UNDERRUN_MS = 20.0
+#: After a longer break the bot is taken to have begun another utterance.
+MAX_UNDERRUN_MS = 500.0
+# The sound must go on right up to the break: one that comes after a sentence's pause is not heard as a fault.
+_RECENT_MS = 40
+# The caller's clock ticks every 20 ms. A longer step means that this process was held up, and with it the messages
+# that it should have read: a break within that step may not be the bot's.
+_MAX_STEP_S = 0.035
+
+
+@dataclass(slots=True)
+class _Piece:
+    pcm: memoryview
+    loud: bool
+
+
+class Playback:
+    """
+    The queue between the bot's messages and the caller's ear.
+
+    Something has to call :meth:`advance` every 20 ms. What seems to be an underrun is not counted if nothing did.
+
+    Attributes:
+        underruns: How often the queue ran dry in the middle of a sound, and more audio came soon after.
+        max_gap_ms: The longest time between two pieces of one utterance.
+        peak_ms: The most audio that ever was queued, which is how far the bot was ahead of real time.
+        discarded_ms: Audio thrown away because the queue was full.
+        received_samples: Samples that the bot has sent.
+    """
+
+    def __init__(self, sample_rate: int, started_at: float, *, limit_s: float = QUEUE_LIMIT_S) -> None:
+        self.underruns = 0
+        self.max_gap_ms = 0.0
+        self.peak_ms = 0.0
+        self.discarded_ms = 0.0
+        self.received_samples = 0
+        self._rate = sample_rate
+        self._started_at = started_at
+        self._limit = int(limit_s * sample_rate)
+        self._queue: deque[_Piece | str] = deque()
+        self._queued = 0
+        self._position = 0
+        self._heard: list[bytes | memoryview] = []
+        self._recent = b""
+        self._recent_bytes = 2 * (sample_rate * _RECENT_MS // 1000)
+        self._last_arrival: float | None = None
+        # Where in the timeline the queue ran dry, and whether the sound broke off there.
+        self._dry_at = 0
+        self._broke_off = False
+        self._advanced_at = started_at
+
+    @property
+    def queued_ms(self) -> float:
+        """How much audio is waiting to be played."""
+        return self._queued * 1000 / self._rate
+
+    @property
+    def audible_ms(self) -> float:
+        """How much of the queue is left until its last sound has been played; 0 if it holds silence only."""
+        samples = self._queued
+        for item in reversed(self._queue):
+            if isinstance(item, str):
+                continue
+            if item.loud and (tail := _silent_tail(item.pcm)) < len(item.pcm) // 2:
+                return (samples - tail) * 1000 / self._rate
+            samples -= len(item.pcm) // 2
+        return 0.0
+
+    def add_audio(self, pcm: bytes, now: float) -> list[str]:
+        """
+        Queue what the bot sent at `now`, and return the marks that were reached until then.
+
+        Args:
+            pcm: 16-bit samples at the stream's rate.
+            now: The clock's time.
+        """
+        reached = self.advance(now)
+        samples = len(pcm) // 2
+        if not samples:
+            return reached
+        self.received_samples += samples
+        dry_ms = 0.0 if self._queued else (self._position - self._dry_at) * 1000 / self._rate
+        if self._last_arrival is not None and dry_ms < MAX_UNDERRUN_MS:
+            self.max_gap_ms = max(self.max_gap_ms, (now - self._last_arrival) * 1000)
+            self.underruns += self._broke_off and dry_ms >= MIN_UNDERRUN_MS
+        self._broke_off = False
+        self._last_arrival = now
+
+        room = self._limit - self._queued
+        if samples > room:
+            self.discarded_ms += (samples - room) * 1000 / self._rate
+            pcm = pcm[: 2 * room]
+        if pcm:
+            self._queue.append(_Piece(memoryview(pcm), is_loud(pcm)))
+            self._queued += len(pcm) // 2
+            self.peak_ms = max(self.peak_ms, self.queued_ms)
+        return reached
+
+    def add_mark(self, name: str, now: float) -> list[str]:
+        """Queue a mark, and return the marks that are reached by now: it too if nothing is before it."""
+        reached = self.advance(now)
+        self._queue.append(name)
+        return reached + self._take_marks()
+
+    def clear(self, now: float) -> list[str]:
+        """Forget all that is queued, and return the marks to send back: those reached, then those pending."""
+        reached = self.advance(now)
+        reached += [item for item in self._queue if isinstance(item, str)]
+        self._queue.clear()
+        self._queued = 0
+        self._dry_at = self._position
+        # The bot broke off by itself: what comes next is another utterance.
+        self._broke_off = False
+        self._last_arrival = None
+        return reached
+
+    def advance(self, now: float) -> list[str]:
+        """Play until `now`, and return the marks that were reached, in their order."""
+        # A float's error must not make an instant that falls on a sample end before it.
+        target = int((now - self._started_at) * self._rate + 1e-3)
+        held_up = now - self._advanced_at > _MAX_STEP_S
+        self._advanced_at = now
+        marks = self._take_marks()
+        while self._position < target and self._queued:
+            piece = self._queue[0]
+            assert not isinstance(piece, str)
+            count = min(target - self._position, len(piece.pcm) // 2)
+            played = piece.pcm[: 2 * count]
+            self._hear(played)
+            self._position += count
+            self._queued -= count
+            if 2 * count == len(piece.pcm):
+                self._queue.popleft()
+            else:
+                piece.pcm = piece.pcm[2 * count :]
+            if not self._queued:
+                self._dry_at = self._position
+                self._broke_off = is_loud(self._recent)
+            marks += self._take_marks()
+        if self._position < target:
+            self._heard.append(bytes(2 * (target - self._position)))
+            self._position = target
+        if held_up:
+            self._broke_off = False
+            self._last_arrival = None
+        return marks
+
+    def take_heard(self) -> bytes:
+        """Return the PCM that was played since the last time, silence included."""
+        heard = b"".join(self._heard)
+        self._heard.clear()
+        return heard
+
+    def pending_marks(self) -> Sequence[str]:
+        """Return the marks that are not reached yet."""
+        return [item for item in self._queue if isinstance(item, str)]
+
+    def _hear(self, played: memoryview) -> None:
+        self._heard.append(played)
+        if len(played) >= self._recent_bytes:
+            self._recent = bytes(played[-self._recent_bytes :])
+        else:
+            self._recent = (self._recent + bytes(played))[-self._recent_bytes :]
+
+    def _take_marks(self) -> list[str]:
+        marks = []
+        while self._queue and isinstance(self._queue[0], str):
+            marks.append(self._queue.popleft())
+        return [mark for mark in marks if isinstance(mark, str)]
+
+
+def _silent_tail(pcm: memoryview) -> int:
+    """Return how many samples at the end of `pcm` are below the threshold of hearing."""
+    samples = len(pcm) // 2
+    step = 80
+    for end in range(samples, 0, -step):
+        if is_loud(bytes(pcm[2 * max(0, end - step) : 2 * end])):
+            return samples - end
+    return samples

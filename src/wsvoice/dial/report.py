@@ -1,0 +1,233 @@
+"""
+What a test call found out: one record, as JSON and as lines of text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Verdict = Literal["passed", "failed"]
+Level = Literal["warn", "fail"]
+EndedBy = Literal["caller", "bot"]
+
+
+@dataclass(frozen=True, slots=True)
+class TimelineEvent:
+    """
+    Something that happened in a call, told when it happened.
+
+    Attributes:
+        at_ms: Milliseconds since the stream started; 0 for what came before that.
+        kind: ``webhook``, ``answer``, ``connected``, ``started``, ``caller-speaks``, ``caller-silent``,
+            ``bot-speaks``, ``bot-silent``, ``digit``, ``mark``, ``clear``, ``hang-up``, ``closed``, ``finding``,
+            ``note``, or ``log`` (a line that the served bot wrote).
+        text: The same in words.
+    """
+
+    at_ms: float
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CountedFinding:
+    """
+    A conformance finding, and how often it was made.
+
+    Attributes:
+        id: The check's short name, such as ``W1`` (web), ``S1`` (stream), ``M2`` (media), ``E1`` (end).
+        level: ``fail`` if a real call would break, ``warn`` if it would suffer.
+        message: What is wrong, in one line; of several, the first one's.
+        count: How often.
+    """
+
+    id: str
+    level: Level
+    message: str
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TurnReport:
+    """
+    One turn of the conversation, in milliseconds since the stream started.
+
+    Attributes:
+        caller_start_ms: The caller's first audible sample, or first digit.
+        caller_end_ms: The caller's last audible sample, or last digit.
+        bot_start_ms: Where the first sound of the bot's that was heard after `caller_start_ms` begins. Behind an
+            echo it is the echo's start, so that the difference is the round trip.
+        response_ms: From `caller_end_ms` to the first sound heard from then on; 0 if the bot was sounding.
+    """
+
+    caller_start_ms: float
+    caller_end_ms: float
+    bot_start_ms: float | None = None
+    response_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CallReport:
+    """
+    A test call, from the webhook to the hang-up. Times are in milliseconds.
+
+    Attributes:
+        provider: Which provider was played.
+        target: What was dialled, as the user wrote it.
+        verdict: Whether a real call would have gone well.
+        failure: Why not, in words; ``None`` if it would.
+        call_id: The provider's id of the call.
+        stream_id: The provider's id of the stream; empty if none was started.
+        webhook_ms: How long the webhook took, redirects included; ``None`` if there was none.
+        connect_ms: How long the WebSocket took to open; ``None`` if it did not.
+        first_audio_ms: When the bot was first heard.
+        turns: What the caller said, and how the bot answered.
+        sent_audio_ms: Audio sent in media messages, silence included.
+        received_audio_ms: Audio received in media messages.
+        underruns: How often the bot's sound broke off because its audio came too late.
+        max_gap_ms: The longest time between two media messages of one utterance.
+        marks: Marks received.
+        clears: Clears received.
+        digits_sent: Digits pressed.
+        ended_by: Who ended the call; ``None`` if it never started.
+        close_code: The WebSocket's close code; 1006 if the connection broke without one.
+        duration_ms: From the stream's start to its end.
+        findings: What the provider would have disliked.
+        recording: The path of the recording.
+    """
+
+    provider: str
+    target: str
+    verdict: Verdict = "failed"
+    failure: str | None = None
+    call_id: str = ""
+    stream_id: str = ""
+    webhook_ms: float | None = None
+    connect_ms: float | None = None
+    first_audio_ms: float | None = None
+    turns: Sequence[TurnReport] = ()
+    sent_audio_ms: int = 0
+    received_audio_ms: int = 0
+    underruns: int = 0
+    max_gap_ms: float = 0.0
+    marks: int = 0
+    clears: int = 0
+    digits_sent: str = ""
+    ended_by: EndedBy | None = None
+    close_code: int | None = None
+    duration_ms: float = 0.0
+    findings: Sequence[CountedFinding] = field(default_factory=tuple)
+    recording: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report for JSON: stable names in a stable order, times to a tenth of a millisecond."""
+        return {
+            "provider": self.provider,
+            "target": self.target,
+            "verdict": self.verdict,
+            "failure": self.failure,
+            "call_id": self.call_id,
+            "stream_id": self.stream_id,
+            "webhook_ms": _ms(self.webhook_ms),
+            "connect_ms": _ms(self.connect_ms),
+            "first_audio_ms": _ms(self.first_audio_ms),
+            "turns": [
+                {
+                    "caller_start_ms": _ms(turn.caller_start_ms),
+                    "caller_end_ms": _ms(turn.caller_end_ms),
+                    "bot_start_ms": _ms(turn.bot_start_ms),
+                    "response_ms": _ms(turn.response_ms),
+                }
+                for turn in self.turns
+            ],
+            "sent_audio_ms": self.sent_audio_ms,
+            "received_audio_ms": self.received_audio_ms,
+            "underruns": self.underruns,
+            "max_gap_ms": _ms(self.max_gap_ms),
+            "marks": self.marks,
+            "clears": self.clears,
+            "digits_sent": self.digits_sent,
+            "ended_by": self.ended_by,
+            "close_code": self.close_code,
+            "duration_ms": _ms(self.duration_ms),
+            "findings": [
+                {"id": found.id, "level": found.level, "message": found.message, "count": found.count}
+                for found in self.findings
+            ],
+            "recording": self.recording,
+        }
+
+    def to_json(self) -> str:
+        """Return the report as one line of JSON."""
+        return json.dumps(self.to_dict(), ensure_ascii=False)
+
+    def to_lines(self) -> list[str]:
+        """Return the report in words, one line an item; the verdict is the last."""
+        lines = [f"turn {number}: {_describe(turn)}" for number, turn in enumerate(self.turns, 1)]
+        if self.stream_id:
+            seconds = self.duration_ms / 1000
+            lines.append(
+                f"call: {seconds:.1f} s, heard {self.received_audio_ms / 1000:.1f} s of audio in all,"
+                f" {_plural(self.marks, 'mark')}, {_plural(self.clears, 'clear')},"
+                f" {_plural(self.underruns, 'underrun')}"
+                + (f", ended by the {self.ended_by} ({self.close_code})" if self.ended_by else "")
+            )
+        for found in self.findings:
+            times = f" ({found.count} times)" if found.count > 1 else ""
+            lines.append(f"{found.level} {found.id}: {found.message}{times}")
+        if self.recording:
+            lines.append(f"recording: {self.recording}")
+        lines.append(f"{self.verdict}: {self.failure}" if self.failure else self.verdict)
+        return lines
+
+
+class Findings:
+    """Findings as they are made, each kind kept once with its count, in the order of their first time."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, str, str], tuple[str, int]] = {}
+
+    def add(self, id: str, level: Level, message: str, *, kind: str | None = None, count: int = 1) -> bool:
+        """
+        Count a finding, and return whether it is the first of its kind.
+
+        Args:
+            id: The check's short name.
+            level: ``warn`` or ``fail``.
+            message: What is wrong, in one line.
+            kind: What makes two findings the same; ``None`` for their message.
+            count: How often it was seen.
+        """
+        key = (id, level, message if kind is None else kind)
+        first, seen = self._found.get(key, (message, 0))
+        self._found[key] = (first, seen + count)
+        return not seen
+
+    def all(self) -> tuple[CountedFinding, ...]:
+        """Return what was found."""
+        return tuple(
+            CountedFinding(id, "fail" if level == "fail" else "warn", message, count)
+            for (id, level, _), (message, count) in self._found.items()
+        )
+
+    def first_failure(self) -> CountedFinding | None:
+        """Return the first finding that fails the call, or ``None``."""
+        return next((found for found in self.all() if found.level == "fail"), None)
+
+
+def _ms(value: float | None) -> float | None:
+    return None if value is None else round(value, 1)
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _describe(turn: TurnReport) -> str:
+    spoken = f"caller {turn.caller_start_ms:.0f} to {turn.caller_end_ms:.0f} ms"
+    if turn.response_ms is None:
+        return f"{spoken}, no answer"
+    return f"{spoken}, bot answered after {turn.response_ms:.0f} ms"

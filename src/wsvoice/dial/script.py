@@ -1,0 +1,263 @@
+"""
+What the caller says, presses and waits for.
+
+The script is pure: it is stepped every 20 ms with what was heard until then, and returns what the caller does
+in these 20 ms.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from wsvoice.audio import read_wav, resample
+from wsvoice.dial.listener import Listener, audible_range
+from wsvoice.dial.report import TurnReport
+from wsvoice.errors import UsageError
+
+#: One step of the script, and of the caller's clock.
+STEP_MS = 20
+#: Silence after which the bot is taken to have finished.
+SILENCE_MS = 600.0
+#: How long the caller lets the bot speak before its first turn.
+GREETING_LIMIT_MS = 30_000.0
+#: How long an answer may be; then the caller goes on.
+ANSWER_LIMIT_MS = 60_000.0
+#: From one digit to the next.
+DIGIT_STEP_MS = 200.0
+#: How long ``w`` waits.
+DIGIT_PAUSE_MS = 500.0
+
+_DIGITS = frozenset("0123456789*#ABCD")
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """
+    Words of the caller's.
+
+    Attributes:
+        name: Where they come from.
+        pcm: 16-bit samples.
+        sample_rate: Samples a second.
+    """
+
+    name: str
+    pcm: bytes
+    sample_rate: int
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Keys that the caller presses; ``w`` waits half a second."""
+
+    keys: str
+
+
+Turn = Clip | Keys
+
+
+def load_turns(audio: Sequence[Path], dtmf: str) -> list[Turn]:
+    """
+    Return the caller's turns: the audio files, or the built-in question if there is nothing else, then the digits.
+
+    Raises:
+        AudioFileError: If a file cannot be read.
+        UsageError: If there is a key in `dtmf` that no telephone has.
+    """
+    turns: list[Turn] = [Clip(path.name, *read_wav(path)) for path in audio]
+    keys = dtmf.upper().replace("W", "w")
+    if wrong := sorted(set(keys) - _DIGITS - {"w"}):
+        raise UsageError(
+            f"no telephone has the key {wrong[0]!r}", hint="keys are 0-9, *, # and A-D; w waits half a second"
+        )
+    if not turns and not keys.strip("w"):
+        with as_file(files("wsvoice.dial") / "question.wav") as path:
+            turns.append(Clip("the built-in question", *read_wav(path)))
+    if keys.strip("w"):
+        turns.append(Keys(keys))
+    return turns
+
+
+@dataclass(slots=True)
+class Step:
+    """
+    What the caller does in one step.
+
+    Attributes:
+        pcm: What it says; shorter than the step, or empty, where it is silent.
+        digits: What it presses.
+        notes: What there is to tell: a kind of timeline event, and words.
+    """
+
+    pcm: bytes = b""
+    digits: str = ""
+    notes: list[tuple[str, str]] = field(default_factory=list)
+
+
+class Script:
+    """
+    The caller's side of the conversation.
+
+    Attributes:
+        done: The caller has had its turns and the bot its answers, or the bot did not answer.
+        failure: Why the conversation did not go as it should.
+        digits_sent: The digits pressed so far.
+    """
+
+    def __init__(
+        self,
+        turns: Sequence[Turn],
+        listener: Listener,
+        *,
+        sample_rate: int,
+        listen_s: float,
+        response_timeout_s: float,
+    ) -> None:
+        self.done = False
+        self.failure: str | None = None
+        self.digits_sent = ""
+        self._turns = list(turns)
+        self._listener = listener
+        self._rate = sample_rate
+        self._listen_ms = listen_s * 1000
+        self._timeout_ms = response_timeout_s * 1000
+        self._current: _SpokenClip | _PressedKeys | None = None
+        # Of each turn begun: when the caller's words begin and end.
+        self._spans: list[tuple[float, float]] = []
+        self._heard_greeting = False
+        self._now_ms = 0.0
+
+    def step(self, now_ms: float, *, audible_queued: bool) -> Step:
+        """
+        Return what the caller does in the 20 ms before `now_ms`.
+
+        Args:
+            now_ms: Time since the stream started, a multiple of 20.
+            audible_queued: Whether sound of the bot's is waiting to be played.
+        """
+        step = Step()
+        self._now_ms = now_ms
+        if self._current is None:
+            if self.done or (not self._spans and not self._may_begin(now_ms, audible_queued)):
+                return step
+            self._current = self._begin(now_ms - STEP_MS)
+        current = self._current
+        current.step(now_ms, step)
+        self.digits_sent += step.digits
+        if current.title and now_ms - STEP_MS <= current.start_ms < now_ms:
+            step.notes.append(("caller-speaks", f"the caller says {current.title}"))
+        if current.title and now_ms - STEP_MS < current.end_ms <= now_ms:
+            step.notes.append(("caller-silent", "the caller is silent"))
+        if now_ms >= current.end_ms and current.over():
+            self._await_answer(now_ms, current.end_ms, audible_queued, step)
+        return step
+
+    def turns(self) -> list[TurnReport]:
+        """Return the turns that the caller has finished, and what was heard of the bot in each."""
+        reports = []
+        for number, (start_ms, end_ms) in enumerate(self._spans):
+            if end_ms > self._now_ms:
+                break
+            # Sound that begins in the caller's next turn is an answer to that one.
+            until_ms = self._spans[number + 1][0] if number + 1 < len(self._spans) else math.inf
+            answer = self._listener.since(end_ms)
+            if answer is None or answer.start_ms >= until_ms:
+                reports.append(TurnReport(start_ms, end_ms))
+                continue
+            begins = [s.start_ms for s in self._listener.sounds if start_ms <= s.start_ms <= answer.start_ms]
+            bot_start_ms = begins[0] if begins else answer.start_ms
+            reports.append(TurnReport(start_ms, end_ms, bot_start_ms, max(0.0, answer.start_ms - end_ms)))
+        return reports
+
+    def unanswered(self) -> int | None:
+        """Return the number of the first turn that the caller has finished and the bot not answered."""
+        answers = [turn.response_ms for turn in self.turns()]
+        return answers.index(None) + 1 if None in answers else None
+
+    def unfinished(self) -> int | None:
+        """Return the number of the first turn that the caller has not finished."""
+        finished = len(self.turns())
+        return finished + 1 if self._turns or finished < len(self._spans) else None
+
+    def _may_begin(self, now_ms: float, audible_queued: bool) -> bool:
+        if self._listener.sounds or audible_queued:
+            self._heard_greeting = True
+        if not self._heard_greeting:
+            return now_ms > self._listen_ms
+        return self._bot_finished(now_ms, audible_queued) or now_ms > GREETING_LIMIT_MS
+
+    def _bot_finished(self, now_ms: float, audible_queued: bool) -> bool:
+        return not audible_queued and self._listener.silent_ms(now_ms) >= SILENCE_MS
+
+    def _begin(self, at_ms: float) -> _SpokenClip | _PressedKeys:
+        turn = self._turns.pop(0)
+        current = _SpokenClip(turn, at_ms, self._rate) if isinstance(turn, Clip) else _PressedKeys(turn, at_ms)
+        self._spans.append((current.start_ms, current.end_ms))
+        return current
+
+    def _await_answer(self, now_ms: float, end_ms: float, audible_queued: bool, step: Step) -> None:
+        if self._listener.since(end_ms) is not None:
+            if now_ms > end_ms + ANSWER_LIMIT_MS:
+                step.notes.append(("note", f"the bot has talked for {ANSWER_LIMIT_MS / 1000:g} s; going on"))
+            elif not self._bot_finished(now_ms, audible_queued):
+                return
+        elif now_ms < end_ms + self._timeout_ms or audible_queued:
+            return
+        else:
+            number = len(self._spans)
+            self.failure = f"the bot did not answer turn {number} within {self._timeout_ms / 1000:g} s"
+            self._turns.clear()
+        self._current = None
+        self.done = not self._turns
+
+
+class _SpokenClip:
+    """A clip being spoken, from `at_ms` on."""
+
+    def __init__(self, clip: Clip, at_ms: float, sample_rate: int) -> None:
+        self._pcm = clip.pcm
+        if clip.sample_rate != sample_rate:
+            self._pcm = resample(clip.pcm, clip.sample_rate, sample_rate)
+        # A clip without any sound is taken at its word: the whole of it is the turn.
+        first, last = audible_range(self._pcm, sample_rate) or (0, len(self._pcm) // 2)
+        self.title = clip.name
+        self.start_ms = at_ms + first * 1000 / sample_rate
+        self.end_ms = at_ms + last * 1000 / sample_rate
+        self._offset = 0
+        self._step_bytes = 2 * (sample_rate * STEP_MS // 1000)
+
+    def step(self, now_ms: float, step: Step) -> None:
+        step.pcm = self._pcm[self._offset : self._offset + self._step_bytes]
+        self._offset += self._step_bytes
+
+    def over(self) -> bool:
+        # The bot may answer while silence at the end of the file is still being sent; the turn is not over yet.
+        return self._offset >= len(self._pcm)
+
+
+class _PressedKeys:
+    """Keys being pressed, from `at_ms` on; each has an event of its own in the timeline, so there is no title."""
+
+    title = ""
+
+    def __init__(self, keys: Keys, at_ms: float) -> None:
+        self._due: list[tuple[float, str]] = []
+        for key in keys.keys:
+            if key == "w":
+                at_ms += DIGIT_PAUSE_MS
+            else:
+                self._due.append((at_ms, key))
+                at_ms += DIGIT_STEP_MS
+        self.start_ms = self._due[0][0]
+        self.end_ms = self._due[-1][0]
+
+    def step(self, now_ms: float, step: Step) -> None:
+        while self._due and self._due[0][0] < now_ms:
+            step.digits += self._due.pop(0)[1]
+
+    def over(self) -> bool:
+        return not self._due

@@ -1,0 +1,217 @@
+"""
+Serves a bot in a second process, so that it can be dialled without a server of its own.
+
+The bot gets this process's environment, but none of the provider's real credentials: the secret that webhooks
+are signed with is a random one made for this call, so that signatures are checked as they would be for a real
+call, and everything else is empty, so that no request can reach a real account.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self
+
+from wsvoice.errors import DialError
+from wsvoice.providers.base import Provider
+
+#: The server, before its arguments.
+PROGRAM = (sys.executable, "-m", "wsvoice", "run")
+#: How long a bot may take to be imported and served.
+START_TIMEOUT_S = 60.0
+#: How long the server may take to stop when it is asked to.
+STOP_TIMEOUT_S = 5.0
+#: How many lines of the bot's stderr are kept.
+KEPT_LINES = 200
+
+_SHOWN_LINES = 15
+_LINE_LIMIT = 2000
+# Settings of a deployment that have no place in a test call: an empty variable takes one of `.env` back.
+_NOT_HERE = ("WSVOICE_PROXY", "WSVOICE_TUNNEL", "WSVOICE_NUMBER", "WSVOICE_RELOAD", "WSVOICE_WORKERS")
+
+
+def bot_environment(environ: Mapping[str, str], provider: Provider, secret: str, api_url: str | None) -> dict[str, str]:
+    """
+    Return the environment for a served bot.
+
+    Args:
+        environ: This process's environment.
+        provider: The provider that is played.
+        secret: What its webhooks are signed with in this call.
+        api_url: The address of the provider's fake REST API, or ``None``.
+    """
+    changed = dict(environ)
+    # Empty rather than missing: what is missing in the environment, a `.env` file would fill in.
+    changed.update(dict.fromkeys((*provider.credential_names, *_NOT_HERE), ""))
+    changed[provider.credential_names[0]] = secret
+    if api_url:
+        changed[f"{provider.name.upper()}_API_BASE_URL"] = api_url
+    # The bot's own words are part of the timeline, so they must not wait in a buffer.
+    changed["PYTHONUNBUFFERED"] = "1"
+    return changed
+
+
+class ServedBot:
+    """
+    A bot and its server, while the context lasts.
+
+    Attributes:
+        url: The webhook's URL.
+    """
+
+    def __init__(
+        self,
+        bot: str,
+        provider: str,
+        parameters: Mapping[str, str],
+        environ: Mapping[str, str],
+        *,
+        on_line: Callable[[str], None],
+        program: Sequence[str] = PROGRAM,
+        start_timeout_s: float = START_TIMEOUT_S,
+        stop_timeout_s: float = STOP_TIMEOUT_S,
+    ) -> None:
+        self.url = ""
+        self._bot = bot
+        arguments = [bot, "-t", provider, "--host", "127.0.0.1", "--port", "0", "--json"]
+        for name, value in parameters.items():
+            arguments += ["--param", f"{name}={value}"]
+        self._command = [*program, *arguments]
+        self._environ = environ
+        self._on_line = on_line
+        self._start_timeout_s = start_timeout_s
+        self._stop_timeout_s = stop_timeout_s
+        self._stderr: deque[str] = deque(maxlen=KEPT_LINES)
+        self._process: asyncio.subprocess.Process | None = None
+        self._pumps: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        """
+        Start the server and wait until it listens.
+
+        Raises:
+            DialError: If it does not; with what it wrote to stderr.
+        """
+        self._process = process = await asyncio.create_subprocess_exec(
+            *self._command,
+            env=dict(self._environ),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            # Ctrl-C is for the caller, who hangs up first; in one session it would reach the bot as well.
+            start_new_session=True,
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._pumps = [
+            asyncio.create_task(self._pump(process.stdout, lambda line: self._read_stdout(line, ready))),
+            asyncio.create_task(self._pump(process.stderr, self._read_stderr)),
+        ]
+        exited = asyncio.create_task(process.wait())
+        first: list[asyncio.Future[Any]] = [ready, exited]
+        try:
+            await asyncio.wait(first, timeout=self._start_timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if not ready.done():
+                if exited.done():
+                    await self._drain()
+                    raise DialError(self._last_words(f"ended with exit code {process.returncode}"))
+                raise DialError(self._last_words(f"did not listen within {self._start_timeout_s:g} s"))
+            self.url = ready.result()
+        except BaseException:
+            await self.stop()
+            raise
+        finally:
+            exited.cancel()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop the server."""
+        await self.stop()
+
+    async def death(self, *, within_s: float = 0.0) -> str | None:
+        """Return how the process ended if it has, with its last words; ``None`` if it runs on."""
+        process = self._process
+        if process is None:
+            return None
+        if process.returncode is None and within_s:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(within_s):
+                    await process.wait()
+        if process.returncode is None:
+            return None
+        await self._drain()
+        return self._last_words(f"ended with exit code {process.returncode}")
+
+    async def stop(self) -> None:
+        """End the process: SIGTERM, and SIGKILL where that is not enough."""
+        process = self._process
+        if process is None:
+            return
+        try:
+            if process.returncode is None:
+                with suppress(ProcessLookupError):
+                    process.terminate()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._stop_timeout_s):
+                    await process.wait()
+        finally:
+            if process.returncode is None:
+                with suppress(ProcessLookupError):
+                    process.kill()
+        await process.wait()
+        await self._drain()
+        self._process = None
+
+    async def _drain(self) -> None:
+        """Read what is left of the output; a grandchild that holds the pipes open does not hold us up."""
+        await asyncio.wait(self._pumps, timeout=1.0)
+        for pump in self._pumps:
+            pump.cancel()
+
+    async def _pump(self, stream: asyncio.StreamReader, take: Callable[[str], None]) -> None:
+        rest = b""
+        while chunk := await stream.read(64 * 1024):
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                take(_clean(line))
+            # A program that never ends its line must not fill our memory.
+            rest = rest[:_LINE_LIMIT]
+        if rest:
+            take(_clean(rest))
+
+    def _read_stdout(self, line: str, ready: asyncio.Future[str]) -> None:
+        if not ready.done() and (url := _read_ready(line)):
+            ready.set_result(url)
+        elif line:
+            self._on_line(line)
+
+    def _read_stderr(self, line: str) -> None:
+        if line:
+            self._stderr.append(line)
+            self._on_line(line)
+
+    def _last_words(self, what: str) -> str:
+        lines = list(self._stderr)[-_SHOWN_LINES:]
+        return "\n".join([f"`wsvoice run {self._bot}` {what}" + (":" if lines else ""), *lines])
+
+
+def _read_ready(line: str) -> str | None:
+    """Return the URL of the server's own line; whatever a bot prints while it is imported is not it."""
+    try:
+        content = json.loads(line)
+    except ValueError:
+        return None
+    url = content.get("url") if isinstance(content, dict) else None
+    return url if isinstance(url, str) and url.startswith("http") else None
+
+
+def _clean(line: bytes) -> str:
+    return line[:_LINE_LIMIT].decode("utf-8", "replace").rstrip()

@@ -1,0 +1,141 @@
+"""
+The one HTTP client: sends a request as it is, and says in plain words why there was no response.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import ssl
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import httpx
+
+from wsvoice.errors import HttpError
+from wsvoice.providers.base import HttpRequest
+
+#: How long a server may take to accept the connection.
+CONNECT_TIMEOUT_S = 5.0
+#: The most of a response's body that is read, in bytes.
+BODY_LIMIT = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class HttpResponse:
+    """
+    A response, whatever its status.
+
+    Attributes:
+        status: The status code.
+        headers: Header values by lower-case name.
+        body: The decoded body, up to the limit.
+        elapsed_s: From the connection's start to the end of the body.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    elapsed_s: float
+
+
+async def send(request: HttpRequest, *, timeout_s: float, body_limit: int = BODY_LIMIT) -> HttpResponse:
+    """
+    Send `request` and return the response; redirects are not followed.
+
+    Args:
+        request: The request.
+        timeout_s: For the whole of it; connecting gets 5 s at most.
+        body_limit: What the body has beyond is not read, in bytes.
+
+    Raises:
+        HttpError: If there was no response.
+    """
+    parts = urlsplit(request.url)
+    client = httpx.AsyncClient(
+        # Reading the system's certificates takes longer than a local request, which needs none.
+        verify=parts.scheme == "https",
+        # A proxy in the environment cannot reach this machine's loopback.
+        trust_env=not is_loopback(parts.hostname or ""),
+        timeout=httpx.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s)),
+        auth=request.basic_auth,
+    )
+    async with client:
+        began = time.monotonic()
+        try:
+            async with (
+                asyncio.timeout(timeout_s),
+                client.stream(
+                    request.method, request.url, headers=dict(request.headers), content=request.body or None
+                ) as response,
+            ):
+                body = bytearray()
+                async for chunk in response.aiter_bytes():
+                    body += chunk
+                    if len(body) >= body_limit:
+                        break
+        except (httpx.TimeoutException, TimeoutError):
+            raise HttpError("timeout", f"{request.url} did not answer within {timeout_s:g} s") from None
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            raise _describe(error, request.url) from error
+        elapsed_s = time.monotonic() - began
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    return HttpResponse(response.status_code, headers, bytes(body[:body_limit]), elapsed_s)
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether `host` is this machine's own: ``localhost``, ``127.0.0.1``, ``::1`` …"""
+    host = host.strip("[]").rstrip(".").lower()
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def failure_kind(error: BaseException) -> str:
+    """Return why a connection failed: ``tls``, ``dns``, ``refused`` or ``other``."""
+    kinds = [_kind(cause) for cause in _causes(error)]
+    return next((kind for kind in ("tls", "dns", "refused") if kind in kinds), "other")
+
+
+def _kind(error: BaseException) -> str:
+    if isinstance(error, ssl.SSLError):
+        return "tls"
+    if isinstance(error, socket.gaierror):
+        return "dns"
+    # asyncio joins the errors of several addresses into one text, without their types.
+    if isinstance(error, ConnectionRefusedError) or "Connect call failed" in str(error):
+        return "refused"
+    return "other"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        if isinstance(error, BaseExceptionGroup):
+            for each in error.exceptions:
+                yield from _causes(each)
+        error = error.__cause__ or error.__context__
+
+
+def _describe(error: Exception, url: str) -> HttpError:
+    host = urlsplit(url).hostname or url
+    if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol):
+        return HttpError("url", f"{url[:200]} is not a URL that can be requested")
+    kind = failure_kind(error)
+    if kind == "tls":
+        return HttpError(kind, f"no TLS connection to {host}: {_reason(error)}")
+    if kind == "dns":
+        return HttpError(kind, f"the host {host} is unknown")
+    if kind == "refused":
+        return HttpError(kind, f"nothing listens at {url}")
+    return HttpError(kind, f"{url} gave no response: {_reason(error)}")
+
+
+def _reason(error: Exception) -> str:
+    return (str(error) or type(error).__name__)[:200]

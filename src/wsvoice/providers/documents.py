@@ -1,0 +1,67 @@
+"""
+Answer documents: the XML with which a webhook tells a provider what to do with a call.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser
+
+from wsvoice.providers.messages import broken
+
+# What XML 1.0 has no way to write, not even escaped: https://www.w3.org/TR/xml/#charsets
+_UNWRITABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# Line breaks and tabs are escaped because a parser turns bare ones in attributes into spaces.
+_ESCAPES = str.maketrans(
+    {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "\t": "&#9;", "\n": "&#10;", "\r": "&#13;"}
+)
+
+
+def escape(value: str) -> str:
+    """Return `value` for an attribute or a text; characters that XML cannot hold become U+FFFD."""
+    return _UNWRITABLE.sub("\ufffd", value).translate(_ESCAPES)
+
+
+def element(name: str, attributes: Mapping[str, str] | None = None, *content: str) -> str:
+    """Render an element; `attributes` are escaped here, `content` is XML already."""
+    head = "".join([name, *(f' {key}="{escape(value)}"' for key, value in (attributes or {}).items())])
+    return f"<{head}>{''.join(content)}</{name}>" if content else f"<{head}/>"
+
+
+def document(root: str) -> str:
+    """Render a whole document around the element `root`."""
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{root}'
+
+
+class _Builder(TreeBuilder):
+    """Builds the tree, and stops at a document type: entities are how a small document becomes a huge one."""
+
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        raise broken("bad-xml", "the answer has a DOCTYPE; leave it out")
+
+
+def read_document(body: bytes, *, limit: int) -> Element:
+    """
+    Return the root element of an XML document of at most `limit` bytes.
+
+    Raises:
+        RemoteProtocolError: Of kind ``too-large`` or ``bad-xml``, saying what is wrong and where.
+    """
+    if len(body) > limit:
+        raise broken("too-large", f"the answer has {len(body)} bytes; {limit} are allowed")
+    if not body.strip():
+        raise broken("bad-xml", "the answer is empty")
+    parser = XMLParser(target=_Builder())
+    try:
+        parser.feed(body)
+        root = parser.close()
+    except ParseError as error:
+        line, column = error.position
+        what = str(error).partition(":")[0]
+        raise broken("bad-xml", f"the answer is not XML: {what} at line {line}, column {column + 1}") from None
+    except (LookupError, ValueError) as error:
+        raise broken("bad-xml", f"the answer is not XML: {error}") from None
+    if not isinstance(root, Element):
+        raise broken("bad-xml", "the answer is not XML: it has no element")
+    return root

@@ -1,0 +1,135 @@
+"""
+Text messages as media streams carry them: JSON objects that hold base64 audio.
+
+Reading is tolerant where providers differ (a counter is a number, a string, or missing) and strict where a
+mistake would be heard (base64). Whatever the other end sends, nothing but
+:exc:`~wsvoice.errors.RemoteProtocolError` comes out, and no error repeats more than a few characters of it.
+"""
+
+from __future__ import annotations
+
+import json
+from binascii import a2b_base64, b2a_base64
+from typing import Any, NoReturn
+
+from wsvoice.errors import RemoteProtocolError
+
+#: No error message of the other end's making is longer, in characters.
+MESSAGE_LIMIT = 200
+
+_COUNTER_DIGITS = 18
+_SHOWN = 40
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+# NaN and Infinity are Python's, not JSON's. One decoder for all messages: json.loads builds one a call
+# when it is given arguments.
+_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
+
+
+def shown(value: object) -> str:
+    """Return `value` for an error message: quoted, and no longer than a few words."""
+    if isinstance(value, str):
+        cut = value[:_SHOWN]
+        return ascii(cut)[: 2 * _SHOWN] + ("..." if len(value) > len(cut) else "")
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, list):
+        return "an array"
+    return "a number"
+
+
+def broken(kind: str, message: str) -> RemoteProtocolError:
+    """Return the error for a message of the other end's that is broken in the way `kind`."""
+    if len(message) > MESSAGE_LIMIT:
+        message = message[: MESSAGE_LIMIT - 3] + "..."
+    return RemoteProtocolError(kind, message)
+
+
+def read_object(message: str | bytes) -> dict[str, Any]:
+    """
+    Return the JSON object that is the text `message`.
+
+    Raises:
+        RemoteProtocolError: Of kind ``binary``, ``not-json`` or ``not-object``.
+    """
+    if not isinstance(message, str):
+        raise broken("binary", f"a binary message of {len(message)} bytes, where JSON text is due")
+    try:
+        value = _decode(message)
+        if not message.isascii() or "\\ud" in message or "\\uD" in message:
+            # Half of a surrogate pair is well-formed JSON, and blows up wherever the text is sent on.
+            json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        raise broken("not-json", "JSON that is nested too deeply") from None
+    except ValueError as error:
+        raise broken("not-json", f"not JSON: {_reason(error)}") from None
+    if not isinstance(value, dict):
+        raise broken("not-object", f"JSON, but {shown(value)} instead of an object")
+    return value
+
+
+def _reason(error: ValueError) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at character {error.pos}"
+    if isinstance(error, UnicodeEncodeError):
+        return "it holds half of a surrogate pair"
+    return str(error)
+
+
+def read_text(value: object, kind: str, what: str) -> str:
+    """
+    Return `value`, which is a string with something in it.
+
+    Raises:
+        RemoteProtocolError: Of kind `kind`, naming the field as `what`.
+    """
+    if isinstance(value, str) and value:
+        return value
+    raise broken(kind, f"{what} is {shown(value)}, not a text")
+
+
+def read_counter(value: object) -> int | None:
+    """Return a counter that is written as a number or as a string of digits; ``None`` if it is neither."""
+    if isinstance(value, str):
+        if len(value) <= _COUNTER_DIGITS and value.isascii() and value.isdigit():
+            return int(value)
+        return None
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**_COUNTER_DIGITS:
+        return value
+    return None
+
+
+def read_payload(value: object) -> bytes:
+    """
+    Return the bytes of a base64 payload.
+
+    Raises:
+        RemoteProtocolError: Of kind ``bad-media`` if it is no string, ``bad-base64`` if it is not base64.
+    """
+    if not isinstance(value, str):
+        raise broken("bad-media", f"media.payload is {shown(value)}, not base64 text")
+    # Strict mode lets surplus padding pass; the length does not.
+    if len(value) & 3:
+        raise broken("bad-base64", f"media.payload has {len(value)} characters, which no base64 has")
+    try:
+        return a2b_base64(value, strict_mode=True)
+    except ValueError as error:
+        raise broken("bad-base64", f"media.payload is not base64: {error}") from None
+
+
+def write_payload(payload: bytes) -> str:
+    """Return `payload` in base64."""
+    return b2a_base64(payload, newline=False).decode("ascii")
+
+
+def write_object(value: dict[str, Any]) -> str:
+    """Return `value` as a JSON message, without spaces."""
+    return json.dumps(value, separators=(",", ":"))

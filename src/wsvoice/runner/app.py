@@ -1,0 +1,359 @@
+"""
+The routes: where a provider's webhook and media WebSocket come in. What happens then is the session's.
+
+============================  =======================================================================
+``GET/POST /``                the webhook of the one provider that is served, or of whichever it is
+``GET/POST /<provider>``      the webhook of one provider
+``WS /ws/<provider>/<token>`` a stream that a webhook announced
+``WS /ws``, ``/ws/<provider>`` a stream without a token; only on localhost, or with ``--stream-auth none``
+``GET /healthz``              200 while the process works
+``GET /readyz``               200 while it takes calls, 503 once it drains
+============================  =======================================================================
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from fastapi import FastAPI
+from loguru import logger
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from wsvoice.config import RunConfig
+from wsvoice.errors import RemoteProtocolError, SignatureError, TokenError, WsvoiceError
+from wsvoice.providers import PROVIDERS, load_provider
+from wsvoice.providers.base import Answer, Provider, WebhookRequest
+from wsvoice.runner.gate import Capacity, Gate, ReplayGuard, TokenMint
+from wsvoice.runner.session import Session
+from wsvoice.runner.stream import StreamSocket
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from loguru import Logger
+
+    from wsvoice.call import Call
+    from wsvoice.runner.session import CallRecord
+
+Bot = Callable[[Any], Awaitable[Any]]
+
+
+class Switchboard:
+    """
+    Connects a provider's calls to the bot.
+
+    Args:
+        bot: The user's coroutine function.
+        config: The server's settings.
+        on_call_ended: Called with the record of each call that has ended.
+    """
+
+    def __init__(
+        self, bot: Bot, config: RunConfig, *, on_call_ended: Callable[[CallRecord], None] | None = None
+    ) -> None:
+        # pipecat takes most of a second to import; nobody who only asks for help waits for it.
+        from wsvoice.runner.transport import call_arguments
+
+        self.bot = bot
+        self.config = config
+        self.gate = Gate(
+            verify=config.verify,
+            tokens=TokenMint(),
+            replays=ReplayGuard(),
+            capacity=Capacity(config.max_calls),
+        )
+        names = [config.transport] if config.transport is not None else list(PROVIDERS)
+        self.providers = {name: load_provider(name, config.credentials) for name in names}
+        for provider in self.providers.values():
+            self.gate.check_settings(provider)
+        self.sessions: set[Session] = set()
+        self._make_arguments = call_arguments
+        self._on_call_ended = on_call_ended
+
+    @property
+    def active_calls(self) -> int:
+        """How many calls are running."""
+        return self.gate.capacity.active
+
+    def drain(self) -> None:
+        """Take no new calls; those that run go on."""
+        self.gate.closed = True
+
+    def end_all(self, because: str) -> None:
+        """Ask every running call to end."""
+        for session in self.sessions:
+            session.end(because)
+
+    # Webhooks
+
+    async def webhook(self, request: Request, provider_name: str | None = None) -> Response:
+        """Answer a provider's webhook with the document that starts the stream."""
+        body = await _read_body(request, self.config.message_limit)
+        if body is None:
+            logger.warning("webhook refused: its body is larger than {} bytes", self.config.message_limit)
+            return PlainTextResponse("The body is too large.\n", 413)
+        asked = WebhookRequest(
+            method=request.method,
+            url=self._public_url(request, websocket=False),
+            headers={name.lower(): value for name, value in request.headers.items()},
+            body=body,
+        )
+        provider = self._find_provider(asked, provider_name)
+        if provider is None:
+            return PlainTextResponse(self._guidance(), 404)
+        log = logger.bind(call="-")
+        try:
+            self.gate.check_webhook(provider, asked)
+        except SignatureError as error:
+            log.warning("webhook refused (403): {}", _with_hint(error))
+            return PlainTextResponse("The signature is missing or wrong.\n", 403)
+        try:
+            call = provider.read_webhook(asked)
+        except RemoteProtocolError as error:
+            log.warning("webhook refused (400): {}", error.message)
+            return PlainTextResponse(f"This is not a call of {provider.title}'s: {error.message}\n", 400)
+        log = logger.bind(call=call.call_id)
+        if self.gate.closed or not self.gate.capacity.reserve(call):
+            log.warning("webhook answered busy: {}", "draining" if self.gate.closed else "every place is taken")
+            return _respond(provider.busy())
+        stream_url = f"{self._stream_base(request)}/ws/{provider.name}/{self.gate.tokens.mint(call)}"
+        try:
+            answer = provider.answer(self._with_parameters(call), stream_url)
+        except WsvoiceError as error:
+            log.error("webhook not answered: {}", _with_hint(error))
+            return PlainTextResponse("The answer could not be rendered.\n", 500)
+        log.info("webhook answered: {} calls {}", call.from_number or "somebody", call.to_number or "the bot")
+        return _respond(answer)
+
+    def _find_provider(self, request: WebhookRequest, name: str | None) -> Provider | None:
+        if name is not None:
+            return self.providers.get(name)
+        if len(self.providers) == 1:
+            return next(iter(self.providers.values()))
+        return next((each for each in self.providers.values() if each.recognises(request)), None)
+
+    def _guidance(self) -> str:
+        paths = ", ".join(f"/{name}" for name in self.providers)
+        return f"This is the webhook of a voice bot, and no provider's call. Webhooks: {paths}\n"
+
+    def _with_parameters(self, call: Call) -> Call:
+        return replace(call, parameters={**self.config.parameters, **call.parameters})
+
+    # Streams
+
+    async def stream(self, websocket: WebSocket, provider_name: str | None = None, token: str | None = None) -> None:
+        """Check who dials, accept the stream, and run the bot for it."""
+        provider = self._stream_provider(provider_name)
+        log = logger.bind(call="-")
+        if provider is None:
+            await _deny(websocket, 404, "There is no such provider here.")
+            return
+        announced: Call | None = None
+        try:
+            if token is not None:
+                announced = self.gate.tokens.redeem(token, provider.name)
+            elif self._needs_token(websocket):
+                raise TokenError("the stream carries no token")
+            matched = self.gate.check_upgrade(provider, self._upgrade_request(websocket))
+        except (TokenError, SignatureError) as error:
+            log.warning("stream refused (403): {}", _with_hint(error))
+            await _deny(websocket, 403, "The stream token or signature is missing or wrong.")
+            return
+        if announced is not None:
+            log = logger.bind(call=announced.call_id)
+        if self.gate.closed or not self.gate.capacity.occupy(announced):
+            log.warning("stream refused (503): {}", "draining" if self.gate.closed else "every place is taken")
+            await _deny(websocket, 503, "Every place is taken.")
+            return
+        if matched is not None:
+            log.debug("the upgrade's signature matches {}", matched)
+        try:
+            await websocket.accept()
+        except (OSError, RuntimeError, WebSocketDisconnect):
+            log.warning("the caller was gone before the stream was accepted")
+            self.gate.capacity.release()
+            return
+        try:
+            await self._run_session(websocket, provider, announced, log)
+        finally:
+            self.gate.capacity.release()
+
+    async def _run_session(self, websocket: WebSocket, provider: Provider, announced: Call | None, log: Logger) -> None:
+        socket = StreamSocket(
+            websocket.scope,
+            websocket.receive,
+            websocket.send,
+            provider=provider,
+            logger=log,
+            lead_s=self.config.lead_ms / 1000,
+        )
+        session = Session(
+            socket,
+            self.bot,
+            self._make_arguments,
+            self.config,
+            provider_name=provider.name,
+            announced=announced,
+            logger=log,
+        )
+        self.sessions.add(session)
+        try:
+            record = await session.run()
+        finally:
+            self.sessions.discard(session)
+        if self._on_call_ended is not None:
+            self._on_call_ended(record)
+
+    def _stream_provider(self, name: str | None) -> Provider | None:
+        if name is not None:
+            return self.providers.get(name)
+        return next(iter(self.providers.values())) if len(self.providers) == 1 else None
+
+    def _needs_token(self, websocket: WebSocket) -> bool:
+        if self.config.stream_auth == "none":
+            return False
+        if self.config.public_url is not None:
+            return True
+        # A tunnel's agent connects from loopback, so the peer's address proves nothing; the name that was
+        # dialled and the headers of proxies do.
+        forwarded = any(name.startswith("x-forwarded-") for name in websocket.headers)
+        return forwarded or not _is_loopback(urlsplit(f"//{websocket.headers.get('host', '')}").hostname)
+
+    def _upgrade_request(self, websocket: WebSocket) -> WebhookRequest:
+        return WebhookRequest(
+            method="GET",
+            url=self._public_url(websocket, websocket=True),
+            headers={name.lower(): value for name, value in websocket.headers.items()},
+        )
+
+    # Addresses
+
+    def _public_url(self, connection: HTTPConnection, *, websocket: bool) -> str:
+        """Return the URL that the provider sees: the configured host, else what proxies say, else our own."""
+        base = self._stream_base(connection)
+        if not websocket:
+            base = base.replace("ws", "http", 1)
+        path = connection.scope.get("raw_path", connection.scope["path"].encode()).decode("latin-1")
+        query = connection.scope.get("query_string", b"").decode("latin-1")
+        return f"{base}{path}?{query}" if query else f"{base}{path}"
+
+    def _stream_base(self, connection: HTTPConnection) -> str:
+        if self.config.public_url is not None:
+            return self.config.public_url.replace("http", "ws", 1)
+        headers = connection.headers
+        host = _first(headers.get("x-forwarded-host")) or headers.get("host", "localhost")
+        scheme = _first(headers.get("x-forwarded-proto")) or connection.scope.get("scheme", "http")
+        return f"{'wss' if scheme in ('https', 'wss') else 'ws'}://{host}"
+
+
+def create_app(bot: Bot, config: RunConfig | None = None) -> FastAPI:
+    """
+    Return the FastAPI application that serves `bot`: webhooks, media streams and health checks.
+
+    Args:
+        bot: A coroutine function that takes the call's arguments.
+        config: The settings; those of a development server on localhost by default.
+
+    Raises:
+        ConfigError: If the settings contradict each other.
+    """
+    from wsvoice.runner.transport import install
+
+    install()
+    switchboard = Switchboard(bot, config or RunConfig())
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        switchboard.end_all("the server stops")
+
+    app = FastAPI(title="wsvoice", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    app.state.switchboard = switchboard
+    add_routes(app, switchboard)
+    return app
+
+
+def add_routes(app: FastAPI, switchboard: Switchboard) -> None:
+    """Add the routes of `switchboard` to an application."""
+
+    async def webhook(request: Request) -> Response:
+        return await switchboard.webhook(request)
+
+    async def provider_webhook(request: Request) -> Response:
+        return await switchboard.webhook(request, request.path_params["provider"])
+
+    async def stream(websocket: WebSocket) -> None:
+        path = websocket.path_params
+        await switchboard.stream(websocket, path.get("provider"), path.get("token"))
+
+    async def healthz(_: Request) -> Response:
+        return JSONResponse({"status": "ok", "calls": switchboard.active_calls})
+
+    async def readyz(_: Request) -> Response:
+        closed = switchboard.gate.closed
+        status = "draining" if closed else "ready"
+        return JSONResponse({"status": status, "calls": switchboard.active_calls}, 503 if closed else 200)
+
+    app.router.routes.extend(
+        [
+            Route("/healthz", healthz),
+            Route("/readyz", readyz),
+            Route("/", webhook, methods=["GET", "POST"]),
+            Route("/{provider}", provider_webhook, methods=["GET", "POST"]),
+            WebSocketRoute("/ws", stream),
+            WebSocketRoute("/ws/{provider}", stream),
+            WebSocketRoute("/ws/{provider}/{token}", stream),
+        ]
+    )
+
+
+async def _read_body(request: Request, limit: int) -> bytes | None:
+    """Return the body, or ``None`` as soon as it is larger than `limit` bytes."""
+    if int(request.headers.get("content-length") or 0) > limit:
+        return None
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > limit:
+            return None
+    return bytes(body)
+
+
+async def _deny(websocket: WebSocket, status: int, reason: str) -> None:
+    """Refuse an upgrade with an HTTP status, before it is accepted."""
+    response = PlainTextResponse(f"{reason}\n", status)
+    if "websocket.http.response" in websocket.scope.get("extensions", {}):
+        await websocket.send_denial_response(response)
+    else:
+        await websocket.close()
+
+
+def _respond(answer: Answer) -> Response:
+    return Response(answer.body, answer.status, media_type=answer.media_type)
+
+
+def _with_hint(error: WsvoiceError) -> str:
+    return f"{error.message} ({error.hint})" if error.hint else error.message
+
+
+def _first(header: str | None) -> str | None:
+    return header.split(",")[0].strip() if header else None
+
+
+def _is_loopback(host: str | None) -> bool:
+    if host is None:
+        return False
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

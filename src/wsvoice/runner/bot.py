@@ -1,0 +1,582 @@
+"""
+Find, import and check the bot, before any port opens.
+
+Every mistake that can be told from here has its own message. pipecat is not imported here: what wsvoice puts in
+its place must be there before the bot imports it, and that is the caller's to see to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import re
+import sys
+import traceback
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from wsvoice.config import nearest
+from wsvoice.errors import BotImportError, BotNotFoundError, WsvoiceError
+
+BotFunction = Callable[[Any], Awaitable[Any]]
+
+DEFAULT_FILE = "bot.py"
+DEFAULT_FUNCTION = "bot"
+
+#: How long an ``asyncio.run`` in the bot's module may take; one that serves or talks never ends.
+IMPORT_RUN_LIMIT_S = 5.0
+
+_GUARD_HINT = 'put it under `if __name__ == "__main__":`, which wsvoice does not run'
+_SHAPE = "async def {name}(runner_args): ..."
+
+#: Distributions whose name is not the module's.
+_DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "bs4": "beautifulsoup4",
+    "cv2": "opencv-python",
+    "dateutil": "python-dateutil",
+    "deepgram": "deepgram-sdk",
+    "dotenv": "python-dotenv",
+    "pipecat": "pipecat-ai",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
+
+
+@dataclass(frozen=True)
+class LoadedBot:
+    """
+    A bot that can be run.
+
+    Attributes:
+        function: The coroutine function, called with the runner arguments once a call.
+        name: How to call the bot in messages: ``bot.py``, ``bot.py:other``, ``pkg.module``.
+        path: The file it was read from.
+        module: The module that it was imported as.
+    """
+
+    function: BotFunction
+    name: str
+    path: Path
+    module: ModuleType
+
+
+@dataclass(frozen=True)
+class BotPlace:
+    """
+    Where a bot should be.
+
+    Attributes:
+        target: What the user called it, without the function.
+        function_name: The name of its coroutine function.
+        path: Its file, or ``None`` if `target` is a module's name.
+        base: The folder that `target` is relative to.
+    """
+
+    target: str
+    function_name: str
+    path: Path | None
+    base: Path
+
+
+def find_bot(spec: str, *, base: Path | None = None) -> BotPlace:
+    """
+    Find the bot that `spec` names, without importing anything; takes what :func:`load_bot` takes.
+
+    Raises:
+        BotNotFoundError: If there is no such file.
+    """
+    base = Path.cwd() if base is None else base
+    target, function_name = _split(spec, base)
+    return BotPlace(target, function_name, _find_file(target, base), base)
+
+
+def load_bot(spec: str, *, base: Path | None = None) -> LoadedBot:
+    """
+    Import the bot that `spec` names.
+
+    Args:
+        spec: ``file.py[:func]``, ``pkg.module[:func]`` or a folder that has a ``bot.py``.
+        base: The folder that `spec` is relative to; the current one if not given.
+
+    Raises:
+        BotNotFoundError: If there is no such bot, or what is there is not a bot.
+        BotImportError: If the bot's own code fails while it is imported.
+    """
+    place = find_bot(spec, base=base)
+    target, function_name, path, base = place.target, place.function_name, place.path, place.base
+    shown = target if path is None else path.name
+    with _import_folder(base.resolve() if path is None else path.parent):
+        module = _import_module(target, base) if path is None else _import_file(path)
+        function = _find_function(module, function_name, shown=shown, target=target)
+    name = shown if function_name == DEFAULT_FUNCTION else f"{shown}:{function_name}"
+    file = path if path is not None else Path(module.__file__ or target)
+    return LoadedBot(function, name, file, module)
+
+
+# -- Where it is --
+
+
+def _split(spec: str, base: Path) -> tuple[str, str]:
+    """Split `spec` at the colon that names a function; the colon of a Windows drive does not."""
+    if not spec.strip():
+        raise BotNotFoundError("no bot is named", hint="for example `wsvoice run bot.py`")
+    head, colon, tail = spec.rpartition(":")
+    is_drive = len(head) == 1 and head.isalpha()
+    if not colon or "/" in tail or "\\" in tail or (is_drive and not tail.isidentifier()) or (base / spec).exists():
+        return spec, DEFAULT_FUNCTION
+    if not head:
+        return DEFAULT_FILE, _function_name(tail, spec)
+    return head, _function_name(tail, spec)
+
+
+def _function_name(name: str, spec: str) -> str:
+    if not name.isidentifier():
+        raise BotNotFoundError(
+            f"{spec!r} names no function after the colon", hint="for example `wsvoice run bot.py:other_name`"
+        )
+    return name
+
+
+def _find_file(target: str, base: Path) -> Path | None:
+    """Return the file that `target` names, or ``None`` if it is the name of a module."""
+    path = base / Path(target).expanduser()
+    if path.is_dir():
+        inside = path / DEFAULT_FILE
+        if not inside.is_file():
+            raise BotNotFoundError(f"the folder {target} has no {DEFAULT_FILE}", hint=_python_files_hint(inside, path))
+        return inside.resolve()
+    if path.is_file():
+        if path.suffix != ".py":
+            raise BotNotFoundError(
+                f"{target} is not a Python file",
+                hint=_python_files_hint(path.with_suffix(".py"), path.parent),
+            )
+        return path.resolve()
+    if target.isidentifier() and path.with_suffix(".py").is_file():
+        return path.with_suffix(".py").resolve()
+    if path.suffix == ".py" or "/" in target or "\\" in target:
+        if not path.parent.is_dir():
+            raise BotNotFoundError(f"there is no file {target}: its folder does not exist")
+        raise BotNotFoundError(f"there is no file {target}", hint=_python_files_hint(path, path.parent))
+    return None
+
+
+def _python_files_hint(wanted: Path, folder: Path) -> str:
+    """Name the Python files of `folder`, the ones spelt most like `wanted` first."""
+    try:
+        names = [file.name for file in folder.glob("*.py") if file.is_file() and not file.name.startswith("__")]
+    except OSError:
+        names = []
+    if not names:
+        return "`wsvoice init my-bot` makes a bot to start from"
+    names = nearest(wanted.name, sorted(names))
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"there is {', '.join(f'`{name}`' for name in names[:5])}{more}"
+
+
+# -- Importing it --
+
+
+def _import_file(path: Path) -> ModuleType:
+    """Import `path` under its stem, never as ``__main__``: that is the name of what runs by itself."""
+    name = path.stem
+    existing = sys.modules.get(name)
+    if existing is not None and not hasattr(existing, "__wsvoice_bot__") and not _is_from(existing, path):
+        raise BotNotFoundError(
+            f"{path.name} has the name of a module that is in use: `{name}`",
+            hint="give the file another name",
+        )
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise BotNotFoundError(f"{path.name} cannot be imported")
+    loader = spec.loader
+    module = importlib.util.module_from_spec(spec)
+    module.__dict__["__wsvoice_bot__"] = True
+    with _as_script(path):
+        # Before it runs: dataclasses and pickle look their module up by name.
+        sys.modules[name] = module
+        try:
+            with _bot_errors(path.name, path.parent, run_as=None):
+                loader.exec_module(module)
+        except BaseException:
+            if existing is None:
+                sys.modules.pop(name, None)
+            else:
+                sys.modules[name] = existing
+            raise
+    return module
+
+
+def _import_module(target: str, base: Path) -> ModuleType:
+    if not all(part.isidentifier() for part in target.split(".")):
+        raise BotNotFoundError(
+            f"there is no bot {target!r}: it is neither a file nor the name of a module",
+            hint=_python_files_hint(base / f"{target}.py", base),
+        )
+    with _as_script(Path(*target.split(".")).with_suffix(".py")):
+        importlib.invalidate_caches()
+        with _bot_errors(target, base.resolve(), run_as=target):
+            return importlib.import_module(target)
+
+
+def _is_from(module: ModuleType, path: Path) -> bool:
+    file = getattr(module, "__file__", None)
+    return file is not None and Path(file).resolve() == path
+
+
+@contextmanager
+def _import_folder(folder: Path) -> Iterator[None]:
+    """Put `folder` first on ``sys.path``, as ``python bot.py`` does; it stays there unless the bot is refused."""
+    entry = str(folder)
+    before = list(sys.path)
+    sys.path[:] = [entry, *(item for item in sys.path if item != entry)]
+    try:
+        yield
+    except BaseException:
+        sys.path[:] = before
+        raise
+
+
+class _RunsAtImport(Exception):
+    """The module called something, named by the first argument, that serves until it is stopped."""
+
+
+@contextmanager
+def _as_script(path: Path) -> Iterator[None]:
+    """
+    Show the module a command line without wsvoice's arguments, and keep it from running for ever.
+
+    A bot may read ``sys.argv`` while it is imported. One that forgot its main guard starts a server or a call
+    instead; without this the import would simply never return.
+    """
+    import uvicorn
+
+    argv, run, serve = sys.argv, asyncio.run, uvicorn.run
+
+    def limited_run(main: Coroutine[Any, Any, Any], **options: Any) -> Any:
+        async def limited() -> Any:
+            result = None
+            try:
+                async with asyncio.timeout(IMPORT_RUN_LIMIT_S) as limit:
+                    result = await main
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+            # Not in the handler: a server that is cancelled may return as if it had been asked to stop.
+            if limit.expired():
+                raise _RunsAtImport("asyncio.run()")
+            return result
+
+        try:
+            return run(limited(), **options)
+        finally:
+            if inspect.iscoroutine(main):
+                main.close()
+
+    def no_server(*_: Any, **__: Any) -> None:
+        raise _RunsAtImport("uvicorn.run()")
+
+    sys.argv = [str(path)]
+    asyncio.run, uvicorn.run = limited_run, no_server
+    try:
+        yield
+    finally:
+        sys.argv = argv
+        asyncio.run, uvicorn.run = run, serve
+
+
+@contextmanager
+def _bot_errors(shown: str, folder: Path, *, run_as: str | None) -> Iterator[None]:
+    """Tell what is wrong with the bot from the error that its import ended in."""
+    try:
+        yield
+    except WsvoiceError:
+        raise
+    except _RunsAtImport as error:
+        raise _runs_at_import(shown, str(error), error, folder) from None
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a bot may raise anything
+        if _passed_through(error, "pipecat/runner/run.py", "main"):
+            raise _runs_at_import(shown, "pipecat's main()", error, folder) from None
+        raise _diagnosis(error, shown, folder, run_as) from None
+
+
+def _runs_at_import(shown: str, what: str, error: BaseException, folder: Path) -> BotImportError:
+    return BotImportError(
+        f"{shown} starts to run while it is imported: it calls {what}{_where(error, folder)}", hint=_GUARD_HINT
+    )
+
+
+def _diagnosis(
+    error: Exception | SystemExit, shown: str, folder: Path, run_as: str | None
+) -> BotNotFoundError | BotImportError:
+    """Tell from the error that an import ended in what is wrong with the bot."""
+    if isinstance(error, SystemExit):
+        reads_arguments = _passed_through(error, "argparse.py")
+        what = "it reads its command line" if reads_arguments else f"it exits{_exit_reason(error)}"
+        complains = isinstance(error.code, str)
+        return BotImportError(
+            f"{shown} stops while it is imported: {what}{_where(error, folder)}",
+            hint=f"mend what it complains about, or {_GUARD_HINT}" if complains else _GUARD_HINT,
+        )
+    if isinstance(error, SyntaxError):
+        file = Path(error.filename).name if error.filename else shown
+        line = f", line {error.lineno}" if error.lineno else ""
+        return BotImportError(
+            f"{file}{line} is not valid Python: {error.msg}",
+            details="".join(traceback.format_exception_only(error)).rstrip(),
+        )
+    if isinstance(error, ImportError):
+        if run_as is not None and _is_target_missing(error, run_as):
+            parent = "" if error.name == run_as else f": there is no {error.name!r}"
+            return BotNotFoundError(
+                f"there is no module {run_as!r}{parent or ', and no file of that name'}",
+                hint=_python_files_hint(folder / f"{run_as}.py", folder),
+            )
+        return _import_error(error, shown, folder)
+    if not _frames(error):
+        return BotNotFoundError(f"{shown} cannot be read: {error}")
+    return BotImportError(_summary(error, shown), details=_details(error))
+
+
+def _summary(error: Exception, shown: str) -> str:
+    text = str(error).strip().splitlines()
+    kind = type(error).__name__
+    return f"{shown} failed while it was imported: {f'{kind}: {text[0]}' if text else kind}"
+
+
+def _import_error(error: ImportError, shown: str, folder: Path) -> BotImportError:
+    """Tell which module is missing, and how to get it."""
+    missing = _missing_module(error)
+    if missing is None or missing.name is None:
+        hint = None
+        if error.path is not None and Path(error.path) == folder / shown:
+            hint = "it imports itself: give the file a name that none of its imports has"
+        elif "relative import" in str(error):
+            hint = "run it as a module of its package: `wsvoice run package.module`"
+        return BotImportError(_summary(error, shown), details=_details(error), hint=hint)
+    package = missing.name.partition(".")[0]
+    importer, is_own = _importer(missing, error, folder, shown)
+    details = "" if is_own else _details(missing)
+    if package != missing.name and _is_installed(package):
+        version = _version_of(package)
+        return BotImportError(
+            f"{importer} imports `{missing.name}`, which {package}{version} does not have",
+            details=details,
+            hint=f"check the name, and which version of {package} the bot was written for",
+        )
+    distribution = _DISTRIBUTIONS.get(package, package)
+    extra = _pipecat_extra(missing)
+    if extra is not None:
+        feature, extra_name = extra
+        return BotImportError(
+            f"{importer} imports `{feature}`, which needs `{package}`, and that is not installed",
+            hint=f'pip install "pipecat-ai[{extra_name}]"',
+        )
+    return BotImportError(
+        f"{importer} imports `{missing.name}`, which is not installed",
+        details=details,
+        hint=f"pip install {distribution}",
+    )
+
+
+def _missing_module(error: BaseException) -> ModuleNotFoundError | None:
+    """Find the missing module behind `error`; pipecat wraps it in an error of its own."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, ModuleNotFoundError) and seen.name:
+            return seen
+        seen = seen.__cause__
+    return None
+
+
+def _is_target_missing(error: ImportError, target: str) -> bool:
+    """Whether `target` itself, and not something that it imports, is what could not be found."""
+    if not isinstance(error, ModuleNotFoundError) or error.name is None:
+        return False
+    return (target == error.name or target.startswith(f"{error.name}.")) and not _frames(error)
+
+
+def _importer(missing: ModuleNotFoundError, error: ImportError, folder: Path, shown: str) -> tuple[str, bool]:
+    """Return the name of the user's file that imports what is missing, and whether it does so directly."""
+    for source in (missing, error):
+        frames = _frames(source)
+        own = [frame for frame in frames if _is_in(frame.filename, folder)]
+        if own:
+            return Path(own[-1].filename).name, own[-1] is frames[-1]
+    return shown, False
+
+
+def _is_in(filename: str, folder: Path) -> bool:
+    path = Path(filename)
+    return path.is_relative_to(folder) and not {"site-packages", "dist-packages"} & set(path.parts)
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _version_of(package: str) -> str:
+    try:
+        return f" {importlib.metadata.version(_DISTRIBUTIONS.get(package, package))}"
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _pipecat_extra(missing: ModuleNotFoundError) -> tuple[str, str] | None:
+    """Return the pipecat module that needs what is missing, and the extra of pipecat-ai that brings it."""
+    try:
+        extras = set(importlib.metadata.metadata("pipecat-ai").get_all("Provides-Extra") or ())
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    for frame in reversed(_frames(missing)):
+        parts = Path(frame.filename).with_suffix("").parts
+        if "pipecat" not in parts:
+            continue
+        module = parts[len(parts) - 1 - parts[::-1].index("pipecat") :]
+        for part in reversed(module):
+            if (extra := part.replace("_", "-")) in extras:
+                return ".".join(module).removesuffix(".__init__"), extra
+    return None
+
+
+# -- Tracebacks without wsvoice's own frames --
+
+_NOT_THE_BOT = re.compile(r"<frozen importlib|[/\\]importlib[/\\]__init__\.py$")
+
+
+def _is_the_bots(filename: str) -> bool:
+    return filename != __file__ and not _NOT_THE_BOT.search(filename)
+
+
+def _frames(error: BaseException) -> list[traceback.FrameSummary]:
+    """The frames of the bot and of what it imports."""
+    return [frame for frame in traceback.extract_tb(error.__traceback__) if _is_the_bots(frame.filename)]
+
+
+def _details(error: BaseException) -> str:
+    """Render `error` as Python would, without the frames of wsvoice and importlib."""
+    rendered: traceback.TracebackException | None = traceback.TracebackException.from_exception(error)
+    pending, done = [rendered], set()
+    while pending:
+        part = pending.pop()
+        if part is None or id(part) in done:
+            continue
+        done.add(id(part))
+        part.stack = traceback.StackSummary.from_list([f for f in part.stack if _is_the_bots(f.filename)])
+        pending += [part.__cause__, part.__context__]
+    assert rendered is not None
+    return "".join(rendered.format()).rstrip()
+
+
+def _where(error: BaseException, folder: Path) -> str:
+    """Say at which line of the user's own code `error` came up."""
+    own = [frame for frame in _frames(error) if _is_in(frame.filename, folder)]
+    return f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+
+
+def _passed_through(error: BaseException, file: str, function: str | None = None) -> bool:
+    """Whether `error` came up in what `function` of `file` called."""
+    return any(
+        Path(frame.filename).as_posix().endswith(f"/{file}") and function in (None, frame.name)
+        for frame in traceback.extract_tb(error.__traceback__)
+    )
+
+
+def _exit_reason(error: SystemExit) -> str:
+    if error.code is None:
+        return " with code 0"
+    if isinstance(error.code, int):
+        return f" with code {error.code}"
+    return f" with {str(error.code)[:200]!r}"
+
+
+# -- Checking what is there --
+
+
+def _find_function(module: ModuleType, name: str, *, shown: str, target: str) -> BotFunction:
+    shape = f"write `{_SHAPE.format(name=name)}`"
+    try:
+        found = getattr(module, name)
+    except AttributeError:
+        others = nearest(name, _coroutine_functions(module))
+        add = f"add `{_SHAPE.format(name=name)}`"
+        hint = f"{add}, or run `wsvoice run {target}:{others[0]}`" if others else add
+        raise BotNotFoundError(f"{shown} has no coroutine function named `{name}`", hint=hint) from None
+    function = inspect.unwrap(found) if callable(found) else found
+    if inspect.isclass(found):
+        raise BotNotFoundError(f"`{name}` in {shown} is a class, not a coroutine function", hint=shape)
+    if not callable(found):
+        kind = "a module" if inspect.ismodule(found) else f"a value of type {type(found).__name__}"
+        raise BotNotFoundError(f"`{name}` in {shown} is {kind}, not a coroutine function", hint=shape)
+    called = function if inspect.isroutine(function) else getattr(function, "func", type(function).__call__)
+    if inspect.isasyncgenfunction(called):
+        raise BotNotFoundError(
+            f"`{name}` in {shown} yields, which makes it a generator, not a coroutine function",
+            hint=f"take the `yield` out of it: {_SHAPE.format(name=name)}",
+        )
+    if not _is_coroutine_function(found):
+        raise BotNotFoundError(f"`{name}` in {shown} is a plain function, not a coroutine function", hint=shape)
+    _check_arity(found, name, shown)
+    bot: BotFunction = found
+    return bot
+
+
+def _is_coroutine_function(found: Any) -> bool:
+    """Whether calling `found` gives a coroutine, be it a function, a partial, a wrapper or an object."""
+    function = inspect.unwrap(found)
+    return (
+        inspect.iscoroutinefunction(found)
+        or inspect.iscoroutinefunction(function)
+        or (not inspect.isroutine(function) and inspect.iscoroutinefunction(type(function).__call__))
+    )
+
+
+def _coroutine_functions(module: ModuleType) -> list[str]:
+    """The names of the module's own coroutine functions that could be a bot."""
+    return [
+        name
+        for name, value in vars(module).items()
+        if inspect.isfunction(value)
+        and value.__module__ == module.__name__
+        and _is_coroutine_function(value)
+        and _takes_one(value)
+    ]
+
+
+def _takes_one(function: Callable[..., Any]) -> bool:
+    try:
+        signature = inspect.signature(function, follow_wrapped=False)
+    except (TypeError, ValueError):
+        # Compiled code need not say; the call will.
+        return True
+    try:
+        signature.bind(object())
+    except TypeError:
+        return False
+    return True
+
+
+def _check_arity(function: Callable[..., Any], name: str, shown: str) -> None:
+    if not _takes_one(function):
+        signature = inspect.signature(function, follow_wrapped=False)
+        bare = signature.replace(
+            parameters=[
+                parameter.replace(annotation=inspect.Parameter.empty) for parameter in signature.parameters.values()
+            ],
+            return_annotation=inspect.Signature.empty,
+        )
+        raise BotNotFoundError(
+            f"`{name}` in {shown} cannot be called with one argument: it is `{name}{bare}`",
+            hint=f"write `{_SHAPE.format(name=name)}`",
+        )

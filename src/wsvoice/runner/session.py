@@ -1,0 +1,302 @@
+"""
+One call, from the accepted WebSocket to the hang-up.
+
+The session owns the bot's task and is the only one that ends the call: when the bot returns or raises, when the
+caller hangs up or vanishes, or when a limit is reached.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from wsvoice.call import Call
+from wsvoice.config import RunConfig
+from wsvoice.providers.events import Connected, StreamStarted
+from wsvoice.runner.recording import CallRecorder
+
+if TYPE_CHECKING:
+    from loguru import Logger
+
+    from wsvoice.runner.stream import StreamSocket
+
+Bot = Callable[[Any], Awaitable[Any]]
+
+#: How long a bot that has ended its pipeline may take to say that it failed.
+FAILURE_GRACE_S = 0.1
+
+#: WebSocket close codes, https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1
+NORMAL = 1000
+GOING_AWAY = 1001
+POLICY_VIOLATION = 1008
+INTERNAL_ERROR = 1011
+
+
+@dataclass(slots=True)
+class CallRecord:
+    """
+    What happened in one call; times in seconds.
+
+    Attributes:
+        call: The call, as far as it got known.
+        started_at: Unix time of the accepted WebSocket.
+        duration_s: From there to the end.
+        ended_by: ``bot``, ``caller``, ``error`` or ``server``.
+        because: Why it ended, in words.
+        heard_s: The caller's audio.
+        sent_s: The bot's audio.
+        first_sound_s: From the start to the bot's first sound; ``None`` if it made none.
+        responses_s: The caller's wait for each answer.
+        digits: The keys that the caller pressed.
+        faults: How often each kind of bad message came.
+        recording: The file that holds the call, if it was recorded.
+    """
+
+    call: Call
+    started_at: float
+    duration_s: float = 0.0
+    ended_by: str = "server"
+    because: str = ""
+    heard_s: float = 0.0
+    sent_s: float = 0.0
+    first_sound_s: float | None = None
+    responses_s: list[float] = field(default_factory=list)
+    digits: str = ""
+    faults: dict[str, int] = field(default_factory=dict)
+    recording: str | None = None
+
+    def summary(self) -> str:
+        """Return the one line that the log ends a call with."""
+        who = "an error" if self.ended_by == "error" else f"the {self.ended_by}"
+        parts = [f"ended by {who} after {self.duration_s:.1f} s: {self.because}"]
+        if self.first_sound_s is not None:
+            parts.append(f"first sound after {self.first_sound_s:.2f} s")
+        elif self.ended_by != "error":
+            parts.append("the bot made no sound")
+        if self.responses_s:
+            waits = ", ".join(f"{wait:.2f}" for wait in self.responses_s[:8])
+            more = ", …" if len(self.responses_s) > 8 else ""
+            parts.append(f"answers after {waits}{more} s")
+        parts.append(f"heard {self.heard_s:.1f} s, sent {self.sent_s:.1f} s")
+        if self.digits:
+            parts.append(f"digits {self.digits[:32]}")
+        if self.faults:
+            counts = ", ".join(f"{count} {kind}" for kind, count in sorted(self.faults.items()))
+            parts.append(f"ignored {counts}")
+        if self.recording:
+            parts.append(f"recorded to {self.recording}")
+        return "; ".join(parts)
+
+
+class Session:
+    """
+    The bot running for one call.
+
+    Args:
+        socket: The accepted WebSocket.
+        bot: The user's coroutine function.
+        make_arguments: Builds what the bot is called with, once the stream has started.
+        config: The server's settings.
+        announced: The call that a webhook announced, or ``None`` where the stream came without one.
+    """
+
+    def __init__(
+        self,
+        socket: StreamSocket,
+        bot: Bot,
+        make_arguments: Callable[[Session, list[str]], Awaitable[Any]],
+        config: RunConfig,
+        *,
+        provider_name: str,
+        announced: Call | None,
+        logger: Logger,
+    ) -> None:
+        self.socket = socket
+        self.config = config
+        self.logger = logger
+        self.call = announced or Call(provider=provider_name, call_id="")
+        self.record = CallRecord(call=self.call, started_at=time.time())
+        self._bot = bot
+        self._make_arguments = make_arguments
+        self._announced = announced
+        self._end_asked = asyncio.Event()
+        self._end_reason = ""
+        self._recorder: CallRecorder | None = None
+        self._refused = False
+
+    def end(self, because: str) -> None:
+        """Ask for the end of the call, as the server's wish."""
+        self._end_reason = because
+        self._end_asked.set()
+
+    async def run(self) -> CallRecord:
+        """Live through the call, and return what happened."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        handshake = await self._shake_hands()
+        if handshake is not None:
+            with self.logger.contextualize(call=self.call.call_id):
+                await self._converse(handshake)
+        socket, record = self.socket, self.record
+        await socket.shut(self._close_code())
+        record.call = self.call
+        record.duration_s = loop.time() - started
+        record.heard_s = socket.received_ms / 1000
+        record.sent_s = socket.sent_ms / 1000
+        if socket.turns.first_sound_at is not None:
+            record.first_sound_s = socket.turns.first_sound_at - started
+        record.responses_s = socket.turns.responses_s
+        record.digits = socket.digits
+        record.faults = dict(socket.faults)
+        if self._recorder is not None:
+            record.recording = await self._write_recording(self._recorder)
+        level = "INFO" if record.ended_by != "error" else "ERROR"
+        self.logger.log(level, record.summary())
+        return record
+
+    async def _shake_hands(self) -> list[str] | None:
+        """Read up to the start of the stream; return the messages, or ``None`` if there will be no call."""
+        messages: list[str] = []
+        timeout_s = self.config.handshake_timeout_s
+        started: StreamStarted | None = None
+        try:
+            async with asyncio.timeout(timeout_s):
+                while started is None:
+                    item = await self.socket.next_event()
+                    if item is None:
+                        self._note_end("caller", f"{self.socket.gone_because} before the stream started")
+                        return None
+                    raw, event = item
+                    if isinstance(event, StreamStarted):
+                        started = event
+                    elif not isinstance(event, Connected):
+                        # Some dialects send media ahead of the start; none of it is lost.
+                        await self.socket.take(raw, event)
+                        continue
+                    messages.append(raw if isinstance(raw, str) else raw.decode())
+        except TimeoutError:
+            self._note_end("server", f"the caller sent no start message within {timeout_s:g} s")
+            self._refused = True
+            return None
+        announced = self._announced
+        if announced is not None and announced.call_id != started.call_id:
+            self._note_end("server", f"the stream is of call {started.call_id[:64]!r}, its token is not")
+            self._refused = True
+            return None
+        known = announced or self.call
+        self.call = replace(
+            known,
+            call_id=started.call_id,
+            stream_id=started.stream_id,
+            account_id=started.account_id or known.account_id,
+            from_number=started.from_number or known.from_number,
+            to_number=started.to_number or known.to_number,
+            parameters={**self.config.parameters, **known.parameters, **started.parameters},
+        )
+        self.logger = self.logger.bind(call=self.call.call_id)
+        self.socket.logger = self.logger
+        self.logger.info(
+            "stream started: {} calls {}",
+            self.call.from_number or "somebody",
+            self.call.to_number or "the bot",
+        )
+        return messages
+
+    async def _converse(self, handshake: list[str]) -> None:
+        """Run the bot until the call is over, then end the call."""
+        socket, config = self.socket, self.config
+        if config.record is not None:
+            self._recorder = CallRecorder(config.record, self.call, socket.stream.format)
+            socket.audio_listener = self._recorder.hear
+        pump = asyncio.create_task(socket.pump(), name=f"wsvoice-pump-{self.call.call_id}")
+        watchdog = asyncio.create_task(self._watch(), name=f"wsvoice-watch-{self.call.call_id}")
+        bot = asyncio.create_task(self._run_bot(handshake), name=f"wsvoice-bot-{self.call.call_id}")
+        ends = {
+            asyncio.create_task(event.wait()): name
+            for event, name in (
+                (socket.gone, "gone"),
+                (socket.close_requested, "closed"),
+                (self._end_asked, "asked"),
+            )
+        }
+        try:
+            await asyncio.wait({bot, pump, *ends}, return_when=asyncio.FIRST_COMPLETED)
+            self._judge_end(bot, pump)
+            await socket.played_out(config.playout_timeout_s)
+            if not bot.done() and not socket.gone.is_set():
+                # A bot that fails ends its pipeline on the way out; its error comes a moment later.
+                await asyncio.wait({bot}, timeout=FAILURE_GRACE_S)
+            self._judge_end(bot, pump)
+            await socket.shut(self._close_code())
+            # The transport learns that the caller is gone as it would from a real hang-up.
+            socket.note_gone(self.record.because)
+            await self._let_bot_finish(bot)
+        finally:
+            for task in (pump, watchdog, bot, *ends):
+                task.cancel()
+            await asyncio.gather(pump, watchdog, bot, *ends, return_exceptions=True)
+
+    def _judge_end(self, bot: asyncio.Task[None], pump: asyncio.Task[None]) -> None:
+        error = bot.exception() if bot.done() else None
+        if error is not None and not self.socket.gone.is_set():
+            self._note_end("error", f"the bot raised {type(error).__name__}: {str(error)[:200]}")
+        elif self.socket.gone.is_set():
+            self._note_end("caller", self.socket.gone_because)
+        elif self.socket.close_requested.is_set():
+            self._note_end("bot", "the bot ended the call")
+        elif self._end_asked.is_set():
+            self._note_end("server", self._end_reason)
+        elif bot.done():
+            self._note_end("bot", "the bot returned")
+        else:
+            error = pump.exception()
+            self.logger.opt(exception=error).error("the call's audio could not be handed to the bot")
+            self._note_end("error", f"the call's reader raised {type(error).__name__}")
+
+    async def _run_bot(self, handshake: list[str]) -> None:
+        try:
+            arguments = await self._make_arguments(self, handshake)
+            await self._bot(arguments)
+        except Exception as error:
+            self.logger.opt(exception=error).error("the bot raised {}: {}", type(error).__name__, str(error)[:500])
+            raise
+
+    async def _write_recording(self, recorder: CallRecorder) -> str | None:
+        try:
+            return await asyncio.to_thread(recorder.write)
+        except OSError as error:
+            self.logger.error("the call could not be recorded to {}: {}", recorder.path, error)
+            return None
+
+    async def _let_bot_finish(self, bot: asyncio.Task[None]) -> None:
+        """Give the bot time for what it does after a call, then cancel it."""
+        timeout_s = self.config.bot_exit_timeout_s
+        done, _ = await asyncio.wait({bot}, timeout=timeout_s)
+        if not done:
+            self.logger.warning("the bot went on for {:g} s after its call had ended; it is cancelled", timeout_s)
+            bot.cancel()
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait({bot}, timeout=5)
+
+    async def _watch(self) -> None:
+        """Notice a caller that does not read."""
+        loop = asyncio.get_running_loop()
+        timeout_s = self.config.send_timeout_s
+        while True:
+            await asyncio.sleep(min(1.0, timeout_s / 4))
+            since = self.socket.send_blocked_since
+            if since is not None and loop.time() - since > timeout_s:
+                self.socket.abandon(f"the caller did not read for {timeout_s:g} s")
+                return
+
+    def _close_code(self) -> int:
+        if self._refused:
+            return POLICY_VIOLATION
+        return {"error": INTERNAL_ERROR, "server": GOING_AWAY}.get(self.record.ended_by, NORMAL)
+
+    def _note_end(self, ended_by: str, because: str) -> None:
+        self.record.ended_by, self.record.because = ended_by, because

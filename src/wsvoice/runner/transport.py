@@ -1,0 +1,622 @@
+"""
+Where pipecat is met: the transport, the serializer and the arguments that a bot gets.
+
+Nothing else in the runner imports pipecat.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+import pipecat.runner.utils
+from loguru import logger
+from pipecat.audio.dtmf.types import KeypadEntry
+from pipecat.audio.resamplers.base_audio_resampler import BaseAudioResampler
+from pipecat.frames.frames import (
+    AudioRawFrame,
+    CancelFrame,
+    CancelWorkerFrame,
+    EndFrame,
+    Frame,
+    InputAudioRawFrame,
+    InputDTMFFrame,
+    InterruptionFrame,
+    OutputAudioRawFrame,
+    OutputTransportMessageFrame,
+    OutputTransportMessageUrgentFrame,
+    StartFrame,
+)
+from pipecat.processors.frame_processor import FrameDirection, FrameProcessorSetup
+from pipecat.runner.types import CallData, WebSocketRunnerArguments
+from pipecat.runner.utils import parse_telephony_websocket
+from pipecat.serializers.base_serializer import FrameSerializer
+from pipecat.transports.base_input import BaseInputTransport
+from pipecat.transports.base_output import BaseOutputTransport
+from pipecat.transports.base_transport import BaseTransport
+from pipecat.transports.websocket.fastapi import (
+    FastAPIWebsocketClient,
+    FastAPIWebsocketInputTransport,
+    FastAPIWebsocketOutputTransport,
+    FastAPIWebsocketParams,
+    FastAPIWebsocketTransport,
+)
+
+from wsvoice.audio import Resampler
+from wsvoice.call import Call
+from wsvoice.providers.events import Audio, Clear, Digit, Event, Mark
+
+if TYPE_CHECKING:
+    from wsvoice.providers.base import Stream
+    from wsvoice.runner.session import Session
+    from wsvoice.runner.stream import StreamSocket
+
+#: Audio leaves in pieces of this length, the step of telephony itself.
+FRAME_MS = 20
+#: Without new audio for this long, an utterance is over: what the resampler holds is sent, then a mark.
+UTTERANCE_END_S = 0.06
+
+#: How the names of the transport's own marks begin.
+OWN_MARK = "wsvoice-"
+
+TransportParams = Mapping[str, Callable[[], Any]]
+
+_pipecat_create_transport = pipecat.runner.utils.create_transport
+
+
+class SteadyResampler:
+    """
+    A resampler that returns as much audio as it takes, from the first piece on.
+
+    :class:`~wsvoice.audio.Resampler` holds a few milliseconds back, so its first piece comes out short, and whoever
+    sends whole frames of 20 ms would then wait for the next one: a delay of 20 ms instead of five. Here each
+    utterance begins with that much silence instead.
+    """
+
+    def __init__(self, in_rate: int, out_rate: int) -> None:
+        self._resampler = Resampler(in_rate, out_rate)
+        self._silence = bytes(2 * math.ceil(self._resampler.delay_ms * in_rate / 1000))
+        self._begun = False
+
+    def process(self, pcm: bytes) -> bytes:
+        """Convert a piece of s16le audio."""
+        if not self._begun:
+            self._begun = True
+            self._resampler.process(self._silence)
+        return self._resampler.process(pcm)
+
+    def flush(self) -> bytes:
+        """Return what is held back; what comes next is a new utterance."""
+        if not self._begun:
+            return b""
+        self._begun = False
+        return self._resampler.flush()
+
+    def reset(self) -> None:
+        """Forget what is held back; what comes next is a new utterance."""
+        self._begun = False
+        self._resampler.reset()
+
+
+class LowLatencyResampler(BaseAudioResampler):
+    """
+    :class:`wsvoice.audio.Resampler` as pipecat wants one.
+
+    pipecat's own holds back 120 to 160 ms at telephone rates.
+    """
+
+    def __init__(self) -> None:
+        self._resampler: SteadyResampler | None = None
+        self._rates = (0, 0)
+
+    async def resample(self, audio: bytes, in_rate: int, out_rate: int) -> bytes:
+        """Convert s16le audio; at a change of rates what was held back comes first."""
+        if in_rate == out_rate:
+            return audio
+        tail = b""
+        if self._resampler is None or self._rates != (in_rate, out_rate):
+            tail = await self.flush()
+            self._resampler = SteadyResampler(in_rate, out_rate)
+            self._rates = (in_rate, out_rate)
+        return tail + self._resampler.process(audio)
+
+    async def flush(self) -> bytes:
+        """Return what is held back."""
+        return self._resampler.flush() if self._resampler is not None else b""
+
+    async def reset(self) -> None:
+        """Forget what is held back."""
+        if self._resampler is not None:
+            self._resampler.reset()
+
+
+class CallSerializer(FrameSerializer):
+    """
+    Translates between pipecat's frames and a provider's messages.
+
+    The provider's rules are the :class:`~wsvoice.providers.base.Stream`'s; what is added here is the conversion
+    between the wire's format and the pipeline's rate, which holds back a few milliseconds and loses nothing.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        super().__init__()
+        self._stream = stream
+        self._wire = stream.format
+        self._in_rate = stream.format.sample_rate
+        self._decoder: SteadyResampler | None = None
+        self._encoder: SteadyResampler | None = None
+        self._encoder_rate = 0
+
+    async def setup(self, setup: FrameProcessorSetup) -> None:  # type: ignore[override]
+        """Take the pipeline's input rate."""
+        self.use_input_rate(setup.audio_in_sample_rate)
+
+    def use_input_rate(self, sample_rate: int) -> None:
+        """Decode the caller's audio to `sample_rate` Hz from now on."""
+        self._wire = self._stream.format
+        if self._decoder is None or sample_rate != self._in_rate:
+            self._in_rate = sample_rate
+            self._decoder = SteadyResampler(self._wire.sample_rate, sample_rate)
+
+    async def deserialize(self, data: str | bytes) -> Frame | None:
+        """Return the frame that a message of the provider's stands for, or ``None``."""
+        return self.frame(self._stream.receive(data))
+
+    async def serialize(self, frame: Frame) -> str | bytes | None:
+        """Return the message that stands for a frame, or ``None``."""
+        if isinstance(frame, InterruptionFrame):
+            return self._stream.send(Clear())
+        if isinstance(frame, AudioRawFrame):
+            payload = self.encode(frame.audio, frame.sample_rate)
+            return self._stream.send(Audio(payload)) if payload else None
+        if isinstance(frame, (OutputTransportMessageFrame, OutputTransportMessageUrgentFrame)):
+            return None if self.should_ignore_frame(frame) else json.dumps(frame.message)
+        return None
+
+    def frame(self, event: Event) -> Frame | None:
+        """Return the frame that an event stands for, or ``None``."""
+        if isinstance(event, Audio):
+            pcm = self._wire.decode(event.payload)
+            if self._decoder is not None:
+                pcm = self._decoder.process(pcm)
+            if not pcm:
+                return None
+            return InputAudioRawFrame(audio=pcm, sample_rate=self._in_rate, num_channels=1)
+        if isinstance(event, Digit):
+            try:
+                return InputDTMFFrame(KeypadEntry(event.digit))
+            except ValueError:
+                return None  # A to D: pipecat's keypad has no such keys.
+        return None
+
+    def encode(self, pcm: bytes, sample_rate: int) -> bytes:
+        """Return s16le mono audio of `sample_rate` Hz in the wire's format; a little is held back."""
+        if sample_rate != self._wire.sample_rate or self._encoder is not None:
+            if self._encoder is None or sample_rate != self._encoder_rate:
+                tail = self.flush()
+                self._encoder = SteadyResampler(sample_rate, self._wire.sample_rate)
+                self._encoder_rate = sample_rate
+                return tail + self._wire.encode(self._encoder.process(pcm))
+            pcm = self._encoder.process(pcm)
+        return self._wire.encode(pcm)
+
+    def flush(self) -> bytes:
+        """Return what :meth:`encode` has held back, encoded."""
+        return self._wire.encode(self._encoder.flush()) if self._encoder is not None else b""
+
+    def forget(self) -> None:
+        """Drop what :meth:`encode` has held back."""
+        if self._encoder is not None:
+            self._encoder.reset()
+
+
+class CallClient(FastAPIWebsocketClient):
+    """pipecat's view of the caller; closing is left to the session, which plays out the last audio first."""
+
+    def __init__(self, socket: StreamSocket, callbacks: Any, ws_close_timeout: float) -> None:
+        super().__init__(cast(Any, socket), callbacks, ws_close_timeout)
+        self._socket = socket
+
+    async def disconnect(self) -> None:
+        """Ask for the end of the call, once both ends of the transport have."""
+        self._leave_counter -= 1
+        if self._leave_counter > 0 or self._closing:
+            return
+        self._closing = True
+        self._socket.request_close()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the caller is there."""
+        return not self._socket.gone.is_set()
+
+
+class CallInputTransport(FastAPIWebsocketInputTransport):
+    """The caller's audio and digits, as frames."""
+
+    _transport: CallTransport
+    _params: FastAPIWebsocketParams
+
+    def __init__(
+        self,
+        transport: CallTransport,
+        client: CallClient,
+        params: FastAPIWebsocketParams,
+        socket: StreamSocket,
+        serializer: CallSerializer,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(transport, client, params, **kwargs)
+        self._socket = socket
+        self._serializer = serializer
+        self._streaming = params.audio_in_stream_on_start
+
+    async def setup(self, setup: FrameProcessorSetup) -> None:  # type: ignore[override]
+        """Take the pipeline's rates."""
+        await super().setup(setup)
+        self._serializer.use_input_rate(self.sample_rate)
+
+    async def _start_audio_in_streaming(self) -> None:
+        self._streaming = True
+
+    async def _receive_messages(self) -> None:
+        await self._socket.deliver_to(self._take)
+        if self._client.is_closing:
+            return
+        await self._client.trigger_client_disconnected()
+        if not self._transport.has_handler("on_client_disconnected"):
+            # Nobody else would end the pipeline, and the caller is gone.
+            await self.push_frame(CancelWorkerFrame(reason="the caller hung up"))
+
+    async def _take(self, event: Event) -> None:
+        if isinstance(event, Mark):
+            await self._transport.mark_returned(event.name)
+            return
+        if isinstance(event, Audio) and not self._streaming:
+            return
+        frame = self._serializer.frame(event)
+        if frame is None:
+            return
+        if isinstance(frame, InputAudioRawFrame):
+            await self.push_audio_frame(frame)
+        else:
+            await self.push_frame(frame)
+
+
+class CallOutputTransport(FastAPIWebsocketOutputTransport):
+    """
+    The bot's audio on its way to the caller.
+
+    It leaves in steps of 20 ms by an absolute clock, at most the lead ahead of real time. When an utterance
+    is over, a mark follows it, so that its end can be waited for.
+    """
+
+    _transport: CallTransport
+    _params: FastAPIWebsocketParams
+
+    def __init__(
+        self,
+        transport: CallTransport,
+        client: CallClient,
+        params: FastAPIWebsocketParams,
+        socket: StreamSocket,
+        serializer: CallSerializer,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(transport, client, params, **kwargs)
+        self._socket = socket
+        self._serializer = serializer
+        self._wire = socket.stream.format
+        self._frame_bytes = self._wire.bytes_for(FRAME_MS)
+        self._pending = bytearray()
+        self._interruptions = 0
+        self._last_write = 0.0
+        self._wrote = asyncio.Event()
+        self._utterance_task: asyncio.Task[None] | None = None
+
+    async def start(self, frame: StartFrame) -> None:
+        """Begin to send."""
+        await super().start(frame)
+        if self._utterance_task is None:
+            self._utterance_task = self.create_task(self._watch_utterances())
+
+    async def set_transport_ready(self, frame: StartFrame) -> None:
+        """Make pipecat's media senders resample without holding audio back."""
+        await super().set_transport_ready(frame)
+        for sender in self._media_senders.values():
+            sender._resampler = LowLatencyResampler()
+
+    async def stop(self, frame: EndFrame) -> None:
+        """Send what is left, then let the session end the call."""
+        await BaseOutputTransport.stop(self, frame)
+        await self._stop_watching()
+        await self._end_utterance()
+        await self._client.disconnect()
+
+    async def cancel(self, frame: CancelFrame) -> None:
+        """Stop at once, and let the session end the call."""
+        await BaseOutputTransport.cancel(self, frame)
+        await self._stop_watching()
+        await self._client.disconnect()
+
+    async def cleanup(self) -> None:
+        """Release everything."""
+        await self._stop_watching()
+        await super().cleanup()
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        """Handle a frame; an interruption reaches the provider before anything else happens."""
+        if isinstance(frame, InterruptionFrame):
+            self._interruptions += 1
+            self._pending.clear()
+            self._serializer.forget()
+            self._wrote.clear()
+            self._transport.marks_cleared()
+            await self._socket.send_event(Clear())
+        await BaseOutputTransport.process_frame(self, frame, direction)
+
+    async def write_audio_frame(self, frame: OutputAudioRawFrame) -> bool:
+        """Send one piece of audio when its time has come; false if it was interrupted or nobody is there."""
+        if self._client.is_closing or not self._client.is_connected:
+            return False
+        pcm = _mono(frame.audio, self._params.audio_out_channels)
+        self._pending += self._serializer.encode(pcm, self.sample_rate)
+        return await self._send_pending()
+
+    async def send_message(self, frame: OutputTransportMessageFrame | OutputTransportMessageUrgentFrame) -> None:
+        """Send a message of the bot's own."""
+        if not self._serializer.should_ignore_frame(frame):
+            await self._socket.send_message(frame.message)
+
+    async def _send_pending(self) -> bool:
+        loop = asyncio.get_running_loop()
+        socket, size = self._socket, self._frame_bytes
+        interruptions = self._interruptions
+        duration_s = FRAME_MS / 1000
+        while len(self._pending) >= size:
+            wait_s = socket.pacer.wait_s(loop.time(), duration_s)
+            if wait_s > 0:
+                await asyncio.sleep(wait_s)
+                if interruptions != self._interruptions:
+                    return False
+            payload = bytes(self._pending[:size])
+            del self._pending[:size]
+            await socket.send_event(Audio(payload))
+            if interruptions != self._interruptions:
+                return False
+        self._last_write = loop.time()
+        self._wrote.set()
+        return True
+
+    async def _watch_utterances(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._wrote.wait()
+            quiet_s = loop.time() - self._last_write
+            if quiet_s < UTTERANCE_END_S:
+                await asyncio.sleep(UTTERANCE_END_S - quiet_s)
+                continue
+            self._wrote.clear()
+            await self._end_utterance()
+
+    async def _end_utterance(self) -> None:
+        """Send what the resampler holds, filled up with silence, and a mark behind it."""
+        self._wrote.clear()
+        self._pending += self._serializer.flush()
+        missing = -len(self._pending) % self._frame_bytes
+        self._pending += self._wire.silence(missing)
+        if self._pending:
+            await self._send_pending()
+            self._wrote.clear()
+        await self._transport.mark_utterance()
+
+    async def _stop_watching(self) -> None:
+        if self._utterance_task is not None:
+            task, self._utterance_task = self._utterance_task, None
+            await self.cancel_task(task)
+
+
+class CallTransport(FastAPIWebsocketTransport):
+    """
+    The ready-made transport of a call.
+
+    It is a ``FastAPIWebsocketTransport`` with all its params and events, and these besides:
+
+    - ``on_mark(transport, name, played)``: a mark that :meth:`send_mark` set came back; `played` is false if an
+      interruption cleared the audio before it.
+    - :attr:`heard_ms`: how much of the bot's audio the caller has heard.
+    """
+
+    def __init__(
+        self,
+        socket: StreamSocket,
+        params: FastAPIWebsocketParams,
+        call: Call,
+        input_name: str | None = None,
+        output_name: str | None = None,
+    ) -> None:
+        params = _telephone_params(params)
+        super().__init__(cast(Any, socket), params, input_name, output_name)
+        self.call = call
+        self._socket = socket
+        serializer = CallSerializer(socket.stream)
+        params.serializer = serializer
+        client = CallClient(socket, self._callbacks, params.ws_close_timeout)
+        self._client = client
+        self._input = CallInputTransport(self, client, params, socket, serializer, name=self._input_name)
+        self._output = CallOutputTransport(self, client, params, socket, serializer, name=self._output_name)
+        self._register_event_handler("on_mark")
+        #: Marks on their way, with the milliseconds of audio before them; ``None`` once that was cleared.
+        self._marks: dict[str, float | None] = {}
+        self._mark_count = 0
+        self._confirmed_ms = 0.0
+
+    def has_handler(self, event_name: str) -> bool:
+        """Whether the bot listens to an event."""
+        return bool(self._event_handlers[event_name].handlers)
+
+    @property
+    def heard_ms(self) -> float:
+        """Milliseconds of the bot's audio that the caller has heard, by the playback clock and the marks."""
+        return max(self._confirmed_ms, self._socket.heard_ms)
+
+    async def send_mark(self, name: str) -> None:
+        """Ask for ``on_mark`` once all audio that was sent so far has been played, or was cleared."""
+        self._marks[name] = self._socket.playable_ms
+        await self._socket.send_event(Mark(name))
+
+    async def mark_utterance(self) -> None:
+        """Mark the end of an utterance."""
+        self._mark_count += 1
+        await self.send_mark(f"{OWN_MARK}{self._mark_count}")
+
+    def marks_cleared(self) -> None:
+        """Note that what the marks on their way stand behind is not going to be heard."""
+        self._marks = dict.fromkeys(self._marks)
+
+    async def mark_returned(self, name: str) -> None:
+        """Take a mark that came back; the providers send a cleared one back like a played one."""
+        position_ms = self._marks.pop(name, None)
+        if position_ms is not None:
+            self._confirmed_ms = max(self._confirmed_ms, position_ms)
+        if not name.startswith(OWN_MARK):
+            await self._call_event_handler("on_mark", name, position_ms is not None)
+
+
+@dataclass
+class CallArguments(WebSocketRunnerArguments):
+    """
+    What a bot is called with.
+
+    A ``WebSocketRunnerArguments``, so bots for pipecat's runner work as they are.
+
+    Attributes:
+        call: The call: ids, numbers, direction, parameters.
+        transport: The ready-made :class:`CallTransport`, built when it is first asked for.
+    """
+
+    call: Call = field(kw_only=True)
+    _transport: CallTransport | None = field(default=None, init=False, repr=False)
+
+    @property
+    def transport(self) -> CallTransport:
+        """The ready-made transport; with audio both ways unless ``create_transport`` said otherwise."""
+        if self._transport is None:
+            self.use_transport(FastAPIWebsocketParams(audio_in_enabled=True, audio_out_enabled=True))
+        assert self._transport is not None
+        return self._transport
+
+    def use_transport(self, params: FastAPIWebsocketParams) -> CallTransport:
+        """Build the transport with the bot's own params."""
+        if self._transport is not None:
+            logger.debug("the transport is built a second time; the first is left unused")
+        self._transport = CallTransport(cast(Any, self.websocket), params, self.call)
+        return self._transport
+
+
+async def create_transport(runner_args: Any, transport_params: TransportParams) -> BaseTransport:
+    """
+    Return the ready-made transport of a call, with the bot's params for its provider.
+
+    The same as ``pipecat.runner.utils.create_transport``, whose place it takes while a bot is served; arguments
+    that are not a call's go there.
+
+    Raises:
+        ValueError: If `transport_params` has no entry for the call's provider.
+    """
+    if not isinstance(runner_args, CallArguments):
+        return await _pipecat_create_transport(runner_args, dict(transport_params))
+    name = runner_args.call.provider
+    factory = transport_params.get(name)
+    if factory is None:
+        known = ", ".join(sorted(transport_params)) or "nothing"
+        raise ValueError(
+            f'transport_params has no "{name}" (it has {known}); '
+            f'add "{name}": lambda: FastAPIWebsocketParams(audio_in_enabled=True, audio_out_enabled=True)'
+        )
+    params = factory()
+    if not isinstance(params, FastAPIWebsocketParams):
+        raise ValueError(
+            f'transport_params["{name}"] makes a {type(params).__name__}; a FastAPIWebsocketParams is needed'
+        )
+    return runner_args.use_transport(params)
+
+
+def install() -> None:
+    """Put :func:`create_transport` in the place of pipecat's, before a bot is imported."""
+    pipecat.runner.utils.create_transport = create_transport
+
+
+async def call_arguments(session: Session, handshake: list[str]) -> CallArguments:
+    """Build a bot's arguments from the messages of the handshake, as pipecat's runner would."""
+    call, socket = session.call, session.socket
+    replay = _Replay(handshake)
+    transport_type, call_data = await parse_telephony_websocket(cast(Any, replay))
+    if not isinstance(call_data, CallData):
+        call_data = CallData.model_validate(call_data)
+    if transport_type == "unknown":
+        call_data = CallData(stream_id=call.stream_id, call_id=call.call_id)
+    if call_data.from_number is None:
+        call_data.from_number = call.from_number or None
+    if call_data.to_number is None:
+        call_data.to_number = call.to_number or None
+    call_data.body = {**call.parameters, **call_data.body}
+    # pipecat keeps the parse here, so a later parse_telephony_websocket() in the bot gives the same.
+    setattr(socket, "_pipecat_parsed_telephony", (call.provider, call_data))  # noqa: B010
+    arguments = CallArguments(
+        websocket=cast(Any, socket),
+        transport_type=call.provider,
+        call=call,
+        call_data=call_data,
+        body=dict(call.parameters),
+        session_id=call.call_id,
+    )
+    arguments.handle_sigint = False
+    arguments.handle_sigterm = False
+    return arguments
+
+
+class _Replay:
+    """The messages that were read already, in the shape that pipecat's parser reads."""
+
+    def __init__(self, messages: list[str]) -> None:
+        self._messages = messages
+
+    async def iter_text(self) -> Any:
+        for message in self._messages:
+            yield message
+
+
+def _telephone_params(params: FastAPIWebsocketParams) -> FastAPIWebsocketParams:
+    """Return a copy with what a call needs where the bot said nothing: 20 ms chunks, no blind silence at the end."""
+    chosen = params.model_fields_set
+    update: dict[str, Any] = {"add_wav_header": False}
+    if "audio_out_10ms_chunks" not in chosen:
+        update["audio_out_10ms_chunks"] = FRAME_MS // 10
+    if "audio_out_end_silence_secs" not in chosen:
+        # pipecat sends two seconds of silence so that the last words are not cut; the session waits for a mark.
+        update["audio_out_end_silence_secs"] = 0
+    return params.model_copy(update=update)
+
+
+def _mono(pcm: bytes, channels: int) -> bytes:
+    if channels == 1:
+        return pcm
+    import audioop
+
+    return audioop.tomono(pcm, 2, 0.5, 0.5) if channels == 2 else pcm
+
+
+__all__ = [
+    "BaseInputTransport",
+    "CallArguments",
+    "CallSerializer",
+    "CallTransport",
+    "call_arguments",
+    "create_transport",
+    "install",
+]

@@ -1,0 +1,56 @@
+"""How long the caller waited for each answer, judged by the sound alone."""
+
+from __future__ import annotations
+
+from wsvoice.audio import AudioFormat, rms
+
+#: Quieter than this is line noise (about -45 dBFS).
+SOUND_RMS = 180.0
+#: A pause in the bot's audio that is shorter than this belongs to the same answer.
+PAUSE_S = 0.5
+
+
+class TurnTimer:
+    """
+    Measures from the last sound of the caller to the next first sound of the bot.
+
+    It looks at energy, not at messages: many bots send silence.
+    """
+
+    def __init__(self, audio_format: AudioFormat) -> None:
+        self._format = audio_format
+        self._caller_sounded_at: float | None = None
+        self._bot_sounded_at: float | None = None
+        #: Seconds since the stream started until the bot's first sound.
+        self.first_sound_at: float | None = None
+        #: The caller's wait for each answer, in seconds.
+        self.responses_s: list[float] = []
+
+    @property
+    def last_sound_at(self) -> float | None:
+        """When either end last made a sound."""
+        times = [at for at in (self._caller_sounded_at, self._bot_sounded_at) if at is not None]
+        return max(times, default=None)
+
+    def caller(self, payload: bytes, now: float) -> None:
+        """Hear a piece of the caller's audio."""
+        if self._sounds(payload):
+            self._caller_sounded_at = now
+
+    def bot(self, payload: bytes, now: float) -> None:
+        """Hear a piece of the bot's audio, as it is sent."""
+        if not self._sounds(payload):
+            return
+        if self.first_sound_at is None:
+            self.first_sound_at = now
+        last, self._bot_sounded_at = self._bot_sounded_at, now
+        if last is not None and now - last < PAUSE_S:
+            return
+        if self._caller_sounded_at is not None and (last is None or self._caller_sounded_at > last):
+            self.responses_s.append(now - self._caller_sounded_at)
+
+    def _sounds(self, payload: bytes) -> bool:
+        try:
+            return rms(self._format.decode(payload)) > SOUND_RMS
+        except ValueError:
+            return False

@@ -1,0 +1,5 @@
+"""Somebody forgot the `async`."""
+
+
+def bot(runner_args):
+    return None

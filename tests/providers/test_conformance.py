@@ -1,0 +1,473 @@
+"""
+What every provider must do, whatever its spelling. A new provider joins by its line in the registry, its golden
+messages, and its secret below if it signs.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from wsvoice.audio import AudioFormat, Encoding
+from wsvoice.call import Call
+from wsvoice.errors import LocalProtocolError, RemoteProtocolError, SignatureError, UsageError
+from wsvoice.providers import PROVIDERS, events, load_provider
+from wsvoice.providers.base import Provider, Side, Stream, WebhookRequest
+from wsvoice.providers.events import (
+    Audio,
+    Clear,
+    Cleared,
+    Connected,
+    Digit,
+    Event,
+    Mark,
+    StreamError,
+    StreamStarted,
+    StreamStopped,
+    Unknown,
+)
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+SECRETS = {"twilio": {"TWILIO_AUTH_TOKEN": "a token for tests"}}
+NOW = 1_750_000_000.0
+SEED = bytes(range(32))
+COUNTERS = ("chunk", "timestamp_ms", "sequence")
+
+relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@pytest.fixture(params=sorted(PROVIDERS), scope="session")
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def provider(name: str) -> Provider:
+    return load_provider(name, SECRETS.get(name))
+
+
+@dataclasses.dataclass(frozen=True)
+class Golden:
+    side: Side
+    message: str
+    event: Event
+    resend: bool
+
+
+def read_event(fields: dict[str, Any]) -> Event:
+    values = dict(fields)
+    kind = getattr(events, values.pop("type"))
+    if "payload" in values:
+        values["payload"] = base64.b64decode(values["payload"])
+    if "format" in values:
+        wire = dict(values["format"])
+        values["format"] = AudioFormat(**{**wire, "encoding": Encoding(wire["encoding"])})
+    event: Event = kind(**values)
+    return event
+
+
+def read_golden(path: Path) -> Golden:
+    content = json.loads(path.read_text())
+    assert content["source"].startswith("https://"), f"{path} does not say where it is from"
+    message = content["message"] if isinstance(content["message"], str) else json.dumps(content["message"])
+    return Golden(Side(content["from"]), message, read_event(content["event"]), content["resend"])
+
+
+ALL_GOLDEN = [
+    pytest.param(name, path, id=f"{name}-{path.stem}")
+    for name in sorted(PROVIDERS)
+    for path in sorted((GOLDEN / name).glob("*.json"))
+]
+CARRIER_TEXTS = [(name, read_golden(path).message) for name, path in (parameter.values for parameter in ALL_GOLDEN)]
+
+
+def start_of(name: str) -> Golden:
+    return read_golden(GOLDEN / name / "start.json")
+
+
+def ends(provider: Provider) -> tuple[Stream, Stream]:
+    """Return a carrier's and a bot's end of a stream that has started."""
+    carrier, bot = provider.stream(Side.CARRIER), provider.stream(Side.BOT)
+    bot.receive(carrier.send(start_of(provider.name).event))
+    return carrier, bot
+
+
+identifiers = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9:_-]{0,40}", fullmatch=True)
+numbers = st.from_regex(r"\+[1-9][0-9]{6,14}", fullmatch=True)
+counters = st.none() | st.integers(0, 2**40)
+names = st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,20}", fullmatch=True)
+# Anything that XML can hold; what it cannot is a matter of each provider's own tests.
+values = st.text(
+    st.characters(exclude_categories=["Cc", "Cs", "Cn"], exclude_characters="\ufffe\uffff"), max_size=100
+) | st.sampled_from(["<>&\"'", "]]>", "<!--", "&amp;", "a=b;c&d", "日本語", "🙂"])
+audio_bytes = st.integers(1, 4).flatmap(lambda n: st.binary(min_size=320 * n, max_size=320 * n))
+
+
+@st.composite
+def starts(draw: st.DrawFn) -> StreamStarted:
+    from_number, to_number = draw(numbers), draw(numbers)
+    parameters = draw(st.dictionaries(names, values, max_size=1))
+    return StreamStarted(
+        stream_id=draw(identifiers),
+        call_id=draw(identifiers),
+        account_id=draw(identifiers),
+        from_number=from_number,
+        to_number=to_number,
+        # Providers whose start message has no numbers of its own get them as custom parameters.
+        parameters={**parameters, "from_number": from_number, "to_number": to_number},
+        sequence=draw(counters),
+    )
+
+
+carrier_events = (
+    st.builds(Connected)
+    | starts()
+    | st.builds(Audio, audio_bytes, chunk=counters, timestamp_ms=counters, sequence=counters)
+    | st.builds(Digit, st.sampled_from("0123456789*#ABCD"), sequence=counters)
+    | st.builds(Mark, names, sequence=counters)
+    | st.builds(Cleared, sequence=counters)
+    | st.builds(StreamError, st.just("100004"))
+    | st.builds(StreamStopped, sequence=counters)
+    | st.builds(Unknown, names)
+)
+bot_events = st.builds(Audio, audio_bytes) | st.builds(Mark, names) | st.builds(Clear)
+
+
+def assert_same(received: Event, sent: Event) -> None:
+    """Assert that `received` is `sent`, but for counters that were left to the stream, or that it has not got."""
+    assert type(received) is type(sent)
+    open_ = {
+        field: getattr(sent, field)
+        for field in COUNTERS
+        if hasattr(sent, field) and (getattr(sent, field) is None or getattr(received, field) is None)
+    }
+    assert dataclasses.replace(received, **open_) == sent
+
+
+@relaxed
+@given(event=carrier_events)
+def test_the_bot_receives_what_the_carrier_sends(provider: Provider, event: Event) -> None:
+    carrier, bot = ends(provider)
+    if isinstance(event, StreamStarted):
+        event = dataclasses.replace(event, format=carrier.format)
+    try:
+        message = carrier.send(event)
+    except LocalProtocolError:
+        assert not isinstance(event, StreamStarted | Audio), "a carrier sends these"
+        return
+    assert_same(bot.receive(message), event)
+    if isinstance(event, StreamStarted):
+        assert bot.format == event.format
+
+
+@relaxed
+@given(event=bot_events)
+def test_the_carrier_receives_what_the_bot_sends(provider: Provider, event: Event) -> None:
+    carrier, bot = ends(provider)
+    assert carrier.receive(bot.send(event)) == event
+    assert carrier.findings() == []
+
+
+@pytest.mark.parametrize("event", [Digit("1"), StreamStopped(), Connected(), StreamStarted("s", "c")])
+def test_a_bot_cannot_say_what_only_a_carrier_says(provider: Provider, event: Event) -> None:
+    _, bot = ends(provider)
+    with pytest.raises(LocalProtocolError):
+        bot.send(event)
+
+
+@pytest.mark.parametrize("event", [Audio(bytes(320)), Mark("m"), Clear()])
+def test_a_bot_says_nothing_before_the_stream_has_started(provider: Provider, event: Event) -> None:
+    bot = provider.stream(Side.BOT)
+    with pytest.raises(LocalProtocolError):
+        bot.send(event)
+
+
+def test_an_unknown_message_is_no_error(provider: Provider) -> None:
+    carrier, bot = ends(provider)
+    message = json.dumps({"event": "surprise", "surprise": {"new": [1, None]}})
+    assert bot.receive(message) == Unknown("surprise")
+    assert carrier.receive(message) == Unknown("surprise")
+
+
+# Golden messages
+
+
+@pytest.mark.parametrize("provider_name", sorted(PROVIDERS))
+def test_there_are_golden_messages_of_both_ends(provider_name: str) -> None:
+    golden = [read_golden(path) for path in (GOLDEN / provider_name).glob("*.json")]
+    assert {type(one.event) for one in golden if one.side is Side.CARRIER} >= {StreamStarted, Audio}
+    assert {type(one.event) for one in golden if one.side is Side.BOT} >= {Audio, Clear}
+
+
+@pytest.mark.parametrize(("provider_name", "path"), ALL_GOLDEN)
+def test_a_golden_message_is_received_as_its_event(provider_name: str, path: Path) -> None:
+    golden = read_golden(path)
+    carrier, bot = ends(load_provider(provider_name))
+    receiver = bot if golden.side is Side.CARRIER else carrier
+    assert receiver.receive(golden.message) == golden.event
+    assert receiver.findings() == []
+
+
+@pytest.mark.parametrize(("provider_name", "path"), ALL_GOLDEN)
+def test_a_golden_event_is_sent_as_its_message(provider_name: str, path: Path) -> None:
+    golden = read_golden(path)
+    carrier, bot = ends(load_provider(provider_name))
+    sent = (carrier if golden.side is Side.CARRIER else bot).send(golden.event)
+    assert isinstance(sent, str)
+    if golden.resend:
+        assert json.loads(sent) == json.loads(golden.message)
+    else:
+        assert json.loads(sent) != json.loads(golden.message), "it is sent as it is documented, so say so"
+
+
+# Garbage
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
+    max_leaves=10,
+)
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> str:
+    """Draw a golden message with a value replaced, a key removed, or a character changed."""
+    text = draw(st.sampled_from([message for _, message in CARRIER_TEXTS]))
+    way = draw(st.sampled_from(["value", "removal", "character"]))
+    if way == "character":
+        at = draw(st.integers(0, len(text) - 1))
+        return text[:at] + draw(st.characters()) + text[at + 1 :]
+    content = json.loads(text)
+    places = [(content, key) for key in content]
+    places += [(inner, key) for inner in content.values() if isinstance(inner, dict) for key in inner]
+    holder, key = draw(st.sampled_from(places))
+    if way == "removal":
+        del holder[key]
+    else:
+        holder[key] = draw(json_values)
+    return json.dumps(content)
+
+
+def outcome(stream: Stream, message: str | bytes) -> Event | RemoteProtocolError:
+    try:
+        return stream.receive(message)
+    except RemoteProtocolError as error:
+        return error
+
+
+def assert_only_protocol_errors(stream: Stream, message: str | bytes) -> None:
+    result = outcome(stream, message)
+    if isinstance(result, RemoteProtocolError):
+        assert result.kind
+        assert len(result.message) <= 200
+        assert "\n" not in result.message
+    else:
+        # What came through can be sent on: no half of a surrogate pair, no infinite number.
+        json.dumps(dataclasses.asdict(result), default=bytes.hex, allow_nan=False, ensure_ascii=False).encode()
+
+
+@relaxed
+@given(message=st.text() | st.binary() | json_values.map(json.dumps) | mutated())
+def test_nothing_but_a_protocol_error_comes_of_garbage(provider: Provider, message: str | bytes) -> None:
+    for stream in (*ends(provider), provider.stream(Side.BOT), provider.stream(Side.CARRIER)):
+        assert_only_protocol_errors(stream, message)
+
+
+NASTY = {
+    "empty": "",
+    "space": " ",
+    "null": "null",
+    "array": "[]",
+    "number": "1",
+    "string": '"start"',
+    "deep array": "[" * 60_000,
+    "deep object": '{"event":' * 7_000,
+    "deep inside": '{"event":"start","start":' + "[" * 30_000 + "]" * 30_000 + "}",
+    "deep parameters": '{"event":"start","start":{"streamSid":"s","callSid":"c","customParameters":{"a":'
+    + "[" * 900
+    + "]" * 900
+    + "}}}",
+    "long number": '{"event":"media","sequenceNumber":' + "9" * 5_000 + "}",
+    "huge float": '{"event":"media","sequenceNumber":1e999,"media":{"payload":"","chunk":-1e999}}',
+    "nan": '{"event":"media","sequenceNumber":NaN}',
+    "infinity": '{"event":"mark","sequenceNumber":-Infinity}',
+    "half a surrogate": r'{"event":"mark","mark":{"name":"\ud800"}}',
+    "upper-case surrogate": r'{"event":"\uDBFF"}',
+    "bare surrogate": '{"event":"\ud800"}',
+    "event is a list": '{"event":["media"]}',
+    "event is an object": '{"event":{}}',
+    "event is empty": '{"event":""}',
+    "media is null": '{"event":"media","media":null}',
+    "media is a list": '{"event":"media","media":[]}',
+    "payload is a number": '{"event":"media","media":{"payload":1}}',
+    "payload is null": '{"event":"media","media":{"payload":null}}',
+    "payload is not ascii": '{"event":"media","media":{"payload":"éééé"}}',
+    "payload is no base64": '{"event":"media","media":{"payload":"****"}}',
+    "payload lacks padding": '{"event":"media","media":{"payload":"AAA"}}',
+    "payload is padded twice": '{"event":"media","media":{"payload":"QQ==QQ=="}}',
+    "long event": json.dumps({"event": "x" * 60_000}),
+    "long digit": json.dumps({"event": "dtmf", "dtmf": {"digit": "1" * 60_000}}),
+    "long payload": json.dumps({"event": "media", "media": {"payload": "*" * 60_000}}),
+    "nul": '{"event":"\\u0000"}',
+    "byte order mark": '\ufeff{"event":"mark"}',
+    "binary": b"\x00\xff",
+    "binary json": b'{"event":"media"}',
+}
+
+
+@pytest.mark.parametrize("message", NASTY.values(), ids=NASTY.keys())
+def test_nasty_messages(provider: Provider, message: str | bytes) -> None:
+    for stream in ends(provider):
+        assert_only_protocol_errors(stream, message)
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        "empty",
+        "null",
+        "array",
+        "deep array",
+        "deep object",
+        "nan",
+        "half a surrogate",
+        "event is empty",
+        "media is null",
+    ],
+)
+def test_what_is_no_message_is_refused(provider: Provider, label: str) -> None:
+    for stream in ends(provider):
+        with pytest.raises(RemoteProtocolError):
+            stream.receive(NASTY[label])
+
+
+# The HTTP half
+
+
+def a_call(provider: Provider, parameters: dict[str, str] | None = None) -> Call:
+    return provider.new_call(
+        from_number="+15550100001", to_number="+15550100002", parameters=parameters or {}, seed=SEED
+    )
+
+
+@relaxed
+@given(parameters=st.dictionaries(names, values, max_size=2))
+def test_an_answer_is_read_as_it_was_meant(provider: Provider, parameters: dict[str, str]) -> None:
+    answer = provider.answer(a_call(provider, parameters), "wss://voice.example.com/ws/token")
+    request = provider.read_answer(answer.body.encode(), answer.media_type)
+    assert request.url == "wss://voice.example.com/ws/token"
+    assert {**request.parameters, **parameters} == request.parameters
+    assert request.findings == []
+
+
+def test_a_busy_answer_starts_no_stream(provider: Provider) -> None:
+    answer = provider.busy()
+    with pytest.raises(RemoteProtocolError):
+        provider.read_answer(answer.body.encode(), answer.media_type)
+
+
+@relaxed
+@given(body=st.binary() | st.text().map(str.encode), media_type=st.sampled_from(["text/xml", "application/json", ""]))
+def test_nothing_but_a_protocol_error_comes_of_a_garbled_answer(
+    provider: Provider, body: bytes, media_type: str
+) -> None:
+    with pytest.raises(RemoteProtocolError) as caught:
+        provider.read_answer(body, media_type)
+    assert len(caught.value.message) <= 200
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("direction", ["inbound", "outbound"])
+def test_a_webhook_announces_its_call(provider: Provider, method: str, direction: Any) -> None:
+    call = dataclasses.replace(a_call(provider), direction=direction)
+    request = provider.webhook(call, "https://voice.example.com/", method=method)
+    assert provider.recognises(request)
+    assert all(header == header.lower() for header in request.headers)
+    read = provider.read_webhook(request)
+    assert read == dataclasses.replace(call, stream_id="")
+
+
+def test_another_request_is_no_webhook(provider: Provider) -> None:
+    request = WebhookRequest("POST", "https://voice.example.com/", {}, b"a=b")
+    assert not provider.recognises(request)
+    with pytest.raises(RemoteProtocolError):
+        provider.read_webhook(request)
+
+
+def test_two_calls_have_two_ids(provider: Provider) -> None:
+    other = provider.new_call(from_number="", to_number="", parameters={}, seed=bytes(32))
+    assert a_call(provider).call_id != other.call_id
+
+
+# Signatures
+
+
+def signed_webhook(provider: Provider) -> tuple[WebhookRequest, WebhookRequest]:
+    if not provider.can_verify():
+        pytest.skip(f"{provider.title} signs nothing")
+    plain = provider.webhook(a_call(provider), "https://voice.example.com/voice")
+    return plain, provider.sign(plain, now=NOW)
+
+
+def other_character(text: str, at: int) -> str:
+    return text[:at] + ("b" if text[at] != "b" else "c") + text[at + 1 :]
+
+
+def test_a_signed_webhook_is_accepted(provider: Provider) -> None:
+    plain, signed = signed_webhook(provider)
+    provider.verify(signed, now=NOW)
+    with pytest.raises(SignatureError):
+        provider.verify(plain, now=NOW)
+    with pytest.raises(SignatureError):
+        load_provider(provider.name).verify(signed, now=NOW)
+    assert provider.replay_key(signed)[0]
+    assert provider.replay_key(signed) == provider.replay_key(provider.sign(plain, now=NOW))
+
+
+@relaxed
+@given(data=st.data())
+def test_a_changed_body_or_signature_is_refused(provider: Provider, data: st.DataObject) -> None:
+    plain, signed = signed_webhook(provider)
+    added = sorted(set(signed.headers) - set(plain.headers))
+    assert added
+    part = data.draw(st.sampled_from(["body", *added]))
+    if part == "body":
+        body = signed.body.decode()
+        # Letters and digits that are no part of an escape: others can be changed without changing any field.
+        places = [at for at, c in enumerate(body) if c.isalnum() and not re.search("%.?$", body[max(0, at - 2) : at])]
+        forged = dataclasses.replace(signed, body=other_character(body, data.draw(st.sampled_from(places))).encode())
+    else:
+        value = signed.headers[part]
+        # The last character of base64 may hold bits that stand for nothing.
+        at = data.draw(st.integers(0, max(0, len(value) - 4)))
+        forged = dataclasses.replace(signed, headers={**signed.headers, part: other_character(value, at)})
+    with pytest.raises(SignatureError):
+        provider.verify(forged, now=NOW)
+
+
+def test_an_upgrade_is_signed_where_the_provider_signs_it(provider: Provider) -> None:
+    url = "wss://voice.example.com/ws/token"
+    headers = provider.upgrade_headers(url, now=NOW)
+    request = WebhookRequest("GET", url, {name.lower(): value for name, value in headers.items()})
+    unsigned = load_provider(provider.name).upgrade_headers(url, now=NOW)
+    if headers == unsigned:
+        pytest.skip(f"{provider.title} does not sign the upgrade")
+    assert provider.verify_upgrade(request, now=NOW)
+    elsewhere = dataclasses.replace(request, url="wss://voice.example.com/ws/other")
+    with pytest.raises(SignatureError):
+        provider.verify_upgrade(elsewhere, now=NOW)
+
+
+def test_an_unknown_provider_is_misuse() -> None:
+    with pytest.raises(UsageError, match="no provider is called 'nobody'") as caught:
+        load_provider("nobody")
+    assert caught.value.hint is not None
+    assert "twilio" in caught.value.hint

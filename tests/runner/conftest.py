@@ -1,0 +1,97 @@
+"""A real server on a real port, in a thread of its own, for as long as a test needs it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from loguru import logger
+
+from wsvoice.config import RunConfig
+from wsvoice.runner import server as server_module
+
+
+@dataclass
+class RunningServer:
+    """A server that listens; `log` fills while it works."""
+
+    url: str
+    log: list[str]
+    switchboard: Any
+    stop: Callable[[], None]
+    records: list[Any] = field(default_factory=list)
+
+    @property
+    def ws_url(self) -> str:
+        return self.url.replace("http", "ws", 1)
+
+    def lines(self, *needles: str) -> list[str]:
+        """The log lines that hold every needle."""
+        return [line for line in self.log if all(needle in line for needle in needles)]
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., RunningServer]]:
+    """Return a function that serves a bot: ``serve(bot, transport="twilio", max_calls=1, …)``."""
+    stops: list[Callable[[], None]] = []
+    # Servers start in threads of their own, so what they make is kept by thread.
+    local = threading.local()
+
+    class Recording(server_module.DrainingServer):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            local.made.update(server=self, switchboard=args[1])
+
+    monkeypatch.setattr(server_module, "DrainingServer", Recording)
+
+    def start(bot: Any, **settings: Any) -> RunningServer:
+        config = RunConfig(**{"transport": "twilio", "port": 0, "host": "127.0.0.1", **settings})
+        log: list[str] = []
+        sink = logger.add(lambda message: log.append(str(message)), level="DEBUG", format="{level} {extra} {message}\n{exception}")
+        ready = threading.Event()
+        made: dict[str, Any] = {}
+
+        class Loaded:
+            function = staticmethod(bot)
+
+        def on_ready(each: server_module.Ready) -> None:
+            made["ready"] = each
+            ready.set()
+
+        def run() -> None:
+            local.made = made
+            try:
+                server_module.serve(Loaded, config, on_ready=on_ready)  # type: ignore[arg-type]
+            except BaseException as error:
+                made["error"] = error
+                ready.set()
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        assert ready.wait(30), "the server did not start"
+        if "error" in made:
+            logger.remove(sink)
+            raise made["error"]
+
+        def stop() -> None:
+            made["server"].should_exit = True
+            thread.join(20)
+            assert not thread.is_alive(), "the server did not stop"
+
+        running = RunningServer(made["ready"].url, log, made["switchboard"], stop)
+        made["switchboard"]._on_call_ended = running.records.append
+
+        def end() -> None:
+            if thread.is_alive():
+                stop()
+            logger.remove(sink)
+
+        stops.append(end)
+        return running
+
+    yield start
+    for end in stops:
+        end()

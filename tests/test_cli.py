@@ -1,0 +1,540 @@
+"""The command line: what is printed where, and with which exit code it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+from typer.testing import CliRunner
+
+import wsvoice
+from wsvoice.cli.main import app
+from wsvoice.config import DialConfig, RunConfig
+from wsvoice.dial.report import CallReport, CountedFinding, TimelineEvent, TurnReport
+from wsvoice.errors import DialError, ServerError, UsageError
+
+BOTS = Path(__file__).parent / "bots"
+GOOD = "async def bot(runner_args):\n    pass\n"
+
+
+@pytest.fixture(autouse=True)
+def clean_process(tmp_path, monkeypatch):
+    """Run in an empty folder, and take back what a command changes in the process."""
+    monkeypatch.chdir(tmp_path)
+    environ, path, modules = dict(os.environ), list(sys.path), set(sys.modules)
+    for name in list(os.environ):
+        if name.startswith(("WSVOICE_", "TWILIO_")) or name in ("NO_COLOR", "FORCE_COLOR"):
+            del os.environ[name]
+    yield
+    os.environ.clear()
+    os.environ.update(environ)
+    sys.path[:] = path
+    for name in set(sys.modules) - modules:
+        if "." not in name and hasattr(sys.modules[name], "__wsvoice_bot__"):
+            del sys.modules[name]
+
+
+def invoke(*arguments: str, code: int = 0):
+    result = CliRunner().invoke(app, list(arguments))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result
+
+
+def process(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "wsvoice", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **options)
+
+
+# -- The command itself --
+
+
+def test_version():
+    assert invoke("--version").stdout == f"wsvoice {wsvoice.__version__}\n"
+
+
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help_lists_the_commands(option):
+    text = invoke(option).stdout
+    assert re.search(r"^  run +Put a bot on the telephone\.$", text, re.M)
+    assert re.search(r"^  dial +Call a bot, and judge how it did\.$", text, re.M)
+
+
+@pytest.mark.parametrize("command", ["run", "dial"])
+def test_help_fits_a_terminal_and_shows_defaults(command):
+    text = invoke(command, "--help").stdout
+    assert max(map(len, text.splitlines())) <= 80
+    words = " ".join(text.split())
+    defaults = {"run": ["bot.py", "7860", "600s", "auto"], "dial": ["http://localhost:7860/", "twilio", "10s"]}
+    for default in defaults[command]:
+        assert f"[default: {default}]" in words
+
+
+def test_no_command_is_misuse_and_shows_the_help():
+    result = invoke(code=2)
+    assert result.stdout == ""
+    assert "Usage: wsvoice" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "hint"),
+    [
+        (["rnu"], "no such command 'rnu'", "`wsvoice --help` lists what there is"),
+        (["run", "--prot", "80"], "no such option: --prot", "did you mean `--port`?"),
+        (["run", "--port"], "--port", "--help` lists what there is"),
+        (["run", "a.py", "b.py"], "unexpected extra argument", "`wsvoice run --help` lists what there is"),
+        (["dial", "--zzzz"], "no such option: --zzzz", "`wsvoice dial --help` lists what there is"),
+    ],
+)
+def test_misuse_is_one_line_and_a_hint(arguments, message, hint):
+    result = invoke(*arguments, code=2)
+    assert result.stdout == ""
+    error, hinted = result.stderr.splitlines()
+    assert error.startswith("error: ")
+    assert message in error
+    assert hinted.startswith("hint:  ")
+    assert hint in hinted
+
+
+def test_help_imports_nothing_heavy():
+    heavy = ["numpy", "httpx", "pipecat", "fastapi", "uvicorn", "websockets", "loguru", "cryptography", "dotenv"]
+    script = (
+        "import sys\n"
+        "from wsvoice.cli.main import app\n"
+        "try:\n    app(['run', '--help'])\nexcept SystemExit:\n    pass\n"
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_help_takes_at_most_three_times_as_long_as_importing_its_libraries():
+    def seconds(*command: str) -> float:
+        began = time.perf_counter()
+        subprocess.run([sys.executable, *command], capture_output=True, timeout=60, check=True)
+        return time.perf_counter() - began
+
+    # One of each first: they write and read the compiled files.
+    seconds("-c", "import typer, rich"), seconds("-m", "wsvoice", "--help")
+    pairs = [(seconds("-c", "import typer, rich"), seconds("-m", "wsvoice", "--help")) for _ in range(5)]
+    floor, ours = (statistics.median(column) for column in zip(*pairs, strict=True))
+    assert ours <= 3 * floor, f"{ours * 1000:.0f} ms against {floor * 1000:.0f} ms"
+
+
+# -- run --
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """Replace the server by one that is ready at once; its configuration and bot are left here."""
+    from wsvoice.runner.server import Ready
+
+    seen = SimpleNamespace(ready=Ready("http://localhost:7860/", None, ("twilio",)), config=None, bot=None)
+
+    def serve(bot, config: RunConfig, *, on_ready: Callable[[object], None]) -> None:
+        seen.bot, seen.config = bot, config
+        public = seen.ready.public_url or config.public_url
+        on_ready(Ready(seen.ready.url, public, seen.ready.provider_names))
+
+    monkeypatch.setattr("wsvoice.runner.server.serve", serve)
+    return seen
+
+
+def test_run_serves_the_bot_as_it_is_told(served, tmp_path):
+    (tmp_path / "bot.py").write_text(GOOD)
+    invoke("run", "-t", "twilio", "--port", "0", "--max-calls", "2", "--param", "a=1", "--param", "b=2")
+    assert served.bot.name == "bot.py"
+    assert served.bot.path == tmp_path / "bot.py"
+    assert served.config == RunConfig(
+        transport="twilio", port=0, max_calls=2, parameters={"a": "1", "b": "2"}, credentials={}
+    )
+
+
+def test_run_takes_every_option(served):
+    invoke(
+        *["run", f"{BOTS / 'main_guard.py'}:bot", "--transport", "twilio", "--proxy", "https://x.io/"],
+        *["--host", "0.0.0.0", "--port", "8000", "--verify", "enforce", "--stream-auth", "none", "--record", "calls"],
+        *["--drain-timeout", "1m", "--log-level", "debug"],
+    )
+    assert served.config == RunConfig(
+        bot=f"{BOTS / 'main_guard.py'}:bot",
+        transport="twilio",
+        proxy="x.io",
+        host="0.0.0.0",
+        port=8000,
+        verify="enforce",
+        stream_auth="none",
+        record=Path("calls"),
+        drain_timeout_s=60.0,
+        log_level="DEBUG",
+    )
+
+
+def test_run_puts_its_create_transport_in_place_before_the_bot_is_imported(served, tmp_path):
+    from wsvoice.runner.transport import create_transport
+
+    (tmp_path / "bot.py").write_text("from pipecat.runner.utils import create_transport\n" + GOOD)
+    invoke("run")
+    assert served.bot.module.create_transport is create_transport
+
+
+def test_run_gives_the_bot_what_dotenv_says_and_the_shell_wins(served, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACME_REGION", "shell")
+    (tmp_path / ".env").write_text("ACME_API_KEY=file\nACME_REGION=file\nWSVOICE_PORT=8000\n")
+    (tmp_path / "bot.py").write_text("import os\nSEEN = os.environ['ACME_API_KEY'], os.environ['ACME_REGION']\n" + GOOD)
+    invoke("run")
+    assert served.bot.module.SEEN == ("file", "shell")
+    assert served.config.port == 8000
+
+
+def test_run_says_where_to_try_it(served, tmp_path):
+    (tmp_path / "bot.py").write_text(GOOD)
+    result = invoke("run")
+    assert result.stdout == ""
+    assert "bot.py takes calls\n" in result.stderr
+    assert re.search(r"listens on +http://localhost:7860/$", result.stderr, re.M)
+    assert re.search(r"try it +wsvoice dial http://localhost:7860/ -t twilio$", result.stderr, re.M)
+    assert "note: only test calls reach it; a real number needs a public address" in result.stderr
+    assert "warning" not in result.stderr
+
+
+def test_run_says_what_the_provider_must_be_told(served, tmp_path):
+    (tmp_path / "bot.py").write_text(GOOD)
+    (tmp_path / ".env").write_text("TWILIO_AUTH_TOKEN=secret\n")
+    result = invoke("run", "-x", "bot.example.com")
+    assert re.search(r"Twilio +voice webhook of the number: https://bot\.example\.com/ \(HTTP POST\)", result.stderr)
+    assert "note:" not in result.stderr
+    assert "warning" not in result.stderr
+    assert "secret" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "warning"),
+    [
+        ([], "warning: TWILIO_AUTH_TOKEN is not set, so Twilio's webhooks are not verified: anybody"),
+        (["--verify", "off"], "warning: webhooks are not verified: anybody"),
+        (["--stream-auth", "none"], "warning: streams need no token: anybody"),
+    ],
+)
+def test_run_warns_of_strangers_on_a_public_address(served, tmp_path, arguments, warning):
+    (tmp_path / "bot.py").write_text(GOOD)
+    assert warning in invoke("run", "-x", "bot.example.com", *arguments).stderr
+    served.ready = SimpleNamespace(url="http://localhost:7860/", public_url="https://a.b", provider_names=("twilio",))
+    assert warning in invoke("run", *arguments).stderr, "a tunnel's address is public too"
+
+
+def test_run_json_is_one_object_on_stdout(served, tmp_path):
+    (tmp_path / "bot.py").write_text(GOOD)
+    result = invoke("run", "--json", "-x", "x.io")
+    assert json.loads(result.stdout) == {
+        "url": "http://localhost:7860/",
+        "public_url": "https://x.io",
+        "providers": ["twilio"],
+        "pid": os.getpid(),
+    }
+    assert result.stdout.count("\n") == 1
+
+
+def test_verbose_says_where_each_setting_comes_from(served, tmp_path, monkeypatch):
+    monkeypatch.setenv("WSVOICE_MAX_CALLS", "3")
+    (tmp_path / "bot.py").write_text(GOOD)
+    (tmp_path / ".env").write_text("WSVOICE_VERIFY=off\nTWILIO_AUTH_TOKEN=hush-hush\n")
+    (tmp_path / "pyproject.toml").write_text("[tool.wsvoice]\ndrain-timeout = '2m'\n")
+    text = " ".join(invoke("run", "-v", "--port", "8000").stderr.split())
+    for line in [
+        "port = 8000 (flag --port)",
+        "max-calls = 3 (environment WSVOICE_MAX_CALLS)",
+        "verify = off (.env WSVOICE_VERIFY)",
+        "drain-timeout = 120s (pyproject.toml [tool.wsvoice] drain-timeout)",
+        "host = localhost (default)",
+        f"{tmp_path / '.env'} was read",
+    ]:
+        assert line in text
+    assert "hush-hush" not in text
+
+
+def test_a_setting_that_cannot_be_used_is_misuse(tmp_path):
+    result = invoke("run", "-x", "x.io/voice", code=2)
+    assert result.stderr == (
+        "error: -x takes a domain, not a URL with a path: got 'x.io/voice'\nhint:  use `-x x.io`\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "first"),
+    [
+        ("nowhere.py", 2, "error: there is no file"),
+        ("no_bot.py", 2, "error: no_bot.py has no coroutine function named `bot`"),
+        ("misspelt.py", 2, "error: misspelt.py has no coroutine function named `bot`"),
+        ("plain_function.py", 2, "error: `bot` in plain_function.py is a plain function"),
+        ("wrong_arity.py", 2, "error: `bot` in wrong_arity.py cannot be called with one argument"),
+        ("import_error.py", 1, "Traceback (most recent call last):"),
+        ("missing_dependency.py", 1, "error: missing_dependency.py imports `acme_speech_services`"),
+        ("exits.py", 1, "error: exits.py stops while it is imported"),
+    ],
+)
+def test_a_bad_bot_ends_run_before_anything_listens(served, name, code, first):
+    result = invoke("run", str(BOTS / name), code=code)
+    assert result.stdout == ""
+    assert result.stderr.startswith(first)
+    assert served.config is None
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith(("hint:  ", "error: "))
+
+
+def test_the_bots_traceback_stands_before_the_error(served):
+    lines = invoke("run", str(BOTS / "import_error.py"), code=1).stderr.splitlines()
+    assert lines[-2] == "KeyError: 'greeting'"
+    assert lines[-1] == "error: import_error.py failed while it was imported: KeyError: 'greeting'"
+    assert not any("wsvoice/runner" in line or "importlib" in line for line in lines)
+
+
+def test_a_server_that_does_not_start_is_a_failure(monkeypatch, tmp_path):
+    def serve(*_, **__):
+        raise ServerError("cannot listen on localhost:7860: in use", hint="try --port 7861")
+
+    monkeypatch.setattr("wsvoice.runner.server.serve", serve)
+    (tmp_path / "bot.py").write_text(GOOD)
+    result = invoke("run", code=1)
+    assert result.stderr == "error: cannot listen on localhost:7860: in use\nhint:  try --port 7861\n"
+
+
+def test_an_interrupted_server(monkeypatch, tmp_path):
+    def serve(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("wsvoice.runner.server.serve", serve)
+    (tmp_path / "bot.py").write_text(GOOD)
+    assert invoke("run", code=130).stdout == ""
+
+
+# -- dial --
+
+
+@pytest.fixture
+def caller(monkeypatch):
+    """Replace the simulated caller: it tells `events` and returns `report`, or runs `place`."""
+    seen = SimpleNamespace(events=[], report=CallReport("twilio", "t", verdict="passed"), config=None, place=None)
+
+    async def dial(config: DialConfig, *, on_event: Callable[[TimelineEvent], None]) -> CallReport:
+        seen.config = config
+        for event in seen.events:
+            on_event(event)
+        if seen.place is not None:
+            await seen.place()
+        return seen.report
+
+    module = ModuleType("wsvoice.dial.caller")
+    module.dial = dial
+    monkeypatch.setitem(sys.modules, "wsvoice.dial.caller", module)
+    return seen
+
+
+def test_dial_takes_every_option(caller, tmp_path):
+    invoke(
+        *["dial", "http://localhost:9000/", "-t", "twilio", "--audio", "a.wav", "--audio", "b.wav", "--dtmf", "12#"],
+        *["--from", "+15550100003", "--to", "+15550100004", "--param", "a=1", "--duration", "1m", "--listen", "0"],
+        *["--response-timeout", "2s", "--record", "call.wav", "--force-ws", "--method", "get", "--json"],
+    )
+    assert caller.config == DialConfig(
+        target="http://localhost:9000/",
+        audio=(Path("a.wav"), Path("b.wav")),
+        dtmf="12#",
+        from_number="+15550100003",
+        to_number="+15550100004",
+        parameters={"a": "1"},
+        duration_s=60.0,
+        listen_s=0.0,
+        response_timeout_s=2.0,
+        record=Path("call.wav"),
+        force_ws=True,
+        method="GET",
+        as_json=True,
+    )
+
+
+def test_dial_tells_what_happens_and_ends_with_the_verdict(caller):
+    caller.events = [
+        TimelineEvent(0.0, "webhook", "POST http://localhost:7860/ answered 200 in 3 ms"),
+        TimelineEvent(12.34, "caller-speaks", "the caller speaks"),
+        TimelineEvent(61234.5, "bot-speaks", "the bot speaks"),
+        TimelineEvent(61300.0, "closed", "the stream is closed (1000)"),
+    ]
+    caller.report = CallReport("twilio", "t", verdict="passed", turns=[TurnReport(0.0, 1520.0, 1580.0, 60.0)])
+    result = invoke("dial")
+    assert result.stdout == ""
+    assert result.stderr.splitlines() == [
+        "   0.000 > POST http://localhost:7860/ answered 200 in 3 ms",
+        "   0.012 > the caller speaks",
+        "  61.234 < the bot speaks",
+        "  61.300   the stream is closed (1000)",
+        "turn 1: caller 0 to 1520 ms, bot answered after 60 ms",
+        "passed",
+    ]
+
+
+def test_a_failed_call_exits_with_1_and_shows_the_end_of_the_bots_log(caller):
+    caller.events = [TimelineEvent(0.0, "log", f"line {number}") for number in range(30)]
+    caller.report = CallReport(
+        "twilio", "t", failure="the bot was silent", findings=[CountedFinding("M1", "warn", "odd", 2)]
+    )
+    lines = invoke("dial", code=1).stderr.splitlines()
+    shown = [line.strip(" |") for line in lines if "| line" in line]
+    assert shown == [f"line {number}" for number in range(10, 30)]
+    assert lines[-2:] == ["warn M1: odd (2 times)", "failed: the bot was silent"]
+
+
+def test_the_bots_log_is_not_shown_for_a_call_that_passed_unless_asked_for(caller):
+    caller.events = [TimelineEvent(0.0, "log", "a line of the bot's")]
+    assert "a line of the bot's" not in invoke("dial").stderr
+    assert "           | a line of the bot's\n" in invoke("dial", "-v").stderr
+
+
+def test_the_last_words_of_a_bot_that_died_are_told_once(caller):
+    caller.events = [TimelineEvent(0.0, "log", "KeyError: 1")]
+    caller.report = CallReport("twilio", "t", failure="the bot ended with exit code 1:\nKeyError: 1")
+    lines = invoke("dial", code=1).stderr.splitlines()
+    assert lines == ["failed: the bot ended with exit code 1:", "           | KeyError: 1"]
+
+
+def test_dial_json_is_the_report_and_the_timeline_stays_on_stderr(caller):
+    caller.events = [TimelineEvent(1000.0, "bot-speaks", "the bot speaks")]
+    result = invoke("dial", "--json")
+    assert json.loads(result.stdout) == caller.report.to_dict()
+    assert result.stdout.count("\n") == 1
+    assert "   1.000 < the bot speaks\n" in result.stderr
+
+
+def test_quiet_leaves_the_verdict_or_the_json(caller):
+    caller.events = [TimelineEvent(0.0, "bot-speaks", "the bot speaks"), TimelineEvent(0.0, "log", "x")]
+    caller.report = CallReport("twilio", "t", failure="the bot was silent")
+    result = invoke("dial", "-q", code=1)
+    assert (result.stdout, result.stderr) == ("", "failed: the bot was silent\n")
+    result = invoke("dial", "-q", "--json", code=1)
+    assert json.loads(result.stdout)["verdict"] == "failed"
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(UsageError("no such audio", hint="name a WAV file"), 2), (DialError("no route"), 1)]
+)
+def test_a_call_that_could_not_be_placed(caller, error, code):
+    async def place() -> None:
+        raise error
+
+    caller.place = place
+    result = invoke("dial", code=code)
+    assert result.stderr.startswith(f"error: {error.message}\n")
+
+
+def test_ctrl_c_hangs_up_and_exits_with_130(caller):
+    hung_up = []
+
+    async def place() -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            hung_up.append(True)
+            raise
+
+    caller.place = place
+    result = invoke("dial", code=130)
+    assert hung_up == [True]
+    assert "Traceback" not in result.stderr
+
+
+def test_what_a_bot_writes_cannot_steer_the_terminal(caller):
+    caller.events = [TimelineEvent(0.0, "bot-speaks", "\x1b[2J[red]\x9b1m\rdone\nmore")]
+    line = invoke("dial").stderr.splitlines()[0]
+    assert line == r"   0.000 < \x1b[2J[red]\x9b1m\x0ddone more"
+
+
+def test_long_lines_are_not_wrapped(caller, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    caller.events = [TimelineEvent(0.0, "note", "word " * 60)]
+    assert invoke("dial").stderr.splitlines()[0].count("word") == 60
+
+
+def test_colours_can_be_asked_for_and_kept_out(caller, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    assert "\x1b[" not in invoke("dial").stderr
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "\x1b[" in invoke("dial").stderr
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[3" not in invoke("dial").stderr
+
+
+def test_a_bot_that_is_served_reads_the_env_file_that_was_named(caller, tmp_path):
+    (tmp_path / "test.env").write_text("A=1\n")
+    seen = []
+
+    async def place() -> None:
+        seen.append(os.environ.get("WSVOICE_ENV_FILE"))
+
+    caller.place = place
+    invoke("dial", "bot.py", "--env-file", "test.env")
+    assert seen == [str(tmp_path / "test.env")]
+
+
+# -- The process --
+
+
+def test_exit_codes_of_the_process(tmp_path):
+    done = process("run", "nowhere.py", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: there is no file nowhere.py\nhint:  ")
+    done = process("run", str(BOTS / "missing_dependency.py"), cwd=tmp_path)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_an_error_of_our_own_shows_its_traceback(tmp_path):
+    script = (
+        "import wsvoice.config\n"
+        "def broken(*_, **__):\n    raise ZeroDivisionError('ours')\n"
+        "import wsvoice.cli.run\n"
+        "wsvoice.cli.run.resolve_run = broken\n"
+        "import sys; sys.argv = ['wsvoice', 'run']\n"
+        "from wsvoice.cli.main import main\n"
+        "main()\n"
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback (most recent call last):")
+    assert done.stderr.rstrip().endswith("ZeroDivisionError: ours")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_served_bot_listens_and_stops_when_it_is_asked_to(tmp_path, sent, code):
+    command = [sys.executable, "-m", "wsvoice", "run", str(BOTS / "main_guard.py"), "-t", "twilio", "--port", "0"]
+    with subprocess.Popen(
+        [*command, "--json"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as served:
+        try:
+            ready = json.loads(served.stdout.readline())
+            assert ready["pid"] == served.pid
+            assert re.fullmatch(r"http://localhost:[1-9]\d*/", ready["url"])
+            assert ready["public_url"] is None
+            assert ready["providers"] == ["twilio"]
+            served.send_signal(sent)
+            _, stderr = served.communicate(timeout=30)
+        finally:
+            served.kill()
+    assert served.returncode == code
+    assert "Traceback" not in stderr
+    assert "main_guard.py takes calls" in stderr

@@ -1,0 +1,459 @@
+"""Settings: which source wins, what is refused, and whether the message says whose fault it is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from wsvoice.config import DialConfig, RunConfig, export_dotenv, resolve_dial, resolve_run
+from wsvoice.errors import ConfigError
+
+
+def run_config(tmp_path: Path, environ: dict[str, str] | None = None, **flags: object) -> RunConfig:
+    return resolve_run(flags, environ=environ or {}, cwd=tmp_path).config
+
+
+def dial_config(tmp_path: Path, environ: dict[str, str] | None = None, **flags: object) -> DialConfig:
+    return resolve_dial(flags, environ=environ or {}, cwd=tmp_path).config
+
+
+def refusal(tmp_path: Path, environ: dict[str, str] | None = None, **flags: object) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        run_config(tmp_path, environ, **flags)
+    assert caught.value.exit_code == 2
+    assert "\n" not in caught.value.message
+    return caught.value
+
+
+# -- Which source wins --
+
+
+def test_nothing_given_is_the_dataclass_defaults(tmp_path):
+    resolved = resolve_run({}, environ={}, cwd=tmp_path)
+    assert resolved.config == RunConfig()
+    assert set(resolved.origins.values()) == {"default"}
+    assert resolve_dial({}, environ={}, cwd=tmp_path).config == DialConfig()
+
+
+#: Sources, strongest first: how each sets the port, and what it is called.
+SOURCES = ["flag", "environment", "dotenv", "pyproject"]
+
+
+@pytest.mark.parametrize("strongest", range(len(SOURCES)))
+def test_the_strongest_source_wins_and_is_remembered(tmp_path, strongest):
+    flags: dict[str, object] = {}
+    environ: dict[str, str] = {}
+    for source in SOURCES[strongest:]:
+        if source == "flag":
+            flags["port"] = "8001"
+        elif source == "environment":
+            environ["WSVOICE_PORT"] = "8002"
+        elif source == "dotenv":
+            (tmp_path / ".env").write_text("WSVOICE_PORT=8003\n")
+        else:
+            (tmp_path / "pyproject.toml").write_text("[tool.wsvoice]\nport = 8004\n")
+    resolved = resolve_run(flags, environ=environ, cwd=tmp_path)
+    expected = [
+        (8001, "flag --port"),
+        (8002, "environment WSVOICE_PORT"),
+        (8003, ".env WSVOICE_PORT"),
+        (8004, "pyproject.toml [tool.wsvoice] port"),
+    ]
+    assert (resolved.config.port, resolved.origins["port"]) == expected[strongest]
+    assert resolved.values["port"] == resolved.config.port
+
+
+def test_every_option_of_run_can_stand_in_each_source(tmp_path):
+    texts = {
+        "bot": "other.py",
+        "transport": "twilio",
+        "proxy": "bot.example.com",
+        "host": "0.0.0.0",
+        "port": "8000",
+        "max-calls": "3",
+        "param": "a=1,b=2",
+        "verify": "enforce",
+        "stream-auth": "none",
+        "record": "recordings",
+        "drain-timeout": "2m",
+        "log-level": "debug",
+    }
+    expected = RunConfig(
+        bot="other.py",
+        transport="twilio",
+        proxy="bot.example.com",
+        host="0.0.0.0",
+        port=8000,
+        max_calls=3,
+        parameters={"a": "1", "b": "2"},
+        verify="enforce",
+        stream_auth="none",
+        record=Path("recordings"),
+        drain_timeout_s=120.0,
+        log_level="DEBUG",
+    )
+    assert run_config(tmp_path, **texts) == expected
+    environ = {f"WSVOICE_{name.upper().replace('-', '_')}": value for name, value in texts.items()}
+    assert run_config(tmp_path, environ) == expected
+    dotenv = tmp_path / "dotenv"
+    dotenv.mkdir()
+    (dotenv / ".env").write_text("".join(f"{name}={value}\n" for name, value in environ.items()))
+    assert run_config(dotenv) == expected
+    toml = tmp_path / "toml"
+    toml.mkdir()
+    lines = "".join(f'{name} = "{value}"\n' for name, value in texts.items())
+    (toml / "pyproject.toml").write_text(f"[tool.wsvoice]\n{lines}")
+    assert run_config(toml) == expected
+
+
+def test_every_option_of_dial_can_stand_in_each_source(tmp_path):
+    texts = {
+        "target": "ws://localhost:9000/",
+        "transport": "twilio",
+        "audio": "one.wav,two.wav",
+        "dtmf": "12#w*",
+        "from": "+15550100008",
+        "to": "+15550100009",
+        "param": "a=1",
+        "duration": "90s",
+        "listen": "500ms",
+        "response-timeout": "1.5",
+        "record": "call.wav",
+        "force-ws": "true",
+        "method": "get",
+    }
+    expected = DialConfig(
+        target="ws://localhost:9000/",
+        audio=(Path("one.wav"), Path("two.wav")),
+        dtmf="12#w*",
+        from_number="+15550100008",
+        to_number="+15550100009",
+        parameters={"a": "1"},
+        duration_s=90.0,
+        listen_s=0.5,
+        response_timeout_s=1.5,
+        record=Path("call.wav"),
+        force_ws=True,
+        method="GET",
+    )
+    assert dial_config(tmp_path, **texts) == expected
+    environ = {f"WSVOICE_DIAL_{name.upper().replace('-', '_')}": value for name, value in texts.items()}
+    assert dial_config(tmp_path, environ) == expected
+    lines = "".join(f'{name} = "{value}"\n' for name, value in texts.items() if name != "audio")
+    lines += 'audio = ["one.wav", "two.wav"]\n'
+    (tmp_path / "pyproject.toml").write_text(f"[tool.wsvoice.dial]\n{lines}")
+    resolved = resolve_dial({}, environ={}, cwd=tmp_path)
+    assert resolved.config == expected
+    assert resolved.origins["audio"] == "pyproject.toml [tool.wsvoice.dial] audio"
+
+
+def test_dial_prefers_its_own_variable_and_follows_the_common_one(tmp_path):
+    assert dial_config(tmp_path, {"WSVOICE_DTMF": "1"}).dtmf == "1"
+    assert dial_config(tmp_path, {"WSVOICE_DTMF": "1", "WSVOICE_DIAL_DTMF": "2"}).dtmf == "2"
+
+
+def test_dial_does_not_take_the_recordings_folder_of_run_for_its_file(tmp_path):
+    assert dial_config(tmp_path, {"WSVOICE_RECORD": "recordings"}).record is None
+
+
+def test_each_command_reads_its_own_table(tmp_path):
+    (tmp_path / "pyproject.toml").write_text(
+        '[tool.wsvoice]\nport = 8000\nrecord = "all"\n[tool.wsvoice.dial]\ndtmf = 12\n'
+    )
+    assert run_config(tmp_path).port == 8000
+    config = dial_config(tmp_path)
+    assert (config.dtmf, config.record) == ("12", None)
+
+
+def test_an_empty_variable_takes_back_what_dotenv_says(tmp_path):
+    (tmp_path / ".env").write_text("WSVOICE_PROXY=bot.example.com\nTWILIO_AUTH_TOKEN=from-file\n")
+    assert run_config(tmp_path).proxy == "bot.example.com"
+    config = run_config(tmp_path, {"WSVOICE_PROXY": "", "TWILIO_AUTH_TOKEN": ""})
+    assert config.proxy is None
+    assert "TWILIO_AUTH_TOKEN" not in config.credentials
+
+
+def test_flags_that_are_not_given_do_not_count(tmp_path):
+    config = run_config(tmp_path, {"WSVOICE_PARAM": "a=1"}, param=[], port=None, verbose=True)
+    assert config.parameters == {"a": "1"}
+    assert config.port == 7860
+
+
+# -- .env --
+
+
+def test_env_file_names_another_file(tmp_path):
+    (tmp_path / ".env").write_text("WSVOICE_PORT=8000\n")
+    (tmp_path / "prod.env").write_text("WSVOICE_PORT=9000\n")
+    resolved = resolve_run({"env_file": "prod.env"}, environ={}, cwd=tmp_path)
+    assert resolved.config.port == 9000
+    assert resolved.origins["port"] == "prod.env WSVOICE_PORT"
+    assert resolved.env_file == tmp_path / "prod.env"
+    assert run_config(tmp_path, {"WSVOICE_ENV_FILE": "prod.env"}).port == 9000
+
+
+def test_an_env_file_that_is_missing_is_refused_only_when_named(tmp_path):
+    assert run_config(tmp_path) == RunConfig()
+    error = refusal(tmp_path, env_file="nope.env")
+    assert error.message.startswith("--env-file names a file that is not there")
+
+
+def test_a_virtualenv_called_dotenv_is_no_env_file(tmp_path):
+    (tmp_path / ".env").mkdir()
+    assert run_config(tmp_path) == RunConfig()
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"A=1\nB=\x00\n"])
+def test_a_binary_env_file_is_refused_with_its_place(tmp_path, content):
+    (tmp_path / ".env").write_bytes(content)
+    error = refusal(tmp_path)
+    assert str(tmp_path / ".env") in error.message
+    assert "is not a text file" in error.message
+
+
+def test_dotenv_may_start_with_a_byte_order_mark(tmp_path):
+    (tmp_path / ".env").write_bytes(b"\xef\xbb\xbfWSVOICE_PORT=8000\n")
+    assert run_config(tmp_path).port == 8000
+
+
+def test_resolving_leaves_the_process_environment_alone(tmp_path, monkeypatch):
+    monkeypatch.delenv("ACME_API_KEY", raising=False)
+    (tmp_path / ".env").write_text("ACME_API_KEY=secret\n")
+    before = dict(os.environ)
+    resolve_run({}, environ=os.environ, cwd=tmp_path)
+    assert dict(os.environ) == before
+
+
+def test_exporting_never_overrides_the_shell(tmp_path):
+    (tmp_path / ".env").write_text("ACME_API_KEY=file\nACME_REGION=eu\nACME_BARE\n")
+    resolved = resolve_run({}, environ={}, cwd=tmp_path)
+    environ = {"ACME_API_KEY": "shell"}
+    export_dotenv(resolved.dotenv, environ)
+    assert environ == {"ACME_API_KEY": "shell", "ACME_REGION": "eu"}
+
+
+def test_credentials_come_from_both_and_the_shell_wins(tmp_path):
+    (tmp_path / ".env").write_text("TWILIO_AUTH_TOKEN=file\nTWILIO_ACCOUNT_SID=AC1\nACME_API_KEY=x\n")
+    resolved = resolve_run({}, environ={"TWILIO_AUTH_TOKEN": "shell"}, cwd=tmp_path)
+    assert resolved.config.credentials == {"TWILIO_AUTH_TOKEN": "shell", "TWILIO_ACCOUNT_SID": "AC1"}
+
+
+def test_secrets_are_not_in_any_representation(tmp_path):
+    (tmp_path / ".env").write_text("TWILIO_AUTH_TOKEN=hush-hush\n")
+    resolved = resolve_run({}, environ={}, cwd=tmp_path)
+    assert resolved.config.credentials["TWILIO_AUTH_TOKEN"] == "hush-hush"
+    assert "hush-hush" not in repr(resolved)
+    assert "hush-hush" not in repr(resolve_dial({}, environ={}, cwd=tmp_path))
+
+
+# -- pyproject.toml --
+
+
+@pytest.mark.parametrize("key", ["prot", "Port", "max_calls"])
+def test_an_unknown_key_is_refused_with_the_nearest_name(tmp_path, key):
+    (tmp_path / "pyproject.toml").write_text(f"[tool.wsvoice]\n{key} = 1\n")
+    error = refusal(tmp_path)
+    assert error.message == f"pyproject.toml [tool.wsvoice] has no setting {key!r}"
+    assert error.hint == ("did you mean `max-calls`?" if key == "max_calls" else "did you mean `port`?")
+
+
+def test_a_key_like_no_other_gets_the_list(tmp_path):
+    (tmp_path / "pyproject.toml").write_text("[tool.wsvoice]\nzzzzzz = 1\n")
+    assert "max-calls" in (refusal(tmp_path).hint or "")
+
+
+def test_an_unknown_key_of_dial_does_not_concern_run(tmp_path):
+    (tmp_path / "pyproject.toml").write_text("[tool.wsvoice.dial]\nprot = 1\n")
+    assert run_config(tmp_path) == RunConfig()
+    with pytest.raises(ConfigError, match=r"\[tool\.wsvoice\.dial\] has no setting 'prot'"):
+        dial_config(tmp_path)
+
+
+def test_malformed_toml_is_refused_with_its_place(tmp_path):
+    (tmp_path / "pyproject.toml").write_text("[tool.wsvoice]\nport = \n")
+    message = refusal(tmp_path).message
+    assert str(tmp_path / "pyproject.toml") in message
+    assert "line 2" in message
+
+
+@pytest.mark.parametrize("content", ["tool = 1\n", "[tool]\nwsvoice = 1\n"])
+def test_a_table_that_is_none_is_refused(tmp_path, content):
+    (tmp_path / "pyproject.toml").write_text(content)
+    assert "must be a table" in refusal(tmp_path).message
+
+
+def test_toml_types_are_taken_as_they_are_meant(tmp_path):
+    (tmp_path / "pyproject.toml").write_text(
+        "[tool.wsvoice]\ndrain-timeout = 90\n[tool.wsvoice.param]\nlanguage = 'en'\ntries = 3\nstrict = true\n"
+    )
+    config = run_config(tmp_path)
+    assert config.drain_timeout_s == 90.0
+    assert config.parameters == {"language": "en", "tries": "3", "strict": "true"}
+
+
+@pytest.mark.parametrize("value", ["true", "80.5", "[1]", "{ a = 1 }"])
+def test_toml_values_of_the_wrong_type_are_refused(tmp_path, value):
+    (tmp_path / "pyproject.toml").write_text(f"[tool.wsvoice]\nport = {value}\n")
+    assert refusal(tmp_path).message.startswith("pyproject.toml [tool.wsvoice] port takes a port")
+
+
+# -- The proxy --
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        ("x.io", "x.io"),
+        ("https://x.io", "x.io"),
+        ("https://x.io/", "x.io"),
+        ("http://x.io", "x.io"),
+        ("wss://X.IO/", "x.io"),
+        ("WS://x.io", "x.io"),
+        ("Bot.Example.COM", "bot.example.com"),
+        ("x.io:8443", "x.io:8443"),
+        (" x.io ", "x.io"),
+        ("a-b.ngrok-free.app", "a-b.ngrok-free.app"),
+        ("10.0.0.1:80", "10.0.0.1:80"),
+        ("[2001:DB8::1]", "[2001:db8::1]"),
+        ("https://[::1]:8443/", "[::1]:8443"),
+        ("bücher.example", "xn--bcher-kva.example"),
+        ("localhost", "localhost"),
+    ],
+)
+def test_the_proxy_is_a_domain_however_it_is_written(tmp_path, given, taken):
+    config = run_config(tmp_path, proxy=given)
+    assert config.proxy == taken
+    assert config.public_url == f"https://{taken}"
+
+
+@pytest.mark.parametrize(
+    ("given", "message", "hint"),
+    [
+        ("x.io/voice", "-x takes a domain, not a URL with a path: got 'x.io/voice'", "use `-x x.io`"),
+        ("https://x.io/voice", "-x takes a domain, not a URL with a path: got 'https://x.io/voice'", "use `-x x.io`"),
+        ("x.io?a=1", "-x takes a domain, not a URL with a query: got 'x.io?a=1'", "use `-x x.io`"),
+        ("x.io#a", "-x takes a domain, not a URL with a fragment: got 'x.io#a'", "use `-x x.io`"),
+        ("me:pw@x.io", "-x takes a domain, not a URL with a user name: got 'me:pw@x.io'", "use `-x x.io`"),
+        ("ftp://x.io", "-x takes a domain, not a ftp:// address: got 'ftp://x.io'", None),
+        ("::1", "-x takes an IPv6 address in brackets, got '::1'", "use `-x [::1]`"),
+        ("[zz]", "-x takes a domain; this is no IPv6 address in brackets: got '[zz]'", None),
+    ],
+)
+def test_what_is_no_domain_is_refused_with_the_mend(tmp_path, given, message, hint):
+    error = refusal(tmp_path, proxy=given)
+    assert (error.message, error.hint) == (message, hint)
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["", "  ", "https://", "/", "x y.io", "x..io", "-x.io", "x.io:", "x.io:0", "x.io:65536", "x.io:http", "[::1", "*"],
+)
+def test_other_nonsense_is_refused_as_a_proxy(tmp_path, given):
+    assert refusal(tmp_path, proxy=given).message.startswith("-x takes a domain")
+
+
+def test_the_message_names_the_variable_that_is_wrong(tmp_path):
+    assert refusal(tmp_path, {"WSVOICE_PROXY": "x.io/voice"}).message.startswith("WSVOICE_PROXY takes a domain")
+    (tmp_path / ".env").write_text("WSVOICE_PORT=many\n")
+    assert refusal(tmp_path).message == "WSVOICE_PORT in .env takes a port, 0 to 65535, got 'many'"
+
+
+def test_no_proxy_is_no_public_url():
+    assert RunConfig().public_url is None
+
+
+def test_a_proxy_and_a_tunnel_exclude_each_other(tmp_path):
+    error = refusal(tmp_path, proxy="x.io", tunnel="ngrok")
+    assert error.message == "-x and --tunnel exclude each other"
+
+
+def test_of_proxy_and_tunnel_the_stronger_source_is_kept(tmp_path):
+    (tmp_path / "pyproject.toml").write_text('[tool.wsvoice]\nproxy = "x.io"\n')
+    config = run_config(tmp_path, tunnel="ngrok")
+    assert (config.proxy, config.tunnel) == (None, "ngrok")
+    config = run_config(tmp_path, {"WSVOICE_TUNNEL": "ngrok"}, proxy="y.io")
+    assert (config.proxy, config.tunnel) == ("y.io", None)
+
+
+# -- The other values --
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"port": "65536"}, "--port takes a port, 0 to 65535, got '65536'"),
+        ({"port": "-1"}, "--port takes a port, 0 to 65535, got '-1'"),
+        ({"port": ""}, "--port takes a port, 0 to 65535, got ''"),
+        ({"max_calls": "0"}, "--max-calls takes a whole number from 1 up, got '0'"),
+        ({"max_calls": "two"}, "--max-calls takes a whole number from 1 up, got 'two'"),
+        ({"verify": "maybe"}, "--verify takes auto, enforce or off, got 'maybe'"),
+        ({"stream_auth": "cookie"}, "--stream-auth takes token or none, got 'cookie'"),
+        ({"tunnel": "ssh"}, "--tunnel takes ngrok, got 'ssh'"),
+        ({"log_level": "LOUD"}, "--log-level takes DEBUG, INFO, WARNING or ERROR, got 'LOUD'"),
+        ({"param": ["language"]}, "--param takes key=value, got 'language'"),
+        ({"param": ["a b=1"]}, "--param takes names of letters, digits, `_`, `.` and `-`, got 'a b'"),
+        ({"param": ["=1"]}, "--param takes names of letters, digits, `_`, `.` and `-`, got ''"),
+        ({"drain_timeout": "-5"}, "--drain-timeout takes a duration, got '-5'"),
+        ({"drain_timeout": "5 weeks"}, "--drain-timeout takes a duration, got '5 weeks'"),
+        ({"drain_timeout": "nan"}, "--drain-timeout takes a duration, got 'nan'"),
+        ({"drain_timeout": float("inf")}, "--drain-timeout takes a duration, got inf"),
+        ({"host": "http://localhost"}, "--host takes an address to listen on, got 'http://localhost'"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_refused(tmp_path, flags, message):
+    assert refusal(tmp_path, **flags).message == message
+
+
+def test_an_unknown_transport_gets_the_nearest_name(tmp_path):
+    error = refusal(tmp_path, transport="twillio")
+    assert error.message.startswith("-t takes ")
+    assert error.message.endswith("got 'twillio'")
+    assert error.hint == "did you mean `twilio`?"
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90.0), ("90s", 90.0), ("2m", 120.0), ("1h", 3600.0), ("1.5s", 1.5), ("250ms", 0.25), ("0", 0.0)],
+)
+def test_durations(tmp_path, text, seconds):
+    assert run_config(tmp_path, drain_timeout=text).drain_timeout_s == seconds
+
+
+@pytest.mark.parametrize("name", ["duration", "response_timeout"])
+def test_waits_that_must_be_longer_than_nothing(tmp_path, name):
+    with pytest.raises(ConfigError, match="takes a duration above zero"):
+        dial_config(tmp_path, **{name: "0"})
+
+
+def test_parameters_keep_everything_after_the_first_equals_sign(tmp_path):
+    config = run_config(tmp_path, param=["query=a=b,c", "empty=", "x.y-z_1=2"])
+    assert config.parameters == {"query": "a=b,c", "empty": "", "x.y-z_1": "2"}
+
+
+@pytest.mark.parametrize("digits", ["5E", "1,2", "+1", "1 2", "W"])
+def test_keys_that_no_phone_has_are_refused(tmp_path, digits):
+    with pytest.raises(ConfigError, match="--dtmf takes the keys"):
+        dial_config(tmp_path, dtmf=digits)
+
+
+def test_all_keys_of_a_phone_are_taken(tmp_path):
+    assert dial_config(tmp_path, dtmf="0123456789*#ABCDabcdw").dtmf == "0123456789*#ABCDabcdw"
+
+
+def test_a_switch_can_be_put_off_again(tmp_path):
+    (tmp_path / "pyproject.toml").write_text("[tool.wsvoice.dial]\nforce-ws = true\n")
+    assert dial_config(tmp_path).force_ws is True
+    assert dial_config(tmp_path, {"WSVOICE_DIAL_FORCE_WS": "off"}).force_ws is False
+    with pytest.raises(ConfigError, match="WSVOICE_DIAL_FORCE_WS takes true or false, got 'maybe'"):
+        dial_config(tmp_path, {"WSVOICE_DIAL_FORCE_WS": "maybe"})
+
+
+def test_recordings_go_to_a_folder_and_a_recording_to_a_file(tmp_path):
+    file = tmp_path / "file.wav"
+    file.touch()
+    assert "takes a folder" in refusal(tmp_path, record=str(file)).message
+    with pytest.raises(ConfigError, match="--record takes a file"):
+        dial_config(tmp_path, record=str(tmp_path))
+    assert dial_config(tmp_path, record=str(file)).record == file
