@@ -460,13 +460,18 @@ def test_a_bot_that_reads_a_command_line_it_is_not_given(write, tmp_path, capsys
     assert error.message == "bot.py stops while it is imported: it reads its command line (bot.py, line 4)"
 
 
-def test_a_bot_without_a_main_guard():
+def test_a_bot_without_a_main_guard(write, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    # pipecat would run it, and everything else in the folder, to look for a bot.
+    write("open('ran', 'w').close()\n", "bystander.py")
     error = refusal("runs_at_import.py", BOTS)
     assert isinstance(error, BotImportError)
     assert error.message == (
         "runs_at_import.py starts to run while it is imported: it calls pipecat's main() (runs_at_import.py, line 10)"
     )
     assert error.hint == 'put it under `if __name__ == "__main__":`, which wsvoice does not run'
+    assert not (tmp_path / "ran").exists()
+    assert capsys.readouterr().out == ""
 
 
 def test_a_server_that_is_started_at_import(write, tmp_path):

@@ -32,11 +32,14 @@ GOOD = "async def bot(runner_args):\n    pass\n"
 def clean_process(tmp_path, monkeypatch):
     """Run in an empty folder, and take back what a command changes in the process."""
     monkeypatch.chdir(tmp_path)
+    # The log goes to the stderr of its time, which is gone after the test.
+    levels: list[str] = []
+    monkeypatch.setattr("wsvoice.runner.logs.configure_logging", levels.append)
     environ, path, modules = dict(os.environ), list(sys.path), set(sys.modules)
     for name in list(os.environ):
         if name.startswith(("WSVOICE_", "TWILIO_")) or name in ("NO_COLOR", "FORCE_COLOR"):
             del os.environ[name]
-    yield
+    yield levels
     os.environ.clear()
     os.environ.update(environ)
     sys.path[:] = path
@@ -162,7 +165,7 @@ def test_run_serves_the_bot_as_it_is_told(served, tmp_path):
     )
 
 
-def test_run_takes_every_option(served):
+def test_run_takes_every_option(served, clean_process):
     invoke(
         *["run", f"{BOTS / 'main_guard.py'}:bot", "--transport", "twilio", "--proxy", "https://x.io/"],
         *["--host", "0.0.0.0", "--port", "8000", "--verify", "enforce", "--stream-auth", "none", "--record", "calls"],
@@ -180,6 +183,7 @@ def test_run_takes_every_option(served):
         drain_timeout_s=60.0,
         log_level="DEBUG",
     )
+    assert clean_process == ["DEBUG"]
 
 
 def test_run_puts_its_create_transport_in_place_before_the_bot_is_imported(served, tmp_path):

@@ -78,7 +78,8 @@ class HttpError(WsvoiceError):
     """
     An HTTP request got no response.
 
-    ``kind`` is ``refused``, ``timeout``, ``tls``, ``dns``, ``url`` or ``other``.
+    ``kind`` is ``refused``, ``connect`` (no connection in time), ``timeout`` (no answer in time), ``tls``,
+    ``dns``, ``url`` or ``other``.
     """
 
     def __init__(self, kind: str, message: str, *, hint: str | None = None) -> None:

@@ -77,6 +77,9 @@ async def send(request: HttpRequest, *, timeout_s: float, body_limit: int = BODY
                     body += chunk
                     if len(body) >= body_limit:
                         break
+        except httpx.ConnectTimeout:
+            host = parts.netloc.rpartition("@")[2]
+            raise HttpError("connect", f"no connection to {host} within {CONNECT_TIMEOUT_S:g} s") from None
         except (httpx.TimeoutException, TimeoutError):
             raise HttpError("timeout", f"{request.url} did not answer within {timeout_s:g} s") from None
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:

@@ -144,22 +144,29 @@ async def fake_bot(
         return socket.respond(refuse, "no\n") if refuse else None
 
     async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(asyncio.IncompleteReadError, OSError):
-            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-            first, *rest = head.strip().split("\r\n")
-            headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in rest)}
-            body = await reader.readexactly(int(headers.get("content-length", "0")))
-            method, path, _ = first.split(" ")
-            bot.webhooks.append((method, path, headers, body))
-            await asyncio.sleep(delay_s)
-            if webhook is not None:
-                writer.write(webhook(bot, len(bot.webhooks)))
-            else:
-                writer.write(http_answer(twiml(bot.stream_url, **(answer or {}))))
-            await writer.drain()
-        writer.close()
+        try:
+            with suppress(asyncio.IncompleteReadError, OSError):
+                await answer_request(reader, writer)
+        finally:
+            writer.close()
 
-    async with serve(stream, "127.0.0.1", 0, process_request=gate, ping_interval=None, logger=_quiet()) as sockets:
+    async def answer_request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        first, *rest = head.strip().split("\r\n")
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in rest)}
+        body = await reader.readexactly(int(headers.get("content-length", "0")))
+        method, path, _ = first.split(" ")
+        bot.webhooks.append((method, path, headers, body))
+        await asyncio.sleep(delay_s)
+        if webhook is not None:
+            writer.write(webhook(bot, len(bot.webhooks)))
+        else:
+            writer.write(http_answer(twiml(bot.stream_url, **(answer or {}))))
+        await writer.drain()
+
+    async with serve(
+        stream, "127.0.0.1", 0, process_request=gate, ping_interval=None, close_timeout=1, logger=_quiet()
+    ) as sockets:
         bot.stream_url = f"ws://127.0.0.1:{sockets.sockets[0].getsockname()[1]}/stream/token"
         pages = await asyncio.start_server(respond, "127.0.0.1", 0)
         async with pages:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +28,14 @@ class RunningServer:
     @property
     def ws_url(self) -> str:
         return self.url.replace("http", "ws", 1)
+
+    def ended(self, count: int = 1, timeout_s: float = 10) -> list[Any]:
+        """Wait until `count` calls have ended; return their records."""
+        deadline = time.monotonic() + timeout_s
+        while len(self.records) < count:
+            assert time.monotonic() < deadline, f"{len(self.records)} of {count} calls have ended"
+            time.sleep(0.005)
+        return self.records
 
     def lines(self, *needles: str) -> list[str]:
         """The log lines that hold every needle."""

@@ -90,7 +90,7 @@ class TestWhatTheBotSees:
 
         asyncio.run(main())
         assert listener[0].digits == list("12*#0")
-        assert server.records[0].digits == "12*#0A"
+        assert server.ended()[0].digits == "12*#0A"
 
     def test_what_was_said_before_the_bot_was_ready_is_not_lost(self, serve: Serve) -> None:
         listener: list[bots.Listener] = []
@@ -203,10 +203,9 @@ class TestPipecatBots:
                 await wait_for(lambda: len(carrier.heard()) >= 4800)
                 assert main_frequency(carrier.heard()) == pytest.approx(600, abs=15)
                 await carrier.hang_up()
-            await wait_for(lambda: server.records)
 
         asyncio.run(main())
-        record = server.records[0]
+        record = server.ended()[0]
         assert record.ended_by == "caller"
         assert record.sent_s == pytest.approx(0.4, abs=0.15)
         assert set(record.faults) == {"not-json", "bad-base64"}
@@ -255,10 +254,9 @@ class TestBadMessages:
                 await carrier.until("mark")
                 assert main_frequency(carrier.heard()) == pytest.approx(700, abs=15)
                 await carrier.hang_up()
-            await wait_for(lambda: server.records)
 
         asyncio.run(main())
-        faults = server.records[0].faults
+        faults = server.ended()[0].faults
         assert sum(faults.values()) >= 3 * (len(bad) - 1)
         warnings = server.lines("WARNING", "ignored a bad message")
         assert len(warnings) == len(faults)
@@ -289,7 +287,7 @@ class TestBadMessages:
             async with dialled(announce(server.url, "CA2"), "CA2", start=False) as carrier:
                 await carrier.socket.send('{"event":"connected"}')
                 assert (await carrier.closed())[0] == 1008
-            await wait_for(lambda: len(server.records) == 2)
+            await asyncio.to_thread(server.ended, 2)
 
         asyncio.run(main())
         assert len(server.lines("sent no start message within 0.3 s")) == 2
@@ -307,12 +305,12 @@ class TestCallersWhoVanish:
                 await wait_for(lambda: server.lines("stream started"))
                 # The kernel goes on acknowledging, and nobody answers: a machine that hangs.
                 carrier.socket.transport.pause_reading()
-                await wait_for(lambda: server.records, 10)
+                await asyncio.to_thread(server.ended)
                 carrier.socket.transport.abort()
 
         asyncio.run(main())
-        assert server.records[0].ended_by == "caller"
-        assert "lost" in server.records[0].because
+        assert server.ended()[0].ended_by == "caller"
+        assert "lost" in server.ended()[0].because
 
     def test_a_reader_that_never_reads(self, serve: Serve) -> None:
         sent: list[int] = []
@@ -341,11 +339,11 @@ class TestCallersWhoVanish:
             await connection.send('{"event":"connected"}')
             await connection.send(json.dumps(start))
             connection.transport.pause_reading()
-            await wait_for(lambda: server.records, 20)
+            await asyncio.to_thread(server.ended, 1, 20)
             connection.transport.abort()
 
         asyncio.run(main())
-        assert "did not read for 0.5 s" in server.records[0].because
+        assert "did not read for 0.5 s" in server.ended()[0].because
         # What the kernel's buffers took, and no more: nothing piles up in the process.
         assert sum(sent) < 20_000_000
 
@@ -387,7 +385,7 @@ class TestBotsThatFail:
                 assert (await carrier.closed())[0] == 1011
             async with dialled(announce(server.url, other), other) as carrier:
                 assert (await carrier.closed())[0] == 1011
-            await wait_for(lambda: len(server.records) == 2)
+            await asyncio.to_thread(server.ended, 2)
 
         asyncio.run(main())
         assert len(server.lines("the bot raised ExceptionGroup", "Traceback", "in the middle")) == 2
@@ -402,11 +400,10 @@ class TestBotsThatFail:
 
         async def main() -> None:
             await assert_call_works(announce(server.url))
-            await wait_for(lambda: server.records)
 
         asyncio.run(main())
+        assert server.ended()[0].ended_by == "caller"
         assert server.lines("the bot raised KeyError", "Traceback")
-        assert server.records[0].ended_by == "caller"
 
     def test_no_transport_at_all(self, serve: Serve) -> None:
         async def bot(runner_args: Any) -> None:
@@ -420,7 +417,7 @@ class TestBotsThatFail:
                 assert await carrier.closed() == (1000, "")
 
         asyncio.run(main())
-        assert server.records[0].because == "the bot returned"
+        assert server.ended()[0].because == "the bot returned"
 
     def test_no_transport_and_the_caller_hangs_up(self, serve: Serve) -> None:
         server = serve(bots.never_returns, bot_exit_timeout_s=0.2)
@@ -428,10 +425,9 @@ class TestBotsThatFail:
         async def main() -> None:
             async with dialled(announce(server.url)) as carrier:
                 await carrier.hang_up()
-            await wait_for(lambda: server.records)
 
         asyncio.run(main())
-        assert server.records[0].because == "the caller hung up"
+        assert server.ended()[0].because == "the caller hung up"
         assert server.lines("went on for 0.2 s after its call had ended")
 
     def test_a_bot_that_never_reads_loses_the_oldest(self, serve: Serve) -> None:
@@ -442,11 +438,10 @@ class TestBotsThatFail:
                 await carrier.speak(bytes(16 * 20 * 600), paced=False)
                 await wait_for(lambda: server.lines("does not read"))
                 await carrier.hang_up()
-            await wait_for(lambda: server.records)
 
         asyncio.run(main())
         # 600 pieces of audio and the stop; the last 500 are kept.
-        assert server.records[0].faults["unread"] == 101
+        assert server.ended()[0].faults["unread"] == 101
 
 
 class TestManyCalls:
@@ -494,10 +489,9 @@ class TestRecording:
                 await carrier.speak(tone(500, 300, 8000))
                 await carrier.until("mark")
                 await carrier.hang_up()
-            await wait_for(lambda: server.records)
 
         asyncio.run(main())
-        path = server.records[0].recording
+        path = server.ended()[0].recording
         assert path
         import wave
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections import deque
 from pathlib import Path
@@ -143,6 +142,8 @@ def dial(
 
     try:
         with output.progress(f"On the line with {config.target}"):
+            import asyncio
+
             from wsvoice.dial.caller import dial as place_call
 
             # Ctrl-C cancels the call, which hangs up, and comes out of here as KeyboardInterrupt.

@@ -122,14 +122,14 @@ def run(
     export_dotenv(resolved.dotenv, os.environ)
 
     from wsvoice.runner.bot import find_bot, load_bot
+    from wsvoice.runner.logs import configure_logging
 
     # Before pipecat is imported, which takes a second: a misspelt name is told at once.
     find_bot(config.bot)
     with output.progress(f"Loading {config.bot}"):
-        from wsvoice.runner.server import configure_logging, serve
-
         configure_logging(config.log_level)
 
+        from wsvoice.runner.server import serve
         from wsvoice.runner.transport import install
 
         # Before the bot is imported: it takes pipecat's create_transport by name.

@@ -325,8 +325,8 @@ class Conversation:
         while True:
             step += 1
             await self._clock.sleep_until(self._journal.started_at + step * STEP_MS / 1000)
-            if reader.done():
-                reader.result()
+            if reader.done() or self._socket.protocol.close_rcvd is not None:
+                await self._take_the_rest(reader)
                 self._ended_by = "bot"
                 return
             if self._hung_up_by_rest:
@@ -340,6 +340,14 @@ class Conversation:
             if self._script.done if limit_ms is None else step * STEP_MS >= limit_ms:
                 self._ended_by = "caller"
                 return
+
+    async def _take_the_rest(self, reader: asyncio.Task[None]) -> None:
+        """Take what came before the bot's close; a server that does not end the connection after it is not awaited."""
+        if self._ended_at is None:
+            self._ended_at = self._clock.now()
+        await asyncio.wait([reader], timeout=min(1.0, self._patience.close_s))
+        if reader.done():
+            reader.result()
 
     def _step(self, now_ms: float) -> None:
         self._hear(self._clock.now())
@@ -387,6 +395,7 @@ class Conversation:
         else:
             assert self._ended_at is not None
             self._hear(self._ended_at)
+            await self._let_go()
             self._judge_lost_audio("closed the call")
             self._judge_close()
         self._listener.flush()

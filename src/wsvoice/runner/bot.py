@@ -7,6 +7,7 @@ its place must be there before the bot imports it, and that is the caller's to s
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import importlib
 import importlib.metadata
@@ -255,11 +256,12 @@ def _as_script(path: Path) -> Iterator[None]:
     Show the module a command line without wsvoice's arguments, and keep it from running for ever.
 
     A bot may read ``sys.argv`` while it is imported. One that forgot its main guard starts a server or a call
-    instead; without this the import would simply never return.
+    instead; without this the import would simply never return. pipecat's ``main()`` is stopped before it does
+    anything: it looks for its bot by running every Python file of the current folder.
     """
     import uvicorn
 
-    argv, run, serve = sys.argv, asyncio.run, uvicorn.run
+    argv, run, serve, parse = sys.argv, asyncio.run, uvicorn.run, argparse.ArgumentParser.parse_args
 
     def limited_run(main: Coroutine[Any, Any, Any], **options: Any) -> Any:
         async def limited() -> Any:
@@ -284,13 +286,19 @@ def _as_script(path: Path) -> Iterator[None]:
     def no_server(*_: Any, **__: Any) -> None:
         raise _RunsAtImport("uvicorn.run()")
 
+    def parse_args(parser: argparse.ArgumentParser, *args: Any, **options: Any) -> Any:
+        if sys._getframe(1).f_globals.get("__name__") == "pipecat.runner.run":
+            raise _RunsAtImport("pipecat's main()")
+        return parse(parser, *args, **options)
+
     sys.argv = [str(path)]
-    asyncio.run, uvicorn.run = limited_run, no_server
+    replaced: Any = argparse.ArgumentParser
+    asyncio.run, uvicorn.run, replaced.parse_args = limited_run, no_server, parse_args
     try:
         yield
     finally:
         sys.argv = argv
-        asyncio.run, uvicorn.run = run, serve
+        asyncio.run, uvicorn.run, replaced.parse_args = run, serve, parse
 
 
 @contextmanager
@@ -301,17 +309,12 @@ def _bot_errors(shown: str, folder: Path, *, run_as: str | None) -> Iterator[Non
     except WsvoiceError:
         raise
     except _RunsAtImport as error:
-        raise _runs_at_import(shown, str(error), error, folder) from None
+        raise BotImportError(
+            f"{shown} starts to run while it is imported: it calls {error}{_where(error, folder)}",
+            hint=_GUARD_HINT,
+        ) from None
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a bot may raise anything
-        if _passed_through(error, "pipecat/runner/run.py", "main"):
-            raise _runs_at_import(shown, "pipecat's main()", error, folder) from None
         raise _diagnosis(error, shown, folder, run_as) from None
-
-
-def _runs_at_import(shown: str, what: str, error: BaseException, folder: Path) -> BotImportError:
-    return BotImportError(
-        f"{shown} starts to run while it is imported: it calls {what}{_where(error, folder)}", hint=_GUARD_HINT
-    )
 
 
 def _diagnosis(
@@ -485,12 +488,9 @@ def _where(error: BaseException, folder: Path) -> str:
     return f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
 
 
-def _passed_through(error: BaseException, file: str, function: str | None = None) -> bool:
-    """Whether `error` came up in what `function` of `file` called."""
-    return any(
-        Path(frame.filename).as_posix().endswith(f"/{file}") and function in (None, frame.name)
-        for frame in traceback.extract_tb(error.__traceback__)
-    )
+def _passed_through(error: BaseException, file: str) -> bool:
+    """Whether `error` came up in what `file` called."""
+    return any(Path(frame.filename).name == file for frame in traceback.extract_tb(error.__traceback__))
 
 
 def _exit_reason(error: SystemExit) -> str:

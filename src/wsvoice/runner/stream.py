@@ -188,6 +188,9 @@ class StreamSocket(WebSocket):
         if message["type"] == "websocket.close":
             self.request_close()
             return
+        if self.gone.is_set():
+            # As Starlette's own does: a bot that sends in a loop must hear that it is over.
+            raise WebSocketDisconnect(self.close_code or 1000, self.gone_because)
         text = message.get("text")
         raw: str | bytes = text if text is not None else message["bytes"]
         try:

@@ -79,14 +79,16 @@ class SteadyResampler:
 
     def __init__(self, in_rate: int, out_rate: int) -> None:
         self._resampler = Resampler(in_rate, out_rate)
-        self._silence = bytes(2 * math.ceil(self._resampler.delay_ms * in_rate / 1000))
+        #: How many samples of silence, at the input's rate, an utterance begins with.
+        self.delay_samples = math.ceil(self._resampler.delay_ms * in_rate / 1000)
         self._begun = False
 
     def process(self, pcm: bytes) -> bytes:
         """Convert a piece of s16le audio."""
         if not self._begun:
             self._begun = True
-            self._resampler.process(self._silence)
+            # A first sample or two may come out already; without them every piece has its exact length.
+            self._resampler.process(bytes(2 * self.delay_samples))
         return self._resampler.process(pcm)
 
     def flush(self) -> bytes:

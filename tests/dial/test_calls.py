@@ -1,0 +1,657 @@
+"""Whole calls over real sockets, to bots that are made of nothing but messages."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import socket
+import wave
+from collections.abc import Callable
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+import numpy as np
+import pytest
+from twilio.request_validator import RequestValidator
+
+from tests.dial import fake_bots
+from tests.dial.fake_bots import FakeBot, Line, fake_bot, http_answer, twiml
+from tests.signals import correlation_delay_ms, speech_like, tone
+from wsvoice.audio import PCMU_8K, write_wav
+from wsvoice.config import DialConfig
+from wsvoice.dial import CallReport, TimelineEvent
+from wsvoice.dial.caller import Limits, dial
+from wsvoice.dial.conversation import Patience
+from wsvoice.dial.listener import audible_range
+from wsvoice.errors import AudioFileError, UsageError
+
+TOKEN = "wsvoice_test_auth_token_0000001"
+SPEECH = speech_like(400, 8000, seed=3)
+WORDS = PCMU_8K.encode(tone(440, 300, 8000))
+QUICK = Limits(patience=Patience(close_s=1.0))
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    path = tmp_path / "clip.wav"
+    write_wav(path, [SPEECH], 8000)
+    return path
+
+
+class Called:
+    """A call that was placed, and both ends' view of it."""
+
+    def __init__(self, report: CallReport, bot: FakeBot, events: list[TimelineEvent]) -> None:
+        self.report = report
+        self.bot = bot
+        self.events = events
+
+    @property
+    def line(self) -> Line:
+        return self.bot.lines[0]
+
+    def told(self, kind: str) -> list[str]:
+        return [event.text for event in self.events if event.kind == kind]
+
+    def found(self) -> list[tuple[str, str, int]]:
+        return [(found.id, found.level, found.count) for found in self.report.findings]
+
+
+def call(
+    behaviour: fake_bots.Behaviour,
+    *,
+    stream: bool = False,
+    limits: Limits = QUICK,
+    served: dict[str, Any] | None = None,
+    url: Callable[[FakeBot], str] | None = None,
+    **settings: Any,
+) -> Called:
+    """Serve a bot, dial it, and return what came of it."""
+    events: list[TimelineEvent] = []
+
+    async def place() -> Called:
+        async with fake_bot(behaviour, **(served or {})) as bot:
+            target = url(bot) if url else bot.stream_url if stream else bot.url
+            config = DialConfig(**{"target": target, "listen_s": 0.0, "response_timeout_s": 0.6, **settings})
+            report = await dial(config, on_event=events.append, limits=limits)
+            await asyncio.sleep(0)
+            assert report.verdict == ("failed" if report.failure else "passed")
+            return Called(report, bot, events)
+
+    return asyncio.run(place())
+
+
+# A call that goes well
+
+
+def test_an_echo_passes(clip: Path) -> None:
+    report = call(fake_bots.echo, audio=(clip,)).report
+    assert (report.verdict, report.failure, report.findings) == ("passed", None, ())
+    (turn,) = report.turns
+    assert turn.response_ms == 0
+    assert turn.bot_start_ms is not None
+    # A frame is sent when its 20 ms are over; the rest is the way there and back.
+    assert 20 <= turn.bot_start_ms - turn.caller_start_ms < 300
+    assert report.first_audio_ms == turn.bot_start_ms
+    assert (report.ended_by, report.close_code) == ("caller", 1000)
+    assert report.webhook_ms is not None
+    assert report.connect_ms is not None
+    assert report.sent_audio_ms == pytest.approx(report.duration_ms, abs=200)
+    assert report.received_audio_ms == pytest.approx(report.sent_audio_ms, abs=300)
+    assert report.recording is None
+
+
+def test_both_sides_are_recorded_on_one_time_axis(clip: Path, tmp_path: Path) -> None:
+    answer = speech_like(500, 8000, seed=7)
+
+    async def answers(line: Line) -> None:
+        while len(line.heard) < PCMU_8K.bytes_for(600):
+            await line.receive_until("media")
+        await line.say(PCMU_8K.encode(answer))
+        await line.listen()
+
+    path = tmp_path / "call.wav"
+    report = call(answers, audio=(clip,), listen_s=0.1, record=path).report
+    assert (report.failure, report.recording) == (None, str(path))
+    with wave.open(str(path)) as file:
+        assert (file.getnchannels(), file.getframerate(), file.getsampwidth()) == (2, 8000, 2)
+        assert file.getnframes() / 8 == pytest.approx(report.duration_ms, abs=200)
+        both = np.frombuffer(file.readframes(file.getnframes()), "<i2").reshape(-1, 2)
+    left, right = (both[:, side].tobytes() for side in (0, 1))
+    (turn,) = report.turns
+
+    delay_ms, likeness = correlation_delay_ms(SPEECH, left, 8000)
+    first, _ = audible_range(SPEECH, 8000) or (0, 0)
+    assert delay_ms == pytest.approx(100, abs=0.1)
+    assert delay_ms == pytest.approx(turn.caller_start_ms - first / 8, abs=0.1)
+    assert likeness > 0.999
+
+    delay_ms, likeness = correlation_delay_ms(answer, right, 8000)
+    first, _ = audible_range(PCMU_8K.decode(PCMU_8K.encode(answer)), 8000) or (0, 0)
+    assert turn.bot_start_ms is not None
+    assert delay_ms == pytest.approx(turn.bot_start_ms - first / 8, abs=0.1)
+    assert delay_ms >= 600
+    assert likeness > 0.99
+
+
+def test_the_call_is_the_providers_own(clip: Path) -> None:
+    called = call(fake_bots.echo, audio=(clip,), credentials={"TWILIO_AUTH_TOKEN": TOKEN}, dtmf="1")
+    bot, line, report = called.bot, called.line, called.report
+    ((method, path, headers, body),) = bot.webhooks
+    assert (method, path) == ("POST", "/")
+    assert headers["content-type"].startswith("application/x-www-form-urlencoded")
+    fields = dict(parse_qsl(body.decode(), keep_blank_values=True))
+    assert fields["CallSid"] == report.call_id
+    validator = RequestValidator(TOKEN)
+    assert validator.validate(bot.url, fields, headers["x-twilio-signature"])
+
+    (upgrade,) = bot.upgrades
+    assert sorted(name.lower() for name, _ in upgrade) == sorted(
+        [
+            "host",
+            "upgrade",
+            "connection",
+            "sec-websocket-key",
+            "sec-websocket-version",
+            "user-agent",
+            "x-twilio-signature",
+        ]
+    )
+    sent = {name.lower(): value for name, value in upgrade}
+    assert sent["user-agent"].startswith("Twilio")
+    wss_url = bot.stream_url.replace("ws://", "wss://")
+    assert validator.validate(wss_url, {}, sent["x-twilio-signature"])
+
+    connected, start, *rest = line.messages
+    assert connected == {"event": "connected", "protocol": "Call", "version": "1.0.0"}
+    assert start["start"]["callSid"] == report.call_id
+    assert start["streamSid"] == start["start"]["streamSid"] == report.stream_id
+    numbered = [message["sequenceNumber"] for message in line.messages[1:]]
+    assert numbered == [str(number) for number in range(1, len(numbered) + 1)]
+    media = [message["media"] for message in rest if message["event"] == "media"]
+    assert [piece["chunk"] for piece in media] == [str(number) for number in range(1, len(media) + 1)]
+    assert [piece["timestamp"] for piece in media] == [str(20 * number) for number in range(1, len(media) + 1)]
+    assert {len(base64.b64decode(piece["payload"])) for piece in media} == {160}
+    assert {piece["track"] for piece in media} == {"inbound"}
+    assert [message["dtmf"]["digit"] for message in rest if message["event"] == "dtmf"] == ["1"]
+
+
+def test_media_keep_their_pace(clip: Path) -> None:
+    async def timed(line: Line) -> None:
+        loop = asyncio.get_running_loop()
+        arrivals.append(loop.time())
+        while True:
+            message = await line.receive()
+            if message["event"] == "media":
+                arrivals.append(loop.time())
+            if len(arrivals) == 30:
+                await line.say(WORDS)
+
+    arrivals: list[float] = []
+    called = call(timed, audio=(clip,), duration_s=1.5)
+    assert called.report.sent_audio_ms == 1500
+    late_ms = [(at - arrivals[0]) * 1000 - 20 * n for n, at in enumerate(arrivals)]
+    # The clock is absolute: single messages may be late on a busy machine, but lateness does not add up.
+    assert min(late_ms[-20:]) < 15
+    assert min(late_ms) > -15
+
+
+def test_a_bot_that_speaks_first_is_heard_out(clip: Path) -> None:
+    called = call(fake_bots.speaks_first(WORDS), audio=(clip, clip), listen_s=1.0, response_timeout_s=3.0)
+    report = called.report
+    assert report.failure is None
+    assert report.first_audio_ms is not None
+    assert report.first_audio_ms < 500
+    first, second = report.turns
+    assert first.caller_start_ms > report.first_audio_ms + 300 + 550
+    for turn in (first, second):
+        assert turn.response_ms is not None
+        assert 100 < turn.response_ms < 900
+    assert report.underruns == 0
+    kinds = [event.kind for event in called.events if event.kind.startswith(("bot-", "caller-"))]
+    turn_kinds = ["caller-speaks", "caller-silent", "bot-speaks", "bot-silent"]
+    assert kinds == ["bot-speaks", "bot-silent", *turn_kinds, *turn_kinds]
+
+
+def test_marks_come_back_when_they_are_reached_and_clears_are_obeyed(clip: Path) -> None:
+    back: list[tuple[str, float]] = []
+
+    async def marking(line: Line) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await line.mark("empty")
+        await line.say(WORDS)
+        await line.mark("played")
+        while len(back) < 2:
+            message = await line.receive_until("mark")
+            back.append((message["mark"]["name"], loop.time() - began))
+        began = loop.time()
+        await line.say(PCMU_8K.encode(tone(300, 4000, 8000)))
+        await line.mark("cleared")
+        await asyncio.sleep(0.2)
+        await line.clear()
+        message = await line.receive_until("mark")
+        back.append((message["mark"]["name"], loop.time() - began))
+        await line.listen()
+
+    called = call(marking, audio=(clip,), listen_s=0.5, duration_s=1.6)
+    assert [name for name, _ in back] == ["empty", "played", "cleared"]
+    assert back[0][1] < 0.15
+    assert 0.28 < back[1][1] < 0.6
+    assert back[2][1] < 0.6
+    assert (called.report.marks, called.report.clears) == (3, 1)
+    assert len(called.told("mark")) == 3
+    # What was cleared was never heard, and what is cleared in time is no fault of the bot's.
+    assert called.told("bot-silent") != []
+    assert [found.id for found in called.report.findings] == []
+
+
+def test_a_stream_can_be_dialled_by_itself(clip: Path) -> None:
+    called = call(fake_bots.echo, stream=True, audio=(clip,), parameters={"language": "en"})
+    assert called.report.failure is None
+    assert called.report.webhook_ms is None
+    assert called.bot.webhooks == []
+    assert called.line.messages[1]["start"]["customParameters"] == {"language": "en"}
+
+
+def test_the_answers_parameters_reach_the_stream(clip: Path) -> None:
+    parameter = '<Parameter name="from_number" value="+15550100001"/>'
+    served = {"answer": {"parameters": parameter, "then": "<Say>Bye</Say>"}}
+    called = call(fake_bots.echo, audio=(clip,), served=served, method="GET")
+    assert called.line.messages[1]["start"]["customParameters"] == {"from_number": "+15550100001"}
+    ((method, path, _, body),) = called.bot.webhooks
+    assert (method, body) == ("GET", b"")
+    assert "CallSid=CA" in path
+
+
+def test_redirects_are_followed_and_signed_anew(clip: Path) -> None:
+    def webhook(bot: FakeBot, number: int) -> bytes:
+        if number == 1:
+            return http_answer("", "307 Temporary Redirect", Location="/next?a=b")
+        if number == 2:
+            return http_answer("", "302 Found", Location=f"{bot.url}last")
+        return http_answer(twiml(bot.stream_url))
+
+    called = call(fake_bots.echo, audio=(clip,), served={"webhook": webhook}, credentials={"TWILIO_AUTH_TOKEN": TOKEN})
+    assert called.report.failure is None
+    seen = [(method, path.partition("?")[0]) for method, path, _, _ in called.bot.webhooks]
+    assert seen == [("POST", "/"), ("POST", "/next"), ("GET", "/last")]
+    validator = RequestValidator(TOKEN)
+    for method, path, headers, body in called.bot.webhooks:
+        fields = dict(parse_qsl(body.decode(), keep_blank_values=True)) if method == "POST" else {}
+        assert validator.validate(called.bot.url[:-1] + path, fields, headers["x-twilio-signature"])
+
+
+def test_redirects_end_somewhere() -> None:
+    served = {"webhook": lambda bot, number: http_answer("", "302 Found", Location="/again")}
+    called = call(fake_bots.echo, served=served)
+    assert called.report.failure == "the webhook redirects more than 10 times"
+    assert len(called.bot.webhooks) == 11
+
+
+def test_force_ws_dials_without_tls(clip: Path) -> None:
+    def webhook(bot: FakeBot, number: int) -> bytes:
+        return http_answer(twiml(bot.stream_url.replace("ws://", "wss://")))
+
+    called = call(fake_bots.echo, audio=(clip,), served={"webhook": webhook}, force_ws=True)
+    assert called.report.failure is None
+    assert called.report.findings == ()
+    assert any("ws:// instead of wss://" in text for text in called.told("answer"))
+
+
+# A bot that does not do well
+
+
+def test_silence_fails(clip: Path) -> None:
+    called = call(fake_bots.silent, audio=(clip,))
+    assert called.report.failure == "the bot never made a sound"
+    assert called.report.to_lines()[-1] == "failed: the bot never made a sound"
+    assert called.report.turns[0].response_ms is None
+    assert called.report.ended_by == "caller"
+    assert called.line.messages[-1]["event"] == "stop"
+
+
+def test_sending_silence_is_silence_too(clip: Path) -> None:
+    async def hush(line: Line) -> None:
+        await line.say(b"\xff" * 4000)
+        await line.listen()
+
+    called = call(hush, audio=(clip,))
+    assert called.report.failure == "the bot never made a sound (it sent 0.5 s of audio that is silent)"
+
+
+def test_a_bot_that_greets_and_then_does_not_answer_fails(clip: Path) -> None:
+    async def greet(line: Line) -> None:
+        await line.say(WORDS)
+        await line.listen()
+
+    called = call(greet, audio=(clip, clip), listen_s=1.0)
+    assert called.report.failure == "the bot did not answer turn 1 within 0.6 s"
+    assert len(called.report.turns) == 1
+
+
+def test_a_crash_fails(clip: Path) -> None:
+    called = call(fake_bots.crash, audio=(clip,))
+    assert called.report.failure is not None
+    assert called.report.failure.startswith("the bot crashed: it closed the call with 1011")
+    assert (called.report.ended_by, called.report.close_code) == ("bot", 1011)
+    assert [str(error) for error in called.bot.errors] == ["a bug in the bot"]
+
+
+def test_a_broken_connection_fails(clip: Path) -> None:
+    called = call(fake_bots.drop, audio=(clip,))
+    assert called.report.failure == "the connection broke: the bot's end went away without closing it (1006)"
+    assert (called.report.ended_by, called.report.close_code) == ("bot", 1006)
+
+
+def test_a_bot_that_hangs_up_at_once_fails(clip: Path) -> None:
+    async def leave(line: Line) -> None:
+        await line.socket.close(1000)
+
+    called = call(leave, audio=(clip,))
+    assert called.report.failure == "the bot ended the call before it made a sound (1000)"
+    assert called.report.ended_by == "bot"
+
+
+def test_a_bot_that_leaves_in_the_callers_turn_fails(tmp_path: Path) -> None:
+    async def leave(line: Line) -> None:
+        await line.say(WORDS)
+        await asyncio.sleep(0.35)
+        # It does not read any more, so it does not see that its close is answered.
+        await line.socket.close(1000)
+
+    long = tmp_path / "long.wav"
+    write_wav(long, [SPEECH * 5], 8000)
+    called = call(leave, audio=(long,))
+    assert called.report.duration_ms < 1500
+    assert called.report.close_code == 1000
+    assert called.report.failure == "the bot ended the call before the caller's turn 1 was over"
+
+
+def test_a_bot_that_answers_and_hangs_up_passes(clip: Path) -> None:
+    async def goodbye(line: Line) -> None:
+        while len(line.heard) < PCMU_8K.bytes_for(500):
+            await line.receive_until("media")
+        await line.say(WORDS)
+        await line.mark("end")
+        await line.receive_until("mark")
+        await line.socket.close(1000)
+
+    then = '<Say>Thank you</Say><Pause length="2"/>'
+    called = call(goodbye, audio=(clip,), served={"answer": {"then": then}})
+    assert called.report.failure is None
+    assert (called.report.ended_by, called.report.close_code) == ("bot", 1000)
+    assert any("Say: Thank you" in text for text in called.told("note"))
+
+
+def test_words_that_are_cut_off_by_the_bots_hang_up_fail(clip: Path) -> None:
+    async def cut(line: Line) -> None:
+        while len(line.heard) < PCMU_8K.bytes_for(500):
+            await line.receive_until("media")
+        await line.say(WORDS * 5)
+        await asyncio.sleep(0.3)
+        await line.socket.close(1000)
+
+    called = call(cut, audio=(clip,))
+    assert called.report.failure is not None
+    assert "of its audio unplayed: the caller never hears it" in called.report.failure
+    assert called.found() == [("E2", "fail", 1)]
+
+
+def test_broken_messages_are_counted_by_kind(clip: Path) -> None:
+    async def garble(line: Line) -> None:
+        for _ in range(3):
+            await line.socket.send("not json")
+        await line.socket.send(b"\x00\x01")
+        await line.send({"event": "media", "media": {"payload": "***"}})
+        await line.send({"event": "dance"})
+        await line.send({"event": "dance"})
+        await line.mark("same")
+        await line.mark("same")
+        await fake_bots.echo(line)
+
+    called = call(garble, audio=(clip,))
+    assert called.found() == [
+        ("M1", "fail", 3),
+        ("M1", "fail", 1),
+        ("M1", "fail", 1),
+        ("M1", "warn", 2),
+        ("M4", "warn", 1),
+    ]
+    assert called.report.failure == called.report.findings[0].message
+    assert len(called.told("finding")) == 5
+    assert called.report.turns[0].response_ms == 0
+
+
+def test_audio_far_ahead_of_real_time_is_told(clip: Path) -> None:
+    async def burst(line: Line) -> None:
+        await line.say(WORDS)
+        for _ in range(10):
+            await line.say(b"\xff" * 8000)
+        await line.clear()
+        await fake_bots.echo(line)
+
+    called = call(burst, audio=(clip,))
+    assert called.report.failure is None
+    assert called.found() == [("M2", "warn", 1)]
+    assert "10.3 s ahead of real time" in called.report.findings[0].message
+
+
+def test_ten_minutes_of_queued_audio_are_too_much(clip: Path) -> None:
+    async def flood(line: Line) -> None:
+        minute = b"\xff" * 8000 * 60
+        for _ in range(10):
+            await line.say(minute)
+        await line.say(WORDS * 4)
+        await line.listen()
+
+    called = call(flood, audio=(clip,), duration_s=0.5)
+    assert ("M2", "fail", 1) in called.found()
+    assert any("31931" in found.message for found in called.report.findings)
+
+
+def test_a_sound_that_breaks_off_is_told(clip: Path) -> None:
+    async def stutter(line: Line) -> None:
+        for _ in range(3):
+            await line.say(WORDS)
+            await asyncio.sleep(0.3 + 0.15)
+        await fake_bots.echo(line)
+
+    called = call(stutter, audio=(clip,), listen_s=1.0)
+    assert 1 <= called.report.underruns <= 3
+    assert 400 < called.report.max_gap_ms < 800
+    assert called.found() == [("M2", "warn", 1)]
+    assert called.report.failure is None
+
+
+def test_a_server_that_does_not_let_go_is_told(clip: Path) -> None:
+    async def deaf(line: Line) -> None:
+        await line.say(WORDS)
+        # Stops reading, the closing handshake included.
+        line.socket.transport.pause_reading()
+        await asyncio.sleep(1.5)
+        line.socket.transport.abort()
+
+    called = call(deaf, audio=(clip,), duration_s=0.3)
+    assert called.found() == [("E1", "fail", 1)]
+    assert called.report.ended_by == "caller"
+    assert called.report.close_code == 1006
+
+
+def test_a_message_that_is_too_large_breaks_the_call(clip: Path) -> None:
+    async def shout(line: Line) -> None:
+        await line.say(b"\xff" * 20 * 1024 * 1024)
+        await line.listen()
+
+    called = call(shout, audio=(clip,))
+    assert called.report.failure is not None
+    assert called.report.failure.startswith("the bot broke the WebSocket protocol (1009")
+
+
+# A call that does not come about
+
+
+def refused(**served: Any) -> Called:
+    called = call(fake_bots.echo, served=served)
+    assert called.report.stream_id == ""
+    assert called.report.turns == ()
+    assert called.report.ended_by is None
+    return called
+
+
+def test_nothing_listens() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/"
+        called = call(fake_bots.echo, url=lambda bot: url)
+    assert called.report.failure == (
+        f"nothing listens at {url} - start it with `wsvoice run bot.py -t twilio`, or give a bot file: "
+        "`wsvoice dial bot.py`"
+    )
+
+
+def test_an_unknown_host() -> None:
+    called = call(fake_bots.echo, url=lambda bot: "http://nothing.invalid/")
+    assert called.report.failure == "the host nothing.invalid is unknown"
+
+
+def test_a_server_without_tls() -> None:
+    called = call(fake_bots.echo, url=lambda bot: bot.stream_url.replace("ws://", "https://"))
+    assert called.report.failure is not None
+    assert called.report.failure.startswith("no TLS connection to 127.0.0.1")
+
+
+def test_a_slow_webhook_is_told_and_a_slower_one_fails(clip: Path) -> None:
+    limits = Limits(webhook_warn_s=0.1, webhook_s=10)
+    called = call(fake_bots.echo, served={"delay_s": 0.25}, limits=limits, audio=(clip,))
+    assert called.report.failure is None
+    assert called.found() == [("W1", "warn", 1)]
+    assert called.report.webhook_ms is not None
+    assert called.report.webhook_ms >= 250
+
+    called = call(fake_bots.echo, served={"delay_s": 2}, limits=Limits(webhook_s=0.2))
+    assert called.report.failure == f"the webhook did not answer within 0.2 s: {called.bot.url}"
+    assert called.found() == [("W1", "fail", 1)]
+
+
+def test_a_webhook_that_wants_another_signature() -> None:
+    forbidden: fake_bots.Webhook = lambda bot, number: http_answer("no", "403 Forbidden")  # noqa: E731
+    assert refused(webhook=forbidden).report.failure == (
+        "the webhook refused the call: 403 (it wants a signature; set TWILIO_AUTH_TOKEN to the server's own)"
+    )
+    called = call(fake_bots.echo, served={"webhook": forbidden}, credentials={"TWILIO_AUTH_TOKEN": TOKEN})
+    assert called.report.failure == (
+        "the webhook refused the call: 403 (is the signing secret the same on both sides?)"
+    )
+
+
+def test_a_webhook_that_fails() -> None:
+    called = refused(webhook=lambda bot, number: http_answer("\n  KeyError: 'x'\nmore", "500 Oops"))
+    assert called.report.failure == "the webhook failed: 500, KeyError: 'x'"
+    called = refused(webhook=lambda bot, number: http_answer("\x1b[31m" + "long " * 100, "500 Oops"))
+    assert called.report.failure is not None
+    assert len(called.report.failure) < 300
+    assert called.report.failure.isprintable()
+
+
+def test_an_answer_that_is_no_answer() -> None:
+    called = refused(webhook=lambda bot, number: http_answer("<Response><Connect>"))
+    assert called.report.failure is not None
+    assert called.report.failure.startswith("the webhook's answer cannot be used: ")
+    assert called.found() == [("W3", "fail", 1)]
+    called = refused(webhook=lambda bot, number: http_answer("<html>404</html>", Content_Type="application/json"))
+    assert called.found() == [("W3", "fail", 1)]
+
+
+def test_a_call_that_is_turned_away() -> None:
+    body = '<Response><Reject reason="busy"/></Response>'
+    called = refused(webhook=lambda bot, number: http_answer(body))
+    assert called.report.failure == "the bot turned the call away with <Reject> (busy)"
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (HTTPStatus.FORBIDDEN, "the stream was refused: 403 to the WebSocket's upgrade (a stream token"),
+        (HTTPStatus.SERVICE_UNAVAILABLE, "the stream was refused: 503 to the WebSocket's upgrade (every place is"),
+        (HTTPStatus.FOUND, "the stream was refused: 302 to the WebSocket's upgrade;"),
+    ],
+)
+def test_a_stream_that_is_refused(status: HTTPStatus, words: str) -> None:
+    called = refused(refuse=status)
+    assert called.report.failure is not None
+    assert called.report.failure.startswith(words)
+    assert called.report.failure.endswith("Twilio reports this as error 31920")
+    assert called.found() == [("S1", "fail", 1)]
+    assert called.report.webhook_ms is not None
+    assert called.report.connect_ms is None
+
+
+def test_a_stream_without_tls_on_this_machine_names_the_option() -> None:
+    called = refused(webhook=lambda bot, number: http_answer(twiml(bot.stream_url.replace("ws://", "wss://"))))
+    assert called.report.failure is not None
+    assert "--force-ws" in called.report.failure
+    assert called.report.failure.endswith("error 31910")
+
+
+def test_a_stream_that_does_not_open_in_time() -> None:
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        url = f"ws://127.0.0.1:{mute.getsockname()[1]}/"
+        called = call(fake_bots.echo, url=lambda bot: url, limits=Limits(connect_s=0.2))
+    assert called.report.failure == (
+        f"the stream at {url} did not open within 0.2 s; Twilio reports this as error 31901"
+    )
+
+
+# The user's own mistakes
+
+
+def test_mistakes_are_raised_before_anything_is_dialled(tmp_path: Path) -> None:
+    def place(**settings: Any) -> None:
+        asyncio.run(dial(DialConfig(target="http://127.0.0.1:9/", **settings)))
+
+    with pytest.raises(AudioFileError):
+        place(audio=(tmp_path / "none.wav",))
+    with pytest.raises(UsageError, match="folder does not exist"):
+        place(record=tmp_path / "none" / "call.wav")
+    with pytest.raises(UsageError, match="no provider is called"):
+        place(transport="pigeon")
+    with pytest.raises(UsageError, match="real calls"):
+        asyncio.run(dial(DialConfig(target="+15550100002")))
+
+
+# Ctrl-C
+
+
+def test_a_cancelled_call_is_hung_up_in_good_order(clip: Path, tmp_path: Path) -> None:
+    path = tmp_path / "call.wav"
+
+    async def place() -> FakeBot:
+        async with fake_bot(fake_bots.echo) as bot:
+            events: list[TimelineEvent] = []
+            spoken = asyncio.Event()
+
+            def on_event(event: TimelineEvent) -> None:
+                events.append(event)
+                if event.kind == "bot-speaks":
+                    spoken.set()
+
+            config = DialConfig(target=bot.url, audio=(clip,), listen_s=0, record=path)
+            task = asyncio.create_task(dial(config, on_event=on_event, limits=QUICK))
+            await asyncio.wait_for(spoken.wait(), 10)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert [event.kind for event in events][-2:] == ["hang-up", "closed"]
+            return bot
+
+    bot = asyncio.run(place())
+    (line,) = bot.lines
+    assert line.messages[-1]["event"] == "stop"
+    assert line.socket.close_code == 1000
+    with wave.open(str(path)) as file:
+        assert file.getnframes() >= 320
