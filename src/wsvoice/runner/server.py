@@ -7,7 +7,8 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from wsvoice.errors import ServerError
 from wsvoice.runner.app import create_app
 from wsvoice.runner.stream import ABORT_EXTENSION
+from wsvoice.runner.tunnel import ngrok_tunnel
 
 if TYPE_CHECKING:
     from wsvoice.config import RunConfig
@@ -131,34 +133,39 @@ def serve(bot: LoadedBot, config: RunConfig, *, on_ready: Callable[[Ready], None
     Raises:
         ServerError: If the address cannot be listened on, or a tunnel cannot be opened.
     """
-    app = create_app(bot.function, config)
-    switchboard: Switchboard = app.state.switchboard
-    sockets = listen(config.host, config.port)
-    port = sockets[0].getsockname()[1]
-    ready = Ready(
-        url=f"http://{_url_host(config.host)}:{port}/",
-        public_url=config.public_url,
-        provider_names=tuple(switchboard.providers),
-    )
-    server = DrainingServer(
-        uvicorn.Config(
-            app,
-            ws=StreamProtocol,
-            ws_max_size=config.message_limit,
-            ws_ping_interval=PING_INTERVAL_S,
-            ws_ping_timeout=PING_TIMEOUT_S,
-            ws_per_message_deflate=False,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_graceful_shutdown=10,
-        ),
-        switchboard,
-        drain_timeout_s=config.drain_timeout_s,
-        on_started=lambda: on_ready(ready),
-    )
-    server.run(sockets)
+    with ExitStack() as stack:
+        sockets = listen(config.host, config.port)
+        for each in sockets:
+            stack.callback(each.close)
+        port = sockets[0].getsockname()[1]
+        if config.tunnel == "ngrok":
+            config = replace(config, proxy=stack.enter_context(ngrok_tunnel(port)))
+        app = create_app(bot.function, config)
+        switchboard: Switchboard = app.state.switchboard
+        ready = Ready(
+            url=f"http://{_url_host(config.host)}:{port}/",
+            public_url=config.public_url,
+            provider_names=tuple(switchboard.providers),
+        )
+        server = DrainingServer(
+            uvicorn.Config(
+                app,
+                ws=StreamProtocol,
+                ws_max_size=config.message_limit,
+                ws_ping_interval=PING_INTERVAL_S,
+                ws_ping_timeout=PING_TIMEOUT_S,
+                ws_per_message_deflate=False,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_graceful_shutdown=10,
+            ),
+            switchboard,
+            drain_timeout_s=config.drain_timeout_s,
+            on_started=lambda: on_ready(ready),
+        )
+        server.run(sockets)
 
 
 def listen(host: str, port: int) -> list[socket.socket]:

@@ -1,0 +1,216 @@
+"""The process: signals, the drain, the port, a tunnel."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pyngrok import conf, ngrok
+
+from tests.runner import bots
+from tests.runner.carrier import announce, dialled, main_frequency
+from tests.signals import tone
+from wsvoice.errors import ServerError
+from wsvoice.runner.server import listen
+from wsvoice.runner.tunnel import ngrok_tunnel
+
+ECHO = str(Path(__file__).parents[2] / "examples" / "echo.py")
+
+
+@contextmanager
+def run(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+    """Start ``wsvoice run`` in a process of its own; yield it with what it says once it listens."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "wsvoice", "run", *arguments, "--host", "127.0.0.1", "--port", "0", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        line = process.stdout.readline()
+        assert line, process.stderr.read()
+        yield process, json.loads(line)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+class TestDrain:
+    def test_the_call_finishes_and_nobody_new_comes_in(self) -> None:
+        async def main() -> None:
+            with run(ECHO, "-t", "twilio") as (process, ready):
+                url = ready["url"]
+                async with dialled(await asyncio.to_thread(announce, url)) as carrier:
+                    await carrier.speak(tone(500, 300, 8000))
+                    process.send_signal(signal.SIGTERM)
+                    while httpx.get(url + "readyz").status_code != 503:
+                        await asyncio.sleep(0.01)
+                    assert "Reject" in httpx.post(url, data={"CallSid": "CA2"}).text
+                    carrier.messages.clear()
+                    await carrier.speak(tone(900, 600, 8000))
+                    await carrier.until("mark")
+                    assert main_frequency(carrier.heard()) == pytest.approx(900, abs=15)
+                    assert process.poll() is None
+                    await carrier.hang_up()
+                assert await asyncio.to_thread(process.wait, 20) == 0
+                assert process.stderr is not None
+                log = process.stderr.read()
+                assert "waiting for 1 call to finish" in log
+                assert "ended by the caller" in log
+                assert "Traceback" not in log
+
+        asyncio.run(main())
+
+    def test_a_second_signal_ends_the_call(self) -> None:
+        async def main() -> None:
+            with run(ECHO, "-t", "twilio") as (process, ready):
+                async with dialled(await asyncio.to_thread(announce, ready["url"])) as carrier:
+                    await carrier.speak(tone(500, 100, 8000))
+                    process.send_signal(signal.SIGTERM)
+                    while httpx.get(ready["url"] + "readyz").status_code != 503:
+                        await asyncio.sleep(0.01)
+                    process.send_signal(signal.SIGTERM)
+                    code, _ = await carrier.closed(15)
+                    assert code in (1001, 1012)
+                assert await asyncio.to_thread(process.wait, 20) == 0
+
+        asyncio.run(main())
+
+    def test_the_time_for_it_is_limited(self) -> None:
+        async def main() -> None:
+            with run(ECHO, "-t", "twilio", "--drain-timeout", "1s") as (process, ready):
+                async with dialled(await asyncio.to_thread(announce, ready["url"])) as carrier:
+                    await carrier.speak(tone(500, 100, 8000))
+                    process.send_signal(signal.SIGTERM)
+                    assert (await carrier.closed(15))[0] in (1001, 1012)
+                assert await asyncio.to_thread(process.wait, 20) == 0
+
+        asyncio.run(main())
+
+    def test_interrupted_without_calls_it_exits_at_once(self) -> None:
+        with run(ECHO) as (process, _):
+            begun = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(15) == 130
+            assert time.monotonic() - begun < 8
+
+
+class TestPort:
+    def test_taken(self) -> None:
+        with socket.socket() as other:
+            other.bind(("127.0.0.1", 0))
+            other.listen()
+            port = other.getsockname()[1]
+            with pytest.raises(ServerError, match=f"127.0.0.1:{port}") as caught:
+                listen("127.0.0.1", port)
+            assert "--port" in (caught.value.hint or "")
+
+    def test_unknown_host(self) -> None:
+        with pytest.raises(ServerError, match="unknown"):
+            listen("no.such.host.invalid", 0)
+
+    def test_localhost_in_both_families_on_one_port(self) -> None:
+        sockets = listen("localhost", 0)
+        try:
+            assert len({each.getsockname()[1] for each in sockets}) == 1
+            families = {each.family for each in sockets}
+            assert socket.AF_INET in families
+        finally:
+            for each in sockets:
+                each.close()
+
+
+FAKE_AGENT = '''
+import http.server, json, sys
+
+class Api(http.server.BaseHTTPRequestHandler):
+    def answer(self, status, body):
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+    def do_GET(self):
+        self.answer(200, {"tunnels": [], "endpoints": []})
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        addr = asked.get("addr") or asked.get("upstream", {}).get("url")
+        self.answer(201, {"name": "t", "ID": "x", "uri": "/api/tunnels/t", "proto": "https", "config": {"addr": str(addr)},
+                          "metrics": {}, "public_url": "https://tunnel.example", "url": "https://tunnel.example"})
+    def do_DELETE(self):
+        self.send_response(204)
+        self.end_headers()
+    def log_message(self, *args):
+        pass
+
+if "version" in sys.argv:
+    print("ngrok version 3.20.0")
+elif "start" not in sys.argv:
+    pass
+elif "REFUSED":
+    print('t=1 lvl=eror msg="failed to auth" err="authentication failed: Usage requires an authtoken"', flush=True)
+    sys.exit(1)
+else:
+    server = http.server.HTTPServer(("127.0.0.1", 0), Api)
+    print(f't=1 lvl=info msg="starting web service" obj=web addr=127.0.0.1:{server.server_port}', flush=True)
+    print('t=1 lvl=info msg="tunnel session started" obj=tunnels.session', flush=True)
+    print('t=1 lvl=info msg="client session established" obj=csess', flush=True)
+    server.serve_forever()
+'''
+
+
+@pytest.fixture
+def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A program that says what ngrok's agent says, for the real pyngrok to drive."""
+
+    def install(*, refused: bool = False) -> None:
+        path = tmp_path / "ngrok"
+        source = textwrap.dedent(FAKE_AGENT).replace('"REFUSED"', "True" if refused else "False")
+        path.write_text(f"#!{sys.executable}\n{source}")
+        path.chmod(0o755)
+        config = tmp_path / "ngrok.yml"
+        config.write_text("version: 2\n")
+        conf.set_default(conf.PyngrokConfig(ngrok_path=str(path), config_path=str(config), startup_timeout=10))
+
+    yield install
+    ngrok.kill()
+    conf.set_default(conf.PyngrokConfig())
+
+
+class TestTunnel:
+    def test_its_host_is_the_public_one(self, agent: Any, serve: Any) -> None:
+        agent()
+        server = serve(bots.echo, tunnel="ngrok")
+        answer = httpx.post(server.url, data={"CallSid": "CA1"})
+        assert 'url="wss://tunnel.example/ws/twilio/' in answer.text
+
+    def test_closed_with_the_server(self, agent: Any) -> None:
+        agent()
+        with ngrok_tunnel(7860) as host:
+            assert host == "tunnel.example"
+            process = ngrok.get_ngrok_process().proc
+        assert process.wait(10) is not None
+
+    def test_refused(self, agent: Any) -> None:
+        agent(refused=True)
+        with pytest.raises(ServerError, match="ngrok did not open a tunnel") as caught, ngrok_tunnel(7860):
+            pass
+        assert "authtoken" in (caught.value.hint or "")
