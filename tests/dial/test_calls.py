@@ -190,8 +190,8 @@ def test_media_keep_their_pace(clip: Path) -> None:
                 await line.say(WORDS)
 
     arrivals: list[float] = []
-    called = call(timed, audio=(clip,), duration_s=1.5)
-    assert called.report.sent_audio_ms == 1500
+    called = call(timed, audio=(clip,), duration_s=1.0)
+    assert called.report.sent_audio_ms == 1000
     late_ms = [(at - arrivals[0]) * 1000 - 20 * n for n, at in enumerate(arrivals)]
     # The clock is absolute: single messages may be late on a busy machine, but lateness does not add up.
     assert min(late_ms[-20:]) < 15
@@ -472,7 +472,7 @@ def test_a_server_that_does_not_let_go_is_told(clip: Path) -> None:
         await line.say(WORDS)
         # Stops reading, the closing handshake included.
         line.socket.transport.pause_reading()
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(1.2)
         line.socket.transport.abort()
 
     called = call(deaf, audio=(clip,), duration_s=0.3)
@@ -526,7 +526,7 @@ def test_a_server_without_tls() -> None:
 
 def test_a_slow_webhook_is_told_and_a_slower_one_fails(clip: Path) -> None:
     limits = Limits(webhook_warn_s=0.1, webhook_s=10)
-    called = call(fake_bots.echo, served={"delay_s": 0.25}, limits=limits, audio=(clip,))
+    called = call(fake_bots.echo, served={"delay_s": 0.25}, limits=limits, audio=(clip,), duration_s=0.3)
     assert called.report.failure is None
     assert called.found() == [("W1", "warn", 1)]
     assert called.report.webhook_ms is not None

@@ -74,7 +74,8 @@ def test_a_server_is_started_read_and_stopped(tmp_path: Path) -> None:
 
     pid = asyncio.run(use())
     assert not is_running(pid)
-    arguments = ["bot.py", "-t", "twilio", "--host", "127.0.0.1", "--port", "0", "--json", "--param", "language=en"]
+    options = ["--host", "127.0.0.1", "--port", "0", "-x", "bot.invalid", "--json", "--param", "language=en"]
+    arguments = ["bot.py", "-t", "twilio", *options]
     assert f"loading {arguments}" in served.lines
     assert "a word of the bot's while it is imported" in served.lines
     assert not any("1234" in line for line in served.lines)
@@ -165,7 +166,7 @@ def test_no_real_credential_reaches_the_bot() -> None:
     environ = {
         "PATH": "/bin",
         "OPENAI_API_KEY": "kept",
-        "WSVOICE_PROXY": "bot.example.com",
+        "WSVOICE_NUMBER": "+15550100002",
         **dict.fromkeys(provider.credential_names, "real"),
     }
     changed = bot_environment(environ, provider, "made up", "http://127.0.0.1:1")
@@ -173,7 +174,7 @@ def test_no_real_credential_reaches_the_bot() -> None:
     assert "real" not in changed.values()
     # Empty, not missing: a `.env` file would fill in what is missing.
     assert changed["TWILIO_ACCOUNT_SID"] == ""
-    assert changed["WSVOICE_PROXY"] == ""
+    assert changed["WSVOICE_NUMBER"] == ""
     assert changed["TWILIO_API_BASE_URL"] == "http://127.0.0.1:1"
     assert (changed["PATH"], changed["OPENAI_API_KEY"]) == ("/bin", "kept")
     assert environ["TWILIO_AUTH_TOKEN"] == "real"

@@ -24,7 +24,7 @@ async def bot(runner_args):
     request = urllib.request.Request(url, b"Status=completed")
     answer = await asyncio.to_thread(urllib.request.urlopen, request)
     print("status", answer.status, file=sys.stderr)
-    await asyncio.sleep(30)
+    await asyncio.sleep(1)
 """
 
 DIES = """
@@ -48,7 +48,10 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TWILIO_AUTH_TOKEN", "a real token")
     monkeypatch.setenv("TWILIO_ACCOUNT_SID", "AC" + "1" * 32)
-    (tmp_path / ".env").write_text("TWILIO_ACCOUNT_SID=AC222\nTWILIO_API_KEY=SK333\nWSVOICE_PROXY=bot.example.com\n")
+    (tmp_path / ".env").write_text("TWILIO_ACCOUNT_SID=AC222\nTWILIO_API_KEY=SK333\n")
+    # Nor does a call go to the public address that the project has.
+    (tmp_path / "pyproject.toml").write_text('[tool.wsvoice]\ntunnel = "ngrok"\n')
+    monkeypatch.setenv("WSVOICE_PROXY", "bot.example.com")
 
 
 def test_a_bot_file_is_served_signed_and_dialled(tmp_path: Path) -> None:
@@ -60,6 +63,8 @@ def test_a_bot_file_is_served_signed_and_dialled(tmp_path: Path) -> None:
     assert report.turns[0].response_ms == 0
     assert (report.ended_by, report.close_code) == ("caller", 1000)
     assert any(event.kind == "log" for event in events)
+    # A stream on a public address has TLS and a token, so there is nothing to find fault with.
+    assert any(event.text.startswith("the stream is wss://bot.invalid/ws/") for event in events)
     # What its server answers is told before the call, as the caller goes through it.
     kinds = [event.kind for event in events if event.kind not in ("log", "note")]
     assert kinds[:4] == ["webhook", "answer", "connected", "started"]
@@ -95,5 +100,6 @@ def test_a_bot_that_does_not_load_is_told_with_what_the_server_says(tmp_path: Pa
     assert report.verdict == "failed"
     assert report.failure is not None
     assert report.failure.startswith(f"`wsvoice run {path}` ended with exit code 2:")
-    assert "bott" in report.failure or "bot" in report.failure.partition(":")[2]
+    assert "bot.py has no coroutine function named `bot`" in report.failure
+    assert "bot.py:bott" in report.failure
     assert report.ended_by is None

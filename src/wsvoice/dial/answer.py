@@ -11,6 +11,7 @@ from urllib.parse import urljoin, urlsplit
 from wsvoice import http
 from wsvoice.call import Call
 from wsvoice.dial.journal import Journal
+from wsvoice.dial.target import Detour
 from wsvoice.errors import DialError, HttpError, RemoteProtocolError
 from wsvoice.providers.base import HttpRequest, Provider, StreamRequest
 
@@ -31,6 +32,7 @@ async def ask(
     journal: Journal,
     warn_s: float,
     timeout_s: float,
+    detour: Detour | None = None,
 ) -> tuple[StreamRequest, float]:
     """
     Announce `call` at the webhook `url`, and return the stream that the answer asks for.
@@ -45,6 +47,7 @@ async def ask(
         journal: Told what happens.
         warn_s: A slower answer is a finding.
         timeout_s: A slower answer is a failure, redirects included.
+        detour: A host whose requests go to a server on this machine.
 
     Returns:
         The stream, and how long the answer took in milliseconds.
@@ -60,7 +63,12 @@ async def ask(
             request = provider.sign(request, now=time.time())
         try:
             response = await http.send(
-                HttpRequest(request.method, request.url, request.headers, request.body),
+                HttpRequest(
+                    request.method,
+                    detour.apply(request.url) if detour else request.url,
+                    request.headers,
+                    request.body,
+                ),
                 timeout_s=max(0.001, timeout_s - elapsed_s),
                 body_limit=ANSWER_LIMIT,
             )

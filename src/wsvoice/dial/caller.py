@@ -22,8 +22,8 @@ from wsvoice.dial.journal import Journal
 from wsvoice.dial.report import CallReport, TimelineEvent
 from wsvoice.dial.rest import FakeRestApi, ReadsHangUps
 from wsvoice.dial.script import Turn, load_turns
-from wsvoice.dial.serve import START_TIMEOUT_S, ServedBot, bot_environment
-from wsvoice.dial.target import Target, parse_target
+from wsvoice.dial.serve import PUBLIC_HOST, START_TIMEOUT_S, ServedBot, bot_environment
+from wsvoice.dial.target import Detour, Target, parse_target
 from wsvoice.errors import DialError, UsageError
 from wsvoice.http import failure_kind, is_loopback
 from wsvoice.providers import load_provider
@@ -136,6 +136,7 @@ class _Caller:
             seed=secrets.token_bytes(32),
         )
         self._served: ServedBot | None = None
+        self._detour: Detour | None = None
         self._conversation: Conversation | None = None
         self._rest_hung_up = False
         self._report = CallReport(provider=self._provider.name, target=config.target, call_id=self._call.call_id)
@@ -230,7 +231,10 @@ class _Caller:
             start_timeout_s=self._limits.start_s,
         )
         await stack.enter_async_context(served)
-        return served.url
+        self._detour = Detour(PUBLIC_HOST, served.url)
+        url = f"https://{PUBLIC_HOST}/"
+        journal.tell("note", f"{bot} is served at {served.url}, which stands for {url}")
+        return url
 
     def _hang_up_by_rest(self) -> None:
         self._rest_hung_up = True
@@ -247,6 +251,7 @@ class _Caller:
             journal=journal,
             warn_s=limits.webhook_warn_s,
             timeout_s=limits.webhook_s,
+            detour=self._detour,
         )
         self._report = replace(self._report, webhook_ms=elapsed_ms)
         for verb in request.skipped:
@@ -276,8 +281,8 @@ class _Caller:
             def process_redirect(self, exc: Exception) -> Exception | str:
                 return exc
 
-        url = request.url
-        headers = {**self._provider.upgrade_headers(url, now=time.time()), **request.headers}
+        headers = {**self._provider.upgrade_headers(request.url, now=time.time()), **request.headers}
+        url = self._detour.apply(request.url) if self._detour else request.url
         began = time.monotonic()
         try:
             socket = await Connect(

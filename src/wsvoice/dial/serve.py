@@ -1,6 +1,10 @@
 """
 Serves a bot in a second process, so that it can be dialled without a server of its own.
 
+The server is told that it has a public address, :data:`PUBLIC_HOST`, and the caller goes its way to it. So signatures,
+stream tokens and ``wss://`` are what they are for a real call, and an address or a tunnel that the project's settings
+name is left alone.
+
 The bot gets this process's environment, but none of the provider's real credentials: the secret that webhooks
 are signed with is a random one made for this call, so that signatures are checked as they would be for a real
 call, and everything else is empty, so that no request can reach a real account.
@@ -22,6 +26,8 @@ from wsvoice.providers.base import Provider
 
 #: The server, before its arguments.
 PROGRAM = (sys.executable, "-m", "wsvoice", "run")
+#: The server's public host, which no name server knows: https://www.rfc-editor.org/rfc/rfc6761#section-6.4
+PUBLIC_HOST = "bot.invalid"
 #: How long a bot may take to be imported and served.
 START_TIMEOUT_S = 60.0
 #: How long the server may take to stop when it is asked to.
@@ -32,7 +38,7 @@ KEPT_LINES = 200
 _SHOWN_LINES = 15
 _LINE_LIMIT = 2000
 # Settings of a deployment that have no place in a test call: an empty variable takes one of `.env` back.
-_NOT_HERE = ("WSVOICE_PROXY", "WSVOICE_TUNNEL", "WSVOICE_NUMBER", "WSVOICE_RELOAD", "WSVOICE_WORKERS")
+_NOT_HERE = ("WSVOICE_NUMBER", "WSVOICE_RELOAD", "WSVOICE_WORKERS")
 
 
 def bot_environment(environ: Mapping[str, str], provider: Provider, secret: str, api_url: str | None) -> dict[str, str]:
@@ -61,7 +67,7 @@ class ServedBot:
     A bot and its server, while the context lasts.
 
     Attributes:
-        url: The webhook's URL.
+        url: The webhook's URL on this machine.
     """
 
     def __init__(
@@ -78,7 +84,7 @@ class ServedBot:
     ) -> None:
         self.url = ""
         self._bot = bot
-        arguments = [bot, "-t", provider, "--host", "127.0.0.1", "--port", "0", "--json"]
+        arguments = [bot, "-t", provider, "--host", "127.0.0.1", "--port", "0", "-x", PUBLIC_HOST, "--json"]
         for name, value in parameters.items():
             arguments += ["--param", f"{name}={value}"]
         self._command = [*program, *arguments]

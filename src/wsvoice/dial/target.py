@@ -33,6 +33,28 @@ class Target:
     value: str
 
 
+@dataclass(frozen=True, slots=True)
+class Detour:
+    """
+    A host that stands for a server on this machine, as a tunnel's does.
+
+    Attributes:
+        host: The host that URLs name and signatures cover.
+        local_url: Where its requests go.
+    """
+
+    host: str
+    local_url: str
+
+    def apply(self, url: str) -> str:
+        """Return where a request for `url` goes: to this machine, without TLS, if it is for the host."""
+        parts = urlsplit(url)
+        if parts.netloc != self.host:
+            return url
+        scheme = "ws" if parts.scheme.startswith("ws") else "http"
+        return parts._replace(scheme=scheme, netloc=urlsplit(self.local_url).netloc).geturl()
+
+
 def parse_target(text: str) -> Target:
     """
     Tell what `text` names.

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
 from wsvoice.audio import PCMU_8K, AudioFormat
@@ -65,15 +65,6 @@ class WebhookRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """An HTTP answer to a webhook."""
-
-    body: str
-    media_type: str = "application/xml"
-    status: int = 200
-
-
-@dataclass(frozen=True, slots=True)
 class HttpRequest:
     """A request to a provider's REST API, ready to be sent."""
 
@@ -82,6 +73,17 @@ class HttpRequest:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
     basic_auth: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An HTTP answer to a webhook."""
+
+    body: str
+    media_type: str = "application/xml"
+    status: int = 200
+    #: Requests to the provider's API that carry the answer out; where there are some, the body only acknowledges.
+    requests: tuple[HttpRequest, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,8 @@ class StreamRequest:
         skipped: Verbs before the stream that a test call does not carry out, in words.
         then: Verbs after the stream, carried out once the bot has closed the socket; empty ends the call.
         findings: What the provider would dislike about the document.
+        outbound_format: The format of what the bot sends, where it is not `format`.
+        reconnects: Whether the provider dials the stream again when the bot closes it.
     """
 
     url: str
@@ -122,6 +126,24 @@ class StreamRequest:
     skipped: Sequence[str] = ()
     then: Sequence[str] = ()
     findings: Sequence[Finding] = ()
+    outbound_format: AudioFormat | None = None
+    reconnects: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Quirk:
+    """
+    A way in which the simulated carrier can be made to behave: what a document leaves open, or users report.
+
+    Attributes:
+        default: What it does unless told.
+        help: What it changes, in one line.
+        choices: The values it takes; empty for any.
+    """
+
+    default: str
+    help: str
+    choices: tuple[str, ...] = ()
 
 
 class Stream(Protocol):
@@ -133,8 +155,10 @@ class Stream(Protocol):
     """
 
     side: Side
-    #: The stream's audio format; final once :class:`~wsvoice.providers.events.StreamStarted` has passed.
+    #: The format of the carrier's audio; final once :class:`~wsvoice.providers.events.StreamStarted` has passed.
     format: AudioFormat
+    #: The format of the bot's audio; the same, but where a provider can be told otherwise.
+    outbound_format: AudioFormat
 
     def send(self, event: Event) -> str | bytes:
         """
@@ -169,6 +193,16 @@ class Provider(Protocol):
     credential_names: tuple[str, ...]
     #: How long a piece of audio from the carrier is.
     frame_ms: int
+    #: Whether the carrier's audio comes in order; where it does not, it is put in order by its chunk numbers.
+    ordered: bool
+    #: The method of its webhook unless the user chooses another.
+    webhook_method: Literal["GET", "POST"]
+    #: How much audio of the bot's it queues, in seconds; what comes beyond is thrown away.
+    queue_limit_s: float
+    #: What becomes of marks whose audio is cleared.
+    cleared_marks: Literal["returned", "dropped"]
+    #: How the simulated carrier can be made to deviate, by name.
+    quirks: Mapping[str, Quirk]
 
     def can_verify(self) -> bool:
         """Whether the secret that webhooks are signed with is known."""
@@ -176,9 +210,12 @@ class Provider(Protocol):
     def recognises(self, request: WebhookRequest) -> bool:
         """Whether a webhook has this provider's fields; used where one address serves all."""
 
-    def read_webhook(self, request: WebhookRequest) -> Call:
+    def claims(self, message: Mapping[str, Any]) -> bool:
+        """Whether the first or second message of a stream is this provider's start; where one address serves all."""
+
+    def read_webhook(self, request: WebhookRequest) -> Call | None:
         """
-        Read the call that a webhook announces.
+        Read the call that a webhook announces; ``None`` if it reports something else, which needs no answer.
 
         Raises:
             RemoteProtocolError: If the request is not this provider's.
@@ -186,6 +223,9 @@ class Provider(Protocol):
 
     def answer(self, call: Call, stream_url: str) -> Answer:
         """Render the document that makes the provider stream `call` to `stream_url`."""
+
+    def acknowledge(self) -> Answer:
+        """Render the answer to a webhook that needs none."""
 
     def busy(self) -> Answer:
         """Render the document that turns a caller away because every place is taken."""
@@ -223,6 +263,18 @@ class Provider(Protocol):
             SignatureError: If it matches none, or is missing.
         """
 
+    def has_credentials(self, request: WebhookRequest) -> bool:
+        """Whether an upgrade carries the credentials that the user gave the provider instead of a stream token."""
+
+    def upgrade_error(self, kind: Literal["timeout", "tls", "refused"]) -> str | None:
+        """Return the code under which the provider's debugger shows a stream that did not open."""
+
+    def hang_up(self, call: Call) -> HttpRequest | None:
+        """Return the request that ends `call`; ``None`` if closing the stream does, or credentials are missing."""
+
+    def read_hang_up(self, request: WebhookRequest) -> str | None:
+        """Return the id of the call that a request to the provider's API ends; ``None`` if it does not."""
+
     def webhook(self, call: Call, url: str, *, method: str = "POST") -> WebhookRequest:
         """Render the webhook that the provider would send for `call`, not yet signed."""
 
@@ -235,5 +287,5 @@ class Provider(Protocol):
     def new_call(self, *, from_number: str, to_number: str, parameters: Mapping[str, str], seed: bytes) -> Call:
         """Invent a call with ids of the provider's shape; `seed` is at least 32 random bytes."""
 
-    def stream(self, side: Side) -> Stream:
-        """Return a new stream's end."""
+    def stream(self, side: Side, quirks: Mapping[str, str] | None = None) -> Stream:
+        """Return a new stream's end; `quirks` are for the carrier's."""

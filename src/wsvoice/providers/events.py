@@ -120,14 +120,5 @@ class Unknown:
 
 
 Event: TypeAlias = (
-    Connected
-    | StreamStarted
-    | Audio
-    | Digit
-    | Mark
-    | Clear
-    | Cleared
-    | StreamError
-    | StreamStopped
-    | Unknown
+    Connected | StreamStarted | Audio | Digit | Mark | Clear | Cleared | StreamError | StreamStopped | Unknown
 )

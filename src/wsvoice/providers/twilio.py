@@ -18,14 +18,14 @@ from base64 import b64encode
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urljoin, urlsplit, urlunsplit
 from xml.etree.ElementTree import Element
 
 from wsvoice.audio import PCMU_8K, AudioFormat
 from wsvoice.call import Call
 from wsvoice.errors import ConfigError, LocalProtocolError, RemoteProtocolError, SignatureError
-from wsvoice.providers.base import Answer, Finding, HttpRequest, Level, Side, StreamRequest, WebhookRequest
+from wsvoice.providers.base import Answer, Finding, HttpRequest, Level, Quirk, Side, StreamRequest, WebhookRequest
 from wsvoice.providers.documents import document, element, read_document
 from wsvoice.providers.events import (
     Audio,
@@ -57,6 +57,9 @@ DOCUMENT_LIMIT = 64 * 1024
 #: Bytes of audio in one message. Twilio names no limit; WebSocket servers elsewhere stop at 64 KiB.
 PAYLOAD_LIMIT = 32 * 1024
 
+#: What a status callback says of a call that is over; no webhook for an answer says so.
+#: https://www.twilio.com/docs/voice/api/call-resource#call-status-values
+_ENDED = frozenset({"completed", "busy", "failed", "no-answer", "canceled"})
 _FIELD_LIMIT = 256
 _WORDS_LIMIT = 60
 _UNKNOWN_LIMIT = 64
@@ -148,6 +151,13 @@ class Twilio:
         "TWILIO_EDGE",
     )
     frame_ms = 20
+    ordered = True
+    webhook_method: Literal["GET", "POST"] = "POST"
+    #: https://www.twilio.com/docs/api/errors/31931
+    queue_limit_s = 600.0
+    #: https://www.twilio.com/docs/voice/media-streams/websocket-messages#send-a-clear-message
+    cleared_marks: Literal["returned", "dropped"] = "returned"
+    quirks: Mapping[str, Quirk] = {}
 
     # What a company that speaks Twilio's dialect changes.
     secret_name: ClassVar[str] = "TWILIO_AUTH_TOKEN"
@@ -173,7 +183,12 @@ class Twilio:
         fields = request.fields
         return fields.get("CallSid", "").startswith("CA") and fields.get("AccountSid", "").startswith("AC")
 
-    def read_webhook(self, request: WebhookRequest) -> Call:
+    def claims(self, message: Mapping[str, Any]) -> bool:
+        """Whether a message is Twilio's start: camel case, with both ids, Twilio's own first letters not needed."""
+        start = message.get("start")
+        return message.get("event") == "start" and isinstance(start, Mapping) and {"streamSid", "callSid"} <= set(start)
+
+    def read_webhook(self, request: WebhookRequest) -> Call | None:
         """
         Read the call that a webhook announces, from the form of a POST or the query of a GET.
 
@@ -183,6 +198,8 @@ class Twilio:
         https://www.twilio.com/docs/voice/twiml#request-parameters
         """
         fields = request.fields
+        if "StreamEvent" in fields or fields.get("CallStatus") in _ENDED:
+            return None
         call_id = fields.get("CallSid", "")
         if not call_id:
             raise broken("no-call", f"the request has no CallSid, so it is not a webhook of {self.title}'s")
@@ -289,6 +306,14 @@ class Twilio:
             *(element("Parameter", {"name": name, "value": value}) for name, value in parameters.items()),
         )
         return Answer(document(element("Response", None, element("Connect", None, stream))))
+
+    def acknowledge(self) -> Answer:
+        """
+        Render an empty answer, for status callbacks.
+
+        https://www.twilio.com/docs/voice/api/call-resource#statuscallback
+        """
+        return Answer("", status=204)
 
     def busy(self) -> Answer:
         """
@@ -575,6 +600,26 @@ class Twilio:
 
     # The REST API
 
+    def has_credentials(self, request: WebhookRequest) -> bool:
+        """Twilio's streams carry no credentials of the user's."""
+        return False
+
+    def upgrade_error(self, kind: Literal["timeout", "tls", "refused"]) -> str | None:
+        """
+        Return the code under which Twilio's debugger shows a stream that did not open.
+
+        https://www.twilio.com/docs/api/errors
+        """
+        return {"timeout": "31901", "tls": "31910", "refused": "31920"}[kind]
+
+    def hang_up(self, call: Call) -> HttpRequest | None:
+        """
+        Twilio ends the call when the stream is closed and no verb follows it.
+
+        https://www.twilio.com/docs/voice/twiml/connect
+        """
+        return None
+
     def hang_up_request(self, call_id: str, account_id: str = "") -> HttpRequest:
         """
         Return the request that ends the call `call_id`.
@@ -628,8 +673,8 @@ class Twilio:
 
     # The stream
 
-    def stream(self, side: Side) -> TwilioStream:
-        """Return a new stream's end."""
+    def stream(self, side: Side, quirks: Mapping[str, str] | None = None) -> TwilioStream:
+        """Return a new stream's end; Twilio's carrier has no quirks."""
         return TwilioStream(side)
 
 
@@ -647,6 +692,7 @@ class TwilioStream:
     def __init__(self, side: Side) -> None:
         self.side = side
         self.format = PCMU_8K
+        self.outbound_format = PCMU_8K
         self._stream_id = ""
         self._call_id = ""
         self._account_id = ""
@@ -746,7 +792,7 @@ class TwilioStream:
         return self._sequence
 
     def _begin(self, event: StreamStarted) -> None:
-        self.format = event.format
+        self.format = self.outbound_format = event.format
         self._stream_id = event.stream_id
         self._call_id = event.call_id
         self._account_id = event.account_id

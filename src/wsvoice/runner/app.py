@@ -13,7 +13,6 @@ The routes: where a provider's webhook and media WebSocket come in. What happens
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -27,10 +26,11 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from wsvoice import http
 from wsvoice.config import RunConfig
-from wsvoice.errors import RemoteProtocolError, SignatureError, TokenError, WsvoiceError
+from wsvoice.errors import HttpError, RemoteProtocolError, SignatureError, TokenError, WsvoiceError
 from wsvoice.providers import PROVIDERS, load_provider
-from wsvoice.providers.base import Answer, Provider, WebhookRequest
+from wsvoice.providers.base import Answer, HttpRequest, Provider, WebhookRequest
 from wsvoice.runner.gate import Capacity, Gate, ReplayGuard, TokenMint
 from wsvoice.runner.session import Session
 from wsvoice.runner.stream import StreamSocket
@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from wsvoice.runner.session import CallRecord
 
 Bot = Callable[[Any], Awaitable[Any]]
+
+#: How long a provider's API may take.
+REST_TIMEOUT_S = 5.0
 
 
 class Switchboard:
@@ -120,6 +123,8 @@ class Switchboard:
         except RemoteProtocolError as error:
             log.warning("webhook refused (400): {}", error.message)
             return PlainTextResponse(f"This is not a call of {provider.title}'s: {error.message}\n", 400)
+        if call is None:
+            return _respond(provider.acknowledge())
         log = logger.bind(call=call.call_id)
         if self.gate.closed or not self.gate.capacity.reserve(call):
             log.warning("webhook answered busy: {}", "draining" if self.gate.closed else "every place is taken")
@@ -130,8 +135,37 @@ class Switchboard:
         except WsvoiceError as error:
             log.error("webhook not answered: {}", _with_hint(error))
             return PlainTextResponse("The answer could not be rendered.\n", 500)
+        for each in answer.requests:
+            if not await self._send(each, log, "the webhook's answer"):
+                return PlainTextResponse("The provider's API did not take the answer.\n", 502)
         log.info("webhook answered: {} calls {}", call.from_number or "somebody", call.to_number or "the bot")
         return _respond(answer)
+
+    async def _send(self, request: HttpRequest, log: Logger, what: str) -> bool:
+        """Send a request to a provider's API; false, with a line in the log, if it does not carry it out."""
+        try:
+            answer = await http.send(request, timeout_s=REST_TIMEOUT_S)
+        except HttpError as error:
+            log.error("{} did not reach the provider's API: {}", what, error.message)
+            return False
+        if answer.status >= 300:
+            log.error("{} was refused by the provider's API: {} {}", what, answer.status, answer.body[:200])
+            return False
+        return True
+
+    async def _hang_up(self, provider: Provider, call: Call, log: Logger) -> None:
+        """End the call by the provider's API, where closing its stream does not."""
+        request = provider.hang_up(call)
+        if request is None:
+            return
+        try:
+            answer = await http.send(request, timeout_s=REST_TIMEOUT_S)
+        except HttpError as error:
+            log.error("the call may still be up, for the hang-up did not reach the provider's API: {}", error.message)
+            return
+        # 404 and 422: the call has ended by itself.
+        if answer.status >= 300 and answer.status not in (404, 422):
+            log.error("the call may still be up: its provider answered the hang-up with {}", answer.status)
 
     def _find_provider(self, request: WebhookRequest, name: str | None) -> Provider | None:
         if name is not None:
@@ -209,6 +243,8 @@ class Switchboard:
             record = await session.run()
         finally:
             self.sessions.discard(session)
+        if record.ended_by != "caller" and record.call.call_id:
+            await self._hang_up(provider, record.call, log)
         if self._on_call_ended is not None:
             self._on_call_ended(record)
 
@@ -225,7 +261,8 @@ class Switchboard:
         # A tunnel's agent connects from loopback, so the peer's address proves nothing; the name that was
         # dialled and the headers of proxies do.
         forwarded = any(name.startswith("x-forwarded-") for name in websocket.headers)
-        return forwarded or not _is_loopback(urlsplit(f"//{websocket.headers.get('host', '')}").hostname)
+        host = urlsplit(f"//{websocket.headers.get('host', '')}").hostname or ""
+        return forwarded or not http.is_loopback(host)
 
     def _upgrade_request(self, websocket: WebSocket) -> WebhookRequest:
         return WebhookRequest(
@@ -346,14 +383,3 @@ def _with_hint(error: WsvoiceError) -> str:
 
 def _first(header: str | None) -> str | None:
     return header.split(",")[0].strip() if header else None
-
-
-def _is_loopback(host: str | None) -> bool:
-    if host is None:
-        return False
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
