@@ -275,13 +275,15 @@ class Provider(Protocol):
     def read_hang_up(self, request: WebhookRequest) -> str | None:
         """Return the id of the call that a request to the provider's API ends; ``None`` if it does not."""
 
-    def webhook(self, call: Call, url: str, *, method: str = "POST") -> WebhookRequest:
+    def webhook(
+        self, call: Call, url: str, *, method: str = "POST", quirks: Mapping[str, str] | None = None
+    ) -> WebhookRequest:
         """Render the webhook that the provider would send for `call`, not yet signed."""
 
     def sign(self, request: WebhookRequest, *, now: float) -> WebhookRequest:
         """Return `request` with the provider's signature headers."""
 
-    def upgrade_headers(self, url: str, *, now: float) -> dict[str, str]:
+    def upgrade_headers(self, url: str, *, now: float, quirks: Mapping[str, str] | None = None) -> dict[str, str]:
         """Return the headers of the provider's WebSocket upgrade to `url`, signed if the secret is known."""
 
     def new_call(self, *, from_number: str, to_number: str, parameters: Mapping[str, str], seed: bytes) -> Call:

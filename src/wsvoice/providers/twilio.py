@@ -219,7 +219,9 @@ class Twilio:
             direction="outbound" if fields.get("Direction", "").startswith("outbound") else "inbound",
         )
 
-    def webhook(self, call: Call, url: str, *, method: str = "POST") -> WebhookRequest:
+    def webhook(
+        self, call: Call, url: str, *, method: str = "POST", quirks: Mapping[str, str] | None = None
+    ) -> WebhookRequest:
         """
         Render the webhook that Twilio would send for `call`, not yet signed.
 
@@ -528,7 +530,7 @@ class Twilio:
             headers={**request.headers, **{name.lower(): value for name, value in headers.items()}},
         )
 
-    def upgrade_headers(self, url: str, *, now: float) -> dict[str, str]:
+    def upgrade_headers(self, url: str, *, now: float, quirks: Mapping[str, str] | None = None) -> dict[str, str]:
         """
         Return the headers of Twilio's WebSocket upgrade to `url`, signed if the secret is known.
 
