@@ -20,10 +20,10 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import pipecat
 
 from wsvoice import __version__
 from wsvoice.audio import write_wav
@@ -231,8 +231,9 @@ def hard_tone() -> bytes:
 def judge(subjects: Sequence[Subject], margin_ms: float) -> int:
     """Print the table and the difference, and return the exit code."""
     ours, theirs, _ = subjects
-    print(f"wsvoice {__version__}, pipecat {pipecat.__version__}, Python {sys.version.split()[0]}, ", end="")
-    print(f"{os.cpu_count()} cores, {len(ours.first_sounds_ms)} calls each; milliseconds, median [least to most]\n")
+    rounds = len(ours.first_sounds_ms)
+    print(f"wsvoice {__version__}, pipecat {version('pipecat-ai')}, Python {sys.version.split()[0]}, ", end="")
+    print(f"{os.cpu_count()} cores, {rounds} round{'s'[: rounds > 1]}; milliseconds, median [least to most]\n")
     print(f"{'':<12}{'echo round trip':>28}{'set-up to first sound':>28}")
     for subject in subjects:
         print(f"{subject.name:<12}{spread(subject.round_trips_ms):>28}{spread(subject.first_sounds_ms):>28}")

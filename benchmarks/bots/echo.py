@@ -13,7 +13,6 @@ from pipecat.runner.utils import create_transport
 from pipecat.transports.websocket.fastapi import FastAPIWebsocketParams
 from pipecat.workers.runner import WorkerRunner
 
-
 # Louder than line noise, which mu-law keeps far below it.
 SOUND = 200
 

@@ -172,8 +172,8 @@ class TestPacer:
 
 class TestTurnTimer:
     def test_measures_from_sound_to_sound(self) -> None:
-        loud, quiet = PCMU_8K.encode(tone(500, 20, 8000)), PCMU_8K.silence(160)
-        timer = TurnTimer(PCMU_8K)
+        loud, quiet = tone(500, 20, 8000), bytes(320)
+        timer = TurnTimer()
         for step in range(50):
             timer.caller(loud if step < 25 else quiet, step * 0.02)
             if step == 30:

@@ -13,8 +13,9 @@ The routes: where a provider's webhook and media WebSocket come in. What happens
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -31,8 +32,9 @@ from wsvoice.config import RunConfig
 from wsvoice.errors import HttpError, RemoteProtocolError, SignatureError, TokenError, WsvoiceError
 from wsvoice.providers import PROVIDERS, load_provider
 from wsvoice.providers.base import Answer, HttpRequest, Provider, WebhookRequest
+from wsvoice.runner.detection import detect_provider
 from wsvoice.runner.gate import Capacity, Gate, ReplayGuard, TokenMint
-from wsvoice.runner.session import Session
+from wsvoice.runner.session import POLICY_VIOLATION, Session
 from wsvoice.runner.stream import StreamSocket
 
 if TYPE_CHECKING:
@@ -47,6 +49,8 @@ Bot = Callable[[Any], Awaitable[Any]]
 
 #: How long a provider's API may take.
 REST_TIMEOUT_S = 5.0
+#: How many announced calls are remembered for streams without a token.
+REMEMBERED_CALLS = 1000
 
 
 class Switchboard:
@@ -78,6 +82,7 @@ class Switchboard:
         for provider in self.providers.values():
             self.gate.check_settings(provider)
         self.sessions: set[Session] = set()
+        self._announced: OrderedDict[tuple[str, str], Call] = OrderedDict()
         self._make_arguments = call_arguments
         self._on_call_ended = on_call_ended
 
@@ -138,6 +143,7 @@ class Switchboard:
         for each in answer.requests:
             if not await self._send(each, log, "the webhook's answer"):
                 return PlainTextResponse("The provider's API did not take the answer.\n", 502)
+        self._remember(call)
         log.info("webhook answered: {} calls {}", call.from_number or "somebody", call.to_number or "the bot")
         return _respond(answer)
 
@@ -167,6 +173,12 @@ class Switchboard:
         if answer.status >= 300 and answer.status not in (404, 422):
             log.error("the call may still be up: its provider answered the hang-up with {}", answer.status)
 
+    def _remember(self, call: Call) -> None:
+        """Keep what the webhook said: some providers' streams name no numbers, and may come without a token."""
+        self._announced[call.provider, call.call_id] = call
+        if len(self._announced) > REMEMBERED_CALLS:
+            self._announced.popitem(last=False)
+
     def _find_provider(self, request: WebhookRequest, name: str | None) -> Provider | None:
         if name is not None:
             return self.providers.get(name)
@@ -187,16 +199,11 @@ class Switchboard:
         """Check who dials, accept the stream, and run the bot for it."""
         provider = self._stream_provider(provider_name)
         log = logger.bind(call="-")
-        if provider is None:
+        if provider is None and provider_name is not None:
             await _deny(websocket, 404, "There is no such provider here.")
             return
-        announced: Call | None = None
         try:
-            if token is not None:
-                announced = self.gate.tokens.redeem(token, provider.name)
-            elif self._needs_token(websocket):
-                raise TokenError("the stream carries no token")
-            matched = self.gate.check_upgrade(provider, self._upgrade_request(websocket))
+            announced = self._admit(websocket, provider, token, log)
         except (TokenError, SignatureError) as error:
             log.warning("stream refused (403): {}", _with_hint(error))
             await _deny(websocket, 403, "The stream token or signature is missing or wrong.")
@@ -207,20 +214,42 @@ class Switchboard:
             log.warning("stream refused (503): {}", "draining" if self.gate.closed else "every place is taken")
             await _deny(websocket, 503, "Every place is taken.")
             return
-        if matched is not None:
-            log.debug("the upgrade's signature matches {}", matched)
         try:
-            await websocket.accept()
-        except (OSError, RuntimeError, WebSocketDisconnect):
-            log.warning("the caller was gone before the stream was accepted")
-            self.gate.capacity.release()
-            return
-        try:
-            await self._run_session(websocket, provider, announced, log)
+            if await _accept(websocket, log):
+                await self._serve_stream(websocket, provider, announced, log)
         finally:
             self.gate.capacity.release()
 
-    async def _run_session(self, websocket: WebSocket, provider: Provider, announced: Call | None, log: Logger) -> None:
+    def _admit(self, websocket: WebSocket, provider: Provider | None, token: str | None, log: Logger) -> Call | None:
+        """
+        Return the call that the stream's token was made for; ``None`` for a stream that needs no token.
+
+        Raises:
+            TokenError: If it needs one, or has a bad one.
+            SignatureError: If its upgrade must be signed and is not.
+        """
+        asked = self._upgrade_request(websocket)
+        announced: Call | None = None
+        if token is not None and provider is not None:
+            announced = self.gate.tokens.redeem(token, provider.name)
+        elif self._needs_token(websocket) and not (provider is not None and provider.has_credentials(asked)):
+            raise TokenError("the stream carries no token")
+        if provider is not None and (matched := self.gate.check_upgrade(provider, asked)) is not None:
+            log.debug("the upgrade's signature matches {}", matched)
+        return announced
+
+    async def _serve_stream(
+        self, websocket: WebSocket, provider: Provider | None, announced: Call | None, log: Logger
+    ) -> None:
+        unread: list[str | bytes] = []
+        if provider is None:
+            timeout_s = self.config.handshake_timeout_s
+            provider, unread = await detect_provider(websocket, self.providers.values(), timeout_s=timeout_s)
+        if provider is None:
+            log.warning("stream ended: none of its first messages is the start of a known provider's stream")
+            await _close(websocket, POLICY_VIOLATION)
+            return
+        name = provider.name
         socket = StreamSocket(
             websocket.scope,
             websocket.receive,
@@ -228,14 +257,16 @@ class Switchboard:
             provider=provider,
             logger=log,
             lead_s=self.config.lead_ms / 1000,
+            unread=unread,
         )
         session = Session(
             socket,
             self.bot,
             self._make_arguments,
             self.config,
-            provider_name=provider.name,
+            provider_name=name,
             announced=announced,
+            recall=lambda call_id: self._announced.get((name, call_id)),
             logger=log,
         )
         self.sessions.add(session)
@@ -362,6 +393,21 @@ async def _read_body(request: Request, limit: int) -> bytes | None:
         if len(body) > limit:
             return None
     return bytes(body)
+
+
+async def _accept(websocket: WebSocket, log: Logger) -> bool:
+    try:
+        await websocket.accept()
+    except (OSError, RuntimeError, WebSocketDisconnect):
+        log.warning("the caller was gone before the stream was accepted")
+        return False
+    return True
+
+
+async def _close(websocket: WebSocket, code: int) -> None:
+    """Close a stream that no session has taken; nothing happens if the caller is gone."""
+    with suppress(OSError, RuntimeError, WebSocketDisconnect):
+        await websocket.close(code)
 
 
 async def _deny(websocket: WebSocket, status: int, reason: str) -> None:

@@ -7,8 +7,9 @@ import re
 import time
 from pathlib import Path
 
-from wsvoice.audio import AudioFormat, write_wav
+from wsvoice.audio import resample, write_wav
 from wsvoice.call import Call
+from wsvoice.providers.base import Stream
 
 
 class CallRecorder:
@@ -19,28 +20,30 @@ class CallRecorder:
     will play it: behind what it was sent before; what an interruption cleared is cut out again.
     """
 
-    def __init__(self, folder: Path, call: Call, audio_format: AudioFormat) -> None:
-        self._format = audio_format
+    def __init__(self, folder: Path, call: Call, stream: Stream) -> None:
         safe_id = re.sub(r"[^A-Za-z0-9_-]", "_", call.call_id)[:80]
         stamp = time.strftime("%Y%m%d-%H%M%S")
         self.path = folder / f"{stamp}-{call.provider}-{safe_id}.wav"
         self._started = asyncio.get_running_loop().time()
+        self._rates = {"caller": stream.format.sample_rate, "bot": stream.outbound_format.sample_rate}
         self._tracks = {"caller": bytearray(), "bot": bytearray()}
 
-    def hear(self, who: str, payload: bytes, now: float) -> None:
-        """Take a piece of encoded audio of ``caller`` or ``bot``, or cut the bot short (``clear``)."""
-        at = self._format.bytes_for((now - self._started) * 1000)
+    def hear(self, who: str, pcm: bytes, now: float) -> None:
+        """Take a piece of s16le audio of ``caller`` or ``bot``, or cut the bot short (``clear``)."""
+        track = self._tracks["bot" if who == "clear" else who]
+        rate = self._rates["bot" if who == "clear" else who]
+        at = 2 * round((now - self._started) * rate)
         if who == "clear":
-            del self._tracks["bot"][at:]
+            del track[at:]
             return
-        track = self._tracks[who]
         if at > len(track):
-            track += self._format.silence(at - len(track))
-        track += payload
+            track += bytes(at - len(track))
+        track += pcm
 
     def write(self) -> str:
-        """Write the file; return its path."""
+        """Write the file, at the higher of both rates; return its path."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        channels = [self._format.decode(bytes(track)) for track in self._tracks.values()]
-        write_wav(self.path, channels, self._format.sample_rate)
+        rate = max(self._rates.values())
+        channels = [resample(bytes(track), self._rates[who], rate) for who, track in self._tracks.items()]
+        write_wav(self.path, channels, rate)
         return str(self.path)

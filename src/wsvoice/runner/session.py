@@ -101,7 +101,8 @@ class Session:
         bot: The user's coroutine function.
         make_arguments: Builds what the bot is called with, once the stream has started.
         config: The server's settings.
-        announced: The call that a webhook announced, or ``None`` where the stream came without one.
+        announced: The call that the stream's token was made for, or ``None`` where it came without one.
+        recall: Finds the call of an id that a webhook announced, for a stream without a token.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class Session:
         *,
         provider_name: str,
         announced: Call | None,
+        recall: Callable[[str], Call | None],
         logger: Logger,
     ) -> None:
         self.socket = socket
@@ -123,6 +125,7 @@ class Session:
         self._bot = bot
         self._make_arguments = make_arguments
         self._announced = announced
+        self._recall = recall
         self._end_asked = asyncio.Event()
         self._end_reason = ""
         self._recorder: CallRecorder | None = None
@@ -187,7 +190,7 @@ class Session:
             self._note_end("server", f"the stream is of call {started.call_id[:64]!r}, its token is not")
             self._refused = True
             return None
-        known = announced or self.call
+        known = announced or self._recall(started.call_id) or self.call
         self.call = replace(
             known,
             call_id=started.call_id,
@@ -210,7 +213,7 @@ class Session:
         """Run the bot until the call is over, then end the call."""
         socket, config = self.socket, self.config
         if config.record is not None:
-            self._recorder = CallRecorder(config.record, self.call, socket.stream.format)
+            self._recorder = CallRecorder(config.record, self.call, socket.stream)
             socket.audio_listener = self._recorder.hear
         pump = asyncio.create_task(socket.pump(), name=f"wsvoice-pump-{self.call.call_id}")
         watchdog = asyncio.create_task(self._watch(), name=f"wsvoice-watch-{self.call.call_id}")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from starlette.types import Message, Receive, Scope, Send
@@ -65,6 +65,7 @@ class StreamSocket(WebSocket):
         provider: Provider,
         logger: Logger,
         lead_s: float = 0.1,
+        unread: Iterable[str | bytes] = (),
     ) -> None:
         super().__init__(scope, receive, send)
         self.client_state = WebSocketState.CONNECTED
@@ -74,7 +75,7 @@ class StreamSocket(WebSocket):
         #: Reads what a bot sends by itself, so that the record is right for every kind of bot.
         self._mirror: Stream = provider.stream(Side.CARRIER)
         self.pacer = Pacer(lead_s)
-        self.turns = TurnTimer(self.stream.format)
+        self.turns = TurnTimer()
         #: How often each kind of bad message came.
         self.faults: Counter[str] = Counter()
         #: The caller's audio that came in.
@@ -94,6 +95,8 @@ class StreamSocket(WebSocket):
         self.send_blocked_since: float | None = None
         self.audio_listener: Callable[[str, bytes, float], None] | None = None
         self._loop = asyncio.get_running_loop()
+        self._unread = deque(unread)
+        self._reorderer = None if provider.ordered else _reorderer()
         self._inbox: deque[tuple[str | bytes, Event]] = deque()
         self._inbox_filled = asyncio.Event()
         self._sink: Sink | None = None
@@ -104,7 +107,10 @@ class StreamSocket(WebSocket):
     async def next_event(self) -> tuple[str | bytes, Event] | None:
         """Read until the next well-formed message, and return it with its event; ``None`` when nobody is there."""
         while True:
-            message = await self._receive()
+            if self._unread:
+                message: Message = {"type": "websocket.receive", "text": self._unread.popleft()}
+            else:
+                message = await self._receive()
             if message["type"] == "websocket.disconnect":
                 self.close_code = message.get("code")
                 self.note_gone(_why_disconnected(self.close_code))
@@ -117,9 +123,19 @@ class StreamSocket(WebSocket):
                 self._note_fault(error.kind, error.message)
 
     async def pump(self) -> None:
-        """Read until the caller is gone, and hand on what comes."""
+        """Read until the caller is gone, and hand on what comes, in order."""
+        if self._reorderer is None:
+            while (item := await self.next_event()) is not None:
+                await self.take(*item)
+            return
+        raws: dict[int, str | bytes] = {}
         while (item := await self.next_event()) is not None:
-            await self.take(*item)
+            raw, event = item
+            raws[id(event)] = raw
+            for each in self._reorderer.push(event):
+                await self.take(raws.pop(id(each)), each)
+        for each in self._reorderer.flush():
+            await self.take(raws.pop(id(each)), each)
 
     async def take(self, raw: str | bytes, event: Event) -> None:
         """Count one event and hand it on."""
@@ -130,9 +146,10 @@ class StreamSocket(WebSocket):
                 return  # The bot's own voice, where a document asked for both tracks.
             now = self._loop.time()
             self.received_ms += self.stream.format.duration_ms(len(event.payload))
-            self.turns.caller(event.payload, now)
+            pcm = self.stream.format.decode(event.payload)
+            self.turns.caller(pcm, now)
             if self.audio_listener is not None:
-                self.audio_listener("caller", event.payload, now)
+                self.audio_listener("caller", pcm, now)
         elif isinstance(event, Mark):
             waiting = self._waiting_marks.pop(event.name, None)
             if waiting is not None and not waiting.done():
@@ -218,12 +235,14 @@ class StreamSocket(WebSocket):
             self.send_blocked_since = None
         if isinstance(event, Audio):
             now = self._loop.time()
-            duration_ms = self.stream.format.duration_ms(len(event.payload))
+            wire = self.stream.outbound_format
+            duration_ms = wire.duration_ms(len(event.payload))
             self.pacer.sent(now, duration_ms / 1000)
             self.sent_ms += duration_ms
-            self.turns.bot(event.payload, now)
+            pcm = wire.decode(event.payload[: len(event.payload) // wire.sample_width * wire.sample_width])
+            self.turns.bot(pcm, now)
             if self.audio_listener is not None:
-                self.audio_listener("bot", event.payload, now)
+                self.audio_listener("bot", pcm, now)
         elif isinstance(event, Mark):
             self.marks_sent += 1
         elif isinstance(event, Clear):
@@ -325,3 +344,9 @@ def _why_disconnected(code: int | None) -> str:
     if code == 1011:
         return "the caller did not answer pings"
     return "the caller hung up"
+
+
+def _reorderer() -> Any:
+    from wsvoice.providers.ordering import Reorderer
+
+    return Reorderer()

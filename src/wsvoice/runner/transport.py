@@ -147,7 +147,6 @@ class CallSerializer(FrameSerializer):
     def __init__(self, stream: Stream) -> None:
         super().__init__()
         self._stream = stream
-        self._wire = stream.format
         self._in_rate = stream.format.sample_rate
         self._decoder: SteadyResampler | None = None
         self._encoder: SteadyResampler | None = None
@@ -159,10 +158,9 @@ class CallSerializer(FrameSerializer):
 
     def use_input_rate(self, sample_rate: int) -> None:
         """Decode the caller's audio to `sample_rate` Hz from now on."""
-        self._wire = self._stream.format
         if self._decoder is None or sample_rate != self._in_rate:
             self._in_rate = sample_rate
-            self._decoder = SteadyResampler(self._wire.sample_rate, sample_rate)
+            self._decoder = SteadyResampler(self._stream.format.sample_rate, sample_rate)
 
     async def deserialize(self, data: str | bytes) -> Frame | None:
         """Return the frame that a message of the provider's stands for, or ``None``."""
@@ -182,7 +180,7 @@ class CallSerializer(FrameSerializer):
     def frame(self, event: Event) -> Frame | None:
         """Return the frame that an event stands for, or ``None``."""
         if isinstance(event, Audio):
-            pcm = self._wire.decode(event.payload)
+            pcm = self._stream.format.decode(event.payload)
             if self._decoder is not None:
                 pcm = self._decoder.process(pcm)
             if not pcm:
@@ -197,18 +195,19 @@ class CallSerializer(FrameSerializer):
 
     def encode(self, pcm: bytes, sample_rate: int) -> bytes:
         """Return s16le mono audio of `sample_rate` Hz in the wire's format; a little is held back."""
-        if sample_rate != self._wire.sample_rate or self._encoder is not None:
+        wire = self._stream.outbound_format
+        if sample_rate != wire.sample_rate or self._encoder is not None:
             if self._encoder is None or sample_rate != self._encoder_rate:
                 tail = self.flush()
-                self._encoder = SteadyResampler(sample_rate, self._wire.sample_rate)
+                self._encoder = SteadyResampler(sample_rate, wire.sample_rate)
                 self._encoder_rate = sample_rate
-                return tail + self._wire.encode(self._encoder.process(pcm))
+                return tail + wire.encode(self._encoder.process(pcm))
             pcm = self._encoder.process(pcm)
-        return self._wire.encode(pcm)
+        return wire.encode(pcm)
 
     def flush(self) -> bytes:
         """Return what :meth:`encode` has held back, encoded."""
-        return self._wire.encode(self._encoder.flush()) if self._encoder is not None else b""
+        return self._stream.outbound_format.encode(self._encoder.flush()) if self._encoder is not None else b""
 
     def forget(self) -> None:
         """Drop what :meth:`encode` has held back."""
@@ -312,7 +311,7 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
         super().__init__(transport, client, params, **kwargs)
         self._socket = socket
         self._serializer = serializer
-        self._wire = socket.stream.format
+        self._wire = socket.stream.outbound_format
         self._frame_bytes = self._wire.bytes_for(FRAME_MS)
         self._pending = bytearray()
         self._interruptions = 0

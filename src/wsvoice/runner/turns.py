@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wsvoice.audio import AudioFormat, rms
+from wsvoice.audio import rms
 
 #: Quieter than this is line noise (about -45 dBFS).
 SOUND_RMS = 180.0
@@ -17,8 +17,7 @@ class TurnTimer:
     It looks at energy, not at messages: many bots send silence.
     """
 
-    def __init__(self, audio_format: AudioFormat) -> None:
-        self._format = audio_format
+    def __init__(self) -> None:
         self._caller_sounded_at: float | None = None
         self._bot_sounded_at: float | None = None
         #: Seconds since the stream started until the bot's first sound.
@@ -32,14 +31,14 @@ class TurnTimer:
         times = [at for at in (self._caller_sounded_at, self._bot_sounded_at) if at is not None]
         return max(times, default=None)
 
-    def caller(self, payload: bytes, now: float) -> None:
-        """Hear a piece of the caller's audio."""
-        if self._sounds(payload):
+    def caller(self, pcm: bytes, now: float) -> None:
+        """Hear a piece of the caller's audio, s16le."""
+        if rms(pcm) > SOUND_RMS:
             self._caller_sounded_at = now
 
-    def bot(self, payload: bytes, now: float) -> None:
-        """Hear a piece of the bot's audio, as it is sent."""
-        if not self._sounds(payload):
+    def bot(self, pcm: bytes, now: float) -> None:
+        """Hear a piece of the bot's audio, s16le, as it is sent."""
+        if rms(pcm) <= SOUND_RMS:
             return
         if self.first_sound_at is None:
             self.first_sound_at = now
@@ -48,9 +47,3 @@ class TurnTimer:
             return
         if self._caller_sounded_at is not None and (last is None or self._caller_sounded_at > last):
             self.responses_s.append(now - self._caller_sounded_at)
-
-    def _sounds(self, payload: bytes) -> bool:
-        try:
-            return rms(self._format.decode(payload)) > SOUND_RMS
-        except ValueError:
-            return False

@@ -1,0 +1,57 @@
+"""Which provider dials, told from the first messages of its stream: where one address serves all."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from starlette.websockets import WebSocket
+
+    from wsvoice.providers.base import Provider
+
+#: A provider's start is the first message or the second; whoever sends this many others is none.
+MESSAGE_LIMIT = 16
+
+
+async def detect_provider(
+    websocket: WebSocket, providers: Iterable[Provider], *, timeout_s: float
+) -> tuple[Provider | None, list[str | bytes]]:
+    """
+    Read until a provider claims a message as its start.
+
+    Every message that was read is returned, in its order, so that none is lost.
+
+    Args:
+        websocket: Accepted, and not read from.
+        providers: The providers that are served.
+        timeout_s: How long to wait for a start message.
+
+    Returns:
+        The provider, or ``None`` if no start came; and the messages.
+    """
+    providers = list(providers)
+    messages: list[str | bytes] = []
+    try:
+        async with asyncio.timeout(timeout_s):
+            while len(messages) < MESSAGE_LIMIT:
+                received = await websocket.receive()
+                if received["type"] == "websocket.disconnect":
+                    break
+                text = received.get("text")
+                raw: str | bytes = text if text is not None else received["bytes"]
+                messages.append(raw)
+                try:
+                    message = json.loads(raw)
+                except (ValueError, RecursionError):
+                    continue
+                if not isinstance(message, dict):
+                    continue
+                for provider in providers:
+                    if provider.claims(message):
+                        return provider, messages
+    except TimeoutError:
+        pass
+    return None, messages

@@ -1,0 +1,148 @@
+"""The examples do what they are there to show, in a call to each."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import wave
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+RATE = 8000
+
+# keypad.py's notes.
+BEEP_HZ = 880
+GREETING_HZ = [523, 659, 784]
+GOODBYE_HZ = GREETING_HZ[::-1]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A call to an example: the report, and what the caller heard."""
+
+    code: int
+    stderr: str
+    report: dict[str, Any]
+    heard: NDArray[np.float64]
+
+    def notes(self) -> list[int]:
+        """Return the pitch in Hz of each note that was heard whole or in part, in their order."""
+        notes: list[int] = []
+        step = RATE // 25
+        for start, end in runs(self.heard):
+            pitches = [pitch(self.heard[at : min(at + step, end)]) for at in range(start, end, step)]
+            notes += [key for key, _ in groupby(each for each in pitches if each is not None)]
+        return notes
+
+
+def runs(samples: NDArray[np.float64]) -> list[tuple[int, int]]:
+    """Return where there is sound, in samples; what is less than 80 ms apart is one run."""
+    loud = np.flatnonzero(np.abs(samples) > 300)
+    if not len(loud):
+        return []
+    breaks = [0, *(np.flatnonzero(np.diff(loud) > RATE * 80 // 1000) + 1), len(loud)]
+    return [(int(loud[first]), int(loud[last - 1]) + 1) for first, last in pairwise(breaks)]
+
+
+def pitch(samples: NDArray[np.float64]) -> int | None:
+    """Return which of the notes a piece is; ``None`` if it is none, as at the seam of two."""
+    if len(samples) < RATE // 50:
+        return None
+    spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples)), RATE))
+    loudest = int(np.argmax(spectrum))
+    nearest = min([BEEP_HZ, *GREETING_HZ], key=lambda freq_hz: abs(freq_hz - loudest))
+    return nearest if abs(nearest - loudest) < 25 else None
+
+
+def dial(folder: Path, name: str, *arguments: str) -> Example:
+    """Run `wsvoice dial` against an example until it ends."""
+    recording = folder / f"{name}{'-'.join(arguments)}.wav".replace("/", "_").replace("*", "star")
+    command = [sys.executable, "-m", "wsvoice", "dial", str(EXAMPLES / name), "--json", "--record", str(recording)]
+    environ = {key: value for key, value in os.environ.items() if not key.startswith(("WSVOICE_", "TWILIO_"))}
+    done = subprocess.run(
+        [*command, *arguments], cwd=folder, env=environ, capture_output=True, text=True, timeout=80, check=False
+    )
+    assert done.stdout, done.stderr
+    with wave.open(str(recording)) as file:
+        samples = np.frombuffer(file.readframes(file.getnframes()), "<i2").reshape(-1, 2)
+    return Example(done.returncode, done.stderr, json.loads(done.stdout), samples[:, 1].astype(float))
+
+
+@pytest.fixture(scope="module")
+def calls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Example]]]:
+    """Calls under way by name: all at once, since most of a call is waiting."""
+    folder = tmp_path_factory.mktemp("calls")
+    placed = {
+        "echo": ("echo.py",),
+        "3": ("keypad.py", "--dtmf", "3"),
+        "3#": ("keypad.py", "--dtmf", "3#"),
+        "2www#": ("keypad.py", "--dtmf", "2www#"),
+        "8w*": ("keypad.py", "--dtmf", "8w*"),
+    }
+    with ThreadPoolExecutor(3) as pool:
+        yield {name: pool.submit(dial, folder, *arguments) for name, arguments in placed.items()}
+
+
+def test_every_example_is_called(calls: dict[str, Future[Example]]) -> None:
+    called = {call.result().report["target"] for call in calls.values()}
+    assert called == {str(path) for path in EXAMPLES.glob("*.py")}
+
+
+@pytest.mark.parametrize("name", ["echo", "3", "3#", "2www#", "8w*"])
+def test_it_passes(calls: dict[str, Future[Example]], name: str) -> None:
+    call = calls[name].result()
+    assert call.code == 0, call.stderr
+    assert (call.report["verdict"], call.report["close_code"]) == ("passed", 1000)
+    assert [found for found in call.report["findings"] if found["level"] == "fail"] == []
+
+
+def test_the_echo_answers_while_the_caller_speaks(calls: dict[str, Future[Example]]) -> None:
+    (turn,) = calls["echo"].result().report["turns"]
+    assert turn["caller_start_ms"] < turn["bot_start_ms"] < turn["caller_end_ms"]
+
+
+def test_the_keypad_greets_and_answers_a_key_with_as_many_beeps(calls: dict[str, Future[Example]]) -> None:
+    call = calls["3"].result()
+    assert call.notes() == [*GREETING_HZ, BEEP_HZ, BEEP_HZ, BEEP_HZ]
+    # The greeting is one sound, each beep one of its own.
+    assert len(runs(call.heard)) == 4
+    assert call.report["ended_by"] == "caller"
+    assert call.report["first_audio_ms"] < 1000
+
+
+def test_the_keypad_says_goodbye_and_hangs_up(calls: dict[str, Future[Example]]) -> None:
+    call = calls["2www#"].result()
+    assert call.notes() == [*GREETING_HZ, BEEP_HZ, BEEP_HZ, *GOODBYE_HZ]
+    assert call.report["ended_by"] == "bot"
+    assert call.report["digits_sent"] == "2#"
+    # Nothing of the goodbye is cut off.
+    start, end = runs(call.heard)[-1]
+    assert (end - start) / RATE == pytest.approx(0.6, abs=0.05)
+
+
+def test_a_key_interrupts_what_the_keypad_plays(calls: dict[str, Future[Example]]) -> None:
+    call = calls["8w*"].result()
+    notes = call.notes()
+    # A beep starts every 240 ms, and the next key comes after 700 ms.
+    beeps = notes.count(BEEP_HZ)
+    assert 2 <= beeps <= 5
+    assert notes == [*GREETING_HZ, *[BEEP_HZ] * beeps, *GREETING_HZ]
+    assert call.report["clears"] == 2
+
+    call = calls["3#"].result()
+    notes = call.notes()
+    assert notes[:3] == GREETING_HZ
+    assert notes[-3:] == GOODBYE_HZ
+    assert len(notes) < 9
+    assert call.report["ended_by"] == "bot"
