@@ -15,7 +15,7 @@ from wsvoice.call import Call
 
 if TYPE_CHECKING:
     from wsvoice.config import RunConfig
-    from wsvoice.runner.app import create_app
+    from wsvoice.runner.app import create_app, create_router
     from wsvoice.runner.transport import CallArguments, CallTransport, create_transport
 
 _PLACES = {
@@ -23,6 +23,7 @@ _PLACES = {
     "CallTransport": "wsvoice.runner.transport",
     "RunConfig": "wsvoice.config",
     "create_app": "wsvoice.runner.app",
+    "create_router": "wsvoice.runner.app",
     "create_transport": "wsvoice.runner.transport",
 }
 
@@ -33,6 +34,7 @@ __all__ = [
     "RunConfig",
     "__version__",
     "create_app",
+    "create_router",
     "create_transport",
 ]
 

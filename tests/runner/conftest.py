@@ -59,7 +59,8 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., RunningServ
     def start(bot: Any, **settings: Any) -> RunningServer:
         config = RunConfig(**{"transport": "twilio", "port": 0, "host": "127.0.0.1", **settings})
         log: list[str] = []
-        sink = logger.add(lambda message: log.append(str(message)), level="DEBUG", format="{level} {extra} {message}\n{exception}")
+        line = "{level} {extra} {message}\n{exception}"
+        sink = logger.add(lambda message: log.append(str(message)), level="DEBUG", format=line)
         ready = threading.Event()
         made: dict[str, Any] = {}
 
@@ -74,7 +75,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., RunningServ
             local.made = made
             try:
                 server_module.serve(Loaded, config, on_ready=on_ready)  # type: ignore[arg-type]
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - raised again in the test's thread
                 made["error"] = error
                 ready.set()
 

@@ -175,9 +175,7 @@ class TestPipecatBots:
             )
             transport = FastAPIWebsocketTransport(
                 websocket=runner_args.websocket,
-                params=FastAPIWebsocketParams(
-                    audio_in_enabled=True, audio_out_enabled=True, serializer=serializer
-                ),
+                params=FastAPIWebsocketParams(audio_in_enabled=True, audio_out_enabled=True, serializer=serializer),
             )
 
             @transport.event_handler("on_client_disconnected")

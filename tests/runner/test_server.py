@@ -137,7 +137,7 @@ class TestPort:
                 each.close()
 
 
-FAKE_AGENT = '''
+FAKE_AGENT = """
 import http.server, json, sys
 
 class Api(http.server.BaseHTTPRequestHandler):
@@ -153,8 +153,8 @@ class Api(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         addr = asked.get("addr") or asked.get("upstream", {}).get("url")
-        self.answer(201, {"name": "t", "ID": "x", "uri": "/api/tunnels/t", "proto": "https", "config": {"addr": str(addr)},
-                          "metrics": {}, "public_url": "https://tunnel.example", "url": "https://tunnel.example"})
+        self.answer(201, {"name": "t", "ID": "x", "uri": "/api/tunnels/t", "proto": "https",
+                          "config": {"addr": str(addr)}, "metrics": {}, "public_url": "https://tunnel.example", "url": "https://tunnel.example"})
     def do_DELETE(self):
         self.send_response(204)
         self.end_headers()
@@ -174,7 +174,7 @@ else:
     print('t=1 lvl=info msg="tunnel session started" obj=tunnels.session', flush=True)
     print('t=1 lvl=info msg="client session established" obj=csess', flush=True)
     server.serve_forever()
-'''
+"""
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from loguru import logger
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -134,7 +134,8 @@ class Switchboard:
         if self.gate.closed or not self.gate.capacity.reserve(call):
             log.warning("webhook answered busy: {}", "draining" if self.gate.closed else "every place is taken")
             return _respond(provider.busy())
-        stream_url = f"{self._stream_base(request)}/ws/{provider.name}/{self.gate.tokens.mint(call)}"
+        prefix = request.url.path.removesuffix(f"/{provider_name}" if provider_name else "/")
+        stream_url = f"{self._stream_base(request)}{prefix}/ws/{provider.name}/{self.gate.tokens.mint(call)}"
         try:
             answer = provider.answer(self._with_parameters(call), stream_url)
         except WsvoiceError as error:
@@ -257,6 +258,7 @@ class Switchboard:
             provider=provider,
             logger=log,
             lead_s=self.config.lead_ms / 1000,
+            message_limit=self.config.message_limit,
             unread=unread,
         )
         session = Session(
@@ -333,30 +335,41 @@ def create_app(bot: Bot, config: RunConfig | None = None) -> FastAPI:
     Raises:
         ConfigError: If the settings contradict each other.
     """
-    from wsvoice.runner.transport import install
-
-    install()
-    switchboard = Switchboard(bot, config or RunConfig())
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
-        switchboard.end_all("the server stops")
-
-    app = FastAPI(title="wsvoice", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    switchboard = create_switchboard(bot, config)
+    app = FastAPI(title="wsvoice", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.switchboard = switchboard
-    add_routes(app, switchboard)
+    app.include_router(_router(switchboard))
     return app
 
 
-def add_routes(app: FastAPI, switchboard: Switchboard) -> None:
-    """Add the routes of `switchboard` to an application."""
+def create_router(bot: Bot, config: RunConfig | None = None) -> APIRouter:
+    """
+    Return the same routes for an application of your own: ``app.include_router(create_router(bot), prefix="/voice")``.
 
+    The application's middleware and lifespan apply. Run it with ``--ws-max-size 65536`` and WebSocket pings, as
+    ``wsvoice run`` does, so that the server itself refuses large messages and notices callers that vanish.
+
+    Args:
+        bot: A coroutine function that takes the call's arguments.
+        config: The settings; those of a development server on localhost by default.
+
+    Raises:
+        ConfigError: If the settings contradict each other.
+    """
+    return _router(create_switchboard(bot, config))
+
+
+def create_switchboard(bot: Bot, config: RunConfig | None = None) -> Switchboard:
+    """Return what connects calls to `bot`, with pipecat prepared for it."""
+    from wsvoice.runner.transport import install
+
+    install()
+    return Switchboard(bot, config or RunConfig())
+
+
+def _router(switchboard: Switchboard) -> APIRouter:
     async def webhook(request: Request) -> Response:
         return await switchboard.webhook(request)
-
-    async def provider_webhook(request: Request) -> Response:
-        return await switchboard.webhook(request, request.path_params["provider"])
 
     async def stream(websocket: WebSocket) -> None:
         path = websocket.path_params
@@ -370,16 +383,30 @@ def add_routes(app: FastAPI, switchboard: Switchboard) -> None:
         status = "draining" if closed else "ready"
         return JSONResponse({"status": status, "calls": switchboard.active_calls}, 503 if closed else 200)
 
-    app.router.routes.extend(
-        [
+    def webhook_of(name: str) -> Callable[[Request], Awaitable[Response]]:
+        async def provider_webhook(request: Request) -> Response:
+            return await switchboard.webhook(request, name)
+
+        return provider_webhook
+
+    @asynccontextmanager
+    async def lifespan(_: Any) -> AsyncIterator[None]:
+        yield
+        switchboard.end_all("the server stops")
+
+    # One route for each provider: a pattern would take paths of the application that this is part of.
+    webhooks = [Route(f"/{name}", webhook_of(name), methods=["GET", "POST"]) for name in switchboard.providers]
+    return APIRouter(
+        lifespan=lifespan,
+        routes=[
             Route("/healthz", healthz),
             Route("/readyz", readyz),
             Route("/", webhook, methods=["GET", "POST"]),
-            Route("/{provider}", provider_webhook, methods=["GET", "POST"]),
+            *webhooks,
             WebSocketRoute("/ws", stream),
             WebSocketRoute("/ws/{provider}", stream),
             WebSocketRoute("/ws/{provider}/{token}", stream),
-        ]
+        ],
     )
 
 

@@ -65,6 +65,7 @@ class StreamSocket(WebSocket):
         provider: Provider,
         logger: Logger,
         lead_s: float = 0.1,
+        message_limit: int = 64 * 1024,
         unread: Iterable[str | bytes] = (),
     ) -> None:
         super().__init__(scope, receive, send)
@@ -95,6 +96,7 @@ class StreamSocket(WebSocket):
         self.send_blocked_since: float | None = None
         self.audio_listener: Callable[[str, bytes, float], None] | None = None
         self._loop = asyncio.get_running_loop()
+        self._message_limit = message_limit
         self._unread = deque(unread)
         self._reorderer = None if provider.ordered else _reorderer()
         self._inbox: deque[tuple[str | bytes, Event]] = deque()
@@ -117,6 +119,11 @@ class StreamSocket(WebSocket):
                 return None
             text = message.get("text")
             raw: str | bytes = text if text is not None else message["bytes"]
+            if len(raw) > self._message_limit:
+                # Our own server refuses it before it is here; another's may not.
+                await self.shut(1009)
+                self.note_gone("a message was larger than the limit")
+                return None
             try:
                 return raw, self.stream.receive(raw)
             except RemoteProtocolError as error:
