@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from wsvoice import bot as loading
+from wsvoice.bot import load_bot
 from wsvoice.errors import BotImportError, BotNotFoundError, WsvoiceError
-from wsvoice.runner import bot as loading
-from wsvoice.runner.bot import load_bot
 
 BOTS = Path(__file__).parent / "bots"
 SHAPE = "write `async def bot(runner_args): ...`"

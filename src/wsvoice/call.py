@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Direction = Literal["inbound", "outbound"]
+Control = Literal["document", "api"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,8 @@ class Call:
         to_number: Who is rung.
         direction: ``inbound`` when the caller rang the bot, ``outbound`` when the bot rang out.
         parameters: The user's own parameters (``--param``, TwiML ``<Parameter>`` …).
+        control: How the call is told what to do: by the ``document`` that its webhook is answered with, or by
+            requests to the provider's ``api`` (Telnyx's Call Control).
     """
 
     provider: str
@@ -33,3 +36,4 @@ class Call:
     to_number: str = ""
     direction: Direction = "inbound"
     parameters: Mapping[str, str] = field(default_factory=dict)
+    control: Control = "document"

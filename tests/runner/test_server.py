@@ -64,7 +64,7 @@ class TestDrain:
                         await asyncio.sleep(0.01)
                     assert "Reject" in httpx.post(url, data={"CallSid": "CA2"}).text
                     carrier.messages.clear()
-                    await carrier.speak(tone(900, 600, 8000))
+                    await carrier.speak(tone(900, 1300, 8000))
                     await carrier.until("mark")
                     assert main_frequency(carrier.heard()) == pytest.approx(900, abs=15)
                     assert process.poll() is None
@@ -99,7 +99,7 @@ class TestDrain:
                 async with dialled(await asyncio.to_thread(announce, ready["url"])) as carrier:
                     await carrier.speak(tone(500, 100, 8000))
                     process.send_signal(signal.SIGTERM)
-                    assert (await carrier.closed(15))[0] in (1001, 1012)
+                    assert (await carrier.closed(15))[0] == 1001
                 assert await asyncio.to_thread(process.wait, 20) == 0
 
         asyncio.run(main())

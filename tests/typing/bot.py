@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, assert_type
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from pipecat.pipeline.pipeline import Pipeline
 from pipecat.pipeline.worker import PipelineWorker
 from pipecat.transports.base_transport import BaseTransport
@@ -61,6 +61,7 @@ assert_type(app, FastAPI)
 assert_type(config.public_url, str | None)
 assert_type(wsvoice.__version__, str)
 assert_type(wsvoice.create_app(bot_for_any_runner), FastAPI)
+assert_type(wsvoice.create_router(bot, config), APIRouter)
 
 create_app(not_a_coroutine)  # type: ignore[arg-type]
 create_app(bot_of_no_call)  # type: ignore[arg-type]

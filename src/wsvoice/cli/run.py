@@ -13,7 +13,7 @@ from wsvoice.cli.output import Output
 from wsvoice.config import RunConfig, export_dotenv, resolve_run
 
 if TYPE_CHECKING:
-    from wsvoice.runner.bot import LoadedBot
+    from wsvoice.bot import LoadedBot
     from wsvoice.runner.server import Ready
 
 
@@ -121,7 +121,7 @@ def run(
         output.settings(resolved)
     export_dotenv(resolved.dotenv, os.environ)
 
-    from wsvoice.runner.bot import find_bot, load_bot
+    from wsvoice.bot import find_bot, load_bot
     from wsvoice.runner.logs import configure_logging
 
     # Before pipecat is imported, which takes a second: a misspelt name is told at once.

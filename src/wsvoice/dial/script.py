@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Protocol
 
 from wsvoice.audio import read_wav, resample
 from wsvoice.dial.listener import Listener, audible_range
@@ -30,6 +31,8 @@ ANSWER_LIMIT_MS = 60_000.0
 DIGIT_STEP_MS = 200.0
 #: How long ``w`` waits.
 DIGIT_PAUSE_MS = 500.0
+#: How long the bot has been speaking when the caller interrupts it.
+INTERRUPT_AFTER_MS = 400.0
 
 _DIGITS = frozenset("0123456789*#ABCD")
 
@@ -98,14 +101,68 @@ class Step:
     notes: list[tuple[str, str]] = field(default_factory=list)
 
 
-class Script:
+class Speaker(Protocol):
     """
-    The caller's side of the conversation.
+    The caller's side of a conversation.
 
     Attributes:
-        done: The caller has had its turns and the bot its answers, or the bot did not answer.
+        done: The caller has nothing more to say, and waits for nothing.
         failure: Why the conversation did not go as it should.
         digits_sent: The digits pressed so far.
+        interrupted_at_ms: When the caller spoke over the bot on purpose; ``None`` if it did not.
+    """
+
+    done: bool
+    failure: str | None
+    digits_sent: str
+    interrupted_at_ms: float | None
+
+    def hear(self, pcm: bytes) -> None:
+        """Take what was heard of the bot since the last step; the listener has heard it already."""
+
+    def step(self, now_ms: float, *, audible_queued: bool) -> Step:
+        """
+        Return what the caller does in the 20 ms before `now_ms`.
+
+        Args:
+            now_ms: Time since the stream started, a multiple of 20.
+            audible_queued: Whether sound of the bot's is waiting to be played.
+        """
+
+    def turns(self) -> list[TurnReport]:
+        """Return the turns that the caller has finished, and what was heard of the bot in each."""
+
+    def missing(self, *, bot_ended: bool) -> str | None:
+        """Return what the conversation lacks now that it is over, in words."""
+
+
+def measure_turns(spans: Sequence[tuple[float, float]], listener: Listener) -> list[TurnReport]:
+    """
+    Find the bot's answers to what the caller said.
+
+    Args:
+        spans: Where each of the caller's turns begins and ends, in milliseconds since the stream started.
+        listener: What was heard of the bot.
+    """
+    reports = []
+    for number, (start_ms, end_ms) in enumerate(spans):
+        # Sound that begins in the caller's next turn is an answer to that one.
+        until_ms = spans[number + 1][0] if number + 1 < len(spans) else math.inf
+        answer = listener.since(end_ms)
+        if answer is None or answer.start_ms >= until_ms:
+            reports.append(TurnReport(start_ms, end_ms))
+            continue
+        begins = [sound.start_ms for sound in listener.sounds if start_ms <= sound.start_ms <= answer.start_ms]
+        bot_start_ms = begins[0] if begins else answer.start_ms
+        reports.append(TurnReport(start_ms, end_ms, bot_start_ms, max(0.0, answer.start_ms - end_ms)))
+    return reports
+
+
+class Script:
+    """
+    A caller that says its turns, one after the other, and waits for an answer to each.
+
+    With an `interruption` it says that over the last answer, once the bot has begun with it.
     """
 
     def __init__(
@@ -116,10 +173,13 @@ class Script:
         sample_rate: int,
         listen_s: float,
         response_timeout_s: float,
+        interruption: Clip | None = None,
     ) -> None:
         self.done = False
         self.failure: str | None = None
         self.digits_sent = ""
+        self.interrupted_at_ms: float | None = None
+        self._interruption = interruption
         self._turns = list(turns)
         self._listener = listener
         self._rate = sample_rate
@@ -131,14 +191,11 @@ class Script:
         self._heard_greeting = False
         self._now_ms = 0.0
 
-    def step(self, now_ms: float, *, audible_queued: bool) -> Step:
-        """
-        Return what the caller does in the 20 ms before `now_ms`.
+    def hear(self, pcm: bytes) -> None:
+        """Leave it to the listener."""
 
-        Args:
-            now_ms: Time since the stream started, a multiple of 20.
-            audible_queued: Whether sound of the bot's is waiting to be played.
-        """
+    def step(self, now_ms: float, *, audible_queued: bool) -> Step:
+        """Return what the caller does in the 20 ms before `now_ms`."""
         step = Step()
         self._now_ms = now_ms
         if self._current is None:
@@ -158,20 +215,20 @@ class Script:
 
     def turns(self) -> list[TurnReport]:
         """Return the turns that the caller has finished, and what was heard of the bot in each."""
-        reports = []
-        for number, (start_ms, end_ms) in enumerate(self._spans):
-            if end_ms > self._now_ms:
-                break
-            # Sound that begins in the caller's next turn is an answer to that one.
-            until_ms = self._spans[number + 1][0] if number + 1 < len(self._spans) else math.inf
-            answer = self._listener.since(end_ms)
-            if answer is None or answer.start_ms >= until_ms:
-                reports.append(TurnReport(start_ms, end_ms))
-                continue
-            begins = [s.start_ms for s in self._listener.sounds if start_ms <= s.start_ms <= answer.start_ms]
-            bot_start_ms = begins[0] if begins else answer.start_ms
-            reports.append(TurnReport(start_ms, end_ms, bot_start_ms, max(0.0, answer.start_ms - end_ms)))
-        return reports
+        return measure_turns(self._spans, self._listener)[: self._finished()]
+
+    def missing(self, *, bot_ended: bool) -> str | None:
+        """Return what the conversation lacks now that it is over, in words."""
+        if self.failure:
+            return self.failure
+        number = self.unanswered()
+        if number is not None:
+            who = "the bot ended the call" if bot_ended else "the call was over"
+            return f"{who} before the bot answered turn {number}"
+        number = self.unfinished()
+        if number is not None and bot_ended:
+            return f"the bot ended the call before the caller's turn {number} was over"
+        return None
 
     def unanswered(self) -> int | None:
         """Return the number of the first turn that the caller has finished and the bot not answered."""
@@ -180,8 +237,11 @@ class Script:
 
     def unfinished(self) -> int | None:
         """Return the number of the first turn that the caller has not finished."""
-        finished = len(self.turns())
+        finished = self._finished()
         return finished + 1 if self._turns or finished < len(self._spans) else None
+
+    def _finished(self) -> int:
+        return sum(end_ms <= self._now_ms for _, end_ms in self._spans)
 
     def _may_begin(self, now_ms: float, audible_queued: bool) -> bool:
         if self._listener.sounds or audible_queued:
@@ -200,7 +260,19 @@ class Script:
         return current
 
     def _await_answer(self, now_ms: float, end_ms: float, audible_queued: bool, step: Step) -> None:
-        if self._listener.since(end_ms) is not None:
+        if self.interrupted_at_ms is not None:
+            # What a bot says to that is its own affair, and so is whether it says anything.
+            if now_ms >= end_ms + SILENCE_MS and (self._bot_finished(now_ms, audible_queued) or now_ms > end_ms + self._timeout_ms):
+                self._current = None
+                self.done = True
+            return
+        answer = self._listener.since(end_ms)
+        if answer is not None and self._interruption is not None and not self._turns:
+            spoken_ms = now_ms - max(answer.start_ms, end_ms)
+            if spoken_ms >= INTERRUPT_AFTER_MS and self._listener.silent_ms(now_ms) <= 3 * STEP_MS:
+                self._interrupt(now_ms, step)
+                return
+        if answer is not None:
             if now_ms > end_ms + ANSWER_LIMIT_MS:
                 step.notes.append(("note", f"the bot has talked for {ANSWER_LIMIT_MS / 1000:g} s; going on"))
             elif not self._bot_finished(now_ms, audible_queued):
@@ -213,6 +285,14 @@ class Script:
             self._turns.clear()
         self._current = None
         self.done = not self._turns
+        if self.done and self._interruption is not None and not self.failure:
+            step.notes.append(("note", "the bot's last answer is too short to be interrupted"))
+
+    def _interrupt(self, now_ms: float, step: Step) -> None:
+        assert self._interruption is not None
+        self._current = current = _SpokenClip(self._interruption, now_ms, self._rate)
+        self.interrupted_at_ms = current.start_ms
+        step.notes.append(("note", "the caller interrupts the bot"))
 
 
 class _SpokenClip:

@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 from urllib.parse import parse_qsl, urlsplit
 
 from wsvoice.audio import PCMU_8K, AudioFormat
 from wsvoice.call import Call
-from wsvoice.providers.events import Event
+from wsvoice.errors import RemoteProtocolError
+from wsvoice.providers.events import Event, StreamError
 
 Level = Literal["warn", "fail"]
 
@@ -227,10 +228,12 @@ class Provider(Protocol):
     def acknowledge(self) -> Answer:
         """Render the answer to a webhook that needs none."""
 
-    def busy(self) -> Answer:
-        """Render the document that turns a caller away because every place is taken."""
+    def busy(self, call: Call | None = None) -> Answer:
+        """Render the document, or the requests for this `call`, that turn a caller away: every place is taken."""
 
-    def read_answer(self, body: bytes, content_type: str, *, base_url: str = "") -> StreamRequest:
+    def read_answer(
+        self, body: bytes, content_type: str, *, base_url: str = "", quirks: Mapping[str, str] | None = None
+    ) -> StreamRequest:
         """
         Read an answer document as the provider would.
 
@@ -238,6 +241,7 @@ class Provider(Protocol):
             body: The document.
             content_type: The answer's ``Content-Type``.
             base_url: Where the document came from, which a relative stream URL starts at.
+            quirks: What the simulated carrier does where the document leaves it open.
 
         Raises:
             RemoteProtocolError: If the provider could not open a stream from it.
@@ -286,8 +290,47 @@ class Provider(Protocol):
     def upgrade_headers(self, url: str, *, now: float, quirks: Mapping[str, str] | None = None) -> dict[str, str]:
         """Return the headers of the provider's WebSocket upgrade to `url`, signed if the secret is known."""
 
+    def test_credentials(self, seed: bytes) -> tuple[dict[str, str], dict[str, str]]:
+        """
+        Invent the credentials of a test call, by environment variable name.
+
+        Args:
+            seed: At least 32 random bytes.
+
+        Returns:
+            The simulated carrier's, which sign, and the bot's, which verify.
+        """
+
     def new_call(self, *, from_number: str, to_number: str, parameters: Mapping[str, str], seed: bytes) -> Call:
         """Invent a call with ids of the provider's shape; `seed` is at least 32 random bytes."""
 
     def stream(self, side: Side, quirks: Mapping[str, str] | None = None) -> Stream:
         """Return a new stream's end; `quirks` are for the carrier's."""
+
+
+@runtime_checkable
+class AnswersByRequest(Protocol):
+    """A provider whose calls can also be answered by a request to its API, instead of by a document."""
+
+    def read_answer_request(
+        self, request: WebhookRequest, *, call_id: str = "", quirks: Mapping[str, str] | None = None
+    ) -> StreamRequest | None:
+        """
+        Read the stream that a request to the provider's API answers a call with; ``None`` if it is another request.
+
+        Args:
+            request: As the API gets it.
+            call_id: The one call that there is to answer; empty for any.
+            quirks: What the simulated carrier does where the request leaves it open.
+
+        Raises:
+            RemoteProtocolError: If the provider could not open a stream from it.
+        """
+
+
+@runtime_checkable
+class RepliesToErrors(Protocol):
+    """A stream whose carrier tells the bot which of its messages could not be used."""
+
+    def error_reply(self, error: RemoteProtocolError) -> StreamError | None:
+        """Return what the carrier sends after its :meth:`Stream.receive` raised `error`; ``None`` if nothing."""

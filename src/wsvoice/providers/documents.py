@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from urllib.parse import SplitResult, urljoin, urlsplit
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser
 
-from wsvoice.providers.messages import broken
+from wsvoice.providers.messages import broken, shown
 
+_WORDS_LIMIT = 60
 # What XML 1.0 has no way to write, not even escaped: https://www.w3.org/TR/xml/#charsets
 _UNWRITABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 # Line breaks and tabs are escaped because a parser turns bare ones in attributes into spaces.
@@ -65,3 +67,44 @@ def read_document(body: bytes, *, limit: int) -> Element:
     if not isinstance(root, Element):
         raise broken("bad-xml", "the answer is not XML: it has no element")
     return root
+
+
+def in_words(verb: Element) -> str:
+    """Say what a verb of TwiML, or of a language like it, does, in a few words."""
+    text = " ".join("".join(verb.itertext()).split())
+    if verb.tag == "Pause":
+        text = f"{verb.get('length', '1')[:_WORDS_LIMIT]} s"
+    elif verb.tag in ("Start", "Connect"):
+        text = ", ".join(noun.tag for noun in verb)
+    words = f"{verb.tag}: {text}" if text else verb.tag
+    return words if len(words) <= _WORDS_LIMIT else words[: _WORDS_LIMIT - 3] + "..."
+
+
+def read_stream_url(written: str, base_url: str) -> SplitResult:
+    """
+    Return the parts of a stream's URL, which is ``wss://`` or ``ws://``.
+
+    Args:
+        written: As it stands in the document.
+        base_url: Where the document came from, which a relative URL starts at; may be empty.
+
+    Raises:
+        RemoteProtocolError: Of kind ``bad-url``.
+    """
+    if not written:
+        raise broken("bad-url", "<Stream> has no url")
+    try:
+        url = urlsplit(written)
+        if not url.scheme:
+            if not base_url:
+                raise broken("bad-url", f"the stream's url {shown(written)} is relative; write it in full")
+            url = urlsplit(urljoin(base_url, written))
+            url = url._replace(scheme={"https": "wss", "http": "ws"}.get(url.scheme, url.scheme))
+        usable = bool(url.hostname) and (url.port is None or url.port > 0)
+    except ValueError:
+        usable = False
+    if not usable or re.search(r"[\x00-\x20\x7f]", written):
+        raise broken("bad-url", f"the stream's url {shown(written)} is not a URL")
+    if url.scheme not in ("wss", "ws"):
+        raise broken("bad-url", f"the stream's url starts with {shown(url.scheme)}; it must be wss")
+    return url

@@ -19,14 +19,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, NamedTuple
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urljoin, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 from xml.etree.ElementTree import Element
 
 from wsvoice.audio import PCMU_8K, AudioFormat
 from wsvoice.call import Call
 from wsvoice.errors import ConfigError, LocalProtocolError, RemoteProtocolError, SignatureError
 from wsvoice.providers.base import Answer, Finding, HttpRequest, Level, Quirk, Side, StreamRequest, WebhookRequest
-from wsvoice.providers.documents import document, element, read_document
+from wsvoice.providers.documents import document, element, in_words, read_document, read_stream_url
 from wsvoice.providers.events import (
     Audio,
     Clear,
@@ -260,6 +260,11 @@ class Twilio:
             return WebhookRequest("GET", f"{joined}#{fragment}" if fragment else joined, headers)
         return WebhookRequest(method, url, {**headers, "content-type": _FORM}, encoded.encode())
 
+    def test_credentials(self, seed: bytes) -> tuple[dict[str, str], dict[str, str]]:
+        """Invent the secret of a test call, which both ends have; `seed` is at least 32 random bytes."""
+        secret = hashlib.sha256(b"secret" + seed).hexdigest()[:32]
+        return {self.secret_name: secret}, {self.secret_name: secret}
+
     def new_call(self, *, from_number: str, to_number: str, parameters: Mapping[str, str], seed: bytes) -> Call:
         """Invent an inbound call and its stream, ids like Twilio's; `seed` is at least 32 random bytes."""
         return Call(
@@ -317,7 +322,7 @@ class Twilio:
         """
         return Answer("", status=204)
 
-    def busy(self) -> Answer:
+    def busy(self, call: Call | None = None) -> Answer:
         """
         Render the TwiML that rejects a call with a busy tone.
 
@@ -325,7 +330,9 @@ class Twilio:
         """
         return Answer(document(element("Response", None, element("Reject", {"reason": "busy"}))))
 
-    def read_answer(self, body: bytes, content_type: str, *, base_url: str = "") -> StreamRequest:
+    def read_answer(
+        self, body: bytes, content_type: str, *, base_url: str = "", quirks: Mapping[str, str] | None = None
+    ) -> StreamRequest:
         """
         Read an answer as Twilio would, down to its ``<Connect><Stream>``.
 
@@ -333,6 +340,7 @@ class Twilio:
             body: The document.
             content_type: The answer's ``Content-Type``.
             base_url: Where the document came from, which a relative stream URL starts at.
+            quirks: Not used; the document leaves nothing open.
 
         Raises:
             RemoteProtocolError: If no stream comes of it. Kinds: ``bad-content-type``, ``too-large``,
@@ -354,7 +362,7 @@ class Twilio:
                     format=self._stream_format(streams[0], findings),
                     headers=self._stream_headers(streams[0]),
                     skipped=skipped,
-                    then=[_in_words(later) for later in verbs[index + 1 :]],
+                    then=[in_words(later) for later in verbs[index + 1 :]],
                     findings=findings,
                 )
             if verb.tag == "Reject":
@@ -364,7 +372,7 @@ class Twilio:
                 raise broken("hung-up", "the bot hung up with <Hangup> before any stream")
             if verb.tag == "Redirect":
                 raise broken("redirected", "the answer is a <Redirect>; dial the URL that it names")
-            skipped.append(_in_words(verb))
+            skipped.append(in_words(verb))
         raise self._no_stream(verbs)
 
     def _read_response(self, body: bytes, content_type: str) -> Element:
@@ -396,24 +404,9 @@ class Twilio:
 
     def _stream_url(self, stream: Element, base_url: str, findings: list[Finding]) -> str:
         written = stream.get("url", "").strip()
-        if not written:
-            raise broken("bad-url", "<Stream> has no url")
-        try:
-            url = urlsplit(written)
-            if not url.scheme:
-                if not base_url:
-                    raise broken("bad-url", f"the stream's url {shown(written)} is relative; write it in full")
-                url = urlsplit(urljoin(base_url, written))
-                url = url._replace(scheme={"https": "wss", "http": "ws"}.get(url.scheme, url.scheme))
-            usable = bool(url.hostname) and (url.port is None or url.port > 0)
-        except ValueError:
-            usable = False
-        if not usable or re.search(r"[\x00-\x20\x7f]", written):
-            raise broken("bad-url", f"the stream's url {shown(written)} is not a URL")
+        url = read_stream_url(written, base_url)
         if url.scheme == "ws":
             findings.append(_w3("warn", f"the stream's URL is ws://; {self.title} refuses all but wss://"))
-        elif url.scheme != "wss":
-            raise broken("bad-url", f"the stream's url starts with {shown(url.scheme)}; it must be wss")
         if "?" in written:
             findings.append(
                 _w3("warn", f"{self.title} drops the query of the stream's URL; use the path or <Parameter>")
@@ -938,17 +931,6 @@ def _place(prefix: str) -> dict[str, str]:
 
 def _w3(level: Level, message: str) -> Finding:
     return Finding("W3", level, message)
-
-
-def _in_words(verb: Element) -> str:
-    """Say what a verb does, in a few words."""
-    text = " ".join("".join(verb.itertext()).split())
-    if verb.tag == "Pause":
-        text = f"{verb.get('length', '1')[:_WORDS_LIMIT]} s"
-    elif verb.tag in ("Start", "Connect"):
-        text = ", ".join(noun.tag for noun in verb)
-    words = f"{verb.tag}: {text}" if text else verb.tag
-    return words if len(words) <= _WORDS_LIMIT else words[: _WORDS_LIMIT - 3] + "..."
 
 
 def _is_json(request: WebhookRequest) -> bool:

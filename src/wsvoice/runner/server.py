@@ -22,13 +22,15 @@ from wsvoice.runner.stream import ABORT_EXTENSION
 from wsvoice.runner.tunnel import ngrok_tunnel
 
 if TYPE_CHECKING:
+    from wsvoice.bot import LoadedBot
     from wsvoice.config import RunConfig
     from wsvoice.runner.app import Switchboard
-    from wsvoice.runner.bot import LoadedBot
 
 #: A caller that vanished without a close is noticed after both together.
 PING_INTERVAL_S = 5.0
 PING_TIMEOUT_S = 10.0
+#: How long calls that outlive the drain have to play out their last audio.
+END_TIMEOUT_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,7 @@ class DrainingServer(uvicorn.Server):
         self._drain_timeout_s = drain_timeout_s
         self._on_started = on_started
         self._drains_until: float | None = None
+        self._told = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to listen, then say so."""
@@ -98,20 +101,28 @@ class DrainingServer(uvicorn.Server):
             return
         self._drains_until = time.monotonic() + self._drain_timeout_s
         self._switchboard.drain()
-        calls = self._switchboard.active_calls
-        if calls:
-            logger.warning(
-                "no new calls are taken; waiting for {} to finish (at most {:g} s; once more to cut them)",
-                "1 call" if calls == 1 else f"{calls} calls",
-                self._drain_timeout_s,
-            )
 
     async def on_tick(self, counter: int) -> bool:
         """Exit once the drain is over."""
         if self._drains_until is not None and not self.should_exit:
-            late = time.monotonic() > self._drains_until
-            self.should_exit = late or self._switchboard.active_calls == 0
+            late_s = time.monotonic() - self._drains_until
+            self._tell_who_is_waited_for(late_s)
+            if late_s > 0:
+                self._switchboard.end_all("the server stops")
+            self.should_exit = late_s > END_TIMEOUT_S or self._switchboard.active_calls == 0
         return await super().on_tick(counter)
+
+    def _tell_who_is_waited_for(self, late_s: float) -> None:
+        calls = self._switchboard.active_calls
+        # A call that is about to end needs no words.
+        if self._told or not calls or late_s < 1 - self._drain_timeout_s:
+            return
+        self._told = True
+        logger.warning(
+            "no new calls are taken; waiting for {} to finish (at most {:g} s; once more to cut them)",
+            "1 call" if calls == 1 else f"{calls} calls",
+            self._drain_timeout_s,
+        )
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End what still runs, and stop."""

@@ -1,0 +1,150 @@
+"""
+The carrier's end of one media stream: the socket, and the provider's words on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from wsvoice.dial.clock import Clock
+from wsvoice.errors import LocalProtocolError
+from wsvoice.providers.base import Stream
+from wsvoice.providers.events import Connected, Event, StreamStarted
+
+if TYPE_CHECKING:
+    from websockets.asyncio.client import ClientConnection
+
+Message = str | bytes
+
+
+class Line:
+    """
+    One stream; a call has another one if the provider dials again.
+
+    Attributes:
+        socket: The connection.
+        stream: What is said on it.
+        ended_at: The clock's time at which the other end was gone, or ``None``.
+    """
+
+    def __init__(
+        self,
+        socket: ClientConnection,
+        stream: Stream,
+        on_message: Callable[[Message], None],
+        *,
+        clock: Clock,
+        reorder: float = 0.0,
+        chance: random.Random | None = None,
+    ) -> None:
+        self.socket = socket
+        self.stream = stream
+        self.ended_at: float | None = None
+        self._on_message = on_message
+        self._clock = clock
+        self._reorder = reorder
+        self._chance = chance or random.Random()
+        self._late: Message | None = None
+        self._outbox: asyncio.Queue[Message | None] = asyncio.Queue()
+        self._reader: asyncio.Task[None] | None = None
+        self._sender: asyncio.Task[None] | None = None
+
+    async def start(self, started: StreamStarted) -> None:
+        """Say that the stream starts, and begin to read and to send."""
+        from websockets.exceptions import ConnectionClosed
+
+        # A bot that has closed already is noticed by the reader.
+        with suppress(ConnectionClosed):
+            with suppress(LocalProtocolError):
+                await self.socket.send(self.stream.send(Connected()))
+            await self.socket.send(self.stream.send(started))
+        self._reader = asyncio.create_task(self._read())
+        self._sender = asyncio.create_task(self._send())
+
+    def post(self, event: Event) -> None:
+        """Queue a message; one that this provider has no word for is left out."""
+        with suppress(LocalProtocolError):
+            self._outbox.put_nowait(self.stream.send(event))
+
+    def post_media(self, message: Message) -> None:
+        """Queue a media message, which may change places with the next one."""
+        if self._late is not None:
+            late, self._late = self._late, None
+            self._outbox.put_nowait(message)
+            self._outbox.put_nowait(late)
+        elif self._reorder and self._chance.random() < self._reorder:
+            self._late = message
+        else:
+            self._outbox.put_nowait(message)
+
+    @property
+    def backlog(self) -> int:
+        """How many messages wait for a bot that does not read them."""
+        return self._outbox.qsize()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the other end has closed the stream, or is gone."""
+        assert self._reader is not None
+        return self._reader.done() or self.socket.protocol.close_rcvd is not None
+
+    async def take_the_rest(self, timeout_s: float) -> None:
+        """Take what came before the other end's close; one that does not end the connection is not awaited."""
+        assert self._reader is not None
+        if self.ended_at is None:
+            self.ended_at = self._clock.now()
+        await asyncio.wait([self._reader], timeout=timeout_s)
+        if self._reader.done():
+            self._reader.result()
+
+    async def hang_up(self, stopped: Event, timeout_s: float) -> bool:
+        """
+        Send what is queued and say that the call is over; return whether the other end let go of it in time.
+
+        Args:
+            stopped: What is said; not every provider has a word for it.
+            timeout_s: How long the other end may take.
+        """
+        assert self._sender is not None
+        began = self.ended_at = self._clock.now()
+        if self._late is not None:
+            self._outbox.put_nowait(self._late)
+            self._late = None
+        self.post(stopped)
+        self._outbox.put_nowait(None)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await asyncio.shield(self._sender)
+                await self.socket.close(1000)
+        return self.socket.protocol.close_rcvd is not None or self._clock.now() - began < 0.9 * timeout_s
+
+    async def let_go(self) -> None:
+        """Close the connection, whatever the other end does about it."""
+        tasks = [task for task in (self._reader, self._sender) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self.socket.transport.abort()
+        await self.socket.wait_closed()
+
+    async def _read(self) -> None:
+        from websockets.exceptions import ConnectionClosed
+
+        with suppress(ConnectionClosed):
+            async for message in self.socket:
+                # What comes after the end is of no consequence.
+                if self.ended_at is None or self.socket.protocol.close_sent is None:
+                    self._on_message(message)
+        if self.ended_at is None:
+            self.ended_at = self._clock.now()
+
+    async def _send(self) -> None:
+        from websockets.exceptions import ConnectionClosed
+
+        with suppress(ConnectionClosed):
+            while (message := await self._outbox.get()) is not None:
+                await self.socket.send(message)

@@ -1,0 +1,139 @@
+"""
+The caller's voice and ears where the caller is a bot: between its pipeline, which works when it likes, and the
+line, which takes and gives 20 ms at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from wsvoice.dial.listener import Listener
+from wsvoice.dial.report import TurnReport
+from wsvoice.dial.script import SILENCE_MS, STEP_MS, Step, measure_turns
+
+#: An utterance begins on the line once this much of it is there, so that it does not break off at once.
+BUFFER_MS = 60.0
+#: How far the caller's pipeline may be ahead of the line.
+LEAD_MS = 160.0
+
+
+class Voice:
+    """
+    A caller that is a bot.
+
+    Attributes:
+        sample_rate: The rate of what the caller says.
+        heard_rate: The rate of what the caller hears.
+    """
+
+    def __init__(self, listener: Listener, *, sample_rate: int, heard_rate: int) -> None:
+        self.sample_rate = sample_rate
+        self.heard_rate = heard_rate
+        self.done = False
+        self.failure: str | None = None
+        self.digits_sent = ""
+        self.interrupted_at_ms: float | None = None
+        self._listener = listener
+        # The caller's own sound, by the same ear, for where its turns are.
+        self._own = Listener(sample_rate)
+        self._told = 0
+        self._talking = False
+        self._queue = bytearray()
+        self._flowing = False
+        self._waited_ms = 0.0
+        self._digits = ""
+        self._hung_up = False
+        self._room = asyncio.Event()
+        self._room.set()
+        self._on_heard: Callable[[bytes], None] = lambda pcm: None
+
+    # The caller's pipeline
+
+    def on_heard(self, take: Callable[[bytes], None]) -> None:
+        """Have `take` called with what is heard of the other bot, 20 ms or so at a time."""
+        self._on_heard = take
+
+    async def say(self, pcm: bytes) -> None:
+        """Queue 16-bit samples of what the caller says, and wait until there is room for more."""
+        self._queue += pcm
+        if self._queued_ms > LEAD_MS:
+            self._room.clear()
+        await self._room.wait()
+
+    def press(self, digit: str) -> None:
+        """Press a key."""
+        self._digits += digit
+
+    def fall_silent(self) -> None:
+        """Forget what is queued."""
+        self._queue.clear()
+        self._flowing = False
+        self._room.set()
+
+    def hang_up(self, failure: str | None = None) -> None:
+        """End the call once what is queued has been said; at once if the caller failed."""
+        self._hung_up = True
+        if failure is not None:
+            self.failure = self.failure or failure
+            self.fall_silent()
+
+    # The line
+
+    def hear(self, pcm: bytes) -> None:
+        """Hand on what was heard of the other bot."""
+        if pcm:
+            self._on_heard(pcm)
+
+    def step(self, now_ms: float, *, audible_queued: bool) -> Step:
+        """Return what the caller does in the 20 ms before `now_ms`."""
+        pcm = self._take(2 * (self.sample_rate * STEP_MS // 1000))
+        step = Step(pcm, digits=self._digits)
+        self.digits_sent += self._digits
+        self._digits = ""
+        self._own.feed(pcm + bytes(2 * (self.sample_rate * STEP_MS // 1000) - len(pcm)))
+        sounds = self._own.sounds
+        if len(sounds) > self._told and not self._talking:
+            self._talking = True
+            step.notes.append(("caller-speaks", "the caller speaks"))
+        self._told = len(sounds)
+        if self._talking and self._own.silent_ms(now_ms) >= SILENCE_MS:
+            self._talking = False
+            step.notes.append(("caller-silent", "the caller is silent"))
+        if self._hung_up and not self._queue:
+            self.done = True
+        return step
+
+    def turns(self) -> list[TurnReport]:
+        """Return what the caller said, in runs with a pause of 600 ms between them, and the answers."""
+        spans: list[tuple[float, float]] = []
+        for sound in self._own.sounds:
+            if spans and sound.start_ms - spans[-1][1] < SILENCE_MS:
+                spans[-1] = (spans[-1][0], sound.end_ms)
+            else:
+                spans.append((sound.start_ms, sound.end_ms))
+        return measure_turns(spans, self._listener)
+
+    def missing(self, *, bot_ended: bool) -> str | None:
+        """Return why the caller failed; nobody but it knows who should have had the last word."""
+        return self.failure
+
+    @property
+    def _queued_ms(self) -> float:
+        return len(self._queue) * 500 / self.sample_rate
+
+    def _take(self, size: int) -> bytes:
+        if not self._flowing and self._queue:
+            self._waited_ms += STEP_MS
+            # A short sound has no more to wait for.
+            self._flowing = self._queued_ms >= BUFFER_MS or self._waited_ms > BUFFER_MS
+        if not self._flowing:
+            return b""
+        pcm = bytes(self._queue[:size])
+        del self._queue[:size]
+        if not self._queue:
+            self._flowing = False
+            self._waited_ms = 0.0
+        if self._queued_ms <= LEAD_MS:
+            self._room.set()
+        return pcm
