@@ -212,7 +212,7 @@ def test_a_missing_file_names_its_neighbours_nearest_first(write, tmp_path):
 
 
 def test_a_missing_file_in_an_empty_folder(tmp_path):
-    assert refusal("bot.py", tmp_path).hint == "`wsvoice init my-bot` makes a bot to start from"
+    assert refusal("bot.py", tmp_path).hint == "a bot is a Python file with `async def bot(runner_args): ...`"
 
 
 def test_a_missing_folder(tmp_path):

@@ -80,7 +80,14 @@ PURE_LAYERS = ("errors", "call", "providers")
 
 #: Each library's place: the modules, or packages, that may import it; in all others it is out of bounds.
 PLACES = {
-    "pipecat": ("wsvoice.runner.transport", "wsvoice.runner.patches", "wsvoice.dial.caller_bot"),
+    "pipecat": (
+        "wsvoice.runner.transport",
+        "wsvoice.runner.client_transport",
+        "wsvoice.runner.server_transport",
+        "wsvoice.runner.dial_transport",
+        "wsvoice.runner.patches",
+        "wsvoice.dial.caller_bot",
+    ),
     "fastapi": ("wsvoice.runner",),
     "starlette": ("wsvoice.runner",),
     "uvicorn": ("wsvoice.runner", "wsvoice.bot"),

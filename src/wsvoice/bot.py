@@ -177,7 +177,7 @@ def _python_files_hint(wanted: Path, folder: Path) -> str:
     except OSError:
         names = []
     if not names:
-        return "`wsvoice init my-bot` makes a bot to start from"
+        return "a bot is a Python file with `async def bot(runner_args): ...`"
     names = nearest(wanted.name, sorted(names))
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return f"there is {', '.join(f'`{name}`' for name in names[:5])}{more}"

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, fields
 from io import StringIO
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, get_args
+from urllib.parse import urlsplit
 
 from wsvoice.errors import ConfigError
 
@@ -29,6 +30,14 @@ Method = Literal["GET", "POST"]
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
+#: Transports without a telephone company: clients at ``/ws-client``, one client on a port of its own, and a server
+#: that the bot dials.
+PLAIN_TRANSPORTS = ("websocket", "websocket-server", "websocket-client")
+#: Where pipecat's single-client server listens, and so ours.
+WEBSOCKET_SERVER_PORT = 8765
+#: The variable that holds what ``POST /start`` asks for on a public address.
+START_KEY = "WSVOICE_START_KEY"
+
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
@@ -37,7 +46,9 @@ class RunConfig:
 
     Attributes:
         bot: ``file.py[:func]``, ``pkg.module[:func]`` or a folder.
-        transport: A provider's name; ``None`` serves every telephony provider.
+        transport: A provider's name, or one of :data:`PLAIN_TRANSPORTS`; ``None`` serves every telephony provider.
+        url: The WebSocket server that the bot dials with ``websocket-client``.
+        headers: What is sent to it in the handshake.
         proxy: The public ``host[:port]`` in front of this server, without a scheme.
         tunnel: The program that makes a public address, or ``None``.
         host: The address to listen on.
@@ -49,7 +60,8 @@ class RunConfig:
         record: The folder for recordings, or ``None``.
         drain_timeout_s: How long running calls may go on after the first SIGTERM.
         log_level: ``DEBUG``, ``INFO``, ``WARNING`` or ``ERROR``.
-        credentials: The providers' credentials, by environment variable name.
+        disabled_patches: The names of changes in pipecat that are not to be made; a process makes them once.
+        credentials: The providers' credentials and :data:`START_KEY`, by environment variable name.
         lead_ms: How far ahead of real time audio may be sent, so that the provider's buffer never runs dry.
         handshake_timeout_s: How long a connected caller may take to start its stream.
         playout_timeout_s: How long the end of a call waits for the last audio to be played.
@@ -60,6 +72,8 @@ class RunConfig:
 
     bot: str = "bot.py"
     transport: str | None = None
+    url: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     proxy: str | None = None
     tunnel: Tunnel | None = None
     host: str = "localhost"
@@ -71,6 +85,7 @@ class RunConfig:
     record: Path | None = None
     drain_timeout_s: float = 600.0
     log_level: str = "INFO"
+    disabled_patches: frozenset[str] = frozenset()
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
     lead_ms: int = 100
     handshake_timeout_s: float = 10.0
@@ -103,7 +118,10 @@ class DialConfig:
         response_timeout_s: How long to wait for the bot's answer to a turn.
         record: The stereo WAV file to write (caller left, bot right), or ``None``.
         force_ws: Dial ``ws://`` where the answer document says ``wss://``.
-        method: The webhook's method.
+        method: The webhook's method; ``None`` for the provider's own.
+        caller: A bot that is the caller, as in :class:`RunConfig`; ``None`` for a caller that plays the audio.
+        probe: Try what may happen in a call and seldom does: an unsigned webhook, broken messages, an interruption.
+        quirks: How the simulated provider deviates, by name.
         as_json: Print the report as one JSON object on stdout.
         credentials: The providers' credentials, by environment variable name.
     """
@@ -120,7 +138,10 @@ class DialConfig:
     response_timeout_s: float = 10.0
     record: Path | None = None
     force_ws: bool = False
-    method: Method = "POST"
+    method: Method | None = None
+    caller: str | None = None
+    probe: bool = False
+    quirks: Mapping[str, str] = field(default_factory=dict)
     as_json: bool = False
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
 
@@ -174,6 +195,12 @@ def export_dotenv(dotenv: Mapping[str, str], environ: MutableMapping[str, str]) 
     """Put what ``.env`` says into `environ` for the bot; what is already there stays."""
     for name, value in dotenv.items():
         environ.setdefault(name, value)
+
+
+def without_secrets(url: str) -> str:
+    """Return `url` without the parts that often hold a secret: the user's name and the query."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def nearest(word: str, candidates: Iterable[str]) -> list[str]:
@@ -277,6 +304,61 @@ def _provider(value: object, who: str) -> str:
     return _choice(value, who, tuple(PROVIDERS))
 
 
+def _transport(value: object, who: str) -> str:
+    from wsvoice.providers import PROVIDERS
+
+    return _choice(value, who, (*PROVIDERS, *PLAIN_TRANSPORTS))
+
+
+def _ws_url(value: object, who: str) -> str:
+    text = _text(value, who).strip()
+    scheme, separator, rest = text.partition("://")
+    host = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2]
+    if not separator or scheme.lower() not in {"ws", "wss"}:
+        other = {"http": "ws", "https": "wss"}.get(scheme.lower()) if separator else None
+        example = f"{other}://{rest}" if other else "wss://bots.example.com/stream"
+        raise ConfigError(f"{who} takes a ws:// or wss:// address, got {text!r}", hint=f"for example `--url {example}`")
+    if not re.sub(r":[0-9]*$", "", host) or re.search(r"\s", rest) or not _has_port(host):
+        raise ConfigError(f"{who} takes a ws:// or wss:// address, and {text!r} names no host")
+    return text
+
+
+def _has_port(host: str) -> bool:
+    """Whether what follows the host, if anything, is a port."""
+    match = re.fullmatch(r"(?:\[[^\]]*\]|[^:]*)(?::([0-9]{0,5}))?", host)
+    return match is not None and int(match[1] or 0) <= 65535
+
+
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+def _headers(value: object, who: str) -> dict[str, str]:
+    """
+    A mapping, from one, or from ``Name: value`` texts.
+
+    https://www.rfc-editor.org/rfc/rfc9110#section-5
+    """
+    if isinstance(value, Mapping):
+        pairs = [(str(name), _scalar(item, f"{who}.{name}")) for name, item in value.items()]
+    else:
+        # A value may have commas, so one text is one header.
+        texts = [_text(value, who)] if isinstance(value, str) else _listed(value, who)
+        pairs = []
+        for text in texts:
+            name, colon, item = text.partition(":")
+            if not colon:
+                # The value may be a secret, and this is printed.
+                raise ConfigError(f"{who} takes `Name: value`, and there is no colon", hint=_HEADER_EXAMPLE)
+            pairs.append((name.strip(), item.strip()))
+    for name, _ in pairs:
+        if not _HEADER_NAME.fullmatch(name):
+            raise ConfigError(f"{who} takes `Name: value`, and {name!r} is no header's name", hint=_HEADER_EXAMPLE)
+    return dict(pairs)
+
+
+_HEADER_EXAMPLE = "for example `--header 'Authorization: Bearer abc'`"
+
+
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 
 
@@ -349,23 +431,33 @@ _PARAMETER_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
 def _parameters(value: object, who: str) -> dict[str, str]:
     """A mapping, from one, from ``key=value`` texts, or from one text of them with commas between."""
+    return _pairs(value, who, "--param language=en")
+
+
+def _quirks(value: object, who: str) -> dict[str, str]:
+    """A mapping, from what :func:`_parameters` takes; whether a provider has them is not known here."""
+    return _pairs(value, who, "--quirk reorder=0.1")
+
+
+def _pairs(value: object, who: str, example: str) -> dict[str, str]:
     if isinstance(value, Mapping):
         pairs = [(str(key), _scalar(item, f"{who}.{key}")) for key, item in value.items()]
     else:
-        pairs = [_pair(item, who) for item in _listed(value, who)]
+        pairs = [_pair(item, who, example) for item in _listed(value, who)]
     for key, _ in pairs:
         if not _PARAMETER_NAME.fullmatch(key):
             raise ConfigError(
                 f"{who} takes names of letters, digits, `_`, `.` and `-`, got {key!r}",
-                hint="for example `--param language=en`",
+                hint=f"for example `{example}`",
             )
     return dict(pairs)
 
 
-def _pair(item: str, who: str) -> tuple[str, str]:
+def _pair(item: str, who: str, example: str) -> tuple[str, str]:
     key, equals, value = item.partition("=")
     if not equals:
-        raise ConfigError(f"{who} takes key=value, got {item!r}", hint=f"for example `--param {item}=yes`")
+        option = example.partition(" ")[0]
+        raise ConfigError(f"{who} takes key=value, got {item!r}", hint=f"for example `{option} {item}=yes`")
     return key.strip(), value
 
 
@@ -381,6 +473,10 @@ def _listed(value: object, who: str) -> list[str]:
     if isinstance(value, list | tuple):
         return [_text(item, who) for item in value]
     return [_text(value, who)]
+
+
+def _names(value: object, who: str) -> frozenset[str]:
+    return frozenset(_listed(value, who))
 
 
 def _paths(value: object, who: str) -> tuple[Path, ...]:
@@ -437,7 +533,9 @@ class Setting:
 
 RUN_SETTINGS: tuple[Setting, ...] = (
     Setting("bot", "bot", _text, flag="BOT"),
-    Setting("transport", "transport", _provider, flag="-t"),
+    Setting("transport", "transport", _transport, flag="-t"),
+    Setting("url", "url", _ws_url),
+    Setting("header", "headers", _headers),
     Setting("proxy", "proxy", _proxy, flag="-x"),
     Setting("tunnel", "tunnel", _one_of(*get_args(Tunnel))),
     Setting("host", "host", _host),
@@ -449,6 +547,7 @@ RUN_SETTINGS: tuple[Setting, ...] = (
     Setting("record", "record", _folder),
     Setting("drain-timeout", "drain_timeout_s", _duration),
     Setting("log-level", "log_level", _one_of(*LOG_LEVELS)),
+    Setting("disable-patches", "disabled_patches", _names),
 )
 
 DIAL_SETTINGS: tuple[Setting, ...] = (
@@ -465,6 +564,9 @@ DIAL_SETTINGS: tuple[Setting, ...] = (
     Setting("record", "record", _wav_to_write, own=True),
     Setting("force-ws", "force_ws", _switch),
     Setting("method", "method", _one_of(*get_args(Method))),
+    Setting("caller", "caller", _text),
+    Setting("probe", "probe", _switch),
+    Setting("quirk", "quirks", _quirks),
     Setting("json", "as_json", _switch, own=True),
 )
 
@@ -537,6 +639,8 @@ def _resolve(
     defaults = {f.name: f.default for f in fields(kind)}
     found = {setting.name: sources.find(setting) for setting in settings}
     _drop_weaker(found, "proxy", "tunnel")
+    if command == "run":
+        _drop_foreign(found)
     values: dict[str, object] = {}
     origins: dict[str, str] = {}
     filled: dict[str, Any] = {}
@@ -544,11 +648,18 @@ def _resolve(
         given = found[setting.name]
         if given is None:
             default = defaults[setting.field]
-            values[setting.name] = {} if setting.parse is _parameters else default
+            values[setting.name] = {} if setting.parse in (_parameters, _quirks, _headers) else default
             origins[setting.name] = "default"
         else:
             filled[setting.field] = values[setting.name] = setting.parse(given.value, given.who)
             origins[setting.name] = given.origin
+    if filled.get("url"):
+        values["url"] = without_secrets(filled["url"])
+    if filled.get("headers"):
+        # They are shown to whoever watches the terminal, and often hold a secret.
+        values["header"] = tuple(f"{name}: ***" for name in filled["headers"])
+    if filled.get("transport") == "websocket-server" and "port" not in filled:
+        filled["port"] = values["port"] = WEBSOCKET_SERVER_PORT
     config = kind(**filled, credentials=_credentials(environ, dotenv))
     return Resolved(config, values, origins, env_file, dotenv)
 
@@ -564,6 +675,41 @@ def _drop_weaker(found: dict[str, _Given | None], one: str, other: str) -> None:
             hint="a tunnel makes its own public address: leave one of the two out",
         )
     found[one if first.rank > second.rank else other] = None
+
+
+#: Which transports a setting is for, where not for all.
+_ONLY_FOR: Mapping[str, Callable[[str | None], bool]] = {
+    "url": lambda transport: transport == "websocket-client",
+    "header": lambda transport: transport == "websocket-client",
+    "host": lambda transport: transport != "websocket-client",
+    "port": lambda transport: transport != "websocket-client",
+    "proxy": lambda transport: transport not in ("websocket-server", "websocket-client"),
+    "tunnel": lambda transport: transport not in ("websocket-server", "websocket-client"),
+    "max-calls": lambda transport: transport not in ("websocket-server", "websocket-client"),
+    "stream-auth": lambda transport: transport not in ("websocket-server", "websocket-client"),
+    "verify": lambda transport: transport not in PLAIN_TRANSPORTS,
+    "record": lambda transport: transport not in PLAIN_TRANSPORTS,
+}
+
+
+def _drop_foreign(found: dict[str, _Given | None]) -> None:
+    """Refuse flags that the transport has no use for; what the project's settings say for another is left alone."""
+    given = found["transport"]
+    transport = None if given is None else _transport(given.value, given.who)
+    for name, is_for in _ONLY_FOR.items():
+        setting = found.get(name)
+        if setting is None or is_for(transport):
+            continue
+        if setting.rank == 0:
+            if is_for("websocket-client"):
+                raise ConfigError(f"{setting.who} is for a bot that dials out", hint="add `-t websocket-client`")
+            served = f"-t {transport}" if transport else "telephone calls"
+            raise ConfigError(f"{setting.who} has no meaning for {served}", hint=f"leave {setting.who} out")
+        found[name] = None
+    if transport == "websocket-client" and found["url"] is None:
+        raise ConfigError(
+            "-t websocket-client needs the address that the bot dials", hint="add `--url wss://bots.example.com/stream`"
+        )
 
 
 def _read_env_file(named: _Given | None, cwd: Path) -> tuple[Path | None, dict[str, str]]:
@@ -626,4 +772,4 @@ def _credentials(environ: Mapping[str, str], dotenv: Mapping[str, str]) -> dict[
 
     names = dict.fromkeys(name for provider in PROVIDERS for name in load_provider(provider).credential_names)
     both = {**dotenv, **environ}
-    return {name: both[name] for name in names if both.get(name)}
+    return {name: both[name] for name in (*names, START_KEY) if both.get(name)}

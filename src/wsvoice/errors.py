@@ -9,7 +9,9 @@ Every exception of wsvoice.
     │   ├── BotNotFoundError     there is no such bot, or it is not a bot
     │   └── AudioFileError       an audio file cannot be read
     ├── BotImportError           the bot's own code failed while it was imported
+    ├── BotError                 the bot's own code failed while it ran
     ├── ServerError              the server could not be started
+    ├── ConnectError             the server that a bot dials could not be reached, or turned it away
     ├── DialError                a test call could not be placed
     ├── HttpError                an HTTP request got no response
     ├── SignatureError           a request is not signed by the provider
@@ -66,8 +68,16 @@ class BotImportError(WsvoiceError):
         self.details = details
 
 
+class BotError(WsvoiceError):
+    """The bot's own code failed while it ran."""
+
+
 class ServerError(WsvoiceError):
     """The server could not be started."""
+
+
+class ConnectError(WsvoiceError):
+    """The server that a bot dials could not be reached, or turned it away."""
 
 
 class DialError(WsvoiceError):

@@ -24,7 +24,7 @@ def play(playback: Playback, from_s: float, to_s: float) -> list[str]:
 
 
 def test_what_is_sent_is_heard_from_the_moment_it_arrives_on() -> None:
-    playback = Playback(RATE, 10.0)
+    playback = Playback(RATE, 10.0, limit_s=600.0)
     play(playback, 10.0, 10.1)
     playback.add_audio(LOUD * 5, 10.105)
     play(playback, 10.1, 10.4)
@@ -33,7 +33,7 @@ def test_what_is_sent_is_heard_from_the_moment_it_arrives_on() -> None:
 
 
 def test_what_comes_early_is_played_in_order_and_in_time() -> None:
-    playback = Playback(RATE, 0.0)
+    playback = Playback(RATE, 0.0, limit_s=600.0)
     playback.add_audio(LOUD * 10, 0.0)
     playback.add_audio(SILENT + LOUD, 0.01)
     assert playback.queued_ms == pytest.approx(240 - 10)
@@ -44,7 +44,7 @@ def test_what_comes_early_is_played_in_order_and_in_time() -> None:
 
 
 def test_a_mark_comes_back_when_what_is_before_it_has_been_played() -> None:
-    playback = Playback(RATE, 0.0)
+    playback = Playback(RATE, 0.0, limit_s=600.0)
     playback.add_audio(LOUD * 5, 0.0)
     assert playback.add_mark("first", 0.0) == []
     playback.add_audio(LOUD * 5, 0.0)
@@ -57,7 +57,7 @@ def test_a_mark_comes_back_when_what_is_before_it_has_been_played() -> None:
 
 
 def test_a_mark_on_an_empty_queue_comes_back_at_once() -> None:
-    playback = Playback(RATE, 0.0)
+    playback = Playback(RATE, 0.0, limit_s=600.0)
     assert playback.add_mark("now", 0.5) == ["now"]
     playback.add_audio(LOUD, 1.0)
     # The audio has been played by then, though nobody looked in between.
@@ -65,7 +65,7 @@ def test_a_mark_on_an_empty_queue_comes_back_at_once() -> None:
 
 
 def test_marks_come_back_in_their_order() -> None:
-    playback = Playback(RATE, 0.0)
+    playback = Playback(RATE, 0.0, limit_s=600.0)
     playback.add_audio(LOUD, 0.0)
     for name in "abc":
         playback.add_mark(name, 0.0)
@@ -73,7 +73,7 @@ def test_marks_come_back_in_their_order() -> None:
 
 
 def test_a_clear_empties_the_queue_and_gives_the_pending_marks_back() -> None:
-    playback = Playback(RATE, 0.0)
+    playback = Playback(RATE, 0.0, limit_s=600.0)
     playback.add_audio(LOUD * 5, 0.0)
     playback.add_mark("played", 0.0)
     playback.add_audio(LOUD * 50, 0.0)
@@ -86,7 +86,7 @@ def test_a_clear_empties_the_queue_and_gives_the_pending_marks_back() -> None:
 
 
 def test_a_clear_is_no_underrun() -> None:
-    playback = Playback(RATE, 0.0)
+    playback = Playback(RATE, 0.0, limit_s=600.0)
     playback.add_audio(LOUD * 5, 0.0)
     play(playback, 0.0, 0.04)
     playback.clear(0.04)
@@ -97,7 +97,7 @@ def test_a_clear_is_no_underrun() -> None:
 
 @pytest.mark.parametrize(("break_s", "underruns"), [(0.01, 0), (0.04, 1), (0.3, 1), (0.8, 0)])
 def test_a_break_in_the_middle_of_a_sound_is_an_underrun(break_s: float, underruns: int) -> None:
-    playback = Playback(RATE, 0.0)
+    playback = Playback(RATE, 0.0, limit_s=600.0)
     playback.add_audio(LOUD * 5, 0.0)
     play(playback, 0.0, 0.1)
     play(playback, 0.1, 0.1 + break_s)
@@ -110,7 +110,7 @@ def test_a_break_in_the_middle_of_a_sound_is_an_underrun(break_s: float, underru
 
 
 def test_a_pause_after_silence_is_no_underrun() -> None:
-    playback = Playback(RATE, 0.0)
+    playback = Playback(RATE, 0.0, limit_s=600.0)
     playback.add_audio(LOUD * 5 + SILENT * 2, 0.0)
     play(playback, 0.0, 0.24)
     playback.add_audio(LOUD * 5, 0.24)
@@ -118,7 +118,7 @@ def test_a_pause_after_silence_is_no_underrun() -> None:
 
 
 def test_a_break_while_the_caller_itself_was_held_up_is_not_counted() -> None:
-    playback = Playback(RATE, 0.0)
+    playback = Playback(RATE, 0.0, limit_s=600.0)
     playback.add_audio(LOUD * 2, 0.0)
     play(playback, 0.0, 0.02)
     # Nothing ran for 100 ms, so the bot's message may have been there all the time.
@@ -128,7 +128,7 @@ def test_a_break_while_the_caller_itself_was_held_up_is_not_counted() -> None:
 
 
 def test_a_bot_in_step_with_the_clock_has_no_underruns() -> None:
-    playback = Playback(RATE, 0.0)
+    playback = Playback(RATE, 0.0, limit_s=600.0)
     for n in range(1, 100):
         playback.advance(n * 0.02)
         playback.add_audio(LOUD, n * 0.02 + 0.002 + 0.003 * (n % 3))
@@ -138,7 +138,7 @@ def test_a_bot_in_step_with_the_clock_has_no_underruns() -> None:
 
 
 def test_audio_beyond_the_limit_is_thrown_away() -> None:
-    playback = Playback(RATE, 0.0)
+    playback = Playback(RATE, 0.0, limit_s=600.0)
     minute = bytes(2 * RATE * 60)
     for _ in range(10):
         playback.add_audio(minute, 0.0)
@@ -153,7 +153,7 @@ def test_audio_beyond_the_limit_is_thrown_away() -> None:
 
 
 def test_audible_audio_is_counted_up_to_its_last_sound() -> None:
-    playback = Playback(RATE, 0.0)
+    playback = Playback(RATE, 0.0, limit_s=600.0)
     assert playback.audible_ms == 0
     playback.add_audio(SILENT * 10, 0.0)
     assert playback.audible_ms == 0
@@ -174,7 +174,7 @@ def test_audible_audio_is_counted_up_to_its_last_sound() -> None:
 )
 @settings(max_examples=60, deadline=None)
 def test_nothing_is_lost_and_nothing_is_played_twice(pieces: list[tuple[float, bytes, bool]]) -> None:
-    playback = Playback(RATE, 0.0)
+    playback = Playback(RATE, 0.0, limit_s=600.0)
     now, sent, names, back = 0.0, b"", [], []
     for number, (wait_s, half, marked) in enumerate(pieces):
         now += wait_s

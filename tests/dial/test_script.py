@@ -23,7 +23,7 @@ class Conversation:
     """A conversation that has been held."""
 
     def __init__(self, turns: list[Turn], bot: Bot, *, listen_s: float = 1.0, timeout_s: float = 10.0) -> None:
-        listener, playback = Listener(RATE), Playback(RATE, 0.0)
+        listener, playback = Listener(RATE), Playback(RATE, 0.0, limit_s=600.0)
         self.script = Script(turns, listener, sample_rate=RATE, listen_s=listen_s, response_timeout_s=timeout_s)
         self.said = bytearray()
         self.pressed: list[tuple[float, str]] = []

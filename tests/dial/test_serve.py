@@ -169,7 +169,7 @@ def test_no_real_credential_reaches_the_bot() -> None:
         "WSVOICE_NUMBER": "+15550100002",
         **dict.fromkeys(provider.credential_names, "real"),
     }
-    changed = bot_environment(environ, provider, "made up", "http://127.0.0.1:1")
+    changed = bot_environment(environ, provider, {"TWILIO_AUTH_TOKEN": "made up"}, "http://127.0.0.1:1")
     assert changed["TWILIO_AUTH_TOKEN"] == "made up"
     assert "real" not in changed.values()
     # Empty, not missing: a `.env` file would fill in what is missing.

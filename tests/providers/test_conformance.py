@@ -36,7 +36,14 @@ from wsvoice.providers.events import (
 )
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-SECRETS = {"twilio": {"TWILIO_AUTH_TOKEN": "a token for tests"}}
+SECRETS = {
+    "twilio": {"TWILIO_AUTH_TOKEN": "a token for tests"},
+    "telnyx": {"TELNYX_PRIVATE_KEY": base64.b64encode(bytes(range(32))).decode()},
+    "plivo": {"PLIVO_AUTH_TOKEN": "a token for tests"},
+    "signalwire": {"SIGNALWIRE_SIGNING_KEY": "a token for tests"},
+}
+#: Whose answers have no portable place for the user's parameters.
+WITHOUT_PARAMETERS = {"plivo"}
 NOW = 1_750_000_000.0
 SEED = bytes(range(32))
 COUNTERS = ("chunk", "timestamp_ms", "sequence")
@@ -108,7 +115,8 @@ names = st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,20}", fullmatch=True)
 values = st.text(
     st.characters(exclude_categories=["Cc", "Cs", "Cn"], exclude_characters="\ufffe\uffff"), max_size=100
 ) | st.sampled_from(["<>&\"'", "]]>", "<!--", "&amp;", "a=b;c&d", "日本語", "🙂"])
-audio_bytes = st.integers(1, 4).flatmap(lambda n: st.binary(min_size=320 * n, max_size=320 * n))
+# Sizes that no provider finds fault with; Exotel's are the largest.
+audio_bytes = st.builds(lambda n, piece: piece * (100 * n), st.integers(1, 3), st.binary(min_size=32, max_size=32))
 
 
 @st.composite
@@ -144,6 +152,8 @@ bot_events = st.builds(Audio, audio_bytes) | st.builds(Mark, names) | st.builds(
 def assert_same(received: Event, sent: Event) -> None:
     """Assert that `received` is `sent`, but for counters that were left to the stream, or that it has not got."""
     assert type(received) is type(sent)
+    if isinstance(sent, Connected):
+        return  # Every carrier tells the version of its own protocol.
     open_ = {
         field: getattr(sent, field)
         for field in COUNTERS
@@ -361,10 +371,17 @@ def a_call(provider: Provider, parameters: dict[str, str] | None = None) -> Call
 @relaxed
 @given(parameters=st.dictionaries(names, values, max_size=2))
 def test_an_answer_is_read_as_it_was_meant(provider: Provider, parameters: dict[str, str]) -> None:
-    answer = provider.answer(a_call(provider, parameters), "wss://voice.example.com/ws/token")
+    try:
+        answer = provider.answer(a_call(provider, parameters), "wss://voice.example.com/ws/token")
+    except LocalProtocolError as error:
+        if error.kind != "long-parameter":
+            raise
+        return
     request = provider.read_answer(answer.body.encode(), answer.media_type)
-    assert request.url == "wss://voice.example.com/ws/token"
-    assert {**request.parameters, **parameters} == request.parameters
+    # Exotel's parameters are the URL's query.
+    assert request.url.partition("?")[0] == "wss://voice.example.com/ws/token"
+    carried = {} if provider.name in WITHOUT_PARAMETERS else parameters
+    assert {**request.parameters, **carried} == request.parameters
     assert request.findings == []
 
 
@@ -421,6 +438,15 @@ def other_character(text: str, at: int) -> str:
     return text[:at] + ("b" if text[at] != "b" else "c") + text[at + 1 :]
 
 
+def is_decisive(provider: Provider, signed: WebhookRequest, name: str) -> bool:
+    """Return whether the header `name` decides; one of an older version that is sent along does not."""
+    try:
+        provider.verify(dataclasses.replace(signed, headers={**signed.headers, name: "x"}), now=NOW)
+    except SignatureError:
+        return True
+    return False
+
+
 def test_a_signed_webhook_is_accepted(provider: Provider) -> None:
     plain, signed = signed_webhook(provider)
     provider.verify(signed, now=NOW)
@@ -436,7 +462,7 @@ def test_a_signed_webhook_is_accepted(provider: Provider) -> None:
 @given(data=st.data())
 def test_a_changed_body_or_signature_is_refused(provider: Provider, data: st.DataObject) -> None:
     plain, signed = signed_webhook(provider)
-    added = sorted(set(signed.headers) - set(plain.headers))
+    added = [name for name in sorted(set(signed.headers) - set(plain.headers)) if is_decisive(provider, signed, name)]
     assert added
     part = data.draw(st.sampled_from(["body", *added]))
     if part == "body":

@@ -89,7 +89,21 @@ def dial(
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option("--method", metavar="GET|POST", help="The webhook's." + standard(DialConfig, "method")),
+        typer.Option("--method", metavar="GET|POST", help="The webhook's.  [default: the provider's]"),
+    ] = None,
+    caller: Annotated[
+        str | None,
+        typer.Option("--caller", metavar="BOT", help="A bot as the caller, for 30 s or --duration: two bots talk."),
+    ] = None,
+    probe: Annotated[
+        bool | None,
+        typer.Option("--probe", help="Also try an unsigned webhook, broken messages and an interruption."),
+    ] = None,
+    quirk: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--quirk", metavar="NAME=VALUE", help="Make the provider deviate. Repeatable; `--quirk list` lists them."
+        ),
     ] = None,
     env_file: EnvFile = None,
     verbose: Annotated[
@@ -117,6 +131,10 @@ def dial(
     ([tool.wsvoice.dial] transport = "twilio").
     """
     output = Output()
+    if quirk == ["list"]:
+        flags = {name: value for name, value in context.params.items() if name != "quirk"}
+        list_quirks(output, resolve_dial(flags, environ=os.environ, cwd=Path.cwd()).config)
+        return
     resolved = resolve_dial(context.params, environ=os.environ, cwd=Path.cwd())
     config = resolved.config
     if verbose and not quiet:
@@ -146,6 +164,12 @@ def dial(
 
             from wsvoice.dial.caller import dial as place_call
 
+            if config.caller is not None:
+                from wsvoice.runner.logs import configure_logging
+
+                # The caller's bot runs in this process; its log must not drown the timeline.
+                configure_logging("DEBUG" if verbose else "ERROR")
+
             # Ctrl-C cancels the call, which hangs up, and comes out of here as KeyboardInterrupt.
             report = asyncio.run(place_call(config, on_event=show))
     except WsvoiceError:
@@ -157,9 +181,25 @@ def dial(
     if config.as_json:
         output.data(report.to_dict())
     lines = report.to_lines()
+    if config.probe and not quiet:
+        from wsvoice.dial.findings import explain
+
+        *lines, verdict = lines
+        lines += [*explain(found.id for found in report.findings), verdict]
     if not quiet:
         output.report(lines)
     elif not config.as_json:
         output.report(lines[-1:])
     if report.verdict != "passed":
         raise typer.Exit(1)
+
+
+def list_quirks(output: Output, config: DialConfig) -> None:
+    """Print how the provider can be made to deviate."""
+    from wsvoice.dial.quirks import describe_quirks
+    from wsvoice.providers import load_provider
+
+    provider = load_provider(config.transport, config.credentials)
+    quirks = describe_quirks(provider)
+    output.line(f"{provider.title}'s quirks:" if quirks else f"{provider.title} has no quirks")
+    output.fields((written, help) for written, help in quirks)

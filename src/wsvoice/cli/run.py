@@ -10,7 +10,7 @@ import typer
 
 from wsvoice.cli.options import EnvFile, Param, Verbose, standard
 from wsvoice.cli.output import Output
-from wsvoice.config import RunConfig, export_dotenv, resolve_run
+from wsvoice.config import PLAIN_TRANSPORTS, START_KEY, RunConfig, export_dotenv, resolve_run, without_secrets
 
 if TYPE_CHECKING:
     from wsvoice.bot import LoadedBot
@@ -30,8 +30,20 @@ def run(
     transport: Annotated[
         str | None,
         typer.Option(
-            "-t", "--transport", metavar="NAME", help="The provider, such as twilio.  [default: every one at once]"
+            "-t",
+            "--transport",
+            metavar="NAME",
+            help="The provider, such as twilio; or websocket, websocket-server, websocket-client."
+            "  [default: every provider at once]",
         ),
+    ] = None,
+    url: Annotated[
+        str | None,
+        typer.Option("--url", metavar="URL", help="The ws(s):// server that the bot dials with websocket-client."),
+    ] = None,
+    header: Annotated[
+        list[str] | None,
+        typer.Option("--header", metavar="'NAME: VALUE'", help="A header for that server. Repeatable."),
     ] = None,
     proxy: Annotated[
         str | None,
@@ -110,6 +122,8 @@ def run(
     \b
     wsvoice run bot.py -t twilio -x bot.example.com
     wsvoice run my_bots.support:agent --tunnel ngrok --param language=en
+    wsvoice run bot.py -t websocket
+    wsvoice run bot.py -t websocket-client --url wss://example.com/stream
 
     An option may also stand in the environment (WSVOICE_PORT=8000), in .env, or in
     pyproject.toml ([tool.wsvoice] port = 8000).
@@ -133,7 +147,7 @@ def run(
         from wsvoice.runner.transport import install
 
         # Before the bot is imported: it takes pipecat's create_transport by name.
-        install()
+        install(config.disabled_patches)
         loaded = load_bot(config.bot)
 
     def announce(ready: Ready) -> None:
@@ -148,11 +162,19 @@ def run(
             )
         show_banner(output, loaded, config, ready)
 
-    serve(loaded, config, on_ready=announce)
+    if config.transport in ("websocket-server", "websocket-client"):
+        from wsvoice.runner.standalone import run_alone
+
+        run_alone(loaded, config, on_ready=announce)
+    else:
+        serve(loaded, config, on_ready=announce)
 
 
 def show_banner(output: Output, bot: LoadedBot, config: RunConfig, ready: Ready) -> None:
     """Say where the bot can be reached, what to tell the provider, and who else could reach it."""
+    if config.transport in PLAIN_TRANSPORTS:
+        show_plain_banner(output, bot, config, ready)
+        return
     from wsvoice.providers import load_provider
 
     providers = [load_provider(name, config.credentials) for name in ready.provider_names]
@@ -164,7 +186,9 @@ def show_banner(output: Output, bot: LoadedBot, config: RunConfig, ready: Ready)
     for provider in providers:
         path = "/" if len(providers) == 1 else f"/{provider.name}"
         if public is not None:
-            rows.append((provider.title, f"voice webhook of the number: {public}{path} (HTTP POST)"))
+            rows.append(
+                (provider.title, f"voice webhook of the number: {public}{path} (HTTP {provider.webhook_method})")
+            )
         rows.append(("try it", f"wsvoice dial {local}{path} -t {provider.name}"))
     output.fields(rows)
 
@@ -175,10 +199,50 @@ def show_banner(output: Output, bot: LoadedBot, config: RunConfig, ready: Ready)
         output.warning("webhooks are not verified: anybody who finds the URL can start calls at your cost")
     else:
         for provider in providers:
-            if not provider.can_verify():
+            if not provider.signs:
+                output.warning(
+                    f"{provider.title} signs nothing: anybody who finds its webhook's URL can start calls at your cost"
+                )
+            elif not provider.can_verify():
                 output.warning(
                     f"{provider.credential_names[0]} is not set, so {provider.title}'s webhooks are not verified:"
                     " anybody who finds the URL can start calls at your cost"
                 )
     if config.stream_auth == "none":
         output.warning("streams need no token: anybody who finds the URL can talk to the bot at your cost")
+
+
+def show_plain_banner(output: Output, bot: LoadedBot, config: RunConfig, ready: Ready) -> None:
+    """Say where clients connect to the bot, or whom it dials, and who else could."""
+    if config.transport == "websocket-client":
+        output.line(f"{bot.name} dials {without_secrets(ready.url)}", style="bold")
+        return
+    if config.transport == "websocket-server":
+        from wsvoice.http import is_loopback
+
+        output.line(f"{bot.name} serves one client at a time", style="bold")
+        address = ready.url
+        output.fields(
+            [("listens on", address), ("try it", f"wsvoice run OTHER.py -t websocket-client --url {address}")]
+        )
+        if not is_loopback(config.host):
+            output.warning("it asks for no token: anybody who reaches this port can talk to the bot at your cost")
+        return
+    local = ready.url.rstrip("/")
+    address = local.replace("http", "ws", 1) + "/ws-client"
+    rows = [("listens on", f"{local}/")]
+    if ready.public_url is not None:
+        public = ready.public_url.rstrip("/")
+        rows.append(
+            ("clients", f"{public.replace('http', 'ws', 1)}/ws-client/TOKEN, with a token of POST {public}/start")
+        )
+    rows.append(("clients", f"{address}, or what POST {local}/start answers"))
+    rows.append(("try it", f"wsvoice run OTHER.py -t websocket-client --url {address}"))
+    output.line(f"{bot.name} takes clients", style="bold")
+    output.fields(rows)
+    if ready.public_url is None:
+        output.note("only clients on this machine reach it without a token; others need -x DOMAIN or --tunnel ngrok")
+    elif config.stream_auth == "none":
+        output.warning("clients need no token: anybody who finds the URL can talk to the bot at your cost")
+    elif not config.credentials.get(START_KEY):
+        output.warning(f"POST /start is closed: set {START_KEY}, and send it as `Authorization: Bearer …`")

@@ -5,6 +5,8 @@ The webhook: asks the bot's server what to do with a call, as the provider does.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urljoin, urlsplit
 
@@ -13,9 +15,9 @@ from wsvoice.call import Call
 from wsvoice.dial.journal import Journal
 from wsvoice.dial.target import Detour
 from wsvoice.errors import DialError, HttpError, RemoteProtocolError
-from wsvoice.providers.base import HttpRequest, Provider, StreamRequest
+from wsvoice.providers.base import HttpRequest, Progress, Provider, ReportsProgress, StreamRequest, WebhookRequest
 
-#: https://www.twilio.com/docs/api/errors/11215
+#: More redirects no provider follows.
 MAX_REDIRECTS = 10
 #: More of an answer no provider reads, in bytes.
 ANSWER_LIMIT = 256 * 1024
@@ -23,118 +25,184 @@ ANSWER_LIMIT = 256 * 1024
 _TEXT_LIMIT = 200
 
 
-async def ask(
-    provider: Provider,
-    call: Call,
-    url: str,
-    *,
-    method: Literal["GET", "POST"],
-    journal: Journal,
-    warn_s: float,
-    timeout_s: float,
-    detour: Detour | None = None,
-) -> tuple[StreamRequest, float]:
+@dataclass(frozen=True, slots=True)
+class Asked:
     """
-    Announce `call` at the webhook `url`, and return the stream that the answer asks for.
+    A webhook that was answered.
 
-    The request is signed where the provider knows its secret.
+    Attributes:
+        url: Where, after the redirects.
+        response: The answer.
+        elapsed_ms: How long it took, redirects included.
+    """
+
+    url: str
+    response: http.HttpResponse
+    elapsed_ms: float
+
+
+class Webhook:
+    """
+    The webhook of one call.
 
     Args:
         provider: Who asks.
-        call: The call.
-        url: The webhook.
+        url: Where.
         method: How it is requested; a redirect is followed as a provider does, by GET unless it is a 307 or 308.
+        quirks: What the provider does differently.
         journal: Told what happens.
-        warn_s: A slower answer is a finding.
         timeout_s: A slower answer is a failure, redirects included.
         detour: A host whose requests go to a server on this machine.
-
-    Returns:
-        The stream, and how long the answer took in milliseconds.
-
-    Raises:
-        DialError: If no stream came of it, in words for the report.
     """
-    elapsed_s = 0.0
-    verb: Literal["GET", "POST"] = method
-    for _ in range(MAX_REDIRECTS + 1):
-        request = provider.webhook(call, url, method=verb)
-        if provider.can_verify():
-            request = provider.sign(request, now=time.time())
+
+    def __init__(
+        self,
+        provider: Provider,
+        url: str,
+        *,
+        method: Literal["GET", "POST"],
+        quirks: Mapping[str, str],
+        journal: Journal,
+        timeout_s: float,
+        detour: Detour | None = None,
+    ) -> None:
+        self._provider = provider
+        self._url = url
+        self._method = method
+        self._quirks = quirks
+        self._journal = journal
+        self._timeout_s = timeout_s
+        self._detour = detour
+
+    async def announce(self, call: Call, *, warn_s: float) -> Asked:
+        """
+        Announce `call`, and return the answer; the request is signed where the provider knows its secret.
+
+        Args:
+            call: The call.
+            warn_s: A slower answer is a finding.
+
+        Raises:
+            DialError: If it is not an answer that a provider takes, in words for the report.
+        """
+        journal, url, verb = self._journal, self._url, self._method
+        elapsed_s = 0.0
+        for _ in range(MAX_REDIRECTS + 1):
+            request = self._provider.webhook(call, url, method=verb, quirks=self._quirks)
+            signed = self._provider.sign(request, now=time.time())
+            try:
+                response = await self._send(signed, self._timeout_s - elapsed_s)
+            except HttpError as error:
+                raise self._no_response(error, url) from error
+            elapsed_s += response.elapsed_s
+            if response.status in (301, 302, 303, 307, 308) and (location := response.headers.get("location")):
+                url = urljoin(url, location)
+                if urlsplit(url).scheme not in ("http", "https"):
+                    raise DialError(f"the webhook redirects to {url[:_TEXT_LIMIT]}, which is no web address")
+                if response.status not in (307, 308):
+                    verb = "GET"
+                journal.tell("webhook", f"redirected to {url[:_TEXT_LIMIT]}")
+                continue
+            break
+        else:
+            raise DialError(f"the webhook redirects more than {MAX_REDIRECTS} times")
+        elapsed_ms = elapsed_s * 1000
+        journal.tell("webhook", f"{verb} {url} answered {response.status} in {elapsed_ms:.0f} ms")
+        if elapsed_s > warn_s:
+            journal.find("W1", "warn", f"the webhook took {elapsed_s:.1f} s; callers hear nothing until it answers")
+        if not 200 <= response.status < 300:
+            raise self._refused(response, url, was_signed=signed != request)
+        return Asked(url, response, elapsed_ms)
+
+    def read(self, asked: Asked) -> StreamRequest:
+        """
+        Read the stream that an answer asks for.
+
+        Raises:
+            DialError: If no stream comes of it, in words for the report.
+        """
+        response = asked.response
+        content_type = response.headers.get("content-type", "")
         try:
-            response = await http.send(
-                HttpRequest(
-                    request.method,
-                    detour.apply(request.url) if detour else request.url,
-                    request.headers,
-                    request.body,
-                ),
-                timeout_s=max(0.001, timeout_s - elapsed_s),
-                body_limit=ANSWER_LIMIT,
-            )
+            return self._provider.read_answer(response.body, content_type, base_url=asked.url, quirks=self._quirks)
+        except RemoteProtocolError as error:
+            raise no_stream(error, self._journal) from error
+
+    async def report(self, provider: ReportsProgress, call: Call, stage: Progress, duration_s: float) -> None:
+        """Tell the server how `call` goes on, where the provider does; no call fails for what it makes of it."""
+        request = provider.progress_webhook(
+            call, self._url, stage, duration_s=duration_s, method=self._method, quirks=self._quirks
+        )
+        if request is None:
+            return
+        try:
+            response = await self._send(self._provider.sign(request, now=time.time()), self._timeout_s)
         except HttpError as error:
-            raise _no_response(error, provider, url, timeout_s, journal) from error
-        elapsed_s += response.elapsed_s
-        if response.status in (301, 302, 303, 307, 308) and (location := response.headers.get("location")):
-            url = urljoin(url, location)
-            if urlsplit(url).scheme not in ("http", "https"):
-                raise DialError(f"the webhook redirects to {url[:_TEXT_LIMIT]}, which is no web address")
-            if response.status not in (307, 308):
-                verb = "GET"
-            journal.tell("webhook", f"redirected to {url[:_TEXT_LIMIT]}")
-            continue
-        break
-    else:
-        raise DialError(f"the webhook redirects more than {MAX_REDIRECTS} times")
+            self._journal.tell("note", f"the report that the call is {stage} got no answer: {error.message}")
+            return
+        self._journal.tell("webhook", f"told that the call is {stage}: {response.status}")
 
-    elapsed_ms = elapsed_s * 1000
-    journal.tell("webhook", f"{verb} {url} answered {response.status} in {elapsed_ms:.0f} ms")
-    if elapsed_s > warn_s:
-        journal.find("W1", "warn", f"the webhook took {elapsed_s:.1f} s; callers hear nothing until it answers")
-    if not 200 <= response.status < 300:
-        raise _refused(response, provider, url)
-    try:
-        request_ = provider.read_answer(response.body, response.headers.get("content-type", ""), base_url=url)
-    except RemoteProtocolError as error:
-        if error.kind in ("rejected", "hung-up"):
-            raise DialError(error.message) from error
-        journal.find("W3", "fail", error.message, kind=error.kind)
-        raise DialError(f"the webhook's answer cannot be used: {error.message}") from error
-    return request_, elapsed_ms
+    async def probe(self, call: Call) -> int | None:
+        """Announce `call` without a signature, and return the answer's status; ``None`` if there is no answer."""
+        request = self._provider.webhook(call, self._url, method=self._method, quirks=self._quirks)
+        if self._provider.sign(request, now=time.time()) == request:
+            self._journal.tell("note", "no secret is known to sign webhooks with, so an unsigned one proves nothing")
+            return None
+        try:
+            response = await self._send(request, self._timeout_s)
+        except HttpError as error:
+            self._journal.tell("note", f"a webhook without a signature got no answer: {error.message}")
+            return None
+        self._journal.tell("webhook", f"an unsigned webhook was answered {response.status}")
+        return response.status
 
+    async def _send(self, request: WebhookRequest, timeout_s: float) -> http.HttpResponse:
+        url = self._detour.apply(request.url) if self._detour else request.url
+        return await http.send(
+            HttpRequest(request.method, url, request.headers, request.body),
+            timeout_s=max(0.001, timeout_s),
+            body_limit=ANSWER_LIMIT,
+        )
 
-def _no_response(error: HttpError, provider: Provider, url: str, timeout_s: float, journal: Journal) -> DialError:
-    if error.kind == "timeout":
-        message = f"the webhook did not answer within {timeout_s:g} s"
-        journal.find("W1", "fail", f"{message}; {provider.title} gives up then")
-        return DialError(f"{message}: {url}")
-    if error.kind == "refused":
-        if http.is_loopback(urlsplit(url).hostname or ""):
-            return DialError(
-                f"nothing listens at {url} - start it with `wsvoice run bot.py -t {provider.name}`,"
-                " or give a bot file: `wsvoice dial bot.py`"
-            )
-        return DialError(f"nothing listens at {url}; is the server or the tunnel running?")
-    return DialError(error.message)
+    def _no_response(self, error: HttpError, url: str) -> DialError:
+        if error.kind == "timeout":
+            message = f"the webhook did not answer within {self._timeout_s:g} s"
+            self._journal.find("W1", "fail", f"{message}; {self._provider.title} gives up then")
+            return DialError(f"{message}: {url}")
+        if error.kind == "refused":
+            if http.is_loopback(urlsplit(url).hostname or ""):
+                return DialError(
+                    f"nothing listens at {url} - start it with `wsvoice run bot.py -t {self._provider.name}`,"
+                    " or give a bot file: `wsvoice dial bot.py`"
+                )
+            return DialError(f"nothing listens at {url}; is the server or the tunnel running?")
+        return DialError(error.message)
 
-
-def _refused(response: http.HttpResponse, provider: Provider, url: str) -> DialError:
-    status = response.status
-    if status == 403:
-        if not provider.can_verify():
-            names = provider.credential_names[0]
+    def _refused(self, response: http.HttpResponse, url: str, *, was_signed: bool) -> DialError:
+        status = response.status
+        if status == 403:
+            if was_signed:
+                return DialError("the webhook refused the call: 403 (is the signing secret the same on both sides?)")
+            names = self._provider.credential_names[0]
             return DialError(
                 f"the webhook refused the call: 403 (it wants a signature; set {names} to the server's own)"
             )
-        return DialError("the webhook refused the call: 403 (is the signing secret the same on both sides?)")
-    if status == 404:
-        return DialError(f"the webhook's server knows no such path: 404 at {url}")
-    if status == 405:
-        return DialError(f"the webhook takes another method: 405 at {url} (try --method GET or POST)")
-    if status >= 500:
-        said = _first_line(response.body)
-        return DialError(f"the webhook failed: {status}" + (f", {said}" if said else ""))
-    return DialError(f"the webhook refused the call: {status}")
+        if status == 404:
+            return DialError(f"the webhook's server knows no such path: 404 at {url}")
+        if status == 405:
+            return DialError(f"the webhook takes another method: 405 at {url} (try --method GET or POST)")
+        if status >= 500:
+            said = _first_line(response.body)
+            return DialError(f"the webhook failed: {status}" + (f", {said}" if said else ""))
+        return DialError(f"the webhook refused the call: {status}")
+
+
+def no_stream(error: RemoteProtocolError, journal: Journal) -> DialError:
+    """Return what an answer that opens no stream means for the call; a mistake in it is a finding."""
+    if error.kind in ("rejected", "hung-up"):
+        return DialError(error.message)
+    journal.find("W3", "fail", error.message, kind=error.kind)
+    return DialError(f"the webhook's answer cannot be used: {error.message}")
 
 
 def _first_line(body: bytes) -> str:

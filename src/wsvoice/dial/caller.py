@@ -4,39 +4,47 @@ The simulated caller: places a call to a bot, exactly as its provider would, and
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
+from wsvoice.call import Call
 from wsvoice.config import DialConfig
-from wsvoice.dial.answer import ask
+from wsvoice.dial.answer import Webhook, no_stream
 from wsvoice.dial.clock import Clock, MonotonicClock
-from wsvoice.dial.conversation import Conversation, Patience
+from wsvoice.dial.conversation import Conversation, Dialogue, Patience
+from wsvoice.dial.findings import CONNECT_LIMIT_S, WEBHOOK_LIMIT_S, WEBHOOK_WARN_S
 from wsvoice.dial.journal import Journal
+from wsvoice.dial.listener import Listener
+from wsvoice.dial.probe import QUIET_S, Hazards
+from wsvoice.dial.quirks import read_behaviour
 from wsvoice.dial.report import CallReport, TimelineEvent
-from wsvoice.dial.rest import FakeRestApi, ReadsHangUps
-from wsvoice.dial.script import Turn, load_turns
+from wsvoice.dial.rest import FakeRestApi
+from wsvoice.dial.script import Clip, Script, Speaker, Turn, load_turns
 from wsvoice.dial.serve import PUBLIC_HOST, START_TIMEOUT_S, ServedBot, bot_environment
 from wsvoice.dial.target import Detour, Target, parse_target
-from wsvoice.errors import DialError, UsageError
+from wsvoice.dial.voice import Voice
+from wsvoice.errors import DialError, RemoteProtocolError, UsageError
 from wsvoice.http import failure_kind, is_loopback
 from wsvoice.providers import load_provider
-from wsvoice.providers.base import Provider, StreamRequest
+from wsvoice.providers.base import Progress, ReportsProgress, StreamRequest
 
 if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
 
+    from wsvoice.dial.caller_bot import CallerBot
+
 #: The largest message that is taken from a bot, in bytes; ten minutes of audio in base64 fit.
 MESSAGE_LIMIT = 16 * 1024 * 1024
-
-# https://www.twilio.com/docs/api/errors
-_TWILIO_ERRORS = {"timeout": "31901", "tls": "31910", "upgrade": "31920"}
+#: How long a call lasts whose caller is a bot, unless the user says otherwise.
+CALLER_DURATION_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +57,15 @@ class Limits:
         webhook_s: A webhook that takes longer fails the call.
         connect_s: For the WebSocket to open.
         start_s: For a bot to be imported and served.
+        probe_quiet_s: How long a probed stream is silent after its start.
         patience: In the conversation.
     """
 
-    webhook_warn_s: float = 2.0
-    webhook_s: float = 15.0
-    connect_s: float = 10.0
+    webhook_warn_s: float = WEBHOOK_WARN_S
+    webhook_s: float = WEBHOOK_LIMIT_S
+    connect_s: float = CONNECT_LIMIT_S
     start_s: float = START_TIMEOUT_S
+    probe_quiet_s: float = QUIET_S
     patience: Patience = field(default_factory=Patience)
 
 
@@ -84,14 +94,31 @@ async def dial(
 
     Raises:
         UsageError: If the call could not be placed because of what the user asked for.
+        BotImportError: If the caller is a bot that fails while it is imported.
     """
     target = parse_target(config.target)
-    turns = load_turns(config.audio, config.dtmf)
     if config.record is not None:
         _check_recording(config.record)
     clock = clock or MonotonicClock()
-    caller = _Caller(config, target, turns, Journal(on_event, clock), clock, limits or Limits())
+    journal = Journal(on_event, clock)
+    bot: CallerBot | None = None
+    if (spec := config.caller) is not None:
+        if config.audio or config.dtmf:
+            raise UsageError("a caller that is a bot says what it likes", hint="leave out --audio and --dtmf")
+        if config.duration_s is None:
+            config = replace(config, duration_s=CALLER_DURATION_S)
+        # In a thread, for it takes its time and may run a loop of its own.
+        bot = await asyncio.to_thread(_load_caller, spec, lambda line: journal.tell("log", line))
+    turns = [] if bot else load_turns(config.audio, config.dtmf)
+    caller = _Caller(config, target, turns, bot, journal, clock, limits or Limits())
     return await caller.call()
+
+
+def _load_caller(spec: str, on_line: Callable[[str], None]) -> CallerBot:
+    # pipecat takes a second to import, which scripted calls need not wait for.
+    from wsvoice.dial.caller_bot import CallerBot
+
+    return CallerBot(spec, on_line)
 
 
 def _check_recording(path: Path) -> None:
@@ -115,6 +142,7 @@ class _Caller:
         config: DialConfig,
         target: Target,
         turns: list[Turn],
+        bot: CallerBot | None,
         journal: Journal,
         clock: Clock,
         limits: Limits,
@@ -122,32 +150,40 @@ class _Caller:
         self._config = config
         self._target = target
         self._turns = turns
+        self._bot = bot
         self._journal = journal
         self._clock = clock
         self._limits = limits
-        self._secret = secrets.token_hex(16)
-        self._provider = self._load_provider()
-        served = target.kind == "bot"
-        self._call = self._provider.new_call(
-            from_number=config.from_number,
-            to_number=config.to_number,
-            # A served bot gets them from its server, which puts them into the answer.
-            parameters={} if served else config.parameters,
-            seed=secrets.token_bytes(32),
-        )
+        self._bot_credentials: Mapping[str, str] = {}
+        self._provider = load_provider(config.transport, config.credentials)
+        self._behaviour = read_behaviour(self._provider, config.quirks)
+        if target.kind == "bot":
+            # Made for this call, so that the real ones stay out of it.
+            carriers, self._bot_credentials = self._provider.test_credentials(secrets.token_bytes(32))
+            self._provider = load_provider(config.transport, carriers)
+        elif self._behaviour.by_commands:
+            raise UsageError(
+                "a call that is answered through the provider's API needs a simulated one, which no server knows",
+                hint="dial the bot's file: it is served with the address of the simulated API",
+            )
+        self._call = self._new_call()
         self._served: ServedBot | None = None
+        self._api: FakeRestApi | None = None
         self._detour: Detour | None = None
+        self._webhook: Webhook | None = None
         self._conversation: Conversation | None = None
         self._rest_hung_up = False
         self._report = CallReport(provider=self._provider.name, target=config.target, call_id=self._call.call_id)
 
-    def _load_provider(self) -> Provider:
-        name = self._config.transport
-        provider = load_provider(name, self._config.credentials)
-        if self._target.kind == "bot":
-            # The secret that the served bot is given; the real one stays out of the call.
-            provider = load_provider(name, {provider.credential_names[0]: self._secret})
-        return provider
+    def _new_call(self) -> Call:
+        config = self._config
+        return self._provider.new_call(
+            from_number=config.from_number,
+            to_number=config.to_number,
+            # A served bot gets them from its server, which puts them into the answer.
+            parameters={} if self._target.kind == "bot" else config.parameters,
+            seed=secrets.token_bytes(32),
+        )
 
     async def call(self) -> CallReport:
         """Place the call and return its report."""
@@ -180,30 +216,93 @@ class _Caller:
             url = await self._serve(stack)
         if self._target.kind == "stream":
             request = StreamRequest(url=url, parameters=config.parameters)
+            if self._behaviour.leg_format is not None:
+                request = replace(request, format=self._behaviour.leg_format)
         else:
             if config.parameters and self._target.kind == "webhook":
                 journal.tell("note", "--param is not used: a webhook's own answer names the parameters")
-            request = await self._ask(url)
+            self._webhook = Webhook(
+                self._provider,
+                url,
+                method=config.method or self._provider.webhook_method,
+                quirks=config.quirks,
+                journal=journal,
+                timeout_s=self._limits.webhook_s,
+                detour=self._detour,
+            )
+            request = await self._ask(self._webhook)
         socket = await self._connect(request)
+        await self._progress("answered")
+        await self._converse(request, socket)
+        if config.probe and self._webhook is not None:
+            await self._probe_webhook(self._webhook)
+
+    async def _converse(self, request: StreamRequest, socket: ClientConnection) -> None:
+        config, limits = self._config, self._limits
+        bot_rate = (request.outbound_format or request.format).sample_rate
+        listener = Listener(bot_rate)
+        speaker, voice = self._speaker(listener, request.format.sample_rate, bot_rate)
         conversation = self._conversation = Conversation(
+            Dialogue(
+                provider=self._provider,
+                call=self._call,
+                request=request,
+                listener=listener,
+                speaker=speaker,
+                behaviour=self._behaviour,
+                quirks=config.quirks,
+                hazards=Hazards(limits.probe_quiet_s) if config.probe else None,
+                open_line=self._connect,
+                new_stream_id=lambda: self._new_call().stream_id,
+            ),
             socket,
-            self._provider,
-            self._call,
-            request,
-            self._turns,
             config,
-            journal=journal,
+            journal=self._journal,
             clock=self._clock,
-            patience=self._limits.patience,
+            patience=limits.patience,
         )
         if self._rest_hung_up:
             conversation.hang_up()
         try:
-            await conversation.run()
+            if self._bot is not None and voice is not None:
+                self._bot.start(voice, self._call)
+            await conversation.run(on_started=lambda: self._progress("streaming"))
         finally:
+            if self._bot is not None:
+                await self._bot.finish()
             if conversation.over:
                 self._report = conversation.complete(self._report)
+                if voice is not None and voice.failure:
+                    self._report = replace(self._report, failure=voice.failure)
                 self._save(conversation)
+        await self._progress("ended", self._report.duration_ms / 1000)
+
+    def _speaker(self, listener: Listener, sample_rate: int, heard_rate: int) -> tuple[Speaker, Voice | None]:
+        config = self._config
+        if self._bot is not None:
+            voice = Voice(listener, sample_rate=sample_rate, heard_rate=heard_rate)
+            return voice, voice
+        clips = [turn for turn in self._turns if isinstance(turn, Clip)]
+        script = Script(
+            self._turns,
+            listener,
+            sample_rate=sample_rate,
+            listen_s=config.listen_s,
+            response_timeout_s=config.response_timeout_s,
+            interruption=clips[-1] if config.probe and clips else None,
+        )
+        return script, None
+
+    async def _progress(self, stage: Progress, duration_s: float = 0.0) -> None:
+        """Tell the webhook how the call goes on, where the provider does."""
+        if self._webhook is not None and isinstance(self._provider, ReportsProgress):
+            await self._webhook.report(self._provider, self._call, stage, duration_s)
+
+    async def _probe_webhook(self, webhook: Webhook) -> None:
+        status = await webhook.probe(self._new_call())
+        if status is not None and status not in (401, 403):
+            text = f"a webhook without a signature was answered with {status}: anybody who finds the URL can run calls"
+            self._journal.find("W2", "fail", text)
 
     def _save(self, conversation: Conversation) -> None:
         try:
@@ -215,11 +314,9 @@ class _Caller:
 
     async def _serve(self, stack: AsyncExitStack) -> str:
         journal, provider = self._journal, self._provider
-        api_url = None
-        if isinstance(provider, ReadsHangUps):
-            api = FakeRestApi(provider, self._call.call_id, self._hang_up_by_rest, journal)
-            api_url = (await stack.enter_async_context(api)).url
-        environ = bot_environment(os.environ, provider, self._secret, api_url)
+        api = FakeRestApi(provider, self._call.call_id, self._hang_up_by_rest, journal, self._config.quirks)
+        self._api = await stack.enter_async_context(api)
+        environ = bot_environment(os.environ, provider, self._bot_credentials, api.url)
         bot = self._target.value
         journal.tell("note", f"serving {bot}")
         served = self._served = ServedBot(
@@ -237,23 +334,16 @@ class _Caller:
         return url
 
     def _hang_up_by_rest(self) -> None:
+        self._journal.tell("hang-up", "the bot hangs up through the REST API")
         self._rest_hung_up = True
         if self._conversation is not None:
             self._conversation.hang_up()
 
-    async def _ask(self, url: str) -> StreamRequest:
-        config, journal, limits = self._config, self._journal, self._limits
-        request, elapsed_ms = await ask(
-            self._provider,
-            self._call,
-            url,
-            method=config.method,
-            journal=journal,
-            warn_s=limits.webhook_warn_s,
-            timeout_s=limits.webhook_s,
-            detour=self._detour,
-        )
-        self._report = replace(self._report, webhook_ms=elapsed_ms)
+    async def _ask(self, webhook: Webhook) -> StreamRequest:
+        config, journal = self._config, self._journal
+        asked = await webhook.announce(self._call, warn_s=self._limits.webhook_warn_s)
+        request = await self._await_command() if self._behaviour.by_commands else webhook.read(asked)
+        self._report = replace(self._report, webhook_ms=asked.elapsed_ms)
         for verb in request.skipped:
             journal.tell("note", f"a real call would do first: {verb}")
         # On this machine there is no TLS, and the same server has it once it has a public address.
@@ -270,6 +360,18 @@ class _Caller:
             journal.tell("answer", f"the stream is {_shortened(request.url)}")
         return request
 
+    async def _await_command(self) -> StreamRequest:
+        """Wait until the bot's server answers the call through the API."""
+        assert self._api is not None
+        limit_s = self._limits.webhook_s
+        try:
+            async with asyncio.timeout(limit_s):
+                return await self._api.answered
+        except TimeoutError:
+            raise DialError(f"the call was announced, but not answered through the API within {limit_s:g} s") from None
+        except RemoteProtocolError as error:
+            raise no_stream(error, self._journal) from error
+
     async def _connect(self, request: StreamRequest) -> ClientConnection:
         # Takes 50 ms to import, which a mistake on the command line need not wait for.
         from websockets.asyncio.client import connect
@@ -281,7 +383,8 @@ class _Caller:
             def process_redirect(self, exc: Exception) -> Exception | str:
                 return exc
 
-        headers = {**self._provider.upgrade_headers(request.url, now=time.time()), **request.headers}
+        signed = self._provider.upgrade_headers(request.url, now=time.time(), quirks=self._config.quirks)
+        headers = {**signed, **request.headers}
         url = self._detour.apply(request.url) if self._detour else request.url
         began = time.monotonic()
         try:
@@ -307,7 +410,8 @@ class _Caller:
         except (OSError, EOFError, WebSocketException) as error:
             raise self._not_connected(error, url) from error
         elapsed_ms = (time.monotonic() - began) * 1000
-        self._report = replace(self._report, connect_ms=elapsed_ms, stream_id=self._call.stream_id)
+        if self._report.connect_ms is None:
+            self._report = replace(self._report, connect_ms=elapsed_ms, stream_id=self._call.stream_id)
         self._journal.tell("connected", f"the WebSocket is open after {elapsed_ms:.0f} ms")
         return socket
 
@@ -319,24 +423,25 @@ class _Caller:
             426: " (nothing takes WebSockets at this path)",
             503: " (every place is taken, or the server is stopping)",
         }.get(status, "")
-        return self._no_stream(f"the stream was refused: {status} to the WebSocket's upgrade{why}", "upgrade")
+        return self._no_stream(f"the stream was refused: {status} to the WebSocket's upgrade{why}", "refused")
 
     def _not_connected(self, error: Exception, url: str) -> DialError:
         host = urlsplit(url).hostname or url
         kind = failure_kind(error)
         if kind == "refused":
-            return self._no_stream(f"nothing listens for streams at {url}", "upgrade")
+            return self._no_stream(f"nothing listens for streams at {url}", "refused")
         if kind == "dns":
-            return self._no_stream(f"the stream's host {host} is unknown", "upgrade")
+            return self._no_stream(f"the stream's host {host} is unknown", "refused")
         reason = (str(error) or type(error).__name__)[:200]
         if url.startswith("wss://"):
             mend = "; is it a plain ws:// server? dial with --force-ws" if is_loopback(host) else ""
             return self._no_stream(f"no TLS connection to {host} for the stream: {reason}{mend}", "tls")
-        return self._no_stream(f"the stream at {url} did not open: {reason}", "upgrade")
+        return self._no_stream(f"the stream at {url} did not open: {reason}", "refused")
 
-    def _no_stream(self, message: str, kind: str) -> DialError:
-        code = _TWILIO_ERRORS[kind] if self._provider.name == "twilio" else None
-        if code:
-            message = f"{message}; Twilio reports this as error {code}"
-        self._journal.find("S1", "fail", message)
+    def _no_stream(self, message: str, kind: Literal["timeout", "tls", "refused"]) -> DialError:
+        if code := self._provider.upgrade_error(kind):
+            message = f"{message}; {self._provider.title} reports this as error {code}"
+        # A stream that is dialled again was in order once.
+        if self._conversation is None:
+            self._journal.find("S1", "fail", message)
         return DialError(message)

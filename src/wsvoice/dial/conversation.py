@@ -9,26 +9,30 @@ and never shifts what follows.
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+import random
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from wsvoice.audio import write_wav
+from wsvoice.audio import resample, write_wav
 from wsvoice.call import Call
 from wsvoice.config import DialConfig
 from wsvoice.dial.clock import Clock
+from wsvoice.dial.findings import BARGE_IN_MS, MAX_LEAD_MS, MAX_LOST_MS, RESPONSE_WARN_MS
 from wsvoice.dial.journal import Journal
+from wsvoice.dial.line import Line
 from wsvoice.dial.listener import Listener
 from wsvoice.dial.playback import Playback
+from wsvoice.dial.probe import Hazards
+from wsvoice.dial.quirks import Behaviour
 from wsvoice.dial.report import CallReport, EndedBy
-from wsvoice.dial.script import SILENCE_MS, STEP_MS, Script, Turn
-from wsvoice.errors import LocalProtocolError, RemoteProtocolError
-from wsvoice.providers.base import Provider, Side, StreamRequest
+from wsvoice.dial.script import SILENCE_MS, STEP_MS, Speaker
+from wsvoice.errors import DialError, RemoteProtocolError
+from wsvoice.providers.base import Provider, RepliesToErrors, Side, StreamRequest
 from wsvoice.providers.events import (
     Audio,
     Clear,
     Cleared,
-    Connected,
     Digit,
     Event,
     Mark,
@@ -39,10 +43,8 @@ from wsvoice.providers.events import (
 if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
 
-#: A bot that is further ahead of real time has audio in the provider's buffer that it can only throw away.
-MAX_LEAD_MS = 5000.0
-#: Less audible audio than this may be lost at the end without anybody's missing it.
-MAX_LOST_MS = 100.0
+#: How often a provider that does dials the stream again when the bot has closed it.
+MAX_RECONNECTS = 3
 
 _CODES_IN_ORDER = (1000, 1001, 1005)
 _CODES = {
@@ -69,43 +71,71 @@ class Patience:
     backlog_s: float = 10.0
 
 
+@dataclass(frozen=True, slots=True)
+class Dialogue:
+    """
+    What is held in a conversation.
+
+    Attributes:
+        provider: Who streams.
+        call: The call.
+        request: The stream that was asked for.
+        listener: What hears the bot, at the rate of the bot's audio.
+        speaker: What the caller says.
+        behaviour: What the caller does differently.
+        quirks: What the provider's stream does differently.
+        hazards: What the bot is tried with first, or ``None``.
+        open_line: Opens the WebSocket again, for a provider that dials a stream which the bot has closed.
+        new_stream_id: Invents the id that the stream has then.
+    """
+
+    provider: Provider
+    call: Call
+    request: StreamRequest
+    listener: Listener
+    speaker: Speaker
+    behaviour: Behaviour
+    quirks: Mapping[str, str]
+    hazards: Hazards | None
+    open_line: Callable[[StreamRequest], Awaitable[ClientConnection]]
+    new_stream_id: Callable[[], str]
+
+
 class Conversation:
-    """One media stream, from its start to its end."""
+    """One call's media, from the start of its first stream to the end of its last."""
 
     def __init__(
         self,
+        dialogue: Dialogue,
         socket: ClientConnection,
-        provider: Provider,
-        call: Call,
-        request: StreamRequest,
-        turns: list[Turn],
         config: DialConfig,
         *,
         journal: Journal,
         clock: Clock,
         patience: Patience,
     ) -> None:
-        self._socket = socket
-        self._stream = provider.stream(Side.CARRIER)
-        self._title = provider.title
-        self._frame_steps = provider.frame_ms // STEP_MS
-        self._call = call
-        self._request = request
-        self._turns = turns
+        self._provider = dialogue.provider
+        self._call = dialogue.call
+        self._request = dialogue.request
+        self._listener = dialogue.listener
+        self._speaker = dialogue.speaker
+        self._behaviour = dialogue.behaviour
+        self._quirks = dialogue.quirks
+        self._hazards = dialogue.hazards
+        self._open_line = dialogue.open_line
         self._config = config
+        self._new_stream_id = dialogue.new_stream_id
         self._journal = journal
         self._clock = clock
         self._patience = patience
-        self._format = request.format
-        self._listener = Listener(self._format.sample_rate)
-        self._script = Script(
-            turns,
-            self._listener,
-            sample_rate=self._format.sample_rate,
-            listen_s=config.listen_s,
-            response_timeout_s=config.response_timeout_s,
-        )
-        self._outbox: asyncio.Queue[str | bytes | None] = asyncio.Queue()
+        # What the caller sends, and what the bot does.
+        self._format = self._request.format
+        self._bot_format = self._request.outbound_format or self._request.format
+        self._frame_steps = self._behaviour.frame_ms // STEP_MS
+        # Seeded, so that a call that went wrong can be repeated.
+        self._chance = random.Random(0)
+        self._line = self._new_line(socket)
+        self._reconnects = 0
         self._failure: str | None = None
         self._ended_by: EndedBy | None = None
         self._ended_at: float | None = None
@@ -115,36 +145,40 @@ class Conversation:
         self._sent_frames = 0
         self._marks = 0
         self._mark_names: set[str] = set()
-        self._clears = 0
+        self._cleared_ms: list[float] = []
+        self._tried_until_ms: float | None = None
         # Both sides of the recording, and the caller's frame that is being filled.
         self._caller_pcm = bytearray()
         self._bot_pcm = bytearray()
         self._frame = b""
 
-    async def run(self) -> None:
+    async def run(self, *, on_started: Callable[[], Awaitable[None]] | None = None) -> None:
         """
         Hold the conversation.
 
         A cancellation hangs up in good order before it goes on.
+
+        Args:
+            on_started: Awaited once the stream has started, while the conversation goes on.
         """
-        reader = sender = None
+        started = False
+        told: asyncio.Future[None] | None = None
         try:
-            await self._start()
-            reader = asyncio.create_task(self._read())
-            sender = asyncio.create_task(self._send_all())
-            await self._talk(reader)
-            await self._end(sender)
+            await asyncio.sleep(self._behaviour.start_delay_s)
+            started = await self._start()
+            if on_started is not None:
+                told = asyncio.ensure_future(on_started())
+            await self._talk()
+            await self._end()
         except asyncio.CancelledError:
-            if sender is not None and self._ended_by is None:
+            if started and self._ended_by is None:
                 self._ended_by = "caller"
-                await self._hang_up(sender)
+                await self._hang_up()
             raise
         finally:
-            tasks = [task for task in (reader, sender) if task is not None]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await self._let_go()
+            if told is not None:
+                await asyncio.wait([told])
+            await self._line.let_go()
 
     @property
     def over(self) -> bool:
@@ -165,7 +199,12 @@ class Conversation:
         path = self._config.record
         if path is None:
             return None
-        write_wav(path, [bytes(self._caller_pcm), bytes(self._bot_pcm)], self._format.sample_rate)
+        rates = (self._format.sample_rate, self._bot_format.sample_rate)
+        sides = [
+            resample(bytes(pcm), rate, max(rates))
+            for pcm, rate in zip((self._caller_pcm, self._bot_pcm), rates, strict=True)
+        ]
+        write_wav(path, sides, max(rates))
         return str(path)
 
     def complete(self, report: CallReport) -> CallReport:
@@ -179,88 +218,98 @@ class Conversation:
             report,
             stream_id=self._call.stream_id,
             first_audio_ms=sounds[0].start_ms if sounds else None,
-            turns=self._script.turns(),
+            turns=self._speaker.turns(),
             sent_audio_ms=self._sent_frames * self._frame_steps * STEP_MS,
-            received_audio_ms=round(received * 1000 / self._format.sample_rate),
+            received_audio_ms=round(received * 1000 / self._bot_format.sample_rate),
             underruns=self._playback.underruns,
             max_gap_ms=self._playback.max_gap_ms,
             marks=self._marks,
-            clears=self._clears,
-            digits_sent=self._script.digits_sent,
+            clears=len(self._cleared_ms),
+            digits_sent=self._speaker.digits_sent,
             ended_by=self._ended_by,
-            close_code=self._socket.close_code,
+            close_code=self._line.socket.close_code,
             duration_ms=(self._ended_at - started_at) * 1000,
-            failure=self._failure or self._silence() or self._missing_answer(),
+            failure=self._failure or self._silence() or self._speaker.missing(bot_ended=self._ended_by == "bot"),
         )
-
-    # What the bot did not do
 
     def _silence(self) -> str | None:
         if self._listener.sounds:
             return None
         heard = ""
         if received := self._playback.received_samples:
-            heard = f" (it sent {received / self._format.sample_rate:.1f} s of audio that is silent)"
+            heard = f" (it sent {received / self._bot_format.sample_rate:.1f} s of audio that is silent)"
         if self._ended_by == "bot":
-            return f"the bot ended the call before it made a sound ({self._socket.close_code}){heard}"
+            return f"the bot ended the call before it made a sound ({self._line.socket.close_code}){heard}"
         return f"the bot never made a sound{heard}"
-
-    def _missing_answer(self) -> str | None:
-        if self._script.failure:
-            return self._script.failure
-        number = self._script.unanswered()
-        if number is not None:
-            who = "the bot ended the call" if self._ended_by == "bot" else "the call was over"
-            return f"{who} before the bot answered turn {number}"
-        number = self._script.unfinished()
-        if number is not None and self._ended_by == "bot":
-            return f"the bot ended the call before the caller's turn {number} was over"
-        return None
 
     # The stream's start
 
-    async def _start(self) -> None:
-        call = self._call
-        started = StreamStarted(
-            stream_id=call.stream_id,
-            call_id=call.call_id,
-            account_id=call.account_id,
-            from_number=call.from_number,
-            to_number=call.to_number,
-            format=self._format,
-            parameters=dict(self._request.parameters),
+    def _new_line(self, socket: ClientConnection) -> Line:
+        return Line(
+            socket,
+            self._provider.stream(Side.CARRIER, self._quirks),
+            self._take,
+            clock=self._clock,
+            reorder=self._behaviour.reorder,
+            chance=self._chance,
         )
-        from websockets.exceptions import ConnectionClosed
 
-        # A bot that has closed already is noticed by the reader.
-        with suppress(ConnectionClosed):
-            with suppress(LocalProtocolError):
-                await self._socket.send(self._stream.send(Connected()))
-            await self._socket.send(self._stream.send(started))
-        now = self._clock.now()
-        self._journal.started_at = now
-        self._playback = Playback(self._format.sample_rate, now)
+    async def _start(self) -> bool:
+        """Start the stream, and the clock with the first one."""
+        call = self._call
+        await self._line.start(
+            StreamStarted(
+                stream_id=call.stream_id,
+                call_id=call.call_id,
+                account_id=call.account_id,
+                from_number=call.from_number,
+                to_number=call.to_number,
+                format=self._format,
+                parameters=dict(self._request.parameters),
+            )
+        )
+        self._line.stream.outbound_format = self._bot_format
+        if self._journal.started_at is None:
+            now = self._clock.now()
+            self._journal.started_at = now
+            self._playback = Playback(self._bot_format.sample_rate, now, limit_s=self._provider.queue_limit_s)
         self._journal.tell("started", f"stream {call.stream_id} of call {call.call_id} has started")
+        return True
+
+    async def _reconnect(self) -> bool:
+        """Dial the stream again, which the bot has closed, as a provider does that was not told otherwise."""
+        title = self._provider.title
+        if not self._request.reconnects or self._reconnects >= MAX_RECONNECTS:
+            return False
+        self._reconnects += 1
+        self._tell_closed()
+        text = f"{title} dials a stream again that the bot has closed, unless the answer forbids it: no hang-up"
+        self._journal.find("W4", "warn", text)
+        await self._line.let_go()
+        try:
+            socket = await self._open_line(self._request)
+        except DialError as error:
+            self._journal.tell("note", f"the stream could not be dialled again: {error.message}")
+            return False
+        self._call = replace(self._call, stream_id=self._new_stream_id())
+        self._line = self._new_line(socket)
+        await self._start()
+        return True
 
     # What the bot sends
 
-    async def _read(self) -> None:
-        from websockets.exceptions import ConnectionClosed
-
-        with suppress(ConnectionClosed):
-            async for message in self._socket:
-                if self._ended_by is None:
-                    self._take(message)
-        if self._ended_at is None:
-            self._ended_at = self._clock.now()
-
     def _take(self, message: str | bytes) -> None:
+        if self._ended_by is not None:
+            return
+        stream = self._line.stream
         try:
-            event: Event | None = self._stream.receive(message)
+            event: Event | None = stream.receive(message)
         except RemoteProtocolError as error:
             event = None
             self._journal.find("M1", "fail", error.message, kind=error.kind)
-        for found in self._stream.findings():
+            if isinstance(stream, RepliesToErrors) and (reply := stream.error_reply(error)) is not None:
+                self._line.post(reply)
+        for found in stream.findings():
             self._journal.find(found.id, found.level, found.message)
         now = self._clock.now()
         if isinstance(event, Audio):
@@ -272,14 +321,15 @@ class Conversation:
 
     def _take_audio(self, payload: bytes, now: float) -> None:
         try:
-            pcm = self._format.decode(payload)
+            pcm = self._bot_format.decode(payload)
         except ValueError as error:
             self._journal.find("M1", "fail", f"audio that cannot be decoded: {error}", kind="decode")
             return
         discarded_ms = self._playback.discarded_ms
         self._return_marks(self._playback.add_audio(pcm, now))
         if self._playback.discarded_ms > discarded_ms:
-            text = f"more than ten minutes of audio were queued; {self._title} throws the rest away (error 31931)"
+            limit = f"{self._provider.queue_limit_s:g} s"
+            text = f"more than {limit} of audio were queued; {self._provider.title} throws the rest away"
             self._journal.find("M2", "fail", text)
 
     def _take_mark(self, name: str, now: float) -> None:
@@ -290,33 +340,24 @@ class Conversation:
         self._return_marks(self._playback.add_mark(name, now))
 
     def _take_clear(self, now: float) -> None:
-        self._clears += 1
+        self._cleared_ms.append(self._journal.now_ms())
         # What was played until now leaves the queue first, and is not cleared.
         self._return_marks(self._playback.advance(now))
         self._journal.tell("clear", f"the bot cleared {self._playback.queued_ms:.0f} ms of queued audio")
-        self._return_marks(self._playback.clear(now))
+        cleared = self._playback.clear(now)
+        if self._behaviour.return_cleared_marks:
+            self._return_marks(cleared)
         # Only some providers say that they have cleared.
-        with suppress(LocalProtocolError):
-            self._post(Cleared())
+        self._line.post(Cleared())
 
     def _return_marks(self, names: list[str]) -> None:
         for name in names:
-            self._post(Mark(name))
+            self._line.post(Mark(name))
             self._journal.tell("mark", f"mark {name[:60]!r} was reached")
 
     # What the caller sends
 
-    def _post(self, event: Event) -> None:
-        self._outbox.put_nowait(self._stream.send(event))
-
-    async def _send_all(self) -> None:
-        from websockets.exceptions import ConnectionClosed
-
-        with suppress(ConnectionClosed):
-            while (message := await self._outbox.get()) is not None:
-                await self._socket.send(message)
-
-    async def _talk(self, reader: asyncio.Task[None]) -> None:
+    async def _talk(self) -> None:
         """Keep the call going until it is to be ended, and say who ends it."""
         assert self._journal.started_at is not None
         limit_ms = None if self._config.duration_s is None else self._config.duration_s * 1000
@@ -325,53 +366,73 @@ class Conversation:
         while True:
             step += 1
             await self._clock.sleep_until(self._journal.started_at + step * STEP_MS / 1000)
-            if reader.done() or self._socket.protocol.close_rcvd is not None:
-                await self._take_the_rest(reader)
-                self._ended_by = "bot"
-                return
+            if self._line.is_closed:
+                await self._line.take_the_rest(min(1.0, self._patience.close_s))
+                if self._hung_up_by_rest or not await self._reconnect():
+                    self._ended_by = "bot"
+                    self._ended_at = self._line.ended_at
+                    return
             if self._hung_up_by_rest:
                 self._ended_by = "bot"
                 return
             self._step(step * STEP_MS)
-            if self._outbox.qsize() > backlog:
+            if self._line.backlog > backlog:
                 self._failure = f"the bot does not read its stream: {self._patience.backlog_s:g} s of audio wait for it"
                 self._ended_by = "caller"
                 return
-            if self._script.done if limit_ms is None else step * STEP_MS >= limit_ms:
+            timed_out = limit_ms is not None and step * STEP_MS >= limit_ms
+            if timed_out or (self._speaker.done and (limit_ms is None or self._speaker.leaves)):
                 self._ended_by = "caller"
                 return
-
-    async def _take_the_rest(self, reader: asyncio.Task[None]) -> None:
-        """Take what came before the bot's close; a server that does not end the connection after it is not awaited."""
-        if self._ended_at is None:
-            self._ended_at = self._clock.now()
-        await asyncio.wait([reader], timeout=min(1.0, self._patience.close_s))
-        if reader.done():
-            reader.result()
 
     def _step(self, now_ms: float) -> None:
         self._hear(self._clock.now())
         self._tell_sounds(now_ms)
-        did = self._script.step(now_ms, audible_queued=self._playback.audible_ms > 0)
+        pcm = b""
+        if not self._is_trying(now_ms):
+            did = self._speaker.step(now_ms, audible_queued=self._playback.audible_ms > 0)
+            pcm = did.pcm
+            for kind, text in did.notes:
+                self._journal.tell(kind, text)
+            self._press(did.digits)
+        self._say(pcm, now_ms)
+
+    def _is_trying(self, now_ms: float) -> bool:
+        """Whether the bot is still being tried with what must not end a call."""
+        if self._hazards is None or self._tried_until_ms is not None:
+            return False
+        if self._hazards.over(now_ms):
+            self._tried_until_ms = now_ms
+            self._journal.tell("note", f"the call survived {', '.join(self._hazards.said)}")
+            return False
+        return True
+
+    def _say(self, pcm: bytes, now_ms: float) -> None:
         step_bytes = 2 * (self._format.sample_rate * STEP_MS // 1000)
-        pcm = did.pcm + bytes(step_bytes - len(did.pcm))
+        pcm += bytes(step_bytes - len(pcm))
         if self._config.record is not None:
             self._caller_pcm += pcm
         self._frame += pcm
-        if len(self._frame) >= self._frame_steps * step_bytes:
-            self._post(Audio(self._format.encode(self._frame)))
-            self._frame = b""
-            self._sent_frames += 1
-        for kind, text in did.notes:
-            self._journal.tell(kind, text)
-        for digit in did.digits:
-            self._post(Digit(digit))
+        if len(self._frame) < self._frame_steps * step_bytes:
+            return
+        frame, self._frame = self._frame, b""
+        if self._behaviour.silent or (self._hazards is not None and self._hazards.is_quiet(now_ms)):
+            return
+        self._sent_frames += 1
+        message = self._line.stream.send(Audio(self._format.encode(frame)))
+        for each in [message] if self._hazards is None else self._hazards.media(message, now_ms):
+            self._line.post_media(each)
+
+    def _press(self, digits: str) -> None:
+        for digit in digits:
+            self._line.post(Digit(digit))
             self._journal.tell("digit", f"the caller presses {digit}")
 
     def _hear(self, now: float) -> None:
         self._return_marks(self._playback.advance(now))
         heard = self._playback.take_heard()
         self._listener.feed(heard)
+        self._speaker.hear(heard)
         if self._config.record is not None:
             self._bot_pcm += heard
 
@@ -387,18 +448,35 @@ class Conversation:
 
     # The end
 
-    async def _end(self, sender: asyncio.Task[None]) -> None:
+    async def _end(self) -> None:
         if self._hung_up_by_rest or self._ended_by == "caller":
             if self._hung_up_by_rest:
                 self._judge_lost_audio("hung up")
-            await self._hang_up(sender)
+            await self._hang_up()
         else:
             assert self._ended_at is not None
             self._hear(self._ended_at)
-            await self._let_go()
+            await self._line.let_go()
             self._judge_lost_audio("closed the call")
             self._judge_close()
         self._listener.flush()
+        self._judge_pace()
+        self._judge_answers()
+        self._judge_interruption()
+        self._judge_survival()
+
+    async def _hang_up(self) -> None:
+        if not self._hung_up_by_rest:
+            self._journal.tell("hang-up", "the caller hangs up")
+        patience_s = self._patience.close_s
+        self._ended_at = self._clock.now()
+        if not await self._line.hang_up(StreamStopped(reason="callended"), patience_s):
+            text = f"the bot's server did not let go of the call within {patience_s:g} s of the hang-up"
+            self._journal.find("E1", "fail", text)
+        await self._line.let_go()
+        self._tell_closed()
+
+    def _judge_pace(self) -> None:
         lead_ms = self._playback.peak_ms
         if lead_ms > MAX_LEAD_MS:
             text = f"the bot sent audio {lead_ms / 1000:.1f} s ahead of real time"
@@ -407,29 +485,37 @@ class Conversation:
             times = "once" if underruns == 1 else f"{underruns} times"
             self._journal.find("M2", "warn", f"the bot's sound broke off {times}: its audio came too late")
 
-    async def _hang_up(self, sender: asyncio.Task[None]) -> None:
-        who = "the bot hangs up through the REST API" if self._hung_up_by_rest else "the caller hangs up"
-        self._journal.tell("hang-up", who)
-        began = self._ended_at = self._clock.now()
-        # Not every provider says that the call is over before it closes the socket.
-        with suppress(LocalProtocolError):
-            self._post(StreamStopped(reason="callended"))
-        self._outbox.put_nowait(None)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._patience.close_s):
-                await asyncio.shield(sender)
-                await self._socket.close(1000)
-        protocol = self._socket.protocol
-        if protocol.close_rcvd is None and self._clock.now() - began >= 0.9 * self._patience.close_s:
-            text = f"the bot's server did not let go of the call within {self._patience.close_s:g} s of the hang-up"
-            self._journal.find("E1", "fail", text)
-        await self._let_go()
-        self._tell_closed()
+    def _judge_answers(self) -> None:
+        for number, turn in enumerate(self._speaker.turns(), 1):
+            if turn.response_ms is not None and turn.response_ms > RESPONSE_WARN_MS:
+                seconds = turn.response_ms / 1000
+                text = f"the bot took {seconds:.1f} s to answer turn {number}"
+                self._journal.find("S3", "warn", text, kind="slow")
 
-    async def _let_go(self) -> None:
-        """Close the connection, whatever the other end does about it."""
-        self._socket.transport.abort()
-        await self._socket.wait_closed()
+    def _judge_interruption(self) -> None:
+        at_ms = self._speaker.interrupted_at_ms
+        if at_ms is None:
+            return
+        sound = next((sound for sound in self._listener.sounds if sound.start_ms <= at_ms < sound.end_ms), None)
+        if sound is None or sound.end_ms - at_ms <= BARGE_IN_MS:
+            return
+        cleared_ms = next((cleared - at_ms for cleared in self._cleared_ms if cleared >= at_ms), None)
+        if cleared_ms is None or cleared_ms > BARGE_IN_MS:
+            cleared = "it cleared nothing" if cleared_ms is None else f"it cleared its audio after {cleared_ms:.0f} ms"
+            text = f"the bot spoke on for {sound.end_ms - at_ms:.0f} ms when the caller interrupted it; {cleared}"
+            self._journal.find("M3", "warn", text)
+
+    def _judge_survival(self) -> None:
+        hazards = self._hazards
+        if hazards is None or not hazards.said:
+            return
+        if self._tried_until_ms is None:
+            if self._ended_by == "bot":
+                text = f"the bot ended the call after {hazards.said[-1]}"
+                self._journal.find("S2", "fail", text)
+        elif self._speaker.failure and self._listener.since(self._tried_until_ms) is None:
+            text = f"nothing was heard of the bot any more after {', '.join(hazards.said)}"
+            self._journal.find("S2", "fail", text)
 
     def _judge_lost_audio(self, how: str) -> None:
         lost_ms = self._playback.audible_ms
@@ -439,7 +525,7 @@ class Conversation:
             self._failure = self._failure or text
 
     def _judge_close(self) -> None:
-        socket = self._socket
+        socket = self._line.socket
         code, reason = socket.close_code, (socket.close_reason or "")[:200]
         sent = socket.protocol.close_sent
         self._tell_closed()
@@ -455,6 +541,6 @@ class Conversation:
             self._journal.tell("note", f"a real call goes on with: {'; '.join(self._request.then)}")
 
     def _tell_closed(self) -> None:
-        code, reason = self._socket.close_code, (self._socket.close_reason or "")[:200]
-        words = f"{code} {reason}".rstrip()
+        socket = self._line.socket
+        words = f"{socket.close_code} {(socket.close_reason or '')[:200]}".rstrip()
         self._journal.tell("closed", f"the stream is closed ({words})")

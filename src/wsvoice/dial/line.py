@@ -136,9 +136,7 @@ class Line:
 
         with suppress(ConnectionClosed):
             async for message in self.socket:
-                # What comes after the end is of no consequence.
-                if self.ended_at is None or self.socket.protocol.close_sent is None:
-                    self._on_message(message)
+                self._on_message(message)
         if self.ended_at is None:
             self.ended_at = self._clock.now()
 

@@ -2,9 +2,7 @@
 A model of the provider's playback buffer: what is heard of the audio that a bot sends, and when.
 
 Audio is queued, and played at its sample rate against the clock; where the queue is empty there is silence.
-Marks and clears are carried out as Twilio documents them
-(https://www.twilio.com/docs/voice/media-streams/websocket-messages). The model is pure: every method is told the
-time.
+Marks stand in the queue. The model is pure: every method is told the time.
 """
 
 from __future__ import annotations
@@ -15,8 +13,6 @@ from dataclasses import dataclass
 
 from wsvoice.dial.listener import is_loud
 
-#: More queued audio than this is thrown away: https://www.twilio.com/docs/api/errors/31931
-QUEUE_LIMIT_S = 600.0
 #: A shorter break in the audio is hidden by a telephone's jitter buffer.
 MIN_UNDERRUN_MS = 20.0
 #: After a longer break the bot is taken to have begun another utterance.
@@ -48,7 +44,7 @@ class Playback:
         received_samples: Samples that the bot has sent.
     """
 
-    def __init__(self, sample_rate: int, started_at: float, *, limit_s: float = QUEUE_LIMIT_S) -> None:
+    def __init__(self, sample_rate: int, started_at: float, *, limit_s: float) -> None:
         self.underruns = 0
         self.max_gap_ms = 0.0
         self.peak_ms = 0.0
@@ -123,7 +119,7 @@ class Playback:
         return reached + self._take_marks()
 
     def clear(self, now: float) -> list[str]:
-        """Forget all that is queued, and return the marks to send back: those reached, then those pending."""
+        """Forget all that is queued, and return its marks: those reached by now, then those that were pending."""
         reached = self.advance(now)
         reached += [item for item in self._queue if isinstance(item, str)]
         self._queue.clear()

@@ -11,7 +11,7 @@ from typing import Any
 #: How long the stream is silent after its start, as it may be while a provider sets the call up.
 QUIET_S = 5.0
 #: From one hazard to the next.
-INTERVAL_MS = 300.0
+INTERVAL_MS = 200.0
 
 # The keys under which the providers count.
 _COUNTERS = frozenset({"sequenceNumber", "sequence_number", "chunk", "timestamp"})
@@ -97,9 +97,7 @@ def _other_counters(content: Any) -> Any:
     """Write counters that are texts as numbers, and those that are numbers as texts."""
     if not isinstance(content, dict):
         return content
-    return {
-        key: _other_type(value) if key in _COUNTERS else _other_counters(value) for key, value in content.items()
-    }
+    return {key: _other_type(value) if key in _COUNTERS else _other_counters(value) for key, value in content.items()}
 
 
 def _other_type(value: object) -> object:

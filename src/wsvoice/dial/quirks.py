@@ -43,7 +43,9 @@ class Behaviour:
 
 def describe_quirks(provider: Provider) -> list[tuple[str, str]]:
     """Return each quirk of `provider`'s as it is written, with its default, and what it changes."""
-    return [(f"{name}={'|'.join(quirk.choices) or quirk.default}", quirk.help) for name, quirk in provider.quirks.items()]
+    return [
+        (f"{name}={'|'.join(quirk.choices) or quirk.default}", quirk.help) for name, quirk in provider.quirks.items()
+    ]
 
 
 def read_behaviour(provider: Provider, quirks: Mapping[str, str]) -> Behaviour:
@@ -81,7 +83,8 @@ def _check(provider: Provider, name: str, value: str) -> None:
         )
     if quirk.choices and value not in quirk.choices:
         raise UsageError(
-            f"the quirk {name} takes {' or '.join(quirk.choices)}, got {value!r}", hint=did_you_mean(value, quirk.choices)
+            f"the quirk {name} takes {' or '.join(quirk.choices)}, got {value!r}",
+            hint=did_you_mean(value, quirk.choices),
         )
 
 

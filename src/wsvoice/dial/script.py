@@ -110,8 +110,10 @@ class Speaker(Protocol):
         failure: Why the conversation did not go as it should.
         digits_sent: The digits pressed so far.
         interrupted_at_ms: When the caller spoke over the bot on purpose; ``None`` if it did not.
+        leaves: Whether the caller, once done, hangs up before the time that was set for the call.
     """
 
+    leaves: bool
     done: bool
     failure: str | None
     digits_sent: str
@@ -164,6 +166,8 @@ class Script:
 
     With an `interruption` it says that over the last answer, once the bot has begun with it.
     """
+
+    leaves = False
 
     def __init__(
         self,
@@ -262,7 +266,9 @@ class Script:
     def _await_answer(self, now_ms: float, end_ms: float, audible_queued: bool, step: Step) -> None:
         if self.interrupted_at_ms is not None:
             # What a bot says to that is its own affair, and so is whether it says anything.
-            if now_ms >= end_ms + SILENCE_MS and (self._bot_finished(now_ms, audible_queued) or now_ms > end_ms + self._timeout_ms):
+            if now_ms >= end_ms + SILENCE_MS and (
+                self._bot_finished(now_ms, audible_queued) or now_ms > end_ms + self._timeout_ms
+            ):
                 self._current = None
                 self.done = True
             return

@@ -5,9 +5,9 @@ The server is told that it has a public address, :data:`PUBLIC_HOST`, and the ca
 stream tokens and ``wss://`` are what they are for a real call, and an address or a tunnel that the project's settings
 name is left alone.
 
-The bot gets this process's environment, but none of the provider's real credentials: the secret that webhooks
-are signed with is a random one made for this call, so that signatures are checked as they would be for a real
-call, and everything else is empty, so that no request can reach a real account.
+The bot gets this process's environment, but none of the provider's real credentials: what webhooks are verified with
+is made for this call, so that signatures are checked as they would be for a real call, and everything else is empty,
+so that no request can reach a real account.
 """
 
 from __future__ import annotations
@@ -41,22 +41,25 @@ _LINE_LIMIT = 2000
 _NOT_HERE = ("WSVOICE_NUMBER", "WSVOICE_RELOAD", "WSVOICE_WORKERS")
 
 
-def bot_environment(environ: Mapping[str, str], provider: Provider, secret: str, api_url: str | None) -> dict[str, str]:
+def bot_environment(
+    environ: Mapping[str, str], provider: Provider, credentials: Mapping[str, str], api_url: str | None
+) -> dict[str, str]:
     """
     Return the environment for a served bot.
 
     Args:
         environ: This process's environment.
         provider: The provider that is played.
-        secret: What its webhooks are signed with in this call.
+        credentials: The bot's in this call.
         api_url: The address of the provider's fake REST API, or ``None``.
     """
     changed = dict(environ)
     # Empty rather than missing: what is missing in the environment, a `.env` file would fill in.
     changed.update(dict.fromkeys((*provider.credential_names, *_NOT_HERE), ""))
-    changed[provider.credential_names[0]] = secret
+    changed.update(credentials)
     if api_url:
-        changed[f"{provider.name.upper()}_API_BASE_URL"] = api_url
+        names = [name for name in provider.credential_names if name.endswith("_BASE_URL")]
+        changed.update(dict.fromkeys((*names, f"{provider.name.upper()}_API_BASE_URL"), api_url))
     # The bot's own words are part of the timeline, so they must not wait in a buffer.
     changed["PYTHONUNBUFFERED"] = "1"
     return changed

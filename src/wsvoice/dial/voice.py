@@ -27,6 +27,8 @@ class Voice:
         heard_rate: The rate of what the caller hears.
     """
 
+    leaves = True
+
     def __init__(self, listener: Listener, *, sample_rate: int, heard_rate: int) -> None:
         self.sample_rate = sample_rate
         self.heard_rate = heard_rate

@@ -14,6 +14,10 @@ from wsvoice.providers.base import Provider
 
 PROVIDERS: dict[str, str] = {
     "twilio": "wsvoice.providers.twilio:Twilio",
+    "telnyx": "wsvoice.providers.telnyx:Telnyx",
+    "plivo": "wsvoice.providers.plivo:Plivo",
+    "exotel": "wsvoice.providers.exotel:Exotel",
+    "signalwire": "wsvoice.providers.signalwire:SignalWire",
 }
 
 

@@ -21,6 +21,12 @@ from wsvoice.errors import RemoteProtocolError
 from wsvoice.providers.events import Event, StreamError
 
 Level = Literal["warn", "fail"]
+#: How far a call has come.
+Progress = Literal["answered", "streaming", "ended"]
+
+#: What an answer sends along as custom parameters where a stream's start message does not tell it; the first two
+#: names are the ones that pipecat's own parser reads.
+CALL_PARAMETERS = ("from_number", "to_number", "direction")
 
 
 class Side(Enum):
@@ -192,12 +198,16 @@ class Provider(Protocol):
     title: str
     #: The credentials it knows, by environment variable name, secrets for verification first.
     credential_names: tuple[str, ...]
+    #: Whether it signs its webhooks; where it does not, there is nothing to verify.
+    signs: bool
     #: How long a piece of audio from the carrier is.
     frame_ms: int
     #: Whether the carrier's audio comes in order; where it does not, it is put in order by its chunk numbers.
     ordered: bool
     #: The method of its webhook unless the user chooses another.
     webhook_method: Literal["GET", "POST"]
+    #: Where the user enters the address of the webhook, in the provider's own words.
+    webhook_place: str
     #: How much audio of the bot's it queues, in seconds; what comes beyond is thrown away.
     queue_limit_s: float
     #: What becomes of marks whose audio is cleared.
@@ -325,6 +335,33 @@ class AnswersByRequest(Protocol):
 
         Raises:
             RemoteProtocolError: If the provider could not open a stream from it.
+        """
+
+
+@runtime_checkable
+class ReportsProgress(Protocol):
+    """A provider that tells the webhook how a call goes on."""
+
+    def progress_webhook(
+        self,
+        call: Call,
+        url: str,
+        progress: Progress,
+        *,
+        duration_s: float = 0.0,
+        method: str = "POST",
+        quirks: Mapping[str, str] | None = None,
+    ) -> WebhookRequest | None:
+        """
+        Render the report that the provider would send to `url`, not yet signed; ``None`` if it sends none.
+
+        Args:
+            call: The call.
+            url: The address of its webhook.
+            progress: What has happened: the call was answered, its stream has started, or it is over.
+            duration_s: How long a call that is over was.
+            method: How the webhook is requested.
+            quirks: What the simulated carrier does where there is a choice.
         """
 
 

@@ -16,8 +16,8 @@ class Reorderer:
 
     A piece is held back only while an earlier one is missing: in a stream that is in order nothing waits. The
     missing piece is given up when more than `window` wait for it. What comes twice, or after its turn, is dropped;
-    but an old number at a later time, or more than `window` of them in a row, begin a new count. Audio without a number passes as it is.
-    Any other event comes out behind all audio that came in before it.
+    but an old number at a later time, or more than `window` of them in a row, begin a new count. Audio without a
+    number passes as it is. Any other event comes out behind all audio that came in before it.
 
     What comes out are the very objects that went in.
 

@@ -67,6 +67,7 @@ _SETTINGS_HEADER = "x-twilio-webhooks-signature-settings"
 _DIGESTS = {"HMAC_SHA1": "sha1", "HMAC_SHA256": "sha256"}
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(?:[^/?#]*@)?([^/?#]*?)(?::(\d*))?([/?][^#]*)?(?:#.*)?", re.DOTALL)
 _CALL_RESOURCE = re.compile(r".*/2010-04-01/Accounts/[^/]+/Calls/([^/]+?)(?:\.json)?")
+_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _FORM = "application/x-www-form-urlencoded; charset=UTF-8"
 
 Fields = Iterable[tuple[str, str]]
@@ -150,9 +151,11 @@ class Twilio:
         "TWILIO_REGION",
         "TWILIO_EDGE",
     )
+    signs = True
     frame_ms = 20
     ordered = True
     webhook_method: Literal["GET", "POST"] = "POST"
+    webhook_place = "voice webhook of the number"
     #: https://www.twilio.com/docs/api/errors/31931
     queue_limit_s = 600.0
     #: https://www.twilio.com/docs/voice/media-streams/websocket-messages#send-a-clear-message
@@ -161,6 +164,7 @@ class Twilio:
 
     # What a company that speaks Twilio's dialect changes.
     secret_name: ClassVar[str] = "TWILIO_AUTH_TOKEN"
+    account_name: ClassVar[str] = "TWILIO_ACCOUNT_SID"
     signature_header: ClassVar[str] = "X-Twilio-Signature"
     webhook_agent: ClassVar[str] = "TwilioProxy/1.1"
     stream_agent: ClassVar[str] = "Twilio.TmeWs/1.0"
@@ -184,7 +188,10 @@ class Twilio:
         return fields.get("CallSid", "").startswith("CA") and fields.get("AccountSid", "").startswith("AC")
 
     def claims(self, message: Mapping[str, Any]) -> bool:
-        """Whether a message is Twilio's start: camel case, with both ids, Twilio's own first letters not needed."""
+        """Whether a message is Twilio's start: camel case, with both ids, which are no UUIDs as SignalWire's are."""
+        return self._is_start(message) and not has_uuid(message)
+
+    def _is_start(self, message: Mapping[str, Any]) -> bool:
         start = message.get("start")
         return message.get("event") == "start" and isinstance(start, Mapping) and {"streamSid", "callSid"} <= set(start)
 
@@ -309,10 +316,14 @@ class Twilio:
                 )
         stream = element(
             "Stream",
-            {"url": stream_url},
+            {"url": stream_url, **self._stream_settings()},
             *(element("Parameter", {"name": name, "value": value}) for name, value in parameters.items()),
         )
         return Answer(document(element("Response", None, element("Connect", None, stream))))
+
+    def _stream_settings(self) -> dict[str, str]:
+        """Return what ``<Stream>`` says beside its URL."""
+        return {}
 
     def acknowledge(self) -> Answer:
         """
@@ -465,7 +476,7 @@ class Twilio:
                     "the webhook's body is not the one that was signed",
                     hint="something between the provider and wsvoice rewrote the JSON",
                 )
-        if not any(key.signed(signature, text, request.form) for text in _port_forms(request.url, url)):
+        if not any(key.signed(signature, text, request.form) for text in webhook_urls(request.url)):
             raise SignatureError(
                 f"the webhook's {self.signature_header} does not match",
                 hint=f"checked against {str(url)[:200]} - if {self.title} calls another address, name it "
@@ -629,9 +640,9 @@ class Twilio:
 
         https://www.twilio.com/docs/voice/api/call-resource#update-a-call-resource
         """
-        account = account_id or self._credential("TWILIO_ACCOUNT_SID")
+        account = account_id or self._credential(self.account_name)
         if not account:
-            raise ConfigError("the account of the call is not known", hint="set TWILIO_ACCOUNT_SID")
+            raise ConfigError("the account of the call is not known", hint=f"set {self.account_name}")
         path = f"/Accounts/{quote(account, safe='')}/Calls/{quote(call_id, safe='')}.json"
         return HttpRequest(
             "POST",
@@ -937,8 +948,20 @@ def _is_json(request: WebhookRequest) -> bool:
     return request.method != "GET" and "json" in request.headers.get("content-type", "")
 
 
-def _port_forms(written: str, url: _Url) -> Iterator[str]:
+def is_uuid(value: object) -> bool:
+    """Whether an id is a UUID, as SignalWire's are and Twilio's are not."""
+    return isinstance(value, str) and _UUID.fullmatch(value) is not None
+
+
+def has_uuid(message: Mapping[str, Any]) -> bool:
+    """Whether the call of a start message is named by a UUID."""
+    start = message.get("start")
+    return isinstance(start, Mapping) and is_uuid(start.get("callSid"))
+
+
+def webhook_urls(written: str) -> Iterator[str]:
     """Both forms of a webhook's URL: some of Twilio's products leave the port out of what they sign."""
+    url = _Url.parse(written)
     yield str(url)
     yield str(url.other_port())
     if str(url) != written:

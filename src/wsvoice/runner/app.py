@@ -6,6 +6,7 @@ The routes: where a provider's webhook and media WebSocket come in. What happens
 ``GET/POST /<provider>``      the webhook of one provider
 ``WS /ws/<provider>/<token>`` a stream that a webhook announced
 ``WS /ws``, ``/ws/<provider>`` a stream without a token; only on localhost, or with ``--stream-auth none``
+``POST /start``               a token for a plain client, and ``/ws-client/<token>``; with ``-t websocket``
 ``GET /healthz``              200 while the process works
 ``GET /readyz``               200 while it takes calls, 503 once it drains
 ============================  =======================================================================
@@ -15,26 +16,28 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from fastapi import APIRouter, FastAPI
 from loguru import logger
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket
 
 from wsvoice import http
 from wsvoice.config import RunConfig
 from wsvoice.errors import HttpError, RemoteProtocolError, SignatureError, TokenError, WsvoiceError
 from wsvoice.providers import PROVIDERS, load_provider
 from wsvoice.providers.base import Answer, HttpRequest, Provider, WebhookRequest
+from wsvoice.runner import doorway
+from wsvoice.runner.bot_run import POLICY_VIOLATION
+from wsvoice.runner.clients import Clients
 from wsvoice.runner.detection import detect_provider
 from wsvoice.runner.gate import Capacity, Gate, ReplayGuard, TokenMint
-from wsvoice.runner.session import POLICY_VIOLATION, Session
+from wsvoice.runner.session import Session
 from wsvoice.runner.stream import StreamSocket
 
 if TYPE_CHECKING:
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from loguru import Logger
 
     from wsvoice.call import Call
+    from wsvoice.runner.clients import ClientRecord
     from wsvoice.runner.session import CallRecord
 
 Bot = Callable[[Any], Awaitable[Any]]
@@ -64,7 +68,7 @@ class Switchboard:
     """
 
     def __init__(
-        self, bot: Bot, config: RunConfig, *, on_call_ended: Callable[[CallRecord], None] | None = None
+        self, bot: Bot, config: RunConfig, *, on_call_ended: Callable[[CallRecord | ClientRecord], None] | None = None
     ) -> None:
         # pipecat takes most of a second to import; nobody who only asks for help waits for it.
         from wsvoice.runner.transport import call_arguments
@@ -77,12 +81,21 @@ class Switchboard:
             replays=ReplayGuard(),
             capacity=Capacity(config.max_calls),
         )
-        names = [config.transport] if config.transport is not None else list(PROVIDERS)
+        if config.transport is None:
+            names = list(PROVIDERS)
+        else:
+            names = [config.transport] if config.transport in PROVIDERS else []
         self.providers = {name: load_provider(name, config.credentials) for name in names}
+        if config.transport is None and config.verify == "enforce":
+            # Nobody asked for a provider by name, so those that cannot be verified are left out.
+            able = {name: each for name, each in self.providers.items() if each.signs and each.can_verify()}
+            self.providers = able or self.providers
         for provider in self.providers.values():
             self.gate.check_settings(provider)
         self.sessions: set[Session] = set()
         self._announced: OrderedDict[tuple[str, str], Call] = OrderedDict()
+        #: Where plain clients come in; ``None`` where providers do.
+        self.clients = Clients(bot, config, self.gate, self._report) if config.transport == "websocket" else None
         self._make_arguments = call_arguments
         self._on_call_ended = on_call_ended
 
@@ -99,12 +112,18 @@ class Switchboard:
         """Ask every running call to end."""
         for session in self.sessions:
             session.end(because)
+        if self.clients is not None:
+            self.clients.end_all(because)
+
+    def _report(self, record: CallRecord | ClientRecord) -> None:
+        if self._on_call_ended is not None:
+            self._on_call_ended(record)
 
     # Webhooks
 
     async def webhook(self, request: Request, provider_name: str | None = None) -> Response:
         """Answer a provider's webhook with the document that starts the stream."""
-        body = await _read_body(request, self.config.message_limit)
+        body = await doorway.read_body(request, self.config.message_limit)
         if body is None:
             logger.warning("webhook refused: its body is larger than {} bytes", self.config.message_limit)
             return PlainTextResponse("The body is too large.\n", 413)
@@ -121,7 +140,7 @@ class Switchboard:
         try:
             self.gate.check_webhook(provider, asked)
         except SignatureError as error:
-            log.warning("webhook refused (403): {}", _with_hint(error))
+            log.warning("webhook refused (403): {}", doorway.with_hint(error))
             return PlainTextResponse("The signature is missing or wrong.\n", 403)
         try:
             call = provider.read_webhook(asked)
@@ -129,24 +148,29 @@ class Switchboard:
             log.warning("webhook refused (400): {}", error.message)
             return PlainTextResponse(f"This is not a call of {provider.title}'s: {error.message}\n", 400)
         if call is None:
-            return _respond(provider.acknowledge())
+            return _response(provider.acknowledge())
         log = logger.bind(call=call.call_id)
         if self.gate.closed or not self.gate.capacity.reserve(call):
             log.warning("webhook answered busy: {}", "draining" if self.gate.closed else "every place is taken")
-            return _respond(provider.busy())
+            return await self._respond(provider.busy(call), log)
         prefix = request.url.path.removesuffix(f"/{provider_name}" if provider_name else "/")
-        stream_url = f"{self._stream_base(request)}{prefix}/ws/{provider.name}/{self.gate.tokens.mint(call)}"
+        base = doorway.stream_base(request, self.config) + prefix
+        stream_url = f"{base}/ws/{provider.name}/{self.gate.tokens.mint(call)}"
         try:
             answer = provider.answer(self._with_parameters(call), stream_url)
         except WsvoiceError as error:
-            log.error("webhook not answered: {}", _with_hint(error))
+            log.error("webhook not answered: {}", doorway.with_hint(error))
             return PlainTextResponse("The answer could not be rendered.\n", 500)
+        self._remember(call)
+        log.info("webhook answered: {} calls {}", call.from_number or "somebody", call.to_number or "the bot")
+        return await self._respond(answer, log)
+
+    async def _respond(self, answer: Answer, log: Logger) -> Response:
+        """Carry an answer out; where requests to the provider's API do that, they are sent first."""
         for each in answer.requests:
             if not await self._send(each, log, "the webhook's answer"):
                 return PlainTextResponse("The provider's API did not take the answer.\n", 502)
-        self._remember(call)
-        log.info("webhook answered: {} calls {}", call.from_number or "somebody", call.to_number or "the bot")
-        return _respond(answer)
+        return _response(answer)
 
     async def _send(self, request: HttpRequest, log: Logger, what: str) -> bool:
         """Send a request to a provider's API; false, with a line in the log, if it does not carry it out."""
@@ -201,22 +225,22 @@ class Switchboard:
         provider = self._stream_provider(provider_name)
         log = logger.bind(call="-")
         if provider is None and provider_name is not None:
-            await _deny(websocket, 404, "There is no such provider here.")
+            await doorway.deny(websocket, 404, "There is no such provider here.")
             return
         try:
             announced = self._admit(websocket, provider, token, log)
         except (TokenError, SignatureError) as error:
-            log.warning("stream refused (403): {}", _with_hint(error))
-            await _deny(websocket, 403, "The stream token or signature is missing or wrong.")
+            log.warning("stream refused (403): {}", doorway.with_hint(error))
+            await doorway.deny(websocket, 403, "The stream token or signature is missing or wrong.")
             return
         if announced is not None:
             log = logger.bind(call=announced.call_id)
         if self.gate.closed or not self.gate.capacity.occupy(announced):
             log.warning("stream refused (503): {}", "draining" if self.gate.closed else "every place is taken")
-            await _deny(websocket, 503, "Every place is taken.")
+            await doorway.deny(websocket, 503, "Every place is taken.")
             return
         try:
-            if await _accept(websocket, log):
+            if await doorway.accept(websocket, log):
                 await self._serve_stream(websocket, provider, announced, log)
         finally:
             self.gate.capacity.release()
@@ -233,7 +257,9 @@ class Switchboard:
         announced: Call | None = None
         if token is not None and provider is not None:
             announced = self.gate.tokens.redeem(token, provider.name)
-        elif self._needs_token(websocket) and not (provider is not None and provider.has_credentials(asked)):
+        elif doorway.needs_token(websocket, self.config) and not (
+            provider is not None and provider.has_credentials(asked)
+        ):
             raise TokenError("the stream carries no token")
         if provider is not None and (matched := self.gate.check_upgrade(provider, asked)) is not None:
             log.debug("the upgrade's signature matches {}", matched)
@@ -248,7 +274,7 @@ class Switchboard:
             provider, unread = await detect_provider(websocket, self.providers.values(), timeout_s=timeout_s)
         if provider is None:
             log.warning("stream ended: none of its first messages is the start of a known provider's stream")
-            await _close(websocket, POLICY_VIOLATION)
+            await doorway.close(websocket, POLICY_VIOLATION)
             return
         name = provider.name
         socket = StreamSocket(
@@ -278,24 +304,12 @@ class Switchboard:
             self.sessions.discard(session)
         if record.ended_by != "caller" and record.call.call_id:
             await self._hang_up(provider, record.call, log)
-        if self._on_call_ended is not None:
-            self._on_call_ended(record)
+        self._report(record)
 
     def _stream_provider(self, name: str | None) -> Provider | None:
         if name is not None:
             return self.providers.get(name)
         return next(iter(self.providers.values())) if len(self.providers) == 1 else None
-
-    def _needs_token(self, websocket: WebSocket) -> bool:
-        if self.config.stream_auth == "none":
-            return False
-        if self.config.public_url is not None:
-            return True
-        # A tunnel's agent connects from loopback, so the peer's address proves nothing; the name that was
-        # dialled and the headers of proxies do.
-        forwarded = any(name.startswith("x-forwarded-") for name in websocket.headers)
-        host = urlsplit(f"//{websocket.headers.get('host', '')}").hostname or ""
-        return forwarded or not http.is_loopback(host)
 
     def _upgrade_request(self, websocket: WebSocket) -> WebhookRequest:
         return WebhookRequest(
@@ -308,20 +322,12 @@ class Switchboard:
 
     def _public_url(self, connection: HTTPConnection, *, websocket: bool) -> str:
         """Return the URL that the provider sees: the configured host, else what proxies say, else our own."""
-        base = self._stream_base(connection)
+        base = doorway.stream_base(connection, self.config)
         if not websocket:
             base = base.replace("ws", "http", 1)
         path = connection.scope.get("raw_path", connection.scope["path"].encode()).decode("latin-1")
         query = connection.scope.get("query_string", b"").decode("latin-1")
         return f"{base}{path}?{query}" if query else f"{base}{path}"
-
-    def _stream_base(self, connection: HTTPConnection) -> str:
-        if self.config.public_url is not None:
-            return self.config.public_url.replace("http", "ws", 1)
-        headers = connection.headers
-        host = _first(headers.get("x-forwarded-host")) or headers.get("host", "localhost")
-        scheme = _first(headers.get("x-forwarded-proto")) or connection.scope.get("scheme", "http")
-        return f"{'wss' if scheme in ('https', 'wss') else 'ws'}://{host}"
 
 
 def create_app(bot: Bot, config: RunConfig | None = None) -> FastAPI:
@@ -363,8 +369,9 @@ def create_switchboard(bot: Bot, config: RunConfig | None = None) -> Switchboard
     """Return what connects calls to `bot`, with pipecat prepared for it."""
     from wsvoice.runner.transport import install
 
-    install()
-    return Switchboard(bot, config or RunConfig())
+    config = config or RunConfig()
+    install(config.disabled_patches)
+    return Switchboard(bot, config)
 
 
 def _router(switchboard: Switchboard) -> APIRouter:
@@ -394,13 +401,15 @@ def _router(switchboard: Switchboard) -> APIRouter:
         yield
         switchboard.end_all("the server stops")
 
+    health = [Route("/healthz", healthz), Route("/readyz", readyz)]
+    if switchboard.clients is not None:
+        return APIRouter(lifespan=lifespan, routes=[*health, *switchboard.clients.routes()])
     # One route for each provider: a pattern would take paths of the application that this is part of.
     webhooks = [Route(f"/{name}", webhook_of(name), methods=["GET", "POST"]) for name in switchboard.providers]
     return APIRouter(
         lifespan=lifespan,
         routes=[
-            Route("/healthz", healthz),
-            Route("/readyz", readyz),
+            *health,
             Route("/", webhook, methods=["GET", "POST"]),
             *webhooks,
             WebSocketRoute("/ws", stream),
@@ -410,49 +419,5 @@ def _router(switchboard: Switchboard) -> APIRouter:
     )
 
 
-async def _read_body(request: Request, limit: int) -> bytes | None:
-    """Return the body, or ``None`` as soon as it is larger than `limit` bytes."""
-    if int(request.headers.get("content-length") or 0) > limit:
-        return None
-    body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > limit:
-            return None
-    return bytes(body)
-
-
-async def _accept(websocket: WebSocket, log: Logger) -> bool:
-    try:
-        await websocket.accept()
-    except (OSError, RuntimeError, WebSocketDisconnect):
-        log.warning("the caller was gone before the stream was accepted")
-        return False
-    return True
-
-
-async def _close(websocket: WebSocket, code: int) -> None:
-    """Close a stream that no session has taken; nothing happens if the caller is gone."""
-    with suppress(OSError, RuntimeError, WebSocketDisconnect):
-        await websocket.close(code)
-
-
-async def _deny(websocket: WebSocket, status: int, reason: str) -> None:
-    """Refuse an upgrade with an HTTP status, before it is accepted."""
-    response = PlainTextResponse(f"{reason}\n", status)
-    if "websocket.http.response" in websocket.scope.get("extensions", {}):
-        await websocket.send_denial_response(response)
-    else:
-        await websocket.close()
-
-
-def _respond(answer: Answer) -> Response:
+def _response(answer: Answer) -> Response:
     return Response(answer.body, answer.status, media_type=answer.media_type)
-
-
-def _with_hint(error: WsvoiceError) -> str:
-    return f"{error.message} ({error.hint})" if error.hint else error.message
-
-
-def _first(header: str | None) -> str | None:
-    return header.split(",")[0].strip() if header else None

@@ -17,6 +17,7 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from wsvoice.call import Call
@@ -53,6 +54,7 @@ class TokenMint:
             call.from_number,
             call.to_number,
             call.direction,
+            call.control,
             int(self._now()) + TOKEN_TTL_S,
             secrets.token_hex(8),
         ]
@@ -70,7 +72,7 @@ class TokenMint:
         if not hmac.compare_digest(signature.encode(), self._sign(body).encode()):
             raise TokenError("the stream token was not made by this server")
         # The signature vouches for the shape of what follows.
-        name, call_id, account_id, from_number, to_number, direction, expires, nonce = json.loads(_unb64(body))
+        name, call_id, account_id, from_number, to_number, direction, control, expires, nonce = json.loads(_unb64(body))
         now = self._now()
         if name != provider:
             raise TokenError(f"the stream token is for {name}, not for {provider}")
@@ -88,6 +90,7 @@ class TokenMint:
             from_number=from_number,
             to_number=to_number,
             direction=direction,
+            control=control,
         )
 
     def _sign(self, body: str) -> str:
@@ -180,8 +183,18 @@ class Gate:
     closed: bool = False
 
     def check_settings(self, provider: Provider) -> None:
-        """Raise :exc:`~wsvoice.errors.ConfigError` if webhooks must be verified and the secret is unknown."""
+        """Raise :exc:`~wsvoice.errors.ConfigError` if the secret is malformed, or unknown and needed."""
+        if self.verify != "off" and provider.can_verify():
+            with suppress(SignatureError):
+                # No request is signed like this; a secret that is none is told now, and not by the first call.
+                provider.verify(WebhookRequest("POST", "http://localhost/"), now=0.0)
         if self.verify == "enforce" and not provider.can_verify():
+            if not provider.signs:
+                raise ConfigError(
+                    f"{provider.title} signs nothing, so --verify enforce would refuse all of its calls",
+                    hint="serve a provider that signs, such as -t twilio, or leave --verify out: "
+                    "stream tokens are checked all the same",
+                )
             name = provider.credential_names[0]
             raise ConfigError(
                 f"--verify enforce needs {provider.title}'s signing secret, and {name} is not set",

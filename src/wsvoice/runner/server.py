@@ -17,8 +17,8 @@ from loguru import logger
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from wsvoice.errors import ServerError
+from wsvoice.runner.accepted import ABORT_EXTENSION
 from wsvoice.runner.app import create_app
-from wsvoice.runner.stream import ABORT_EXTENSION
 from wsvoice.runner.tunnel import ngrok_tunnel
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def serve(bot: LoadedBot, config: RunConfig, *, on_ready: Callable[[Ready], None
         app = create_app(bot.function, config)
         switchboard: Switchboard = app.state.switchboard
         ready = Ready(
-            url=f"http://{_url_host(config.host)}:{port}/",
+            url=f"http://{url_host(config.host)}:{port}/",
             public_url=config.public_url,
             provider_names=tuple(switchboard.providers),
         )
@@ -227,7 +227,7 @@ def _bind(family: int, kind: int, protocol: int, address: Any) -> socket.socket:
     return bound
 
 
-def _url_host(host: str) -> str:
+def url_host(host: str) -> str:
     if host in ("0.0.0.0", "::"):
         return "localhost"
     return f"[{host}]" if ":" in host else host

@@ -10,30 +10,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from wsvoice.call import Call
 from wsvoice.config import RunConfig
+from wsvoice.providers.base import CALL_PARAMETERS
 from wsvoice.providers.events import Connected, StreamStarted
+from wsvoice.runner.bot_run import Bot, BotRun
 from wsvoice.runner.recording import CallRecorder
 
 if TYPE_CHECKING:
     from loguru import Logger
 
     from wsvoice.runner.stream import StreamSocket
-
-Bot = Callable[[Any], Awaitable[Any]]
-
-#: How long a bot that has ended its pipeline may take to say that it failed.
-FAILURE_GRACE_S = 0.1
-
-#: WebSocket close codes, https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1
-NORMAL = 1000
-GOING_AWAY = 1001
-POLICY_VIOLATION = 1008
-INTERNAL_ERROR = 1011
 
 
 @dataclass(slots=True)
@@ -122,19 +112,15 @@ class Session:
         self.logger = logger
         self.call = announced or Call(provider=provider_name, call_id="")
         self.record = CallRecord(call=self.call, started_at=time.time())
-        self._bot = bot
+        self._run = BotRun(socket, bot, config)
         self._make_arguments = make_arguments
         self._announced = announced
         self._recall = recall
-        self._end_asked = asyncio.Event()
-        self._end_reason = ""
         self._recorder: CallRecorder | None = None
-        self._refused = False
 
     def end(self, because: str) -> None:
         """Ask for the end of the call, as the server's wish."""
-        self._end_reason = because
-        self._end_asked.set()
+        self._run.end(because)
 
     async def run(self) -> CallRecord:
         """Live through the call, and return what happened."""
@@ -145,8 +131,9 @@ class Session:
             with self.logger.contextualize(call=self.call.call_id):
                 await self._converse(handshake)
         socket, record = self.socket, self.record
-        await socket.shut(self._close_code())
+        await socket.shut(self._run.close_code)
         record.call = self.call
+        record.ended_by, record.because = self._run.ended_by, self._run.because
         record.duration_s = loop.time() - started
         record.heard_s = socket.received_ms / 1000
         record.sent_s = socket.sent_ms / 1000
@@ -169,9 +156,13 @@ class Session:
         try:
             async with asyncio.timeout(timeout_s):
                 while started is None:
-                    item = await self.socket.next_event()
+                    item = await self.socket.next_event(starting=True)
+                    if item is None and self.socket.unusable:
+                        self._run.note_end("server", self.socket.unusable)
+                        self._run.refused = True
+                        return None
                     if item is None:
-                        self._note_end("caller", f"{self.socket.gone_because} before the stream started")
+                        self._run.note_end("caller", f"{self.socket.gone_because} before the stream started")
                         return None
                     raw, event = item
                     if isinstance(event, StreamStarted):
@@ -182,13 +173,13 @@ class Session:
                         continue
                     messages.append(raw if isinstance(raw, str) else raw.decode())
         except TimeoutError:
-            self._note_end("server", f"the caller sent no start message within {timeout_s:g} s")
-            self._refused = True
+            self._run.note_end("server", f"the caller sent no start message within {timeout_s:g} s")
+            self._run.refused = True
             return None
         announced = self._announced
         if announced is not None and announced.call_id != started.call_id:
-            self._note_end("server", f"the stream is of call {started.call_id[:64]!r}, its token is not")
-            self._refused = True
+            self._run.note_end("server", f"the stream is of call {started.call_id[:64]!r}, its token is not")
+            self._run.refused = True
             return None
         known = announced or self._recall(started.call_id) or self.call
         self.call = replace(
@@ -198,7 +189,11 @@ class Session:
             account_id=started.account_id or known.account_id,
             from_number=started.from_number or known.from_number,
             to_number=started.to_number or known.to_number,
-            parameters={**self.config.parameters, **known.parameters, **started.parameters},
+            parameters={
+                **self.config.parameters,
+                **known.parameters,
+                **{name: value for name, value in started.parameters.items() if name not in CALL_PARAMETERS},
+            },
         )
         self.logger = self.logger.bind(call=self.call.call_id)
         self.socket.logger = self.logger
@@ -215,58 +210,12 @@ class Session:
         if config.record is not None:
             self._recorder = CallRecorder(config.record, self.call, socket.stream)
             socket.audio_listener = self._recorder.hear
-        pump = asyncio.create_task(socket.pump(), name=f"wsvoice-pump-{self.call.call_id}")
-        watchdog = asyncio.create_task(self._watch(), name=f"wsvoice-watch-{self.call.call_id}")
-        bot = asyncio.create_task(self._run_bot(handshake), name=f"wsvoice-bot-{self.call.call_id}")
-        ends = {
-            asyncio.create_task(event.wait()): name
-            for event, name in (
-                (socket.gone, "gone"),
-                (socket.close_requested, "closed"),
-                (self._end_asked, "asked"),
-            )
-        }
-        try:
-            await asyncio.wait({bot, pump, *ends}, return_when=asyncio.FIRST_COMPLETED)
-            self._judge_end(bot, pump)
-            await socket.played_out(config.playout_timeout_s)
-            if not bot.done() and not socket.gone.is_set():
-                # A bot that fails ends its pipeline on the way out; its error comes a moment later.
-                await asyncio.wait({bot}, timeout=FAILURE_GRACE_S)
-            self._judge_end(bot, pump)
-            await socket.shut(self._close_code())
-            # The transport learns that the caller is gone as it would from a real hang-up.
-            socket.note_gone(self.record.because)
-            await self._let_bot_finish(bot)
-        finally:
-            for task in (pump, watchdog, bot, *ends):
-                task.cancel()
-            await asyncio.gather(pump, watchdog, bot, *ends, return_exceptions=True)
-
-    def _judge_end(self, bot: asyncio.Task[None], pump: asyncio.Task[None]) -> None:
-        error = bot.exception() if bot.done() else None
-        if error is not None and not self.socket.gone.is_set():
-            self._note_end("error", f"the bot raised {type(error).__name__}: {str(error)[:200]}")
-        elif self.socket.gone.is_set():
-            self._note_end("caller", self.socket.gone_because)
-        elif self.socket.close_requested.is_set():
-            self._note_end("bot", "the bot ended the call")
-        elif self._end_asked.is_set():
-            self._note_end("server", self._end_reason)
-        elif bot.done():
-            self._note_end("bot", "the bot returned")
-        else:
-            error = pump.exception()
-            self.logger.opt(exception=error).error("the call's audio could not be handed to the bot")
-            self._note_end("error", f"the call's reader raised {type(error).__name__}")
-
-    async def _run_bot(self, handshake: list[str]) -> None:
-        try:
-            arguments = await self._make_arguments(self, handshake)
-            await self._bot(arguments)
-        except Exception as error:
-            self.logger.opt(exception=error).error("the bot raised {}: {}", type(error).__name__, str(error)[:500])
-            raise
+        await self._run.run(
+            self.call.call_id,
+            lambda: self._make_arguments(self, handshake),
+            logger=self.logger,
+            play_out=lambda: socket.played_out(config.playout_timeout_s),
+        )
 
     async def _write_recording(self, recorder: CallRecorder) -> str | None:
         try:
@@ -274,32 +223,3 @@ class Session:
         except OSError as error:
             self.logger.error("the call could not be recorded to {}: {}", recorder.path, error)
             return None
-
-    async def _let_bot_finish(self, bot: asyncio.Task[None]) -> None:
-        """Give the bot time for what it does after a call, then cancel it."""
-        timeout_s = self.config.bot_exit_timeout_s
-        done, _ = await asyncio.wait({bot}, timeout=timeout_s)
-        if not done:
-            self.logger.warning("the bot went on for {:g} s after its call had ended; it is cancelled", timeout_s)
-            bot.cancel()
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait({bot}, timeout=5)
-
-    async def _watch(self) -> None:
-        """Notice a caller that does not read."""
-        loop = asyncio.get_running_loop()
-        timeout_s = self.config.send_timeout_s
-        while True:
-            await asyncio.sleep(min(1.0, timeout_s / 4))
-            since = self.socket.send_blocked_since
-            if since is not None and loop.time() - since > timeout_s:
-                self.socket.abandon(f"the caller did not read for {timeout_s:g} s")
-                return
-
-    def _close_code(self) -> int:
-        if self._refused:
-            return POLICY_VIOLATION
-        return {"error": INTERNAL_ERROR, "server": GOING_AWAY}.get(self.record.ended_by, NORMAL)
-
-    def _note_end(self, ended_by: str, because: str) -> None:
-        self.record.ended_by, self.record.because = ended_by, because

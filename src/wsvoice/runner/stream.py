@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from starlette.types import Message, Receive, Scope, Send
-from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from wsvoice.errors import RemoteProtocolError
 from wsvoice.providers.base import Side
@@ -29,6 +29,7 @@ from wsvoice.providers.events import (
     StreamStopped,
     Unknown,
 )
+from wsvoice.runner.accepted import AcceptedSocket
 from wsvoice.runner.pacing import Pacer
 from wsvoice.runner.turns import TurnTimer
 
@@ -41,11 +42,13 @@ Sink = Callable[[Event], Awaitable[None]]
 
 #: How many messages wait for a bot that is not ready; ten seconds of 20 ms audio. The oldest go first.
 INBOX_MESSAGES = 500
-#: The ASGI extension by which our own server lets a session drop a connection that no longer moves.
-ABORT_EXTENSION = "wsvoice.abort"
+#: How many messages are kept for pieces of audio that wait for their turn.
+MAX_REORDERED = 100
+#: The faults of a start message after which no stream comes.
+START_FAULTS = frozenset({"bad-start", "unsupported-codec"})
 
 
-class StreamSocket(WebSocket):
+class StreamSocket(AcceptedSocket):
     """
     An accepted media WebSocket.
 
@@ -68,17 +71,12 @@ class StreamSocket(WebSocket):
         message_limit: int = 64 * 1024,
         unread: Iterable[str | bytes] = (),
     ) -> None:
-        super().__init__(scope, receive, send)
-        self.client_state = WebSocketState.CONNECTED
-        self.application_state = WebSocketState.CONNECTED
-        self.logger = logger
+        super().__init__(scope, receive, send, logger=logger, message_limit=message_limit)
         self.stream: Stream = provider.stream(Side.BOT)
         #: Reads what a bot sends by itself, so that the record is right for every kind of bot.
         self._mirror: Stream = provider.stream(Side.CARRIER)
         self.pacer = Pacer(lead_s)
         self.turns = TurnTimer()
-        #: How often each kind of bad message came.
-        self.faults: Counter[str] = Counter()
         #: The caller's audio that came in.
         self.received_ms = 0.0
         #: The bot's audio that went out.
@@ -87,47 +85,34 @@ class StreamSocket(WebSocket):
         self.marks_sent = 0
         self.clears_sent = 0
         self.digits = ""
-        self.close_code: int | None = None
-        #: Why the caller is gone, in words; set together with :attr:`gone`.
-        self.gone_because = ""
-        self.gone = asyncio.Event()
-        self.close_requested = asyncio.Event()
-        #: Since when a message has been waiting for the caller to read, on the loop's clock.
-        self.send_blocked_since: float | None = None
+        #: Why the stream's start could not be used; empty if it could.
+        self.unusable = ""
         self.audio_listener: Callable[[str, bytes, float], None] | None = None
-        self._loop = asyncio.get_running_loop()
-        self._message_limit = message_limit
         self._unread = deque(unread)
         self._reorderer = None if provider.ordered else _reorderer()
         self._inbox: deque[tuple[str | bytes, Event]] = deque()
-        self._inbox_filled = asyncio.Event()
         self._sink: Sink | None = None
         self._waiting_marks: dict[str, asyncio.Future[None]] = {}
 
     # Reading
 
-    async def next_event(self) -> tuple[str | bytes, Event] | None:
-        """Read until the next well-formed message, and return it with its event; ``None`` when nobody is there."""
+    async def next_event(self, *, starting: bool = False) -> tuple[str | bytes, Event] | None:
+        """
+        Read until the next well-formed message, and return it with its event; ``None`` when nobody is there.
+
+        While the stream is `starting`, a start that cannot be used ends it as well, and :attr:`unusable` says why.
+        """
         while True:
-            if self._unread:
-                message: Message = {"type": "websocket.receive", "text": self._unread.popleft()}
-            else:
-                message = await self._receive()
-            if message["type"] == "websocket.disconnect":
-                self.close_code = message.get("code")
-                self.note_gone(_why_disconnected(self.close_code))
-                return None
-            text = message.get("text")
-            raw: str | bytes = text if text is not None else message["bytes"]
-            if len(raw) > self._message_limit:
-                # Our own server refuses it before it is here; another's may not.
-                await self.shut(1009)
-                self.note_gone("a message was larger than the limit")
+            raw = self._unread.popleft() if self._unread else await self._next_message()
+            if raw is None:
                 return None
             try:
                 return raw, self.stream.receive(raw)
             except RemoteProtocolError as error:
-                self._note_fault(error.kind, error.message)
+                self.note_fault(error.kind, error.message)
+                if starting and error.kind in START_FAULTS:
+                    self.unusable = error.message
+                    return None
 
     async def pump(self) -> None:
         """Read until the caller is gone, and hand on what comes, in order."""
@@ -139,6 +124,9 @@ class StreamSocket(WebSocket):
         while (item := await self.next_event()) is not None:
             raw, event = item
             raws[id(event)] = raw
+            if len(raws) > MAX_REORDERED:
+                # What came twice or too late was dropped, and its message with it.
+                del raws[next(iter(raws))]
             for each in self._reorderer.push(event):
                 await self.take(raws.pop(id(each)), each)
         for each in self._reorderer.flush():
@@ -164,9 +152,9 @@ class StreamSocket(WebSocket):
         elif isinstance(event, StreamStopped):
             self.note_gone("the caller hung up")
         elif isinstance(event, Unknown):
-            self._note_fault("unknown-event", f"an event of an unknown kind, {event.name!r}")
+            self.note_fault("unknown-event", f"an event of an unknown kind, {event.name!r}")
         elif isinstance(event, StreamError):
-            self._note_fault("provider-error", f"the provider reports {event.code} {event.title} {event.detail}")
+            self.note_fault("provider-error", f"the provider reports {event.code} {event.title} {event.detail}")
         else:
             digit = getattr(event, "digit", None)
             if digit is not None:
@@ -220,7 +208,7 @@ class StreamSocket(WebSocket):
         try:
             event: Event | None = self._mirror.receive(raw)
         except RemoteProtocolError as error:
-            self._note_fault(f"bot-{error.kind}", f"the bot sent a message that is not {error.message}")
+            self.note_fault(f"bot-{error.kind}", f"the bot sent a message that is not {error.message}")
             event = None
         await self._write(raw, event)
 
@@ -229,17 +217,8 @@ class StreamSocket(WebSocket):
         await self._write(json.dumps(message), None)
 
     async def _write(self, raw: str | bytes, event: Event | None) -> None:
-        if self.gone.is_set() or self.application_state is not WebSocketState.CONNECTED:
+        if not await self._put(raw):
             return
-        key = "text" if isinstance(raw, str) else "bytes"
-        self.send_blocked_since = self._loop.time()
-        try:
-            await self._send({"type": "websocket.send", key: raw})
-        except (OSError, RuntimeError, WebSocketDisconnect) as error:
-            self.note_gone(f"the connection broke: {error or type(error).__name__}")
-            return
-        finally:
-            self.send_blocked_since = None
         if isinstance(event, Audio):
             now = self._loop.time()
             wire = self.stream.outbound_format
@@ -272,10 +251,6 @@ class StreamSocket(WebSocket):
 
     # Ending
 
-    def request_close(self) -> None:
-        """Ask the session to end the call; it plays out the last audio first."""
-        self.close_requested.set()
-
     async def played_out(self, timeout_s: float) -> bool:
         """Wait until the provider has played everything that was sent; false if it did not say so in time."""
         if self.gone.is_set() or not self.sent_ms:
@@ -294,43 +269,6 @@ class StreamSocket(WebSocket):
             self._waiting_marks.pop(name, None)
         return True
 
-    async def shut(self, code: int, reason: str = "") -> None:
-        """Close the WebSocket; nothing happens if that was done."""
-        if self.application_state is not WebSocketState.CONNECTED:
-            return
-        self.application_state = WebSocketState.DISCONNECTED
-        try:
-            async with asyncio.timeout(1):
-                await self._send({"type": "websocket.close", "code": code, "reason": reason})
-        except (OSError, RuntimeError, WebSocketDisconnect, TimeoutError):
-            self.abort()
-
-    def abort(self) -> None:
-        """Drop the connection where the server offers a way to; a caller that does not read cannot be closed."""
-        self.application_state = WebSocketState.DISCONNECTED
-        extension = self.scope.get("extensions", {}).get(ABORT_EXTENSION)
-        if extension is not None:
-            extension["abort"]()
-
-    def abandon(self, because: str) -> None:
-        """Give up a caller whose connection no longer moves."""
-        self.note_gone(because)
-        self.abort()
-
-    def note_gone(self, because: str) -> None:
-        """Let everybody who listens know that the caller is gone."""
-        if self.gone.is_set():
-            return
-        self.gone_because = because
-        self.client_state = WebSocketState.DISCONNECTED
-        self.gone.set()
-        self._inbox_filled.set()
-
-    def _note_fault(self, kind: str, message: str) -> None:
-        self.faults[kind] += 1
-        if self.faults[kind] == 1:
-            self.logger.warning("ignored a bad message ({}): {}; more of its kind are only counted", kind, message)
-
     def _drop_oldest(self) -> None:
         for index, (_, event) in enumerate(self._inbox):
             if isinstance(event, Audio):
@@ -341,16 +279,6 @@ class StreamSocket(WebSocket):
         self.faults["unread"] += 1
         if self.faults["unread"] == 1:
             self.logger.warning("the bot does not read; the oldest of the caller's audio is being dropped")
-
-
-def _why_disconnected(code: int | None) -> str:
-    if code == 1009:
-        return "a message was larger than the limit"
-    if code in (1005, 1006):
-        return "the connection was lost"
-    if code == 1011:
-        return "the caller did not answer pings"
-    return "the caller hung up"
 
 
 def _reorderer() -> Any:

@@ -9,16 +9,19 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import pipecat.runner.utils
 from loguru import logger
 from pipecat.audio.dtmf.types import KeypadEntry
 from pipecat.audio.resamplers.base_audio_resampler import BaseAudioResampler
 from pipecat.frames.frames import (
     AudioRawFrame,
+    BotSpeakingFrame,
+    BotStoppedSpeakingFrame,
     CancelFrame,
     CancelWorkerFrame,
     EndFrame,
@@ -29,7 +32,10 @@ from pipecat.frames.frames import (
     OutputAudioRawFrame,
     OutputTransportMessageFrame,
     OutputTransportMessageUrgentFrame,
+    SpeechControlParamsFrame,
     StartFrame,
+    UserSpeakingFrame,
+    VADUserStoppedSpeakingFrame,
 )
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessorSetup
 from pipecat.runner.types import CallData, WebSocketRunnerArguments
@@ -49,6 +55,8 @@ from pipecat.transports.websocket.fastapi import (
 from wsvoice.audio import Resampler
 from wsvoice.call import Call
 from wsvoice.providers.events import Audio, Clear, Digit, Event, Mark
+from wsvoice.runner.patches import apply_patches
+from wsvoice.runner.patches.input_vad import voice_of
 
 if TYPE_CHECKING:
     from wsvoice.providers.base import Stream
@@ -59,6 +67,11 @@ if TYPE_CHECKING:
 FRAME_MS = 20
 #: Without new audio for this long, an utterance is over: what the resampler holds is sent, then a mark.
 UTTERANCE_END_S = 0.06
+#: How long a mixer's audio that nobody gets is held back.
+IDLE_MIXER_S = 0.005
+
+#: What the pipeline tells of the caller's and the bot's speech, while it goes on and when it ends.
+_SPEECH_FRAMES = (UserSpeakingFrame, VADUserStoppedSpeakingFrame, BotSpeakingFrame, BotStoppedSpeakingFrame)
 
 #: How the names of the transport's own marks begin.
 OWN_MARK = "wsvoice-"
@@ -254,15 +267,59 @@ class CallInputTransport(FastAPIWebsocketInputTransport):
         super().__init__(transport, client, params, **kwargs)
         self._socket = socket
         self._serializer = serializer
-        self._streaming = params.audio_in_stream_on_start
+        self._streaming = True
+        self._loop = asyncio.get_running_loop()
+        #: When something happened that was not sound on the line, on the loop's clock.
+        self._active_at = 0.0
+        #: Whether the pipeline itself tells when the caller speaks.
+        self._vad_in_pipeline = False
 
-    async def setup(self, setup: FrameProcessorSetup) -> None:  # type: ignore[override]
-        """Take the pipeline's rates."""
-        await super().setup(setup)
+    async def start(self, frame: StartFrame) -> None:
+        """Begin to receive."""
+        self._streaming = self._params.audio_in_stream_on_start
+        # The output's setup has told the serializer the pipeline's rate again; the params may say another.
         self._serializer.use_input_rate(self.sample_rate)
+        await super().start(frame)
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        """Handle a frame; those that tell of speech keep the session's timeout from running."""
+        if isinstance(frame, _SPEECH_FRAMES):
+            self._active_at = self._loop.time()
+        elif isinstance(frame, SpeechControlParamsFrame) and frame.vad_params is not None:
+            self._vad_in_pipeline = True
+        await super().process_frame(frame, direction)
 
     async def _start_audio_in_streaming(self) -> None:
         self._streaming = True
+
+    async def _monitor_websocket(self, timeout: float) -> None:
+        """Tell the bot of every silence of `timeout` seconds, once."""
+        self._active_at = self._loop.time()
+        told: float | None = None
+        while True:
+            active_at = self._last_activity()
+            # After a silence that was told of, the next can be over only a timeout after what ended it.
+            wait_s = timeout if active_at == told else active_at + timeout - self._loop.time()
+            if wait_s > 0:
+                await asyncio.sleep(wait_s)
+                continue
+            told = active_at
+            await self._client.trigger_client_timeout()
+
+    def _last_activity(self) -> float:
+        """Return when the caller or the bot last did something, on the loop's clock."""
+        turns, voice = self._socket.turns, voice_of(self)
+        moments = [self._active_at]
+        if voice is not None:
+            moments.append(voice.spoke_at or 0.0)
+        elif not self._vad_in_pipeline:
+            moments.append(turns.caller_sounded_at or 0.0)
+        if turns.bot_sounded_at is not None and not self._params.audio_out_mixer:
+            # Until it is played, which is a little after it was sent. A mixer's background is no activity.
+            now = self._loop.time()
+            queued_s = self._socket.pacer.queued_s(now)
+            moments.append(now if queued_s and now - turns.bot_sounded_at <= queued_s else turns.bot_sounded_at)
+        return max(moments)
 
     async def _receive_messages(self) -> None:
         await self._socket.deliver_to(self._take)
@@ -277,7 +334,9 @@ class CallInputTransport(FastAPIWebsocketInputTransport):
         if isinstance(event, Mark):
             await self._transport.mark_returned(event.name)
             return
-        if isinstance(event, Audio) and not self._streaming:
+        if isinstance(event, Digit):
+            self._active_at = self._loop.time()
+        elif isinstance(event, Audio) and not self._streaming:
             return
         frame = self._serializer.frame(event)
         if frame is None:
@@ -286,6 +345,18 @@ class CallInputTransport(FastAPIWebsocketInputTransport):
             await self.push_audio_frame(frame)
         else:
             await self.push_frame(frame)
+
+
+class WideCallInputTransport(CallInputTransport):
+    """The same for a bot that wants more than one channel: the caller is on each of them."""
+
+    async def push_frame(self, frame: Frame, direction: FrameDirection = FrameDirection.DOWNSTREAM) -> None:
+        """Push a frame; the caller's audio goes on every channel."""
+        channels = self._params.audio_in_channels
+        if isinstance(frame, InputAudioRawFrame) and frame.num_channels == 1:
+            wide = np.repeat(np.frombuffer(frame.audio, "<i2"), channels).tobytes()
+            frame = InputAudioRawFrame(audio=wide, sample_rate=frame.sample_rate, num_channels=channels)
+        await super().push_frame(frame, direction)
 
 
 class CallOutputTransport(FastAPIWebsocketOutputTransport):
@@ -358,14 +429,18 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
             self._wrote.clear()
             self._transport.marks_cleared()
             await self._socket.send_event(Clear())
+        elif isinstance(frame, OutputAudioRawFrame) and frame.num_channels != 1:
+            frame = _mono(frame)
         await BaseOutputTransport.process_frame(self, frame, direction)
 
     async def write_audio_frame(self, frame: OutputAudioRawFrame) -> bool:
         """Send one piece of audio when its time has come; false if it was interrupted or nobody is there."""
-        if self._client.is_closing or not self._client.is_connected:
+        if not self._params.audio_out_enabled or self._client.is_closing or not self._client.is_connected:
+            if self._params.audio_out_mixer:
+                # It makes audio without end, and nothing else would hold it back now.
+                await asyncio.sleep(IDLE_MIXER_S)
             return False
-        pcm = _mono(frame.audio, self._params.audio_out_channels)
-        self._pending += self._serializer.encode(pcm, self.sample_rate)
+        self._pending += self._serializer.encode(frame.audio, self.sample_rate)
         return await self._send_pending()
 
     async def send_message(self, frame: OutputTransportMessageFrame | OutputTransportMessageUrgentFrame) -> None:
@@ -448,7 +523,8 @@ class CallTransport(FastAPIWebsocketTransport):
         params.serializer = serializer
         client = CallClient(socket, self._callbacks, params.ws_close_timeout)
         self._client = client
-        self._input = CallInputTransport(self, client, params, socket, serializer, name=self._input_name)
+        input_kind = CallInputTransport if params.audio_in_channels == 1 else WideCallInputTransport
+        self._input = input_kind(self, client, params, socket, serializer, name=self._input_name)
         self._output = CallOutputTransport(self, client, params, socket, serializer, name=self._output_name)
         self._register_event_handler("on_mark")
         #: Marks on their way, with the milliseconds of audio before them; ``None`` once that was cleared.
@@ -530,6 +606,11 @@ async def create_transport(runner_args: Any, transport_params: TransportParams) 
         ValueError: If `transport_params` has no entry for the call's provider.
     """
     if not isinstance(runner_args, CallArguments):
+        make_transport = getattr(runner_args, "make_transport", None)
+        if make_transport is not None:
+            # The arguments of a plain client, or of a bot that serves or dials by itself.
+            transport: BaseTransport = await make_transport(transport_params)
+            return transport
         return await _pipecat_create_transport(runner_args, dict(transport_params))
     name = runner_args.call.provider
     factory = transport_params.get(name)
@@ -547,15 +628,16 @@ async def create_transport(runner_args: Any, transport_params: TransportParams) 
     return runner_args.use_transport(params)
 
 
-def install() -> None:
-    """Put :func:`create_transport` in the place of pipecat's, before a bot is imported."""
-    pipecat.runner.utils.create_transport = create_transport
+def install(disabled: Set[str] = frozenset()) -> None:
+    """Change pipecat, but for the patches in `disabled`, before a bot is imported."""
+    apply_patches(disabled)
 
 
 async def call_arguments(session: Session, handshake: list[str]) -> CallArguments:
     """Build a bot's arguments from the messages of the handshake, as pipecat's runner would."""
     call, socket = session.call, session.socket
-    replay = _Replay(handshake)
+    # pipecat's parser wants two messages, and not every provider sends that many before its audio.
+    replay = _Replay([*handshake, ""] if len(handshake) == 1 else handshake)
     transport_type, call_data = await parse_telephony_websocket(cast(Any, replay))
     if not isinstance(call_data, CallData):
         call_data = CallData.model_validate(call_data)
@@ -595,7 +677,8 @@ class _Replay:
 def _telephone_params(params: FastAPIWebsocketParams) -> FastAPIWebsocketParams:
     """Return a copy with what a call needs where the bot said nothing: 20 ms chunks, no blind silence at the end."""
     chosen = params.model_fields_set
-    update: dict[str, Any] = {"add_wav_header": False}
+    # The line has one channel; frames with more are mixed down one by one.
+    update: dict[str, Any] = {"add_wav_header": False, "audio_out_channels": 1}
     if "audio_out_10ms_chunks" not in chosen:
         update["audio_out_10ms_chunks"] = FRAME_MS // 10
     if "audio_out_end_silence_secs" not in chosen:
@@ -604,12 +687,15 @@ def _telephone_params(params: FastAPIWebsocketParams) -> FastAPIWebsocketParams:
     return params.model_copy(update=update)
 
 
-def _mono(pcm: bytes, channels: int) -> bytes:
-    if channels == 1:
-        return pcm
-    import audioop
-
-    return audioop.tomono(pcm, 2, 0.5, 0.5) if channels == 2 else pcm
+def _mono(frame: OutputAudioRawFrame) -> OutputAudioRawFrame:
+    """Return a frame with its channels mixed down to one."""
+    samples = np.frombuffer(frame.audio, "<i2")
+    whole = len(samples) // frame.num_channels * frame.num_channels
+    mixed = np.rint(samples[:whole].reshape(-1, frame.num_channels).mean(axis=1)).astype("<i2").tobytes()
+    mono = type(frame)(audio=mixed, sample_rate=frame.sample_rate, num_channels=1)
+    mono.transport_destination = frame.transport_destination
+    mono.interruptible = frame.interruptible
+    return mono
 
 
 __all__ = [

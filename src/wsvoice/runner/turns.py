@@ -18,8 +18,9 @@ class TurnTimer:
     """
 
     def __init__(self) -> None:
-        self._caller_sounded_at: float | None = None
-        self._bot_sounded_at: float | None = None
+        #: When each end last made a sound.
+        self.caller_sounded_at: float | None = None
+        self.bot_sounded_at: float | None = None
         #: Seconds since the stream started until the bot's first sound.
         self.first_sound_at: float | None = None
         #: The caller's wait for each answer, in seconds.
@@ -28,13 +29,13 @@ class TurnTimer:
     @property
     def last_sound_at(self) -> float | None:
         """When either end last made a sound."""
-        times = [at for at in (self._caller_sounded_at, self._bot_sounded_at) if at is not None]
+        times = [at for at in (self.caller_sounded_at, self.bot_sounded_at) if at is not None]
         return max(times, default=None)
 
     def caller(self, pcm: bytes, now: float) -> None:
         """Hear a piece of the caller's audio, s16le."""
         if rms(pcm) > SOUND_RMS:
-            self._caller_sounded_at = now
+            self.caller_sounded_at = now
 
     def bot(self, pcm: bytes, now: float) -> None:
         """Hear a piece of the bot's audio, s16le, as it is sent."""
@@ -42,8 +43,8 @@ class TurnTimer:
             return
         if self.first_sound_at is None:
             self.first_sound_at = now
-        last, self._bot_sounded_at = self._bot_sounded_at, now
+        last, self.bot_sounded_at = self.bot_sounded_at, now
         if last is not None and now - last < PAUSE_S:
             return
-        if self._caller_sounded_at is not None and (last is None or self._caller_sounded_at > last):
-            self.responses_s.append(now - self._caller_sounded_at)
+        if self.caller_sounded_at is not None and (last is None or self.caller_sounded_at > last):
+            self.responses_s.append(now - self.caller_sounded_at)

@@ -1,0 +1,305 @@
+"""
+A caller that is itself a bot, so that two bots talk to each other over a provider's protocol.
+
+Its transport is pipecat's WebSocket client, whose socket is the line of the simulated call: what the caller says
+leaves in the provider's media messages, 20 ms at a time, and what it hears has been through the provider's playback,
+marks and clears included. This is the one place where the simulated caller meets pipecat.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, cast
+
+from pipecat.frames.frames import (
+    AudioRawFrame,
+    CancelWorkerFrame,
+    Frame,
+    InputAudioRawFrame,
+    InterruptionFrame,
+    OutputAudioRawFrame,
+    OutputDTMFFrame,
+    OutputDTMFUrgentFrame,
+)
+from pipecat.processors.frame_processor import FrameDirection, FrameProcessorSetup
+from pipecat.runner.types import CallData, RunnerArguments
+from pipecat.serializers.base_serializer import FrameSerializer
+from pipecat.transports.websocket.client import (
+    WebsocketClientInputTransport,
+    WebsocketClientOutputTransport,
+    WebsocketClientParams,
+    WebsocketClientSession,
+    WebsocketClientTransport,
+)
+from pipecat.utils.shared import acquires, releases
+
+from wsvoice.audio import Resampler
+from wsvoice.bot import BotFunction, load_bot
+from wsvoice.call import Call
+from wsvoice.dial.voice import Voice
+
+#: How long the caller may go on working after its call has ended.
+EXIT_TIMEOUT_S = 5.0
+
+
+class CarrierSerializer(FrameSerializer):
+    """
+    Translates between pipecat's frames and 16-bit audio at the line's rates.
+
+    The provider's messages are made further on, where they have their time: 50 a second, or ten.
+    """
+
+    def __init__(self, voice: Voice) -> None:
+        super().__init__()
+        self._voice = voice
+        self._in_rate = voice.heard_rate
+        self._decoder: Resampler | None = None
+        self._encoder: Resampler | None = None
+        self._encoder_rate = voice.sample_rate
+
+    async def setup(self, setup: FrameProcessorSetup) -> None:  # type: ignore[override]
+        """Take the pipeline's input rate."""
+        rate = setup.audio_in_sample_rate
+        if rate != self._in_rate:
+            self._in_rate = rate
+            self._decoder = None if rate == self._voice.heard_rate else Resampler(self._voice.heard_rate, rate)
+
+    async def deserialize(self, data: str | bytes) -> Frame | None:
+        """Return the frame for what was heard."""
+        pcm = data if isinstance(data, bytes) else b""
+        if self._decoder is not None:
+            pcm = self._decoder.process(pcm)
+        return InputAudioRawFrame(audio=pcm, sample_rate=self._in_rate, num_channels=1) if pcm else None
+
+    async def serialize(self, frame: Frame) -> str | bytes | None:
+        """Return the audio of a frame; ``None`` for other frames, which have no place on a telephone line."""
+        if not isinstance(frame, AudioRawFrame):
+            return None
+        if frame.sample_rate != self._encoder_rate:
+            self._encoder_rate = frame.sample_rate
+            same = frame.sample_rate == self._voice.sample_rate
+            self._encoder = None if same else Resampler(frame.sample_rate, self._voice.sample_rate)
+        pcm = frame.audio if self._encoder is None else self._encoder.process(frame.audio)
+        return pcm or None
+
+    def forget(self) -> None:
+        """Drop what the resampler holds back of what is not to be said any more."""
+        if self._encoder is not None:
+            self._encoder.reset()
+
+
+class LineSession(WebsocketClientSession):
+    """pipecat's WebSocket, which is the line here: connected from the start, closed when somebody hangs up."""
+
+    def __init__(self, voice: Voice, params: WebsocketClientParams, callbacks: Any, transport_name: str) -> None:
+        super().__init__("wsvoice:line", params, callbacks, transport_name)
+        self._voice = voice
+        self._heard: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._connected = False
+
+    @acquires("connection")
+    async def connect(self) -> None:
+        """Pick up the telephone."""
+        self._connected = True
+        self._voice.on_heard(self._heard.put_nowait)
+        self._client_task = self.task_manager.create_task(self._hand_on(), f"{self}::hand_on")
+        await self._callbacks.on_connected(cast(Any, self))
+
+    @releases("connection")
+    async def disconnect(self) -> None:
+        """Hang up."""
+        if self._connected:
+            self._connected = False
+            self._voice.hang_up()
+            await self.task_manager.cancel_task(self._client_task)
+
+    async def send(self, message: str | bytes) -> bool:
+        """Say 16-bit samples, and return when it is time for the next ones."""
+        if isinstance(message, bytes) and self._connected:
+            await self._voice.say(message)
+        return self._connected
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the call goes on."""
+        return self._connected
+
+    @property
+    def is_closing(self) -> bool:
+        """A telephone is hung up at once."""
+        return False
+
+    def close(self) -> None:
+        """Tell the pipeline that the other end has hung up."""
+        self._heard.put_nowait(None)
+
+    async def _hand_on(self) -> None:
+        while (pcm := await self._heard.get()) is not None:
+            await self._callbacks.on_message(cast(Any, self), pcm)
+        self._connected = False
+        self._voice.fall_silent()
+        await self._callbacks.on_disconnected(cast(Any, self))
+
+
+class LineInputTransport(WebsocketClientInputTransport):
+    """What the caller hears, as frames."""
+
+    async def cancel_pipeline(self) -> None:
+        """End a pipeline that nobody else would end."""
+        await self.push_frame(CancelWorkerFrame(reason="the other end hung up"))
+
+
+class LineOutputTransport(WebsocketClientOutputTransport):
+    """What the caller says; the line, not a guess of the time, says when it may go on."""
+
+    _params: WebsocketClientParams
+
+    def __init__(self, transport: Any, session: LineSession, params: WebsocketClientParams, voice: Voice) -> None:
+        super().__init__(transport, session, params)
+        self._voice = voice
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        """Handle a frame; at an interruption what waits for its time on the line is dropped."""
+        if isinstance(frame, InterruptionFrame):
+            cast(CarrierSerializer, self._params.serializer).forget()
+            self._voice.fall_silent()
+        await super().process_frame(frame, direction)
+
+    async def write_audio_frame(self, frame: OutputAudioRawFrame) -> bool:
+        """Say a piece of audio; false if the call is over."""
+        if not self._session.is_connected:
+            return False
+        return await self._write_frame(frame)
+
+    def _supports_native_dtmf(self) -> bool:
+        return True
+
+    async def _write_dtmf_native(self, frame: OutputDTMFFrame | OutputDTMFUrgentFrame) -> None:
+        for key in frame.buttons or ():
+            self._voice.press(str(key.value))
+
+
+class LineTransport(WebsocketClientTransport):
+    """
+    The transport of a caller's bot.
+
+    Beside the client's events, ``on_connected`` and ``on_disconnected``, it has those of a bot that is called,
+    ``on_client_connected`` and ``on_client_disconnected``, so that one bot can play both parts.
+    """
+
+    def __init__(self, voice: Voice) -> None:
+        params = WebsocketClientParams(
+            audio_in_enabled=True, audio_out_enabled=True, add_wav_header=False, serializer=CarrierSerializer(voice)
+        )
+        super().__init__("wsvoice:line", params)
+        self._voice = voice
+        self._session: LineSession = LineSession(voice, params, self._session._callbacks, self.name)
+        self._register_event_handler("on_client_connected")
+        self._register_event_handler("on_client_disconnected")
+
+    def input(self) -> LineInputTransport:
+        """Return what the caller hears."""
+        if self._input is None:
+            self._input = LineInputTransport(self, self._session, self._params)
+        return cast(LineInputTransport, self._input)
+
+    def output(self) -> LineOutputTransport:
+        """Return what the caller says."""
+        if self._output is None:
+            self._output = LineOutputTransport(self, self._session, self._params, self._voice)
+        return cast(LineOutputTransport, self._output)
+
+    def close(self) -> None:
+        """Tell the pipeline that the call is over."""
+        self._session.close()
+
+    async def _on_connected(self, websocket: Any) -> None:
+        await super()._on_connected(websocket)  # type: ignore[no-untyped-call]
+        await self._call_event_handler("on_client_connected", websocket)
+
+    async def _on_disconnected(self, websocket: Any) -> None:
+        handled = any(self._event_handlers[name].handlers for name in ("on_disconnected", "on_client_disconnected"))
+        await super()._on_disconnected(websocket)  # type: ignore[no-untyped-call]
+        await self._call_event_handler("on_client_disconnected", websocket)
+        if not handled and self._input is not None:
+            await cast(LineInputTransport, self._input).cancel_pipeline()
+
+
+@dataclass
+class CallerArguments(RunnerArguments):
+    """
+    What a caller's bot is called with.
+
+    Attributes:
+        transport: The line.
+        call: The call that it places.
+    """
+
+    transport: LineTransport
+    call: Call
+
+
+class CallerBot:
+    """
+    A caller's bot, from its file to its end.
+
+    Args:
+        spec: Where it is, as for ``wsvoice run``.
+        on_line: Called with each line of the traceback if it fails in the call.
+
+    Raises:
+        BotNotFoundError: If there is no such bot.
+        BotImportError: If it fails while it is imported.
+    """
+
+    def __init__(self, spec: str, on_line: Callable[[str], None]) -> None:
+        loaded = load_bot(spec)
+        self._on_line = on_line
+        self.name = loaded.name
+        self._function: BotFunction = loaded.function
+        self._transport: LineTransport | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self, voice: Voice, call: Call) -> None:
+        """Let it place `call`, with `voice` for its voice and ears."""
+        self._transport = LineTransport(voice)
+        arguments = CallerArguments(
+            transport=self._transport,
+            call=call,
+            call_data=CallData.model_validate(
+                {
+                    "stream_id": call.stream_id,
+                    "call_id": call.call_id,
+                    "from": call.from_number,
+                    "to": call.to_number,
+                    "body": dict(call.parameters),
+                }
+            ),
+            body=dict(call.parameters),
+            session_id=call.call_id,
+        )
+        self._task = asyncio.create_task(self._run(arguments, voice), name="wsvoice-caller-bot")
+
+    async def finish(self, timeout_s: float = EXIT_TIMEOUT_S) -> None:
+        """Tell it that the call is over, and wait for its end; it is cancelled if that takes too long."""
+        if self._transport is None or self._task is None:
+            return
+        self._transport.close()
+        await asyncio.wait([self._task], timeout=timeout_s)
+        self._task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._task
+
+    async def _run(self, arguments: CallerArguments, voice: Voice) -> None:
+        try:
+            await self._function(arguments)
+        except Exception as error:  # noqa: BLE001 - a bot may raise anything
+            for line in traceback.format_exc().splitlines():
+                self._on_line(line)
+            voice.hang_up(f"the caller's bot {self.name} raised {type(error).__name__}: {str(error)[:200]}")
+        else:
+            voice.hang_up()

@@ -1,0 +1,136 @@
+"""An accepted WebSocket, be it a provider's stream or a plain client: its reading, its faults and its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from starlette.types import Message, Receive, Scope, Send
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+
+if TYPE_CHECKING:
+    from loguru import Logger
+
+#: The ASGI extension by which our own server lets a session drop a connection that no longer moves.
+ABORT_EXTENSION = "wsvoice.abort"
+#: https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1
+MESSAGE_TOO_BIG = 1009
+
+
+class AcceptedSocket(WebSocket):
+    """
+    A WebSocket that was accepted, and that a session closes.
+
+    Closing by the bot is a request (:attr:`close_requested`); whoever listens learns from :attr:`gone` that the
+    other end is no longer there.
+
+    Args:
+        message_limit: The largest message in bytes. Our own server refuses it before it is here; another's may not.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, *, logger: Logger, message_limit: int) -> None:
+        super().__init__(scope, receive, send)
+        self.client_state = WebSocketState.CONNECTED
+        self.application_state = WebSocketState.CONNECTED
+        self.logger = logger
+        #: How often each kind of bad message came.
+        self.faults: Counter[str] = Counter()
+        self.close_code: int | None = None
+        #: Why the caller is gone, in words; set together with :attr:`gone`.
+        self.gone_because = ""
+        self.gone = asyncio.Event()
+        self.close_requested = asyncio.Event()
+        #: What the bot wants it to be closed with.
+        self.requested_code = 1000
+        #: Since when a message has been waiting for the caller to read, on the loop's clock.
+        self.send_blocked_since: float | None = None
+        self._loop = asyncio.get_running_loop()
+        self._message_limit = message_limit
+        self._inbox_filled = asyncio.Event()
+
+    async def pump(self) -> None:
+        """Read until the caller is gone."""
+        raise NotImplementedError
+
+    async def _next_message(self) -> str | bytes | None:
+        """Read the next message; ``None`` when nobody is there."""
+        message: Message = await self._receive()
+        if message["type"] == "websocket.disconnect":
+            self.close_code = message.get("code")
+            self.note_gone(_why_disconnected(self.close_code))
+            return None
+        text = message.get("text")
+        raw: str | bytes = text if text is not None else message["bytes"]
+        if len(raw) > self._message_limit:
+            await self.shut(MESSAGE_TOO_BIG)
+            self.note_gone("a message was larger than the limit")
+            return None
+        return raw
+
+    async def _put(self, raw: str | bytes) -> bool:
+        """Send a message; false if nobody is there."""
+        if self.gone.is_set() or self.application_state is not WebSocketState.CONNECTED:
+            return False
+        key = "text" if isinstance(raw, str) else "bytes"
+        self.send_blocked_since = self._loop.time()
+        try:
+            await self._send({"type": "websocket.send", key: raw})
+        except (OSError, RuntimeError, WebSocketDisconnect) as error:
+            self.note_gone(f"the connection broke: {error or type(error).__name__}")
+            return False
+        finally:
+            self.send_blocked_since = None
+        return True
+
+    def request_close(self) -> None:
+        """Ask the session to end; it closes the WebSocket once the last words are out."""
+        self.close_requested.set()
+
+    async def shut(self, code: int, reason: str = "") -> None:
+        """Close the WebSocket; nothing happens if that was done."""
+        if self.application_state is not WebSocketState.CONNECTED:
+            return
+        self.application_state = WebSocketState.DISCONNECTED
+        try:
+            async with asyncio.timeout(1):
+                await self._send({"type": "websocket.close", "code": code, "reason": reason})
+        except (OSError, RuntimeError, WebSocketDisconnect, TimeoutError):
+            self.abort()
+
+    def abort(self) -> None:
+        """Drop the connection where the server offers a way to; a caller that does not read cannot be closed."""
+        self.application_state = WebSocketState.DISCONNECTED
+        extension = self.scope.get("extensions", {}).get(ABORT_EXTENSION)
+        if extension is not None:
+            extension["abort"]()
+
+    def abandon(self, because: str) -> None:
+        """Give up a caller whose connection no longer moves."""
+        self.note_gone(because)
+        self.abort()
+
+    def note_gone(self, because: str) -> None:
+        """Let everybody who listens know that the caller is gone."""
+        if self.gone.is_set():
+            return
+        self.gone_because = because
+        self.client_state = WebSocketState.DISCONNECTED
+        self.gone.set()
+        self._inbox_filled.set()
+
+    def note_fault(self, kind: str, message: str) -> None:
+        """Count a bad message, and log the first of its kind."""
+        self.faults[kind] += 1
+        if self.faults[kind] == 1:
+            self.logger.warning("ignored a bad message ({}): {}; more of its kind are only counted", kind, message)
+
+
+def _why_disconnected(code: int | None) -> str:
+    if code == MESSAGE_TOO_BIG:
+        return "a message was larger than the limit"
+    if code in (1005, 1006):
+        return "the connection was lost"
+    if code == 1011:
+        return "the caller did not answer pings"
+    return "the caller hung up"

@@ -1,0 +1,55 @@
+"""Whether anything happens on a line: what the session timeout waits for."""
+
+from __future__ import annotations
+
+import asyncio
+
+from wsvoice.audio import rms
+from wsvoice.runner.turns import SOUND_RMS
+
+
+class Activity:
+    """
+    Tells when nothing has happened for a while: no sound from either end, and no message.
+
+    It looks at energy, because both ends send silence for as long as they are connected.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._until = self._loop.time()
+        self._resumed = asyncio.Event()
+
+    def note(self) -> None:
+        """Something happened now: a message, a key."""
+        self._until = max(self._until, self._loop.time())
+        self._resumed.set()
+
+    def hear(self, pcm: bytes) -> None:
+        """A piece of the client's audio came, s16le."""
+        if _is_sound(pcm):
+            self.note()
+
+    def play(self, pcm: bytes, sample_rate: int) -> None:
+        """A piece of the bot's audio was sent, s16le mono; it lasts until it has been played."""
+        if _is_sound(pcm):
+            self.note()
+            self._until += len(pcm) / 2 / sample_rate
+
+    def cut(self) -> None:
+        """What was sent is not played any further."""
+        self._until = min(self._until, self._loop.time())
+
+    async def silence(self, timeout_s: float) -> None:
+        """Wait until nothing has happened for `timeout_s`."""
+        while (rest_s := self._until + timeout_s - self._loop.time()) > 0:  # noqa: ASYNC110 - the end moves
+            await asyncio.sleep(rest_s)
+        self._resumed.clear()
+
+    async def resumed(self) -> None:
+        """Wait until something happens again after :meth:`silence`."""
+        await self._resumed.wait()
+
+
+def _is_sound(pcm: bytes) -> bool:
+    return rms(pcm[: len(pcm) // 2 * 2]) > SOUND_RMS

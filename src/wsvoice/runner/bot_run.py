@@ -1,0 +1,156 @@
+"""
+The bot at work beside an accepted WebSocket: from its start until both have ended.
+
+Whatever happens first decides how it ended: the bot returns, raises or asks for the end; the caller goes; the server
+wants to stop; the caller no longer reads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from loguru import Logger
+
+    from wsvoice.config import RunConfig
+    from wsvoice.runner.accepted import AcceptedSocket
+
+Bot = Callable[[Any], Awaitable[Any]]
+
+#: How long a bot that has ended its pipeline may take to say that it failed.
+FAILURE_GRACE_S = 0.1
+
+#: WebSocket close codes, https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1
+GOING_AWAY = 1001
+POLICY_VIOLATION = 1008
+INTERNAL_ERROR = 1011
+
+
+class BotRun:
+    """
+    The bot's task and the reader's, with everything that may end them.
+
+    Attributes:
+        ended_by: ``bot``, ``caller``, ``error`` or ``server``; valid once it has ended.
+        because: Why it ended, in words.
+        refused: The other end may not go on, whatever the bot did.
+
+    Args:
+        socket: The accepted WebSocket.
+        bot: The user's coroutine function.
+        config: The server's settings.
+    """
+
+    def __init__(self, socket: AcceptedSocket, bot: Bot, config: RunConfig) -> None:
+        self.ended_by = "server"
+        self.because = ""
+        self.refused = False
+        self._socket = socket
+        self._bot = bot
+        self._config = config
+        self._end_asked = asyncio.Event()
+        self._end_reason = ""
+
+    @property
+    def close_code(self) -> int:
+        """What to close the WebSocket with."""
+        if self.refused:
+            return POLICY_VIOLATION
+        return {"error": INTERNAL_ERROR, "server": GOING_AWAY}.get(self.ended_by, self._socket.requested_code)
+
+    def end(self, because: str) -> None:
+        """Ask for the end, as the server's wish."""
+        self._end_reason = because
+        self._end_asked.set()
+
+    def note_end(self, ended_by: str, because: str) -> None:
+        """Say how it ended."""
+        self.ended_by, self.because = ended_by, because
+
+    async def run(
+        self,
+        name: str,
+        make_arguments: Callable[[], Awaitable[Any]],
+        *,
+        logger: Logger,
+        play_out: Callable[[], Awaitable[Any]] | None = None,
+    ) -> None:
+        """
+        Run the bot until it is over, and close the WebSocket.
+
+        Args:
+            name: What the tasks are called after.
+            make_arguments: Builds what the bot is called with.
+            logger: Where it is told.
+            play_out: Waits until the caller has heard the last words.
+        """
+        socket = self._socket
+        pump = asyncio.create_task(socket.pump(), name=f"wsvoice-pump-{name}")
+        watchdog = asyncio.create_task(self._watch(), name=f"wsvoice-watch-{name}")
+        bot = asyncio.create_task(self._run_bot(make_arguments, logger), name=f"wsvoice-bot-{name}")
+        ends = {asyncio.create_task(event.wait()) for event in (socket.gone, socket.close_requested, self._end_asked)}
+        try:
+            await asyncio.wait({bot, pump, *ends}, return_when=asyncio.FIRST_COMPLETED)
+            self._judge_end(bot, pump, logger)
+            if play_out is not None:
+                await play_out()
+            if not bot.done() and not socket.gone.is_set():
+                # A bot that fails ends its pipeline on the way out; its error comes a moment later.
+                await asyncio.wait({bot}, timeout=FAILURE_GRACE_S)
+            self._judge_end(bot, pump, logger)
+            await socket.shut(self.close_code)
+            # The transport learns that the caller is gone as it would from a real hang-up.
+            socket.note_gone(self.because)
+            await self._let_finish(bot, logger)
+        finally:
+            for task in (pump, watchdog, bot, *ends):
+                task.cancel()
+            await asyncio.gather(pump, watchdog, bot, *ends, return_exceptions=True)
+
+    def _judge_end(self, bot: asyncio.Task[None], pump: asyncio.Task[None], logger: Logger) -> None:
+        error = bot.exception() if bot.done() and not bot.cancelled() else None
+        if error is not None and not self._socket.gone.is_set():
+            self.note_end("error", f"the bot raised {type(error).__name__}: {str(error)[:200]}")
+        elif self._socket.gone.is_set():
+            self.note_end("caller", self._socket.gone_because)
+        elif self._socket.close_requested.is_set():
+            self.note_end("bot", "the bot ended the call")
+        elif self._end_asked.is_set():
+            self.note_end("server", self._end_reason)
+        elif bot.done():
+            self.note_end("bot", "the bot returned")
+        else:
+            error = pump.exception()
+            logger.opt(exception=error).error("the call's audio could not be handed to the bot")
+            self.note_end("error", f"the call's reader raised {type(error).__name__}")
+
+    async def _run_bot(self, make_arguments: Callable[[], Awaitable[Any]], logger: Logger) -> None:
+        try:
+            await self._bot(await make_arguments())
+        except Exception as error:
+            logger.opt(exception=error).error("the bot raised {}: {}", type(error).__name__, str(error)[:500])
+            raise
+
+    async def _let_finish(self, bot: asyncio.Task[None], logger: Logger) -> None:
+        """Give the bot time for what it does after a call, then cancel it."""
+        timeout_s = self._config.bot_exit_timeout_s
+        done, _ = await asyncio.wait({bot}, timeout=timeout_s)
+        if not done:
+            logger.warning("the bot went on for {:g} s after its call had ended; it is cancelled", timeout_s)
+            bot.cancel()
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait({bot}, timeout=5)
+
+    async def _watch(self) -> None:
+        """Notice a caller that does not read."""
+        loop = asyncio.get_running_loop()
+        timeout_s = self._config.send_timeout_s
+        while True:
+            await asyncio.sleep(min(1.0, timeout_s / 4))
+            since = self._socket.send_blocked_since
+            if since is not None and loop.time() - since > timeout_s:
+                self._socket.abandon(f"the caller did not read for {timeout_s:g} s")
+                return

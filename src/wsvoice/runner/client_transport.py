@@ -1,0 +1,338 @@
+"""
+Where pipecat is met for plain WebSocket clients: their transport, and the arguments that a bot gets.
+
+What the transports of this package that are no calls have in common is here too: messages that a serializer cannot
+read are counted and left out, a WAV header is taken off, and the session timeout waits for silence.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import wave
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from loguru import logger
+from pipecat.evals.fastapi_transport import EvalFastAPIWebsocketTransport
+from pipecat.evals.serializer import EvalConnectionFlags, EvalSerializer, parse_eval_connect
+from pipecat.evals.transport import EvalTransportParams
+from pipecat.frames.frames import (
+    CancelWorkerFrame,
+    Frame,
+    InputAudioRawFrame,
+    InputTransportMessageFrame,
+    InterruptionFrame,
+    OutputAudioRawFrame,
+    OutputTransportMessageFrame,
+    OutputTransportMessageUrgentFrame,
+)
+from pipecat.processors.frame_processor import FrameDirection
+from pipecat.runner.types import WebSocketRunnerArguments
+from pipecat.runner.utils import parse_telephony_websocket
+from pipecat.serializers.base_serializer import FrameSerializer
+from pipecat.serializers.protobuf import ProtobufFrameSerializer
+from pipecat.transports.base_input import BaseInputTransport
+from pipecat.transports.base_transport import BaseTransport
+from pipecat.transports.base_transport import TransportParams as BaseParams
+from pipecat.transports.websocket.fastapi import (
+    FastAPIWebsocketClient,
+    FastAPIWebsocketInputTransport,
+    FastAPIWebsocketOutputTransport,
+    FastAPIWebsocketParams,
+    FastAPIWebsocketTransport,
+)
+from pipecat.utils.security.allowed_origins import default_allowed_origins, is_origin_allowed
+
+from wsvoice.runner.activity import Activity
+
+if TYPE_CHECKING:
+    from wsvoice.runner.clients import ClientSession, ClientSocket
+
+TransportParams = Mapping[str, Callable[[], Any]]
+NoteFault = Callable[[str, str], None]
+
+
+def allowed_origins() -> list[str]:
+    """Return the origins that pipecat's ``PIPECAT_ALLOWED_ORIGINS`` allows; empty for all of them."""
+    return default_allowed_origins()
+
+
+# -- What is sent, and what arrives --
+
+#: What a protobuf frame of pipecat's can begin with: its fields 1 to 5, of bytes.
+_FRAME_TAGS = frozenset(field << 3 | 2 for field in range(1, 6))
+
+
+class ClientSerializer(ProtobufFrameSerializer):
+    """
+    pipecat's protobuf serializer, which is the one of its client libraries.
+
+    Frames that it has no message for are left out without a warning each, and a message that is no frame is an
+    error instead of a line in the log each.
+    """
+
+    async def serialize(self, frame: Frame) -> str | bytes | None:
+        """Return the message that stands for a frame, or ``None``."""
+        own = isinstance(frame, (OutputTransportMessageFrame, OutputTransportMessageUrgentFrame))
+        if not own and type(frame) not in self.SERIALIZABLE_TYPES:
+            return None
+        return await super().serialize(frame)
+
+    async def deserialize(self, data: str | bytes) -> Frame | None:
+        """
+        Return the frame that a message stands for.
+
+        Raises:
+            ValueError: If it is none.
+        """
+        if isinstance(data, str) or data[:1] == b"" or data[0] not in _FRAME_TAGS:
+            raise ValueError("it is no protobuf frame")
+        return await super().deserialize(data)
+
+
+async def read_frame(serializer: FrameSerializer, message: str | bytes, note_fault: NoteFault) -> Frame | None:
+    """
+    Return the frame that a message stands for, or ``None``.
+
+    One message that cannot be read must not make the bot deaf for all that follow.
+    """
+    try:
+        frame = await serializer.deserialize(message)
+    except Exception as error:  # noqa: BLE001 - a serializer may raise anything
+        note_fault("unreadable", f"{type(serializer).__name__} cannot read it: {str(error)[:200]}")
+        return None
+    if isinstance(frame, InputAudioRawFrame):
+        return without_wav_header(frame)
+    return frame
+
+
+def without_wav_header(frame: InputAudioRawFrame) -> InputAudioRawFrame:
+    """Return the frame with bare PCM; a client with ``add_wav_header`` puts a whole WAV file into each."""
+    if frame.audio[:4] != b"RIFF" or frame.audio[8:12] != b"WAVE":
+        return frame
+    try:
+        with wave.open(io.BytesIO(frame.audio)) as wav:
+            if wav.getsampwidth() != 2:
+                return frame
+            audio = wav.readframes(wav.getnframes())
+            return InputAudioRawFrame(audio, wav.getframerate(), wav.getnchannels())
+    except (wave.Error, EOFError):
+        # Sound that happens to begin like a header.
+        return frame
+
+
+async def push_input(transport: BaseInputTransport, frame: Frame, activity: Activity) -> None:
+    """Put what arrived into the pipeline, as pipecat's own transports do."""
+    if isinstance(frame, InputAudioRawFrame):
+        activity.hear(frame.audio)
+        await transport.push_audio_frame(frame)
+        return
+    activity.note()
+    if isinstance(frame, InputTransportMessageFrame):
+        await transport.broadcast_frame(InputTransportMessageFrame, message=frame.message)
+    else:
+        await transport.push_frame(frame)
+
+
+def has_handler(transport: BaseTransport, event_name: str) -> bool:
+    """Whether the bot listens to an event."""
+    return bool(transport._event_handlers[event_name].handlers)
+
+
+# -- The transport --
+
+
+class ClientInputTransport(FastAPIWebsocketInputTransport):
+    """What the client sends, as frames."""
+
+    _transport: ClientTransport
+    _client: FastAPIWebsocketClient
+    _params: FastAPIWebsocketParams
+
+    async def _receive_messages(self) -> None:
+        serializer = self._params.serializer
+        async for message in self._client.receive():
+            if serializer is None:
+                continue
+            frame = await read_frame(serializer, message, self._transport.socket.note_fault)
+            if frame is not None:
+                await push_input(self, frame, self._transport.activity)
+        if self._client.is_closing:
+            return
+        await self._client.trigger_client_disconnected()
+        if not has_handler(self._transport, "on_client_disconnected"):
+            # Nobody else would end the pipeline, and the client is gone.
+            await self.push_frame(CancelWorkerFrame(reason="the client left"))
+
+    async def _monitor_websocket(self, timeout: int) -> None:
+        while True:
+            await self._transport.activity.silence(timeout)
+            await self._client.trigger_client_timeout()
+            await self._transport.activity.resumed()
+
+
+class ClientOutputTransport(FastAPIWebsocketOutputTransport):
+    """What the bot says, as messages."""
+
+    _transport: ClientTransport
+
+    async def write_audio_frame(self, frame: OutputAudioRawFrame) -> bool:
+        """Send one piece of audio, with a WAV header if the params ask for one."""
+        self._transport.activity.play(frame.audio, self.sample_rate)
+        return await super().write_audio_frame(frame)
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        """Handle a frame."""
+        if isinstance(frame, InterruptionFrame):
+            self._transport.activity.cut()
+        await super().process_frame(frame, direction)
+
+
+class ClientTransport(FastAPIWebsocketTransport):
+    """
+    The ready-made transport of a plain client.
+
+    It is a ``FastAPIWebsocketTransport`` with all its params and events. The serializer is pipecat's protobuf one
+    if the params name none; ``session_timeout`` counts seconds without activity, and fires again after the next
+    silence of that length.
+    """
+
+    def __init__(
+        self,
+        socket: ClientSocket,
+        params: FastAPIWebsocketParams,
+        input_name: str | None = None,
+        output_name: str | None = None,
+    ) -> None:
+        if params.serializer is None:
+            params = params.model_copy(update={"serializer": ClientSerializer()})
+        super().__init__(cast(Any, socket), params, input_name, output_name)
+        self.socket = socket
+        self.activity = Activity()
+        self._input = ClientInputTransport(self, self._client, params, name=self._input_name)
+        self._output = ClientOutputTransport(self, self._client, params, name=self._output_name)
+
+
+# -- The arguments --
+
+
+@dataclass
+class ClientArguments(WebSocketRunnerArguments):
+    """
+    What a bot is called with for a plain client: pipecat's arguments, and a ready-made transport.
+
+    Attributes:
+        transport: The :class:`ClientTransport`, built when it is first asked for.
+    """
+
+    session: ClientSession = field(kw_only=True, repr=False)
+    _transport: ClientTransport | None = field(default=None, init=False, repr=False)
+
+    @property
+    def transport(self) -> ClientTransport:
+        """The ready-made transport; with audio both ways unless ``create_transport`` said otherwise."""
+        if self._transport is None:
+            return self.use_transport(FastAPIWebsocketParams(audio_in_enabled=True, audio_out_enabled=True))
+        return self._transport
+
+    def use_transport(self, params: FastAPIWebsocketParams) -> ClientTransport:
+        """
+        Build the transport with the bot's own params.
+
+        Raises:
+            ValueError: If the params do not allow the client's origin; the client is turned away with 1008.
+        """
+        if self._transport is not None:
+            logger.debug("the transport is built a second time; the first is left unused")
+        if not is_origin_allowed(self.websocket.headers.get("origin", ""), params.allowed_origins):
+            self.session.refuse()
+        self._transport = ClientTransport(self.session.socket, params)
+        return self._transport
+
+    async def make_transport(self, transport_params: TransportParams) -> BaseTransport:
+        """Return the transport with the params for ``websocket``; what ``create_transport`` calls."""
+        return self.use_transport(pick_params(transport_params, ("websocket",), FastAPIWebsocketParams))
+
+
+@dataclass
+class EvalArguments(WebSocketRunnerArguments):
+    """
+    What a bot is called with for an eval harness; ``create_transport`` is pipecat's own.
+
+    Attributes:
+        transport: pipecat's eval transport, with audio both ways, built when it is first asked for.
+    """
+
+    _transport: EvalFastAPIWebsocketTransport | None = field(default=None, init=False, repr=False)
+
+    @property
+    def transport(self) -> EvalFastAPIWebsocketTransport:
+        """The eval transport that a bot gets which does not call ``create_transport``."""
+        if self._transport is None:
+            assert self.call_data is not None
+            self._transport = EvalFastAPIWebsocketTransport(
+                self.websocket,
+                EvalTransportParams(audio_in_enabled=True, audio_out_enabled=True, serializer=EvalSerializer()),
+                EvalConnectionFlags.model_validate(self.call_data.body),
+            )
+        return self._transport
+
+
+async def client_arguments(session: ClientSession) -> WebSocketRunnerArguments:
+    """Build a bot's arguments, as pipecat's runner would."""
+    websocket = cast(Any, session.socket)
+    if session.is_eval:
+        transport_type, call_data = await parse_telephony_websocket(websocket)
+        return EvalArguments(
+            websocket=websocket,
+            transport_type=transport_type,
+            call_data=call_data,
+            body=session.body,
+            session_id=session.session_id,
+        )
+    return ClientArguments(
+        websocket=websocket,
+        transport_type="websocket",
+        body=session.body,
+        session_id=session.session_id,
+        session=session,
+    )
+
+
+def is_eval_connect(raw: str | bytes) -> bool:
+    """Whether a first message is that of ``pipecat eval``."""
+    if not isinstance(raw, str) or "eval-connect" not in raw:
+        return False
+    try:
+        return parse_eval_connect(json.loads(raw)) is not None
+    except (ValueError, RecursionError):
+        return False
+
+
+ParamsT = TypeVar("ParamsT", bound=BaseParams)
+
+
+def pick_params(transport_params: TransportParams, names: tuple[str, ...], kind: type[ParamsT]) -> ParamsT:
+    """
+    Return the bot's params for the first of `names` that it has.
+
+    Params of another transport give those of their values that this one has too, so that one entry does for all.
+
+    Raises:
+        ValueError: If it has none, or they are no params.
+    """
+    name = next((each for each in names if each in transport_params), None)
+    if name is None:
+        known = ", ".join(sorted(transport_params)) or "nothing"
+        raise ValueError(
+            f'transport_params has no "{names[0]}" (it has {known}); '
+            f'add "{names[0]}": lambda: {kind.__name__}(audio_in_enabled=True, audio_out_enabled=True)'
+        )
+    params = transport_params[name]()
+    if isinstance(params, kind):
+        return params
+    if not isinstance(params, BaseParams):
+        raise ValueError(f'transport_params["{name}"] makes a {type(params).__name__}; a {kind.__name__} is needed')
+    return kind(**{field: getattr(params, field) for field in params.model_fields_set & kind.model_fields.keys()})

@@ -1,0 +1,421 @@
+"""
+Plain WebSocket clients: browsers, apps and programs that talk to the bot without a telephone company in between.
+
+=============================  ======================================================================
+``POST /start``                a session with a body for the bot: where to connect, and a one-time token
+``WS /ws-client/<token>``      a client that was told so; also ``?token=`` or ``Authorization: Bearer``
+``WS /ws-client``              a client without a token; only on localhost, or with ``--stream-auth none``
+``WS /ws``, ``/ws/<token>``    an eval harness (``pipecat eval``)
+=============================  ======================================================================
+
+Requests and answers are those of pipecat's own runner, so its client libraries work:
+https://docs.pipecat.ai/api-reference/client/js/transports/websocket
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import time
+import uuid
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from loguru import logger
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.types import Message
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from wsvoice.call import Call
+from wsvoice.config import START_KEY, RunConfig
+from wsvoice.errors import TokenError
+from wsvoice.runner import doorway
+from wsvoice.runner.accepted import AcceptedSocket
+from wsvoice.runner.bot_run import POLICY_VIOLATION, Bot, BotRun
+from wsvoice.runner.gate import TOKEN_TTL_S, Gate
+
+if TYPE_CHECKING:
+    from loguru import Logger
+
+#: What stands in a client's token in the place of a provider.
+TRANSPORT = "websocket"
+#: How many messages, and how many bytes of them, wait for a bot that is not ready. The oldest go first.
+INBOX_MESSAGES = 1000
+INBOX_BYTES = 4 * 1024 * 1024
+#: How many started sessions are remembered until their clients come.
+REMEMBERED_SESSIONS = 1000
+#: How long to look whether a client is an eval harness, which says so at once. Browsers never are.
+EVAL_WAIT_S = 0.2
+
+MakeArguments = Callable[["ClientSession"], Awaitable[Any]]
+
+
+class ClientSocket(AcceptedSocket):
+    """
+    An accepted WebSocket of a plain client.
+
+    One task reads for as long as the client is there, whether or not the bot does: a client that leaves is noticed
+    at once, and what it sent before the bot was ready is kept.
+    """
+
+    def __init__(self, websocket: WebSocket, *, logger: Logger, message_limit: int) -> None:
+        super().__init__(websocket.scope, websocket.receive, websocket.send, logger=logger, message_limit=message_limit)
+        self.received = 0
+        self.sent = 0
+        self._inbox: deque[str | bytes] = deque()
+        self._inbox_bytes = 0
+
+    async def first_message(self, timeout_s: float) -> str | bytes | None:
+        """Return the first message and keep it for the bot; ``None`` if none came in time."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                raw = await self._next_message()
+        except TimeoutError:
+            return None
+        if raw is not None:
+            self._keep(raw)
+        return raw
+
+    async def pump(self) -> None:
+        """Read until the client is gone."""
+        while not self.gone.is_set() and (raw := await self._next_message()) is not None:
+            self._keep(raw)
+
+    def _keep(self, raw: str | bytes) -> None:
+        self.received += 1
+        self._inbox.append(raw)
+        self._inbox_bytes += len(raw)
+        while len(self._inbox) > INBOX_MESSAGES or self._inbox_bytes > INBOX_BYTES:
+            self._inbox_bytes -= len(self._inbox.popleft())
+            self.faults["unread"] += 1
+            if self.faults["unread"] == 1:
+                self.logger.warning("the bot does not read; the client's oldest messages are being dropped")
+        self._inbox_filled.set()
+
+    async def receive(self) -> Message:
+        """Return the next message as ASGI has it."""
+        while not self._inbox:
+            if self.gone.is_set():
+                return {"type": "websocket.disconnect", "code": self.close_code or 1000, "reason": ""}
+            self._inbox_filled.clear()
+            await self._inbox_filled.wait()
+        raw = self._inbox.popleft()
+        self._inbox_bytes -= len(raw)
+        return {"type": "websocket.receive", "text" if isinstance(raw, str) else "bytes": raw}
+
+    async def send(self, message: Message) -> None:
+        """Send a message as ASGI has it; a close is noted as a request."""
+        if message["type"] == "websocket.close":
+            self.requested_code = message.get("code") or 1000
+            self.request_close()
+            return
+        if self.gone.is_set():
+            # As Starlette's own does: a bot that sends in a loop must hear that it is over.
+            raise WebSocketDisconnect(self.close_code or 1000, self.gone_because)
+        text = message.get("text")
+        if await self._put(text if text is not None else message["bytes"]):
+            self.sent += 1
+
+
+@dataclass(slots=True)
+class ClientRecord:
+    """
+    What happened in one client's session; times in seconds.
+
+    Attributes:
+        session_id: As ``POST /start`` announced it, or made for the connection.
+        started_at: Unix time of the accepted WebSocket.
+        duration_s: From there to the end.
+        ended_by: ``bot``, ``caller``, ``error`` or ``server``.
+        because: Why it ended, in words.
+        received: Messages from the client.
+        sent: Messages to the client.
+        faults: How often each kind of bad message came.
+    """
+
+    session_id: str
+    started_at: float
+    duration_s: float = 0.0
+    ended_by: str = "server"
+    because: str = ""
+    received: int = 0
+    sent: int = 0
+    faults: dict[str, int] = field(default_factory=dict)
+
+    def summary(self) -> str:
+        """Return the one line that the log ends a session with."""
+        who = {"error": "an error", "caller": "the client"}.get(self.ended_by, f"the {self.ended_by}")
+        parts = [f"ended by {who} after {self.duration_s:.1f} s: {self.because}"]
+        parts.append(f"{self.received} messages in, {self.sent} out")
+        if self.faults:
+            counts = ", ".join(f"{count} {kind}" for kind, count in sorted(self.faults.items()))
+            parts.append(f"ignored {counts}")
+        return "; ".join(parts)
+
+
+class ClientSession:
+    """
+    The bot running for one client.
+
+    Attributes:
+        session_id: As ``POST /start`` announced it, or made for the connection.
+        body: What the bot gets as ``runner_args.body``.
+        is_eval: The client is an eval harness.
+    """
+
+    def __init__(
+        self,
+        socket: ClientSocket,
+        bot: Bot,
+        make_arguments: MakeArguments,
+        config: RunConfig,
+        *,
+        session_id: str,
+        body: Any,
+        is_eval: bool,
+        logger: Logger,
+    ) -> None:
+        self.socket = socket
+        self.session_id = session_id
+        self.body = body
+        self.is_eval = is_eval
+        self._make_arguments = make_arguments
+        self._logger = logger
+        self._run = BotRun(socket, bot, config)
+
+    def end(self, because: str) -> None:
+        """Ask for the end of the session, as the server's wish."""
+        self._run.end(because)
+
+    async def run(self) -> ClientRecord:
+        """Live through the session, and return what happened."""
+        socket, run = self.socket, self._run
+        record = ClientRecord(self.session_id, time.time())
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        self._logger.info("an eval harness connected" if self.is_eval else "a client connected")
+        with self._logger.contextualize(call=self.session_id):
+            await run.run(self.session_id, self._arguments, logger=self._logger)
+        record.duration_s = loop.time() - started
+        record.ended_by, record.because = run.ended_by, run.because
+        record.received, record.sent, record.faults = socket.received, socket.sent, dict(socket.faults)
+        self._logger.log("ERROR" if record.ended_by == "error" else "INFO", record.summary())
+        return record
+
+    def refuse(self) -> None:
+        """Turn the client away, whatever the bot does."""
+        self._run.refused = True
+
+    async def _arguments(self) -> Any:
+        return await self._make_arguments(self)
+
+
+class Clients:
+    """
+    Connects plain clients to the bot, many at a time.
+
+    Args:
+        bot: The user's coroutine function.
+        config: The server's settings.
+        gate: Tokens, the cap on sessions, and whether anybody comes in at all.
+        on_ended: Called with the record of each session that has ended.
+    """
+
+    def __init__(self, bot: Bot, config: RunConfig, gate: Gate, on_ended: Callable[[ClientRecord], None]) -> None:
+        from wsvoice.runner.client_transport import allowed_origins, client_arguments, is_eval_connect
+
+        self._bot = bot
+        self._config = config
+        self._gate = gate
+        self._on_ended = on_ended
+        self._sessions: set[ClientSession] = set()
+        self._bodies: OrderedDict[str, tuple[float, Any]] = OrderedDict()
+        self._make_arguments: MakeArguments = client_arguments
+        self._is_eval_connect = is_eval_connect
+        self._origins = {origin.lower() for origin in allowed_origins()}
+
+    def routes(self) -> list[BaseRoute]:
+        """Return the routes that clients come in by."""
+
+        async def client(websocket: WebSocket) -> None:
+            await self.connect(websocket, websocket.path_params.get("token"))
+
+        async def harness(websocket: WebSocket) -> None:
+            await self.connect(websocket, websocket.path_params.get("token"), evals_only=True)
+
+        async def guide(_: Request) -> Response:
+            return PlainTextResponse("This is a voice bot for WebSocket clients: connect to /ws-client\n", 404)
+
+        # A page that talks to the bot is served from another origin, and asks with a header of its own.
+        cors = Middleware(
+            CORSMiddleware,
+            allow_origins=sorted(self._origins) or ["*"],
+            allow_methods=["POST"],
+            allow_headers=["*"],
+        )
+        return [
+            Route("/", guide),
+            Route("/start", self.start, methods=["POST", "OPTIONS"], middleware=[cors]),
+            WebSocketRoute("/ws-client", client),
+            WebSocketRoute("/ws-client/{token}", client),
+            WebSocketRoute("/ws", harness),
+            WebSocketRoute("/ws/{token}", harness),
+        ]
+
+    def end_all(self, because: str) -> None:
+        """Ask every running session to end."""
+        for session in self._sessions:
+            session.end(because)
+
+    # POST /start
+
+    async def start(self, request: Request) -> Response:
+        """Announce a session: ``{"transport": "websocket", "body": {…}}`` gives ``{sessionId, wsUrl, token}``."""
+        log = logger.bind(call="-")
+        if (refusal := self._start_refusal(request)) is not None:
+            log.warning("start refused (403): {}", refusal)
+            return _failure(403, refusal)
+        body = await doorway.read_body(request, self._config.message_limit)
+        if body is None:
+            log.warning("start refused (413): its body is larger than {} bytes", self._config.message_limit)
+            return _failure(413, "The body is too large.")
+        try:
+            asked = json.loads(body) if body.strip() else {}
+        except (ValueError, RecursionError):
+            asked = None
+        if not isinstance(asked, dict):
+            return _failure(400, "The body is not a JSON object.")
+        if asked.get("transport", TRANSPORT) != TRANSPORT:
+            return _failure(400, f"This server is for the transport {TRANSPORT!r} only.")
+        call = Call(provider=TRANSPORT, call_id=str(uuid.uuid4()))
+        if self._gate.closed or not self._gate.capacity.reserve(call):
+            log.warning("start refused (503): {}", self._no_place())
+            return _failure(503, "Every place is taken.")
+        self._remember(call.call_id, asked.get("body"))
+        prefix = request.url.path.removesuffix("/start")
+        log.bind(call=call.call_id).info("a client was given a token")
+        return JSONResponse(
+            {
+                "sessionId": call.call_id,
+                "wsUrl": f"{doorway.stream_base(request, self._config)}{prefix}/ws-client",
+                "token": self._gate.tokens.mint(call),
+            }
+        )
+
+    def _start_refusal(self, request: Request) -> str | None:
+        """Return why this request may not start a session, or ``None``."""
+        if not doorway.needs_token(request, self._config):
+            return None
+        key = self._config.credentials.get(START_KEY)
+        if not key:
+            return f"/start is closed on a public address until {START_KEY} is set on the server."
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), key.encode()):
+            return None
+        return f"/start needs the header `Authorization: Bearer <{START_KEY}>`."
+
+    def _remember(self, session_id: str, body: Any) -> None:
+        now = time.monotonic()
+        while self._bodies and (len(self._bodies) >= REMEMBERED_SESSIONS or next(iter(self._bodies.values()))[0] < now):
+            self._bodies.popitem(last=False)
+        self._bodies[session_id] = (now + TOKEN_TTL_S, body)
+
+    # The WebSocket
+
+    async def connect(self, websocket: WebSocket, token: str | None, *, evals_only: bool = False) -> None:
+        """Check who comes, accept the WebSocket, and run the bot for it."""
+        log = logger.bind(call="-")
+        origin = websocket.headers.get("origin", "")
+        if self._origins and origin.lower() not in self._origins:
+            log.warning("client refused (403): its origin {!r} is not allowed", origin[:200])
+            await doorway.deny(websocket, 403, "The origin is not allowed.")
+            return
+        try:
+            announced = self._admit(websocket, token)
+        except TokenError as error:
+            log.warning("client refused (403): {}", doorway.with_hint(error))
+            await doorway.deny(websocket, 403, "The token is missing or wrong.")
+            return
+        session_id = announced.call_id if announced is not None else str(uuid.uuid4())
+        log = logger.bind(call=session_id)
+        if self._gate.closed or not self._gate.capacity.occupy(announced):
+            log.warning("client refused (503): {}", self._no_place())
+            await doorway.deny(websocket, 503, "Every place is taken.")
+            return
+        try:
+            if await doorway.accept(websocket, log):
+                await self._serve(websocket, session_id, log, evals_only=evals_only)
+        finally:
+            self._gate.capacity.release()
+
+    async def _serve(self, websocket: WebSocket, session_id: str, log: Logger, *, evals_only: bool) -> None:
+        socket = ClientSocket(websocket, logger=log, message_limit=self._config.message_limit)
+        is_eval = False
+        if evals_only or "origin" not in websocket.headers:
+            first = await socket.first_message(self._config.handshake_timeout_s if evals_only else EVAL_WAIT_S)
+            is_eval = first is not None and self._is_eval_connect(first)
+        if evals_only and not is_eval:
+            log.warning("client turned away: /ws is for an eval harness, clients connect to /ws-client")
+            await socket.shut(POLICY_VIOLATION, "clients connect to /ws-client")
+            return
+        _, body = self._bodies.pop(session_id, (0.0, None))
+        if body is None or isinstance(body, dict):
+            body = {**self._config.parameters, **(body or {})}
+        session = ClientSession(
+            socket,
+            self._bot,
+            self._make_arguments,
+            self._config,
+            session_id=session_id,
+            body=body,
+            is_eval=is_eval,
+            logger=log,
+        )
+        self._sessions.add(session)
+        try:
+            record = await session.run()
+        finally:
+            self._sessions.discard(session)
+        self._on_ended(record)
+
+    def _admit(self, websocket: WebSocket, path_token: str | None) -> Call | None:
+        """
+        Return the session that the client's token was made for; ``None`` for one that needs no token.
+
+        Raises:
+            TokenError: If it needs one, or has a bad one.
+        """
+        needed = doorway.needs_token(websocket, self._config)
+        token = path_token or _offered_token(websocket)
+        if not token:
+            if needed:
+                raise TokenError("the client carries no token", hint="POST /start gives one")
+            return None
+        try:
+            return self._gate.tokens.redeem(token, TRANSPORT)
+        except TokenError:
+            # Where no token is needed, a header or a query may be somebody else's business.
+            if needed or path_token:
+                raise
+            return None
+
+    def _no_place(self) -> str:
+        return "draining" if self._gate.closed else "every place is taken"
+
+
+def _offered_token(websocket: WebSocket) -> str | None:
+    scheme, _, token = websocket.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and token.strip():
+        return token.strip()
+    return websocket.query_params.get("token")
+
+
+def _failure(status: int, detail: str) -> Response:
+    return JSONResponse({"detail": detail}, status)

@@ -1,0 +1,207 @@
+"""
+A port that serves one client at a time: a newcomer takes the place of the one before.
+
+The port stays open while bots come and go. Whoever connects while none is ready waits for the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from websockets.asyncio.server import Server, ServerConnection
+from websockets.asyncio.server import serve as listen_on
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
+
+from wsvoice.runner.bot_run import GOING_AWAY, INTERNAL_ERROR
+
+if TYPE_CHECKING:
+    from loguru import Logger
+
+    from wsvoice.config import RunConfig
+
+Handler = Callable[[ServerConnection], Awaitable[None]]
+
+NORMAL = 1000
+#: How long a pipeline that has lost its client may take to show that it ends, before it gets the next one.
+SETTLE_S = 0.25
+#: How long the handlers of the bot's events may take before that.
+HANDLERS_TIMEOUT_S = 30.0
+#: A client that vanished without a close is noticed after both together.
+PING_INTERVAL_S = 5.0
+PING_TIMEOUT_S = 10.0
+#: How long a client may take to answer a close; somebody else waits for the place.
+CLOSE_TIMEOUT_S = 1.0
+
+
+class Desk:
+    """
+    Hands one client after the other to whatever serves at the moment.
+
+    Attributes:
+        client: Who is connected, or ``None``.
+        handler: What serves clients now, or ``None`` while no bot is ready.
+        served: How many clients a bot has had.
+        closed: Nobody new comes in.
+
+    Args:
+        config: The server's settings.
+        event_tasks: Returns the running event handlers of the transport that a handler belongs to.
+    """
+
+    def __init__(
+        self, config: RunConfig, *, event_tasks: Callable[[Handler], Collection[asyncio.Task[Any]]], logger: Logger
+    ) -> None:
+        self.client: ServerConnection | None = None
+        self.handler: Handler | None = None
+        self.served = 0
+        self.closed = False
+        self.port = 0
+        #: Nobody is connected.
+        self.empty = asyncio.Event()
+        self.empty.set()
+        self._config = config
+        self._event_tasks = event_tasks
+        self._logger = logger
+        self._servers: list[Server] = []
+        self._origins: Sequence[str] | None = None
+        self._handler_changed = asyncio.Condition()
+        self._turn = asyncio.Lock()
+        #: The client that a bot has, what serves it, and whether that is done.
+        self._taken: ServerConnection | None = None
+        self._taken_by: Handler | None = None
+        self._done = asyncio.Event()
+        self._done.set()
+
+    async def open(self, sockets: Sequence[socket.socket]) -> None:
+        """Listen on sockets that are bound to one port."""
+        self.port = sockets[0].getsockname()[1]
+        for each in sockets:
+            server = await listen_on(
+                self._receive,
+                sock=each,
+                process_request=self._check,
+                max_size=self._config.message_limit,
+                ping_interval=PING_INTERVAL_S,
+                ping_timeout=PING_TIMEOUT_S,
+                close_timeout=CLOSE_TIMEOUT_S,
+                compression=None,
+                server_header=None,
+            )
+            self._servers.append(server)
+
+    async def close(self) -> None:
+        """Stop listening, and send whoever is left away."""
+        for server in self._servers:
+            server.close(code=GOING_AWAY)
+        for server in self._servers:
+            await server.wait_closed()
+
+    @asynccontextmanager
+    async def serve(self, handler: Handler, origins: Sequence[str] | None = None) -> AsyncIterator[None]:
+        """
+        Give clients to `handler` while the context lasts; its end closes the client that it has.
+
+        Raises:
+            RuntimeError: If another one serves.
+        """
+        if self.handler is not None:
+            raise RuntimeError(f"the bot already serves clients on port {self.port}")
+        self._origins = origins
+        await self._set_handler(handler)
+        try:
+            yield
+        finally:
+            if self.handler is handler:
+                await self._set_handler(None)
+            if self._taken is not None and self._taken_by is handler:
+                await self._taken.close(NORMAL)
+                await self._done.wait()
+
+    async def drop(self, *, failed: bool) -> None:
+        """Close the client that the bot has or had, if it is still there."""
+        await self._set_handler(None)
+        if self._taken is not None:
+            await self._taken.close(INTERNAL_ERROR if failed else NORMAL)
+
+    async def _set_handler(self, handler: Handler | None) -> None:
+        async with self._handler_changed:
+            self.handler = handler
+            self._handler_changed.notify_all()
+
+    def _check(self, connection: ServerConnection, request: Request) -> Response | None:
+        if self.closed:
+            self._logger.warning("client refused (503): draining")
+            return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "The bot takes no new clients.\n")
+        origin = request.headers.get("Origin", "")
+        if self._origins and origin.lower() not in {each.lower() for each in self._origins}:
+            self._logger.warning("client refused (403): its origin {!r} is not allowed", origin[:200])
+            return connection.respond(HTTPStatus.FORBIDDEN, "The origin is not allowed.\n")
+        return None
+
+    async def _receive(self, websocket: ServerConnection) -> None:
+        """Give a client its turn."""
+        previous, self.client = self.client, websocket
+        self.empty.clear()
+        try:
+            if previous is not None:
+                self._logger.info("a new client replaces the one before")
+                await previous.close(NORMAL, "replaced")
+            async with self._turn:
+                handler = await self._wait_for_handler(websocket)
+                if handler is not None:
+                    await self._hand_over(websocket, handler)
+        finally:
+            if self.client is websocket:
+                self.client = None
+                self.empty.set()
+
+    async def _wait_for_handler(self, websocket: ServerConnection) -> Handler | None:
+        """Return what serves clients, as soon as something does; ``None`` if the client has gone meanwhile."""
+
+        async def served() -> None:
+            async with self._handler_changed:
+                await self._handler_changed.wait_for(lambda: self.handler is not None)
+
+        waits = {asyncio.create_task(served()), asyncio.create_task(websocket.wait_closed())}
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in waits:
+                each.cancel()
+        return self.handler if websocket.close_code is None else None
+
+    async def _hand_over(self, websocket: ServerConnection, handler: Handler) -> None:
+        self.served += 1
+        self._taken, self._taken_by = websocket, handler
+        self._done.clear()
+        self._logger.info("a client connected")
+        try:
+            await handler(websocket)
+        except ConnectionClosed:
+            pass
+        finally:
+            self._taken = self._taken_by = None
+            self._done.set()
+        self._logger.info("the client left ({})", websocket.close_code)
+        await self._settle(handler)
+
+    async def _settle(self, handler: Handler) -> None:
+        """Wait until it shows whether the pipeline that lost its client ends: the next one must not be cut with it."""
+        ended = asyncio.create_task(self._handler_replaced(handler))
+        events = asyncio.gather(*self._event_tasks(handler), return_exceptions=True)
+        waits: list[asyncio.Future[Any]] = [ended, events]
+        try:
+            await asyncio.wait(waits, timeout=HANDLERS_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({ended}, timeout=SETTLE_S)
+        finally:
+            ended.cancel()
+
+    async def _handler_replaced(self, handler: Handler) -> None:
+        async with self._handler_changed:
+            await self._handler_changed.wait_for(lambda: self.handler != handler)

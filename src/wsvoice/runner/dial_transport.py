@@ -1,0 +1,238 @@
+"""Where pipecat is met for ``-t websocket-client``: the transport of a bot that dials out."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from loguru import logger
+from pipecat.frames.frames import CancelWorkerFrame
+from pipecat.runner.types import RunnerArguments
+from pipecat.transports.base_transport import BaseTransport
+from pipecat.transports.websocket.client import (
+    WebsocketClientCallbacks,
+    WebsocketClientInputTransport,
+    WebsocketClientParams,
+    WebsocketClientSession,
+    WebsocketClientTransport,
+)
+from pipecat.utils.shared import acquires
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus, WebSocketException
+
+from wsvoice.config import without_secrets
+from wsvoice.errors import ConnectError
+from wsvoice.runner.activity import Activity
+from wsvoice.runner.client_transport import (
+    ClientSerializer,
+    TransportParams,
+    has_handler,
+    pick_params,
+    push_input,
+    read_frame,
+)
+
+#: How long the server may take to answer the handshake.
+CONNECT_TIMEOUT_S = 10.0
+
+
+class Outcome:
+    """Whether the server could be reached; kept for the runner, because a pipeline only logs its errors."""
+
+    def __init__(self) -> None:
+        self.error: ConnectError | None = None
+        self.failed = asyncio.Event()
+
+    def fail(self, error: ConnectError) -> None:
+        """Note why it could not."""
+        self.error = error
+        self.failed.set()
+
+
+class DialSession(WebsocketClientSession):
+    """pipecat's connection, with an error that does not go unnoticed."""
+
+    outcome: Outcome
+
+    @acquires("connection")
+    async def connect(self) -> None:
+        """
+        Dial, once for both ends of the transport.
+
+        Raises:
+            ConnectError: If nobody answers, or the server turns the bot away.
+        """
+        try:
+            self._websocket = cast(
+                Any,
+                await connect(
+                    self._uri,
+                    open_timeout=CONNECT_TIMEOUT_S,
+                    additional_headers=self._params.additional_headers,
+                ),
+            )
+        except (OSError, TimeoutError, WebSocketException) as error:
+            failure = connect_error(self._uri, error)
+            self.outcome.fail(failure)
+            raise failure from error
+        self._client_task = self.task_manager.create_task(
+            self._client_task_handler(), f"{self._transport_name}::client"
+        )
+        await self._callbacks.on_connected(cast(Any, self._websocket))
+
+
+class DialInputTransport(WebsocketClientInputTransport):
+    """What the server sends, as frames."""
+
+    _params: WebsocketClientParams
+
+    def __init__(self, transport: DialTransport, session: DialSession, params: WebsocketClientParams) -> None:
+        super().__init__(transport, session, params)
+        self._activity = Activity()
+        self._faults: set[str] = set()
+
+    async def on_message(self, websocket: Any, message: Any) -> None:
+        """Take one message; one that cannot be read is left out."""
+        if self._params.serializer is None:
+            return
+        frame = await read_frame(self._params.serializer, message, self._note_fault)
+        if frame is not None:
+            await push_input(self, frame, self._activity)
+
+    def _note_fault(self, kind: str, message: str) -> None:
+        if kind not in self._faults:
+            self._faults.add(kind)
+            logger.warning("ignored a bad message ({}): {}; more of its kind are ignored too", kind, message)
+
+
+class DialTransport(WebsocketClientTransport):
+    """
+    The ready-made transport of a bot that dials out.
+
+    It is pipecat's ``WebsocketClientTransport`` with all its params and events. If the bot has no handler for
+    ``on_disconnected``, its pipeline ends when the server closes.
+    """
+
+    def __init__(self, uri: str, params: WebsocketClientParams, outcome: Outcome) -> None:
+        if params.serializer is None:
+            params = params.model_copy(update={"serializer": ClientSerializer()})
+        super().__init__(uri, params)
+        callbacks = WebsocketClientCallbacks(
+            on_connected=self._on_connected,
+            on_disconnected=self._on_disconnected,
+            on_message=self._on_message,
+        )
+        session = DialSession(uri, params, callbacks, self.name)
+        session.outcome = outcome
+        self._session = session
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the connection is open."""
+        return self._session.is_connected
+
+    def input(self) -> WebsocketClientInputTransport:
+        """Return the input."""
+        if self._input is None:
+            self._input = DialInputTransport(self, cast(DialSession, self._session), self._params)
+        return self._input
+
+    async def _on_connected(self, websocket: Any) -> None:
+        logger.info("connected")
+        await super()._on_connected(websocket)
+
+    async def _on_disconnected(self, websocket: Any) -> None:
+        logger.info("the server closed the connection ({})", getattr(websocket, "close_code", None))
+        await super()._on_disconnected(websocket)
+        if not has_handler(self, "on_disconnected"):
+            await self.end("the server closed the connection")
+
+    async def end(self, because: str) -> None:
+        """End the pipeline."""
+        await self.input().push_frame(CancelWorkerFrame(reason=because))
+
+
+@dataclass
+class DialArguments(RunnerArguments):
+    """
+    What a bot is called with that dials out.
+
+    Attributes:
+        uri: The server's address.
+        headers: What is sent to it in the handshake.
+        transport: The ready-made :class:`DialTransport`, built when it is first asked for.
+        outcome: Whether the server could be reached.
+    """
+
+    uri: str
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    outcome: Outcome = field(default_factory=Outcome, init=False, repr=False)
+    _transport: DialTransport | None = field(default=None, init=False, repr=False)
+
+    @property
+    def transport(self) -> DialTransport:
+        """The ready-made transport; bare audio both ways unless ``create_transport`` said otherwise."""
+        if self._transport is None:
+            # pipecat's params send a WAV header with every piece by default, which most servers take for sound.
+            return self.use_transport(
+                WebsocketClientParams(audio_in_enabled=True, audio_out_enabled=True, add_wav_header=False)
+            )
+        return self._transport
+
+    def use_transport(self, params: WebsocketClientParams) -> DialTransport:
+        """Build the transport with the bot's own params; headers of the command line go before its own."""
+        headers = {**(params.additional_headers or {}), **self.headers}
+        params = params.model_copy(update={"additional_headers": headers or None})
+        self._transport = DialTransport(self.uri, params, self.outcome)
+        return self._transport
+
+    async def make_transport(self, transport_params: TransportParams) -> BaseTransport:
+        """Return the transport with the params for ``websocket-client``; what ``create_transport`` calls."""
+        names = ("websocket-client", "websocket")
+        return self.use_transport(pick_params(transport_params, names, WebsocketClientParams))
+
+    async def end_pipeline(self, because: str) -> bool:
+        """End the pipeline; false if there is none."""
+        if self._transport is None:
+            return False
+        await self._transport.end(because)
+        return True
+
+
+def dial_arguments(uri: str, headers: Mapping[str, str], *, body: dict[str, str], session_id: str) -> DialArguments:
+    """Build a bot's arguments."""
+    return DialArguments(uri=uri, headers=headers, body=body, session_id=session_id)
+
+
+def connect_error(uri: str, error: Exception) -> ConnectError:
+    """Say in one line why a server could not be reached, and what may mend it."""
+    where = without_secrets(uri)
+    if isinstance(error, InvalidStatus):
+        status = error.response.status_code
+        hint = {
+            401: "it may want credentials: --header 'Authorization: Bearer …'",
+            403: "it may want credentials: --header 'Authorization: Bearer …'",
+            404: "check the path of --url",
+            503: "it may be full or about to stop; try again later",
+        }.get(status, "check --url; the server's log may say more")
+        return ConnectError(f"{where} refused the handshake with HTTP {status}", hint=hint)
+    if isinstance(error, TimeoutError):
+        return ConnectError(
+            f"{where} did not answer within {CONNECT_TIMEOUT_S:g} s", hint="check --url, and the network"
+        )
+    if isinstance(error, socket.gaierror):
+        return ConnectError(f"the host of {where} is unknown: {error.strerror}", hint="check --url")
+    if isinstance(error, ssl.SSLError):
+        return ConnectError(
+            f"{where} has no TLS that can be trusted: {error.reason or error}",
+            hint="check the scheme: ws:// is without TLS",
+        )
+    if isinstance(error, OSError):
+        return ConnectError(
+            f"{where} cannot be reached: {error.strerror or error}", hint="start the server first, or check --url"
+        )
+    return ConnectError(f"{where} is no WebSocket server: {error}", hint="check --url")

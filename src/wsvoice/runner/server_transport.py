@@ -1,0 +1,205 @@
+"""Where pipecat is met for ``-t websocket-server``: its single-client server transport, at our desk."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pipecat.transports.websocket.server as pipecat_server
+from loguru import logger
+from pipecat.frames.frames import CancelWorkerFrame, Frame, InterruptionFrame, OutputAudioRawFrame
+from pipecat.processors.frame_processor import FrameDirection
+from pipecat.runner.types import RunnerArguments
+from pipecat.transports.base_transport import BaseTransport
+from pipecat.transports.websocket.server import (
+    SingleClientWebsocketServerInputTransport,
+    SingleClientWebsocketServerOutputTransport,
+    SingleClientWebsocketServerParams,
+    SingleClientWebsocketServerTransport,
+)
+from websockets.asyncio.server import ServerConnection
+from websockets.exceptions import ConnectionClosed
+
+from wsvoice.runner.activity import Activity
+from wsvoice.runner.client_transport import ClientSerializer, TransportParams, pick_params, push_input, read_frame
+from wsvoice.runner.desk import Desk, Handler
+
+_pipecat_serve = cast(Any, pipecat_server).websocket_serve
+
+
+class ServerInputTransport(SingleClientWebsocketServerInputTransport):
+    """What the client sends, as frames."""
+
+    _transport: ServerTransport
+    _params: SingleClientWebsocketServerParams
+
+    async def _client_handler(self, websocket: ServerConnection) -> None:
+        transport, serializer = self._transport, self._params.serializer
+        activity = transport.activity = Activity()
+        faults: set[str] = set()
+
+        def note_fault(kind: str, message: str) -> None:
+            if kind not in faults:
+                faults.add(kind)
+                logger.warning("ignored a bad message ({}): {}; more of its kind are ignored too", kind, message)
+
+        self._websocket = websocket
+        await self._callbacks.on_client_connected(websocket)
+        monitor = None
+        if self._params.session_timeout:
+            monitor = self.create_task(self._monitor_websocket(websocket, self._params.session_timeout))
+        try:
+            async for message in websocket:
+                if serializer is None:
+                    continue
+                frame = await read_frame(serializer, message, note_fault)
+                if frame is not None:
+                    await push_input(self, frame, activity)
+        except ConnectionClosed:
+            pass
+        finally:
+            if monitor is not None:
+                await self.cancel_task(monitor)
+        await self._callbacks.on_client_disconnected(websocket)
+        self._websocket = None
+
+    async def _monitor_websocket(self, websocket: ServerConnection, session_timeout: int) -> None:
+        while True:
+            await self._transport.activity.silence(session_timeout)
+            await self._callbacks.on_session_timeout(websocket)
+            await self._transport.activity.resumed()
+
+
+class ServerOutputTransport(SingleClientWebsocketServerOutputTransport):
+    """What the bot says, as messages."""
+
+    _transport: ServerTransport
+
+    async def write_audio_frame(self, frame: OutputAudioRawFrame) -> bool:
+        """Send one piece of audio, with a WAV header if the params ask for one."""
+        self._transport.activity.play(frame.audio, self.sample_rate)
+        return await super().write_audio_frame(frame)
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        """Handle a frame."""
+        if isinstance(frame, InterruptionFrame):
+            self._transport.activity.cut()
+        await super().process_frame(frame, direction)
+
+
+class ServerTransport(SingleClientWebsocketServerTransport):
+    """
+    The ready-made transport of a bot that serves one client at a time on a port of its own.
+
+    It is pipecat's ``SingleClientWebsocketServerTransport`` (``WebsocketServerTransport`` by its older name) with
+    all its params and events. A new client takes the place of the one before, where pipecat's turns it away; the
+    serializer is the protobuf one if the params name none; ``session_timeout`` counts seconds without activity, and
+    for every client.
+    """
+
+    def __init__(
+        self,
+        params: SingleClientWebsocketServerParams,
+        host: str = "localhost",
+        port: int = 8765,
+        input_name: str | None = None,
+        output_name: str | None = None,
+    ) -> None:
+        if params.serializer is None:
+            params = params.model_copy(update={"serializer": ClientSerializer()})
+        super().__init__(params, host, port, input_name, output_name)
+        self.activity = Activity()
+
+    def input(self) -> ServerInputTransport:
+        """Return the input."""
+        if self._input is None:
+            self._input = ServerInputTransport(
+                self, self._host, self._port, self._params, self._callbacks, name=self._input_name
+            )
+        return cast(ServerInputTransport, self._input)
+
+    def output(self) -> ServerOutputTransport:
+        """Return the output."""
+        if self._output is None:
+            self._output = ServerOutputTransport(self, self._params, name=self._output_name)
+        return cast(ServerOutputTransport, self._output)
+
+
+@dataclass
+class ServerArguments(RunnerArguments):
+    """
+    What a bot is called with that serves one client at a time.
+
+    Attributes:
+        host: Where it listens.
+        port: On which port.
+        transport: The ready-made :class:`ServerTransport`, built when it is first asked for.
+    """
+
+    host: str
+    port: int
+    _transport: ServerTransport | None = field(default=None, init=False, repr=False)
+
+    @property
+    def transport(self) -> ServerTransport:
+        """The ready-made transport; with audio both ways unless ``create_transport`` said otherwise."""
+        if self._transport is None:
+            return self.use_transport(SingleClientWebsocketServerParams(audio_in_enabled=True, audio_out_enabled=True))
+        return self._transport
+
+    def use_transport(self, params: SingleClientWebsocketServerParams) -> ServerTransport:
+        """Build the transport with the bot's own params."""
+        self._transport = ServerTransport(params, self.host, self.port)
+        return self._transport
+
+    async def make_transport(self, transport_params: TransportParams) -> BaseTransport:
+        """Return the transport with the params for ``websocket-server``; what ``create_transport`` calls."""
+        names = ("websocket-server", "websocket")
+        return self.use_transport(pick_params(transport_params, names, SingleClientWebsocketServerParams))
+
+
+def take_over_port(desk: Desk) -> None:
+    """
+    Let pipecat's server transports serve at `desk`, those that a bot builds by hand too.
+
+    The port then stays open from one run of the bot to the next, and a client that comes in between is not lost.
+    """
+
+    def serve(
+        handler: Handler, host: str, port: int, *, origins: Sequence[str] | None = None, **options: Any
+    ) -> AbstractAsyncContextManager[Any]:
+        if port == desk.port:
+            return desk.serve(handler, origins)
+        logger.warning("the bot listens on {}:{} by itself, and not on port {}", host, port, desk.port)
+        own: AbstractAsyncContextManager[Any] = _pipecat_serve(handler, host, port, origins=origins, **options)
+        return own
+
+    cast(Any, pipecat_server).websocket_serve = serve
+
+
+def give_port_back() -> None:
+    """Undo :func:`take_over_port`."""
+    cast(Any, pipecat_server).websocket_serve = _pipecat_serve
+
+
+def event_tasks(handler: Handler) -> set[asyncio.Task[Any]]:
+    """Return the event handlers that run in the transport that `handler` belongs to."""
+    transport = getattr(_input_of(handler), "_transport", None)
+    return {task for _, task in getattr(transport, "_event_tasks", ())}
+
+
+async def end_pipeline(handler: Handler, because: str) -> None:
+    """End the pipeline that `handler` belongs to."""
+    await _input_of(handler).push_frame(CancelWorkerFrame(reason=because))
+
+
+def _input_of(handler: Handler) -> Any:
+    return cast(Any, handler).__self__
+
+
+def server_arguments(host: str, port: int, *, body: dict[str, str], session_id: str) -> ServerArguments:
+    """Build a bot's arguments."""
+    return ServerArguments(host=host, port=port, body=body, session_id=session_id)

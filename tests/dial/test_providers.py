@@ -1,0 +1,214 @@
+"""Whole calls of every provider, to bots in servers of their own; all of them placed at once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import wave
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.signals import speech_like
+from wsvoice.audio import write_wav
+from wsvoice.config import DialConfig
+from wsvoice.dial import CallReport, TimelineEvent
+from wsvoice.dial.caller import dial
+from wsvoice.providers import PROVIDERS, load_provider
+
+ROOT = Path(__file__).parents[2]
+ECHO = ROOT / "examples" / "echo.py"
+CALLER = f"{ROOT / 'tests' / 'bots' / 'calls_back.py'}:caller"
+LEAVES = ROOT / "tests" / "bots" / "answers_and_leaves.py"
+
+SEED, OTHER_SEED = bytes(range(32)), bytes(32)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A call's report and timeline."""
+
+    report: CallReport
+    events: list[TimelineEvent]
+
+    def told(self, kind: str) -> list[str]:
+        return [event.text for event in self.events if event.kind == kind]
+
+    def found(self) -> list[tuple[str, str]]:
+        # Servers that start beside a call may hold it up; its pace is looked at elsewhere.
+        return [(found.id, found.message) for found in self.report.findings if found.id != "M2"]
+
+
+async def place(target: Path | str, **settings: Any) -> Placed:
+    events: list[TimelineEvent] = []
+    config = DialConfig(**{"target": str(target), "listen_s": 0.0, **settings})
+    return Placed(await dial(config, on_event=events.append), events)
+
+
+@contextmanager
+def server(folder: Path, environ: dict[str, str]) -> Iterator[str]:
+    """Serve the echo for every provider; the address is what is given."""
+    known = {name for provider in PROVIDERS for name in load_provider(provider).credential_names}
+    clean = {name: value for name, value in os.environ.items() if name not in known and not name.startswith("WSVOICE_")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "wsvoice", "run", str(ECHO), "--host", "127.0.0.1", "--port", "0", "--json"],
+        cwd=folder,
+        env={**clean, **environ},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        yield str(json.loads(process.stdout.readline())["url"])
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+
+
+@pytest.fixture(scope="module")
+def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Placed]:
+    """Place every call of this file, by name."""
+    folder = tmp_path_factory.mktemp("calls")
+    clip = folder / "clip.wav"
+    write_wav(clip, [speech_like(400, 8000)], 8000)
+    credentials = {name: load_provider(name).test_credentials(SEED) for name in PROVIDERS}
+    strangers = {name: load_provider(name).test_credentials(OTHER_SEED)[0] for name in PROVIDERS}
+    environ = {key: value for _, bots in credentials.values() for key, value in bots.items()}
+
+    async def place_all(url: str) -> dict[str, Placed]:
+        few = asyncio.Semaphore(3)
+
+        async def soon(target: Path | str, **settings: Any) -> Placed:
+            async with few:
+                return await place(target, **settings)
+
+        wanted = {}
+        for name in PROVIDERS:
+            running: dict[str, Any] = {"target": f"{url}{name}", "transport": name}
+            wanted[f"served {name}"] = soon(ECHO, transport=name, audio=(clip,), parameters={"language": "en"})
+            wanted[f"stranger {name}"] = soon(**running, audio=(clip,), credentials=strangers[name])
+            wanted[f"unsigned {name}"] = soon(**running, audio=(clip,))
+            wanted[f"bots {name}"] = soon(
+                **running,
+                caller=CALLER,
+                duration_s=10.0,
+                record=folder / f"{name}.wav",
+                credentials=credentials[name][0],
+            )
+        call_control = {"webhook": "call-control"}
+        wanted["commands"] = soon(ECHO, transport="telnyx", audio=(clip,), quirks=call_control)
+        wanted["leaves"] = soon(LEAVES, transport="plivo", audio=(clip,), duration_s=3.0)
+        return dict(zip(wanted, await asyncio.gather(*wanted.values()), strict=True))
+
+    with pytest.MonkeyPatch.context() as patch, server(folder, environ) as url:
+        # Settings of the project around the tests have no place in these calls.
+        patch.chdir(folder)
+        return asyncio.run(place_all(url))
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_a_served_bot_passes_without_findings(name: str, calls: dict[str, Placed]) -> None:
+    placed = calls[f"served {name}"]
+    assert (placed.report.provider, placed.report.failure, placed.found()) == (name, None, [])
+    assert placed.report.turns[0].response_ms is not None
+    assert (placed.report.ended_by, placed.report.close_code) == ("caller", 1000)
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_a_stranger_is_refused(name: str, calls: dict[str, Placed]) -> None:
+    if not load_provider(name).signs:
+        pytest.skip(f"{name} signs nothing")
+    assert calls[f"stranger {name}"].report.failure == (
+        "the webhook refused the call: 403 (is the signing secret the same on both sides?)"
+    )
+    failure = calls[f"unsigned {name}"].report.failure
+    secret = load_provider(name).credential_names[0]
+    assert failure == f"the webhook refused the call: 403 (it wants a signature; set {secret} to the server's own)"
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_a_provider_that_signs_nothing_is_let_in(name: str, calls: dict[str, Placed]) -> None:
+    if load_provider(name).signs:
+        pytest.skip(f"{name} signs")
+    assert calls[f"unsigned {name}"].report.verdict == "passed"
+
+
+def frequencies(pcm: np.ndarray[Any, Any], rate: int) -> list[float]:
+    """Return the frequency of each sound, in Hz to the nearest 20."""
+    loud = np.abs(pcm) > 1000
+    starts = np.flatnonzero(loud[1:] & ~loud[:-1])
+    found = []
+    end = 0
+    for start in starts.tolist():
+        if start < end:
+            continue
+        piece = pcm[start + rate // 20 : start + rate // 4] * np.hanning(rate // 4 - rate // 20)
+        end = start + rate // 3
+        peak = int(np.argmax(np.abs(np.fft.rfft(piece, rate))))
+        found.append(round(peak / 20) * 20.0)
+        # The rest of the sound is the same one.
+        while end < len(pcm) and np.any(loud[end : end + rate // 20]):
+            end += rate // 20
+    return found
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_two_bots_hear_each_other(name: str, calls: dict[str, Placed]) -> None:
+    report = calls[f"bots {name}"].report
+    assert report.failure is None
+    assert calls[f"bots {name}"].found() == []
+    # The caller hung up by itself, long before its time.
+    assert report.ended_by == "caller"
+    assert report.duration_ms < 9000
+    assert [turn.response_ms is not None for turn in report.turns][:1] == [True]
+    with wave.open(str(report.recording)) as file:
+        rate = file.getframerate()
+        both = np.frombuffer(file.readframes(file.getnframes()), "<i2").reshape(-1, 2)
+    # What the caller says first the echo repeats, and only then does the caller say the second.
+    assert frequencies(both[:, 0], rate) == [1000, 600]
+    assert frequencies(both[:, 1], rate)[0] == 1000
+
+
+def test_a_call_is_answered_by_a_command(calls: dict[str, Placed]) -> None:
+    placed = calls["commands"]
+    assert (placed.report.failure, placed.found()) == (None, [])
+    assert [text.rpartition(":")[0] for text in placed.told("webhook")[1:]] == [
+        "told that the call is answered",
+        "told that the call is streaming",
+        "told that the call is ended",
+    ]
+    assert all(text.endswith(": 200") for text in placed.told("webhook")[1:])
+
+
+def test_a_bot_that_leaves_ends_the_call_through_the_api(calls: dict[str, Placed]) -> None:
+    placed = calls["leaves"]
+    assert placed.report.first_audio_ms is not None
+    assert placed.found() == []
+    assert placed.report.ended_by == "bot"
+    assert placed.told("hang-up") == ["the bot hangs up through the REST API"]
+
+
+def test_a_caller_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.dial import fake_bots
+    from tests.dial.fake_bots import fake_bot
+
+    monkeypatch.chdir(tmp_path)
+
+    async def run() -> Placed:
+        async with fake_bot(fake_bots.echo) as bot:
+            return await place(bot.url, caller=CALLER.replace(":caller", ":fails"))
+
+    placed = asyncio.run(run())
+    assert placed.report.failure == "the caller's bot calls_back.py:fails raised RuntimeError: a bug in the caller"
+    assert placed.report.ended_by == "caller"
+    assert placed.report.duration_ms < 5000
+    assert any("RuntimeError: a bug in the caller" in line for line in placed.told("log"))
