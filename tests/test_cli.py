@@ -217,8 +217,9 @@ def test_run_says_where_to_try_it(served, tmp_path):
 def test_run_says_what_the_provider_must_be_told(served, tmp_path):
     (tmp_path / "bot.py").write_text(GOOD)
     (tmp_path / ".env").write_text("TWILIO_AUTH_TOKEN=secret\n")
-    result = invoke("run", "-x", "bot.example.com")
+    result = invoke("run", "-t", "twilio", "-x", "bot.example.com")
     assert re.search(r"Twilio +voice webhook of the number: https://bot\.example\.com/ \(HTTP POST\)", result.stderr)
+    assert re.search(r"try it +wsvoice dial https://bot\.example\.com/ -t twilio$", result.stderr, re.M)
     assert "note:" not in result.stderr
     assert "warning" not in result.stderr
     assert "secret" not in result.stderr

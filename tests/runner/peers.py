@@ -1,4 +1,4 @@
-"""pipecat's own WebSocket client at the other end, so that no transport is tested against its own reading of the wire."""
+"""pipecat's own WebSocket client at the other end: no transport is tested against its own reading of the wire."""
 
 from __future__ import annotations
 
@@ -114,7 +114,10 @@ async def audio_message(pcm: bytes) -> bytes:
     return message
 
 
-async def read_audio(message: str | bytes) -> InputAudioRawFrame | None:
-    """Return the audio that a message holds, if it does."""
-    frame = await ProtobufFrameSerializer().deserialize(message)
-    return frame if isinstance(frame, InputAudioRawFrame) else None
+async def next_audio(socket: Any, timeout_s: float = 10) -> InputAudioRawFrame:
+    """Return the next piece of audio that the bot sends; messages about it are passed over."""
+    async with asyncio.timeout(timeout_s):
+        while True:
+            frame = await ProtobufFrameSerializer().deserialize(await socket.recv())
+            if isinstance(frame, InputAudioRawFrame):
+                return frame

@@ -160,7 +160,8 @@ class OnACall:
         async with dialled(announce(server.url)) as carrier:
             await wait_for(lambda: "on_client_connected" in self.names() and self.recorder.of(StartFrame))
             yield carrier
-            await carrier.hang_up()
+            if carrier.socket.close_code is None:
+                await carrier.hang_up()
         server.ended()
 
 

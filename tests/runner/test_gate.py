@@ -143,6 +143,21 @@ class TestWebhooks:
         with pytest.raises(ConfigError, match="TWILIO_AUTH_TOKEN"):
             serve(bots.echo, verify="enforce")
 
+    def test_a_provider_that_cannot_be_verified_is_no_door_beside_one_that_can(self, serve: Callable[..., Any]) -> None:
+        server = serve(bots.echo, transport=None, proxy="voice.example.com", **SIGNED)
+        assert list(server.switchboard.providers) == ["twilio"]
+        assert httpx.post(server.url + "plivo", data={"CallUUID": "1", "Event": "StartApp"}).status_code == 404
+        assert httpx.post(server.url + "twilio", data=FORM).status_code == 403
+
+    def test_without_a_name_every_provider_is_served_locally(self, serve: Callable[..., Any]) -> None:
+        server = serve(bots.echo, transport=None)
+        assert 'url="ws://' in httpx.post(server.url + "twilio", data=FORM).text
+        assert "<Stream" in httpx.post(server.url, data=FORM).text
+        plivo = {"CallUUID": "12345678-1234-1234-1234-123456789abc", "From": "15550100001", "To": "15550100002"}
+        plivo |= {"Direction": "inbound", "Event": "StartApp", "CallStatus": "ringing"}
+        assert "/ws/plivo/" in httpx.post(server.url, data=plivo).text
+        assert httpx.post(server.url, data={"x": "y"}).status_code == 404
+
     def test_health(self, serve: Callable[..., Any]) -> None:
         server = serve(bots.echo)
         assert httpx.get(server.url + "healthz").json() == {"status": "ok", "calls": 0}

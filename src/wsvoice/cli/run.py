@@ -175,7 +175,7 @@ def show_banner(output: Output, bot: LoadedBot, config: RunConfig, ready: Ready)
     if config.transport in PLAIN_TRANSPORTS:
         show_plain_banner(output, bot, config, ready)
         return
-    from wsvoice.providers import load_provider
+    from wsvoice.providers import PROVIDERS, load_provider
 
     providers = [load_provider(name, config.credentials) for name in ready.provider_names]
     local = ready.url.rstrip("/")
@@ -186,15 +186,21 @@ def show_banner(output: Output, bot: LoadedBot, config: RunConfig, ready: Ready)
     for provider in providers:
         path = "/" if len(providers) == 1 else f"/{provider.name}"
         if public is not None:
-            rows.append(
-                (provider.title, f"voice webhook of the number: {public}{path} (HTTP {provider.webhook_method})")
-            )
-        rows.append(("try it", f"wsvoice dial {local}{path} -t {provider.name}"))
+            rows.append((provider.title, f"{provider.webhook_place}: {public}{path} (HTTP {provider.webhook_method})"))
+    first = providers[0]
+    path = "/" if len(providers) == 1 else f"/{first.name}"
+    # What the provider signs is the public address, so that is what a test call has to dial.
+    rows.append(("try it", f"wsvoice dial {public or local}{path} -t {first.name}"))
     output.fields(rows)
 
     if public is None:
+        if len(providers) > 1:
+            output.note(f"every provider is served at its own path: {', '.join(f'/{each.name}' for each in providers)}")
         output.note("only test calls reach it; a real number needs a public address: -x DOMAIN or --tunnel ngrok")
         return
+    left_out = [] if config.transport else [name for name in PROVIDERS if name not in ready.provider_names]
+    if left_out:
+        output.note(f"not served, because their webhooks could not be verified: {', '.join(left_out)}; or use -t NAME")
     if config.verify == "off":
         output.warning("webhooks are not verified: anybody who finds the URL can start calls at your cost")
     else:

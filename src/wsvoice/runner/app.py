@@ -86,8 +86,9 @@ class Switchboard:
         else:
             names = [config.transport] if config.transport in PROVIDERS else []
         self.providers = {name: load_provider(name, config.credentials) for name in names}
-        if config.transport is None and config.verify == "enforce":
-            # Nobody asked for a provider by name, so those that cannot be verified are left out.
+        if config.transport is None and (config.verify == "enforce" or config.public_url is not None):
+            # Nobody asked for a provider by name. One whose webhooks cannot be verified would be an open door
+            # beside those that are.
             able = {name: each for name, each in self.providers.items() if each.signs and each.can_verify()}
             self.providers = able or self.providers
         for provider in self.providers.values():

@@ -25,11 +25,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from loguru import logger
-from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.routing import BaseRoute, Route, WebSocketRoute, request_response
 from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -253,16 +252,17 @@ class Clients:
         async def guide(_: Request) -> Response:
             return PlainTextResponse("This is a voice bot for WebSocket clients: connect to /ws-client\n", 404)
 
-        # A page that talks to the bot is served from another origin, and asks with a header of its own.
-        cors = Middleware(
-            CORSMiddleware,
+        # A page that talks to the bot is served from another origin, and asks with a header of its own. FastAPI
+        # forgets a route's middleware where it includes a router, so this is around the endpoint.
+        start = CORSMiddleware(
+            request_response(self.start),
             allow_origins=sorted(self._origins) or ["*"],
             allow_methods=["POST"],
             allow_headers=["*"],
         )
         return [
             Route("/", guide),
-            Route("/start", self.start, methods=["POST", "OPTIONS"], middleware=[cors]),
+            Route("/start", start, methods=["POST", "OPTIONS"]),
             WebSocketRoute("/ws-client", client),
             WebSocketRoute("/ws-client/{token}", client),
             WebSocketRoute("/ws", harness),

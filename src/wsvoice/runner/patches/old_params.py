@@ -89,8 +89,7 @@ def _transport_params(kind: type[Any], arguments: dict[str, Any]) -> dict[str, A
             new_name = RENAMED[name]
             notices.warn(f"{kind.__name__}({name}=…) is now {new_name}=…: change it")
             if name not in SWITCHES:
-                arguments.setdefault(new_name, value)
-                known.setdefault(new_name, arguments[new_name])
+                known[new_name] = arguments.get(new_name, value)
         else:
             hint = did_you_mean(name, [*fields, *KEPT]) or "pipecat has no such field"
             notices.warn(f"{kind.__name__}({name}=…) is ignored: {hint}")

@@ -1,0 +1,283 @@
+"""
+What each patch relies on in pipecat, and that it does what it is for.
+
+A failure of a test in ``TestContracts`` after an upgrade of pipecat means: read pipecat's change, then mend the patch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import inspect
+import subprocess
+import sys
+import textwrap
+import time
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import pytest
+
+from tests.signals import speech_like
+from wsvoice.audio import read_wav, resample
+from wsvoice.config import resolve_run
+from wsvoice.errors import ConfigError
+from wsvoice.runner.patches import PATCHES, apply_patches
+from wsvoice.runner.patches.old_modules import MOVED
+
+ROOT = Path(__file__).parents[2]
+
+
+def python(program: str, **environment: str) -> str:
+    """Run a program in a fresh interpreter, where nothing is patched; return what it prints to either stream."""
+    import os
+
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout + result.stderr
+
+
+def source_hash(function: object) -> str:
+    text = inspect.getsource(inspect.unwrap(function))  # type: ignore[arg-type]
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class TestContracts:
+    def test_input_vad_stands_in_for_this_audio_task(self) -> None:
+        """``InputVoice.listen`` does what this function does, and listens besides."""
+        from pipecat.transports.base_input import BaseInputTransport
+
+        apply_patches()
+        assert source_hash(BaseInputTransport._audio_task_handler) == "79e927e3d6d9d3ba"
+        assert source_hash(BaseInputTransport.push_audio_frame) == "3306f2143f4a2855"
+
+    def test_input_vad_recognises_who_decides_about_turns(self) -> None:
+        from pipecat.audio.vad.silero import SileroVADAnalyzer
+        from pipecat.audio.vad.vad_controller import VADController
+        from pipecat.processors.aggregators.llm_context import LLMContext
+        from pipecat.processors.aggregators.llm_response_universal import (
+            LLMContextAggregatorPair,
+            LLMUserAggregatorParams,
+        )
+        from pipecat.processors.audio.vad_processor import VADProcessor
+        from pipecat.turns.user_turn_controller import UserTurnController
+        from pipecat.turns.user_turn_processor import UserTurnProcessor
+
+        async def main() -> None:
+            plain = LLMContextAggregatorPair(LLMContext()).user()
+            assert isinstance(plain._user_turn_controller, UserTurnController)
+            assert plain._vad_controller is None
+            params = LLMUserAggregatorParams(vad_analyzer=SileroVADAnalyzer())
+            listening = LLMContextAggregatorPair(LLMContext(), user_params=params).user()
+            assert isinstance(listening._vad_controller, VADController)
+            assert isinstance(UserTurnProcessor()._user_turn_controller, UserTurnController)
+            assert isinstance(VADProcessor(vad_analyzer=SileroVADAnalyzer())._vad_controller, VADController)
+
+        asyncio.run(main())
+
+    def test_a_start_frame_carries_the_pipelines_metadata(self) -> None:
+        from pipecat.pipeline.pipeline import Pipeline
+        from pipecat.pipeline.worker import PipelineParams, PipelineWorker
+
+        apply_patches()
+
+        async def main() -> None:
+            worker = PipelineWorker(Pipeline([]), params=PipelineParams(allow_interruptions=False))
+            assert worker._create_start_metadata() == {"allow_interruptions": False}
+
+        asyncio.run(main())
+
+    def test_params_are_models_that_ignore_what_they_do_not_know(self) -> None:
+        """Were they to forbid it or to have the fields again, the patch would have to go."""
+        printed = python("""
+            from pipecat.pipeline.worker import PipelineParams
+            from pipecat.transports.websocket.fastapi import FastAPIWebsocketParams
+            params = FastAPIWebsocketParams(vad_analyzer=1, turn_analyzer=1, vad_enabled=True, camera_out_width=3)
+            PipelineParams(allow_interruptions=False)
+            print(sorted(set(vars(params)) & {"vad_analyzer", "turn_analyzer", "vad_enabled", "camera_out_width"}))
+        """)
+        assert "[]" in printed
+
+    @pytest.mark.parametrize("old", MOVED)
+    def test_the_old_module_is_gone_and_the_new_one_is_there(self, old: str) -> None:
+        """Found, not imported: some of them want libraries that are not installed everywhere."""
+        import importlib.util
+
+        path = Path(importlib.util.find_spec("pipecat").submodule_search_locations[0])  # type: ignore[union-attr,index]
+        new = path.joinpath(*MOVED[old].split(".")[1:])
+        assert new.with_suffix(".py").is_file()
+        gone = path.joinpath(*old.split(".")[1:])
+        assert not gone.with_suffix(".py").exists()
+        assert not gone.exists()
+
+    def test_models_are_loaded_by_the_names_that_are_shared(self) -> None:
+        import pipecat.audio.turn.smart_turn.local_smart_turn_v3 as smart_turn
+        import pipecat.audio.vad.silero as silero
+
+        apply_patches()
+        from wsvoice.runner.patches.shared_models import SharedRuntime
+
+        assert isinstance(silero.onnxruntime, SharedRuntime)
+        assert isinstance(smart_turn.ort, SharedRuntime)
+        first, second = silero.SileroVADAnalyzer(), silero.SileroVADAnalyzer()
+        assert first._model.session is second._model.session
+        assert first._model._state is not second._model._state
+        one, other = smart_turn.LocalSmartTurnAnalyzerV3(), smart_turn.LocalSmartTurnAnalyzerV3()
+        assert one._session is other._session
+        assert one._audio_buffer is not other._audio_buffer
+
+
+CONFIDENCES = """
+    import hashlib, sys
+    if {patched}:
+        from wsvoice.runner.transport import install
+        install()
+    from pipecat.audio.vad.silero import SileroVADAnalyzer
+    clips = [open(name, "rb").read() for name in {names!r}]
+    analyzers = [SileroVADAnalyzer() for _ in clips]
+    for each in analyzers:
+        each.set_sample_rate({rate})
+    step = analyzers[0].num_frames_required() * 2
+    digest = hashlib.sha256()
+    # The calls take turns, so that anything they shared would show.
+    for at in range(0, min(map(len, clips)) - step, step):
+        for each, clip in zip(analyzers, clips):
+            digest.update(each.voice_confidence(clip[at : at + step]).tobytes())
+    print("digest", digest.hexdigest())
+"""
+
+
+class TestSharedModels:
+    @pytest.mark.parametrize("rate", [8000, 16000])
+    def test_confidences_are_the_same_to_the_last_bit(self, tmp_path: Path, rate: int) -> None:
+        with as_file(files("wsvoice.dial") / "question.wav") as path:
+            spoken = resample(*read_wav(path), rate)
+        names = []
+        for number, pcm in enumerate([spoken, speech_like(2500, rate), speech_like(2500, rate, seed=7)]):
+            names.append(str(tmp_path / f"{number}.pcm"))
+            Path(names[-1]).write_bytes(pcm)
+        digests = [
+            next(
+                line
+                for line in python(CONFIDENCES.format(patched=patched, names=names, rate=rate)).splitlines()
+                if line.startswith("digest")
+            )
+            for patched in (True, False)
+        ]
+        assert digests[0] == digests[1]
+
+    def test_another_analyzer_costs_nothing(self) -> None:
+        apply_patches()
+        from pipecat.audio.vad.silero import SileroVADAnalyzer
+
+        def cost_s() -> float:
+            begin = time.perf_counter()
+            SileroVADAnalyzer()
+            return time.perf_counter() - begin
+
+        # Loading takes 25 ms at the very best.
+        assert min(cost_s() for _ in range(10)) < 0.01
+
+
+class TestOldModules:
+    def test_imports_lead_to_the_same_classes_with_one_warning_each(self) -> None:
+        printed = python("""
+            import sys
+            from wsvoice.runner.transport import install
+            install()
+            assert not [name for name in sys.modules if name.startswith(("pipecat.transports.network", "pipecat.vad"))]
+            assert "pipecat.transports.websocket.server" not in sys.modules
+            assert "pipecat.audio.vad.silero" not in sys.modules
+            from pipecat.transports.network.fastapi_websocket import FastAPIWebsocketParams, FastAPIWebsocketTransport
+            import pipecat.transports.network.fastapi_websocket as old
+            from pipecat.transports.network import fastapi_websocket
+            import pipecat.transports.websocket.fastapi as new
+            assert old is new and fastapi_websocket is new and new.__spec__.name == new.__name__
+            assert FastAPIWebsocketTransport is new.FastAPIWebsocketTransport
+            from pipecat.transports.network.websocket_server import WebsocketServerParams, WebsocketServerTransport
+            from pipecat.transports.network.websocket_client import WebsocketClientTransport
+            from pipecat.vad.silero import SileroVADAnalyzer
+            from pipecat.vad.vad_analyzer import VADParams
+            from pipecat.pipeline.task import PipelineParams, PipelineTask
+            from pipecat.pipeline.runner import PipelineRunner
+            try:
+                import pipecat.transports.network.no_such_thing
+            except ModuleNotFoundError as error:
+                print("missing", error.name)
+        """)
+        warnings = [line for line in printed.splitlines() if "change the import" in line]
+        assert len(warnings) == 5
+        assert any(
+            "pipecat.transports.network.fastapi_websocket is now pipecat.transports.websocket.fastapi" in line
+            for line in warnings
+        )
+        assert "missing pipecat.transports.network.no_such_thing" in printed
+
+    def test_a_params_argument_of_an_old_module_is_kept_too(self) -> None:
+        printed = python("""
+            from wsvoice.runner.transport import install
+            install()
+            from pipecat.transports.network.websocket_server import WebsocketServerParams
+            from pipecat.vad.silero import SileroVADAnalyzer
+            params = WebsocketServerParams(vad_analyzer=SileroVADAnalyzer(), session_timeout=180)
+            print(type(params.vad_analyzer).__name__, params.session_timeout)
+        """)
+        assert "SileroVADAnalyzer 180" in printed
+
+
+class TestSwitchingOff:
+    def test_each_has_a_name_a_reason_and_an_apply(self) -> None:
+        import importlib
+
+        assert len({patch.name for patch in PATCHES}) == len(PATCHES)
+        for patch in PATCHES:
+            assert patch.reason
+            assert callable(importlib.import_module(f"wsvoice.runner.patches.{patch.module}").apply)
+
+    def test_all_off(self) -> None:
+        """Without any, pipecat is as it comes."""
+        printed = python(f"""
+            import sys, pipecat.runner.utils
+            from pipecat.transports.base_input import BaseInputTransport
+            from pipecat.transports.base_transport import TransportParams
+            before = (pipecat.runner.utils.create_transport, TransportParams.__init__, BaseInputTransport.setup)
+            finders = list(sys.meta_path)
+            from wsvoice.runner.transport import install
+            install(frozenset({[patch.name for patch in PATCHES]!r}))
+            after = (pipecat.runner.utils.create_transport, TransportParams.__init__, BaseInputTransport.setup)
+            print("same", before == after and finders == sys.meta_path)
+            install()
+            after = (pipecat.runner.utils.create_transport, TransportParams.__init__, BaseInputTransport.setup)
+            print("changed", [a != b for a, b in zip(before, after)])
+        """)
+        assert "same True" in printed
+        assert "changed [True, True, True]" in printed
+
+    @pytest.mark.parametrize("name", [patch.name for patch in PATCHES])
+    def test_the_environment_switches_each_off(self, name: str, tmp_path: Path) -> None:
+        environ = {"WSVOICE_DISABLE_PATCHES": f"{name}, old-modules"}
+        resolved = resolve_run({}, environ=environ, cwd=tmp_path)
+        assert resolved.config.disabled_patches == {name, "old-modules"}
+        assert resolved.origins["disable-patches"] == "environment WSVOICE_DISABLE_PATCHES"
+
+    def test_an_unknown_name_is_told(self) -> None:
+        with pytest.raises(ConfigError, match="no patch with 'old-param'") as caught:
+            apply_patches({"old-param"})
+        assert caught.value.hint == "did you mean `old-params`?"
+
+    def test_twice_is_once(self) -> None:
+        from pipecat.transports.base_input import BaseInputTransport
+        from pipecat.transports.base_transport import TransportParams
+
+        apply_patches()
+        before = TransportParams.__init__, BaseInputTransport.setup, list(sys.meta_path)
+        apply_patches()
+        assert before == (TransportParams.__init__, BaseInputTransport.setup, list(sys.meta_path))
