@@ -352,6 +352,7 @@ def test_dial_takes_every_option(caller, tmp_path):
         *["dial", "http://localhost:9000/", "-t", "twilio", "--audio", "a.wav", "--audio", "b.wav", "--dtmf", "12#"],
         *["--from", "+15550100003", "--to", "+15550100004", "--param", "a=1", "--duration", "1m", "--listen", "0"],
         *["--response-timeout", "2s", "--record", "call.wav", "--force-ws", "--method", "get", "--json"],
+        *["--probe", "--quirk", "one=1", "--quirk", "two=2"],
     )
     assert caller.config == DialConfig(
         target="http://localhost:9000/",
@@ -366,8 +367,37 @@ def test_dial_takes_every_option(caller, tmp_path):
         record=Path("call.wav"),
         force_ws=True,
         method="GET",
+        probe=True,
+        quirks={"one": "1", "two": "2"},
         as_json=True,
     )
+
+
+def test_dial_keeps_the_log_of_a_caller_that_is_a_bot_short(caller, monkeypatch):
+    levels = []
+    monkeypatch.setattr("wsvoice.runner.logs.configure_logging", levels.append)
+    invoke("dial", "--caller", "caller.py:other")
+    assert caller.config == DialConfig(caller="caller.py:other")
+    invoke("dial", "--caller", "caller.py:other", "-v")
+    assert levels == ["ERROR", "DEBUG"]
+
+
+def test_dial_lists_a_providers_quirks_and_calls_nobody(caller):
+    lines = invoke("dial", "-t", "telnyx", "--quirk", "list").stderr.splitlines()
+    assert lines[0] == "Telnyx's quirks:"
+    assert re.search(r"^  leg-codec=PCMU\|PCMA +the codec of .* \(default: PCMU\)$", "\n".join(lines), re.M)
+    assert invoke("dial", "-t", "twilio", "--quirk", "list").stderr == "Twilio has no quirks\n"
+    assert caller.config is None
+
+
+def test_dial_explains_what_a_probe_found(caller):
+    found = (CountedFinding("M3", "warn", "it talked on"),)
+    caller.report = CallReport("twilio", "t", verdict="passed", findings=found)
+    lines = invoke("dial", "--probe").stderr.splitlines()
+    explained = [line for line in lines if line.startswith(("warn M3", "M3 asks that", "   mend: "))]
+    assert len(explained) == 3
+    assert lines[-1] == "passed"
+    assert not any(line.startswith("M3 asks") for line in invoke("dial").stderr.splitlines())
 
 
 def test_dial_tells_what_happens_and_ends_with_the_verdict(caller):

@@ -123,6 +123,9 @@ def test_every_option_of_dial_can_stand_in_each_source(tmp_path):
         "record": "call.wav",
         "force-ws": "true",
         "method": "get",
+        "caller": "caller.py:other",
+        "probe": "yes",
+        "quirk": "reorder=0.1,leg-codec=PCMA",
     }
     expected = DialConfig(
         target="ws://localhost:9000/",
@@ -137,6 +140,9 @@ def test_every_option_of_dial_can_stand_in_each_source(tmp_path):
         record=Path("call.wav"),
         force_ws=True,
         method="GET",
+        caller="caller.py:other",
+        probe=True,
+        quirks={"reorder": "0.1", "leg-codec": "PCMA"},
     )
     assert dial_config(tmp_path, **texts) == expected
     environ = {f"WSVOICE_DIAL_{name.upper().replace('-', '_')}": value for name, value in texts.items()}
@@ -147,6 +153,13 @@ def test_every_option_of_dial_can_stand_in_each_source(tmp_path):
     resolved = resolve_dial({}, environ={}, cwd=tmp_path)
     assert resolved.config == expected
     assert resolved.origins["audio"] == "pyproject.toml [tool.wsvoice.dial] audio"
+
+
+def test_quirks_are_pairs(tmp_path):
+    with pytest.raises(ConfigError, match="--quirk takes key=value, got 'silent'") as caught:
+        dial_config(tmp_path, quirk=["silent"])
+    assert caught.value.hint == "for example `--quirk silent=yes`"
+    assert resolve_dial({}, environ={}, cwd=tmp_path).values["quirk"] == {}
 
 
 def test_dial_prefers_its_own_variable_and_follows_the_common_one(tmp_path):

@@ -32,7 +32,7 @@ OURS = {
     "bot": ("config", "errors"),
     "runner": ("runner", "bot", "providers", "config", "http", "audio", "call", "errors"),
     "dial": ("dial", "bot", "providers", "config", "http", "audio", "call", "errors"),
-    "scaffold": ("errors",),
+    "scaffold": ("config", "providers", "errors"),
     "cli": (
         "cli",
         "bot",
@@ -97,7 +97,7 @@ PLACES = {
     "requests": (),
     "aiohttp": (),
     "dotenv": ("wsvoice.config",),
-    "tomllib": ("wsvoice.config",),
+    "tomllib": ("wsvoice.config", "wsvoice.scaffold"),
     "typer": ("wsvoice.cli",),
     "click": ("wsvoice.cli",),
     "rich": ("wsvoice.cli.output",),

@@ -13,6 +13,7 @@ Every exception of wsvoice.
     ├── ServerError              the server could not be started
     ├── ConnectError             the server that a bot dials could not be reached, or turned it away
     ├── DialError                a test call could not be placed
+    ├── ScaffoldError            a project could not be written
     ├── HttpError                an HTTP request got no response
     ├── SignatureError           a request is not signed by the provider
     ├── TokenError               a stream token is missing, forged, expired or used
@@ -82,6 +83,10 @@ class ConnectError(WsvoiceError):
 
 class DialError(WsvoiceError):
     """A test call could not be placed."""
+
+
+class ScaffoldError(WsvoiceError):
+    """A new project could not be written; nothing of it was left behind."""
 
 
 class HttpError(WsvoiceError):

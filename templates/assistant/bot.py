@@ -1,16 +1,13 @@
 """
 A telephone assistant: it listens, thinks and speaks.
 
-    BOT_FAKES=1 wsvoice dial bot.py      a test call without keys
-    wsvoice run bot.py                   serve it to a telephone provider
-
 What it says is in this file, which services it uses in services.py.
 """
 
 import asyncio
 import os
 
-import services
+import wsvoice
 from loguru import logger
 from pipecat.audio.vad.silero import SileroVADAnalyzer
 from pipecat.frames.frames import EndWorkerFrame, FunctionCallResultProperties, TTSSpeakFrame
@@ -21,6 +18,8 @@ from pipecat.processors.aggregators.llm_response_universal import LLMContextAggr
 from pipecat.services.llm_service import FunctionCallParams
 from pipecat.turns.user_turn_strategies import UserTurnStrategies
 from pipecat.workers.runner import WorkerRunner
+
+import services
 
 GREETING = "Hello! How can I help you?"
 STILL_THERE = "Are you still there?"
@@ -53,7 +52,8 @@ def load_turn_models() -> tuple[SileroVADAnalyzer, UserTurnStrategies]:
     return SileroVADAnalyzer(), UserTurnStrategies()
 
 
-async def bot(runner_args):
+async def bot(runner_args: wsvoice.CallArguments) -> None:
+    """Handle one call, from the first ring to the hang-up."""
     transport = runner_args.transport
     call = runner_args.call
     logger.info("{} calls {}", call.from_number, call.to_number)

@@ -2,7 +2,7 @@
 The services that the bot hears, thinks and speaks with.
 
 To change one, change its name here, and pipecat's extra of that name in pyproject.toml. Each function makes a
-service for one call; https://docs.pipecat.ai/server/services/supported-services lists many more.
+service for one call; https://docs.pipecat.ai/api-reference/server/services/supported-services lists many more.
 """
 
 import os
@@ -98,7 +98,7 @@ def stt_openai() -> STTService:
 def llm_anthropic(instructions: str) -> LLMService:
     from pipecat.services.anthropic.llm import AnthropicLLMService
 
-    settings = AnthropicLLMService.Settings(model="claude-haiku-4-5", system_instruction=instructions)
+    settings = AnthropicLLMService.Settings(system_instruction=instructions)
     return AnthropicLLMService(api_key=key("anthropic"), settings=settings)
 
 
@@ -119,7 +119,7 @@ def llm_groq(instructions: str) -> LLMService:
 def llm_openai(instructions: str) -> LLMService:
     from pipecat.services.openai.llm import OpenAILLMService
 
-    settings = OpenAILLMService.Settings(model="gpt-4.1", system_instruction=instructions)
+    settings = OpenAILLMService.Settings(system_instruction=instructions)
     return OpenAILLMService(api_key=key("openai"), settings=settings)
 
 
@@ -142,7 +142,7 @@ def tts_elevenlabs() -> TTSService:
     from pipecat.services.elevenlabs.tts import ElevenLabsTTSService
 
     # Listed with how they sound at https://elevenlabs.io/app/voice-library
-    settings = ElevenLabsTTSService.Settings(voice="SAz9YHcvj6GT2YYXdXww")
+    settings = ElevenLabsTTSService.Settings(voice="JBFqnCBsd6RMkjVDRZzb")
     return ElevenLabsTTSService(api_key=key("elevenlabs"), settings=settings)
 
 

@@ -4,6 +4,7 @@ A bot as pipecat's documentation had them before 1.0: old module paths, and the 
 It writes what the caller does to stderr, and repeats what it hears.
 """
 
+import os
 import sys
 
 from pipecat.audio.vad.silero import SileroVADAnalyzer
@@ -43,7 +44,8 @@ async def bot(runner_args: RunnerArguments):
     serializer = TwilioFrameSerializer(
         stream_sid=call_data["stream_id"],
         call_sid=call_data["call_id"],
-        params=TwilioFrameSerializer.InputParams(auto_hang_up=False),
+        account_sid=os.getenv("TWILIO_ACCOUNT_SID", ""),
+        auth_token=os.getenv("TWILIO_AUTH_TOKEN", ""),
     )
     transport = FastAPIWebsocketTransport(
         websocket=runner_args.websocket,

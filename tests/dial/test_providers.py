@@ -50,7 +50,8 @@ class Placed:
 async def place(target: Path | str, **settings: Any) -> Placed:
     events: list[TimelineEvent] = []
     config = DialConfig(**{"target": str(target), "listen_s": 0.0, **settings})
-    return Placed(await dial(config, on_event=events.append), events)
+    async with asyncio.timeout(60):
+        return Placed(await dial(config, on_event=events.append), events)
 
 
 @contextmanager
@@ -85,7 +86,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Placed]:
     environ = {key: value for _, bots in credentials.values() for key, value in bots.items()}
 
     async def place_all(url: str) -> dict[str, Placed]:
-        few = asyncio.Semaphore(3)
+        few = asyncio.Semaphore(6)
 
         async def soon(target: Path | str, **settings: Any) -> Placed:
             async with few:

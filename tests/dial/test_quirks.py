@@ -151,7 +151,7 @@ async def say(line: Line, payload: bytes) -> None:
 
 
 def test_media_change_places(clip: Path) -> None:
-    called = call(fake_bots.silent, transport="telnyx", audio=(clip,), duration_s=1.0, quirks={"reorder": "0.5"})
+    called = call(fake_bots.silent, transport="telnyx", audio=(clip,), duration_s=0.5, quirks={"reorder": "0.5"})
     chunks = [int(media["chunk"]) for media in called.media()]
     assert chunks != sorted(chunks)
     # Neighbours only, and nothing is lost.
@@ -197,11 +197,11 @@ def test_a_stream_may_start_late_and_say_nothing(clip: Path) -> None:
 
 
 def test_pieces_have_the_length_that_is_asked_for(clip: Path) -> None:
-    usual = call(fake_bots.silent, transport="exotel", audio=(clip,), duration_s=0.5)
+    usual = call(fake_bots.silent, transport="exotel", audio=(clip,), duration_s=0.3)
     assert {len(base64.b64decode(media["payload"])) for media in usual.media()} == {1600}
-    short = call(fake_bots.silent, transport="exotel", audio=(clip,), duration_s=0.5, quirks={"frame-ms": "20"})
+    short = call(fake_bots.silent, transport="exotel", audio=(clip,), duration_s=0.3, quirks={"frame-ms": "20"})
     assert {len(base64.b64decode(media["payload"])) for media in short.media()} == {320}
-    assert usual.report.sent_audio_ms == short.report.sent_audio_ms == 500
+    assert usual.report.sent_audio_ms == short.report.sent_audio_ms == 300
 
 
 @pytest.mark.parametrize(("quirks", "back"), [({}, []), ({"echo-cleared-marks": "yes"}, ["m"])])
@@ -219,9 +219,7 @@ def test_cleared_marks_come_back_or_not(quirks: dict[str, str], back: list[str],
 
     called = call(clears, transport="exotel", audio=(clip,), duration_s=0.4, quirks=quirks)
     assert called.report.clears == 1
-    assert [
-        message["mark"]["name"] for message in called.bot.lines[0].messages if message["event"] == "mark"
-    ] == back
+    assert [message["mark"]["name"] for message in called.bot.lines[0].messages if message["event"] == "mark"] == back
 
 
 # What a document asks for
@@ -277,7 +275,7 @@ def test_a_stream_is_dialled_again_unless_the_answer_forbids_it(clip: Path) -> N
 
     forbidden = call(closes, texml(TELNYX + ' enableReconnect="false"'), transport="telnyx", audio=(clip,))
     assert len(forbidden.bot.lines) == 1
-    assert forbidden.found() == [("W3", "warn", 1)] or forbidden.found() == []
+    assert forbidden.found() == []
 
 
 def test_the_conversation_goes_on_on_the_new_stream(clip: Path) -> None:

@@ -27,7 +27,9 @@ class Api:
         self.events: list[TimelineEvent] = []
 
     def serve(self) -> FakeRestApi:
-        return FakeRestApi(load_provider("twilio"), CALL_ID, self.hang_up, Journal(self.events.append, MonotonicClock()))
+        return FakeRestApi(
+            load_provider("twilio"), CALL_ID, self.hang_up, Journal(self.events.append, MonotonicClock())
+        )
 
     def hang_up(self) -> None:
         self.hang_ups += 1

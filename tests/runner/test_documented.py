@@ -648,7 +648,7 @@ class TestOutput:
                     EndFrame(),
                 )
                 await carrier.closed()
-                assert carrier.of("media") == []
+                assert carrier.messages == []
 
         run(main())
 

@@ -118,6 +118,32 @@ class TestContracts:
         assert not gone.with_suffix(".py").exists()
         assert not gone.exists()
 
+    def test_serializers_complain_of_missing_credentials_in_these_words(self) -> None:
+        from wsvoice.runner.patches.serializers import COMPLAINT, SERIALIZERS
+
+        program = f"""
+            import importlib
+            for module, name in {SERIALIZERS!r}.items():
+                kind = getattr(importlib.import_module(module), name)
+                names = ["MZ1", "PCMU", "PCMU"] if "Telnyx" in name else ["MZ1"]
+                try:
+                    kind(*names)
+                except ValueError as error:
+                    print("refused", str(error).startswith({COMPLAINT!r}))
+                else:
+                    print("made")
+        """
+        assert [line for line in python(program).splitlines() if line == "refused True"] == ["refused True"] * 3
+        printed = python(f"""
+            from wsvoice.runner.transport import install
+            install()
+            {program}
+            serializer = kind("MZ1", params=kind.InputParams(sample_rate=16000))
+            print("kept", serializer._params.sample_rate, serializer._params.auto_hang_up)
+        """)
+        assert [line for line in printed.splitlines() if line == "made"] == ["made"] * 3
+        assert "kept 16000 False" in printed
+
     def test_models_are_loaded_by_the_names_that_are_shared(self) -> None:
         import pipecat.audio.turn.smart_turn.local_smart_turn_v3 as smart_turn
         import pipecat.audio.vad.silero as silero
@@ -136,7 +162,7 @@ class TestContracts:
 
 
 CONFIDENCES = """
-    import hashlib, sys
+    import hashlib
     if {patched}:
         from wsvoice.runner.transport import install
         install()
@@ -152,6 +178,7 @@ CONFIDENCES = """
         for each, clip in zip(analyzers, clips):
             digest.update(each.voice_confidence(clip[at : at + step]).tobytes())
     print("digest", digest.hexdigest())
+    print("sessions", len({{id(each._model.session) for each in analyzers}}))
 """
 
 
@@ -164,14 +191,10 @@ class TestSharedModels:
         for number, pcm in enumerate([spoken, speech_like(2500, rate), speech_like(2500, rate, seed=7)]):
             names.append(str(tmp_path / f"{number}.pcm"))
             Path(names[-1]).write_bytes(pcm)
-        digests = [
-            next(
-                line
-                for line in python(CONFIDENCES.format(patched=patched, names=names, rate=rate)).splitlines()
-                if line.startswith("digest")
-            )
-            for patched in (True, False)
-        ]
+        printed = [python(CONFIDENCES.format(patched=patched, names=names, rate=rate)) for patched in (True, False)]
+        assert "sessions 1\n" in printed[0]
+        assert "sessions 3\n" in printed[1]
+        digests = [next(line for line in each.splitlines() if line.startswith("digest")) for each in printed]
         assert digests[0] == digests[1]
 
     def test_another_analyzer_costs_nothing(self) -> None:

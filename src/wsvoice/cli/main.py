@@ -22,6 +22,7 @@ from typer.core import TyperGroup
 
 from wsvoice._version import __version__
 from wsvoice.cli.dial import dial
+from wsvoice.cli.init import init
 from wsvoice.cli.output import Output
 from wsvoice.cli.run import run
 from wsvoice.errors import WsvoiceError
@@ -99,6 +100,7 @@ def wsvoice(
 
 app.command()(run)
 app.command()(dial)
+app.command()(init)
 
 
 def main() -> None:

@@ -127,6 +127,34 @@ class Output:
         for line in last_words:
             self.log_line(line)
 
+    def ask(self, question: str, *, default: str, choices: Sequence[str] = ()) -> str:
+        """
+        Return the user's answer to a question, or `default` for an empty one.
+
+        Raises:
+            EOFError: If the input has ended.
+        """
+        from rich.prompt import Prompt
+
+        return Prompt.ask(question, console=self.console, default=default, choices=list(choices) or None).strip()
+
+    def tree(self, root: str, files: Sequence[tuple[str, str]]) -> None:
+        """Print paths below `root`, folders once, each file with a note in a column of its own."""
+        rows: list[tuple[str, str]] = []
+        shown: tuple[str, ...] = ()
+        for path, note in files:
+            *folders, name = path.split("/")
+            for depth, folder in enumerate(folders):
+                if tuple(folders[: depth + 1]) != shown[: depth + 1]:
+                    rows.append((f"{'  ' * (depth + 1)}{folder}/", ""))
+            shown = tuple(folders)
+            rows.append((f"{'  ' * (len(folders) + 1)}{name}", note))
+        width = max((len(left) for left, _ in rows), default=0)
+        notes = max((len(note) for _, note in rows), default=0)
+        self.line(f"{root.rstrip('/')}/", style="bold")
+        for left, note in rows:
+            self.line(f"{left:<{width}}  {note:>{notes}}".rstrip())
+
     @contextmanager
     def progress(self, text: str) -> Iterator[None]:
         """Show that something takes a while; only on a terminal."""

@@ -237,13 +237,13 @@ def show_plain_banner(output: Output, bot: LoadedBot, config: RunConfig, ready: 
     local = ready.url.rstrip("/")
     address = local.replace("http", "ws", 1) + "/ws-client"
     rows = [("listens on", f"{local}/")]
+    is_open = ready.public_url is None or config.stream_auth == "none"
     if ready.public_url is not None:
         public = ready.public_url.rstrip("/")
-        rows.append(
-            ("clients", f"{public.replace('http', 'ws', 1)}/ws-client/TOKEN, with a token of POST {public}/start")
-        )
-    rows.append(("clients", f"{address}, or what POST {local}/start answers"))
-    rows.append(("try it", f"wsvoice run OTHER.py -t websocket-client --url {address}"))
+        stream = public.replace("http", "ws", 1) + "/ws-client"
+        rows.append(("clients", stream if is_open else f"{stream}/TOKEN, with a token of POST {public}/start"))
+    if is_open:
+        rows += [("clients", address), ("try it", f"wsvoice run OTHER.py -t websocket-client --url {address}")]
     output.line(f"{bot.name} takes clients", style="bold")
     output.fields(rows)
     if ready.public_url is None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
@@ -34,7 +35,7 @@ from wsvoice.dial.voice import Voice
 from wsvoice.errors import DialError, RemoteProtocolError, UsageError
 from wsvoice.http import failure_kind, is_loopback
 from wsvoice.providers import load_provider
-from wsvoice.providers.base import Progress, ReportsProgress, StreamRequest
+from wsvoice.providers.base import Progress, ReportsProgress, Side, StreamRequest
 
 if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
@@ -114,11 +115,16 @@ async def dial(
     return await caller.call()
 
 
-def _load_caller(spec: str, on_line: Callable[[str], None]) -> CallerBot:
-    # pipecat takes a second to import, which scripted calls need not wait for.
-    from wsvoice.dial.caller_bot import CallerBot
+#: A bot is imported with a command line and an event loop of its own in place, of which a process has one.
+_LOADING = threading.Lock()
 
-    return CallerBot(spec, on_line)
+
+def _load_caller(spec: str, on_line: Callable[[str], None]) -> CallerBot:
+    with _LOADING:
+        # pipecat takes a second to import, which scripted calls need not wait for.
+        from wsvoice.dial.caller_bot import CallerBot
+
+        return CallerBot(spec, on_line)
 
 
 def _check_recording(path: Path) -> None:
@@ -215,9 +221,14 @@ class _Caller:
         if self._target.kind == "bot":
             url = await self._serve(stack)
         if self._target.kind == "stream":
-            request = StreamRequest(url=url, parameters=config.parameters)
-            if self._behaviour.leg_format is not None:
-                request = replace(request, format=self._behaviour.leg_format)
+            # No answer names a format, so it is what the provider streams by itself.
+            usual = self._provider.stream(Side.CARRIER, config.quirks)
+            request = StreamRequest(
+                url=url,
+                parameters=config.parameters,
+                format=self._behaviour.leg_format or usual.format,
+                outbound_format=usual.outbound_format,
+            )
         else:
             if config.parameters and self._target.kind == "webhook":
                 journal.tell("note", "--param is not used: a webhook's own answer names the parameters")

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -44,6 +43,8 @@ from wsvoice.dial.voice import Voice
 
 #: How long the caller may go on working after its call has ended.
 EXIT_TIMEOUT_S = 5.0
+#: How often it is cancelled after that, and how long each time may take.
+CANCELLATIONS, CANCEL_TIMEOUT_S = 3, 1.0
 
 
 class CarrierSerializer(FrameSerializer):
@@ -289,10 +290,14 @@ class CallerBot:
         if self._transport is None or self._task is None:
             return
         self._transport.close()
-        await asyncio.wait([self._task], timeout=timeout_s)
-        self._task.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._task
+        for _ in range(CANCELLATIONS):
+            await asyncio.wait([self._task], timeout=timeout_s)
+            if self._task.done():
+                return
+            # A pipeline takes the first one for a wish to clean up, and may wait in that for a handler of its own.
+            self._task.cancel()
+            timeout_s = CANCEL_TIMEOUT_S
+        self._on_line(f"the caller's bot {self.name} does not end")
 
     async def _run(self, arguments: CallerArguments, voice: Voice) -> None:
         try:

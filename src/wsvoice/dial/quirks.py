@@ -42,9 +42,10 @@ class Behaviour:
 
 
 def describe_quirks(provider: Provider) -> list[tuple[str, str]]:
-    """Return each quirk of `provider`'s as it is written, with its default, and what it changes."""
+    """Return each quirk of `provider`'s as it is written, and what it changes, with its default."""
     return [
-        (f"{name}={'|'.join(quirk.choices) or quirk.default}", quirk.help) for name, quirk in provider.quirks.items()
+        (f"{name}={'|'.join(quirk.choices) or 'VALUE'}", f"{quirk.help} (default: {quirk.default})")
+        for name, quirk in provider.quirks.items()
     ]
 
 

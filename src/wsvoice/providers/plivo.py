@@ -964,8 +964,9 @@ def _base(method: str, url: str, fields: Fields) -> str:
     """
     written = url.partition("#")[0].partition("?")[2]
     query = "&".join(f"{name}={value}" for name, value in sorted(parse_qsl(written, keep_blank_values=True)))
-    form = "".join(name + value for name, value in sorted(fields))
-    if method != "GET" and form:
+    pairs = sorted(fields)
+    form = "".join(name + value for name, value in pairs)
+    if method != "GET" and pairs:
         return f"{_address(url)}?{query}{'.' if query else ''}{form}"
     return f"{_address(url)}?{query}" if query else _address(url)
 

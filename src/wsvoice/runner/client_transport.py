@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 import wave
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from pipecat.frames.frames import (
     OutputAudioRawFrame,
     OutputTransportMessageFrame,
     OutputTransportMessageUrgentFrame,
+    StartFrame,
 )
 from pipecat.processors.frame_processor import FrameDirection
 from pipecat.runner.types import WebSocketRunnerArguments
@@ -34,6 +36,7 @@ from pipecat.runner.utils import parse_telephony_websocket
 from pipecat.serializers.base_serializer import FrameSerializer
 from pipecat.serializers.protobuf import ProtobufFrameSerializer
 from pipecat.transports.base_input import BaseInputTransport
+from pipecat.transports.base_output import BaseOutputTransport
 from pipecat.transports.base_transport import BaseTransport
 from pipecat.transports.base_transport import TransportParams as BaseParams
 from pipecat.transports.websocket.fastapi import (
@@ -46,6 +49,7 @@ from pipecat.transports.websocket.fastapi import (
 from pipecat.utils.security.allowed_origins import default_allowed_origins, is_origin_allowed
 
 from wsvoice.runner.activity import Activity
+from wsvoice.runner.transport import LowLatencyResampler
 
 if TYPE_CHECKING:
     from wsvoice.runner.clients import ClientSession, ClientSocket
@@ -136,6 +140,35 @@ async def push_input(transport: BaseInputTransport, frame: Frame, activity: Acti
         await transport.push_frame(frame)
 
 
+class UtteranceResampler(LowLatencyResampler):
+    """
+    A resampler whose utterances are told apart by the pauses between them.
+
+    The few milliseconds that are held back when the bot falls silent must not come out with its next words.
+    """
+
+    #: pipecat's own resampler waits as long.
+    PAUSE_S = 0.2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last = 0.0
+
+    async def resample(self, audio: bytes, in_rate: int, out_rate: int) -> bytes:
+        """Convert s16le audio."""
+        now = time.monotonic()
+        if now - self._last > self.PAUSE_S:
+            await self.reset()
+        self._last = now
+        return await super().resample(audio, in_rate, out_rate)
+
+
+def resample_at_once(output: BaseOutputTransport) -> None:
+    """Let an output resample without pipecat's delay of 100 ms and more."""
+    for sender in output._media_senders.values():
+        sender._resampler = UtteranceResampler()
+
+
 def has_handler(transport: BaseTransport, event_name: str) -> bool:
     """Whether the bot listens to an event."""
     return bool(transport._event_handlers[event_name].handlers)
@@ -177,6 +210,11 @@ class ClientOutputTransport(FastAPIWebsocketOutputTransport):
     """What the bot says, as messages."""
 
     _transport: ClientTransport
+
+    async def set_transport_ready(self, frame: StartFrame) -> None:
+        """Begin to send, without delay where rates differ."""
+        await super().set_transport_ready(frame)
+        resample_at_once(self)
 
     async def write_audio_frame(self, frame: OutputAudioRawFrame) -> bool:
         """Send one piece of audio, with a WAV header if the params ask for one."""

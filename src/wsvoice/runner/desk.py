@@ -72,6 +72,8 @@ class Desk:
         self._origins: Sequence[str] | None = None
         self._handler_changed = asyncio.Condition()
         self._turn = asyncio.Lock()
+        self._left = asyncio.Event()
+        self._left.set()
         #: The client that a bot has, what serves it, and whether that is done.
         self._taken: ServerConnection | None = None
         self._taken_by: Handler | None = None
@@ -114,20 +116,33 @@ class Desk:
             raise RuntimeError(f"the bot already serves clients on port {self.port}")
         self._origins = origins
         await self._set_handler(handler)
+        left = self._left = asyncio.Event()
         try:
             yield
         finally:
+            left.set()
             if self.handler is handler:
                 await self._set_handler(None)
             if self._taken is not None and self._taken_by is handler:
                 await self._taken.close(NORMAL)
                 await self._done.wait()
 
-    async def drop(self, *, failed: bool) -> None:
-        """Close the client that the bot has or had, if it is still there."""
+    async def drop(self, *, failed: bool) -> Handler | None:
+        """
+        Close the client of a bot that has ended, if it is still there.
+
+        Returns:
+            What the bot has left behind that would serve the next one too; normally ``None``.
+        """
+        handler = self.handler
         await self._set_handler(None)
         if self._taken is not None:
             await self._taken.close(INTERNAL_ERROR if failed else NORMAL)
+        return handler
+
+    async def left(self) -> None:
+        """Wait until what served last does so no more."""
+        await self._left.wait()
 
     async def _set_handler(self, handler: Handler | None) -> None:
         async with self._handler_changed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 from collections.abc import Mapping
@@ -10,12 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from loguru import logger
-from pipecat.frames.frames import CancelWorkerFrame
+from pipecat.frames.frames import CancelWorkerFrame, StartFrame
 from pipecat.runner.types import RunnerArguments
 from pipecat.transports.base_transport import BaseTransport
 from pipecat.transports.websocket.client import (
     WebsocketClientCallbacks,
     WebsocketClientInputTransport,
+    WebsocketClientOutputTransport,
     WebsocketClientParams,
     WebsocketClientSession,
     WebsocketClientTransport,
@@ -34,6 +36,7 @@ from wsvoice.runner.client_transport import (
     pick_params,
     push_input,
     read_frame,
+    resample_at_once,
 )
 
 #: How long the server may take to answer the handshake.
@@ -46,6 +49,7 @@ class Outcome:
     def __init__(self) -> None:
         self.error: ConnectError | None = None
         self.failed = asyncio.Event()
+        self.closed = asyncio.Event()
 
     def fail(self, error: ConnectError) -> None:
         """Note why it could not."""
@@ -57,6 +61,12 @@ class DialSession(WebsocketClientSession):
     """pipecat's connection, with an error that does not go unnoticed."""
 
     outcome: Outcome
+
+    async def disconnect(self) -> None:
+        """Close the connection, once both ends of the transport have let go."""
+        await super().disconnect()
+        if not self.is_connected:
+            self.outcome.closed.set()
 
     @acquires("connection")
     async def connect(self) -> None:
@@ -94,11 +104,19 @@ class DialInputTransport(WebsocketClientInputTransport):
         super().__init__(transport, session, params)
         self._activity = Activity()
         self._faults: set[str] = set()
+        self._started = asyncio.Event()
+
+    async def start(self, frame: StartFrame) -> None:
+        """Begin to take what has come since the connection was opened."""
+        await super().start(frame)
+        self._started.set()
 
     async def on_message(self, websocket: Any, message: Any) -> None:
         """Take one message; one that cannot be read is left out."""
         if self._params.serializer is None:
             return
+        # The connection is open before the pipeline is; a server that speaks first is heard all the same.
+        await self._started.wait()
         frame = await read_frame(self._params.serializer, message, self._note_fault)
         if frame is not None:
             await push_input(self, frame, self._activity)
@@ -107,6 +125,15 @@ class DialInputTransport(WebsocketClientInputTransport):
         if kind not in self._faults:
             self._faults.add(kind)
             logger.warning("ignored a bad message ({}): {}; more of its kind are ignored too", kind, message)
+
+
+class DialOutputTransport(WebsocketClientOutputTransport):
+    """What the bot says, as messages."""
+
+    async def set_transport_ready(self, frame: StartFrame) -> None:
+        """Begin to send, without delay where rates differ."""
+        await super().set_transport_ready(frame)
+        resample_at_once(self)
 
 
 class DialTransport(WebsocketClientTransport):
@@ -140,6 +167,12 @@ class DialTransport(WebsocketClientTransport):
         if self._input is None:
             self._input = DialInputTransport(self, cast(DialSession, self._session), self._params)
         return self._input
+
+    def output(self) -> WebsocketClientOutputTransport:
+        """Return the output."""
+        if self._output is None:
+            self._output = DialOutputTransport(self, self._session, self._params)
+        return self._output
 
     async def _on_connected(self, websocket: Any) -> None:
         logger.info("connected")
@@ -197,7 +230,7 @@ class DialArguments(RunnerArguments):
 
     async def end_pipeline(self, because: str) -> bool:
         """End the pipeline; false if there is none."""
-        if self._transport is None:
+        if self._transport is None or not self._transport.is_connected:
             return False
         await self._transport.end(because)
         return True
@@ -232,7 +265,6 @@ def connect_error(uri: str, error: Exception) -> ConnectError:
             hint="check the scheme: ws:// is without TLS",
         )
     if isinstance(error, OSError):
-        return ConnectError(
-            f"{where} cannot be reached: {error.strerror or error}", hint="start the server first, or check --url"
-        )
+        reason = os.strerror(error.errno) if error.errno else error
+        return ConnectError(f"{where} cannot be reached: {reason}", hint="start the server first, or check --url")
     return ConnectError(f"{where} is no WebSocket server: {error}", hint="check --url")

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pipecat.transports.websocket.server as pipecat_server
 from loguru import logger
-from pipecat.frames.frames import CancelWorkerFrame, Frame, InterruptionFrame, OutputAudioRawFrame
+from pipecat.frames.frames import CancelWorkerFrame, Frame, InterruptionFrame, OutputAudioRawFrame, StartFrame
 from pipecat.processors.frame_processor import FrameDirection
 from pipecat.runner.types import RunnerArguments
 from pipecat.transports.base_transport import BaseTransport
@@ -24,7 +24,14 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
 from wsvoice.runner.activity import Activity
-from wsvoice.runner.client_transport import ClientSerializer, TransportParams, pick_params, push_input, read_frame
+from wsvoice.runner.client_transport import (
+    ClientSerializer,
+    TransportParams,
+    pick_params,
+    push_input,
+    read_frame,
+    resample_at_once,
+)
 from wsvoice.runner.desk import Desk, Handler
 
 _pipecat_serve = cast(Any, pipecat_server).websocket_serve
@@ -77,6 +84,11 @@ class ServerOutputTransport(SingleClientWebsocketServerOutputTransport):
     """What the bot says, as messages."""
 
     _transport: ServerTransport
+
+    async def set_transport_ready(self, frame: StartFrame) -> None:
+        """Begin to send, without delay where rates differ."""
+        await super().set_transport_ready(frame)
+        resample_at_once(self)
 
     async def write_audio_frame(self, frame: OutputAudioRawFrame) -> bool:
         """Send one piece of audio, with a WAV header if the params ask for one."""

@@ -32,7 +32,9 @@ START_S = 5.0
 #: How often in a row it may.
 STARTS = 3
 #: How long a bot may take to say that it could not connect.
-FAILURE_GRACE_S = 0.5
+FAILURE_GRACE_S = 0.1
+#: How long a pipeline may take to end that nobody waits for any more.
+ORPHAN_TIMEOUT_S = 2.0
 
 
 class Stop:
@@ -73,7 +75,10 @@ def run_alone(bot: LoadedBot, config: RunConfig, *, on_ready: OnReady) -> None:
     async def main() -> bool:
         stop = Stop()
         with _signals(stop) as received:
-            await run(bot, config, on_ready=on_ready, stop=stop)
+            try:
+                await run(bot, config, on_ready=on_ready, stop=stop)
+            finally:
+                await _cancel_the_rest()
             return signal.SIGINT in received
 
     if asyncio.run(main()):
@@ -108,7 +113,10 @@ async def serve_one_by_one(bot: LoadedBot, config: RunConfig, *, on_ready: OnRea
             if not task.done():
                 await _drain_desk(task, desk, config, stop, server_transport.end_pipeline)
             error = _error_of(task)
-            await desk.drop(failed=error is not None)
+            if (orphan := await desk.drop(failed=error is not None)) is not None:
+                # A bot that failed beside its pipeline has left that running.
+                await server_transport.end_pipeline(orphan, "the bot has ended")
+                await _first(asyncio.create_task(desk.left()), timeout_s=ORPHAN_TIMEOUT_S)
             early = desk.served == served and loop.time() - started < START_S
             failures = failures + 1 if early and not stop.drain.is_set() else 0
             if failures >= STARTS:
@@ -143,6 +151,9 @@ async def dial_out(bot: LoadedBot, config: RunConfig, *, on_ready: OnReady, stop
         if not task.done() and await arguments.end_pipeline("the process stops"):
             await _first(task, timeout_s=config.bot_exit_timeout_s)
     await _end(task)
+    if await arguments.end_pipeline("the bot has ended"):
+        # A bot that failed beside its pipeline has left that running.
+        await _first(outcome.closed, timeout_s=ORPHAN_TIMEOUT_S)
     if outcome.error is not None:
         raise outcome.error
     if (error := _error_of(task)) is not None:
@@ -203,6 +214,22 @@ async def _end(task: asyncio.Task[None]) -> None:
         task.cancel()
         with suppress(asyncio.CancelledError):
             await asyncio.wait({task}, timeout=5)
+
+
+async def _cancel_the_rest() -> None:
+    """
+    Cancel what a bot has left behind.
+
+    asyncio's own way to do so at the end waits for ever for a pipecat runner, which takes a first cancellation as
+    the wish to end in its own time, with tasks that are cancelled as well.
+    """
+    for _ in range(3):
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        if not tasks:
+            return
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=1)
 
 
 def _error_of(task: asyncio.Task[None]) -> BaseException | None:

@@ -73,6 +73,8 @@ class StreamSocket(AcceptedSocket):
     ) -> None:
         super().__init__(scope, receive, send, logger=logger, message_limit=message_limit)
         self.stream: Stream = provider.stream(Side.BOT)
+        #: How long the carrier's pieces of audio are.
+        self.carrier_frame_ms = provider.frame_ms
         #: Reads what a bot sends by itself, so that the record is right for every kind of bot.
         self._mirror: Stream = provider.stream(Side.CARRIER)
         self.pacer = Pacer(lead_s)

@@ -384,9 +384,13 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
         self._serializer = serializer
         self._wire = socket.stream.outbound_format
         self._frame_bytes = self._wire.bytes_for(FRAME_MS)
+        # What a bot makes of the caller's audio comes as rarely as that does.
+        self._utterance_end_s = max(UTTERANCE_END_S, 1.5 * socket.carrier_frame_ms / 1000)
         self._pending = bytearray()
         self._interruptions = 0
         self._last_write = 0.0
+        #: Whether a piece of audio is on its way, however long that takes.
+        self._writing = False
         self._wrote = asyncio.Event()
         self._utterance_task: asyncio.Task[None] | None = None
 
@@ -441,7 +445,11 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
                 await asyncio.sleep(IDLE_MIXER_S)
             return False
         self._pending += self._serializer.encode(frame.audio, self.sample_rate)
-        return await self._send_pending()
+        self._writing = True
+        try:
+            return await self._send_pending()
+        finally:
+            self._writing = False
 
     async def send_message(self, frame: OutputTransportMessageFrame | OutputTransportMessageUrgentFrame) -> None:
         """Send a message of the bot's own."""
@@ -459,6 +467,8 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
                 await asyncio.sleep(wait_s)
                 if interruptions != self._interruptions:
                     return False
+                # The end of an utterance and the beginning of the next are sent by two tasks.
+                continue
             payload = bytes(self._pending[:size])
             del self._pending[:size]
             await socket.send_event(Audio(payload))
@@ -473,8 +483,9 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
         while True:
             await self._wrote.wait()
             quiet_s = loop.time() - self._last_write
-            if quiet_s < UTTERANCE_END_S:
-                await asyncio.sleep(UTTERANCE_END_S - quiet_s)
+            end_s = self._utterance_end_s
+            if self._writing or quiet_s < end_s:
+                await asyncio.sleep(end_s if self._writing else end_s - quiet_s)
                 continue
             self._wrote.clear()
             await self._end_utterance()
@@ -488,7 +499,8 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
         if self._pending:
             await self._send_pending()
             self._wrote.clear()
-        await self._transport.mark_utterance()
+        if self._socket.sent_ms:
+            await self._transport.mark_utterance()
 
     async def _stop_watching(self) -> None:
         if self._utterance_task is not None:

@@ -53,6 +53,11 @@ PATCHES = (
         "vad_analyzer and turn_analyzer in a transport's params do nothing",
     ),
     Patch(
+        "serializers",
+        "serializers",
+        "a serializer that a bot makes without the provider's credentials ends every call with a ValueError",
+    ),
+    Patch(
         "shared-models",
         "shared_models",
         "every call loads the voice detection's and the turn detection's models again, while all others wait",

@@ -8,6 +8,7 @@ sessions may be run from many threads (https://onnxruntime.ai/docs/api/python/ap
 from __future__ import annotations
 
 import threading
+from os import PathLike, fspath
 from types import ModuleType
 from typing import Any
 
@@ -34,10 +35,10 @@ class SharedRuntime:
 
     def InferenceSession(self, model: Any, sess_options: Any = None, providers: Any = None, **others: Any) -> Any:
         """Return the session for a model file, loaded when it is first asked for."""
-        if others or not isinstance(model, str):
+        if others or not isinstance(model, (str, PathLike)):
             return self._runtime.InferenceSession(model, sess_options, providers, **others)
         options = tuple(getattr(sess_options, name) for name in _OPTIONS) if sess_options is not None else None
-        key = (model, options, tuple(providers or ()))
+        key = (fspath(model), options, tuple(providers or ()))
         with self._lock:
             if key not in self._sessions:
                 self._sessions[key] = self._runtime.InferenceSession(model, sess_options, providers)

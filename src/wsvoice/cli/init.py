@@ -1,0 +1,184 @@
+"""``wsvoice init``: a new bot's project, from a template."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
+
+import typer
+
+from wsvoice.cli.output import Output
+from wsvoice.errors import UsageError
+
+if TYPE_CHECKING:
+    from wsvoice.scaffold import Plan, Template
+
+T = TypeVar("T")
+
+
+def init(
+    directory: Annotated[
+        str | None,
+        typer.Argument(metavar="DIR", help="The project's folder, and so its name.  [default: my-bot]"),
+    ] = None,
+    template: Annotated[
+        str | None,
+        typer.Option("--template", metavar="NAME", help="What to start from.  [default: echo]"),
+    ] = None,
+    transport: Annotated[
+        list[str] | None,
+        typer.Option("-t", "--transport", metavar="NAME", help="The provider. Repeatable.  [default: twilio]"),
+    ] = None,
+    stt: Annotated[
+        str | None,
+        typer.Option("--stt", metavar="NAME", help="Speech to text, where the template has a choice."),
+    ] = None,
+    llm: Annotated[
+        str | None,
+        typer.Option("--llm", metavar="NAME", help="The language model, where the template has a choice."),
+    ] = None,
+    tts: Annotated[
+        str | None,
+        typer.Option("--tts", metavar="NAME", help="Text to speech, where the template has a choice."),
+    ] = None,
+    listing: Annotated[
+        bool, typer.Option("--list", help="List the templates and their choices; write nothing.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the files and their sizes; write nothing.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite files that are there already.")] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print one JSON object: dir, template, providers, choices, files, next."),
+    ] = False,
+) -> None:
+    """
+    Start a bot's project from a template.
+
+    The project runs, and passes its own tests, as it is. On a terminal and without
+    arguments wsvoice asks for everything; Enter takes the default.
+
+    \b
+    wsvoice init                                      answer questions
+    wsvoice init my-bot --template ivr -t telnyx
+    wsvoice init --list
+    """
+    from wsvoice.scaffold import DEFAULT_NAME, check, load_templates, next_commands, plan, write
+
+    output = Output()
+    templates = load_templates()
+    if listing:
+        show_templates(output, templates, as_json=as_json)
+        return
+
+    chosen = {name: value for name, value in (("stt", stt), ("llm", llm), ("tts", tts)) if value is not None}
+    nothing_given = directory is None and not (template or transport or chosen or dry_run or force or as_json)
+    if nothing_given and sys.stdin.isatty() and sys.stderr.isatty():
+        made = ask(output, templates)
+    else:
+        folder = DEFAULT_NAME if directory is None else directory
+        made = plan(folder, template, transport or (), chosen, templates=templates)
+
+    if dry_run:
+        check(made, overwrite=force)
+        output.tree(str(made.folder), [(str(each.path), f"{len(each.content):,} bytes") for each in made.files])
+    else:
+        with interrupted_by_signals():
+            write(made, overwrite=force)
+    commands = next_commands(made)
+    if as_json:
+        output.data(
+            {
+                "dir": str(made.folder),
+                "template": made.template.name,
+                "providers": list(made.providers),
+                "choices": dict(made.chosen),
+                "files": [{"path": str(each.path), "bytes": len(each.content)} for each in made.files],
+                "next": commands,
+            }
+        )
+    if not dry_run:
+        output.line(f"{made.folder} is there: {made.template.name}, {made.template.description}", style="bold")
+        output.line("Next:")
+        for command in commands:
+            output.line(f"  {command}", style="cyan")
+        if made.env:
+            output.note(f"a call needs {', '.join(made.env)}: copy .env.example to .env, and fill it in")
+
+
+def show_templates(output: Output, templates: Mapping[str, Template], *, as_json: bool) -> None:
+    """List the templates, and what each leaves to the user."""
+    if as_json:
+        output.data(
+            {
+                "templates": [
+                    {
+                        "name": each.name,
+                        "description": each.description,
+                        "choices": {
+                            name: {"default": choice.default, "options": list(choice.options)}
+                            for name, choice in each.choices.items()
+                        },
+                    }
+                    for each in templates.values()
+                ]
+            }
+        )
+        return
+    rows: list[tuple[str, str]] = []
+    for each in templates.values():
+        rows.append((each.name, each.description))
+        rows += [(f"  --{name}", " ".join(choice.options)) for name, choice in each.choices.items()]
+    output.fields(rows)
+
+
+def ask(output: Output, templates: Mapping[str, Template]) -> Plan:
+    """Ask for everything that could be given on the command line."""
+    from wsvoice.providers import PROVIDERS
+    from wsvoice.scaffold import DEFAULT_NAME, pick, plan, project_folder
+
+    def answer(question: str, default: str, read: Callable[[str], T]) -> T:
+        while True:
+            try:
+                return read(output.ask(question, default=default))
+            except UsageError as error:
+                output.failure(error)
+            except EOFError:
+                output.line()
+                raise typer.Abort from None
+
+    def read_providers(text: str) -> list[str]:
+        return [pick("provider", name, PROVIDERS) for name in text.replace(",", " ").split()]
+
+    folder = answer("Folder", DEFAULT_NAME, lambda text: project_folder(Path(text).expanduser()))
+    show_templates(output, templates, as_json=False)
+    template = templates[answer("Template", next(iter(templates)), lambda text: pick("template", text, templates))]
+    chosen = {}
+    for name, choice in template.choices.items():
+        known = ", ".join(choice.options)
+        chosen[name] = answer(
+            f"{choice.help.rstrip('.')} ({known})",
+            choice.default,
+            lambda text, name=name, choice=choice: pick(name, text, choice.options),  # type: ignore[misc]
+        )
+    providers = answer(f"Telephone companies ({', '.join(PROVIDERS)})", next(iter(PROVIDERS)), read_providers)
+    return plan(folder, template.name, providers, chosen, templates=templates)
+
+
+@contextmanager
+def interrupted_by_signals() -> Iterator[None]:
+    """Let what would end the process at once interrupt it as Ctrl-C does, so that half a project is taken back."""
+
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {name: signal.signal(getattr(signal, name), interrupt) for name in names}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)

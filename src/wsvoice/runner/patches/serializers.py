@@ -1,0 +1,58 @@
+"""
+pipecat's serializers can be made without credentials.
+
+They want them for hanging up by REST, which they do by default. Without credentials they leave that be; the call ends
+with its stream, which the session closes.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from types import ModuleType
+from typing import Any
+
+from wsvoice.runner.patches.imports import when_imported
+from wsvoice.runner.patches.notices import notices
+
+#: The serializers that hang up, by module.
+SERIALIZERS = {
+    "pipecat.serializers.twilio": "TwilioFrameSerializer",
+    "pipecat.serializers.telnyx": "TelnyxFrameSerializer",
+    "pipecat.serializers.plivo": "PlivoFrameSerializer",
+}
+#: How pipecat says that there are none.
+COMPLAINT = "auto_hang_up is enabled but missing required parameters"
+
+
+def apply() -> None:
+    """Change each serializer as soon as it is imported."""
+    for name in SERIALIZERS:
+        when_imported(name, _change)
+
+
+def _change(module: ModuleType) -> None:
+    kind: Any = getattr(module, SERIALIZERS[module.__name__])
+    original = kind.__init__
+    if getattr(original, "_wsvoice", False):
+        return
+    signature = inspect.signature(original)
+
+    @functools.wraps(original)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            original(self, *args, **kwargs)
+            return
+        except ValueError as error:
+            if not str(error).startswith(COMPLAINT):
+                raise
+        given = signature.bind(self, *args, **kwargs)
+        params = given.arguments.get("params") or kind.InputParams()
+        given.arguments["params"] = params.model_copy(update={"auto_hang_up": False})
+        original(*given.args, **given.kwargs)
+        notices.warn(
+            f"{kind.__name__} has no credentials: it does not hang up by itself, the call ends with its stream"
+        )
+
+    __init__._wsvoice = True  # type: ignore[attr-defined]
+    kind.__init__ = __init__
