@@ -23,6 +23,7 @@ import services
 
 GREETING = "Hello! How can I help you?"
 STILL_THERE = "Are you still there?"
+SORRY = "I am sorry, something went wrong here. Please say that again."
 GOODBYE = "Thank you for calling. Goodbye!"
 
 INSTRUCTIONS = """
@@ -81,6 +82,12 @@ async def bot(runner_args: wsvoice.CallArguments) -> None:
     @transport.event_handler("on_client_disconnected")
     async def on_client_disconnected(transport, client):
         await worker.cancel()
+
+    @worker.event_handler("on_pipeline_error")
+    async def on_pipeline_error(worker, error):
+        # Nobody should hear silence because the model is down. Without its voice, the bot cannot say anything.
+        if error.processor is llm:
+            await worker.queue_frame(TTSSpeakFrame(SORRY))
 
     @user.event_handler("on_user_turn_started")
     async def on_user_turn_started(user, strategy):

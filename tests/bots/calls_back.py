@@ -38,10 +38,30 @@ class Ear(FrameProcessor):
         await self.push_frame(frame, direction)
 
 
+class Slow(FrameProcessor):
+    """Takes its time to be set up, as a service does that connects to somewhere."""
+
+    async def setup(self, setup) -> None:
+        await super().setup(setup)
+        await asyncio.sleep(0.3)
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        await super().process_frame(frame, direction)
+        await self.push_frame(frame, direction)
+
+
 async def caller(runner_args):
+    await call_back(runner_args)
+
+
+async def slow_caller(runner_args):
+    await call_back(runner_args, Slow())
+
+
+async def call_back(runner_args, *others):
     transport = runner_args.transport
     ear = Ear()
-    worker = PipelineWorker(Pipeline([transport.input(), ear, transport.output()]))
+    worker = PipelineWorker(Pipeline([transport.input(), ear, *others, transport.output()]))
 
     @transport.event_handler("on_connected")
     async def on_connected(transport, socket):
@@ -58,3 +78,11 @@ async def caller(runner_args):
 
 async def fails(runner_args):
     raise RuntimeError("a bug in the caller")
+
+
+async def stubborn(runner_args):
+    """Waits for ever, also when it is told to stop for the first time."""
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        await asyncio.Event().wait()

@@ -287,41 +287,46 @@ class TestStop:
 
 class TestCommand:
     @staticmethod
-    def start(*arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "wsvoice", "run", ECHO, "-t", "websocket-client", *arguments],
+    async def start(*arguments: str) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "wsvoice", "run", ECHO, "-t", "websocket-client", *arguments),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
         )
+
+    @staticmethod
+    async def end(process: asyncio.subprocess.Process) -> tuple[int | None, str, str]:
+        async with asyncio.timeout(40):
+            out, err = await process.communicate()
+        return process.returncode, out.decode(), err.decode()
 
     def test_exit_codes(self) -> None:
         async def main() -> None:
             async def talk(connection: ServerConnection) -> None:
                 assert connection.request is not None
-                if connection.request.headers.get("Authorization") == "Bearer abc":
-                    await connection.send(await audio_message(tone(500, 40, RATE)))
-                    await next_audio(connection)
-                    if connection.request.path == "/stay":
-                        process.send_signal(signal.SIGINT)
-                        await asyncio.sleep(0.1)
-                        process.send_signal(signal.SIGINT)
-                        await connection.wait_closed()
+                assert connection.request.headers["Authorization"] == "Bearer abc"
+                await connection.send(await audio_message(tone(500, 40, RATE)))
+                await next_audio(connection)
+                if connection.request.path == "/stay":
+                    stays.send_signal(signal.SIGINT)
+                    await asyncio.sleep(0.1)
+                    stays.send_signal(signal.SIGINT)
+                    await connection.wait_closed()
 
-            async with server(talk) as url:
-                process = self.start("--url", url, "--header", "Authorization: Bearer abc")
-                out, err = await asyncio.to_thread(process.communicate, timeout=30)
-                assert process.returncode == 0, err
-                assert "echo.py dials ws://127.0.0.1" in err
-                assert "Traceback" not in err
-                process = self.start("--url", url.replace("/talk", "/stay"), "--header", "Authorization: Bearer abc")
-                out, err = await asyncio.to_thread(process.communicate, timeout=30)
-                assert process.returncode == 130, err
-            process = self.start("--url", url)
-            out, err = await asyncio.to_thread(process.communicate, timeout=30)
-            assert process.returncode == 1
-            assert "error: ws://127.0.0.1" in err
-            assert "hint:" in err
+            header = ("--header", "Authorization: Bearer abc")
+            async with server(talk) as url, server(talk) as other:
+                held = await self.start("--url", url, *header)
+                stays = await self.start("--url", other.replace("/talk", "/stay"), *header)
+                failed = await self.start("--url", "ws://127.0.0.1:1/")
+                ends = await asyncio.gather(self.end(held), self.end(stays), self.end(failed))
+            (code, _, err), (interrupted, _, _), (failure, out, why) = ends
+            assert code == 0, err
+            assert "echo.py dials ws://127.0.0.1" in err
+            assert "Traceback" not in err
+            assert interrupted == 130
+            assert failure == 1
+            assert "error: ws://127.0.0.1:1/ cannot be reached: Connection refused" in why
+            assert "hint:" in why
             assert out == ""
 
         asyncio.run(main())

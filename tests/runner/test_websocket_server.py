@@ -99,7 +99,7 @@ def echo_until_the_client_leaves(runs: list[str]) -> Any:
         @transport.event_handler("on_client_disconnected")
         async def on_client_disconnected(transport: Any, client: Any) -> None:
             # Something slow, as the writing of a report is.
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.1)
             await workers[0].cancel()
 
         await bots.run(transport, bots.Echo(), on_worker=workers.append, **RATES)

@@ -23,6 +23,7 @@ from pipecat.frames.frames import (
     OutputAudioRawFrame,
     OutputDTMFFrame,
     OutputDTMFUrgentFrame,
+    StartFrame,
 )
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessorSetup
 from pipecat.runner.types import CallData, RunnerArguments
@@ -100,6 +101,7 @@ class LineSession(WebsocketClientSession):
         super().__init__("wsvoice:line", params, callbacks, transport_name)
         self._voice = voice
         self._heard: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._ready = asyncio.Event()
         self._connected = False
 
     @acquires("connection")
@@ -138,7 +140,13 @@ class LineSession(WebsocketClientSession):
         """Tell the pipeline that the other end has hung up."""
         self._heard.put_nowait(None)
 
+    def listen(self) -> None:
+        """Hand on what was heard, from the first moment on: the pipeline is there to take it."""
+        self._ready.set()
+
     async def _hand_on(self) -> None:
+        # pipecat's input has nowhere to put audio before its start, and would never hear anything again.
+        await self._ready.wait()
         while (pcm := await self._heard.get()) is not None:
             await self._callbacks.on_message(cast(Any, self), pcm)
         self._connected = False
@@ -148,6 +156,13 @@ class LineSession(WebsocketClientSession):
 
 class LineInputTransport(WebsocketClientInputTransport):
     """What the caller hears, as frames."""
+
+    _session: LineSession
+
+    async def set_transport_ready(self, frame: StartFrame) -> None:
+        """Begin to hear."""
+        await super().set_transport_ready(frame)
+        self._session.listen()
 
     async def cancel_pipeline(self) -> None:
         """End a pipeline that nobody else would end."""
@@ -161,7 +176,13 @@ class LineOutputTransport(WebsocketClientOutputTransport):
 
     def __init__(self, transport: Any, session: LineSession, params: WebsocketClientParams, voice: Voice) -> None:
         super().__init__(transport, session, params)
+        self._line = session
         self._voice = voice
+
+    async def set_transport_ready(self, frame: StartFrame) -> None:
+        """Begin to speak; by now whatever listens is there as well."""
+        await super().set_transport_ready(frame)
+        self._line.listen()
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         """Handle a frame; at an interruption what waits for its time on the line is dropped."""

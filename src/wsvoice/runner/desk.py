@@ -18,7 +18,7 @@ from websockets.asyncio.server import serve as listen_on
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
-from wsvoice.runner.bot_run import GOING_AWAY, INTERNAL_ERROR
+from wsvoice.runner.bot_run import INTERNAL_ERROR
 
 if TYPE_CHECKING:
     from loguru import Logger
@@ -100,7 +100,7 @@ class Desk:
     async def close(self) -> None:
         """Stop listening, and send whoever is left away."""
         for server in self._servers:
-            server.close(code=GOING_AWAY)
+            server.close()
         for server in self._servers:
             await server.wait_closed()
 

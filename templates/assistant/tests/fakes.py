@@ -24,7 +24,7 @@ from pipecat.services.openai.tts import OpenAITTSService
 #: What is said in the recordings.
 RECORDINGS = {
     "question.wav": "Hello, can you hear me and tell me what you can do?",
-    "goodbye.wav": "Thanks, bye bye.",
+    "goodbye.wav": "Thank you, goodbye.",
 }
 ANSWER = "I can hear you well. I answer questions, take messages and make appointments. What would you like me to do?"
 
@@ -47,7 +47,7 @@ def create(instructions: str) -> tuple[OpenAISTTService, OpenAILLMService, OpenA
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """Return what the model says to `request`, as the content of one choice."""
     asked = [message["content"] for message in request["messages"] if message["role"] == "user"]
-    if asked and "bye" in asked[-1].lower():
+    if asked and "goodbye" in asked[-1].lower():
         function = {"name": "end_call", "arguments": "{}"}
         return {"tool_calls": [{"index": 0, "id": "call_1", "type": "function", "function": function}]}
     return {"content": ANSWER}

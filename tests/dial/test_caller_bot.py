@@ -1,0 +1,55 @@
+"""A caller's bot, without a call."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from tests.signals import tone
+from wsvoice.call import Call
+from wsvoice.dial.caller_bot import CallerBot
+from wsvoice.dial.listener import Listener
+from wsvoice.dial.voice import Voice
+
+BOT = Path(__file__).parents[1] / "bots" / "calls_back.py"
+CALL = Call(provider="twilio", call_id="CA1", stream_id="MZ1", from_number="+15550100001")
+RATE = 8000
+
+
+def voice() -> Voice:
+    return Voice(Listener(RATE), sample_rate=RATE, heard_rate=RATE)
+
+
+def test_what_is_heard_before_the_pipeline_is_up_is_not_lost() -> None:
+    async def call() -> tuple[Voice, bytes]:
+        bot, ears = CallerBot(f"{BOT}:slow_caller", print), voice()
+        bot.start(ears, CALL)
+        said = b""
+        sound = tone(700, 20, RATE)
+        async with asyncio.timeout(20):
+            number = 0
+            while not ears.done:
+                number += 1
+                # It is spoken to from the first turn of the loop on, and after a while there is silence.
+                ears.hear(sound if number < 200 else bytes(len(sound)))
+                said += ears.step(20.0 * number, audible_queued=False).pcm
+                await asyncio.sleep(0.001 if number < 200 else 0.01)
+        await bot.finish()
+        return ears, said
+
+    ears, said = asyncio.run(call())
+    assert ears.failure is None
+    # Both tones, of 0.4 s each: the second one is said only after it has heard something.
+    assert len(said) / 2 / RATE > 0.7
+
+
+def test_a_bot_that_does_not_end_is_ended() -> None:
+    async def call() -> Voice:
+        bot, ears = CallerBot(f"{BOT}:stubborn", print), voice()
+        bot.start(ears, CALL)
+        await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            await bot.finish(0.05)
+        return ears
+
+    assert asyncio.run(call()).failure is None

@@ -1,0 +1,541 @@
+"""Templates as they lie, and projects that are written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import wave
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from wsvoice.errors import ScaffoldError, UsageError
+from wsvoice.providers import PROVIDERS, load_provider
+from wsvoice.scaffold import (
+    MANIFEST,
+    Plan,
+    check,
+    load_templates,
+    next_commands,
+    plan,
+    project_name,
+    templates_folder,
+    write,
+)
+
+ROOT = Path(__file__).parents[1]
+TEMPLATES = load_templates()
+#: What a project of a template has, whatever its bot does.
+FILES = {
+    ".env.example",
+    ".github/workflows/test.yml",
+    ".gitignore",
+    "Dockerfile",
+    "README.md",
+    "bot.py",
+    "pyproject.toml",
+    "tests/test_bot.py",
+}
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    """Return everything in a folder: what is in the files, where the links point, and ``None`` for the folders."""
+    found: dict[str, bytes | None] = {}
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            found[name] = b"-> " + os.fsencode(path.readlink())
+        elif path.is_dir():
+            found[f"{name}/"] = None
+        else:
+            found[name] = path.read_bytes()
+    return found
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Callable[..., Plan]:
+    """Plan a project from a template of the test's own."""
+    template = tmp_path / "templates" / "small"
+    (template / "tests" / "deep").mkdir(parents=True)
+    (template / "tests" / "__pycache__").mkdir()
+    (template / MANIFEST).write_text(
+        'description = "a small one"\n'
+        "[choices.llm]\n"
+        'help = "The model."\n'
+        'default = "acme"\n'
+        '[choices.llm.options.acme]\nextra = "acme"\nenv = ["ACME_KEY"]\nservice = "Acme"\n'
+        '[choices.llm.options.other]\nextra = ["one", "two"]\nenv = ["OTHER_KEY", "OTHER_URL"]\nservice = "Other"\n'
+        "[replace]\n"
+        '"small-name" = "{name}"\n'
+        '"small_name" = "{package}"\n'
+        '"Acme" = "{llm.service}"\n'
+        "'LLM = \"acme\"' = 'LLM = \"{llm}\"'\n"
+        '"AcmeAcme" = "longest"\n'
+        '"# env" = "{env}"\n'
+        '"pipecat-ai[acme]" = "pipecat-ai[{extras}]"\n'
+        '"RUN" = "{run}"\n'
+        '"ALL" = "[{providers}] {titles}; {provider} {title}"\n'
+    )
+    (template / "bot.py").write_text('small-name small_name\nLLM = "acme"\nAcme AcmeAcme\n')
+    (template / ".env").write_text("SECRET=1\n")
+    (template / ".env.example").write_text("# env\n")
+    (template / "pyproject.toml").write_text("pipecat-ai[acme] RUN ALL\n")
+    (template / "sound.wav").write_bytes(b"RIFF\0small-name")
+    (template / "latin.txt").write_bytes("small-name é".encode("latin-1"))
+    (template / "tests" / "deep" / "test_bot.py").write_text("pass\n")
+    (template / "tests" / "__pycache__" / "test_bot.pyc").write_bytes(b"\0")
+
+    def make(folder: Path, **options: object) -> Plan:
+        return plan(folder, templates=load_templates(tmp_path / "templates"), **options)  # type: ignore[arg-type]
+
+    return make
+
+
+SMALL_FILES = {
+    ".env.example",
+    "bot.py",
+    "latin.txt",
+    "pyproject.toml",
+    "sound.wav",
+    "tests/",
+    "tests/deep/",
+    "tests/deep/test_bot.py",
+}
+
+
+# -- The templates --
+
+
+def test_the_templates_are_found_in_their_order() -> None:
+    assert templates_folder() == ROOT / "templates"
+    assert list(TEMPLATES)[:2] == ["echo", "ivr"]
+    folders = {path.name for path in templates_folder().iterdir() if path.is_dir() and (path / "bot.py").exists()}
+    assert set(TEMPLATES) == folders
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_template_is_its_own_scaffold_with_the_defaults(name: str, tmp_path: Path) -> None:
+    template = TEMPLATES[name]
+    made = plan(tmp_path / template.placeholder, name)
+    for planned in made.files:
+        assert planned.content == (template.folder / planned.path).read_bytes(), planned.path
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_template_is_a_whole_project(name: str) -> None:
+    template = TEMPLATES[name]
+    paths = {path.as_posix() for path, _ in template.files()}
+    assert paths >= FILES
+    assert MANIFEST not in paths
+    project = tomllib.loads((template.folder / "pyproject.toml").read_text())["project"]
+    assert project["name"] == template.placeholder
+    assert any(re.match(r"wsvoice\b", each) for each in project["dependencies"])
+    # One screen.
+    assert len((template.folder / "README.md").read_text().splitlines()) <= 50
+    assert max(len(source.read_bytes()) for _, source in template.files()) < 60 * 1024
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_template_says_nothing_that_is_not_there(name: str) -> None:
+    template = TEMPLATES[name]
+    texts = [source.read_bytes() for _, source in template.files()]
+    for literal in template.replace:
+        assert any(literal.encode() in text for text in texts), f"no file has {literal!r}"
+    assert len(template.description) < 72
+    for choice in template.choices.values():
+        assert choice.default in choice.options
+        assert choice.help.endswith(".")
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_project_names_its_provider_and_no_other(name: str, provider: str, tmp_path: Path) -> None:
+    write(plan(tmp_path / "my-bot", name, [provider]))
+    folder = tmp_path / "my-bot"
+    env = (folder / ".env.example").read_text()
+    assert f"\n{load_provider(provider).credential_names[0]}=\n" in env
+    for other in PROVIDERS:
+        assert (f"{other.upper()}_" in env) == (other == provider)
+    assert f"wsvoice run bot.py -t {provider}" in (folder / "README.md").read_text()
+    assert f'PROVIDERS = ["{provider}"]' in (folder / "tests" / "test_bot.py").read_text()
+    project = tomllib.loads((folder / "pyproject.toml").read_text())
+    assert project["project"]["name"] == "my-bot"
+    assert project["tool"]["wsvoice"]["dial"]["transport"] == provider
+    for path, content in contents(folder).items():
+        assert TEMPLATES[name].placeholder.encode() not in (content or b""), path
+
+
+@pytest.mark.parametrize(
+    ("name", "choice", "option"),
+    [
+        (template.name, choice, option)
+        for template in TEMPLATES.values()
+        for choice in template.choices
+        for option in template.choices[choice].options
+    ],
+)
+def test_every_option_of_every_choice_makes_valid_python(name: str, choice: str, option: str, tmp_path: Path) -> None:
+    made = plan(tmp_path / "my-bot", name, chosen={choice: option})
+    needed = TEMPLATES[name].choices[choice].options[option]
+    assert set(needed.env) <= set(made.env)
+    files = {planned.path.as_posix(): planned.content for planned in made.files}
+    for path, content in files.items():
+        if path.endswith(".py"):
+            compile(content, path, "exec")
+    for variable in needed.env:
+        assert f"\n{variable}=" in files[".env.example"].decode()
+    requirements = tomllib.loads(files["pyproject.toml"].decode())["project"]["dependencies"]
+    extras = {
+        extra for each in requirements for extra in re.findall(r"[\w-]+", "".join(re.findall(r"\[(.*?)\]", each)))
+    }
+    assert set(needed.extras) <= extras
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", ["echo", "ivr"])
+def test_a_bot_passes_strict_type_checks(name: str) -> None:
+    pytest.importorskip("mypy")
+    # pipecat types most of its functions, not all.
+    options = ["--strict", "--allow-untyped-calls", "--no-error-summary", "--no-color-output"]
+    files = sorted(path.name for path in TEMPLATES[name].folder.glob("*.py"))
+    result = subprocess.run(
+        [sys.executable, "-m", "mypy", f"--config-file={ROOT / 'pyproject.toml'}", *options, *files],
+        cwd=TEMPLATES[name].folder,
+        env={**os.environ, "MYPY_CACHE_DIR": str(ROOT / ".mypy_cache")},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_the_menus_prompts_are_what_the_bot_speaks() -> None:
+    folder = TEMPLATES["ivr"].folder
+    bot = (folder / "bot.py").read_text()
+    for path in sorted((folder / "prompts").iterdir()):
+        with wave.open(str(path)) as file:
+            assert (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (1, 2, 8000)
+            assert 0.5 < file.getnframes() / 8000 < 4
+        assert f'"{path.stem}"' in bot
+
+
+# -- What is planned --
+
+
+def test_literal_texts_are_replaced_the_longest_first_and_none_twice(
+    small: Callable[..., Plan], tmp_path: Path
+) -> None:
+    made = small(tmp_path / "My-Bot.2", providers=["telnyx", "exotel", "telnyx"], chosen={"llm": "other"})
+    files = {planned.path.as_posix(): planned.content for planned in made.files}
+    assert files["bot.py"] == b'My-Bot.2 my_bot_2\nLLM = "other"\nOther longest\n'
+    assert files[".env.example"].decode() == (
+        "# Telnyx\nTELNYX_PUBLIC_KEY=\n"
+        "# Exotel\nEXOTEL_STREAM_USER=\nEXOTEL_STREAM_PASSWORD=\n"
+        "# llm: other\nOTHER_KEY=\nOTHER_URL=\n"
+    )
+    assert files["pyproject.toml"].decode() == (
+        'pipecat-ai[one,two] wsvoice run bot.py ["telnyx", "exotel"] Telnyx and Exotel; telnyx Telnyx\n'
+    )
+    assert made.providers == ("telnyx", "exotel")
+    assert made.env == ("OTHER_KEY", "OTHER_URL")
+
+
+def test_the_defaults_are_the_first_of_each(small: Callable[..., Plan], tmp_path: Path) -> None:
+    made = small(tmp_path / "my-bot")
+    assert (made.template.name, made.providers, made.chosen) == ("small", ("twilio",), {"llm": "acme"})
+    files = {planned.path.as_posix(): planned.content.decode("latin-1") for planned in made.files}
+    assert "wsvoice run bot.py -t twilio " in files["pyproject.toml"]
+    assert plan(tmp_path / "my-bot").template.name == "echo"
+
+
+def test_what_is_no_text_stays_as_it_is_and_leftovers_stay_behind(small: Callable[..., Plan], tmp_path: Path) -> None:
+    made = small(tmp_path / "my-bot")
+    files = {planned.path.as_posix(): planned.content for planned in made.files}
+    assert files["sound.wav"] == b"RIFF\0small-name"
+    assert files["latin.txt"] == "small-name é".encode("latin-1")
+    assert set(files) == {path for path in SMALL_FILES if not path.endswith("/")}
+
+
+@pytest.mark.parametrize(
+    ("options", "message", "hint"),
+    [
+        ({"template": "smal"}, "no template is called 'smal'", "did you mean `small`? known are: small"),
+        ({"template": "zzz"}, "no template is called 'zzz'", "known are: small"),
+        ({"providers": ["twilio", "telnix"]}, "no provider is called 'telnix'", "did you mean `telnyx`?"),
+        ({"chosen": {"llm": "acne"}}, "no llm is called 'acne'", "did you mean `acme`? known are: acme, other"),
+        ({"chosen": {"tts": "acme"}}, "the template small has no choice --tts", "leave it out"),
+    ],
+)
+def test_what_is_not_known_is_misuse(
+    small: Callable[..., Plan], tmp_path: Path, options: dict[str, object], message: str, hint: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        small(tmp_path / "my-bot", **options)
+    assert caught.value.message == message
+    assert caught.value.hint is not None
+    assert caught.value.hint.startswith(hint)
+
+
+def test_a_choice_of_another_template_names_that_template(tmp_path: Path) -> None:
+    if "assistant" not in TEMPLATES:
+        pytest.skip("there is no template with a choice")
+    with pytest.raises(UsageError, match="the template echo has no choice --stt") as caught:
+        plan(tmp_path / "my-bot", "echo", chosen={"stt": "deepgram"})
+    assert caught.value.hint is not None
+    assert "--template assistant" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "better"),
+    [
+        ("3bot!", "bot"),
+        ("my bot", "my-bot"),
+        ("-bot", "bot"),
+        ("bot-", "bot"),
+        ("Café", "Cafe"),
+        ("電話", "my-bot"),
+        ("42", "my-bot"),
+        ("class", "class-bot"),
+        ("a\nb", "a-b"),
+        ("wsvoice", "my-wsvoice"),
+        ("Pipecat_AI", "my-Pipecat_AI"),
+    ],
+)
+def test_a_name_that_no_project_can_have_has_a_suggestion(name: str, better: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        project_name(tmp_path / name)
+    assert repr(name) in caught.value.message
+    assert caught.value.hint is not None
+    assert caught.value.hint.endswith(f"`wsvoice init {tmp_path / better}`")
+    assert project_name(tmp_path / better) == better
+
+
+@pytest.mark.parametrize("name", ["bot", "my-bot", "my_bot", "Bot2", "a.b"])
+def test_a_name_that_a_project_can_have(name: str, tmp_path: Path) -> None:
+    assert project_name(tmp_path / name) == name
+
+
+def test_the_name_is_the_folders_however_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here" / "sub").mkdir(parents=True)
+    (tmp_path / "9").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert project_name(Path()) == "here"
+    assert project_name(Path("sub/..")) == "here"
+    monkeypatch.chdir(tmp_path / "9")
+    with pytest.raises(UsageError) as caught:
+        project_name(Path())
+    assert caught.value.hint is not None
+    assert caught.value.hint.endswith("`wsvoice init my-bot`")
+    with pytest.raises(UsageError, match="is empty"):
+        plan(" ")
+
+
+def test_the_commands_to_run_next(small: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    install = "pip install -e '.[dev]'"
+    assert next_commands(plan("my-bot")) == ["cd my-bot", install, "pytest && wsvoice dial bot.py"]
+    assert next_commands(plan("a b/my-bot"))[0] == "cd 'a b/my-bot'"
+    # A call needs keys, which the tests do not.
+    assert next_commands(small(Path("my-bot"))) == ["cd my-bot", install, "pytest"]
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert next_commands(plan(".")) == [install, "pytest && wsvoice dial bot.py"]
+
+
+# -- What is written --
+
+
+def test_a_new_folder_and_its_parents_are_made(small: Callable[..., Plan], tmp_path: Path) -> None:
+    made = small(tmp_path / "a" / "b" / "my-bot")
+    write(made)
+    assert set(contents(made.folder)) == SMALL_FILES
+    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["my-bot"]
+    for planned in made.files:
+        assert (made.folder / planned.path).read_bytes() == planned.content
+
+
+def test_a_folder_with_other_files_is_added_to(small: Callable[..., Plan], tmp_path: Path) -> None:
+    folder = tmp_path / "my-bot"
+    (folder / ".git").mkdir(parents=True)
+    (folder / "tests").mkdir()
+    (folder / "tests" / "mine.py").write_text("mine")
+    inode = folder.stat().st_ino
+    write(small(folder))
+    assert set(contents(folder)) == SMALL_FILES | {".git/", "tests/mine.py"}
+    # A shell that stands in it still does.
+    assert folder.stat().st_ino == inode
+
+
+def test_files_that_are_there_are_named_and_nothing_is_written(small: Callable[..., Plan], tmp_path: Path) -> None:
+    folder = tmp_path / "my-bot"
+    (folder / "tests" / "deep").mkdir(parents=True)
+    (folder / "bot.py").write_text("mine")
+    (folder / "tests" / "deep" / "test_bot.py").symlink_to("nowhere")
+    before = contents(folder)
+    for attempt in (check, write):
+        with pytest.raises(UsageError) as caught:
+            attempt(small(folder))
+        assert f"{folder}/bot.py and {folder}/tests/deep/test_bot.py are there already" == caught.value.message
+        assert "--force" in (caught.value.hint or "")
+    assert contents(folder) == before
+
+    write(small(folder), overwrite=True)
+    assert set(contents(folder)) == SMALL_FILES
+    assert (folder / "bot.py").read_text() != "mine"
+    # The link was replaced, and not what it points to.
+    assert not (folder / "tests" / "deep" / "nowhere").exists()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda at: (at / "my-bot").write_text("a file"), "{at}/my-bot is a file, not a folder"),
+        (lambda at: (at / "my-bot").symlink_to("nowhere"), "{at}/my-bot is a link to what is not there"),
+        (
+            lambda at: (at / "my-bot" / "bot.py").mkdir(parents=True),
+            "{at}/my-bot/bot.py is there already, and is a folder",
+        ),
+        (
+            lambda at: ((at / "my-bot").mkdir(), (at / "my-bot" / "tests").write_text("a file")),
+            "{at}/my-bot/tests is there already, and is no folder",
+        ),
+        (
+            lambda at: (
+                (at / "my-bot").mkdir(),
+                (at / "else").mkdir(),
+                (at / "my-bot" / "tests").symlink_to(at / "else"),
+            ),
+            "{at}/my-bot/tests is there already, and is no folder",
+        ),
+    ],
+    ids=["file", "link to nowhere", "folder in a file's place", "file in a folder's place", "folder is a link"],
+)
+def test_what_cannot_be_overwritten_is_in_the_way(
+    small: Callable[..., Plan], tmp_path: Path, prepare: Callable[[Path], object], message: str, overwrite: bool
+) -> None:
+    prepare(tmp_path)
+    before = contents(tmp_path)
+    with pytest.raises(UsageError) as caught:
+        write(small(tmp_path / "my-bot"), overwrite=overwrite)
+    assert caught.value.message == message.format(at=tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_a_folder_inside_of_a_file_is_none(small: Callable[..., Plan], tmp_path: Path) -> None:
+    (tmp_path / "bot.py").write_text("a file")
+    with pytest.raises(UsageError, match=r"bot\.py is a file, not a folder"):
+        write(small(tmp_path / "bot.py" / "my-bot"))
+
+
+# -- Nothing half-written stays --
+
+
+class Fails:
+    """Stands in for a method of ``Path`` that works a few times, and then fails half-way."""
+
+    def __init__(self, works: Callable[..., object], after: int, error: BaseException) -> None:
+        self.calls = 0
+        self._works, self._after, self._error = works, after, error
+
+    def __get__(self, path: Path, _: object = None) -> Callable[..., object]:
+        def call(argument: Path | bytes) -> object:
+            self.calls += 1
+            if self.calls <= self._after:
+                return self._works(path, argument)
+            if isinstance(argument, bytes):
+                self._works(path, argument[: len(argument) // 2])
+            raise self._error
+
+        return call
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+def occupied(folder: Path) -> None:
+    """Put into a folder what a project would overwrite, and what it would not."""
+    (folder / "tests").mkdir(parents=True)
+    (folder / "bot.py").write_text("mine")
+    (folder / "tests" / "mine.py").write_text("mine as well")
+    (folder / "pyproject.toml").symlink_to("elsewhere.toml")
+
+
+@pytest.mark.parametrize(
+    ("there", "method", "after"),
+    [
+        *((False, "write_bytes", n) for n in range(6)),
+        # A new folder appears by a single move.
+        (False, "rename", 0),
+        *((True, "write_bytes", n) for n in range(6)),
+        *((True, "rename", n) for n in range(8)),
+    ],
+)
+@pytest.mark.parametrize(
+    ("error", "raised", "message"),
+    [
+        (FULL, ScaffoldError, "the disk is full; nothing was written"),
+        (OSError(errno.EIO, "Input/output error"), ScaffoldError, "Input/output error"),
+        (PermissionError(errno.EACCES, "Permission denied"), UsageError, "may not be written to"),
+        (KeyboardInterrupt(), KeyboardInterrupt, None),
+    ],
+    ids=["full disk", "broken disk", "no permission", "interrupted"],
+)
+def test_what_goes_wrong_half_way_is_taken_back(
+    small: Callable[..., Plan],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    there: bool,
+    method: str,
+    after: int,
+    error: BaseException,
+    raised: type[BaseException],
+    message: str | None,
+) -> None:
+    folder = tmp_path / "new" / "my-bot"
+    if there:
+        occupied(folder)
+    made = small(folder)
+    before = contents(tmp_path)
+    failing = Fails(getattr(Path, method), after, error)
+    monkeypatch.setattr(Path, method, failing)
+
+    with pytest.raises(raised, match=message):
+        write(made, overwrite=True)
+
+    assert failing.calls == after + 1
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.parametrize("there", [False, True], ids=["new folder", "its folder"])
+def test_a_folder_that_may_not_be_written_to(small: Callable[..., Plan], tmp_path: Path, there: bool) -> None:
+    locked = tmp_path / "locked"
+    folder = locked if there else locked / "my-bot"
+    locked.mkdir()
+    made = small(folder)
+    locked.chmod(0o500)
+    try:
+        with pytest.raises(UsageError) as caught:
+            write(made)
+        assert caught.value.message == f"{locked} may not be written to"
+        assert list(locked.iterdir()) == []
+    finally:
+        locked.chmod(0o700)
+
+
+def test_a_name_that_is_too_long_for_the_disk(small: Callable[..., Plan], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="too long"):
+        write(small(tmp_path / ("a" * 300)))
+    assert [path.name for path in tmp_path.iterdir()] == ["templates"]
+
+
+def test_an_installation_without_templates_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ScaffoldError, match="has no templates"):
+        plan("my-bot", templates=load_templates(tmp_path))
