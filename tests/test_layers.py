@@ -31,7 +31,10 @@ OURS = {
     "http": ("errors", "providers"),
     "bot": ("config", "errors"),
     "runner": ("runner", "bot", "providers", "config", "http", "audio", "call", "errors"),
-    "dial": ("dial", "bot", "providers", "config", "http", "audio", "call", "errors"),
+    "dial": ("dial", "bot", "speech", "providers", "config", "http", "audio", "call", "errors"),
+    "speech": ("errors",),
+    "testing": ("dial", "config", "audio", "errors"),
+    "pytest_plugin": ("testing",),
     "scaffold": ("config", "providers", "errors"),
     "cli": (
         "cli",
@@ -98,6 +101,8 @@ PLACES = {
     "aiohttp": (),
     "dotenv": ("wsvoice.config",),
     "tomllib": ("wsvoice.config", "wsvoice.scaffold"),
+    "espeakng_loader": ("wsvoice.speech",),
+    "pytest": ("wsvoice.pytest_plugin",),
     "typer": ("wsvoice.cli",),
     "click": ("wsvoice.cli",),
     "rich": ("wsvoice.cli.output",),
@@ -109,6 +114,7 @@ EXCEPTIONS = {
         "wsvoice.cli.run": "hands the process's environment to config, and the bot what .env says",
         "wsvoice.cli.dial": "hands the process's environment to config, and a served bot the name of its .env",
         "wsvoice.dial.caller": "a bot that is served for a call gets this process's environment",
+        "wsvoice.testing": "hands the process's environment to config",
     },
     "printing": {
         "wsvoice.cli.output": "is where everything is printed",

@@ -146,7 +146,7 @@ def test_a_template_says_nothing_that_is_not_there(name: str) -> None:
     texts = [source.read_bytes() for _, source in template.files()]
     for literal in template.replace:
         assert any(literal.encode() in text for text in texts), f"no file has {literal!r}"
-    assert len(template.description) < 72
+    assert len(template.description) <= 80
     for choice in template.choices.values():
         assert choice.default in choice.options
         assert choice.help.endswith(".")

@@ -108,8 +108,10 @@ class DialConfig:
     Attributes:
         target: A webhook's ``http(s)`` URL, a stream's ``ws(s)`` URL, or a bot as in :class:`RunConfig`.
         transport: The provider to play.
-        audio: WAV files, one for each of the caller's turns; empty for the built-in question.
-        dtmf: Digits to press after the audio; ``w`` pauses half a second.
+        audio: WAV files, one for each of the caller's turns; without them, `say` and `dtmf`, the built-in question.
+        say: Texts that are spoken after the audio, one for each turn.
+        voice: Who speaks them: one of eSpeak NG's languages or voices, such as ``es`` or ``en-gb``.
+        dtmf: Digits to press after that; ``w`` pauses half a second.
         from_number: Who rings.
         to_number: Who is rung.
         parameters: Custom parameters of the stream (for a stream URL), or of the served bot.
@@ -123,12 +125,16 @@ class DialConfig:
         probe: Try what may happen in a call and seldom does: an unsigned webhook, broken messages, an interruption.
         quirks: How the simulated provider deviates, by name.
         as_json: Print the report as one JSON object on stdout.
+        environ: Environment variables for the served bot, which go before this process's.
+        cwd: The folder in which the bot is served; ``None`` for this process's.
         credentials: The providers' credentials, by environment variable name.
     """
 
     target: str = "http://localhost:7860/"
     transport: str = "twilio"
     audio: tuple[Path, ...] = ()
+    say: tuple[str, ...] = ()
+    voice: str = "en-us"
     dtmf: str = ""
     from_number: str = "+15550100001"
     to_number: str = "+15550100002"
@@ -143,6 +149,8 @@ class DialConfig:
     probe: bool = False
     quirks: Mapping[str, str] = field(default_factory=dict)
     as_json: bool = False
+    environ: Mapping[str, str] = field(default_factory=dict, repr=False)
+    cwd: Path | None = None
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
@@ -483,6 +491,14 @@ def _paths(value: object, who: str) -> tuple[Path, ...]:
     return tuple(Path(item).expanduser() for item in _listed(value, who))
 
 
+def _utterances(value: object, who: str) -> tuple[str, ...]:
+    # There are commas in what people say, so one text is one utterance.
+    texts = [_text(value, who)] if isinstance(value, str) else _listed(value, who)
+    if any(not text.strip() for text in texts):
+        raise ConfigError(f"{who} takes words to say, got {value!r}")
+    return tuple(texts)
+
+
 def _folder(value: object, who: str) -> Path:
     path = Path(_text(value, who)).expanduser()
     if path.exists() and not path.is_dir():
@@ -554,6 +570,8 @@ DIAL_SETTINGS: tuple[Setting, ...] = (
     Setting("target", "target", _text, flag="TARGET"),
     Setting("transport", "transport", _provider, flag="-t"),
     Setting("audio", "audio", _paths),
+    Setting("say", "say", _utterances),
+    Setting("voice", "voice", _text),
     Setting("dtmf", "dtmf", _digits),
     Setting("from", "from_number", _text),
     Setting("to", "to_number", _text),

@@ -547,7 +547,7 @@ def _os_errors(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         # is_dir() of a path would end in the same error.
-        place = folder if os.path.isdir(folder) else folder.parent  # noqa: PTH112
+        place = next((each for each in (folder, *folder.parents) if os.path.isdir(each)), folder)  # noqa: PTH112
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise UsageError(f"{place} may not be written to", hint="choose another folder") from None
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

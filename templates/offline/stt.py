@@ -55,7 +55,7 @@ class PocketSphinxSTTService(SegmentedSTTService):
     """Recognizes each of the caller's utterances when it is over."""
 
     def __init__(self, *, phrases: Sequence[str] = (), **options) -> None:
-        super().__init__(settings=STTSettings(model="en-us", language=None), **options)
+        super().__init__(settings=STTSettings(model="en-us", language=None), ttfs_p99_latency=0.5, **options)
         self._phrases = phrases
         self._decoder: Decoder | None = None
 

@@ -4,7 +4,7 @@ import array
 import asyncio
 import math
 
-from pipecat.frames.frames import EndFrame, Frame, InputAudioRawFrame, OutputAudioRawFrame
+from pipecat.frames.frames import EndFrame, Frame, InputAudioRawFrame, OutputAudioRawFrame, StartFrame
 from pipecat.pipeline.pipeline import Pipeline
 from pipecat.pipeline.worker import PipelineWorker
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
@@ -39,14 +39,12 @@ class Ear(FrameProcessor):
 
 
 class Slow(FrameProcessor):
-    """Takes its time to be set up, as a service does that connects to somewhere."""
-
-    async def setup(self, setup) -> None:
-        await super().setup(setup)
-        await asyncio.sleep(0.3)
+    """Takes its time to start, and what comes after it waits."""
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         await super().process_frame(frame, direction)
+        if isinstance(frame, StartFrame):
+            await asyncio.sleep(0.5)
         await self.push_frame(frame, direction)
 
 
@@ -61,7 +59,7 @@ async def slow_caller(runner_args):
 async def call_back(runner_args, *others):
     transport = runner_args.transport
     ear = Ear()
-    worker = PipelineWorker(Pipeline([transport.input(), ear, *others, transport.output()]))
+    worker = PipelineWorker(Pipeline([*others, transport.input(), ear, transport.output()]))
 
     @transport.event_handler("on_connected")
     async def on_connected(transport, socket):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ from loguru import logger
 
 from wsvoice.config import RunConfig
 from wsvoice.runner import server as server_module
+from wsvoice.runner.server import DrainingServer
 
 
 @dataclass
@@ -24,6 +26,8 @@ class RunningServer:
     switchboard: Any
     stop: Callable[[], None]
     records: list[Any] = field(default_factory=list)
+    #: What the module's server runs for each call.
+    bot: Any = None
 
     @property
     def ws_url(self) -> str:
@@ -45,11 +49,46 @@ class RunningServer:
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., RunningServer]]:
     """Return a function that serves a bot: ``serve(bot, transport="twilio", max_calls=1, …)``."""
+    with serving(monkeypatch) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def module_server() -> Iterator[RunningServer]:
+    """Every provider on one server for all tests of a module; see :func:`shared`."""
+    with pytest.MonkeyPatch.context() as patch, serving(patch) as start:
+
+        async def bot(runner_args: Any) -> None:
+            await server.bot(runner_args)
+
+        server = start(bot, transport=None)
+        yield server
+
+
+@pytest.fixture
+def shared(module_server: RunningServer) -> Iterator[RunningServer]:
+    """
+    Return the module's server with a clean record; a test gives it its `bot`.
+
+    Starting and stopping a server takes longer than most calls.
+    """
+    module_server.records.clear()
+    module_server.log.clear()
+    yield module_server
+    deadline = time.monotonic() + 10
+    while module_server.switchboard.active_calls:
+        assert time.monotonic() < deadline, "a call goes on after its test"
+        time.sleep(0.005)
+
+
+@contextmanager
+def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., RunningServer]]:
+    """Give the function that serves a bot; all servers are stopped in the end."""
     stops: list[Callable[[], None]] = []
     # Servers start in threads of their own, so what they make is kept by thread.
     local = threading.local()
 
-    class Recording(server_module.DrainingServer):
+    class Recording(DrainingServer):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             local.made.update(server=self, switchboard=args[1])
@@ -102,6 +141,8 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., RunningServ
         stops.append(end)
         return running
 
-    yield start
-    for end in stops:
-        end()
+    try:
+        yield start
+    finally:
+        for end in stops:
+            end()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,7 +75,7 @@ def init(
 
     chosen = {name: value for name, value in (("stt", stt), ("llm", llm), ("tts", tts)) if value is not None}
     nothing_given = directory is None and not (template or transport or chosen or dry_run or force or as_json)
-    if nothing_given and sys.stdin.isatty() and sys.stderr.isatty():
+    if nothing_given and output.can_ask:
         made = ask(output, templates)
     else:
         folder = DEFAULT_NAME if directory is None else directory

@@ -127,6 +127,11 @@ class Output:
         for line in last_words:
             self.log_line(line)
 
+    @property
+    def can_ask(self) -> bool:
+        """Whether somebody is there to read a question and answer it."""
+        return sys.stdin.isatty() and sys.stderr.isatty()
+
     def ask(self, question: str, *, default: str, choices: Sequence[str] = ()) -> str:
         """
         Return the user's answer to a question, or `default` for an empty one.

@@ -9,7 +9,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,6 +36,7 @@ from wsvoice.errors import DialError, RemoteProtocolError, UsageError
 from wsvoice.http import failure_kind, is_loopback
 from wsvoice.providers import load_provider
 from wsvoice.providers.base import Progress, ReportsProgress, Side, StreamRequest
+from wsvoice.speech import speak
 
 if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
@@ -104,13 +105,13 @@ async def dial(
     journal = Journal(on_event, clock)
     bot: CallerBot | None = None
     if (spec := config.caller) is not None:
-        if config.audio or config.dtmf:
-            raise UsageError("a caller that is a bot says what it likes", hint="leave out --audio and --dtmf")
+        if config.audio or config.say or config.dtmf:
+            raise UsageError("a caller that is a bot says what it likes", hint="leave out --audio, --say and --dtmf")
         if config.duration_s is None:
             config = replace(config, duration_s=CALLER_DURATION_S)
         # In a thread, for it takes its time and may run a loop of its own.
         bot = await asyncio.to_thread(_load_caller, spec, lambda line: journal.tell("log", line))
-    turns = [] if bot else load_turns(config.audio, config.dtmf)
+    turns = [] if bot else load_turns(config.audio, config.dtmf, _speak(config.say, config.voice))
     caller = _Caller(config, target, turns, bot, journal, clock, limits or Limits())
     return await caller.call()
 
@@ -125,6 +126,10 @@ def _load_caller(spec: str, on_line: Callable[[str], None]) -> CallerBot:
         from wsvoice.dial.caller_bot import CallerBot
 
         return CallerBot(spec, on_line)
+
+
+def _speak(texts: Sequence[str], voice: str) -> list[Clip]:
+    return [Clip(f'"{text}"' if len(text) <= 60 else f'"{text[:57]}..."', *speak(text, voice)) for text in texts]
 
 
 def _check_recording(path: Path) -> None:
@@ -327,7 +332,8 @@ class _Caller:
         journal, provider = self._journal, self._provider
         api = FakeRestApi(provider, self._call.call_id, self._hang_up_by_rest, journal, self._config.quirks)
         self._api = await stack.enter_async_context(api)
-        environ = bot_environment(os.environ, provider, self._bot_credentials, api.url)
+        environ = {**os.environ, **self._config.environ}
+        environ = bot_environment(environ, provider, self._bot_credentials, api.url)
         bot = self._target.value
         journal.tell("note", f"serving {bot}")
         served = self._served = ServedBot(
@@ -335,6 +341,7 @@ class _Caller:
             provider.name,
             self._config.parameters,
             environ,
+            cwd=self._config.cwd,
             on_line=lambda line: journal.tell("log", line),
             start_timeout_s=self._limits.start_s,
         )

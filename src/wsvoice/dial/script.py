@@ -63,15 +63,17 @@ class Keys:
 Turn = Clip | Keys
 
 
-def load_turns(audio: Sequence[Path], dtmf: str) -> list[Turn]:
+def load_turns(audio: Sequence[Path], dtmf: str, spoken: Sequence[Clip] = ()) -> list[Turn]:
     """
-    Return the caller's turns: the audio files, or the built-in question if there is nothing else, then the digits.
+    Return the caller's turns: the audio files, then what is `spoken`, then the digits.
+
+    If there is none of them, it is the built-in question.
 
     Raises:
         AudioFileError: If a file cannot be read.
         UsageError: If there is a key in `dtmf` that no telephone has.
     """
-    turns: list[Turn] = [Clip(path.name, *read_wav(path)) for path in audio]
+    turns: list[Turn] = [*(Clip(path.name, *read_wav(path)) for path in audio), *spoken]
     keys = dtmf.upper().replace("W", "w")
     if wrong := sorted(set(keys) - _DIGITS - {"w"}):
         raise UsageError(

@@ -18,6 +18,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -81,6 +82,7 @@ class ServedBot:
         environ: Mapping[str, str],
         *,
         on_line: Callable[[str], None],
+        cwd: Path | None = None,
         program: Sequence[str] = PROGRAM,
         start_timeout_s: float = START_TIMEOUT_S,
         stop_timeout_s: float = STOP_TIMEOUT_S,
@@ -92,6 +94,7 @@ class ServedBot:
             arguments += ["--param", f"{name}={value}"]
         self._command = [*program, *arguments]
         self._environ = environ
+        self._cwd = cwd
         self._on_line = on_line
         self._start_timeout_s = start_timeout_s
         self._stop_timeout_s = stop_timeout_s
@@ -109,6 +112,7 @@ class ServedBot:
         self._process = process = await asyncio.create_subprocess_exec(
             *self._command,
             env=dict(self._environ),
+            cwd=self._cwd,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

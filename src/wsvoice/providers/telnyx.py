@@ -1025,6 +1025,10 @@ class TelnyxStream:
 
     def _read_start(self, content: dict[str, Any], sequence: int | None) -> StreamStarted:
         start = _inner(content, "start", "bad-start")
+        parameters = _read_parameters(start.get("custom_parameters"))
+        if isinstance(client_state := start.get("client_state"), str) and client_state:
+            # What the API's user attached to the call, in base64; a custom parameter of the name goes first.
+            parameters.setdefault("client_state", client_state)
         return StreamStarted(
             stream_id=read_text(content.get("stream_id") or start.get("stream_id"), "bad-start", "stream_id"),
             call_id=read_text(start.get("call_control_id"), "bad-start", "start.call_control_id"),
@@ -1032,7 +1036,7 @@ class TelnyxStream:
             from_number=_text(start.get("from")),
             to_number=_text(start.get("to")),
             format=self._read_format(start.get("media_format")),
-            parameters=_read_parameters(start.get("custom_parameters")),
+            parameters=parameters,
             sequence=sequence,
         )
 

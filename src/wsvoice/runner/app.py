@@ -274,8 +274,9 @@ class Switchboard:
             timeout_s = self.config.handshake_timeout_s
             provider, unread = await detect_provider(websocket, self.providers.values(), timeout_s=timeout_s)
         if provider is None:
-            log.warning("stream ended: none of its first messages is the start of a known provider's stream")
-            await doorway.close(websocket, POLICY_VIOLATION)
+            because = "none of its first messages is the start of a known provider's stream"
+            log.warning("stream ended: {}", because)
+            await doorway.close(websocket, POLICY_VIOLATION, because)
             return
         name = provider.name
         socket = StreamSocket(

@@ -41,10 +41,10 @@ async def accept(websocket: WebSocket, log: Logger) -> bool:
     return True
 
 
-async def close(websocket: WebSocket, code: int) -> None:
+async def close(websocket: WebSocket, code: int, reason: str = "") -> None:
     """Close a stream that no session has taken; nothing happens if the caller is gone."""
     with suppress(OSError, RuntimeError, WebSocketDisconnect):
-        await websocket.close(code)
+        await websocket.close(code, reason)
 
 
 async def deny(websocket: WebSocket, status: int, reason: str) -> None:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     from wsvoice.runner.stream import StreamSocket
 
+#: https://www.rfc-editor.org/rfc/rfc6455#section-5.5
+REASON_LIMIT = 123
+
 
 @dataclass(slots=True)
 class CallRecord:
@@ -131,7 +134,9 @@ class Session:
             with self.logger.contextualize(call=self.call.call_id):
                 await self._converse(handshake)
         socket, record = self.socket, self.record
-        await socket.shut(self._run.close_code)
+        # Whoever dials by hand sees why.
+        reason = self._run.because.encode("ascii", "replace")[:REASON_LIMIT].decode() if self._run.refused else ""
+        await socket.shut(self._run.close_code, reason)
         record.call = self.call
         record.ended_by, record.because = self._run.ended_by, self._run.because
         record.duration_s = loop.time() - started

@@ -648,16 +648,16 @@ def install(disabled: Set[str] = frozenset()) -> None:
 async def call_arguments(session: Session, handshake: list[str]) -> CallArguments:
     """Build a bot's arguments from the messages of the handshake, as pipecat's runner would."""
     call, socket = session.call, session.socket
-    # pipecat's parser wants two messages, and not every provider sends that many before its audio.
-    replay = _Replay([*handshake, ""] if len(handshake) == 1 else handshake)
+    # pipecat's parser reads two messages; some providers send one before their audio, and others may send more.
+    replay = _Replay([*handshake, ""] if len(handshake) == 1 else handshake[-2:])
     transport_type, call_data = await parse_telephony_websocket(cast(Any, replay))
     if not isinstance(call_data, CallData):
         call_data = CallData.model_validate(call_data)
     if transport_type == "unknown":
         call_data = CallData(stream_id=call.stream_id, call_id=call.call_id)
-    if call_data.from_number is None:
+    if not call_data.from_number:
         call_data.from_number = call.from_number or None
-    if call_data.to_number is None:
+    if not call_data.to_number:
         call_data.to_number = call.to_number or None
     call_data.body = {**call.parameters, **call_data.body}
     # pipecat keeps the parse here, so a later parse_telephony_websocket() in the bot gives the same.
