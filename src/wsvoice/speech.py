@@ -1,7 +1,7 @@
 """
 Text to speech with eSpeak NG, which the package ``espeakng-loader`` brings along with its voices.
 
-It needs no key and no network, and says the same text in the same way each time.
+It needs no key and no network. It sounds like a machine, and is understood.
 
 The library's interface: https://github.com/espeak-ng/espeak-ng/blob/1.52.0/src/include/espeak-ng/speak_lib.h
 """
@@ -36,6 +36,8 @@ def speak(text: str, voice: str = "en-us") -> tuple[bytes, int]:
     """
     Return `text` as 16-bit little-endian samples, and their rate in samples a second.
 
+    The samples of a text stay the same while the process lasts; from one process to another they may differ a little.
+
     Args:
         text: What to say.
         voice: A language or voice that eSpeak NG has, such as ``en-us``, ``es`` or ``de+f3``.
@@ -65,7 +67,9 @@ class _Espeak:
             data = _shortcut(data, Path(self._folder.name))
         self._sample_rate = self._library.espeak_Initialize(_SYNCHRONOUS, 0, data.encode(), _DONT_EXIT)
         if self._sample_rate <= 0:
-            raise UsageError(f"eSpeak NG finds no voices in {data}", hint="pip install --force-reinstall espeakng-loader")
+            raise UsageError(
+                f"eSpeak NG finds no voices in {data}", hint="pip install --force-reinstall espeakng-loader"
+            )
         self._lock = threading.Lock()
         self._pcm = bytearray()
         # Kept, because the library does not keep it alive.

@@ -15,6 +15,7 @@ from pipecat.services.settings import TTSSettings
 from pipecat.services.tts_service import TTSService
 
 _SYNCHRONOUS = 2  # espeak_AUDIO_OUTPUT: audio is handed over, not played
+_DONT_EXIT = 0x8000  # espeakINITIALIZE_DONT_EXIT: without it, missing data ends the process
 _POSITION_CHARACTER = 1
 _UTF8 = 1
 _RATE, _PITCH = 1, 3  # espeak_PARAMETER

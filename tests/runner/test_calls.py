@@ -510,3 +510,103 @@ class TestRecording:
         while not server.lines("could not be recorded") and time.monotonic() < deadline:
             time.sleep(0.01)
         assert server.lines("could not be recorded")
+
+
+class TestStrangers:
+    """What somebody who is no provider may try, on a server without tokens."""
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("callSid", "CA1\n12:00:00.000 INFO    CA2 forged\x1b[31m"),
+            ("callSid", "C" * 60_000),
+            ("streamSid", "MZ\x00"),
+        ],
+        ids=["forges a log line", "is endless", "has control characters"],
+    )
+    def test_an_id_that_no_provider_has(self, serve: Serve, name: str, value: str) -> None:
+        server = serve(bots.echo)
+
+        async def main() -> None:
+            async with dialled(server.ws_url + "ws", start=False) as carrier:
+                ids = {"accountSid": "AC1", "streamSid": "MZ1", "callSid": "CA1", name: value}
+                await carrier.socket.send(json.dumps({"event": "start", "start": ids, "streamSid": ids["streamSid"]}))
+                assert (await carrier.closed())[0] == 1008
+
+        asyncio.run(main())
+        server.ended()
+        assert not [line for line in server.log if "\x1b" in line or len(line) > 3000]
+
+    def test_numbers_cannot_forge_log_lines(self, serve: Serve) -> None:
+        server = serve(bots.echo)
+
+        async def main() -> None:
+            async with dialled(server.ws_url + "ws", from_number="+1\n12:00:00.000 INFO forged") as carrier:
+                assert (await carrier.closed())[0] == 1008
+
+        asyncio.run(main())
+
+    def test_a_web_page_does_not_reach_a_developers_bot(self, serve: Serve) -> None:
+        server = serve(bots.echo)
+
+        async def main() -> None:
+            for origin, fits in (("https://evil.example", False), ("http://localhost:3000", True)):
+                try:
+                    async with websockets.connect(server.ws_url + "ws", origin=origin):  # type: ignore[arg-type]
+                        assert fits
+                except websockets.InvalidStatus as error:
+                    assert not fits
+                    assert error.response.status_code == 403
+
+        asyncio.run(main())
+
+    def test_a_body_that_trickles(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("wsvoice.runner.doorway.BODY_TIMEOUT_S", 0.3)
+        server = serve(bots.echo)
+        parts = urlsplit(server.url)
+        with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=10) as raw:
+            raw.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nFrom=")
+            assert b"408" in raw.recv(1000).splitlines()[0]
+
+    def test_a_bot_that_cannot_be_cancelled_does_not_keep_its_place(
+        self, serve: Serve, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("wsvoice.runner.bot_run.CANCEL_TIMEOUT_S", 0.2)
+        release: list[asyncio.Event] = []
+
+        async def bot(runner_args: Any) -> None:
+            release.append(asyncio.Event())
+            while not release[0].is_set():
+                try:
+                    await release[0].wait()
+                except asyncio.CancelledError:
+                    continue
+
+        server = serve(bot, max_calls=1, bot_exit_timeout_s=0.1)
+
+        async def main() -> None:
+            async with dialled(announce(server.url)) as carrier:
+                await carrier.hang_up()
+
+        asyncio.run(main())
+        server.ended()
+        assert server.lines("does not let itself be cancelled")
+        deadline = time.monotonic() + 5
+        while server.switchboard.active_calls and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert server.switchboard.active_calls == 0
+        release[0]._loop.call_soon_threadsafe(release[0].set)  # type: ignore[attr-defined]
+
+    def test_the_calls_end_is_when_its_stream_ends(self, serve: Serve) -> None:
+        async def bot(runner_args: Any) -> None:
+            await runner_args.websocket.close()
+            await asyncio.sleep(1.5)
+
+        server = serve(bot)
+
+        async def main() -> None:
+            async with dialled(announce(server.url)) as carrier:
+                assert (await carrier.closed())[0] == 1000
+
+        asyncio.run(main())
+        assert server.ended()[0].duration_s < 1.2

@@ -46,6 +46,21 @@ def dial(
             help="What the caller says. Repeatable: one file a turn.  [default: a built-in question]",
         ),
     ] = None,
+    say: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--say", metavar="TEXT", help="What the caller says after that. Repeatable. Needs `wsvoice[say]`."
+        ),
+    ] = None,
+    voice: Annotated[
+        str | None,
+        typer.Option(
+            "--voice",
+            metavar="NAME",
+            help="Who says it: a language, such as es or en-gb, or a voice, such as en+f3."
+            + standard(DialConfig, "voice"),
+        ),
+    ] = None,
     dtmf: Annotated[
         str | None,
         typer.Option("--dtmf", metavar="KEYS", help="Keys to press after that, such as 12#; w waits half a second."),

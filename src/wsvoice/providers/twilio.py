@@ -193,7 +193,10 @@ class Twilio:
 
     def _is_start(self, message: Mapping[str, Any]) -> bool:
         start = message.get("start")
-        return message.get("event") == "start" and isinstance(start, Mapping) and {"streamSid", "callSid"} <= set(start)
+        if message.get("event") != "start" or not isinstance(start, Mapping):
+            return False
+        # Exotel has been seen to write camel case as well, but its start says who calls, which this one never does.
+        return {"streamSid", "callSid"} <= start.keys() and not {"from", "to"} <= start.keys()
 
     def read_webhook(self, request: WebhookRequest) -> Call | None:
         """

@@ -45,6 +45,7 @@ class AcceptedSocket(WebSocket):
         self.requested_code = 1000
         #: Since when a message has been waiting for the caller to read, on the loop's clock.
         self.send_blocked_since: float | None = None
+        self._sends_under_way = 0
         self._loop = asyncio.get_running_loop()
         self._message_limit = message_limit
         self._inbox_filled = asyncio.Event()
@@ -73,14 +74,21 @@ class AcceptedSocket(WebSocket):
         if self.gone.is_set() or self.application_state is not WebSocketState.CONNECTED:
             return False
         key = "text" if isinstance(raw, str) else "bytes"
-        self.send_blocked_since = self._loop.time()
+        if not self._sends_under_way:
+            self.send_blocked_since = self._loop.time()
+        self._sends_under_way += 1
         try:
             await self._send({"type": "websocket.send", key: raw})
         except (OSError, RuntimeError, WebSocketDisconnect) as error:
             self.note_gone(f"the connection broke: {error or type(error).__name__}")
             return False
         finally:
-            self.send_blocked_since = None
+            self._sends_under_way -= 1
+            if not self._sends_under_way:
+                self.send_blocked_since = None
+        if self._sends_under_way:
+            # One has got through, so the others have not been waiting for longer than this.
+            self.send_blocked_since = self._loop.time()
         return True
 
     def request_close(self) -> None:

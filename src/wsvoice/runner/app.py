@@ -124,7 +124,11 @@ class Switchboard:
 
     async def webhook(self, request: Request, provider_name: str | None = None) -> Response:
         """Answer a provider's webhook with the document that starts the stream."""
-        body = await doorway.read_body(request, self.config.message_limit)
+        try:
+            body = await doorway.read_body(request, self.config.message_limit)
+        except TimeoutError:
+            logger.warning("webhook refused (408): its body did not come within {:g} s", doorway.BODY_TIMEOUT_S)
+            return PlainTextResponse("The body did not come.\n", 408)
         if body is None:
             logger.warning("webhook refused: its body is larger than {} bytes", self.config.message_limit)
             return PlainTextResponse("The body is too large.\n", 413)
@@ -258,10 +262,12 @@ class Switchboard:
         announced: Call | None = None
         if token is not None and provider is not None:
             announced = self.gate.tokens.redeem(token, provider.name)
-        elif doorway.needs_token(websocket, self.config) and not (
-            provider is not None and provider.has_credentials(asked)
-        ):
+        elif provider is not None and provider.has_credentials(asked):
+            pass  # What the user gave the provider instead of a token.
+        elif doorway.needs_token(websocket, self.config):
             raise TokenError("the stream carries no token")
+        elif self.config.stream_auth != "none" and doorway.is_foreign_page(websocket):
+            raise TokenError("a web page dials, and no telephone company does it from one")
         if provider is not None and (matched := self.gate.check_upgrade(provider, asked)) is not None:
             log.debug("the upgrade's signature matches {}", matched)
         return announced
@@ -278,7 +284,7 @@ class Switchboard:
             log.warning("stream ended: {}", because)
             await doorway.close(websocket, POLICY_VIOLATION, because)
             return
-        name = provider.name
+        name, known = provider.name, provider
         socket = StreamSocket(
             websocket.scope,
             websocket.receive,
@@ -297,6 +303,7 @@ class Switchboard:
             provider_name=name,
             announced=announced,
             recall=lambda call_id: self._announced.get((name, call_id)),
+            hang_up=lambda call: self._hang_up(known, call, log),
             logger=log,
         )
         self.sessions.add(session)
@@ -304,8 +311,6 @@ class Switchboard:
             record = await session.run()
         finally:
             self.sessions.discard(session)
-        if record.ended_by != "caller" and record.call.call_id:
-            await self._hang_up(provider, record.call, log)
         self._report(record)
 
     def _stream_provider(self, name: str | None) -> Provider | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,6 +21,8 @@ Bot = Callable[[Any], Awaitable[Any]]
 
 #: How long a bot that has ended its pipeline may take to say that it failed.
 FAILURE_GRACE_S = 0.1
+#: How long a cancelled bot may take to clean up.
+CANCEL_TIMEOUT_S = 5.0
 
 #: WebSocket close codes, https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1
 GOING_AWAY = 1001
@@ -48,6 +49,8 @@ class BotRun:
         self.ended_by = "server"
         self.because = ""
         self.refused = False
+        #: When the WebSocket was closed, on the loop's clock.
+        self.ended_at: float | None = None
         self._socket = socket
         self._bot = bot
         self._config = config
@@ -77,6 +80,7 @@ class BotRun:
         *,
         logger: Logger,
         play_out: Callable[[], Awaitable[Any]] | None = None,
+        on_closed: Callable[[], Awaitable[Any]] | None = None,
     ) -> None:
         """
         Run the bot until it is over, and close the WebSocket.
@@ -86,6 +90,7 @@ class BotRun:
             make_arguments: Builds what the bot is called with.
             logger: Where it is told.
             play_out: Waits until the caller has heard the last words.
+            on_closed: What is to be done once the WebSocket is closed, while the bot may still be busy.
         """
         socket = self._socket
         pump = asyncio.create_task(socket.pump(), name=f"wsvoice-pump-{name}")
@@ -104,11 +109,20 @@ class BotRun:
             await socket.shut(self.close_code)
             # The transport learns that the caller is gone as it would from a real hang-up.
             socket.note_gone(self.because)
+            self.ended_at = asyncio.get_running_loop().time()
+            if on_closed is not None:
+                await on_closed()
             await self._let_finish(bot, logger)
         finally:
-            for task in (pump, watchdog, bot, *ends):
+            tasks = {pump, watchdog, bot, *ends}
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(pump, watchdog, bot, *ends, return_exceptions=True)
+            _, stubborn = await asyncio.wait(tasks, timeout=CANCEL_TIMEOUT_S)
+            if stubborn:
+                logger.error("the bot does not let itself be cancelled; it is left behind, and its place is free again")
+            for task in tasks - stubborn:
+                # Looked at, so that asyncio does not complain of an error that was told already.
+                task.cancelled() or task.exception()
 
     def _judge_end(self, bot: asyncio.Task[None], pump: asyncio.Task[None], logger: Logger) -> None:
         error = bot.exception() if bot.done() and not bot.cancelled() else None
@@ -141,8 +155,7 @@ class BotRun:
         if not done:
             logger.warning("the bot went on for {:g} s after its call had ended; it is cancelled", timeout_s)
             bot.cancel()
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait({bot}, timeout=5)
+            await asyncio.wait({bot}, timeout=CANCEL_TIMEOUT_S)
 
     async def _watch(self) -> None:
         """Notice a caller that does not read."""

@@ -282,7 +282,11 @@ class Clients:
         if (refusal := self._start_refusal(request)) is not None:
             log.warning("start refused (403): {}", refusal)
             return _failure(403, refusal)
-        body = await doorway.read_body(request, self._config.message_limit)
+        try:
+            body = await doorway.read_body(request, self._config.message_limit)
+        except TimeoutError:
+            log.warning("start refused (408): its body did not come within {:g} s", doorway.BODY_TIMEOUT_S)
+            return _failure(408, "The body did not come.")
         if body is None:
             log.warning("start refused (413): its body is larger than {} bytes", self._config.message_limit)
             return _failure(413, "The body is too large.")

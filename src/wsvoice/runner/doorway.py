@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -19,15 +20,26 @@ if TYPE_CHECKING:
     from wsvoice.config import RunConfig
 
 
+#: How long the body of a request may take to come; a provider's is here with its headers.
+BODY_TIMEOUT_S = 10.0
+
+
 async def read_body(request: Request, limit: int) -> bytes | None:
-    """Return the body, or ``None`` as soon as it is larger than `limit` bytes."""
-    if int(request.headers.get("content-length") or 0) > limit:
+    """
+    Return the body, or ``None`` as soon as it is larger than `limit` bytes.
+
+    Raises:
+        TimeoutError: If it has not come within :data:`BODY_TIMEOUT_S`.
+    """
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > limit:
         return None
     body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > limit:
-            return None
+    async with asyncio.timeout(BODY_TIMEOUT_S):
+        async for piece in request.stream():
+            body += piece
+            if len(body) > limit:
+                return None
     return bytes(body)
 
 
@@ -64,7 +76,8 @@ def is_public(connection: HTTPConnection, config: RunConfig) -> bool:
     # dialled and the headers of proxies do.
     forwarded = any(name.startswith("x-forwarded-") for name in connection.headers)
     host = urlsplit(f"//{connection.headers.get('host', '')}").hostname or ""
-    return forwarded or not http.is_loopback(host)
+    peer = connection.client.host if connection.client is not None else "localhost"
+    return forwarded or not http.is_loopback(host) or not http.is_loopback(peer)
 
 
 def needs_token(connection: HTTPConnection, config: RunConfig) -> bool:
@@ -85,6 +98,12 @@ def stream_base(connection: HTTPConnection, config: RunConfig) -> str:
 def with_hint(error: WsvoiceError) -> str:
     """Return an error on one line, for the log."""
     return f"{error.message} ({error.hint})" if error.hint else error.message
+
+
+def is_foreign_page(connection: HTTPConnection) -> bool:
+    """Whether a web page of another machine's dials: the developer's own browser reaches loopback for it."""
+    origin = connection.headers.get("origin")
+    return origin is not None and not http.is_loopback(urlsplit(origin).hostname or "")
 
 
 def _first(header: str | None) -> str | None:

@@ -27,8 +27,9 @@ from wsvoice.providers.base import Provider, WebhookRequest
 
 #: How long a stream token is good for. Providers dial within seconds; Twilio gives up after 15.
 TOKEN_TTL_S = 60
-#: How long a seen webhook signature is remembered.
-REPLAY_WINDOW_S = 600
+#: How long a seen webhook is remembered, and how many are; whichever ends first.
+REPLAY_WINDOW_S = 24 * 3600
+REPLAY_ENTRIES = 100_000
 #: How long a provider's own retry of the same webhook is let through.
 RETRY_WINDOW_S = 30
 
@@ -107,18 +108,22 @@ class ReplayGuard:
 
     def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
-        self._seen: OrderedDict[str, tuple[float, str]] = OrderedDict()
+        # A digest of the signature; when it came; a digest of the retry's id.
+        self._seen: OrderedDict[bytes, tuple[float, bytes]] = OrderedDict()
 
     def check(self, key: str, retry_id: str) -> None:
         """Raise :exc:`~wsvoice.errors.SignatureError` if `key` was seen and this is no retry of it."""
         now = self._now()
-        while self._seen and next(iter(self._seen.values()))[0] < now - REPLAY_WINDOW_S:
+        while self._seen and (
+            len(self._seen) > REPLAY_ENTRIES or next(iter(self._seen.values()))[0] < now - REPLAY_WINDOW_S
+        ):
             self._seen.popitem(last=False)
-        if key not in self._seen:
-            self._seen[key] = (now, retry_id)
+        seen, retry = _digest(key), _digest(retry_id)
+        if seen not in self._seen:
+            self._seen[seen] = (now, retry)
             return
-        first_seen, first_id = self._seen[key]
-        if not (retry_id and retry_id == first_id and now - first_seen <= RETRY_WINDOW_S):
+        first_seen, first_retry = self._seen[seen]
+        if not (retry_id and retry == first_retry and now - first_seen <= RETRY_WINDOW_S):
             raise SignatureError("the webhook is a replay: its signature was seen before")
 
 
@@ -226,6 +231,10 @@ class Gate:
             if self.verify == "enforce":
                 raise
             return None
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _b64(data: bytes) -> str:

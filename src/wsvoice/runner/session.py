@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 REASON_LIMIT = 123
 
 
+#: How long an id or a number may be, in characters; no provider's is half as long.
+ID_LIMIT = 256
+
+
 @dataclass(slots=True)
 class CallRecord:
     """
@@ -96,6 +100,7 @@ class Session:
         config: The server's settings.
         announced: The call that the stream's token was made for, or ``None`` where it came without one.
         recall: Finds the call of an id that a webhook announced, for a stream without a token.
+        hang_up: Ends a call by the provider's API, where closing its stream does not.
     """
 
     def __init__(
@@ -108,6 +113,7 @@ class Session:
         provider_name: str,
         announced: Call | None,
         recall: Callable[[str], Call | None],
+        hang_up: Callable[[Call], Awaitable[None]],
         logger: Logger,
     ) -> None:
         self.socket = socket
@@ -119,6 +125,7 @@ class Session:
         self._make_arguments = make_arguments
         self._announced = announced
         self._recall = recall
+        self._hang_up = hang_up
         self._recorder: CallRecorder | None = None
 
     def end(self, because: str) -> None:
@@ -137,9 +144,11 @@ class Session:
         # Whoever dials by hand sees why.
         reason = self._run.because.encode("ascii", "replace")[:REASON_LIMIT].decode() if self._run.refused else ""
         await socket.shut(self._run.close_code, reason)
+        if handshake is None:
+            await self._end_call()
         record.call = self.call
         record.ended_by, record.because = self._run.ended_by, self._run.because
-        record.duration_s = loop.time() - started
+        record.duration_s = (self._run.ended_at or loop.time()) - started
         record.heard_s = socket.received_ms / 1000
         record.sent_s = socket.sent_ms / 1000
         if socket.turns.first_sound_at is not None:
@@ -181,6 +190,10 @@ class Session:
             self._run.note_end("server", f"the caller sent no start message within {timeout_s:g} s")
             self._run.refused = True
             return None
+        if unfit := next((each for each in _identities(started) if not _is_fit(each)), None):
+            self._run.note_end("server", f"an id or number of the start message cannot be real: {unfit[:40]!r}")
+            self._run.refused = True
+            return None
         announced = self._announced
         if announced is not None and announced.call_id != started.call_id:
             self._run.note_end("server", f"the stream is of call {started.call_id[:64]!r}, its token is not")
@@ -220,7 +233,12 @@ class Session:
             lambda: self._make_arguments(self, handshake),
             logger=self.logger,
             play_out=lambda: socket.played_out(config.playout_timeout_s),
+            on_closed=self._end_call,
         )
+
+    async def _end_call(self) -> None:
+        if self._run.ended_by != "caller" and self.call.call_id:
+            await self._hang_up(self.call)
 
     async def _write_recording(self, recorder: CallRecorder) -> str | None:
         try:
@@ -228,3 +246,12 @@ class Session:
         except OSError as error:
             self.logger.error("the call could not be recorded to {}: {}", recorder.path, error)
             return None
+
+
+def _identities(started: StreamStarted) -> tuple[str, ...]:
+    return (started.call_id, started.stream_id, started.account_id, started.from_number, started.to_number)
+
+
+def _is_fit(text: str) -> bool:
+    """Whether a text of a stranger's may stand in the log, once for each line of its call."""
+    return len(text) <= ID_LIMIT and (not text or text.isprintable())

@@ -42,6 +42,10 @@ Sink = Callable[[Event], Awaitable[None]]
 
 #: How many messages wait for a bot that is not ready; ten seconds of 20 ms audio. The oldest go first.
 INBOX_MESSAGES = 500
+#: How much they may hold together, in bytes.
+INBOX_BYTES = 1024 * 1024
+#: How many of the caller's keys are told and recorded; the bot gets every one.
+MAX_DIGITS = 256
 #: How many messages are kept for pieces of audio that wait for their turn.
 MAX_REORDERED = 100
 #: The faults of a start message after which no stream comes.
@@ -93,6 +97,7 @@ class StreamSocket(AcceptedSocket):
         self._unread = deque(unread)
         self._reorderer = None if provider.ordered else _reorderer()
         self._inbox: deque[tuple[str | bytes, Event]] = deque()
+        self._inbox_bytes = 0
         self._sink: Sink | None = None
         self._waiting_marks: dict[str, asyncio.Future[None]] = {}
 
@@ -113,7 +118,7 @@ class StreamSocket(AcceptedSocket):
             except RemoteProtocolError as error:
                 self.note_fault(error.kind, error.message)
                 if starting and error.kind in START_FAULTS:
-                    self.unusable = error.message
+                    self.unusable = f"the start message cannot be used: {error.message}"
                     return None
 
     async def pump(self) -> None:
@@ -159,21 +164,22 @@ class StreamSocket(AcceptedSocket):
             self.note_fault("provider-error", f"the provider reports {event.code} {event.title} {event.detail}")
         else:
             digit = getattr(event, "digit", None)
-            if digit is not None:
+            if digit is not None and len(self.digits) < MAX_DIGITS:
                 self.digits += digit
                 self.logger.info("the caller pressed {}", digit)
         if self._sink is not None:
             await self._sink(event)
             return
         self._inbox.append((raw, event))
-        if len(self._inbox) > INBOX_MESSAGES:
+        self._inbox_bytes += len(raw)
+        while len(self._inbox) > INBOX_MESSAGES or self._inbox_bytes > INBOX_BYTES:
             self._drop_oldest()
         self._inbox_filled.set()
 
     async def deliver_to(self, sink: Sink) -> None:
         """Hand every event to `sink`, those that wait first, until the caller is gone."""
         while self._inbox:
-            await sink(self._inbox.popleft()[1])
+            await sink(self._next_of_inbox()[1])
         self._sink = sink
         try:
             await self.gone.wait()
@@ -188,8 +194,13 @@ class StreamSocket(AcceptedSocket):
                 return {"type": "websocket.disconnect", "code": self.close_code or 1000, "reason": ""}
             self._inbox_filled.clear()
             await self._inbox_filled.wait()
-        raw, _ = self._inbox.popleft()
+        raw, _ = self._next_of_inbox()
         return {"type": "websocket.receive", "text" if isinstance(raw, str) else "bytes": raw}
+
+    def _next_of_inbox(self) -> tuple[str | bytes, Event]:
+        raw, event = self._inbox.popleft()
+        self._inbox_bytes -= len(raw)
+        return raw, event
 
     # Writing
 
@@ -272,12 +283,13 @@ class StreamSocket(AcceptedSocket):
         return True
 
     def _drop_oldest(self) -> None:
-        for index, (_, event) in enumerate(self._inbox):
+        for index, (raw, event) in enumerate(self._inbox):
             if isinstance(event, Audio):
                 del self._inbox[index]
+                self._inbox_bytes -= len(raw)
                 break
         else:
-            self._inbox.popleft()
+            self._next_of_inbox()
         self.faults["unread"] += 1
         if self.faults["unread"] == 1:
             self.logger.warning("the bot does not read; the oldest of the caller's audio is being dropped")

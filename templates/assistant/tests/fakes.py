@@ -21,7 +21,7 @@ from pipecat.services.openai.llm import OpenAILLMService
 from pipecat.services.openai.stt import OpenAISTTService
 from pipecat.services.openai.tts import OpenAITTSService
 
-#: What is said in the recordings.
+#: What is said in the recordings, which eSpeak NG has spoken.
 RECORDINGS = {
     "question.wav": "Hello, can you hear me and tell me what you can do?",
     "goodbye.wav": "Thank you, goodbye.",

@@ -20,7 +20,7 @@ import numpy as np
 from pipecat.services.openai.realtime.llm import OpenAIRealtimeLLMService
 from websockets.sync.server import ServerConnection, serve
 
-#: What is said in the recordings.
+#: What is said in the recordings, which eSpeak NG has spoken.
 RECORDINGS = {
     "question.wav": "Hello, can you hear me and tell me what you can do?",
     "goodbye.wav": "Thank you, goodbye.",

@@ -1,0 +1,361 @@
+"""
+The docs tell the truth: their commands run, their links lead somewhere, and their options exist.
+
+A page is run from its top to its end in an empty folder. ``CONTRIBUTING.md`` says how a block is marked.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import typer
+
+from wsvoice.audio import write_wav
+from wsvoice.cli.main import app
+from wsvoice.config import RUN_SETTINGS
+from wsvoice.providers import PROVIDERS, load_provider
+from wsvoice.runner.patches import PATCHES
+from wsvoice.runner.patches.old_modules import MOVED
+from wsvoice.runner.patches.old_params import KEPT, RENAMED
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(path.relative_to(ROOT).as_posix() for path in DOCS.rglob("*.md"))
+#: Their commands are run by ``test_package.py``, or are for those who work on wsvoice itself.
+OTHERS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md"]
+
+#: The ports that pages name; each becomes a free one.
+PORTS = ("7860", "8765")
+COMMAND_TIMEOUT_S = 60
+START_TIMEOUT_S = 45
+
+_BLOCK = re.compile(
+    r"^(?P<indent> *)(?:<!-- (?P<mark>[^\n]*) -->\n(?: *\n)? *)?```(?P<language>\w*)\n(?P<text>.*?)^ *```$",
+    re.MULTILINE | re.DOTALL,
+)
+_LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
+_OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
+#: Its examples are tests of a project of their own, and are run by the tests of what it describes.
+TESTED_ELSEWHERE = {"docs/testing.md"}
+#: Options of uvicorn's, curl's and pytest's.
+FOREIGN_OPTIONS = {"--ws-max-size", "--silent", "--fail", "--basetemp"}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page, and what the comment above it says."""
+
+    language: str
+    text: str
+    mark: str
+
+    @property
+    def serves(self) -> bool:
+        return self.mark == "serves"
+
+    @property
+    def file(self) -> str | None:
+        return self.mark.removeprefix("file: ") if self.mark.startswith("file: ") else None
+
+    @property
+    def runs(self) -> bool:
+        return self.language == "sh" and not self.mark.startswith("not run: ")
+
+
+def text_of(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def blocks_of(page: str) -> list[Block]:
+    found = []
+    for match in _BLOCK.finditer(text_of(page)):
+        lines = [line.removeprefix(match["indent"]) for line in match["text"].splitlines()]
+        found.append(Block(match["language"], "\n".join(lines) + "\n", match["mark"] or ""))
+    return found
+
+
+def commands_in(text: str) -> list[list[str]]:
+    """Return the command lines of wsvoice in a block or a piece of code, as words."""
+    lines = [line for line in text.replace("\\\n", " ").splitlines() if re.match(r"\s*(.* && )?wsvoice ", line)]
+    return [shlex.split(line[line.index("wsvoice ") :].split(" > ")[0], comments=True) for line in lines]
+
+
+def options_of(command: str) -> set[str]:
+    group = typer.main.get_command(app)
+    return {name for each in group.commands[command].params for name in (*each.opts, *each.secondary_opts)}  # type: ignore[attr-defined]
+
+
+def generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("docs_generate", DOCS / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# -- What stands there --
+
+
+@pytest.mark.parametrize("page", [*PAGES, *OTHERS])
+def test_links_lead_somewhere(page: str) -> None:
+    text = re.sub(r"```.*?```", "", text_of(page), flags=re.DOTALL)
+    for link in _LINK.findall(text):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = ((ROOT / page).parent / path).resolve() if path else ROOT / page
+        assert target.exists(), f"{page} links to {link}"
+        assert target.is_relative_to(ROOT), f"{page} links to {link}, which is outside of the repository"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            anchors = {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
+            assert anchor in anchors, f"{page} links to {link}"
+
+
+def test_readme_links_to_every_page() -> None:
+    linked = {link.partition("#")[0] for link in _LINK.findall(text_of("README.md"))}
+    assert set(PAGES) <= linked
+
+
+@pytest.mark.parametrize("page", [*PAGES, "README.md"])
+def test_commands_have_options_that_exist(page: str) -> None:
+    text = text_of(page)
+    pieces = [block.text for block in blocks_of(page)] + re.findall(r"`([^`\n]+)`", text)
+    for words in [words for piece in pieces for words in commands_in(piece)]:
+        options = {word.split("=")[0] for word in words[2:] if re.match(r"--?[a-z]", word)}
+        if not words[1].startswith("-"):
+            assert options <= options_of(words[1]), f"{page}: {shlex.join(words)}"
+
+
+@pytest.mark.parametrize("page", [*PAGES, "README.md"])
+def test_options_that_are_named_exist(page: str) -> None:
+    known = {option for command in ("run", "dial", "init") for option in options_of(command)} | {"--version", "--help"}
+    assert set(_OPTION.findall(text_of(page))) <= known | FOREIGN_OPTIONS
+
+
+@pytest.mark.parametrize("command", ["run", "dial", "init"])
+def test_the_page_of_a_command_is_its_help(command: str) -> None:
+    generated = generator().page(command)
+    assert text_of(f"docs/commands/{command}.md") == generated, "run `python docs/generate.py`"
+
+
+def test_every_setting_of_run_is_on_its_page() -> None:
+    page = text_of("docs/commands/run.md")
+    assert [each.name for each in RUN_SETTINGS if f"| `{each.name}` |" not in page] == []
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_a_providers_page_knows_its_settings_and_quirks(name: str) -> None:
+    page, provider = text_of(f"docs/providers/{name}.md"), load_provider(name)
+    named = set(re.findall(rf"\b{name.upper()}_[A-Z0-9_]+\b", page))
+    assert named <= set(provider.credential_names)
+    if provider.signs:
+        assert provider.credential_names[0] in named
+    section = page.split("| quirk |", 1)[1].split("\n\n", 1)[0] if provider.quirks else ""
+    rows = re.findall(r"^\| `([a-z-]+)=([^`]+)` \|", section, re.MULTILINE)
+    assert {row[0] for row in rows} == set(provider.quirks)
+    for quirk, value in rows:
+        choices = provider.quirks[quirk].choices
+        assert not choices or value in choices
+    for title in ("Set it up", "What is signed", "The call", "Traps", "Test calls", "Not tried"):
+        assert f"\n## {title}\n" in page
+
+
+def test_the_page_about_pipecat_knows_every_patch_and_old_name() -> None:
+    page = text_of("docs/from-pipecat-runner.md")
+    section = page.split("## Patches", 1)[1]
+    assert re.findall(r"^\| `([a-z-]+)` \|", section, re.MULTILINE) == [patch.name for patch in PATCHES]
+    for old, new in MOVED.items():
+        assert f"`{old}`" in page
+        assert f"`{new}`" in page
+    # The longer names of older cameras stand there as one.
+    for name in (*KEPT, *(each for each in RENAMED if not each.startswith("camera_out_"))):
+        assert f"`{name}`" in page
+
+
+def test_every_reason_for_not_running_a_block_is_given() -> None:
+    marks = [block.mark for page in PAGES for block in blocks_of(page) if block.language == "sh"]
+    assert [mark for mark in marks if mark not in ("", "serves") and not re.match(r"not run: \w", mark)] == []
+
+
+def test_blocks_are_found_with_their_marks(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "Text\n\n<!-- not run: no -->\n```sh\na\n```\n\n1. item\n\n   <!-- serves -->\n   ```sh\n   b\n   ```\n\n"
+        "```sh\nc\n```\n\n<!-- file: x.py -->\n```python\nif d:\n    e\n```\n"
+    )
+    assert blocks_of(str(page)) == [
+        Block("sh", "a\n", "not run: no"),
+        Block("sh", "b\n", "serves"),
+        Block("sh", "c\n", ""),
+        Block("python", "if d:\n    e\n", "file: x.py"),
+    ]
+
+
+def test_a_wrong_option_would_be_found() -> None:
+    [first, second] = commands_in(
+        "cd x && wsvoice dial bot.py --nope  # why\nwsvoice run -t twilio > log\necho wsvoice\n"
+    )
+    assert first == ["wsvoice", "dial", "bot.py", "--nope"]
+    assert "--nope" not in options_of("dial")
+    assert second == ["wsvoice", "run", "-t", "twilio"]
+    assert _OPTION.findall("`--nope` and a--b, x --max-calls N") == ["--nope", "--max-calls"]
+
+
+# -- What is run --
+
+
+def free_port() -> int:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port: int = unused.getsockname()[1]
+    return port
+
+
+def listens(port: int) -> bool:
+    try:
+        socket.create_connection(("localhost", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+class Reader:
+    """Somebody who does what a page says, in an empty folder, with terminals for what goes on."""
+
+    def __init__(self, page: str, folder: Path, stack: ExitStack) -> None:
+        self.page = page
+        self.folder = self.cwd = folder
+        self.said: list[str] = []
+        self._stack = stack
+        self._ports = {named: str(free_port()) for named in PORTS}
+        # What is said in a call takes a second instead of four.
+        word = folder / "word.wav"
+        tone = 8000 * np.sin(2 * np.pi * 440 * np.arange(4000) / 8000)
+        write_wav(word, [tone.astype("<i2").tobytes()], 8000)
+        prefixes = ("WSVOICE_", "PIPECAT_", *(f"{name.upper()}_" for name in PROVIDERS))
+        self.environ = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)} | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "NO_COLOR": "1",
+            "WSVOICE_DIAL_AUDIO": str(word),
+            "WSVOICE_DIAL_LISTEN": "0.3",
+        }
+
+    def follow(self) -> None:
+        """Do what each block of the page says."""
+        blocks = blocks_of(self.page)
+        if not any(block.file == "bot.py" for block in blocks):
+            shutil.copy(ROOT / "examples" / "echo.py", self.cwd / "bot.py")
+        for block in blocks:
+            if block.file is not None:
+                (self.cwd / block.file).write_text(block.text, encoding="utf-8")
+            elif block.serves:
+                self._stack.enter_context(self._serve(block.text))
+            elif block.runs:
+                self._run(block.text)
+
+    def _run(self, text: str) -> None:
+        place = self.folder / "cwd"
+        script = f"{self._with_free_ports(text)}\npwd > {shlex.quote(str(place))}"
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script],
+            cwd=self.cwd,
+            env=self.environ,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_TIMEOUT_S,
+        )
+        self.said.append(done.stdout + done.stderr)
+        assert done.returncode == 0, f"{self.page}:\n{text}\n{done.stdout}{done.stderr}"
+        self.cwd = Path(place.read_text(encoding="utf-8").strip())
+
+    @contextmanager
+    def _serve(self, text: str) -> Iterator[None]:
+        named = "8765" if "websocket-server" in text else "7860"
+        port = self._ports[named]
+        log = self.folder / f"{named}.log"
+        with log.open("w") as file:
+            process = subprocess.Popen(
+                ["bash", "-c", f"exec {self._with_free_ports(text)}"],
+                cwd=self.cwd,
+                env={**self.environ, "WSVOICE_PORT": port},
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            deadline = time.monotonic() + START_TIMEOUT_S
+            while not listens(int(port)):
+                assert process.poll() is None, f"{self.page}:\n{text}\n{log.read_text()}"
+                assert time.monotonic() < deadline, f"{self.page}:\n{text}\n{log.read_text()}"
+                time.sleep(0.05)
+            yield
+            assert process.poll() is None, f"{self.page}:\n{text}\n{log.read_text()}"
+        finally:
+            # Twice, so that it waits for nobody.
+            for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL):
+                process.send_signal(number)
+                try:
+                    process.wait(5)
+                    break
+                except subprocess.TimeoutExpired:
+                    continue
+
+    def _with_free_ports(self, text: str) -> str:
+        for named, port in self._ports.items():
+            text = re.sub(rf"\b{named}\b", port, text)
+        return text
+
+
+def follow(page: str, folder: Path) -> list[str]:
+    with ExitStack() as stack:
+        reader = Reader(page, folder, stack)
+        reader.follow()
+    return reader.said
+
+
+RUN_PAGES = [page for page in PAGES if page not in TESTED_ELSEWHERE and any(block.runs for block in blocks_of(page))]
+
+
+@pytest.fixture(scope="module")
+def followed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[list[str]]]]:
+    """What each page's commands printed: pages are followed side by side, since most of a call is waiting."""
+    with ThreadPoolExecutor(3) as pool:
+        yield {page: pool.submit(follow, page, tmp_path_factory.mktemp(Path(page).stem)) for page in RUN_PAGES}
+
+
+@pytest.mark.skipif(shutil.which("bash") is None or shutil.which("curl") is None, reason="there is no bash or curl")
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("page", RUN_PAGES)
+def test_the_commands_of_a_page_run(followed: dict[str, Future[list[str]]], page: str) -> None:
+    printed = followed[page].result()
+    calls = sum(words[1:2] == ["dial"] for block in blocks_of(page) if block.runs for words in commands_in(block.text))
+    assert sum(text.splitlines().count("passed") for text in printed) == calls
+
+
+def test_the_pages_that_matter_are_run() -> None:
+    wanted = [
+        "getting-started",
+        "transports",
+        "from-pipecat-runner",
+        "own-server",
+        *(f"providers/{n}" for n in PROVIDERS),
+    ]
+    assert {f"docs/{each}.md" for each in wanted} <= set(RUN_PAGES)
