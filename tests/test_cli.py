@@ -352,11 +352,13 @@ def test_dial_takes_every_option(caller, tmp_path):
         *["dial", "http://localhost:9000/", "-t", "twilio", "--audio", "a.wav", "--audio", "b.wav", "--dtmf", "12#"],
         *["--from", "+15550100003", "--to", "+15550100004", "--param", "a=1", "--duration", "1m", "--listen", "0"],
         *["--response-timeout", "2s", "--record", "call.wav", "--force-ws", "--method", "get", "--json"],
-        *["--probe", "--quirk", "one=1", "--quirk", "two=2"],
+        *["--probe", "--quirk", "one=1", "--quirk", "two=2", "--say", "Yes, please.", "--say", "No.", "--voice", "en"],
     )
     assert caller.config == DialConfig(
         target="http://localhost:9000/",
         audio=(Path("a.wav"), Path("b.wav")),
+        say=("Yes, please.", "No."),
+        voice="en",
         dtmf="12#",
         from_number="+15550100003",
         to_number="+15550100004",

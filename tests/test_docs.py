@@ -55,7 +55,7 @@ _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 #: Its examples are tests of a project of their own, and are run by the tests of what it describes.
 TESTED_ELSEWHERE = {"docs/testing.md"}
 #: Options of uvicorn's, curl's and pytest's.
-FOREIGN_OPTIONS = {"--ws-max-size", "--silent", "--fail", "--basetemp"}
+FOREIGN_OPTIONS = {"--ws-max-size", "--silent", "--fail", "--data", "--basetemp"}
 
 
 @dataclass(frozen=True)

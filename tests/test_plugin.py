@@ -341,17 +341,15 @@ def test_what_interrupts_a_test_hangs_up_first() -> None:
 
     def interrupt(*_: object) -> None:
         if begun.is_set():
+            signal.setitimer(signal.ITIMER_REAL, 0)
             raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGALRM, interrupt)
-    # Again and again, until the call has begun; pytest-timeout's own timer is put back afterwards.
+    # Again and again until the call has begun; pytest-timeout's own timer is put back afterwards.
     timer = signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
     try:
         with pytest.raises(KeyboardInterrupt):
-            try:
-                _CallThread(call).run()
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
+            _CallThread(call).run()
     finally:
         signal.signal(signal.SIGALRM, before)
         signal.setitimer(signal.ITIMER_REAL, *timer)

@@ -20,7 +20,7 @@ import re
 import threading
 import wave
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -482,11 +482,12 @@ class _CallThread:
     def run(self) -> Report:
         """Place the call, and wait for its end; whatever ends the waiting hangs up first."""
         self._thread.start()
+        # Not `join`, which before Python 3.13 takes a thread for finished once it was interrupted.
         try:
-            self._thread.join()
+            wait([self._result])
         except BaseException:
             self._cancel()
-            self._thread.join()
+            wait([self._result])
             raise
         return self._result.result()
 
