@@ -19,6 +19,7 @@ import pytest
 from typer.testing import CliRunner
 
 import wsvoice
+from tests.environment import is_setting
 from wsvoice.cli.main import app
 from wsvoice.config import DialConfig, RunConfig
 from wsvoice.dial.report import CallReport, CountedFinding, TimelineEvent, TurnReport
@@ -37,7 +38,7 @@ def clean_process(tmp_path, monkeypatch):
     monkeypatch.setattr("wsvoice.runner.logs.configure_logging", levels.append)
     environ, path, modules = dict(os.environ), list(sys.path), set(sys.modules)
     for name in list(os.environ):
-        if name.startswith(("WSVOICE_", "TWILIO_")) or name in ("NO_COLOR", "FORCE_COLOR"):
+        if is_setting(name) or name in ("NO_COLOR", "FORCE_COLOR"):
             del os.environ[name]
     yield levels
     os.environ.clear()

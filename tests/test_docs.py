@@ -27,6 +27,7 @@ import numpy as np
 import pytest
 import typer
 
+from tests.environment import clean_environ
 from wsvoice.audio import write_wav
 from wsvoice.cli.main import app
 from wsvoice.config import RUN_SETTINGS
@@ -251,13 +252,12 @@ class Reader:
         word = folder / "word.wav"
         tone = 8000 * np.sin(2 * np.pi * 440 * np.arange(4000) / 8000)
         write_wav(word, [tone.astype("<i2").tobytes()], 8000)
-        prefixes = ("WSVOICE_", "PIPECAT_", *(f"{name.upper()}_" for name in PROVIDERS))
-        self.environ = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)} | {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "NO_COLOR": "1",
-            "WSVOICE_DIAL_AUDIO": str(word),
-            "WSVOICE_DIAL_LISTEN": "0.3",
-        }
+        self.environ = clean_environ(
+            PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            NO_COLOR="1",
+            WSVOICE_DIAL_AUDIO=str(word),
+            WSVOICE_DIAL_LISTEN="0.3",
+        )
 
     def follow(self) -> None:
         """Do what each block of the page says."""

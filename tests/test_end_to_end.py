@@ -32,6 +32,7 @@ from urllib.request import Request, urlopen
 import numpy as np
 import pytest
 
+from tests.environment import clean_environ
 from tests.signals import correlation_delay_ms, speech_like
 from wsvoice.audio import read_wav, write_wav
 from wsvoice.config import DialConfig
@@ -96,8 +97,7 @@ class Dialled:
 
 def environment(**extra: str) -> dict[str, str]:
     """Return this process's environment without what would change a call."""
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(("WSVOICE_", "TWILIO_"))}
-    return {**environ, "NO_COLOR": "1", **extra}
+    return clean_environ(NO_COLOR="1", **extra)
 
 
 def command(*arguments: object) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import wave
@@ -17,6 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
+from tests.environment import clean_environ
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 RATE = 8000
@@ -69,9 +70,8 @@ def dial(folder: Path, name: str, *arguments: str) -> Example:
     """Run `wsvoice dial` against an example until it ends."""
     recording = folder / f"{name}{'-'.join(arguments)}.wav".replace("/", "_").replace("*", "star")
     command = [sys.executable, "-m", "wsvoice", "dial", str(EXAMPLES / name), "--json", "--record", str(recording)]
-    environ = {key: value for key, value in os.environ.items() if not key.startswith(("WSVOICE_", "TWILIO_"))}
     done = subprocess.run(
-        [*command, *arguments], cwd=folder, env=environ, capture_output=True, text=True, timeout=80, check=False
+        [*command, *arguments], cwd=folder, env=clean_environ(), capture_output=True, text=True, timeout=80, check=False
     )
     assert done.stdout, done.stderr
     with wave.open(str(recording)) as file:

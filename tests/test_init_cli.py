@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from tests.environment import clean_environ, clean_process
 from wsvoice.cli.main import app
 from wsvoice.providers import PROVIDERS
 from wsvoice.scaffold import load_templates
@@ -26,9 +27,9 @@ FILES = {str(path) for path, _ in TEMPLATES["echo"].files()}
 @pytest.fixture(autouse=True)
 def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Run in an empty folder, without settings from outside."""
-    for name in list(os.environ):
-        if name.startswith("WSVOICE_") or name in ("NO_COLOR", "FORCE_COLOR"):
-            monkeypatch.delenv(name)
+    clean_process(monkeypatch)
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -164,12 +165,11 @@ def test_the_current_folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("template", "provider", "keys"), [("echo", "telnyx", ""), ("ivr", "plivo", "#")])
 def test_a_new_project_takes_a_call(tmp_path, template, provider, keys):
     invoke("my-bot", "--template", template, "-t", provider)
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(f"{provider.upper()}_")}
     command = [sys.executable, "-m", "wsvoice", "dial", "bot.py", "--json"]
     done = subprocess.run(
         [*command, *(["--dtmf", keys] if keys else [])],
         cwd=tmp_path / "my-bot",
-        env=environ,
+        env=clean_environ(),
         capture_output=True,
         text=True,
         timeout=80,
@@ -253,7 +253,7 @@ class Terminal:
         import pty
 
         self._ours, theirs = pty.openpty()
-        environ = {**os.environ, "TERM": "xterm", "COLUMNS": "120", "NO_COLOR": "1"}
+        environ = clean_environ(TERM="xterm", COLUMNS="120", NO_COLOR="1")
         command = [sys.executable, "-m", "wsvoice", "init"]
         self._process = subprocess.Popen(
             command, stdin=theirs, stdout=theirs, stderr=theirs, env=environ, start_new_session=True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import shutil
@@ -17,6 +16,7 @@ import pytest
 import typer
 
 import wsvoice
+from tests.environment import clean_environ
 from wsvoice.cli.main import app
 from wsvoice.dial.report import CallReport, TurnReport
 from wsvoice.providers import PROVIDERS
@@ -162,10 +162,9 @@ def test_readmes_bot_passes_the_call_that_readme_makes(tmp_path: Path) -> None:
     [bot] = blocks("python")
     (tmp_path / "bot.py").write_text(bot, encoding="utf-8")
     [line] = [line for block in blocks("sh") for line in block.splitlines() if "--param" in line]
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(("WSVOICE_", "TWILIO_"))}
 
     command = [sys.executable, "-m", *shlex.split(line), "--json", "-v"]
-    called = run(*command, cwd=tmp_path, env=environ)
+    called = run(*command, cwd=tmp_path, env=clean_environ())
 
     assert called.returncode == 0, called.stderr
     report = json.loads(called.stdout)

@@ -6,7 +6,6 @@ bots that were written for it run here as they are.
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.environment import clean_environ
 from tests.signals import speech_like
 from wsvoice.audio import write_wav
 
@@ -28,9 +28,7 @@ MADE_UP_CREDENTIALS = {"TWILIO_ACCOUNT_SID": f"AC{'0' * 32}", "TWILIO_AUTH_TOKEN
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """Return this process's environment without settings of ours and credentials of Twilio's."""
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(("WSVOICE_", "TWILIO_"))}
-    return {**environ, "NO_COLOR": "1", **extra}
+    return clean_environ(NO_COLOR="1", **extra)
 
 
 def listens(port: int) -> bool:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.environment import clean_process
 from tests.signals import speech_like, tone
 from wsvoice.audio import PCMU_8K, write_wav
 from wsvoice.dial.report import CountedFinding, TimelineEvent, TurnReport
@@ -121,9 +122,9 @@ async def bot(runner_args):
 @pytest.fixture
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """An empty project whose caller does not wait for a greeting."""
-    for name in list(os.environ):
-        if name.startswith(("WSVOICE_", "TWILIO_", "TELNYX_", "PYTEST_")):
-            monkeypatch.delenv(name)
+    clean_process(monkeypatch)
+    for name in [name for name in os.environ if name.startswith("PYTEST_")]:
+        monkeypatch.delenv(name)
     pytester.makepyprojecttoml(
         '[tool.wsvoice.dial]\nlisten = "0.1s"\n[tool.pytest.ini_options]\ntestpaths = ["tests"]\n'
     )

@@ -1,4 +1,4 @@
-"""A caller: says one tone, waits until something comes back, says a second one and hangs up."""
+"""A caller: says one tone, waits until something comes back, says a second one and hangs up; or goes on for long."""
 
 import array
 import asyncio
@@ -11,6 +11,10 @@ from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.workers.runner import WorkerRunner
 
 RATE = 16000
+#: How long :func:`caller` goes on before it hangs up.
+TALK_S = 10.0
+#: A sound is over when it has been silent for that long; one that merely breaks off is not.
+OVER_S = 0.2
 
 
 def tone(hz: float, duration_s: float) -> OutputAudioRawFrame:
@@ -23,17 +27,24 @@ class Ear(FrameProcessor):
 
     def __init__(self) -> None:
         super().__init__()
-        self.heard = asyncio.Event()
-        self.silent_again = asyncio.Event()
+        self._heard = False
+        self._quiet_s = 0.0
+        self._over = asyncio.Event()
+
+    async def next_sound(self) -> None:
+        """Wait until a sound that begins from now on is over."""
+        self._heard = False
+        self._over.clear()
+        await self._over.wait()
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         await super().process_frame(frame, direction)
         if isinstance(frame, InputAudioRawFrame):
             loud = max(array.array("h", frame.audio), default=0) > 1000
-            if loud:
-                self.heard.set()
-            elif self.heard.is_set():
-                self.silent_again.set()
+            self._heard = self._heard or loud
+            self._quiet_s = 0.0 if loud else self._quiet_s + len(frame.audio) / 2 / frame.sample_rate
+            if self._heard and self._quiet_s >= OVER_S:
+                self._over.set()
             return
         await self.push_frame(frame, direction)
 
@@ -49,25 +60,34 @@ class Slow(FrameProcessor):
 
 
 async def caller(runner_args):
-    await call_back(runner_args)
+    await call_back(runner_args, talk_s=TALK_S)
 
 
 async def slow_caller(runner_args):
     await call_back(runner_args, Slow())
 
 
-async def call_back(runner_args, *others):
+async def call_back(runner_args, *others, talk_s=0.0):
     transport = runner_args.transport
     ear = Ear()
     worker = PipelineWorker(Pipeline([*others, transport.input(), ear, transport.output()]))
 
     @transport.event_handler("on_connected")
     async def on_connected(transport, socket):
-        await worker.queue_frame(tone(1000, 0.4))
-        await ear.silent_again.wait()
-        # So that the two tones are two sounds.
-        await asyncio.sleep(0.3)
+        loop = asyncio.get_running_loop()
+        end = loop.time() + talk_s
+        while loop.time() < end:
+            await say(1000)
+            await say(600)
+        await say(1000)
         await worker.queue_frames([tone(600, 0.4), EndFrame()])
+
+    async def say(hz):
+        answer = asyncio.create_task(ear.next_sound())
+        # So that it listens from here on.
+        await asyncio.sleep(0)
+        await worker.queue_frame(tone(hz, 0.4))
+        await answer
 
     runner = WorkerRunner(handle_sigint=False)
     await runner.add_workers(worker)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.environment import clean_environ
 from wsvoice.dial.serve import ServedBot, bot_environment
 from wsvoice.errors import DialError
 from wsvoice.providers import load_provider
@@ -35,7 +36,7 @@ class Served:
             "bot.py",
             "twilio",
             {"language": "en"},
-            {**os.environ, "PYTHONUNBUFFERED": "1"},
+            clean_environ(PYTHONUNBUFFERED="1"),
             on_line=self.lines.append,
             program=[sys.executable, str(path)],
             **settings,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.environment import clean_process
 from tests.signals import speech_like
 from wsvoice.audio import write_wav
 from wsvoice.config import DialConfig
@@ -69,6 +70,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Placed]:
         )
 
     with pytest.MonkeyPatch.context() as patch:
+        clean_process(patch)
         patch.chdir(folder)
         patch.setenv("TWILIO_AUTH_TOKEN", "a real token")
         patch.setenv("TWILIO_ACCOUNT_SID", "AC" + "1" * 32)

@@ -11,6 +11,7 @@ import hashlib
 import inspect
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from importlib.resources import as_file, files
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.environment import clean_environ
 from tests.signals import speech_like
 from wsvoice.audio import read_wav, resample
 from wsvoice.config import resolve_run
@@ -25,22 +27,19 @@ from wsvoice.errors import ConfigError
 from wsvoice.runner.patches import PATCHES, apply_patches
 from wsvoice.runner.patches.old_modules import MOVED
 
-ROOT = Path(__file__).parents[2]
 
-
-def python(program: str, **environment: str) -> str:
+def python(program: str) -> str:
     """Run a program in a fresh interpreter, where nothing is patched; return what it prints to either stream."""
-    import os
-
-    result = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(program)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        check=False,
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        result = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", textwrap.dedent(program)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd=folder,
+            env=clean_environ(),
+            check=False,
+        )
     assert result.returncode == 0, result.stderr
     return result.stdout + result.stderr
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -20,6 +19,7 @@ import httpx
 import pytest
 from pyngrok import conf, ngrok
 
+from tests.environment import clean_environ
 from tests.runner import bots
 from tests.runner.carrier import announce, dialled, main_frequency
 from tests.signals import tone
@@ -31,14 +31,15 @@ ECHO = str(Path(__file__).parents[2] / "examples" / "echo.py")
 
 
 @contextmanager
-def run(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
-    """Start ``wsvoice run`` in a process of its own; yield it with what it says once it listens."""
+def run(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+    """Start ``wsvoice run`` in a process and a `folder` of its own; yield it with what it says once it listens."""
     process = subprocess.Popen(
         [sys.executable, "-m", "wsvoice", "run", *arguments, "--host", "127.0.0.1", "--port", "0", "--json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, **environment},
+        cwd=folder,
+        env=clean_environ(),
     )
     try:
         assert process.stdout is not None
@@ -53,9 +54,9 @@ def run(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen[
 
 
 class TestDrain:
-    def test_the_call_finishes_and_nobody_new_comes_in(self) -> None:
+    def test_the_call_finishes_and_nobody_new_comes_in(self, tmp_path: Path) -> None:
         async def main() -> None:
-            with run(ECHO, "-t", "twilio") as (process, ready):
+            with run(tmp_path, ECHO, "-t", "twilio") as (process, ready):
                 url = ready["url"]
                 async with dialled(await asyncio.to_thread(announce, url)) as carrier:
                     await carrier.speak(tone(500, 300, 8000))
@@ -78,9 +79,9 @@ class TestDrain:
 
         asyncio.run(main())
 
-    def test_a_second_signal_ends_the_call(self) -> None:
+    def test_a_second_signal_ends_the_call(self, tmp_path: Path) -> None:
         async def main() -> None:
-            with run(ECHO, "-t", "twilio") as (process, ready):
+            with run(tmp_path, ECHO, "-t", "twilio") as (process, ready):
                 async with dialled(await asyncio.to_thread(announce, ready["url"])) as carrier:
                     await carrier.speak(tone(500, 100, 8000))
                     process.send_signal(signal.SIGTERM)
@@ -93,9 +94,9 @@ class TestDrain:
 
         asyncio.run(main())
 
-    def test_the_time_for_it_is_limited(self) -> None:
+    def test_the_time_for_it_is_limited(self, tmp_path: Path) -> None:
         async def main() -> None:
-            with run(ECHO, "-t", "twilio", "--drain-timeout", "1s") as (process, ready):
+            with run(tmp_path, ECHO, "-t", "twilio", "--drain-timeout", "1s") as (process, ready):
                 async with dialled(await asyncio.to_thread(announce, ready["url"])) as carrier:
                     await carrier.speak(tone(500, 100, 8000))
                     process.send_signal(signal.SIGTERM)
@@ -104,8 +105,8 @@ class TestDrain:
 
         asyncio.run(main())
 
-    def test_interrupted_without_calls_it_exits_at_once(self) -> None:
-        with run(ECHO) as (process, _):
+    def test_interrupted_without_calls_it_exits_at_once(self, tmp_path: Path) -> None:
+        with run(tmp_path, ECHO) as (process, _):
             begun = time.monotonic()
             process.send_signal(signal.SIGINT)
             assert process.wait(15) == 130

@@ -20,6 +20,7 @@ from pipecat.serializers.protobuf import ProtobufFrameSerializer
 from pipecat.transports.websocket.client import WebsocketClientParams, WebsocketClientTransport
 from websockets.asyncio.server import ServerConnection, serve
 
+from tests.environment import clean_environ
 from tests.runner import bots
 from tests.runner.peers import RATE, audio_message, next_audio
 from tests.runner.test_calls import wait_for
@@ -287,11 +288,13 @@ class TestStop:
 
 class TestCommand:
     @staticmethod
-    async def start(*arguments: str) -> asyncio.subprocess.Process:
+    async def start(folder: Path, *arguments: str) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "wsvoice", "run", ECHO, "-t", "websocket-client", *arguments),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            cwd=folder,
+            env=clean_environ(),
         )
 
     @staticmethod
@@ -300,7 +303,7 @@ class TestCommand:
             out, err = await process.communicate()
         return process.returncode, out.decode(), err.decode()
 
-    def test_exit_codes(self) -> None:
+    def test_exit_codes(self, tmp_path: Path) -> None:
         async def main() -> None:
             async def talk(connection: ServerConnection) -> None:
                 assert connection.request is not None
@@ -315,9 +318,9 @@ class TestCommand:
 
             header = ("--header", "Authorization: Bearer abc")
             async with server(talk) as url, server(talk) as other:
-                held = await self.start("--url", url, *header)
-                stays = await self.start("--url", other.replace("/talk", "/stay"), *header)
-                failed = await self.start("--url", "ws://127.0.0.1:1/")
+                held = await self.start(tmp_path, "--url", url, *header)
+                stays = await self.start(tmp_path, "--url", other.replace("/talk", "/stay"), *header)
+                failed = await self.start(tmp_path, "--url", "ws://127.0.0.1:1/")
                 ends = await asyncio.gather(self.end(held), self.end(stays), self.end(failed))
             (code, _, err), (interrupted, _, _), (failure, out, why) = ends
             assert code == 0, err
