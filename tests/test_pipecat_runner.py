@@ -39,32 +39,60 @@ def listens(port: int) -> bool:
     return True
 
 
+def free_port() -> int:
+    with socket.socket() as unused:
+        unused.bind(("localhost", 0))
+        return int(unused.getsockname()[1])
+
+
 @contextmanager
 def pipecat_runner(bot: Path, folder: Path) -> Iterator[int]:
     """Run a bot as its own program, with pipecat's runner, and yield the port that it listens on."""
-    with socket.socket() as unused:
-        unused.bind(("localhost", 0))
-        port = unused.getsockname()[1]
-    command = [sys.executable, str(bot), "-t", "twilio", "-x", f"localhost:{port}", "--port", str(port)]
     path = folder / "runner.log"
-    with path.open("w") as log:
-        process = subprocess.Popen(
-            command, cwd=folder, env=environment(**MADE_UP_CREDENTIALS), stdout=log, stderr=subprocess.STDOUT
-        )
+    port = free_port()
+    process = start(bot, folder, port, path)
+    # pipecat's runner takes no port 0, and somebody else may have taken the free one in the meantime.
+    if not comes_up(process, port, path):
+        port = free_port()
+        process = start(bot, folder, port, path)
+        assert comes_up(process, port, path), f"pipecat's runner found its port in use twice:\n{path.read_text()}"
     try:
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not listens(port):
-            assert process.poll() is None, f"pipecat's runner ended:\n{path.read_text()}"
-            assert time.monotonic() < deadline, f"pipecat's runner does not listen:\n{path.read_text()}"
-            time.sleep(0.05)
         yield port
     finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process)
+
+
+def start(bot: Path, folder: Path, port: int, path: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, str(bot), "-t", "twilio", "-x", f"localhost:{port}", "--port", str(port)]
+    with path.open("w") as log:
+        return subprocess.Popen(
+            command, cwd=folder, env=environment(**MADE_UP_CREDENTIALS), stdout=log, stderr=subprocess.STDOUT
+        )
+
+
+def comes_up(process: subprocess.Popen[bytes], port: int, path: Path) -> bool:
+    """Wait until pipecat's runner itself says that it listens; return whether the port was free."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    try:
+        while not ("Uvicorn running" in (said := path.read_text()) and listens(port)):
+            if process.poll() is not None:
+                assert "address already in use" in path.read_text(), f"pipecat's runner ended:\n{path.read_text()}"
+                return False
+            assert time.monotonic() < deadline, f"pipecat's runner does not listen:\n{said}"
+            time.sleep(0.05)
+    except BaseException:
+        end(process)
+        raise
+    return True
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def dial(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -29,13 +29,12 @@ class Ear(FrameProcessor):
         super().__init__()
         self._heard = False
         self._quiet_s = 0.0
-        self._over = asyncio.Event()
+        self.over = asyncio.Event()
 
-    async def next_sound(self) -> None:
-        """Wait until a sound that begins from now on is over."""
+    def listen_anew(self) -> None:
+        """Wait for the end of the next sound, and not of the last one."""
         self._heard = False
-        self._over.clear()
-        await self._over.wait()
+        self.over.clear()
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         await super().process_frame(frame, direction)
@@ -44,7 +43,7 @@ class Ear(FrameProcessor):
             self._heard = self._heard or loud
             self._quiet_s = 0.0 if loud else self._quiet_s + len(frame.audio) / 2 / frame.sample_rate
             if self._heard and self._quiet_s >= OVER_S:
-                self._over.set()
+                self.over.set()
             return
         await self.push_frame(frame, direction)
 
@@ -83,11 +82,9 @@ async def call_back(runner_args, *others, talk_s=0.0):
         await worker.queue_frames([tone(600, 0.4), EndFrame()])
 
     async def say(hz):
-        answer = asyncio.create_task(ear.next_sound())
-        # So that it listens from here on.
-        await asyncio.sleep(0)
+        ear.listen_anew()
         await worker.queue_frame(tone(hz, 0.4))
-        await answer
+        await ear.over.wait()
 
     runner = WorkerRunner(handle_sigint=False)
     await runner.add_workers(worker)

@@ -17,6 +17,7 @@ from twilio.request_validator import RequestValidator
 from tests.runner import bots
 from tests.runner.carrier import FORM, announce, dialled
 from wsvoice.call import Call
+from wsvoice.config import RunConfig
 from wsvoice.errors import ConfigError, SignatureError, TokenError
 from wsvoice.runner.gate import RETRY_WINDOW_S, TOKEN_TTL_S, Capacity, ReplayGuard, TokenMint
 
@@ -188,6 +189,23 @@ class TestStreams:
         assert asyncio.run(refused(server.ws_url + path))[0] in (403, 404)
         assert server.switchboard.active_calls == 0
 
+    def test_expired_token(self, serve: Callable[..., Any]) -> None:
+        server = serve(bots.echo)
+        url = announce(server.url)
+        tokens = server.switchboard.gate.tokens
+        clock = tokens._now
+        tokens._now = lambda: clock() + TOKEN_TTL_S + 1
+        assert asyncio.run(refused(url))[0] == 403
+        assert server.lines("stream refused (403)", "expired")
+        # One that is minted now is good.
+        url = announce(server.url, "CA" + "5" * 32)
+
+        async def main() -> None:
+            async with dialled(url, "CA" + "5" * 32) as carrier:
+                await carrier.hang_up()
+
+        asyncio.run(main())
+
     def test_token_of_another_server(self, serve: Callable[..., Any]) -> None:
         one, two = serve(bots.echo), serve(bots.echo)
         url = announce(one.url).replace(one.ws_url, two.ws_url)
@@ -263,6 +281,13 @@ class TestStreams:
                 assert socket.response.status_code == 101
 
         asyncio.run(main())
+
+
+def test_limits_unless_told_otherwise() -> None:
+    config = RunConfig()
+    assert config.handshake_timeout_s == 10.0
+    assert config.send_timeout_s == 10.0
+    assert config.message_limit == 64 * 1024
 
 
 class TestTokenMint:

@@ -648,7 +648,8 @@ class Telnyx:
 
         What is signed is the timestamp and the raw body; the URL is not. For a GET, which has no body, nothing is
         documented: a signature of the timestamp alone is accepted, and it cannot vouch for the query. A POST is
-        better.
+        better. A GET that does carry a body is refused, for it may be a POST of Telnyx's that somebody sends again
+        with a query of their own.
 
         Args:
             request: With the body just as it came.
@@ -677,6 +678,11 @@ class Telnyx:
             raise SignatureError(
                 f"the webhook's {TIMESTAMP_HEADER} is {shown(timestamp)}, not a number of seconds",
                 hint="it does not come from Telnyx",
+            )
+        if request.method == "GET" and request.body:
+            raise SignatureError(
+                "the webhook is a GET with a body, which Telnyx does not send",
+                hint="it does not come from Telnyx; if a proxy turns its POST into a GET, let it pass the method on",
             )
         age_s = int(now) - int(timestamp)
         if abs(age_s) > TIMESTAMP_TOLERANCE_S:
