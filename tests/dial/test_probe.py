@@ -140,7 +140,7 @@ def speaker(*, clears: bool) -> fake_bots.Behaviour:
 async def late_speaker(line: Line) -> None:
     while (await next_sound(line)).strip(b"\xff\x7f") == b"":
         pass
-    await asyncio.sleep(3.8)
+    await asyncio.sleep(5.2)
     await line.say(WORDS)
     await fake_bots.silent(line)
 
@@ -170,7 +170,7 @@ def tried(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tried]:
                     "target": bot.url,
                     "audio": (clip,),
                     "listen_s": 0.0,
-                    "response_timeout_s": 1.0,
+                    "response_timeout_s": 3.0,
                     "probe": True,
                     **settings,
                 }
@@ -188,10 +188,10 @@ def tried(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tried]:
             "patient": place(patient_echo, {"webhook": strict}, **secret),
             "open": place(patient_echo, **secret),
             "crashes": place(fake_bots.echo),
-            "deaf": place(deaf_after_a_broken_message),
+            "deaf": place(deaf_after_a_broken_message, response_timeout_s=1.0),
             "polite": place(speaker(clears=True)),
             "rude": place(speaker(clears=False)),
-            "late": place(late_speaker, probe=False, response_timeout_s=6.0),
+            "late": place(late_speaker, probe=False, response_timeout_s=9.0),
         }
         return dict(zip(wanted, await asyncio.gather(*wanted.values()), strict=True))
 

@@ -217,6 +217,15 @@ def test_a_get_is_signed_by_its_timestamp_alone(telnyx: Telnyx, carrier_side: Te
     assert "voice_method to post" in caught.value.hint
 
 
+def test_a_get_with_a_body_is_no_webhook(telnyx: Telnyx) -> None:
+    """A signature vouches for timestamp and body alone, so that of a POST would let any query in."""
+    request = signed(FORM_BODY, FORM_SIGNATURE)
+    telnyx.verify(request, now=NOW)
+    forged = dataclasses.replace(request, method="GET", url=f"{URL}?CallSid=forged")
+    with pytest.raises(SignatureError, match="GET with a body"):
+        telnyx.verify(forged, now=NOW)
+
+
 def test_an_events_id_is_what_a_replay_repeats(carrier_side: Telnyx) -> None:
     request = carrier_side.webhook(API_CALL, URL)
     first = carrier_side.replay_key(carrier_side.sign(request, now=NOW))
