@@ -8,6 +8,7 @@ import signal
 import wave
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -662,8 +663,8 @@ class TestEvals:
         asyncio.run(main())
 
 
-def test_the_command() -> None:
-    with run(ECHO, "-t", "websocket", "-x", "bot.example", "--stream-auth", "none") as (process, ready):
+def test_the_command(tmp_path: Path) -> None:
+    with run(tmp_path, ECHO, "-t", "websocket", "-x", "bot.example", "--stream-auth", "none") as (process, ready):
         assert ready["public_url"] == "https://bot.example"
         assert ready["providers"] == []
         asyncio.run(assert_answers(ready["url"].replace("http", "ws") + "ws-client"))

@@ -9,6 +9,7 @@ import wave
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -420,9 +421,9 @@ class TestStop:
 
 
 class TestProcess:
-    def test_sigterm(self) -> None:
+    def test_sigterm(self, tmp_path: Path) -> None:
         async def main() -> None:
-            with run(ECHO, "-t", "websocket-server") as (process, ready):
+            with run(tmp_path, ECHO, "-t", "websocket-server") as (process, ready):
                 assert ready["url"].startswith("ws://127.0.0.1:")
                 async with websockets.connect(ready["url"]) as socket:
                     await socket.send(await audio_message(tone(500, 40, RATE)))
