@@ -447,7 +447,8 @@ def until(condition: Callable[[], bool], timeout_s: float = 20) -> bool:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_ctrl_c_hangs_up_and_leaves_no_server_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interruption_hangs_up_and_leaves_no_server_behind(tmp_path: Path, number: signal.Signals) -> None:
     with dialling(tmp_path, ECHO, "--duration", "60", "-v") as call:
         port = int(call.wait_for(r"http://127\.0\.0\.1:(\d+)/")[1])
         call.wait_for(r"the bot speaks")
@@ -457,7 +458,7 @@ def test_ctrl_c_hangs_up_and_leaves_no_server_behind(tmp_path: Path) -> None:
         assert status_of(Request(f"http://127.0.0.1:{port}/", form, method="POST")) == 403
         assert status_of(Request(f"http://127.0.0.1:{port}/healthz")) == 200
 
-        call.process.send_signal(signal.SIGINT)
+        call.process.send_signal(number)
         assert call.process.wait(30) == 130
         text = call.text()
     assert "Traceback" not in text

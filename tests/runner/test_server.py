@@ -31,7 +31,7 @@ ECHO = str(Path(__file__).parents[2] / "examples" / "echo.py")
 
 
 @contextmanager
-def run(folder: Path, *arguments: str, **environ: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+def run(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
     """Start ``wsvoice run`` in a process and a `folder` of its own; yield it with what it says once it listens."""
     process = subprocess.Popen(
         [sys.executable, "-m", "wsvoice", "run", *arguments, "--host", "127.0.0.1", "--port", "0", "--json"],
@@ -39,7 +39,7 @@ def run(folder: Path, *arguments: str, **environ: str) -> Iterator[tuple[subproc
         stderr=subprocess.PIPE,
         text=True,
         cwd=folder,
-        env=clean_environ(**environ),
+        env=clean_environ(),
     )
     try:
         assert process.stdout is not None

@@ -11,6 +11,7 @@ import typer
 
 from wsvoice.cli.options import EnvFile, Param, standard
 from wsvoice.cli.output import Output
+from wsvoice.cli.signals import interrupted_by_signals
 from wsvoice.config import DialConfig, resolve_dial
 from wsvoice.errors import WsvoiceError
 
@@ -186,7 +187,8 @@ def dial(
                 configure_logging("DEBUG" if verbose else "ERROR")
 
             # Ctrl-C cancels the call, which hangs up, and comes out of here as KeyboardInterrupt.
-            report = asyncio.run(place_call(config, on_event=show))
+            with interrupted_by_signals():
+                report = asyncio.run(place_call(config, on_event=show))
     except WsvoiceError:
         show_log()
         raise

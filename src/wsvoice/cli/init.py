@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from wsvoice.cli.output import Output
+from wsvoice.cli.signals import interrupted_by_signals
 from wsvoice.errors import UsageError
 
 if TYPE_CHECKING:
@@ -165,19 +164,3 @@ def ask(output: Output, templates: Mapping[str, Template]) -> Plan:
         )
     providers = answer(f"Telephone companies ({', '.join(PROVIDERS)})", next(iter(PROVIDERS)), read_providers)
     return plan(folder, template.name, providers, chosen, templates=templates)
-
-
-@contextmanager
-def interrupted_by_signals() -> Iterator[None]:
-    """Let what would end the process at once interrupt it as Ctrl-C does, so that half a project is taken back."""
-
-    def interrupt(*_: object) -> NoReturn:
-        raise KeyboardInterrupt
-
-    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {name: signal.signal(getattr(signal, name), interrupt) for name in names}
-    try:
-        yield
-    finally:
-        for name, handler in before.items():
-            signal.signal(getattr(signal, name), handler)

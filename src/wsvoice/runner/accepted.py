@@ -137,6 +137,8 @@ class AcceptedSocket(WebSocket):
 def _why_disconnected(code: int | None) -> str:
     if code == MESSAGE_TOO_BIG:
         return "a message was larger than the limit"
+    if code == 1012:
+        return "the server stopped"
     if code in (1005, 1006):
         return "the connection was lost"
     if code == 1011:

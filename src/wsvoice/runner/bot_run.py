@@ -28,6 +28,7 @@ CANCEL_TIMEOUT_S = 5.0
 GOING_AWAY = 1001
 POLICY_VIOLATION = 1008
 INTERNAL_ERROR = 1011
+SERVICE_RESTART = 1012
 
 
 class BotRun:
@@ -129,7 +130,9 @@ class BotRun:
         if error is not None and not self._socket.gone.is_set():
             self.note_end("error", f"the bot raised {type(error).__name__}: {str(error)[:200]}")
         elif self._socket.gone.is_set():
-            self.note_end("caller", self._socket.gone_because)
+            # Our own server says 1012 to those whom it no longer waits for.
+            stopped = self._socket.close_code == SERVICE_RESTART
+            self.note_end("server" if stopped else "caller", self._socket.gone_because)
         elif self._socket.close_requested.is_set():
             self.note_end("bot", "the bot ended the call")
         elif self._end_asked.is_set():

@@ -48,6 +48,7 @@ from pipecat.transports.websocket.fastapi import (
 )
 from pipecat.utils.security.allowed_origins import default_allowed_origins, is_origin_allowed
 
+from wsvoice.call import Call
 from wsvoice.runner.activity import Activity
 from wsvoice.runner.transport import LowLatencyResampler
 
@@ -267,6 +268,13 @@ class ClientArguments(WebSocketRunnerArguments):
 
     session: ClientSession = field(kw_only=True, repr=False)
     _transport: ClientTransport | None = field(default=None, init=False, repr=False)
+
+    @property
+    def call(self) -> Call:
+        """The session as a call, for a bot that serves the telephone as well; nobody has a number."""
+        body = self.body if isinstance(self.body, dict) else {}
+        parameters = {str(name): str(value) for name, value in body.items()}
+        return Call(provider="websocket", call_id=self.session_id or "", parameters=parameters)
 
     @property
     def transport(self) -> ClientTransport:

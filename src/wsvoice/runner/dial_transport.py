@@ -26,6 +26,7 @@ from pipecat.utils.shared import acquires
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus, WebSocketException
 
+from wsvoice.call import Call
 from wsvoice.config import without_secrets
 from wsvoice.errors import ConnectError
 from wsvoice.runner.activity import Activity
@@ -205,6 +206,11 @@ class DialArguments(RunnerArguments):
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     outcome: Outcome = field(default_factory=Outcome, init=False, repr=False)
     _transport: DialTransport | None = field(default=None, init=False, repr=False)
+
+    @property
+    def call(self) -> Call:
+        """The session as a call, for a bot that serves the telephone as well; nobody has a number."""
+        return Call(provider="websocket-client", call_id=self.session_id or "", direction="outbound")
 
     @property
     def transport(self) -> DialTransport:

@@ -23,6 +23,7 @@ from pipecat.transports.websocket.server import (
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
+from wsvoice.call import Call
 from wsvoice.runner.activity import Activity
 from wsvoice.runner.client_transport import (
     ClientSerializer,
@@ -154,6 +155,11 @@ class ServerArguments(RunnerArguments):
     host: str
     port: int
     _transport: ServerTransport | None = field(default=None, init=False, repr=False)
+
+    @property
+    def call(self) -> Call:
+        """The session as a call, for a bot that serves the telephone as well; nobody has a number."""
+        return Call(provider="websocket-server", call_id=self.session_id or "")
 
     @property
     def transport(self) -> ServerTransport:
