@@ -225,7 +225,11 @@ class DialArguments(RunnerArguments):
     def use_transport(self, params: WebsocketClientParams) -> DialTransport:
         """Build the transport with the bot's own params; headers of the command line go before its own."""
         headers = {**(params.additional_headers or {}), **self.headers}
-        params = params.model_copy(update={"additional_headers": headers or None})
+        update: dict[str, Any] = {"additional_headers": headers or None}
+        if "audio_out_end_silence_secs" not in params.model_fields_set:
+            # pipecat ends with two seconds of silence in one message, larger than servers take.
+            update["audio_out_end_silence_secs"] = 0
+        params = params.model_copy(update=update)
         self._transport = DialTransport(self.uri, params, self.outcome)
         return self._transport
 
