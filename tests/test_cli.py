@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -132,8 +131,9 @@ def test_help_takes_at_most_three_times_as_long_as_importing_its_libraries():
 
     # One of each first: they write and read the compiled files.
     seconds("-c", "import typer, rich"), seconds("-m", "wsvoice", "--help")
-    pairs = [(seconds("-c", "import typer, rich"), seconds("-m", "wsvoice", "--help")) for _ in range(5)]
-    floor, ours = (statistics.median(column) for column in zip(*pairs, strict=True))
+    pairs = [(seconds("-c", "import typer, rich"), seconds("-m", "wsvoice", "--help")) for _ in range(7)]
+    # The least of each: what else the machine does only adds to a time.
+    floor, ours = (min(column) for column in zip(*pairs, strict=True))
     assert ours <= 3 * floor, f"{ours * 1000:.0f} ms against {floor * 1000:.0f} ms"
 
 

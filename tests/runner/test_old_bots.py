@@ -51,10 +51,7 @@ async def call(url: str, number: int, log: list[str]) -> None:
 )
 def test_two_calls_of_an_old_bot(tmp_path: Path, name: str, warnings: list[str]) -> None:
     """It loads, hears its callers speak, and every warning is given once."""
-    with run(tmp_path, str(BOTS / name), "-t", "twilio", TWILIO_ACCOUNT_SID="", TWILIO_AUTH_TOKEN="") as (
-        process,
-        ready,
-    ):
+    with run(tmp_path, str(BOTS / name), "-t", "twilio") as (process, ready):
         log: list[str] = []
         stderr = process.stderr
         assert stderr is not None
