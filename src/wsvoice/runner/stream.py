@@ -29,6 +29,7 @@ from wsvoice.providers.events import (
     StreamStopped,
     Unknown,
 )
+from wsvoice.providers.ordering import Reorderer
 from wsvoice.runner.accepted import AcceptedSocket
 from wsvoice.runner.pacing import Pacer
 from wsvoice.runner.turns import TurnTimer
@@ -95,7 +96,7 @@ class StreamSocket(AcceptedSocket):
         self.unusable = ""
         self.audio_listener: Callable[[str, bytes, float], None] | None = None
         self._unread = deque(unread)
-        self._reorderer = None if provider.ordered else _reorderer()
+        self._reorderer = None if provider.ordered else Reorderer()
         self._inbox: deque[tuple[str | bytes, Event]] = deque()
         self._inbox_bytes = 0
         self._sink: Sink | None = None
@@ -293,9 +294,3 @@ class StreamSocket(AcceptedSocket):
         self.faults["unread"] += 1
         if self.faults["unread"] == 1:
             self.logger.warning("the bot does not read; the oldest of the caller's audio is being dropped")
-
-
-def _reorderer() -> Any:
-    from wsvoice.providers.ordering import Reorderer
-
-    return Reorderer()
