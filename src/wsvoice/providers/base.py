@@ -94,6 +94,26 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class CallUpdate:
+    """
+    What a webhook reports about a call that is already known, instead of announcing a new one.
+
+    Attributes:
+        call_id: The call; empty where the report names none.
+        event: What happened, in the provider's own word, such as ``completed`` or ``streaming.failed``.
+        detail: What the report says of it, such as a cause or an error's code; may be empty.
+        failed: Whether something went wrong, which is logged as a warning.
+        ended: Whether the call is over, so that its place is free.
+    """
+
+    call_id: str
+    event: str
+    detail: str = ""
+    failed: bool = False
+    ended: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """
     One thing about a bot that a provider would trip over.
@@ -224,9 +244,11 @@ class Provider(Protocol):
     def claims(self, message: Mapping[str, Any]) -> bool:
         """Whether the first or second message of a stream is this provider's start; where one address serves all."""
 
-    def read_webhook(self, request: WebhookRequest) -> Call | None:
+    def read_webhook(self, request: WebhookRequest) -> Call | CallUpdate | None:
         """
-        Read the call that a webhook announces; ``None`` if it reports something else, which needs no answer.
+        Read the call that a webhook announces, or what it reports about one; ``None`` if it concerns no call.
+
+        Only a call is answered with a document, and takes a place.
 
         Raises:
             RemoteProtocolError: If the request is not this provider's.

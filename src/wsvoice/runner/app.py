@@ -31,7 +31,7 @@ from wsvoice import http
 from wsvoice.config import RunConfig
 from wsvoice.errors import HttpError, RemoteProtocolError, SignatureError, TokenError, WsvoiceError
 from wsvoice.providers import PROVIDERS, load_provider
-from wsvoice.providers.base import Answer, HttpRequest, Provider, WebhookRequest
+from wsvoice.providers.base import Answer, CallUpdate, HttpRequest, Provider, WebhookRequest
 from wsvoice.runner import doorway
 from wsvoice.runner.bot_run import POLICY_VIOLATION
 from wsvoice.runner.clients import Clients
@@ -152,7 +152,7 @@ class Switchboard:
         except RemoteProtocolError as error:
             log.warning("webhook refused (400): {}", error.message)
             return PlainTextResponse(f"This is not a call of {provider.title}'s: {error.message}\n", 400)
-        if call is None:
+        if call is None or isinstance(call, CallUpdate):
             return _response(provider.acknowledge())
         log = logger.bind(call=call.call_id)
         if self.gate.closed or not self.gate.capacity.reserve(call):
