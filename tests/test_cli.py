@@ -393,6 +393,20 @@ def test_dial_lists_a_providers_quirks_and_calls_nobody(caller):
     assert caller.config is None
 
 
+def test_dial_lists_every_providers_quirks_unless_one_is_chosen(caller, monkeypatch):
+    headings = [line for line in invoke("dial", "--quirk", "list").stderr.splitlines() if not line.startswith(" ")]
+    assert headings == [
+        "Twilio has no quirks",
+        "Telnyx's quirks:",
+        "Plivo's quirks:",
+        "Exotel's quirks:",
+        "SignalWire has no quirks",
+    ]
+    monkeypatch.setenv("WSVOICE_TRANSPORT", "signalwire")
+    assert invoke("dial", "--quirk", "list").stderr == "SignalWire has no quirks\n"
+    assert caller.config is None
+
+
 def test_dial_explains_what_a_probe_found(caller):
     found = (CountedFinding("M3", "warn", "it talked on"),)
     caller.report = CallReport("twilio", "t", verdict="passed", findings=found)

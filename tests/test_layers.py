@@ -8,6 +8,7 @@ Every import of the package is read from its source, those inside of functions i
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -58,7 +59,7 @@ OURS = {
 # fmt: off
 PURE = frozenset({
     "__future__", "abc", "base64", "binascii", "bisect", "codecs", "collections", "collections.abc", "copy",
-    "dataclasses", "decimal", "enum", "fractions", "functools", "hashlib", "heapq", "hmac", "html",
+    "dataclasses", "datetime", "decimal", "enum", "fractions", "functools", "hashlib", "heapq", "hmac", "html",
     "importlib", "itertools", "json", "math", "operator", "re", "string", "struct", "textwrap", "types",
     "typing", "urllib.parse", "uuid", "xml.etree.ElementTree", "xml.sax.saxutils",
 })
@@ -282,6 +283,11 @@ def test_a_module_keeps_to_its_layer(module: str) -> None:
     path = MODULES[module]
     source = path.read_text(encoding="utf-8")
     assert problems(module, source, is_package=path.name == "__init__.py", known=KNOWN) == []
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if layer_of(module) in PURE_LAYERS])
+def test_a_pure_module_asks_no_calendar_what_day_it_is(module: str) -> None:
+    assert re.findall(r"\.(?:now|today|utcnow)\(", MODULES[module].read_text(encoding="utf-8")) == []
 
 
 def test_all_layers_are_looked_at() -> None:

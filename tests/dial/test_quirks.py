@@ -94,6 +94,22 @@ def test_a_quirk_that_is_wrong_is_a_mistake_of_the_users(name: str, quirks: dict
     assert caught.value.message == message
 
 
+@pytest.mark.parametrize(
+    ("name", "quirk", "hint"),
+    [
+        ("twilio", "reorder", "Telnyx has it: dial with -t telnyx"),
+        ("telnyx", "counters", "Plivo and Exotel have it: dial with -t plivo or -t exotel"),
+        ("signalwire", "wings", "it has none; `wsvoice dial --quirk list` lists every provider's"),
+        ("plivo", "counter", "did you mean `counters`?"),
+    ],
+)
+def test_another_providers_quirk_names_its_provider(name: str, quirk: str, hint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        read_behaviour(load_provider(name), {quirk: "1"})
+    assert caught.value.hint is not None
+    assert hint in caught.value.hint
+
+
 # In a call
 
 

@@ -29,6 +29,7 @@ from wsvoice.providers.events import (
     Digit,
     Event,
     Mark,
+    SendDigits,
     StreamError,
     StreamStarted,
     StreamStopped,
@@ -193,7 +194,16 @@ def test_a_bot_cannot_say_what_only_a_carrier_says(provider: Provider, event: Ev
         bot.send(event)
 
 
-@pytest.mark.parametrize("event", [Audio(bytes(320)), Mark("m"), Clear()])
+def test_keys_are_pressed_on_the_stream_of_those_who_take_them(provider: Provider) -> None:
+    carrier, bot = ends(provider)
+    if provider.name != "plivo":
+        with pytest.raises(LocalProtocolError):
+            bot.send(SendDigits("1"))
+        return
+    assert carrier.receive(bot.send(SendDigits("1"))) == SendDigits("1")
+
+
+@pytest.mark.parametrize("event", [Audio(bytes(320)), Mark("m"), Clear(), SendDigits("1")])
 def test_a_bot_says_nothing_before_the_stream_has_started(provider: Provider, event: Event) -> None:
     bot = provider.stream(Side.BOT)
     with pytest.raises(LocalProtocolError):

@@ -51,6 +51,7 @@ from wsvoice.providers.events import (
     Digit,
     Event,
     Mark,
+    SendDigits,
     StreamError,
     StreamStarted,
     StreamStopped,
@@ -1127,8 +1128,22 @@ def test_ordinary_messages_of_a_bot_are_not_found_fault_with() -> None:
     for event in (Audio(b"\xff" * 12 * 1024), Mark("m"), Clear()):
         assert carrier.receive(bot.send(event)) == event
     assert carrier.receive(play_audio(stream_id=STARTED.stream_id)) == Audio(b"\xff" * 160)
-    assert carrier.receive('{"event":"sendDTMF","dtmf":"1"}') == Unknown("sendDTMF")
     assert carrier.findings() == []
+
+
+def test_keys_that_a_bot_presses() -> None:
+    """https://docs.plivo.com/docs/voice/audio-streaming/audio-streaming"""
+    carrier, bot = ends()
+    assert json.loads(bot.send(SendDigits("1234#"))) == {"event": "sendDTMF", "dtmf": "1234#"}
+    assert carrier.receive(bot.send(SendDigits("1234#"))) == SendDigits("1234#")
+    assert carrier.findings() == []
+    for digits in ("", "12x", "1 2"):
+        with pytest.raises(LocalProtocolError, match="keys are of"):
+            bot.send(SendDigits(digits))
+    for dtmf in (None, "", "12x", 12, ["1"], {"digit": "1"}):
+        with pytest.raises(RemoteProtocolError) as caught:
+            carrier.receive(json.dumps({"event": "sendDTMF", "dtmf": dtmf}))
+        assert caught.value.kind == "bad-dtmf"
 
 
 # Agreement with pipecat

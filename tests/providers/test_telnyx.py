@@ -11,6 +11,7 @@ import json
 import time
 import typing
 from collections.abc import AsyncIterator
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,6 +32,7 @@ from pipecat.runner.utils import parse_telephony_websocket
 from pipecat.serializers.telnyx import TelnyxFrameSerializer
 from pipecat.utils.asyncio.task_manager import TaskManager
 from telnyx.lib import webhook_verification
+from telnyx.types import StreamBidirectionalSamplingRate
 from telnyx.types.calls.action_answer_params import ActionAnswerParams
 from telnyx.types.calls.action_start_streaming_params import ActionStartStreamingParams
 
@@ -327,7 +329,7 @@ def test_agreement_with_the_telnyx_library(text: str, offset: float, change: str
 @pytest.mark.parametrize(("offset", "accepted"), [(0, True), (-200, True), (200, True), (-1000, False), (1000, False)])
 def test_the_librarys_client_accepts_our_event(carrier_side: Telnyx, offset: int, accepted: bool) -> None:
     now = time.time()
-    request = carrier_side.sign(carrier_side.webhook(API_CALL, URL), now=now + offset)
+    request = carrier_side.sign(carrier_side.webhook(API_CALL, URL, now=now + offset), now=now + offset)
     client = telnyx_library.Telnyx(api_key="KEY", public_key=PUBLIC_KEY)
     if not accepted:
         with pytest.raises(webhook_verification.WebhookVerificationError, match="too old or too new"):
@@ -341,16 +343,20 @@ def test_the_librarys_client_accepts_our_event(carrier_side: Telnyx, offset: int
     assert data.payload.call_control_id == CALL.call_id
     assert (data.payload.from_, data.payload.to) == (CALL.from_number, CALL.to_number)
     assert (data.payload.direction, data.payload.state) == ("incoming", "parked")
+    assert data.occurred_at.timestamp() == pytest.approx(now + offset, abs=1e-3)
 
 
 # Webhooks
 
 
 def test_a_texml_webhook_has_every_documented_field(telnyx: Telnyx) -> None:
-    request = telnyx.webhook(CALL, URL)
+    request = telnyx.webhook(CALL, URL, now=NOW + 0.25)
     assert request.headers["content-type"] == FORM_TYPE
     assert set(request.fields) == {
         "AccountSid",
+        "ApiVersion",
+        "CallInitiatedAt",
+        "CallSessionId",
         "CallSid",
         "CallSidLegacy",
         "From",
@@ -361,8 +367,14 @@ def test_a_texml_webhook_has_every_documented_field(telnyx: Telnyx) -> None:
         "CallingPartyType",
         "ConnectionId",
         "CallStatus",
+        "CallerName",
+        "Direction",
     }
     assert request.fields["CallStatus"] == "ringing"
+    # https://developers.telnyx.com/api-reference/callbacks/texml-call-initiated
+    assert request.fields["CallSidLegacy"] == request.fields["CallSid"]
+    assert request.fields["Direction"] == "inbound"
+    assert datetime.fromisoformat(request.fields["CallInitiatedAt"]).timestamp() == NOW + 0.25
     assert request.fields["ConnectionId"].isdigit()
 
 
@@ -603,6 +615,15 @@ def test_what_telnyx_would_spoil_is_found(
     assert (found.id, found.level) == ("W4", level)
     assert words in found.message
     assert request.reconnects == (changes.get("enableReconnect", "false") != "false")
+
+
+@pytest.mark.parametrize("rate", typing.get_args(StreamBidirectionalSamplingRate))
+def test_every_rate_that_telnyxs_own_library_knows_is_one(telnyx: Telnyx, rate: int) -> None:
+    changes = {"bidirectionalCodec": "L16", "bidirectionalSamplingRate": str(rate)}
+    request = telnyx.read_answer(texml(attributes(**changes)), "application/xml")
+    assert request.findings == []
+    assert request.outbound_format is not None
+    assert request.outbound_format.sample_rate == rate
 
 
 def test_the_bare_stream_is_the_worst_of_all(telnyx: Telnyx) -> None:
@@ -1011,7 +1032,6 @@ def test_a_codec_that_cannot_be_read_says_what_mends_it(codec: str) -> None:
         {"encoding": ["PCMU"]},
         {"encoding": "PCMU", "sample_rate": 16000},
         {"encoding": "PCMA", "sample_rate": 44100},
-        {"encoding": "L16", "sample_rate": 22050},
         {"encoding": "L16", "sample_rate": 11127},
         {"encoding": "L16", "sample_rate": "16k"},
         {"encoding": "L16", "sample_rate": 0},

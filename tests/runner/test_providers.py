@@ -24,6 +24,10 @@ import httpx
 import numpy as np
 import pytest
 import websockets
+from pipecat.frames import frames
+from pipecat.frames.frames import Frame, InputDTMFFrame
+from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
+from pipecat.transports.websocket.fastapi import FastAPIWebsocketParams
 
 from tests.runner import bots
 from tests.runner.carrier import main_frequency
@@ -223,6 +227,44 @@ class TestWebhook:
             whole_call(url, dialect)
             for where in (told.call.parameters, told.call_data.body, told.body):
                 assert where["customer"] == "Müller & <Söhne>", dialect.name
+
+    @pytest.mark.parametrize("frame", ["OutputDTMFFrame", "OutputDTMFUrgentFrame"])
+    @pytest.mark.parametrize("kind", [Plivo, Twilio], ids=lambda kind: kind.name)
+    def test_keys_that_the_bot_presses(self, shared: Any, kind: type[Dialect], frame: str) -> None:
+        """By the provider's own message where it has one, as tones where it has none."""
+
+        class Presses(FrameProcessor):
+            async def process_frame(self, came: Frame, direction: FrameDirection) -> None:
+                await super().process_frame(came, direction)
+                if isinstance(came, InputDTMFFrame):
+                    came = getattr(frames, frame).from_string("12#")
+                await self.push_frame(came, direction)
+
+        async def bot(runner_args: Any) -> None:
+            params = FastAPIWebsocketParams(audio_in_enabled=True, audio_out_enabled=True)
+            transport = runner_args.use_transport(params)
+            await bots.run(transport, Presses(), audio_in_sample_rate=8000, audio_out_sample_rate=8000)
+
+        shared.bot = bot
+        dialect = kind()
+        url, _ = read_document(ask(f"{shared.url}{dialect.name}", dialect, "POST"), dialect)
+
+        async def main() -> Line:
+            async with on_line(url, dialect) as line:
+                await line.speak(bytes(320))
+                await line.press("1")
+                wanted = "sendDTMF" if kind is Plivo else dialect.bot_events[0]
+                async with asyncio.timeout(10):
+                    while not line.of(wanted):
+                        await asyncio.sleep(0.01)
+                return line
+
+        line = asyncio.run(main())
+        if kind is Plivo:
+            # https://docs.plivo.com/docs/voice/audio-streaming/audio-streaming
+            assert line.of("sendDTMF") == [{"event": "sendDTMF", "dtmf": "12#"}]
+            assert not line.of("playAudio")
+        shared.ended()
 
     def test_a_token_is_for_one_stream_of_one_provider(self, shared: Any, dialect: Dialect) -> None:
         shared.bot = bots.never_returns

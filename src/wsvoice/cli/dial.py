@@ -149,7 +149,9 @@ def dial(
     output = Output()
     if quirk == ["list"]:
         flags = {name: value for name, value in context.params.items() if name != "quirk"}
-        list_quirks(output, resolve_dial(flags, environ=os.environ, cwd=Path.cwd()).config)
+        listed = resolve_dial(flags, environ=os.environ, cwd=Path.cwd())
+        chosen = listed.origins["transport"] != "default"
+        list_quirks(output, listed.config.transport if chosen else None)
         return
     resolved = resolve_dial(context.params, environ=os.environ, cwd=Path.cwd())
     config = resolved.config
@@ -211,12 +213,13 @@ def dial(
         raise typer.Exit(1)
 
 
-def list_quirks(output: Output, config: DialConfig) -> None:
-    """Print how the provider can be made to deviate."""
+def list_quirks(output: Output, transport: str | None) -> None:
+    """Print how a provider can be made to deviate; every provider, unless one was chosen."""
     from wsvoice.dial.quirks import describe_quirks
-    from wsvoice.providers import load_provider
+    from wsvoice.providers import PROVIDERS, load_provider
 
-    provider = load_provider(config.transport, config.credentials)
-    quirks = describe_quirks(provider)
-    output.line(f"{provider.title}'s quirks:" if quirks else f"{provider.title} has no quirks")
-    output.fields((written, help) for written, help in quirks)
+    for name in [transport] if transport else PROVIDERS:
+        provider = load_provider(name)
+        quirks = describe_quirks(provider)
+        output.line(f"{provider.title}'s quirks:" if quirks else f"{provider.title} has no quirks")
+        output.fields((written, help) for written, help in quirks)

@@ -88,8 +88,9 @@ class Webhook:
         journal, url, verb = self._journal, self._url, self._method
         elapsed_s = 0.0
         for _ in range(MAX_REDIRECTS + 1):
-            request = self._provider.webhook(call, url, method=verb, quirks=self._quirks)
-            signed = self._provider.sign(request, now=time.time())
+            now = time.time()
+            request = self._provider.webhook(call, url, method=verb, quirks=self._quirks, now=now)
+            signed = self._provider.sign(request, now=now)
             try:
                 response = await self._send(signed, self._timeout_s - elapsed_s)
             except HttpError as error:
@@ -130,13 +131,14 @@ class Webhook:
 
     async def report(self, provider: ReportsProgress, call: Call, stage: Progress, duration_s: float) -> None:
         """Tell the server how `call` goes on, where the provider does; no call fails for what it makes of it."""
+        now = time.time()
         request = provider.progress_webhook(
-            call, self._url, stage, duration_s=duration_s, method=self._method, quirks=self._quirks
+            call, self._url, stage, duration_s=duration_s, method=self._method, quirks=self._quirks, now=now
         )
         if request is None:
             return
         try:
-            response = await self._send(self._provider.sign(request, now=time.time()), self._timeout_s)
+            response = await self._send(self._provider.sign(request, now=now), self._timeout_s)
         except HttpError as error:
             self._journal.tell("note", f"the report that the call is {stage} got no answer: {error.message}")
             return
@@ -144,8 +146,9 @@ class Webhook:
 
     async def probe(self, call: Call) -> int | None:
         """Announce `call` without a signature, and return the answer's status; ``None`` if there is no answer."""
-        request = self._provider.webhook(call, self._url, method=self._method, quirks=self._quirks)
-        if self._provider.sign(request, now=time.time()) == request:
+        now = time.time()
+        request = self._provider.webhook(call, self._url, method=self._method, quirks=self._quirks, now=now)
+        if self._provider.sign(request, now=now) == request:
             self._journal.tell("note", "no secret is known to sign webhooks with, so an unsigned one proves nothing")
             return None
         try:

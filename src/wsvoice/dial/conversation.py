@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -36,6 +37,7 @@ from wsvoice.providers.events import (
     Digit,
     Event,
     Mark,
+    SendDigits,
     StreamStarted,
     StreamStopped,
 )
@@ -318,6 +320,8 @@ class Conversation:
             self._take_mark(event.name, now)
         elif isinstance(event, Clear):
             self._take_clear(now)
+        elif isinstance(event, SendDigits):
+            self._journal.tell("digit", f"the bot presses {event.digits[:60]}")
 
     def _take_audio(self, payload: bytes, now: float) -> None:
         try:
@@ -425,7 +429,7 @@ class Conversation:
 
     def _press(self, digits: str) -> None:
         for digit in digits:
-            self._line.post(Digit(digit))
+            self._line.post(Digit(digit, at=time.time()))
             self._journal.tell("digit", f"the caller presses {digit}")
 
     def _hear(self, now: float) -> None:

@@ -14,6 +14,7 @@ from wsvoice.audio import AudioFormat, Encoding
 from wsvoice.config import did_you_mean
 from wsvoice.dial.script import STEP_MS
 from wsvoice.errors import UsageError
+from wsvoice.providers import PROVIDERS, load_provider
 from wsvoice.providers.base import Provider
 
 
@@ -76,17 +77,24 @@ def read_behaviour(provider: Provider, quirks: Mapping[str, str]) -> Behaviour:
 def _check(provider: Provider, name: str, value: str) -> None:
     quirk = provider.quirks.get(name)
     if quirk is None:
-        if not provider.quirks:
-            raise UsageError(f"{provider.title} has no quirk {name!r}", hint="it has none")
-        known = "; ".join(f"{written} ({help})" for written, help in describe_quirks(provider))
-        raise UsageError(
-            f"{provider.title} has no quirk {name!r}", hint=did_you_mean(name, provider.quirks) or f"known are: {known}"
-        )
+        raise UsageError(f"{provider.title} has no quirk {name!r}", hint=_mend(provider, name))
     if quirk.choices and value not in quirk.choices:
         raise UsageError(
             f"the quirk {name} takes {' or '.join(quirk.choices)}, got {value!r}",
             hint=did_you_mean(value, quirk.choices),
         )
+
+
+def _mend(provider: Provider, name: str) -> str:
+    """Say who has the quirk `name`, or what it may have meant."""
+    if others := [each for each in PROVIDERS if name in load_provider(each).quirks]:
+        titles = " and ".join(load_provider(each).title for each in others)
+        return f"{titles} {'has' if len(others) == 1 else 'have'} it: dial with -t {' or -t '.join(others)}"
+    if not provider.quirks:
+        return "it has none; `wsvoice dial --quirk list` lists every provider's"
+    if meant := did_you_mean(name, provider.quirks):
+        return meant
+    return f"known are: {'; '.join(f'{written} ({help})' for written, help in describe_quirks(provider))}"
 
 
 def _number(values: Mapping[str, str], name: str, default: float, *, most: float) -> float:

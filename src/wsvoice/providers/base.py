@@ -312,9 +312,24 @@ class Provider(Protocol):
         """Return the id of the call that a request to the provider's API ends; ``None`` if it does not."""
 
     def webhook(
-        self, call: Call, url: str, *, method: str = "POST", quirks: Mapping[str, str] | None = None
+        self,
+        call: Call,
+        url: str,
+        *,
+        method: str = "POST",
+        quirks: Mapping[str, str] | None = None,
+        now: float = 0.0,
     ) -> WebhookRequest:
-        """Render the webhook that the provider would send for `call`, not yet signed."""
+        """
+        Render the webhook that the provider would send for `call`, not yet signed.
+
+        Args:
+            call: The call.
+            url: The address of its webhook.
+            method: How the webhook is requested.
+            quirks: What the simulated carrier does where there is a choice.
+            now: Unix time in seconds, which some providers tell.
+        """
 
     def sign(self, request: WebhookRequest, *, now: float) -> WebhookRequest:
         """Return `request` with the provider's signature headers."""
@@ -373,6 +388,7 @@ class ReportsProgress(Protocol):
         duration_s: float = 0.0,
         method: str = "POST",
         quirks: Mapping[str, str] | None = None,
+        now: float = 0.0,
     ) -> WebhookRequest | None:
         """
         Render the report that the provider would send to `url`, not yet signed; ``None`` if it sends none.
@@ -384,6 +400,7 @@ class ReportsProgress(Protocol):
             duration_s: How long a call that is over was.
             method: How the webhook is requested.
             quirks: What the simulated carrier does where there is a choice.
+            now: Unix time in seconds, which some providers tell.
         """
 
 

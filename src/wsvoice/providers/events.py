@@ -69,10 +69,30 @@ class Audio:
 
 @dataclass(frozen=True, slots=True)
 class Digit:
-    """Carrier: the caller pressed a key, one of ``0-9 * # A-D``."""
+    """
+    Carrier: the caller pressed a key.
+
+    Attributes:
+        digit: One of ``0-9 * # A-D``.
+        sequence: The message's number, where the provider counts.
+        at: When, in Unix time; ``None`` where it is not told.
+    """
 
     digit: str
     sequence: int | None = None
+    at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SendDigits:
+    """
+    Bot: press keys towards whoever is at the other end. Only some providers take it on the stream.
+
+    Attributes:
+        digits: One or more of ``0-9 * # A-D``.
+    """
+
+    digits: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,5 +140,15 @@ class Unknown:
 
 
 Event: TypeAlias = (
-    Connected | StreamStarted | Audio | Digit | Mark | Clear | Cleared | StreamError | StreamStopped | Unknown
+    Connected
+    | StreamStarted
+    | Audio
+    | Digit
+    | SendDigits
+    | Mark
+    | Clear
+    | Cleared
+    | StreamError
+    | StreamStopped
+    | Unknown
 )

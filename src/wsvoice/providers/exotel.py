@@ -168,7 +168,13 @@ class Exotel:
         )
 
     def webhook(
-        self, call: Call, url: str, *, method: str = "POST", quirks: Mapping[str, str] | None = None
+        self,
+        call: Call,
+        url: str,
+        *,
+        method: str = "POST",
+        quirks: Mapping[str, str] | None = None,
+        now: float = 0.0,
     ) -> WebhookRequest:
         """Render the request that Exotel would make for the stream's URL of `call`."""
         fields = {

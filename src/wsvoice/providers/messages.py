@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from binascii import a2b_base64, b2a_base64
+from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 from wsvoice.errors import RemoteProtocolError
@@ -133,3 +134,19 @@ def write_payload(payload: bytes) -> str:
 def write_object(value: dict[str, Any]) -> str:
     """Return `value` as a JSON message, without spaces."""
     return json.dumps(value, separators=(",", ":"))
+
+
+def write_time(at: float) -> str:
+    """Return the Unix time `at` as providers write it: ISO 8601, UTC, to the microsecond."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def read_time(value: object) -> float | None:
+    """Return the Unix time that an ISO 8601 text stands for; ``None`` if it is none."""
+    if not isinstance(value, str) or len(value) > _SHOWN:
+        return None
+    try:
+        at = datetime.fromisoformat(value)
+    except ValueError:
+        return None
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()

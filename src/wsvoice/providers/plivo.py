@@ -45,6 +45,7 @@ from wsvoice.providers.events import (
     Digit,
     Event,
     Mark,
+    SendDigits,
     StreamError,
     StreamStarted,
     StreamStopped,
@@ -274,7 +275,13 @@ class Plivo:
         )
 
     def webhook(
-        self, call: Call, url: str, *, method: str = "POST", quirks: Mapping[str, str] | None = None
+        self,
+        call: Call,
+        url: str,
+        *,
+        method: str = "POST",
+        quirks: Mapping[str, str] | None = None,
+        now: float = 0.0,
     ) -> WebhookRequest:
         """
         Render the webhook that Plivo would send for `call`, not yet signed.
@@ -304,6 +311,7 @@ class Plivo:
         duration_s: float = 0.0,
         method: str = "POST",
         quirks: Mapping[str, str] | None = None,
+        now: float = 0.0,
     ) -> WebhookRequest | None:
         """
         Render the report of a call that is over, not yet signed; ``None`` for what Plivo reports elsewhere.
@@ -687,6 +695,11 @@ class PlivoStream:
             return write_object({"event": "checkpoint", "streamId": self._stream_id, "name": event.name})
         if isinstance(event, Clear):
             return write_object({"event": "clearAudio", "streamId": self._stream_id})
+        if isinstance(event, SendDigits):
+            # https://docs.plivo.com/docs/voice/audio-streaming/audio-streaming
+            if not _are_digits(event.digits):
+                raise LocalProtocolError("bad-dtmf", f"keys are of 0-9 * # A-D, not {shown(event.digits)}")
+            return write_object({"event": "sendDTMF", "dtmf": event.digits})
         raise self._no_message(event)
 
     def _send_as_carrier(self, event: Event) -> str:
@@ -869,8 +882,12 @@ class PlivoStream:
             return Clear()
         if name == "media":
             raise broken("bad-media", "a bot's audio is a playAudio message; Plivo plays no media messages")
-        if name != "sendDTMF":
-            self._found("warn", f"Plivo knows no message {shown(name)} of a bot's")
+        if name == "sendDTMF":
+            digits = content.get("dtmf")
+            if not isinstance(digits, str) or not _are_digits(digits):
+                raise broken("bad-dtmf", f"dtmf is {shown(digits)}, not a text of keys 0-9 * # A-D")
+            return SendDigits(digits)
+        self._found("warn", f"Plivo knows no message {shown(name)} of a bot's")
         return Unknown(name[:_UNKNOWN_LIMIT])
 
     def _read_play_audio(self, content: dict[str, Any]) -> Audio:
@@ -1179,6 +1196,10 @@ def _inner(content: dict[str, Any], name: str, kind: str) -> dict[str, Any]:
     if isinstance(inner, dict):
         return inner
     raise broken(kind, f"{name} is {shown(inner)}, not an object")
+
+
+def _are_digits(text: str) -> bool:
+    return bool(text) and DIGITS.issuperset(text)
 
 
 def _check_mark(mark: Mark) -> None:

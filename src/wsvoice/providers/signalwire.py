@@ -83,7 +83,13 @@ class SignalWire(Twilio):
         return self._is_start(message) and has_uuid(message)
 
     def webhook(
-        self, call: Call, url: str, *, method: str = "POST", quirks: Mapping[str, str] | None = None
+        self,
+        call: Call,
+        url: str,
+        *,
+        method: str = "POST",
+        quirks: Mapping[str, str] | None = None,
+        now: float = 0.0,
     ) -> WebhookRequest:
         """
         Render the webhook that SignalWire would send for `call`, not yet signed.

@@ -62,9 +62,11 @@ from wsvoice.providers.messages import (
     read_object,
     read_payload,
     read_text,
+    read_time,
     shown,
     write_object,
     write_payload,
+    write_time,
 )
 
 API_BASE_URL = "https://api.telnyx.com/v2"
@@ -84,7 +86,7 @@ DIGITS = frozenset("0123456789*#ABCD")
 SAMPLE_RATES = {
     Encoding.PCMU: (8000,),
     Encoding.PCMA: (8000,),
-    Encoding.L16: (16000, 8000, 24000, 48000),
+    Encoding.L16: (16000, 8000, 22050, 24000, 48000),
 }
 
 #: What Telnyx can stream and we cannot read.
@@ -272,7 +274,13 @@ class Telnyx:
         return call
 
     def webhook(
-        self, call: Call, url: str, *, method: str = "POST", quirks: Mapping[str, str] | None = None
+        self,
+        call: Call,
+        url: str,
+        *,
+        method: str = "POST",
+        quirks: Mapping[str, str] | None = None,
+        now: float = 0.0,
     ) -> WebhookRequest:
         """
         Render the webhook that Telnyx would send for `call`, not yet signed.
@@ -282,17 +290,28 @@ class Telnyx:
             url: The application's address.
             method: How TeXML is asked for; an event of Call Control is always posted.
             quirks: ``webhook`` is ``texml`` or ``call-control``.
+            now: Unix time in seconds, at which the call began.
+
+        https://developers.telnyx.com/docs/voice/programmable-voice/texml-instruction-fetching
+        https://developers.telnyx.com/api-reference/callbacks/texml-call-initiated
         """
         if call.control == "api" or (quirks or {}).get("webhook") == "call-control":
-            return self._initiated(call, url)
+            return self._initiated(call, url, now)
+        outbound = call.direction == "outbound"
         fields = {
             "AccountSid": call.account_id,
+            "ApiVersion": "v2/texml",
+            "CallInitiatedAt": write_time(now),
+            "CallSessionId": _uuid("session", call.call_id),
             "CallSid": call.call_id,
-            "CallSidLegacy": _uuid("legacy", call.call_id),
-            "CallStatus": "in-progress" if call.direction == "outbound" else "ringing",
+            # "Legacy call identifier, same as CallSid."
+            "CallSidLegacy": call.call_id,
+            "CallStatus": "in-progress" if outbound else "ringing",
             "CallerId": call.from_number,
+            "CallerName": call.from_number,
             "CallingPartyType": "pstn",
             "ConnectionId": _connection_id(call),
+            "Direction": "outbound" if outbound else "inbound",
             "From": call.from_number,
             "FromSipUri": f"{call.from_number}@sip.telnyx.com",
             "To": call.to_number,
@@ -315,6 +334,7 @@ class Telnyx:
         duration_s: float = 0.0,
         method: str = "POST",
         quirks: Mapping[str, str] | None = None,
+        now: float = 0.0,
     ) -> WebhookRequest | None:
         """
         Render the event that Call Control sends when `call` has come that far; ``None`` for TeXML, not yet signed.
@@ -325,24 +345,26 @@ class Telnyx:
             return None
         if progress == "ended":
             hangup = {"hangup_cause": "normal_clearing", "hangup_source": "caller", "sip_hangup_cause": "200"}
-            return self._event(call, url, "call.hangup", hangup)
-        return self._event(call, url, {"answered": "call.answered", "streaming": "streaming.started"}[progress], {})
+            return self._event(call, url, "call.hangup", hangup, now)
+        kind = {"answered": "call.answered", "streaming": "streaming.started"}[progress]
+        return self._event(call, url, kind, {}, now)
 
-    def _initiated(self, call: Call, url: str) -> WebhookRequest:
+    def _initiated(self, call: Call, url: str, now: float) -> WebhookRequest:
         outbound = call.direction == "outbound"
         content = {
             "direction": "outgoing" if outbound else "incoming",
             "state": "bridging" if outbound else "parked",
         }
-        return self._event(call, url, "call.initiated", content)
+        return self._event(call, url, "call.initiated", content, now)
 
-    def _event(self, call: Call, url: str, kind: str, details: Mapping[str, str]) -> WebhookRequest:
+    def _event(self, call: Call, url: str, kind: str, details: Mapping[str, str], now: float) -> WebhookRequest:
         content = {
             "data": {
                 "record_type": "event",
                 "event_type": kind,
                 # The same when Telnyx repeats the event, so it follows from what the event is about.
                 "id": _uuid(kind, call.call_id),
+                "occurred_at": write_time(now),
                 "payload": {
                     "call_control_id": call.call_id,
                     "connection_id": _connection_id(call),
@@ -899,7 +921,8 @@ class TelnyxStream:
         if isinstance(event, Digit):
             if event.digit not in DIGITS:
                 raise LocalProtocolError("bad-dtmf", f"a key is one of 0-9 * # A-D, not {shown(event.digit)}")
-            return self._numbered("dtmf", event.sequence, {"digit": event.digit})
+            occurred = {} if event.at is None else {"occurred_at": write_time(event.at)}
+            return self._numbered("dtmf", event.sequence, {"digit": event.digit}, **occurred)
         if isinstance(event, Mark):
             _check_mark(event)
             return self._numbered("mark", event.sequence, {"name": event.name})
@@ -936,9 +959,10 @@ class TelnyxStream:
         }
         return self._numbered("start", event.sequence, start)
 
-    def _numbered(self, event: str, sequence: int | None, content: dict[str, Any]) -> str:
+    def _numbered(self, event: str, sequence: int | None, content: dict[str, Any], **more: str) -> str:
         number = str(self._next(sequence))
-        return write_object({"event": event, "sequence_number": number, "stream_id": self._stream_id, event: content})
+        ids = {"sequence_number": number, "stream_id": self._stream_id}
+        return write_object({"event": event, **ids, **more, event: content})
 
     def _next(self, sequence: int | None) -> int:
         self._sequence = self._sequence + 1 if sequence is None else sequence
@@ -1017,7 +1041,7 @@ class TelnyxStream:
                 digit = str(digit)
             if not isinstance(digit, str) or digit not in DIGITS:
                 raise broken("bad-dtmf", f"dtmf.digit is {shown(digit)}, not one of 0-9 * # A-D")
-            return Digit(digit, sequence)
+            return Digit(digit, sequence, read_time(content.get("occurred_at")))
         if name == "mark":
             return Mark(self._read_mark(content), sequence)
         if name == "error":

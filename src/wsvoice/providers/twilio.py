@@ -230,7 +230,13 @@ class Twilio:
         )
 
     def webhook(
-        self, call: Call, url: str, *, method: str = "POST", quirks: Mapping[str, str] | None = None
+        self,
+        call: Call,
+        url: str,
+        *,
+        method: str = "POST",
+        quirks: Mapping[str, str] | None = None,
+        now: float = 0.0,
     ) -> WebhookRequest:
         """
         Render the webhook that Twilio would send for `call`, not yet signed.

@@ -30,6 +30,8 @@ from pipecat.frames.frames import (
     InputDTMFFrame,
     InterruptionFrame,
     OutputAudioRawFrame,
+    OutputDTMFFrame,
+    OutputDTMFUrgentFrame,
     OutputTransportMessageFrame,
     OutputTransportMessageUrgentFrame,
     SpeechControlParamsFrame,
@@ -54,7 +56,8 @@ from pipecat.transports.websocket.fastapi import (
 
 from wsvoice.audio import Resampler
 from wsvoice.call import Call
-from wsvoice.providers.events import Audio, Clear, Digit, Event, Mark
+from wsvoice.errors import LocalProtocolError
+from wsvoice.providers.events import Audio, Clear, Digit, Event, Mark, SendDigits
 from wsvoice.runner.patches import apply_patches
 from wsvoice.runner.patches.input_vad import voice_of
 
@@ -450,6 +453,15 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
             return await self._send_pending()
         finally:
             self._writing = False
+
+    async def write_dtmf(self, frame: OutputDTMFFrame | OutputDTMFUrgentFrame) -> None:
+        """Press keys: by the provider's own message where it has one, otherwise as tones."""
+        if not self._params.audio_out_enabled or self._client.is_closing or not self._client.is_connected:
+            return
+        try:
+            await self._socket.send_event(SendDigits("".join(button.value for button in frame.buttons or ())))
+        except LocalProtocolError:
+            await self._write_dtmf_audio(frame)
 
     async def send_message(self, frame: OutputTransportMessageFrame | OutputTransportMessageUrgentFrame) -> None:
         """Send a message of the bot's own."""
