@@ -120,6 +120,7 @@ class DialConfig:
         response_timeout_s: How long to wait for the bot's answer to a turn.
         record: The stereo WAV file to write (caller left, bot right), or ``None``.
         force_ws: Dial ``ws://`` where the answer document says ``wss://``.
+        allow_private: Let a public server send the caller to private addresses.
         method: The webhook's method; ``None`` for the provider's own.
         caller: A bot that is the caller, as in :class:`RunConfig`; ``None`` for a caller that plays the audio.
         probe: Try what may happen in a call and seldom does: an unsigned webhook, broken messages, an interruption.
@@ -144,6 +145,7 @@ class DialConfig:
     response_timeout_s: float = 10.0
     record: Path | None = None
     force_ws: bool = False
+    allow_private: bool = False
     method: Method | None = None
     caller: str | None = None
     probe: bool = False
@@ -581,6 +583,7 @@ DIAL_SETTINGS: tuple[Setting, ...] = (
     Setting("response-timeout", "response_timeout_s", _positive_duration),
     Setting("record", "record", _wav_to_write, own=True),
     Setting("force-ws", "force_ws", _switch),
+    Setting("allow-private", "allow_private", _switch),
     Setting("method", "method", _one_of(*get_args(Method))),
     Setting("caller", "caller", _text),
     Setting("probe", "probe", _switch),

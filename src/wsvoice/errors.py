@@ -94,7 +94,7 @@ class HttpError(WsvoiceError):
     An HTTP request got no response.
 
     ``kind`` is ``refused``, ``connect`` (no connection in time), ``timeout`` (no answer in time), ``tls``,
-    ``dns``, ``url`` or ``other``.
+    ``dns``, ``url``, ``address`` (one that must not be asked) or ``other``.
     """
 
     def __init__(self, kind: str, message: str, *, hint: str | None = None) -> None:

@@ -9,10 +9,12 @@ import ipaddress
 import socket
 import ssl
 import time
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
@@ -35,59 +37,121 @@ class HttpResponse:
         headers: Header values by lower-case name.
         body: The decoded body, up to the limit.
         elapsed_s: From the connection's start to the end of the body.
+        is_cut: Whether the body was longer than the limit.
     """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
     elapsed_s: float
+    is_cut: bool = False
 
 
-async def send(request: HttpRequest, *, timeout_s: float, body_limit: int = BODY_LIMIT) -> HttpResponse:
+#: Returns the addresses at which a URL's host may be reached; empty leaves them to whoever connects.
+LookUp = Callable[[str], Awaitable[Sequence[str]]]
+
+
+async def send(
+    request: HttpRequest, *, timeout_s: float, body_limit: int = BODY_LIMIT, look_up: LookUp | None = None
+) -> HttpResponse:
     """
     Send `request` and return the response; redirects are not followed.
 
     Args:
         request: The request.
         timeout_s: For the whole of it; connecting gets 5 s at most.
-        body_limit: What the body has beyond is not read, in bytes.
+        body_limit: What the body has beyond is not read, in bytes; nor is more of it unpacked.
+        look_up: Where the request may go; without it, wherever the name leads.
 
     Raises:
         HttpError: If there was no response.
     """
     parts = urlsplit(request.url)
+    # Reading the certificates takes longer than a step of audio, and a local request needs none.
+    tls = await asyncio.to_thread(_tls) if parts.scheme == "https" else False
+    began = time.monotonic()
+    try:
+        async with asyncio.timeout(timeout_s):
+            addresses = await look_up(request.url) if look_up is not None else ()
+            for number, address in enumerate(addresses or ("",), 1):
+                try:
+                    response, body = await _exchange(request, parts, address, tls, timeout_s, body_limit)
+                    break
+                except (httpx.ConnectError, httpx.ConnectTimeout):
+                    if number >= len(addresses):
+                        raise
+    except httpx.ConnectTimeout:
+        host = parts.netloc.rpartition("@")[2]
+        raise HttpError("connect", f"no connection to {host} within {CONNECT_TIMEOUT_S:g} s") from None
+    except (httpx.TimeoutException, TimeoutError):
+        raise HttpError("timeout", f"{request.url} did not answer within {timeout_s:g} s") from None
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, zlib.error) as error:
+        raise _describe(error, request.url) from error
+    elapsed_s = time.monotonic() - began
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    return HttpResponse(response.status_code, headers, body[:body_limit], elapsed_s, len(body) > body_limit)
+
+
+async def _exchange(
+    request: HttpRequest,
+    parts: SplitResult,
+    address: str,
+    tls: ssl.SSLContext | bool,
+    timeout_s: float,
+    body_limit: int,
+) -> tuple[httpx.Response, bytes]:
+    """Send `request` to `address`, or wherever its host leads; return the response and a bit more than the limit."""
+    url, extensions = request.url, {}
+    # Nothing is unpacked that nobody asked to have packed; what comes packed all the same is bounded too.
+    headers = {"Accept-Encoding": "identity", **request.headers}
+    if address:
+        user, at, host = parts.netloc.rpartition("@")
+        headers = {"Host": host, **headers}
+        extensions = {"sni_hostname": parts.hostname or ""}
+        port = f":{parts.port}" if parts.port is not None else ""
+        url = parts._replace(netloc=f"{user}{at}{f'[{address}]' if ':' in address else address}{port}").geturl()
     client = httpx.AsyncClient(
-        # Reading the certificates takes longer than a step of audio, and a local request needs none.
-        verify=await asyncio.to_thread(_tls) if parts.scheme == "https" else False,
+        verify=tls,
         # A proxy in the environment cannot reach this machine's loopback.
-        trust_env=not is_loopback(parts.hostname or ""),
+        trust_env=not address and not is_loopback(parts.hostname or ""),
         timeout=httpx.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s)),
         auth=request.basic_auth,
     )
-    async with client:
-        began = time.monotonic()
-        try:
-            async with (
-                asyncio.timeout(timeout_s),
-                client.stream(
-                    request.method, request.url, headers=dict(request.headers), content=request.body or None
-                ) as response,
-            ):
-                body = bytearray()
-                async for chunk in response.aiter_bytes():
-                    body += chunk
-                    if len(body) >= body_limit:
-                        break
-        except httpx.ConnectTimeout:
-            host = parts.netloc.rpartition("@")[2]
-            raise HttpError("connect", f"no connection to {host} within {CONNECT_TIMEOUT_S:g} s") from None
-        except (httpx.TimeoutException, TimeoutError):
-            raise HttpError("timeout", f"{request.url} did not answer within {timeout_s:g} s") from None
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            raise _describe(error, request.url) from error
-        elapsed_s = time.monotonic() - began
-    headers = {name.lower(): value for name, value in response.headers.items()}
-    return HttpResponse(response.status_code, headers, bytes(body[:body_limit]), elapsed_s)
+    async with (
+        client,
+        client.stream(
+            request.method, url, headers=headers, content=request.body or None, extensions=extensions
+        ) as response,
+    ):
+        return response, await _read_body(response, body_limit)
+
+
+async def _read_body(response: httpx.Response, limit: int) -> bytes:
+    """Return the body, unpacked; no more than one byte beyond `limit` is read or unpacked."""
+    encoding = response.headers.get("content-encoding", "").strip().lower()
+    if encoding not in ("", "identity", "gzip", "x-gzip", "deflate"):
+        raise httpx.DecodingError(f"its body is packed in a way that was not asked for ({encoding[:20]})")
+    # 32: gzip or zlib, as the first bytes say.
+    unpacker = zlib.decompressobj(32 + zlib.MAX_WBITS) if encoding not in ("", "identity") else None
+    body, n_raw = bytearray(), 0
+    async for chunk in response.aiter_raw():
+        n_raw += len(chunk)
+        room = limit + 1 - len(body)
+        body += chunk[:room] if unpacker is None else unpacker.decompress(chunk, room)
+        if len(body) > limit or n_raw > limit:
+            break
+    return bytes(body)
+
+
+def uses_proxy(url: str) -> bool:
+    """Tell whether a request for `url` goes through a proxy, which then looks the host up."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if is_loopback(host) or proxy_bypass(host):
+        return False
+    proxies = getproxies()
+    schemes = {"ws": ("ws", "socks", "https", "http"), "wss": ("wss", "socks", "https")}
+    return any(proxies.get(scheme) for scheme in schemes.get(parts.scheme, (parts.scheme, "all")))
 
 
 @cache

@@ -103,6 +103,10 @@ def dial(
         bool | None,
         typer.Option("--force-ws", help="Dial ws:// where the answer says wss://."),
     ] = None,
+    allow_private: Annotated[
+        bool | None,
+        typer.Option("--allow-private", help="Let a public server send the caller to private addresses."),
+    ] = None,
     method: Annotated[
         str | None,
         typer.Option("--method", metavar="GET|POST", help="The webhook's.  [default: the provider's]"),

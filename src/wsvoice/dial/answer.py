@@ -13,7 +13,7 @@ from urllib.parse import urljoin, urlsplit
 from wsvoice import http
 from wsvoice.call import Call
 from wsvoice.dial.journal import Journal
-from wsvoice.dial.target import Detour
+from wsvoice.dial.target import Detour, Reach
 from wsvoice.errors import DialError, HttpError, RemoteProtocolError
 from wsvoice.providers.base import HttpRequest, Progress, Provider, ReportsProgress, StreamRequest, WebhookRequest
 
@@ -53,6 +53,7 @@ class Webhook:
         journal: Told what happens.
         timeout_s: A slower answer is a failure, redirects included.
         detour: A host whose requests go to a server on this machine.
+        reach: Where the server may send the caller; anywhere unless given.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Webhook:
         journal: Journal,
         timeout_s: float,
         detour: Detour | None = None,
+        reach: Reach | None = None,
     ) -> None:
         self._provider = provider
         self._url = url
@@ -73,6 +75,7 @@ class Webhook:
         self._journal = journal
         self._timeout_s = timeout_s
         self._detour = detour
+        self._reach = reach
 
     async def announce(self, call: Call, *, warn_s: float) -> Asked:
         """
@@ -123,6 +126,9 @@ class Webhook:
             DialError: If no stream comes of it, in words for the report.
         """
         response = asked.response
+        if response.is_cut:
+            message = f"it is longer than {ANSWER_LIMIT // 1024} KiB"
+            raise no_stream(RemoteProtocolError("too-long", message), self._journal)
         content_type = response.headers.get("content-type", "")
         try:
             return self._provider.read_answer(response.body, content_type, base_url=asked.url, quirks=self._quirks)
@@ -165,6 +171,7 @@ class Webhook:
             HttpRequest(request.method, url, request.headers, request.body),
             timeout_s=max(0.001, timeout_s),
             body_limit=ANSWER_LIMIT,
+            look_up=self._reach.addresses if self._reach else None,
         )
 
     def _no_response(self, error: HttpError, url: str) -> DialError:

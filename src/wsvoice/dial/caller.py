@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from wsvoice.call import Call
@@ -30,9 +30,9 @@ from wsvoice.dial.report import CallReport, TimelineEvent
 from wsvoice.dial.rest import FakeRestApi
 from wsvoice.dial.script import Clip, Script, Speaker, Turn, load_turns
 from wsvoice.dial.serve import PUBLIC_HOST, START_TIMEOUT_S, ServedBot, bot_environment
-from wsvoice.dial.target import Detour, Target, parse_target
+from wsvoice.dial.target import Detour, Reach, Target, parse_target
 from wsvoice.dial.voice import Voice
-from wsvoice.errors import DialError, RemoteProtocolError, UsageError
+from wsvoice.errors import DialError, HttpError, RemoteProtocolError, UsageError
 from wsvoice.http import failure_kind, is_loopback
 from wsvoice.providers import load_provider
 from wsvoice.providers.base import Progress, ReportsProgress, Side, StreamRequest
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 #: The largest message that is taken from a bot, in bytes; ten minutes of audio in base64 fit.
 MESSAGE_LIMIT = 16 * 1024 * 1024
+#: How many messages wait for the caller: while one is worked on, no more is read of a bot that floods it.
+MESSAGES_QUEUED = 2
 #: How long a call lasts whose caller is a bot, unless the user says otherwise.
 CALLER_DURATION_S = 30.0
 
@@ -181,6 +183,7 @@ class _Caller:
         self._served: ServedBot | None = None
         self._api: FakeRestApi | None = None
         self._detour: Detour | None = None
+        self._reach = Reach(target.value, allow_private=config.allow_private)
         self._webhook: Webhook | None = None
         self._conversation: Conversation | None = None
         self._rest_hung_up = False
@@ -245,6 +248,7 @@ class _Caller:
                 journal=journal,
                 timeout_s=self._limits.webhook_s,
                 detour=self._detour,
+                reach=self._reach,
             )
             request = await self._ask(self._webhook)
         socket = await self._connect(request)
@@ -347,6 +351,7 @@ class _Caller:
         )
         await stack.enter_async_context(served)
         self._detour = Detour(PUBLIC_HOST, served.url)
+        self._reach = Reach(served.url, allow_private=self._config.allow_private)
         url = f"https://{PUBLIC_HOST}/"
         journal.tell("note", f"{bot} is served at {served.url}, which stands for {url}")
         return url
@@ -405,19 +410,37 @@ class _Caller:
         headers = {**signed, **request.headers}
         url = self._detour.apply(request.url) if self._detour else request.url
         began = time.monotonic()
-        try:
-            socket = await Connect(
+
+        async def open_at(address: str | None) -> ClientConnection:
+            pinned: dict[str, Any] = {"host": address} if address else {}
+            return await Connect(
                 url,
                 additional_headers=headers,
                 # The provider's own name is among the headers, and it offers nothing else.
                 user_agent_header=None,
                 compression=None,
-                proxy=None if is_loopback(urlsplit(url).hostname or "") else True,
-                open_timeout=self._limits.connect_s,
+                proxy=None if address or is_loopback(urlsplit(url).hostname or "") else True,
+                # All addresses together have the time of one.
+                open_timeout=None,
                 close_timeout=self._limits.patience.close_s,
                 ping_interval=None,
                 max_size=MESSAGE_LIMIT,
+                max_queue=MESSAGES_QUEUED,
+                **pinned,
             )
+
+        try:
+            async with asyncio.timeout(self._limits.connect_s):
+                addresses = await self._reach.addresses(url)
+                for number, address in enumerate(addresses or [None], 1):
+                    try:
+                        socket = await open_at(address)
+                        break
+                    except OSError:
+                        if number >= len(addresses):
+                            raise
+        except HttpError as error:
+            raise self._no_stream(error.message, "refused") from error
         except InvalidStatus as error:
             raise self._upgrade_refused(error.response.status_code) from error
         except (InvalidURI, ValueError) as error:

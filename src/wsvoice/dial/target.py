@@ -1,16 +1,23 @@
 """
-What a test call is placed to: a webhook, a stream, or a bot that is to be served first.
+What a test call is placed to: a webhook, a stream, or a bot that is to be served first; and where else a server may
+send the caller.
 """
 
 from __future__ import annotations
 
+import asyncio
+import ipaddress
 import re
+import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from wsvoice.errors import BotNotFoundError, UsageError
+from wsvoice.config import without_secrets
+from wsvoice.errors import BotNotFoundError, HttpError, UsageError
+from wsvoice.http import uses_proxy
 
 #: Where ``wsvoice run`` listens unless it is told otherwise.
 DEFAULT_TARGET = "http://localhost:7860/"
@@ -53,6 +60,101 @@ class Detour:
             return url
         scheme = "ws" if parts.scheme.startswith("ws") else "http"
         return parts._replace(scheme=scheme, netloc=urlsplit(self.local_url).netloc).geturl()
+
+
+class Reach:
+    """
+    Where the caller lets a server send it, by the URLs in what the server answers: streams, redirects, callbacks.
+
+    A server on the internet could otherwise use the machine that dials it to reach what only that machine reaches: the
+    cloud's metadata service, an intranet. Nothing is checked of the host that the user dialled.
+
+    Args:
+        origin: The URL that the user dialled, or that stands for it on this machine.
+        allow_private: Private addresses may be dialled, whoever names them.
+    """
+
+    def __init__(self, origin: str, *, allow_private: bool = False) -> None:
+        self._origin = origin
+        self._allow_private = allow_private
+        self._origin_addresses: Sequence[str] | None = None
+
+    async def addresses(self, url: str) -> Sequence[str]:
+        """
+        Look the host of `url` up, and return the addresses that may be connected to; empty if a proxy looks it up.
+
+        To connect to these, and not to look the name up again, is what keeps a name server from answering otherwise
+        the second time.
+
+        Raises:
+            HttpError: If there is none, with the reason.
+            OSError: If the host is unknown.
+        """
+        if self._origin_addresses is None:
+            self._origin_addresses = await _look_up(self._origin)
+        if _host(url) == _host(self._origin):
+            return [] if uses_proxy(url) else self._origin_addresses or await _look_up(url, strict=True)
+        proxied = uses_proxy(url)
+        found = await _look_up(url, strict=not proxied)
+        reasons = {address: self._objection(address) for address in found}
+        allowed = [address for address, reason in reasons.items() if reason is None]
+        if found and not allowed:
+            host = _host(url)
+            address, reason = next(iter(reasons.items()))
+            named = address if address == host else f"{host[:200]} ({address})"
+            raise HttpError("address", f"{without_secrets(url)[:200]} is not dialled: {named} is {reason}")
+        return [] if proxied else allowed
+
+    def _objection(self, address: str) -> str | None:
+        kind = _kind_of(address)
+        if kind == "closed":
+            return "an address that no call goes to (link-local, metadata or unspecified)"
+        if kind == "public" or self._allow_private:
+            return None
+        if self._origin_addresses and all(_kind_of(each) != "public" for each in self._origin_addresses):
+            return None
+        return "a private address, and the server that names it is a public one; --allow-private dials it"
+
+
+def _host(url: str) -> str:
+    return (urlsplit(url).hostname or "").rstrip(".")
+
+
+async def _look_up(url: str, *, strict: bool = False) -> list[str]:
+    """Return the addresses of the host of `url`; none for an unknown one, or, if `strict`, what the system raises."""
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(_host(url), None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        if not strict:
+            return []
+        if isinstance(error, OSError):
+            raise
+        # A label that is too long for a name server.
+        raise socket.gaierror(socket.EAI_NONAME, str(error)) from error
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+#: Metadata services of clouds that are not at a link-local address.
+_METADATA = frozenset(
+    map(ipaddress.ip_address, ("100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"))
+)
+_TRANSLATED = ipaddress.IPv6Network("64:ff9b::/96")
+
+
+def _kind_of(text: str) -> Literal["public", "private", "closed"]:
+    """Tell what kind of address `text` is; an IPv4 address inside of an IPv6 one is what counts."""
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(text.partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour
+        if inner is None and (address in _TRANSLATED or 1 < int(address) < 2**32):
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        address = inner or address
+    if address.is_link_local or address.is_unspecified or address.is_multicast or address in _METADATA:
+        return "closed"
+    # All of 0.0.0.0/8 is this machine to some systems.
+    if isinstance(address, ipaddress.IPv4Address) and (int(address) < 2**24 or address.is_reserved):
+        return "closed"
+    return "public" if address.is_global else "private"
 
 
 def parse_target(text: str) -> Target:
