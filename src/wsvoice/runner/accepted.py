@@ -29,6 +29,9 @@ class AcceptedSocket(WebSocket):
         message_limit: The largest message in bytes. Our own server refuses it before it is here; another's may not.
     """
 
+    #: What the other end is called in the log.
+    peer = "caller"
+
     def __init__(self, scope: Scope, receive: Receive, send: Send, *, logger: Logger, message_limit: int) -> None:
         super().__init__(scope, receive, send)
         self.client_state = WebSocketState.CONNECTED
@@ -59,7 +62,7 @@ class AcceptedSocket(WebSocket):
         message: Message = await self._receive()
         if message["type"] == "websocket.disconnect":
             self.close_code = message.get("code")
-            self.note_gone(_why_disconnected(self.close_code))
+            self.note_gone(self._why_disconnected(closed="reason" in message))
             return None
         text = message.get("text")
         raw: str | bytes = text if text is not None else message["bytes"]
@@ -68,6 +71,25 @@ class AcceptedSocket(WebSocket):
             self.note_gone("a message was larger than the limit")
             return None
         return raw
+
+    def _why_disconnected(self, *, closed: bool) -> str:
+        """
+        Say why the other end is gone.
+
+        Args:
+            closed: A close came. uvicorn gives 1005 both for one without a code, which is what a browser's
+                ``close()`` sends, and for a connection that breaks; only the first has a reason, be it empty.
+        """
+        code = self.close_code
+        if code == MESSAGE_TOO_BIG:
+            return "a message was larger than the limit"
+        if code == 1012:
+            return "the server stopped"
+        if code == 1006 or (code == 1005 and not closed):
+            return "the connection was lost"
+        if code == 1011:
+            return f"the {self.peer} did not answer pings"
+        return f"the {self.peer} hung up"
 
     async def _put(self, raw: str | bytes) -> bool:
         """Send a message; false if nobody is there."""
@@ -132,15 +154,3 @@ class AcceptedSocket(WebSocket):
         self.faults[kind] += 1
         if self.faults[kind] == 1:
             self.logger.warning("ignored a bad message ({}): {}; more of its kind are only counted", kind, message)
-
-
-def _why_disconnected(code: int | None) -> str:
-    if code == MESSAGE_TOO_BIG:
-        return "a message was larger than the limit"
-    if code == 1012:
-        return "the server stopped"
-    if code in (1005, 1006):
-        return "the connection was lost"
-    if code == 1011:
-        return "the caller did not answer pings"
-    return "the caller hung up"

@@ -14,6 +14,7 @@ The routes: where a provider's webhook and media WebSocket come in. What happens
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -142,9 +143,16 @@ class Switchboard:
         if provider is None:
             return PlainTextResponse(self._guidance(), 404)
         log = logger.bind(call="-")
+        if not doorway.names_a_host(request, self.config):
+            log.warning("webhook refused (400): it names no host, or a bad one")
+            return PlainTextResponse("The request must name one host.\n", 400)
         try:
             self.gate.check_webhook(provider, asked)
         except SignatureError as error:
+            if (host := self._signed_for(provider, asked, request)) is not None:
+                error.hint = (
+                    f"it is signed for {host}, which this server does not know: if that is yours, use -x {host}"
+                )
             log.warning("webhook refused (403): {}", doorway.with_hint(error))
             return PlainTextResponse("The signature is missing or wrong.\n", 403)
         try:
@@ -158,7 +166,7 @@ class Switchboard:
         if self.gate.closed or not self.gate.capacity.reserve(call):
             log.warning("webhook answered busy: {}", "draining" if self.gate.closed else "every place is taken")
             return await self._respond(provider.busy(call), log)
-        prefix = request.url.path.removesuffix(f"/{provider_name}" if provider_name else "/")
+        prefix = request.scope["path"].removesuffix(f"/{provider_name}" if provider_name else "/")
         base = doorway.stream_base(request, self.config) + prefix
         stream_url = f"{base}/ws/{provider.name}/{self.gate.tokens.mint(call)}"
         try:
@@ -265,9 +273,10 @@ class Switchboard:
         elif provider is not None and provider.has_credentials(asked):
             pass  # What the user gave the provider instead of a token.
         elif doorway.needs_token(websocket, self.config):
+            whose = doorway.page(websocket)
+            if doorway.is_foreign_page(whose):
+                raise TokenError(f"a web page of {whose!r:.100} dials, and no telephone company does it from one")
             raise TokenError("the stream carries no token")
-        elif self.config.stream_auth != "none" and doorway.is_foreign_page(websocket):
-            raise TokenError("a web page dials, and no telephone company does it from one")
         if provider is not None and (matched := self.gate.check_upgrade(provider, asked)) is not None:
             log.debug("the upgrade's signature matches {}", matched)
         return announced
@@ -328,13 +337,25 @@ class Switchboard:
     # Addresses
 
     def _public_url(self, connection: HTTPConnection, *, websocket: bool) -> str:
-        """Return the URL that the provider sees: the configured host, else what proxies say, else our own."""
-        base = doorway.stream_base(connection, self.config)
-        if not websocket:
-            base = base.replace("ws", "http", 1)
+        """Return the URL that the provider signs: of the configured host, else of our own."""
+        base = doorway.signed_base(connection, self.config)
+        if websocket:
+            base = base.replace("http", "ws", 1)
         path = connection.scope.get("raw_path", connection.scope["path"].encode()).decode("latin-1")
         query = connection.scope.get("query_string", b"").decode("latin-1")
         return f"{base}{path}?{query}" if query else f"{base}{path}"
+
+    def _signed_for(self, provider: Provider, asked: WebhookRequest, request: Request) -> str | None:
+        """Return the host that a refused webhook is signed for, if it is not what the server takes for its own."""
+        if self.config.public_url is not None or _is_signed(provider, asked):
+            return None
+        rest = asked.url.removeprefix(doorway.signed_base(request, self.config))
+        for host in doorway.claimed_hosts(request):
+            if any(
+                _is_signed(provider, replace(asked, url=f"{scheme}://{host}{rest}")) for scheme in ("https", "http")
+            ):
+                return host
+        return None
 
 
 def create_app(bot: Bot, config: RunConfig | None = None) -> FastAPI:
@@ -424,6 +445,14 @@ def _router(switchboard: Switchboard) -> APIRouter:
             WebSocketRoute("/ws/{provider}/{token}", stream),
         ],
     )
+
+
+def _is_signed(provider: Provider, request: WebhookRequest) -> bool:
+    try:
+        provider.verify(request, now=time.time())
+    except SignatureError:
+        return False
+    return True
 
 
 def _response(answer: Answer) -> Response:

@@ -8,7 +8,7 @@ Plain WebSocket clients: browsers, apps and programs that talk to the bot withou
 ``WS /ws``, ``/ws/<token>``    an eval harness (``pipecat eval``)
 =============================  ======================================================================
 
-Requests and answers are those of pipecat's own runner, so its client libraries work:
+Requests and answers are those that pipecat's client libraries send and take:
 https://docs.pipecat.ai/api-reference/client/js/transports/websocket
 """
 
@@ -25,10 +25,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from loguru import logger
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import BaseRoute, Route, WebSocketRoute, request_response
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -48,8 +47,11 @@ TRANSPORT = "websocket"
 #: How many messages, and how many bytes of them, wait for a bot that is not ready. The oldest go first.
 INBOX_MESSAGES = 1000
 INBOX_BYTES = 4 * 1024 * 1024
-#: How many started sessions are remembered until their clients come.
-REMEMBERED_SESSIONS = 1000
+#: How many started sessions, and how many bytes of what they are started with, wait for their clients.
+STARTED_SESSIONS = 1000
+STARTED_BYTES = 8 * 1024 * 1024
+#: Where ``POST /start`` says under which id the session is logged.
+SESSION_HEADER = "X-Session-Id"
 #: How long to look whether a client is an eval harness, which says so at once. Browsers never are.
 EVAL_WAIT_S = 0.2
 
@@ -63,6 +65,8 @@ class ClientSocket(AcceptedSocket):
     One task reads for as long as the client is there, whether or not the bot does: a client that leaves is noticed
     at once, and what it sent before the bot was ready is kept.
     """
+
+    peer = "client"
 
     def __init__(self, websocket: WebSocket, *, logger: Logger, message_limit: int) -> None:
         super().__init__(websocket.scope, websocket.receive, websocket.send, logger=logger, message_limit=message_limit)
@@ -235,10 +239,14 @@ class Clients:
         self._gate = gate
         self._on_ended = on_ended
         self._sessions: set[ClientSession] = set()
-        self._bodies: OrderedDict[str, tuple[float, Any]] = OrderedDict()
+        #: The requests of started sessions as they came, and until when they are kept.
+        self._started: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
+        #: Pages of the server's own public address.
+        self._own_origins = frozenset({config.public_url.lower()} if config.public_url is not None else ())
         self._make_arguments: MakeArguments = client_arguments
         self._is_eval_connect = is_eval_connect
-        self._origins = {origin.lower() for origin in allowed_origins()}
+        #: The pages that alone may come; empty if nobody has chosen them.
+        self._origins = frozenset(origin.lower() for origin in allowed_origins())
 
     def routes(self) -> list[BaseRoute]:
         """Return the routes that clients come in by."""
@@ -252,17 +260,9 @@ class Clients:
         async def guide(_: Request) -> Response:
             return PlainTextResponse("This is a voice bot for WebSocket clients: connect to /ws-client\n", 404)
 
-        # A page that talks to the bot is served from another origin, and asks with a header of its own. FastAPI
-        # forgets a route's middleware where it includes a router, so this is around the endpoint.
-        start = CORSMiddleware(
-            request_response(self.start),
-            allow_origins=sorted(self._origins) or ["*"],
-            allow_methods=["POST"],
-            allow_headers=["*"],
-        )
         return [
             Route("/", guide),
-            Route("/start", start, methods=["POST", "OPTIONS"]),
+            Route("/start", self.start, methods=["POST", "OPTIONS"]),
             WebSocketRoute("/ws-client", client),
             WebSocketRoute("/ws-client/{token}", client),
             WebSocketRoute("/ws", harness),
@@ -277,8 +277,40 @@ class Clients:
     # POST /start
 
     async def start(self, request: Request) -> Response:
-        """Announce a session: ``{"transport": "websocket", "body": {…}}`` gives ``{sessionId, wsUrl, token}``."""
+        """
+        Announce a session: ``{"transport": "websocket", "body": {…}}`` gives ``{wsUrl, token}``.
+
+        pipecat's JavaScript client takes these two keys and refuses any other, so the session's id is in a header.
+        """
+        page = doorway.page(request)
+        # https://fetch.spec.whatwg.org/#http-cors-protocol
+        allowed = page is not None and self._allows(page)
+        if request.method == "OPTIONS":
+            response: Response = Response(status_code=200 if allowed else 403)
+        else:
+            response = await self._start(request)
+        response.headers["Vary"] = "Origin"
+        if allowed:
+            response.headers["Access-Control-Allow-Origin"] = request.headers["origin"]
+            if request.method == "OPTIONS":
+                response.headers["Access-Control-Allow-Methods"] = "POST"
+                response.headers["Access-Control-Allow-Headers"] = request.headers.get(
+                    "access-control-request-headers", "content-type"
+                )
+                response.headers["Access-Control-Max-Age"] = "600"
+            else:
+                response.headers["Access-Control-Expose-Headers"] = SESSION_HEADER
+        return response
+
+    def _allows(self, page: str) -> bool:
+        """Whether a web page may read what ``/start`` answers."""
+        return page in (self._origins or self._own_origins) or (not self._origins and doorway.is_local_page(page))
+
+    async def _start(self, request: Request) -> Response:
         log = logger.bind(call="-")
+        if not doorway.names_a_host(request, self._config):
+            log.warning("start refused (400): it names no host, or a bad one")
+            return _failure(400, "The request must name one host.")
         if (refusal := self._start_refusal(request)) is not None:
             log.warning("start refused (403): {}", refusal)
             return _failure(403, refusal)
@@ -299,25 +331,31 @@ class Clients:
         if asked.get("transport", TRANSPORT) != TRANSPORT:
             return _failure(400, f"This server is for the transport {TRANSPORT!r} only.")
         call = Call(provider=TRANSPORT, call_id=str(uuid.uuid4()))
+        if not self._has_room(len(body)):
+            log.warning("start refused (503): too many sessions wait for their clients")
+            return _failure(503, "Too many sessions wait for their clients.")
         if self._gate.closed or not self._gate.capacity.reserve(call):
             log.warning("start refused (503): {}", self._no_place())
             return _failure(503, "Every place is taken.")
-        self._remember(call.call_id, asked.get("body"))
-        prefix = request.url.path.removesuffix("/start")
+        self._started[call.call_id] = (time.monotonic() + TOKEN_TTL_S, body)
+        prefix = request.scope["path"].removesuffix("/start")
         log.bind(call=call.call_id).info("a client was given a token")
         return JSONResponse(
             {
-                "sessionId": call.call_id,
                 "wsUrl": f"{doorway.stream_base(request, self._config)}{prefix}/ws-client",
                 "token": self._gate.tokens.mint(call),
-            }
+            },
+            headers={SESSION_HEADER: call.call_id},
         )
 
     def _start_refusal(self, request: Request) -> str | None:
         """Return why this request may not start a session, or ``None``."""
-        if not doorway.needs_token(request, self._config):
+        if not doorway.needs_token(request, self._config, allowed_origins=self._origins):
             return None
         key = self._config.credentials.get(START_KEY)
+        page = doorway.page(request)
+        if not key and doorway.is_foreign_page(page, self._origins):
+            return f"/start is closed to pages of {page:.100} until PIPECAT_ALLOWED_ORIGINS names them on the server."
         if not key:
             return f"/start is closed on a public address until {START_KEY} is set on the server."
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
@@ -325,19 +363,21 @@ class Clients:
             return None
         return f"/start needs the header `Authorization: Bearer <{START_KEY}>`."
 
-    def _remember(self, session_id: str, body: Any) -> None:
+    def _has_room(self, size: int) -> bool:
+        """Whether one more request can be kept until its client comes."""
         now = time.monotonic()
-        while self._bodies and (len(self._bodies) >= REMEMBERED_SESSIONS or next(iter(self._bodies.values()))[0] < now):
-            self._bodies.popitem(last=False)
-        self._bodies[session_id] = (now + TOKEN_TTL_S, body)
+        while self._started and next(iter(self._started.values()))[0] < now:
+            self._started.popitem(last=False)
+        kept = sum(len(body) for _, body in self._started.values())
+        return len(self._started) < STARTED_SESSIONS and kept + size <= STARTED_BYTES
 
     # The WebSocket
 
     async def connect(self, websocket: WebSocket, token: str | None, *, evals_only: bool = False) -> None:
         """Check who comes, accept the WebSocket, and run the bot for it."""
         log = logger.bind(call="-")
-        origin = websocket.headers.get("origin", "")
-        if self._origins and origin.lower() not in self._origins:
+        origin = doorway.page(websocket) or ""
+        if self._origins and origin not in self._origins:
             log.warning("client refused (403): its origin {!r} is not allowed", origin[:200])
             await doorway.deny(websocket, 403, "The origin is not allowed.")
             return
@@ -369,7 +409,8 @@ class Clients:
             log.warning("client turned away: /ws is for an eval harness, clients connect to /ws-client")
             await socket.shut(POLICY_VIOLATION, "clients connect to /ws-client")
             return
-        _, body = self._bodies.pop(session_id, (0.0, None))
+        _, started = self._started.pop(session_id, (0.0, b""))
+        body = json.loads(started).get("body") if started.strip() else None
         if body is None or isinstance(body, dict):
             body = {**self._config.parameters, **(body or {})}
         session = ClientSession(
@@ -396,9 +437,15 @@ class Clients:
         Raises:
             TokenError: If it needs one, or has a bad one.
         """
-        needed = doorway.needs_token(websocket, self._config)
+        needed = doorway.needs_token(websocket, self._config, allowed_origins=self._origins)
         token = path_token or _offered_token(websocket)
         if not token:
+            page = doorway.page(websocket)
+            if needed and doorway.is_foreign_page(page, self._origins):
+                raise TokenError(
+                    f"a web page of {page:.100} dials without a token",
+                    hint="POST /start gives one; PIPECAT_ALLOWED_ORIGINS may name pages that need none on localhost",
+                )
             if needed:
                 raise TokenError("the client carries no token", hint="POST /start gives one")
             return None

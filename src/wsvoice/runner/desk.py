@@ -18,6 +18,8 @@ from websockets.asyncio.server import serve as listen_on
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
+from wsvoice import http
+from wsvoice.runner import doorway
 from wsvoice.runner.bot_run import INTERNAL_ERROR
 
 if TYPE_CHECKING:
@@ -69,6 +71,7 @@ class Desk:
         self._event_tasks = event_tasks
         self._logger = logger
         self._servers: list[Server] = []
+        #: The pages that the bot's params allow; ``None`` until a bot has said.
         self._origins: Sequence[str] | None = None
         self._handler_changed = asyncio.Condition()
         self._turn = asyncio.Lock()
@@ -114,7 +117,7 @@ class Desk:
         """
         if self.handler is not None:
             raise RuntimeError(f"the bot already serves clients on port {self.port}")
-        self._origins = origins
+        self._origins = origins or ()
         await self._set_handler(handler)
         left = self._left = asyncio.Event()
         try:
@@ -149,13 +152,19 @@ class Desk:
             self.handler = handler
             self._handler_changed.notify_all()
 
-    def _check(self, connection: ServerConnection, request: Request) -> Response | None:
+    async def _check(self, connection: ServerConnection, request: Request) -> Response | None:
         if self.closed:
             self._logger.warning("client refused (503): draining")
             return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "The bot takes no new clients.\n")
-        origin = request.headers.get("Origin", "")
-        if self._origins and origin.lower() not in {each.lower() for each in self._origins}:
-            self._logger.warning("client refused (403): its origin {!r} is not allowed", origin[:200])
+        page = " ".join(request.headers.get_all("Origin")).lower() or None
+        # Any page's browser reaches a port of its own machine, so one that nobody allowed is no client of such a port.
+        foreign = http.is_loopback(self._config.host) and doorway.is_foreign_page(page)
+        if foreign and self._origins is None:
+            async with self._handler_changed:
+                await self._handler_changed.wait_for(lambda: self._origins is not None)
+        allowed = {each.lower() for each in self._origins or ()}
+        if page not in allowed if allowed else foreign:
+            self._logger.warning("client refused (403): its origin {!r} is not allowed", (page or "")[:200])
             return connection.respond(HTTPStatus.FORBIDDEN, "The origin is not allowed.\n")
         return None
 

@@ -1,11 +1,12 @@
-"""What every route does at the door: read a bounded body, ask for a token, accept, refuse, close."""
+"""What every route does at the door: who comes and from where, a bounded body, accept, refuse, close."""
 
 from __future__ import annotations
 
 import asyncio
+import re
+from collections.abc import Container
 from contextlib import suppress
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import PlainTextResponse
@@ -22,6 +23,52 @@ if TYPE_CHECKING:
 
 #: How long the body of a request may take to come; a provider's is here with its headers.
 BODY_TIMEOUT_S = 10.0
+
+#: What proxies, tunnels and content delivery networks add to a request, and neither programs nor browsers do.
+PROXY_HEADERS = frozenset(
+    {
+        "cdn-loop",
+        "client-ip",
+        "forwarded",
+        "front-end-https",
+        "true-client-ip",
+        "via",
+        "wl-proxy-client-ip",
+        "x-client-ip",
+        "x-cluster-client-ip",
+        "x-originating-ip",
+        "x-remote-addr",
+        "x-remote-ip",
+        "x-rewrite-url",
+        "x-scheme",
+        "x-url-scheme",
+    }
+)
+PROXY_HEADER_PREFIXES = (
+    "cf-",
+    "fastly-",
+    "fly-",
+    "ngrok-",
+    "proxy-",
+    "tailscale-",
+    "x-amzn-",
+    "x-appengine-",
+    "x-arr-",
+    "x-azure-",
+    "x-envoy-",
+    "x-forwarded",
+    "x-ngrok-",
+    "x-original-",
+    "x-proxy",
+    "x-real-",
+    "x-vercel-",
+)
+
+#: ``host[:port]``, in lower case. Stricter than a URL: it is logged, and becomes part of addresses.
+_HOST_PATTERN = r"(?:[a-z0-9_](?:[a-z0-9._-]{0,252})|\[[0-9a-f:.]{2,45}\])(?::[0-9]{1,5})?"
+_HOST = re.compile(_HOST_PATTERN)
+#: https://www.rfc-editor.org/rfc/rfc6454#section-6.2
+_ORIGIN = re.compile(f"https?://({_HOST_PATTERN})")
 
 
 async def read_body(request: Request, limit: int) -> bytes | None:
@@ -68,31 +115,80 @@ async def deny(websocket: WebSocket, status: int, reason: str) -> None:
         await websocket.close()
 
 
-def is_public(connection: HTTPConnection, config: RunConfig) -> bool:
-    """Whether a connection came in by a public address, or may have."""
+def is_public(connection: HTTPConnection, config: RunConfig, *, allowed_origins: Container[str] = frozenset()) -> bool:
+    """
+    Whether a connection came in by a public address, or may have.
+
+    Args:
+        connection: The request, or the upgrade.
+        config: The server's settings.
+        allowed_origins: Pages that are as good as the developer's own.
+    """
     if config.public_url is not None:
         return True
-    # A tunnel's agent connects from loopback, so the peer's address proves nothing; the name that was
-    # dialled and the headers of proxies do.
-    forwarded = any(name.startswith("x-forwarded-") for name in connection.headers)
-    host = urlsplit(f"//{connection.headers.get('host', '')}").hostname or ""
+    # A tunnel's agent and the developer's own browser connect from loopback, so the peer's address proves nothing;
+    # the name that was dialled, what proxies say and whose page it is do.
     peer = connection.client.host if connection.client is not None else "localhost"
-    return forwarded or not http.is_loopback(host) or not http.is_loopback(peer)
+    return (
+        is_proxied(connection)
+        or not http.is_loopback(_name(asked_host(connection)))
+        or not http.is_loopback(peer)
+        or is_foreign_page(page(connection), allowed_origins)
+    )
 
 
-def needs_token(connection: HTTPConnection, config: RunConfig) -> bool:
+def is_proxied(connection: HTTPConnection) -> bool:
+    """Whether a proxy has handed a request on, as far as one can see."""
+    # nginx speaks HTTP/1.0 to what it stands before, and may add nothing; programs and browsers have not for years.
+    if connection.scope.get("http_version") == "1.0":
+        return True
+    return any(name in PROXY_HEADERS or name.startswith(PROXY_HEADER_PREFIXES) for name in set(connection.headers))
+
+
+def needs_token(
+    connection: HTTPConnection, config: RunConfig, *, allowed_origins: Container[str] = frozenset()
+) -> bool:
     """Whether a WebSocket that comes in as `connection` did must carry a token."""
-    return config.stream_auth != "none" and is_public(connection, config)
+    return config.stream_auth != "none" and is_public(connection, config, allowed_origins=allowed_origins)
+
+
+def asked_host(connection: HTTPConnection) -> str | None:
+    """Return ``host`` or ``host:port`` of a request's ``Host``; ``None`` if there is none, a bad one, or several."""
+    hosts = connection.headers.getlist("host")
+    host = hosts[0].strip().lower() if len(hosts) == 1 else ""
+    return host if _HOST.fullmatch(host) else None
+
+
+def names_a_host(connection: HTTPConnection, config: RunConfig) -> bool:
+    """Whether it is known by which name the other end reaches this server; an answer names it."""
+    return config.public_url is not None or asked_host(connection) is not None
 
 
 def stream_base(connection: HTTPConnection, config: RunConfig) -> str:
-    """Return ``ws(s)://host`` as the other end sees it: the configured host, else what proxies say, else our own."""
-    if config.public_url is not None:
-        return config.public_url.replace("http", "ws", 1)
-    headers = connection.headers
-    host = _first(headers.get("x-forwarded-host")) or headers.get("host", "localhost")
-    scheme = _first(headers.get("x-forwarded-proto")) or connection.scope.get("scheme", "http")
-    return f"{'wss' if scheme in ('https', 'wss') else 'ws'}://{host}"
+    """Return ``ws(s)://host`` as the other end sees it: the configured host, else the one that it asked for."""
+    return _base(connection, config, asked_host(connection)).replace("http", "ws", 1)
+
+
+def signed_base(connection: HTTPConnection, config: RunConfig) -> str:
+    """
+    Return ``http(s)://host`` that a signature must cover: the configured host, else this server's own.
+
+    Whoever sends a request chooses its ``Host`` and what it claims to have been forwarded from; a request that was
+    signed for another server of the same account must not do here.
+    """
+    host = asked_host(connection)
+    return _base(connection, config, host if _is_own(_name(host), connection, config) else None)
+
+
+def claimed_hosts(connection: HTTPConnection) -> list[str]:
+    """
+    Return the hosts that a request says it was sent to: for telling the operator, never to be trusted.
+
+    A tunnel that was opened by hand says here what the provider has dialled.
+    """
+    forwarded = connection.headers.get("x-forwarded-host", "").split(",")[0].strip().lower()
+    hosts = [forwarded if _HOST.fullmatch(forwarded) else None, asked_host(connection)]
+    return list(dict.fromkeys(host for host in hosts if host is not None))
 
 
 def with_hint(error: WsvoiceError) -> str:
@@ -100,11 +196,48 @@ def with_hint(error: WsvoiceError) -> str:
     return f"{error.message} ({error.hint})" if error.hint else error.message
 
 
-def is_foreign_page(connection: HTTPConnection) -> bool:
-    """Whether a web page of another machine's dials: the developer's own browser reaches loopback for it."""
-    origin = connection.headers.get("origin")
-    return origin is not None and not http.is_loopback(urlsplit(origin).hostname or "")
+def page(connection: HTTPConnection) -> str | None:
+    """Return the origin of the web page that dials, in lower case; ``None`` for a program that is no browser."""
+    origins = connection.headers.getlist("origin")
+    return " ".join(origins).lower() if origins else None
 
 
-def _first(header: str | None) -> str | None:
-    return header.split(",")[0].strip() if header else None
+def is_foreign_page(origin: str | None, allowed: Container[str] = frozenset()) -> bool:
+    """
+    Whether a web page dials that is neither this machine's own nor allowed: a browser reaches loopback for any page.
+
+    Args:
+        origin: As :func:`page` returns it.
+        allowed: Origins in lower case.
+    """
+    return origin is not None and origin not in allowed and not is_local_page(origin)
+
+
+def is_local_page(origin: str) -> bool:
+    """Whether an origin is a page that this machine serves, on whatever port; ``null`` is anybody's."""
+    match = _ORIGIN.fullmatch(origin)
+    return match is not None and http.is_loopback(_name(match[1]))
+
+
+def _base(connection: HTTPConnection, config: RunConfig, host: str | None) -> str:
+    if config.public_url is not None:
+        return config.public_url
+    if host is None:
+        host, port = connection.scope.get("server") or ("localhost", None)
+        host = f"[{host}]" if ":" in host else host
+        host = f"{host}:{port}" if port else host
+    secure = connection.scope.get("scheme") in ("https", "wss")
+    return f"{'https' if secure else 'http'}://{host}"
+
+
+def _is_own(name: str, connection: HTTPConnection, config: RunConfig) -> bool:
+    """Whether a host's name is one of the listener itself."""
+    address = (connection.scope.get("server") or ("", None))[0]
+    return http.is_loopback(name) or name in (address.lower(), config.host.lower())
+
+
+def _name(host: str | None) -> str:
+    """Return a host without its port and brackets; empty for none."""
+    if host is None:
+        return ""
+    return host[1 : host.index("]")] if host.startswith("[") else host.partition(":")[0]

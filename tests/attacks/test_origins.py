@@ -1,0 +1,326 @@
+"""Web pages of other sites, proxies and odd hosts: who counts as local, on every transport."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from twilio.request_validator import RequestValidator
+
+from tests.attacks import heads
+from tests.process import ServerProcess, server_process
+from tests.runner import bots
+from tests.runner.carrier import FORM
+from wsvoice.config import START_KEY
+
+KEY = "correct-horse"
+TOKEN = "12345"
+LOCAL_PAGES = ("http://localhost:5173", "http://127.0.0.1:3000", "http://[::1]:8080", "https://dev.localhost")
+FOREIGN_PAGES = (
+    "https://evil.example",
+    "http://localhost.evil.example:7860",
+    "null",
+    "http://[",
+    "http://localhost@evil.example",
+    "https://evil.example/#http://localhost",
+    "file://",
+    "http://127.0.0.1.nip.io",
+    "http://localhost\thttp://evil.example",
+    "chrome-extension://localhost",
+)
+#: What proxies, tunnels and content delivery networks send on.
+PROXIED = (
+    "Forwarded: for=203.0.113.9",
+    "Via: 1.1 vegur",
+    "X-Real-IP: 203.0.113.9",
+    "CF-Connecting-IP: 203.0.113.9",
+    "CF-Ray: 8f0",
+    "True-Client-IP: 203.0.113.9",
+    "X-Client-IP: 203.0.113.9",
+    "Fastly-Client-IP: 203.0.113.9",
+    "X-Cluster-Client-IP: 203.0.113.9",
+    "Fly-Client-IP: 203.0.113.9",
+    "X-Envoy-External-Address: 203.0.113.9",
+    "Ngrok-Trace-Id: 1",
+    "X-Original-Host: bot.example",
+    "X-Forwarded-For: 203.0.113.9",
+    "X-Forwarded-Proto: javascript",
+    "X-Forwarded-Host: bot.example",
+    "X-Amzn-Trace-Id: Root=1",
+    "X-Appengine-User-IP: 203.0.113.9",
+    "X-Azure-ClientIP: 203.0.113.9",
+    "Tailscale-User-Login: somebody",
+    "Proxy-Connection: keep-alive",
+)
+BAD_HOSTS = (
+    "[",
+    "]",
+    "[::1",
+    "localhost:port",
+    "localhost:99999999",
+    "localhost/../",
+    "localhost?x",
+    "localhost#x",
+    "user@localhost",
+    "localhost localhost",
+    "localhost,evil.example",
+    "http://localhost",
+    "-",
+    ".",
+    "",
+    "\xff\xfe",
+    "a" * 3000,
+    "evil.example\\@localhost",
+)
+
+Serve = Callable[..., Any]
+
+
+@pytest.fixture(params=["websocket", "twilio", None])
+def served(request: pytest.FixtureRequest, serve: Serve) -> Any:
+    """Return a server on this machine, and where its WebSocket is."""
+    server = serve(bots.echo, transport=request.param)
+    return server, "/ws-client" if request.param == "websocket" else "/ws"
+
+
+class TestPages:
+    def test_this_machines_own_pages_are_local(self, served: Any) -> None:
+        server, path = served
+        for page in LOCAL_PAGES:
+            assert heads.upgrade(server.url, path, "Host: localhost", f"Origin: {page}") == 101, page
+
+    def test_pages_of_other_sites_reach_no_stream(self, served: Any) -> None:
+        server, path = served
+        for page in FOREIGN_PAGES:
+            assert heads.upgrade(server.url, path, "Host: localhost", f"Origin: {page}") == 403, page
+        both = ("Origin: http://localhost", "Origin: http://evil.example")
+        assert heads.upgrade(server.url, path, "Host: localhost", *both) in (400, 403)
+        # A page whose name was made to lead here, after it was loaded from elsewhere.
+        assert heads.upgrade(server.url, path, "Host: evil.example:7860") == 403
+        assert not server.lines("Traceback")
+
+    def test_start_gives_them_no_token(self, serve: Serve) -> None:
+        server = serve(bots.echo, transport="websocket")
+        for page in FOREIGN_PAGES:
+            # Such a body needs no leave from the server before the browser sends it.
+            headers = ("Host: localhost", f"Origin: {page}", "Content-Type: text/plain")
+            status, answer = heads.request(server.url, "POST /start HTTP/1.1", *headers, body=b"{}")
+            assert status == 403, page
+            assert b"token" not in answer
+            assert b"access-control" not in answer.lower()
+        assert server.lines("start refused (403)", "PIPECAT_ALLOWED_ORIGINS", "https://evil.example")
+
+    def test_start_may_be_read_by_this_machines_own_pages(self, serve: Serve) -> None:
+        server = serve(bots.echo, transport="websocket")
+        for page in LOCAL_PAGES:
+            asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type,x-own"}
+            before = httpx.options(server.url + "start", headers={"Origin": page, **asked})
+            assert before.status_code == 200
+            assert before.headers["Access-Control-Allow-Origin"] == page
+            assert "x-own" in before.headers["Access-Control-Allow-Headers"]
+            answer = httpx.post(server.url + "start", json={}, headers={"Origin": page})
+            assert answer.status_code == 200
+            assert answer.headers["Access-Control-Allow-Origin"] == page
+            assert answer.headers["Vary"] == "Origin"
+        foreign = httpx.options(server.url + "start", headers={"Origin": FOREIGN_PAGES[0], **asked})
+        assert foreign.status_code == 403
+        assert not [name for name in foreign.headers if name.startswith("access-control")]
+
+    def test_pages_that_the_developer_has_allowed(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PIPECAT_ALLOWED_ORIGINS", "https://page.example")
+        server = serve(bots.echo, transport="websocket")
+        answer = httpx.post(server.url + "start", json={}, headers={"Origin": "https://page.example"})
+        assert answer.status_code == 200
+        assert answer.headers["Access-Control-Allow-Origin"] == "https://page.example"
+        assert heads.upgrade(server.url, "/ws-client", "Host: localhost", "Origin: https://page.example") == 101
+        assert httpx.post(server.url + "start", json={}, headers={"Origin": "https://evil.example"}).status_code == 403
+
+    def test_the_key_opens_start_and_the_token_the_stream(self, serve: Serve) -> None:
+        server = serve(bots.echo, transport="websocket", credentials={START_KEY: KEY})
+        headers = {"Origin": "https://evil.example", "Authorization": f"Bearer {KEY}"}
+        answer = httpx.post(server.url + "start", json={}, headers=headers)
+        assert answer.status_code == 200
+        assert "Access-Control-Allow-Origin" not in answer.headers
+        path = f"/ws-client?token={answer.json()['token']}"
+        assert heads.upgrade(server.url, path, "Host: localhost", "Origin: https://evil.example") == 101
+
+    def test_the_servers_own_page_on_a_public_address(self, serve: Serve) -> None:
+        server = serve(bots.echo, transport="websocket", proxy="bot.example", credentials={START_KEY: KEY})
+        headers = {"Authorization": f"Bearer {KEY}"}
+        for page, allowed in (("https://bot.example", True), ("http://localhost:5173", True), ("https://x.ex", False)):
+            answer = httpx.post(server.url + "start", json={}, headers={**headers, "Origin": page})
+            assert answer.status_code == 200
+            assert ("Access-Control-Allow-Origin" in answer.headers) is allowed
+        assert httpx.post(server.url + "start", json={}, headers={"Origin": "https://bot.example"}).status_code == 403
+
+    def test_a_desk_on_this_machine(self, tmp_path: Path) -> None:
+        with desk(tmp_path) as server:
+            for page in FOREIGN_PAGES:
+                assert heads.upgrade(server.url, "/", "Host: localhost", f"Origin: {page}") == 403, page
+            for page in LOCAL_PAGES:
+                assert heads.upgrade(server.url, "/", "Host: localhost", f"Origin: {page}") == 101, page
+            assert heads.upgrade(server.url, "/", "Host: localhost") == 101
+            assert "https://evil.example" in server.log()
+
+    def test_a_desk_whose_bot_has_allowed_a_page(self, tmp_path: Path) -> None:
+        with desk(tmp_path, PIPECAT_ALLOWED_ORIGINS="https://page.example") as server:
+            assert heads.upgrade(server.url, "/", "Host: localhost", "Origin: https://page.example") == 101
+            assert heads.upgrade(server.url, "/", "Host: localhost", "Origin: https://evil.example") == 403
+
+
+@contextmanager
+def desk(folder: Path, **environ: str) -> Iterator[ServerProcess]:
+    """Serve one client at a time on a port of this machine."""
+    bot = """
+        from tests.runner import bots
+
+        async def bot(runner_args):
+            await bots.run(runner_args.transport, bots.Echo())
+    """
+    clone = str(Path(__file__).parents[2])
+    with server_process(folder, bot, "-t", "websocket-server", PYTHONPATH=clone, **environ) as server:
+        yield server
+
+
+class TestProxies:
+    def test_whatever_a_proxy_says_is_public(self, served: Any) -> None:
+        server, path = served
+        assert heads.upgrade(server.url, path, "Host: localhost:7860") == 101
+        for header in PROXIED:
+            assert heads.upgrade(server.url, path, "Host: localhost:7860", header) == 403, header
+
+    def test_start_too(self, serve: Serve) -> None:
+        server = serve(bots.echo, transport="websocket")
+        for header in PROXIED:
+            status, answer = heads.request(server.url, "POST /start HTTP/1.1", "Host: localhost", header)
+            assert status == 403, header
+            assert START_KEY.encode() in answer
+        # What nginx says to an upstream of which nobody told it more.
+        assert heads.request(server.url, "POST /start HTTP/1.0", "Host: localhost:7860")[0] == 403
+
+    @pytest.mark.parametrize("headers", [(), ("X-Real-IP: 203.0.113.9",)])
+    def test_behind_a_reverse_proxy(self, serve: Serve, headers: tuple[str, ...]) -> None:
+        server = serve(bots.echo, transport="websocket")
+        with reverse_proxy(server.url, *headers) as url:
+            assert heads.request(url, "POST /start HTTP/1.1", "Host: bot.example", "Accept: */*")[0] == 403
+            if headers:
+                assert heads.upgrade(url, "/ws-client", "Host: bot.example") == 403
+        assert httpx.post(server.url + "start", json={}).status_code == 200
+
+    @pytest.mark.parametrize("scheme", ["https", "javascript"])
+    def test_they_do_not_choose_the_address_that_is_answered(self, serve: Serve, scheme: str) -> None:
+        server = serve(bots.echo, verify="off")
+        forwarded = {"X-Forwarded-Host": "evil.example", "X-Forwarded-Proto": scheme}
+        answer = httpx.post(server.url, data=FORM, headers=forwarded)
+        assert "evil.example" not in answer.text
+        assert scheme not in answer.text
+        assert f"{server.ws_url}ws/twilio/" in answer.text
+
+    @pytest.mark.parametrize("how", ["X-Forwarded-Host", "Host"])
+    def test_they_do_not_choose_the_address_that_is_verified(self, serve: Serve, how: str) -> None:
+        server = serve(bots.echo, credentials={"TWILIO_AUTH_TOKEN": TOKEN})
+        for url in ("https://other.example/", "http://other.example/"):
+            signature = RequestValidator(TOKEN).compute_signature(url, FORM)
+            headers = {"X-Twilio-Signature": signature, how: "other.example", "X-Forwarded-Proto": url[:5].strip(":")}
+            assert httpx.post(server.url, data=FORM, headers=headers).status_code == 403
+        # Somebody who opened a tunnel by hand learns what to do.
+        assert len(server.lines("webhook refused (403)", "-x other.example")) == 2
+        # Somebody who signs nothing is told nothing of the kind.
+        unsigned = {"X-Twilio-Signature": "x", how: "evil.example"}
+        assert httpx.post(server.url, data=FORM, headers=unsigned).status_code == 403
+        assert not server.lines("-x evil.example")
+        signed = {"X-Twilio-Signature": RequestValidator(TOKEN).compute_signature(server.url, FORM)}
+        assert httpx.post(server.url, data=FORM, headers=signed).status_code == 200
+
+
+class TestHosts:
+    def test_no_bad_host_is_an_error_of_ours(self, serve: Serve) -> None:
+        for transport in ("websocket", "twilio"):
+            server = serve(bots.echo, transport=transport)
+            path = "/ws-client" if transport == "websocket" else "/ws"
+            for host in BAD_HOSTS:
+                for line in ("POST /start", "POST /", "POST /twilio/", "GET /healthz", "POST /nowhere/"):
+                    status, _ = heads.request(server.url, f"{line} HTTP/1.1", f"Host: {host}")
+                    assert status < 500, (line, host)
+                status, answer = heads.request(server.url, "POST /start HTTP/1.1", f"Host: {host}", body=b"{}")
+                assert b'"token"' not in answer, host
+                assert heads.upgrade(server.url, path, f"Host: {host}") in (0, 400, 403), host
+            assert not server.lines("Traceback")
+
+    def test_one_host_and_no_more(self, serve: Serve) -> None:
+        server = serve(bots.echo, transport="websocket")
+        for headers in ((), ("Host: localhost", "Host: evil.example"), ("Host: localhost", "Host: localhost")):
+            assert heads.request(server.url, "POST /start HTTP/1.1", *headers)[0] in (400, 403), headers
+            assert heads.upgrade(server.url, "/ws-client", *headers) in (400, 403), headers
+        assert not server.lines("Traceback")
+
+    def test_odd_targets(self, serve: Serve) -> None:
+        server = serve(bots.echo, transport="websocket")
+        for target in (
+            "http://evil.example/start",
+            "http://[/start",
+            "//evil.example/start",
+            "*",
+            "/start?\xff",
+            "/start#x",
+            "/%00",
+            "/%ff",
+            "/ws-client/%2f..%2f",
+            "http://",
+            "evil.example:80",
+        ):
+            for method in ("POST", "OPTIONS", "GET"):
+                status, answer = heads.request(server.url, f"{method} {target} HTTP/1.1", "Host: localhost")
+                assert status < 500, (method, target)
+                assert b"wsUrl" not in answer or b"evil" not in answer
+            assert heads.upgrade(server.url, target, "Host: localhost") in (0, 101, 400, 403, 404), target
+        assert not server.lines("Traceback")
+
+
+@contextmanager
+def reverse_proxy(upstream: str, *headers: str) -> Iterator[str]:
+    """
+    Run a proxy that speaks to its upstream as nginx does: another ``Host``, HTTP/1.0, and what it was told to add.
+
+    https://nginx.org/en/docs/http/ngx_http_proxy_module.html
+    """
+    host, port = httpx.URL(upstream).host, httpx.URL(upstream).port or 80
+    opened: queue.Queue[tuple[str, asyncio.AbstractEventLoop, asyncio.Event]] = queue.Queue()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        line, *fields = head.strip().split("\r\n")
+        upgrading = "upgrade: websocket" in head.lower()
+        kept = [each for each in fields if not each.lower().startswith(("host:", "connection:", "accept-encoding:"))]
+        line = line if upgrading else line.replace("HTTP/1.1", "HTTP/1.0")
+        own = [f"Host: localhost:{port}", "Connection: upgrade" if upgrading else "Connection: close", *headers]
+        there_reader, there = await asyncio.open_connection(host, port)
+        there.write("\r\n".join([line, *own, *kept, "", ""]).encode("latin-1"))
+        while piece := await there_reader.read(65536):
+            writer.write(piece)
+        for each in (there, writer):
+            each.close()
+            await each.wait_closed()
+
+    async def main() -> None:
+        loop, stop = asyncio.get_running_loop(), asyncio.Event()
+        server = await asyncio.start_server(relay, "127.0.0.1", 0)
+        async with server:
+            opened.put((f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", loop, stop))
+            await stop.wait()
+
+    thread = threading.Thread(target=asyncio.run, args=(main(),), daemon=True)
+    thread.start()
+    url, loop, stop = opened.get(timeout=10)
+    try:
+        yield url
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(10)
