@@ -11,6 +11,7 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -20,7 +21,7 @@ from wsvoice.audio import AudioFormat, Encoding
 from wsvoice.call import Call
 from wsvoice.errors import LocalProtocolError, RemoteProtocolError, SignatureError, UsageError
 from wsvoice.providers import PROVIDERS, events, load_provider
-from wsvoice.providers.base import Provider, Side, Stream, WebhookRequest
+from wsvoice.providers.base import CallUpdate, Provider, Side, Stream, WebhookRequest
 from wsvoice.providers.events import (
     Audio,
     Clear,
@@ -432,6 +433,80 @@ def test_another_request_is_no_webhook(provider: Provider) -> None:
 def test_two_calls_have_two_ids(provider: Provider) -> None:
     other = provider.new_call(from_number="", to_number="", parameters={}, seed=bytes(32))
     assert a_call(provider).call_id != other.call_id
+
+
+# What webhooks report
+
+FORM_TYPE = "application/x-www-form-urlencoded"
+ALL_WEBHOOKS = [
+    pytest.param(name, path, id=f"{name}-{path.stem}")
+    for name in sorted(PROVIDERS)
+    for path in sorted((GOLDEN / name / "webhooks").glob("*.json"))
+]
+
+
+def as_multipart(fields: dict[str, str]) -> tuple[str, bytes]:
+    """Return a form's content type and body, as curl writes them."""
+    parts = [f'--X1\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{fields[name]}\r\n' for name in fields]
+    return "multipart/form-data; boundary=X1", ("".join(parts) + "--X1--\r\n").encode()
+
+
+def golden_requests(content: dict[str, Any]) -> list[WebhookRequest]:
+    """Return the ways in which a golden webhook may come: a form comes as a query too."""
+    url = "https://voice.example.com/voice"
+    asked = WebhookRequest("GET", f"{url}?{urlencode(content.get('query') or content.get('fields', {}))}")
+    if "query" in content:
+        return [asked]
+    if "json" in content:
+        kind, body = "application/json", json.dumps(content["json"]).encode()
+        return [WebhookRequest("POST", url, {"content-type": kind}, body)]
+    if "multipart" in content:
+        kind, body = as_multipart(content["multipart"])
+        return [WebhookRequest("POST", url, {"content-type": kind}, body)]
+    return [WebhookRequest("POST", url, {"content-type": FORM_TYPE}, urlencode(content["fields"]).encode()), asked]
+
+
+@pytest.mark.parametrize(("provider_name", "path"), ALL_WEBHOOKS)
+def test_a_callback_is_never_a_call_and_a_request_for_a_document_always(provider_name: str, path: Path) -> None:
+    content = json.loads(path.read_text())
+    assert content["source"].startswith("https://"), f"{path} does not say where it is from"
+    provider = load_provider(provider_name)
+    for request in golden_requests(content):
+        assert provider.recognises(request)
+        others = [each for each in PROVIDERS if each != provider_name and load_provider(each).recognises(request)]
+        assert others == []
+        read = provider.read_webhook(request)
+        if "update" in content:
+            assert read == CallUpdate(**content["update"])
+        else:
+            assert isinstance(read, Call)
+            assert {field: getattr(read, field) for field in content["call"]} == content["call"]
+
+
+def test_there_are_golden_webhooks_of_every_kind(name: str) -> None:
+    golden = [json.loads(path.read_text()) for path in (GOLDEN / name / "webhooks").glob("*.json")]
+    updates = [CallUpdate(**each["update"]) for each in golden if "update" in each]
+    assert {(update.ended, update.failed) for update in updates} >= {(False, False), (True, False), (False, True)}
+    assert any("call" in each for each in golden)
+
+
+def test_what_is_reported_of_a_call_can_be_logged(provider: Provider) -> None:
+    """A stranger may write the reports of a provider that is not verified."""
+    golden = [json.loads(path.read_text()) for path in sorted((GOLDEN / provider.name / "webhooks").glob("*.json"))]
+    kept = {"callsid", "calluuid", "requestuuid", "accountsid", "callstatus", "status", "event"}
+    nasty = "\x1b[2J\n\ud800 x" + "y" * 5_000
+    for content in golden:
+        if "fields" not in content or "update" not in content:
+            continue
+        fields = {name: value if name.lower() in kept else nasty for name, value in content["fields"].items()}
+        body = urlencode(fields, errors="replace").encode()
+        request = WebhookRequest("POST", "https://h/", {"content-type": FORM_TYPE}, body)
+        update = provider.read_webhook(request)
+        assert isinstance(update, CallUpdate)
+        assert (update.call_id + update.event + update.detail).isprintable()
+        assert len(update.event) <= 64
+        assert len(update.detail) <= 300
+        assert update.call_id == content["update"]["call_id"]
 
 
 # Signatures

@@ -34,7 +34,7 @@ from websockets.uri import parse_uri
 from wsvoice.audio import PCMU_8K, AudioFormat, Encoding
 from wsvoice.call import Call
 from wsvoice.errors import ConfigError, LocalProtocolError, RemoteProtocolError
-from wsvoice.providers.base import Side, WebhookRequest
+from wsvoice.providers.base import CallUpdate, Side, WebhookRequest
 from wsvoice.providers.events import (
     Audio,
     Clear,
@@ -126,8 +126,10 @@ def test_other_requests_ask_for_nothing(exotel: Exotel, query: str, kind: str) -
 
 
 def test_a_status_callback_is_only_acknowledged(exotel: Exotel) -> None:
-    assert exotel.read_webhook(get(f"https://h/?CallSid={CALL.call_id}&EventType=terminal&Status=completed")) is None
-    assert exotel.acknowledge().status == 204
+    request = get(f"https://h/?CallSid={CALL.call_id}&EventType=terminal&Status=completed")
+    assert exotel.read_webhook(request) == CallUpdate(CALL.call_id, "completed", "EventType=terminal", ended=True)
+    # Anything but 200 makes Exotel repeat it.
+    assert exotel.acknowledge().status == 200
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ from requests.adapters import BaseAdapter
 from wsvoice.audio import PCMU_8K, AudioFormat, Encoding
 from wsvoice.call import Call
 from wsvoice.errors import ConfigError, LocalProtocolError, RemoteProtocolError, SignatureError
-from wsvoice.providers.base import ReportsProgress, Side, WebhookRequest
+from wsvoice.providers.base import CallUpdate, ReportsProgress, Side, WebhookRequest
 from wsvoice.providers.events import (
     Audio,
     Clear,
@@ -457,8 +457,10 @@ def test_reading_a_webhook(plivo: Plivo, direction: str) -> None:
     ],
 )
 def test_reports_are_no_calls(plivo: Plivo, fields: dict[str, str]) -> None:
-    assert plivo.read_webhook(post(URL, fields)) is None
-    assert plivo.read_webhook(get(f"{URL}?{urlencode(fields)}")) is None
+    for request in (post(URL, fields), get(f"{URL}?{urlencode(fields)}")):
+        update = plivo.read_webhook(request)
+        assert isinstance(update, CallUpdate)
+        assert update.call_id == fields.get("CallUUID", "")
 
 
 def test_a_report_is_answered_with_200(plivo: Plivo) -> None:
@@ -474,7 +476,9 @@ def test_the_end_of_a_call_is_reported(plivo: Plivo, method: str) -> None:
     assert request is not None
     assert request.method == method
     assert plivo.recognises(request)
-    assert plivo.read_webhook(request) is None
+    update = plivo.read_webhook(request)
+    assert isinstance(update, CallUpdate)
+    assert (update.call_id, update.ended, update.failed) == (CALL.call_id, True, False)
     fields = request.fields
     assert (fields["Event"], fields["CallStatus"], fields["CallUUID"]) == ("Hangup", "completed", CALL.call_id)
     assert (fields["Duration"], fields["BillDuration"]) == ("61", "120")

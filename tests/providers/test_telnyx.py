@@ -39,7 +39,7 @@ from telnyx.types.calls.action_start_streaming_params import ActionStartStreamin
 from wsvoice.audio import PCMU_8K, AudioFormat, Encoding
 from wsvoice.call import Call
 from wsvoice.errors import ConfigError, LocalProtocolError, RemoteProtocolError, SignatureError
-from wsvoice.providers.base import AnswersByRequest, HttpRequest, RepliesToErrors, Side, WebhookRequest
+from wsvoice.providers.base import AnswersByRequest, CallUpdate, HttpRequest, RepliesToErrors, Side, WebhookRequest
 from wsvoice.providers.events import (
     Audio,
     Clear,
@@ -266,7 +266,9 @@ def test_call_control_reports_how_a_call_goes_on(telnyx: Telnyx) -> None:
         request = telnyx.progress_webhook(CALL, URL, progress, quirks=quirks)
         assert request is not None
         # They are reports: none of them is another call.
-        assert telnyx.read_webhook(request) is None
+        update = telnyx.read_webhook(request)
+        assert isinstance(update, CallUpdate)
+        assert (update.call_id, update.ended) == (CALL.call_id, progress == "ended")
         data = json.loads(request.body)["data"]
         kinds.append(data["event_type"])
         ids.add(data["id"])
@@ -415,7 +417,9 @@ def test_the_quirk_that_is_the_default_changes_nothing(telnyx: Telnyx) -> None:
 )
 def test_other_events_need_no_answer(telnyx: Telnyx, request_: WebhookRequest) -> None:
     assert telnyx.recognises(request_)
-    assert telnyx.read_webhook(request_) is None
+    update = telnyx.read_webhook(request_)
+    assert isinstance(update, CallUpdate)
+    assert update.call_id == "v3:a"
     answer = telnyx.acknowledge()
     assert (answer.status, answer.body, answer.requests) == (200, "", ())
 
@@ -429,7 +433,7 @@ def test_an_event_without_numbers_is_still_a_call(telnyx: Telnyx) -> None:
     ("request_", "kind"),
     [
         (post({"From": "+1"}), "no-call"),
-        (post({"CallSid": "v3:a", "From": "+1\n2"}), "bad-field"),
+        (post({"CallSid": "v3:a", "CallStatus": "ringing", "From": "+1\n2"}), "bad-field"),
         (post({"CallSid": "v" * 257}), "bad-field"),
         (event("call.initiated", {}), "no-call"),
         (event("call.initiated", {"call_control_id": 7}), "no-call"),

@@ -8,12 +8,14 @@ stream, which can play either end, so that the server and the simulated caller s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
+from itertools import islice
 from typing import Any, Literal, Protocol, runtime_checkable
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from wsvoice.audio import PCMU_8K, AudioFormat
 from wsvoice.call import Call
@@ -27,6 +29,12 @@ Progress = Literal["answered", "streaming", "ended"]
 #: What an answer sends along as custom parameters where a stream's start message does not tell it; the first two
 #: names are the ones that pipecat's own parser reads.
 CALL_PARAMETERS = ("from_number", "to_number", "direction")
+
+
+_BOUNDARY = re.compile(r"""boundary="?([0-9A-Za-z'()+_,./:=? -]{1,70})""", re.IGNORECASE)
+_PART_NAME = re.compile(rb"""\bname="([^"\r\n]*)\"""", re.IGNORECASE)
+#: Parts of a multipart form, and bytes of one part's head, that are read.
+_PART_LIMIT, _PART_HEAD_LIMIT = 256, 1024
 
 
 class Side(Enum):
@@ -56,14 +64,18 @@ class WebhookRequest:
     @cached_property
     def form(self) -> list[tuple[str, str]]:
         """The body's form fields, in their order, blank values included; empty for other bodies."""
-        if self.method == "GET" or "json" in self.headers.get("content-type", ""):
+        content_type = self.headers.get("content-type", "")
+        if self.method == "GET" or "json" in content_type:
             return []
+        if content_type.lower().startswith("multipart/form-data"):
+            return _read_multipart(content_type, self.body)
         return parse_qsl(self.body.decode("utf-8", "replace"), keep_blank_values=True)
 
     @cached_property
     def query(self) -> list[tuple[str, str]]:
         """The query's fields, in their order, blank values included."""
-        return parse_qsl(urlsplit(self.url).query, keep_blank_values=True)
+        # By hand: a stranger's URL may be none that a library reads.
+        return parse_qsl(self.url.partition("#")[0].partition("?")[2], keep_blank_values=True)
 
     @cached_property
     def fields(self) -> dict[str, str]:
@@ -353,6 +365,27 @@ class Provider(Protocol):
 
     def stream(self, side: Side, quirks: Mapping[str, str] | None = None) -> Stream:
         """Return a new stream's end; `quirks` are for the carrier's."""
+
+
+def _read_multipart(content_type: str, body: bytes) -> list[tuple[str, str]]:
+    """
+    Return the fields of a multipart form; files are none, nor is what has no name.
+
+    By hand: the standard library reads parts within parts, as deep as a stranger likes.
+
+    https://www.rfc-editor.org/rfc/rfc7578
+    """
+    boundary = _BOUNDARY.search(content_type)
+    if boundary is None:
+        return []
+    parts = (b"\r\n" + body).split(b"\r\n--" + boundary[1].rstrip().encode())
+    fields = []
+    for part in islice(parts, 1, _PART_LIMIT):
+        head, blank, content = part.partition(b"\r\n\r\n")
+        name = _PART_NAME.search(head[:_PART_HEAD_LIMIT])
+        if blank and name is not None and b"filename" not in head:
+            fields.append((name[1].decode("utf-8", "replace"), content.decode("utf-8", "replace")))
+    return fields
 
 
 @runtime_checkable

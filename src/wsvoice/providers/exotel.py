@@ -23,8 +23,18 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsp
 
 from wsvoice.audio import AudioFormat, Encoding
 from wsvoice.call import Call
-from wsvoice.errors import ConfigError, LocalProtocolError
-from wsvoice.providers.base import Answer, Finding, HttpRequest, Level, Quirk, Side, StreamRequest, WebhookRequest
+from wsvoice.errors import ConfigError, LocalProtocolError, RemoteProtocolError
+from wsvoice.providers.base import (
+    Answer,
+    CallUpdate,
+    Finding,
+    HttpRequest,
+    Level,
+    Quirk,
+    Side,
+    StreamRequest,
+    WebhookRequest,
+)
 from wsvoice.providers.events import (
     Audio,
     Clear,
@@ -46,6 +56,7 @@ from wsvoice.providers.messages import (
     write_object,
     write_payload,
 )
+from wsvoice.providers.reports import details, report
 
 DIGITS = frozenset("0123456789*#ABCD")
 #: https://developer.exotel.com/docs/agentstream/stream-voicebot-applet#configuration-parameters
@@ -66,6 +77,11 @@ _UNKNOWN_LIMIT = 64
 _RATE_NAMES = ("sample-rate", "sample_rate")
 _CALL_ID = re.compile(r"[0-9a-z]{30,40}")
 _FORM = "application/x-www-form-urlencoded"
+#: https://developer.exotel.com/docs/references/webhooks
+_ENDED = frozenset({"completed", "failed", "busy", "no-answer", "canceled"})
+_TOLD = ("EventType", "Cause", "Reason", "ConversationDuration")
+#: https://support.exotel.com/support/solutions/articles/3000132269-working-with-passthru-applet-for-agentstream-beta-
+_TOLD_OF_STREAM = ("DisconnectedBy", "Duration", "Error", "Reason")
 
 
 class Exotel:
@@ -118,10 +134,14 @@ class Exotel:
         return False
 
     def recognises(self, request: WebhookRequest) -> bool:
-        """Whether a request has the fields of Exotel's applets, with a call id of Exotel's shape."""
-        fields = request.fields
-        return _CALL_ID.fullmatch(fields.get("CallSid", "")) is not None and not fields.keys().isdisjoint(
-            ("CallFrom", "CallTo", "flow_id")
+        """Whether a request has the fields of Exotel's applets or callbacks, with a call id of Exotel's shape."""
+        try:
+            fields = _read_fields(request)
+        except RemoteProtocolError:
+            return False
+        return _CALL_ID.fullmatch(fields.get("callsid", "")) is not None and (
+            not fields.keys().isdisjoint(("callfrom", "callto", "flow_id", "dateupdated", "eventtype"))
+            or bool(_read_stream_report(fields))
         )
 
     def claims(self, message: Mapping[str, Any]) -> bool:
@@ -134,9 +154,9 @@ class Exotel:
         # A start of Twilio's dialects names tracks and never says who calls.
         return {"streamSid", "callSid", "accountSid", "from", "to"} <= start.keys() and "tracks" not in start
 
-    def read_webhook(self, request: WebhookRequest) -> Call | None:
+    def read_webhook(self, request: WebhookRequest) -> Call | CallUpdate | None:
         """
-        Read the call that a request for the stream's URL is about.
+        Read the call that a request for the stream's URL is about, or what a callback reports.
 
         No page lists the fields that the Voicebot applet sends; they are read as other applets send them.
 
@@ -145,15 +165,15 @@ class Exotel:
 
         https://developer.exotel.com/docs/agentstream/stream-voicebot-applet
         """
-        fields = request.fields
-        call_id = fields.get("CallSid", "")
+        fields = _read_fields(request)
+        call_id = fields.get("callsid", "")
         if not call_id:
             raise broken("no-call", "the request has no CallSid, so it is not of Exotel's")
-        if "EventType" in fields:
-            return None  # A status callback of a call that was placed through the API.
-        account_id = fields.get("AccountSid") or fields.get("tenant_id", "")
-        from_number = fields.get("CallFrom") or fields.get("From", "")
-        to_number = fields.get("CallTo") or fields.get("To", "")
+        if (update := _read_report(call_id, fields)) is not None:
+            return update
+        account_id = fields.get("accountsid") or fields.get("tenant_id", "")
+        from_number = fields.get("callfrom") or fields.get("from", "")
+        to_number = fields.get("callto") or fields.get("to", "")
         # They are logged, and may be anybody's.
         for value in (call_id, account_id, from_number, to_number):
             if len(value) > _FIELD_LIMIT or not value.isprintable():
@@ -164,7 +184,7 @@ class Exotel:
             account_id=account_id,
             from_number=from_number,
             to_number=to_number,
-            direction="outbound" if fields.get("Direction", "").startswith("out") else "inbound",
+            direction="outbound" if fields.get("direction", "").startswith("out") else "inbound",
         )
 
     def webhook(
@@ -241,8 +261,12 @@ class Exotel:
         return Answer(write_object({"url": urlunsplit(url._replace(query=query))}), "application/json")
 
     def acknowledge(self) -> Answer:
-        """Render an empty answer, for status callbacks."""
-        return Answer("", status=204)
+        """
+        Render an empty answer, for callbacks; Exotel repeats what is not answered with 200.
+
+        https://developer.exotel.com/docs/references/webhooks
+        """
+        return Answer("", media_type="text/plain")
 
     def busy(self, call: Call | None = None) -> Answer:
         """
@@ -604,6 +628,56 @@ class ExotelStream:
 
     def _found(self, level: Level, message: str) -> None:
         self._findings.append(Finding("M1", level, message))
+
+
+def _read_fields(request: WebhookRequest) -> dict[str, str]:
+    """
+    Return the fields of a query, a form or a JSON object by their names in lower case, for pages differ on capitals.
+
+    Raises:
+        RemoteProtocolError: If what says that it is JSON is no object.
+    """
+    fields = {name.lower(): value for name, value in request.fields.items()}
+    if request.method != "GET" and "json" in request.headers.get("content-type", ""):
+        for name, value in read_object(request.body.decode("utf-8", "replace")).items():
+            if isinstance(value, str | int) and not isinstance(value, bool):
+                fields[name.lower()] = str(value)
+            elif isinstance(value, dict):
+                fields[name.lower()] = write_object(value)
+    return fields
+
+
+def _read_report(call_id: str, fields: Mapping[str, str]) -> CallUpdate | None:
+    """
+    Read a status callback, or what a Passthru applet says of the stream before it; ``None`` if an applet asks.
+
+    Neither a status nor its date is among the fields of an applet.
+
+    https://developer.exotel.com/docs/voice-v1/api-reference/status-callback
+    """
+    if stream := _read_stream_report(fields):
+        stage = stream.get("status", "")
+        detail = details({name: stream.get(name.lower()) for name in _TOLD_OF_STREAM}, _TOLD_OF_STREAM)
+        return report(call_id, f"stream {stage}".strip(), detail, failed=stage in ("failed", "error"))
+    if fields.keys().isdisjoint(("eventtype", "status", "dateupdated")):
+        return None
+    kind, status = fields.get("eventtype", ""), fields.get("status", "")
+    detail = details({name: fields.get(name.lower()) for name in _TOLD}, _TOLD)
+    ended = kind == "terminal" or status in _ENDED
+    return report(call_id, status or kind or "callback", detail, failed=status == "failed", ended=ended)
+
+
+def _read_stream_report(fields: Mapping[str, str]) -> dict[str, object]:
+    """Return what is said of a stream, by names in lower case: ``Stream[Status]``, or all as JSON in ``Stream``."""
+    stream: dict[str, object] = {
+        name[7:-1]: value for name, value in fields.items() if name.startswith("stream[") and name.endswith("]")
+    }
+    if "stream" in fields:
+        try:
+            stream.update({name.lower(): value for name, value in read_object(fields["stream"]).items()})
+        except RemoteProtocolError:
+            stream.setdefault("status", "")
+    return stream
 
 
 def _w3(level: Level, message: str) -> Finding:

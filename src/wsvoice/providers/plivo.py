@@ -28,6 +28,7 @@ from wsvoice.call import Call
 from wsvoice.errors import ConfigError, LocalProtocolError, RemoteProtocolError, SignatureError
 from wsvoice.providers.base import (
     Answer,
+    CallUpdate,
     Finding,
     HttpRequest,
     Level,
@@ -61,6 +62,7 @@ from wsvoice.providers.messages import (
     write_object,
     write_payload,
 )
+from wsvoice.providers.reports import details, report
 
 API_BASE_URL = "https://api.plivo.com/v1"
 DIGITS = frozenset("0123456789*#ABCD")
@@ -103,12 +105,15 @@ _STREAM_ATTRIBUTES = frozenset(
         "noiseCancellationLevel",
     }
 )
-# Webhooks that report, lower case: hang-up and ring URLs, and a stream's status in its older and newer names.
+# Webhooks that report, lower case: hang-up and ring URLs, machine detection, recordings, and a stream's status in its
+# older and newer names. What is not among them, such as StartApp and Redirect, asks for a document.
 _REPORTS = frozenset(
     {
         "hangup",
         "ring",
         "machinedetection",
+        "record",
+        "recordstop",
         "startstream",
         "stopstream",
         "droppedstream",
@@ -119,6 +124,21 @@ _REPORTS = frozenset(
         "stopped",
         "failed",
     }
+)
+# Those that follow a verb and ask for the next one say how they come, whatever else they tell.
+_ASKING = frozenset({"startapp", "redirect"})
+_RECORDING = frozenset({"recordurl", "recordfile", "recordingid"})
+_STREAM_STAGES = frozenset({"started", "stopped", "failed"})
+_FAILURES = frozenset({"failed", "droppedstream", "degradedstream"})
+_TOLD = (
+    "HangupCause",
+    "HangupCauseName",
+    "HangupCauseCode",
+    "HangupSource",
+    "StatusReason",
+    "Machine",
+    "RecordingEndReason",
+    "Duration",
 )
 #: https://www.plivo.com/docs/voice/concepts/callbacks
 _ENDED = frozenset({"completed", "busy", "failed", "timeout", "no-answer", "cancel"})
@@ -230,22 +250,23 @@ class Plivo:
         return bool(self._tokens())
 
     def recognises(self, request: WebhookRequest) -> bool:
-        """Whether a webhook names a call as Plivo does; a report of Plivo's own has no other field for sure."""
-        return "CallUUID" in request.fields
+        """
+        Whether a webhook names a call as Plivo does; a report of Plivo's own has no other field for sure.
+
+        The hang-up of a call that was never connected may name its request alone.
+        """
+        return not request.fields.keys().isdisjoint(("CallUUID", "RequestUUID"))
 
     def claims(self, message: Mapping[str, Any]) -> bool:
         """Whether a message is Plivo's start: camel case, with both ids named as Plivo does."""
         start = message.get("start")
         return message.get("event") == "start" and isinstance(start, Mapping) and {"streamId", "callId"} <= set(start)
 
-    def read_webhook(self, request: WebhookRequest) -> Call | None:
+    def read_webhook(self, request: WebhookRequest) -> Call | CallUpdate | None:
         """
-        Read the call that a webhook announces, from the form of a POST or the query of a GET.
+        Read the call that a webhook announces, or what it reports, from the form of a POST or the query of a GET.
 
         Plivo writes numbers without ``+``; the call has it, so that a number looks the same whoever sent it.
-
-        Returns:
-            ``None`` for what only reports: the end of a call, its ringing, and a stream's status.
 
         Raises:
             RemoteProtocolError: If there is no ``CallUUID``, or a field is none that Plivo would send.
@@ -253,9 +274,8 @@ class Plivo:
         https://www.plivo.com/docs/voice/concepts/callbacks
         """
         fields = request.fields
-        names = {name.lower() for name in fields}
-        if fields.get("Event", "").lower() in _REPORTS or fields.get("CallStatus") in _ENDED or "streamid" in names:
-            return None
+        if (update := _read_report(fields)) is not None:
+            return update
         call_id = fields.get("CallUUID", "")
         if not call_id:
             raise broken("no-call", "the request has no CallUUID, so it is not a webhook of Plivo's")
@@ -938,6 +958,27 @@ class PlivoStream:
 
 
 # Webhooks
+
+
+def _read_report(fields: Mapping[str, str]) -> CallUpdate | None:
+    """
+    Read what a webhook only reports: a call's ringing or end, machine detection, a recording, a stream's status.
+
+    https://www.plivo.com/docs/voice/concepts/callbacks
+    https://docs.plivo.com/docs/voice/xml/audiostream
+    """
+    # The pages about streams do not agree with the others on capitals.
+    lowered = {name.lower(): value for name, value in fields.items()}
+    event, status = lowered.get("event", ""), lowered.get("callstatus", "")
+    kind, over = event.lower(), status in _ENDED
+    recorded = kind not in _ASKING and not lowered.keys().isdisjoint(_RECORDING)
+    if not (kind in _REPORTS or over or recorded or "streamid" in lowered):
+        return None
+    call_id = lowered.get("calluuid") or lowered.get("requestuuid", "")
+    what = f"stream {event}" if kind in _STREAM_STAGES else event or status or ("Record" if recorded else "stream")
+    failed = kind in _FAILURES or status == "failed"
+    detail = details({name: lowered.get(name.lower(), "") for name in _TOLD}, _TOLD)
+    return report(call_id, what, detail, failed=failed, ended=over or kind == "hangup")
 
 
 def _request(method: str, url: str, fields: Mapping[str, str]) -> WebhookRequest:

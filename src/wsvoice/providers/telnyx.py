@@ -34,6 +34,7 @@ from wsvoice.call import Call
 from wsvoice.errors import ConfigError, LocalProtocolError, RemoteProtocolError, SignatureError
 from wsvoice.providers.base import (
     Answer,
+    CallUpdate,
     Finding,
     HttpRequest,
     Level,
@@ -68,6 +69,7 @@ from wsvoice.providers.messages import (
     write_payload,
     write_time,
 )
+from wsvoice.providers.reports import details, read_form_report, report
 
 API_BASE_URL = "https://api.telnyx.com/v2"
 SIGNATURE_HEADER = "telnyx-signature-ed25519"
@@ -92,7 +94,13 @@ SAMPLE_RATES = {
 #: What Telnyx can stream and we cannot read.
 _FOREIGN_CODECS = ("G722", "OPUS", "AMR-WB")
 _AUDIO_SETTINGS = ("TELNYX_STREAM_CODEC", "TELNYX_L16_BYTE_ORDER")
-_ENDED = frozenset({"completed", "busy", "failed", "no-answer", "canceled"})
+#: Ends of a call in which nothing failed; others are worth a warning.
+#: https://developers.telnyx.com/api-reference/callbacks/call-hangup
+_CALM_CAUSES = frozenset(
+    {"", "normal_clearing", "originator_cancel", "timeout", "time_limit", "user_busy", "no_answer", "call_rejected"}
+)
+#: What an event of Call Control says of what happened.
+_TOLD = ("hangup_cause", "hangup_source", "sip_hangup_cause", "failure_reason", "result", "reason", "direction")
 _FIELD_LIMIT = 256
 _TEXT_LIMIT = 200
 _UNKNOWN_LIMIT = 64
@@ -216,9 +224,11 @@ class Telnyx:
             and "call_control_id" in start
         )
 
-    def read_webhook(self, request: WebhookRequest) -> Call | None:
+    def read_webhook(self, request: WebhookRequest) -> Call | CallUpdate | None:
         """
         Read the call that a webhook announces: TeXML's form or query, or Call Control's ``call.initiated``.
+
+        TeXML's callbacks, and all other events of Call Control, report on a call.
 
         Raises:
             RemoteProtocolError: If there is no call's id, or a field is none that Telnyx would send.
@@ -227,14 +237,14 @@ class Telnyx:
         https://developers.telnyx.com/docs/voice/programmable-voice/voice-api-webhooks
         """
         data = _read_event(request)
-        return self._read_texml(request.fields) if data is None else self._read_initiated(data)
+        return self._read_texml(request.fields) if data is None else self._read_call_control(data)
 
-    def _read_texml(self, fields: Mapping[str, str]) -> Call | None:
-        # https://developers.telnyx.com/api-reference/callbacks/texml-call-answered
-        if "StreamEvent" in fields or "CallbackSource" in fields or fields.get("CallStatus") in _ENDED:
-            return None
+    def _read_texml(self, fields: Mapping[str, str]) -> Call | CallUpdate:
         if not fields.get("CallSid"):
             raise broken("no-call", "the request has no CallSid, so it is not a webhook of Telnyx's")
+        # https://developers.telnyx.com/api-reference/callbacks/texml-call-answered
+        if (update := read_form_report(fields)) is not None:
+            return update
         # No field is documented to tell the direction. Instructions for a call that comes in are fetched while it
         # rings, for one that goes out when it has been answered.
         direction = fields.get("Direction") or ("outbound" if fields.get("CallStatus") == "in-progress" else "inbound")
@@ -249,13 +259,24 @@ class Telnyx:
             )
         )
 
-    def _read_initiated(self, data: Mapping[str, Any]) -> Call | None:
+    def _read_call_control(self, data: Mapping[str, Any]) -> Call | CallUpdate:
         kind, payload = data.get("event_type"), data.get("payload")
         if not isinstance(kind, str) or not isinstance(payload, dict):
             raise broken("no-call", "the JSON is not an event of Telnyx's")
+        # Users have seen both spellings, though the documents know the dots alone.
+        kind = kind.replace("_", ".")
         # A call that goes out is told to stream when it is dialled; there is nothing to answer.
-        if kind != "call.initiated" or payload.get("direction") == "outgoing":
-            return None
+        if kind != "call.initiated" or _text(payload.get("direction")).startswith("out"):
+            cause = _text(payload.get("hangup_cause"))
+            failed = kind.endswith((".failed", ".error")) or cause not in _CALM_CAUSES
+            call_id = payload.get("call_control_id")
+            return report(
+                call_id if isinstance(call_id, str) else "",
+                kind,
+                details(payload, _TOLD),
+                failed=failed,
+                ended=kind == "call.hangup",
+            )
         return self._checked(
             Call(
                 provider=self.name,

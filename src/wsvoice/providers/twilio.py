@@ -25,7 +25,17 @@ from xml.etree.ElementTree import Element
 from wsvoice.audio import PCMU_8K, AudioFormat
 from wsvoice.call import Call
 from wsvoice.errors import ConfigError, LocalProtocolError, RemoteProtocolError, SignatureError
-from wsvoice.providers.base import Answer, Finding, HttpRequest, Level, Quirk, Side, StreamRequest, WebhookRequest
+from wsvoice.providers.base import (
+    Answer,
+    CallUpdate,
+    Finding,
+    HttpRequest,
+    Level,
+    Quirk,
+    Side,
+    StreamRequest,
+    WebhookRequest,
+)
 from wsvoice.providers.documents import document, element, in_words, read_document, read_stream_url
 from wsvoice.providers.events import (
     Audio,
@@ -48,6 +58,7 @@ from wsvoice.providers.messages import (
     write_object,
     write_payload,
 )
+from wsvoice.providers.reports import read_form_report
 
 DIGITS = frozenset("0123456789*#ABCD")
 #: Name and value together: https://www.twilio.com/docs/voice/twiml/stream#custom-parameters
@@ -57,9 +68,6 @@ DOCUMENT_LIMIT = 64 * 1024
 #: Bytes of audio in one message. Twilio names no limit; WebSocket servers elsewhere stop at 64 KiB.
 PAYLOAD_LIMIT = 32 * 1024
 
-#: What a status callback says of a call that is over; no webhook for an answer says so.
-#: https://www.twilio.com/docs/voice/api/call-resource#call-status-values
-_ENDED = frozenset({"completed", "busy", "failed", "no-answer", "canceled"})
 _FIELD_LIMIT = 256
 _WORDS_LIMIT = 60
 _UNKNOWN_LIMIT = 64
@@ -198,9 +206,9 @@ class Twilio:
         # Exotel has been seen to write camel case as well, but its start says who calls, which this one never does.
         return {"streamSid", "callSid"} <= start.keys() and not {"from", "to"} <= start.keys()
 
-    def read_webhook(self, request: WebhookRequest) -> Call | None:
+    def read_webhook(self, request: WebhookRequest) -> Call | CallUpdate | None:
         """
-        Read the call that a webhook announces, from the form of a POST or the query of a GET.
+        Read the call that a webhook announces, or what a callback reports, from a POST's form or a GET's query.
 
         Raises:
             RemoteProtocolError: If there is no ``CallSid``, or a field is none that Twilio would send.
@@ -208,11 +216,11 @@ class Twilio:
         https://www.twilio.com/docs/voice/twiml#request-parameters
         """
         fields = request.fields
-        if "StreamEvent" in fields or fields.get("CallStatus") in _ENDED:
-            return None
         call_id = fields.get("CallSid", "")
         if not call_id:
             raise broken("no-call", f"the request has no CallSid, so it is not a webhook of {self.title}'s")
+        if (update := read_form_report(fields)) is not None:
+            return update
         account_id = fields.get("AccountSid", "")
         from_number = fields.get("From") or fields.get("Caller", "")
         to_number = fields.get("To") or fields.get("Called", "")
@@ -336,11 +344,12 @@ class Twilio:
 
     def acknowledge(self) -> Answer:
         """
-        Render an empty answer, for status callbacks.
+        Render an empty document, for callbacks: most need none, and the ``action`` of a ``<Connect>`` ends the call.
 
         https://www.twilio.com/docs/voice/api/call-resource#statuscallback
+        https://www.twilio.com/docs/voice/twiml/connect#action
         """
-        return Answer("", status=204)
+        return Answer(document(element("Response")))
 
     def busy(self, call: Call | None = None) -> Answer:
         """
