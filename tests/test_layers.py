@@ -43,6 +43,7 @@ OURS = {
         "runner",
         "dial",
         "scaffold",
+        "speech",
         "providers",
         "config",
         "http",
@@ -114,6 +115,7 @@ EXCEPTIONS = {
     "environment": {
         "wsvoice.cli.run": "hands the process's environment to config, and the bot what .env says",
         "wsvoice.cli.dial": "hands the process's environment to config, and a served bot the name of its .env",
+        "wsvoice.cli.help": "NO_COLOR, FORCE_COLOR and TERM, which rich looks at for everything else",
         "wsvoice.dial.caller": "a bot that is served for a call gets this process's environment",
         "wsvoice.testing": "hands the process's environment to config",
     },

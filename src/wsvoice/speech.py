@@ -9,6 +9,7 @@ The library's interface: https://github.com/espeak-ng/espeak-ng/blob/1.52.0/src/
 from __future__ import annotations
 
 import ctypes
+import re
 import tempfile
 import threading
 from functools import cache, lru_cache
@@ -24,6 +25,8 @@ _CHARACTERS = 1  # POS_CHARACTER of espeak_POSITION_TYPE
 _UTF8 = 1  # espeakCHARS_UTF8
 # t_espeak_callback: 16-bit samples (none at the end), how many, and events.
 _TAKE_AUDIO = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
+# Of a language's file the first is its own name, and others are what it also serves for.
+_LANGUAGE = re.compile(r"^language\s+([\w-]+)", re.MULTILINE)
 # A path has room for 160 bytes, N_PATH_HOME_DEF, in which it is put together with the names of files:
 # https://github.com/espeak-ng/espeak-ng/blob/1.52.0/src/libespeak-ng/speech.h
 _PATH_LIMIT = 120
@@ -49,6 +52,19 @@ def speak(text: str, voice: str = "en-us") -> tuple[bytes, int]:
     if not any(pcm):
         raise UsageError(f"there is nothing to say in {text[:100]!r}", hint="write words")
     return pcm, sample_rate
+
+
+def languages() -> list[str]:
+    """
+    Return what :func:`speak` takes as a voice: the languages that eSpeak NG has, in their order.
+
+    Raises:
+        UsageError: If eSpeak NG is not installed.
+    """
+    _, data = _find()
+    files = [path for path in Path(data, "lang").rglob("*") if path.is_file()]
+    texts = [path.read_text("utf-8", "replace") for path in files]
+    return sorted({found[1] for text in texts if (found := _LANGUAGE.search(text))})
 
 
 class _Espeak:

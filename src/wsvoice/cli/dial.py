@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from wsvoice.cli.options import EnvFile, Param, standard
+from wsvoice.cli import completion
+from wsvoice.cli.options import CALLER, CALLS, LIMITS, TRIALS, EnvFile, Param, standard
 from wsvoice.cli.output import Output
 from wsvoice.cli.signals import interrupted_by_signals
-from wsvoice.config import DialConfig, resolve_dial
+from wsvoice.config import DialConfig, Method, resolve_dial
 from wsvoice.errors import WsvoiceError
 
 if TYPE_CHECKING:
@@ -31,12 +32,18 @@ def dial(
             help="A webhook's http(s) URL, a stream's ws(s) URL, or a bot as in `wsvoice run`."
             + standard(DialConfig, "target"),
             show_default=False,
+            autocompletion=completion.bots,
         ),
     ] = None,
     transport: Annotated[
         str | None,
         typer.Option(
-            "-t", "--transport", metavar="NAME", help="The provider to play." + standard(DialConfig, "transport")
+            "-t",
+            "--transport",
+            metavar="NAME",
+            help="The provider to play." + standard(DialConfig, "transport"),
+            autocompletion=completion.providers,
+            rich_help_panel=CALLS,
         ),
     ] = None,
     audio: Annotated[
@@ -45,12 +52,16 @@ def dial(
             "--audio",
             metavar="FILE.wav",
             help="What the caller says. Repeatable: one file a turn.  [default: a built-in question]",
+            rich_help_panel=CALLER,
         ),
     ] = None,
     say: Annotated[
         list[str] | None,
         typer.Option(
-            "--say", metavar="TEXT", help="What the caller says after that. Repeatable. Needs `wsvoice[say]`."
+            "--say",
+            metavar="TEXT",
+            help="What the caller says after that. Repeatable. Needs `wsvoice[say]`.",
+            rich_help_panel=CALLER,
         ),
     ] = None,
     voice: Annotated[
@@ -60,24 +71,40 @@ def dial(
             metavar="NAME",
             help="Who says it: a language, such as es or en-gb, or a voice, such as en+f3."
             + standard(DialConfig, "voice"),
+            autocompletion=completion.voices,
+            rich_help_panel=CALLER,
         ),
     ] = None,
     dtmf: Annotated[
         str | None,
-        typer.Option("--dtmf", metavar="KEYS", help="Keys to press after that, such as 12#; w waits half a second."),
+        typer.Option(
+            "--dtmf",
+            metavar="KEYS",
+            help="Keys to press after that, such as 12#; w waits half a second.",
+            rich_help_panel=CALLER,
+        ),
     ] = None,
     from_: Annotated[
         str | None,
-        typer.Option("--from", metavar="NUMBER", help="Who calls." + standard(DialConfig, "from_number")),
+        typer.Option(
+            "--from", metavar="NUMBER", help="Who calls." + standard(DialConfig, "from_number"), rich_help_panel=CALLS
+        ),
     ] = None,
     to: Annotated[
         str | None,
-        typer.Option("--to", metavar="NUMBER", help="Who is called." + standard(DialConfig, "to_number")),
+        typer.Option(
+            "--to", metavar="NUMBER", help="Who is called." + standard(DialConfig, "to_number"), rich_help_panel=CALLS
+        ),
     ] = None,
     param: Param = None,
     duration: Annotated[
         str | None,
-        typer.Option("--duration", metavar="TIME", help="Stay on the line this long.  [default: until it is done]"),
+        typer.Option(
+            "--duration",
+            metavar="TIME",
+            help="Stay on the line this long.  [default: until it is done]",
+            rich_help_panel=LIMITS,
+        ),
     ] = None,
     listen: Annotated[
         str | None,
@@ -85,6 +112,7 @@ def dial(
             "--listen",
             metavar="TIME",
             help="How long the bot may speak first." + standard(DialConfig, "listen_s"),
+            rich_help_panel=LIMITS,
         ),
     ] = None,
     response_timeout: Annotated[
@@ -93,6 +121,7 @@ def dial(
             "--response-timeout",
             metavar="TIME",
             help="How long to wait for an answer." + standard(DialConfig, "response_timeout_s"),
+            rich_help_panel=LIMITS,
         ),
     ] = None,
     record: Annotated[
@@ -101,28 +130,50 @@ def dial(
     ] = None,
     force_ws: Annotated[
         bool | None,
-        typer.Option("--force-ws", help="Dial ws:// where the answer says wss://."),
+        typer.Option("--force-ws", help="Dial ws:// where the answer says wss://.", rich_help_panel=CALLS),
     ] = None,
     allow_private: Annotated[
         bool | None,
-        typer.Option("--allow-private", help="Let a public server send the caller to private addresses."),
+        typer.Option(
+            "--allow-private",
+            help="Let a public server send the caller to private addresses.",
+            rich_help_panel=CALLS,
+        ),
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option("--method", metavar="GET|POST", help="The webhook's.  [default: the provider's]"),
+        typer.Option(
+            "--method",
+            metavar="GET|POST",
+            help="The webhook's.  [default: the provider's]",
+            autocompletion=completion.one_of(*get_args(Method)),
+            rich_help_panel=CALLS,
+        ),
     ] = None,
     caller: Annotated[
         str | None,
-        typer.Option("--caller", metavar="BOT", help="A bot as the caller, for 30 s or --duration: two bots talk."),
+        typer.Option(
+            "--caller",
+            metavar="BOT",
+            help="A bot as the caller, for 30 s or --duration: two bots talk.",
+            autocompletion=completion.bots,
+            rich_help_panel=CALLER,
+        ),
     ] = None,
     probe: Annotated[
         bool | None,
-        typer.Option("--probe", help="Also try an unsigned webhook, broken messages and an interruption."),
+        typer.Option(
+            "--probe", help="Also try an unsigned webhook, broken messages and an interruption.", rich_help_panel=TRIALS
+        ),
     ] = None,
     quirk: Annotated[
         list[str] | None,
         typer.Option(
-            "--quirk", metavar="NAME=VALUE", help="Make the provider deviate. Repeatable; `--quirk list` lists them."
+            "--quirk",
+            metavar="NAME=VALUE",
+            help="Make the provider deviate. Repeatable; `--quirk list` lists them.",
+            autocompletion=completion.quirks,
+            rich_help_panel=TRIALS,
         ),
     ] = None,
     env_file: EnvFile = None,

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from wsvoice.cli import completion
+from wsvoice.cli.options import PROJECT, SERVICES
 from wsvoice.cli.output import Output
 from wsvoice.cli.signals import interrupted_by_signals
 from wsvoice.errors import UsageError
@@ -25,23 +27,54 @@ def init(
     ] = None,
     template: Annotated[
         str | None,
-        typer.Option("--template", metavar="NAME", help="What to start from.  [default: echo]"),
+        typer.Option(
+            "--template",
+            metavar="NAME",
+            help="What to start from.  [default: echo]",
+            autocompletion=completion.templates,
+            rich_help_panel=PROJECT,
+        ),
     ] = None,
     transport: Annotated[
         list[str] | None,
-        typer.Option("-t", "--transport", metavar="NAME", help="The provider. Repeatable.  [default: twilio]"),
+        typer.Option(
+            "-t",
+            "--transport",
+            metavar="NAME",
+            help="The provider. Repeatable.  [default: twilio]",
+            autocompletion=completion.providers,
+            rich_help_panel=PROJECT,
+        ),
     ] = None,
     stt: Annotated[
         str | None,
-        typer.Option("--stt", metavar="NAME", help="Speech to text, where the template has a choice."),
+        typer.Option(
+            "--stt",
+            metavar="NAME",
+            help="Speech to text, where the template has a choice.",
+            autocompletion=completion.choice("stt"),
+            rich_help_panel=SERVICES,
+        ),
     ] = None,
     llm: Annotated[
         str | None,
-        typer.Option("--llm", metavar="NAME", help="The language model, where the template has a choice."),
+        typer.Option(
+            "--llm",
+            metavar="NAME",
+            help="The language model, where the template has a choice.",
+            autocompletion=completion.choice("llm"),
+            rich_help_panel=SERVICES,
+        ),
     ] = None,
     tts: Annotated[
         str | None,
-        typer.Option("--tts", metavar="NAME", help="Text to speech, where the template has a choice."),
+        typer.Option(
+            "--tts",
+            metavar="NAME",
+            help="Text to speech, where the template has a choice.",
+            autocompletion=completion.choice("tts"),
+            rich_help_panel=SERVICES,
+        ),
     ] = None,
     listing: Annotated[
         bool, typer.Option("--list", help="List the templates and their choices; write nothing.")

@@ -14,18 +14,23 @@ Nothing that takes long to import may be imported here or by a command's module,
 
 from __future__ import annotations
 
+import re
+import shlex
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from wsvoice._version import __version__
 from wsvoice.cli.dial import dial
+from wsvoice.cli.help import Command, Group
 from wsvoice.cli.init import init
 from wsvoice.cli.output import Output
 from wsvoice.cli.run import run
-from wsvoice.errors import WsvoiceError
+from wsvoice.config import did_you_mean
+from wsvoice.errors import UsageError, WsvoiceError
 
 # typer brings its own copy of click or uses the real one, depending on its version; either way these are the
 # bases of what it exports.
@@ -35,7 +40,7 @@ _ClickError: Any = typer.BadParameter.__mro__[2]
 INTERRUPTED = 130
 
 
-class Commands(TyperGroup):
+class Commands(Group):
     """The group of commands, with wsvoice's errors and exit codes."""
 
     def main(self, *args: Any, **options: Any) -> Any:
@@ -53,6 +58,26 @@ class Commands(TyperGroup):
             code = INTERRUPTED
         sys.exit(code if isinstance(code, int) else 0)
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command; where there is none, say what was probably meant."""
+        name = args[0]
+        if self.get_command(ctx, name) is None and not name.startswith("-") and not ctx.resilient_parsing:
+            meant = _meant(name, args, list(self.commands))
+            lists = "`wsvoice --help` lists what there is"
+            raise UsageError(f"no such command {name!r}", hint=f"{meant} {lists}" if meant else lists)
+        return super().resolve_command(ctx, args)
+
+
+def _meant(name: str, args: Sequence[str], commands: Sequence[str]) -> str | None:
+    """Return a hint that names the command which was left out before `args`, or misspelt as the first of them."""
+    file = re.sub(r":\w*$", "", name)
+    if "://" in name or re.fullmatch(r"\+?[0-9][0-9 ()-]{4,}", name):
+        return f"did you mean `wsvoice dial {shlex.join(args)}`?"
+    if file.endswith(".py") or Path(file, "bot.py").is_file() or Path(f"{file}.py").is_file():
+        return f"did you mean `wsvoice run {shlex.join(args)}`?"
+    meant = did_you_mean(name, commands)
+    return meant.replace("`", "`wsvoice ", 1) if meant else None
+
 
 def _usage_message(error: Any) -> str:
     message = getattr(error, "message", "") if getattr(error, "possibilities", None) else error.format_message()
@@ -64,17 +89,25 @@ def _usage_hint(error: Any) -> str | None:
     if not isinstance(error, _UsageError):
         return None
     context: Any = getattr(error, "ctx", None)
+    option = getattr(error, "option_name", None)
+    if option and context is not None and context.parent is None:
+        owners = [name for name, command in context.command.commands.items() if _has_option(command, option)]
+        if owners:
+            return f"it belongs behind a command, as in `wsvoice {owners[0]} {option}`"
     lists = f"`{context.command_path if context else 'wsvoice'} --help` lists what there is"
     meant = getattr(error, "possibilities", None)
     return f"did you mean `{meant[0]}`? {lists}" if meant else lists
 
 
+def _has_option(command: Any, name: str) -> bool:
+    return any(name in each.opts for each in command.params)
+
+
 app = typer.Typer(
     cls=Commands,
-    # typer's rich help takes twice as long as everything else together.
+    # typer's rich help takes twice as long as everything else together; help.py has colours without it.
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -89,7 +122,7 @@ def _show_version(wanted: bool) -> None:
 def wsvoice(
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("-V", "--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Run telephone voice bots built on pipecat, and test them by calling them."""
@@ -98,9 +131,9 @@ def wsvoice(
         raise typer.Exit(2)
 
 
-app.command()(run)
-app.command()(dial)
-app.command()(init)
+app.command(cls=Command)(run)
+app.command(cls=Command)(dial)
+app.command(cls=Command)(init)
 
 
 def main() -> None:

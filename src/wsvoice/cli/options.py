@@ -9,9 +9,20 @@ import typer
 
 from wsvoice.config import DialConfig, RunConfig
 
+# The headings of the help texts, below which stands what has none.
+TRANSPORT = "Transport"
+NETWORK = "Network"
+ADMISSION = "Who may come in"
+LIMITS = "Limits"
+CALLS = "Calls"
+CALLER = "What the caller does"
+TRIALS = "A harder call"
+PROJECT = "The project"
+SERVICES = "Services"
+
 Param = Annotated[
     list[str] | None,
-    typer.Option("--param", metavar="KEY=VALUE", help="A parameter for the bot. Repeatable."),
+    typer.Option("--param", metavar="KEY=VALUE", help="A parameter for the bot. Repeatable.", rich_help_panel=CALLS),
 ]
 EnvFile = Annotated[
     str | None,

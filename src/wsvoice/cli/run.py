@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from wsvoice.cli.options import EnvFile, Param, Verbose, standard
+from wsvoice.cli import completion
+from wsvoice.cli.options import ADMISSION, CALLS, LIMITS, NETWORK, TRANSPORT, EnvFile, Param, Verbose, standard
 from wsvoice.cli.output import Output
-from wsvoice.config import PLAIN_TRANSPORTS, START_KEY, RunConfig, export_dotenv, resolve_run, without_secrets
+from wsvoice.config import (
+    LOG_LEVELS,
+    PLAIN_TRANSPORTS,
+    START_KEY,
+    RunConfig,
+    StreamAuth,
+    Verify,
+    export_dotenv,
+    resolve_run,
+    without_secrets,
+)
 
 if TYPE_CHECKING:
     from wsvoice.bot import LoadedBot
@@ -25,6 +36,7 @@ def run(
             metavar="BOT",
             help="file.py, file.py:function, package.module, or a folder." + standard(RunConfig, "bot"),
             show_default=False,
+            autocompletion=completion.bots,
         ),
     ] = None,
     transport: Annotated[
@@ -35,37 +47,72 @@ def run(
             metavar="NAME",
             help="The provider, such as twilio; or websocket, websocket-server, websocket-client."
             "  [default: every provider at once]",
+            autocompletion=completion.transports,
+            rich_help_panel=TRANSPORT,
         ),
     ] = None,
     url: Annotated[
         str | None,
-        typer.Option("--url", metavar="URL", help="The ws(s):// server that the bot dials with websocket-client."),
+        typer.Option(
+            "--url",
+            metavar="URL",
+            help="The ws(s):// server that the bot dials with websocket-client.",
+            rich_help_panel=TRANSPORT,
+        ),
     ] = None,
     header: Annotated[
         list[str] | None,
-        typer.Option("--header", metavar="'NAME: VALUE'", help="A header for that server. Repeatable."),
+        typer.Option(
+            "--header", metavar="'NAME: VALUE'", help="A header for that server. Repeatable.", rich_help_panel=TRANSPORT
+        ),
     ] = None,
     proxy: Annotated[
         str | None,
-        typer.Option("-x", "--proxy", metavar="DOMAIN", help="The public domain in front of this server."),
+        typer.Option(
+            "-x",
+            "--proxy",
+            metavar="DOMAIN",
+            help="The public domain in front of this server.",
+            rich_help_panel=NETWORK,
+        ),
     ] = None,
     tunnel: Annotated[
         str | None,
-        typer.Option("--tunnel", metavar="ngrok", help="Open a tunnel to get a public address."),
+        typer.Option(
+            "--tunnel",
+            metavar="ngrok",
+            help="Open a tunnel to get a public address.",
+            autocompletion=completion.one_of("ngrok"),
+            rich_help_panel=NETWORK,
+        ),
     ] = None,
     host: Annotated[
         str | None,
-        typer.Option("--host", metavar="ADDRESS", help="Listen here." + standard(RunConfig, "host")),
+        typer.Option(
+            "--host",
+            metavar="ADDRESS",
+            help="Listen here." + standard(RunConfig, "host"),
+            autocompletion=completion.one_of("localhost", "0.0.0.0"),
+            rich_help_panel=NETWORK,
+        ),
     ] = None,
     port: Annotated[
         str | None,
         typer.Option(
-            "--port", metavar="PORT", help="Listen on this port; 0 takes a free one." + standard(RunConfig, "port")
+            "--port",
+            metavar="PORT",
+            help="Listen on this port; 0 takes a free one." + standard(RunConfig, "port"),
+            rich_help_panel=NETWORK,
         ),
     ] = None,
     max_calls: Annotated[
         str | None,
-        typer.Option("--max-calls", metavar="N", help="Turn callers away beyond N at once.  [default: no limit]"),
+        typer.Option(
+            "--max-calls",
+            metavar="N",
+            help="Turn callers away beyond N at once.  [default: no limit]",
+            rich_help_panel=LIMITS,
+        ),
     ] = None,
     param: Param = None,
     verify: Annotated[
@@ -75,6 +122,8 @@ def run(
             metavar="auto|enforce|off",
             help="Check webhooks' signatures: where the provider's secret is set, always, or never."
             + standard(RunConfig, "verify"),
+            autocompletion=completion.one_of(*get_args(Verify)),
+            rich_help_panel=ADMISSION,
         ),
     ] = None,
     stream_auth: Annotated[
@@ -83,10 +132,13 @@ def run(
             "--stream-auth",
             metavar="token|none",
             help="What a stream needs on a public address." + standard(RunConfig, "stream_auth"),
+            autocompletion=completion.one_of(*get_args(StreamAuth)),
+            rich_help_panel=ADMISSION,
         ),
     ] = None,
     record: Annotated[
-        str | None, typer.Option("--record", metavar="DIR", help="Record every call into this folder.")
+        str | None,
+        typer.Option("--record", metavar="DIR", help="Record every call into this folder.", rich_help_panel=CALLS),
     ] = None,
     drain_timeout: Annotated[
         str | None,
@@ -95,6 +147,7 @@ def run(
             metavar="TIME",
             help="How long running calls may go on once the server is asked to stop."
             + standard(RunConfig, "drain_timeout_s"),
+            rich_help_panel=LIMITS,
         ),
     ] = None,
     env_file: EnvFile = None,
@@ -104,6 +157,7 @@ def run(
             "--log-level",
             metavar="LEVEL",
             help="DEBUG, INFO, WARNING or ERROR." + standard(RunConfig, "log_level"),
+            autocompletion=completion.one_of(*LOG_LEVELS),
         ),
     ] = None,
     verbose: Verbose = False,

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from wsvoice.errors import UsageError
-from wsvoice.providers.base import Provider
+
+if TYPE_CHECKING:
+    from wsvoice.providers.base import Provider
 
 PROVIDERS: dict[str, str] = {
     "twilio": "wsvoice.providers.twilio:Twilio",

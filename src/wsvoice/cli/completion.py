@@ -1,0 +1,120 @@
+"""
+What the shell completes: the values of options, and bots.
+
+A completer returns nothing where the shell's own completion of file names is better. They run at each press of the
+key, so they import what they need when they need it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import typer
+
+Completer = Callable[[typer.Context, str], list[str]]
+
+# Other names would have to be quoted, which each shell does in a way of its own.
+_PLAIN_NAME = re.compile(r"[\w.+@%-]+")
+
+
+def one_of(*words: str) -> Completer:
+    """Complete one of some words."""
+
+    def complete(context: typer.Context, incomplete: str) -> list[str]:
+        return _starting(incomplete, words)
+
+    return complete
+
+
+def providers(context: typer.Context, incomplete: str) -> list[str]:
+    """Complete a telephone company's name."""
+    from wsvoice.providers import PROVIDERS
+
+    return _starting(incomplete, PROVIDERS)
+
+
+def transports(context: typer.Context, incomplete: str) -> list[str]:
+    """Complete what `wsvoice run -t` takes."""
+    from wsvoice.config import PLAIN_TRANSPORTS
+    from wsvoice.providers import PROVIDERS
+
+    return _starting(incomplete, (*PROVIDERS, *PLAIN_TRANSPORTS))
+
+
+def quirks(context: typer.Context, incomplete: str) -> list[str]:
+    """Complete a way in which the provider that was named can be made to deviate."""
+    from wsvoice.config import DialConfig
+    from wsvoice.providers import PROVIDERS, load_provider
+
+    name = context.params.get("transport") or DialConfig().transport
+    known = load_provider(name).quirks if name in PROVIDERS else {}
+    written = [f"{quirk}={value}" for quirk, about in known.items() for value in about.choices or ("",)]
+    return _starting(incomplete, ["list", *written])
+
+
+def voices(context: typer.Context, incomplete: str) -> list[str]:
+    """Complete a language of eSpeak NG's, if it is installed."""
+    from wsvoice.errors import UsageError
+    from wsvoice.speech import languages
+
+    try:
+        return _starting(incomplete, languages())
+    except UsageError:
+        return []
+
+
+def templates(context: typer.Context, incomplete: str) -> list[str]:
+    """Complete a template's name."""
+    from wsvoice.scaffold import load_templates
+
+    return _starting(incomplete, load_templates())
+
+
+def choice(name: str) -> Completer:
+    """Complete an option of a choice that the template leaves, or some template if none is named."""
+
+    def complete(context: typer.Context, incomplete: str) -> list[str]:
+        from wsvoice.scaffold import load_templates
+
+        known = load_templates()
+        template: Any = context.params.get("template")
+        asked = [known[template]] if template in known else known.values()
+        words = [option for each in asked if name in each.choices for option in each.choices[name].options]
+        return _starting(incomplete, dict.fromkeys(words))
+
+    return complete
+
+
+def bots(context: typer.Context, incomplete: str) -> list[str]:
+    """Complete the path of a Python file, by way of folders."""
+    found = _python_files(incomplete)
+    # A shell takes what is the only one for complete, and a folder is not.
+    while len(found) == 1 and found[0].endswith("/"):
+        inside = _python_files(found[0])
+        if not inside:
+            break
+        found = inside
+    return found
+
+
+def _python_files(incomplete: str) -> list[str]:
+    folder, slash, start = incomplete.rpartition("/")
+    try:
+        entries = sorted(Path(f"{folder}{slash}" or ".").expanduser().iterdir())
+    except OSError:
+        return []
+    names = [
+        f"{each.name}/" if each.is_dir() else each.name
+        for each in entries
+        if _PLAIN_NAME.fullmatch(each.name)
+        and (start or not each.name.startswith((".", "_")))
+        and (each.suffix == ".py" or each.is_dir())
+    ]
+    return [f"{folder}{slash}{name}" for name in _starting(start, names)]
+
+
+def _starting(incomplete: str, words: Iterable[str]) -> list[str]:
+    return [word for word in words if word.startswith(incomplete)]
