@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 ABORT_EXTENSION = "wsvoice.abort"
 #: https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1
 MESSAGE_TOO_BIG = 1009
+#: How many messages a second are read from one connection in the long run: ten times what a telephone stream has.
+MESSAGES_PER_S = 500
+#: How many may come at once: what lay on the way while a network stood still, for as long as pings allow it to.
+MESSAGES_AT_ONCE = 3000
+#: After how many messages without a pause the other calls get their turn.
+MESSAGES_A_TURN = 32
 
 
 class AcceptedSocket(WebSocket):
@@ -52,6 +58,9 @@ class AcceptedSocket(WebSocket):
         self._loop = asyncio.get_running_loop()
         self._message_limit = message_limit
         self._inbox_filled = asyncio.Event()
+        #: When the messages that were read would have come at :data:`MESSAGES_PER_S`.
+        self._read_until = 0.0
+        self._read_in_turn = 0
 
     async def pump(self) -> None:
         """Read until the caller is gone."""
@@ -64,6 +73,7 @@ class AcceptedSocket(WebSocket):
             self.close_code = message.get("code")
             self.note_gone(self._why_disconnected(closed="reason" in message))
             return None
+        await self._hold_back()
         text = message.get("text")
         raw: str | bytes = text if text is not None else message["bytes"]
         if len(raw) > self._message_limit:
@@ -90,6 +100,22 @@ class AcceptedSocket(WebSocket):
         if code == 1011:
             return f"the {self.peer} did not answer pings"
         return f"the {self.peer} hung up"
+
+    async def _hold_back(self) -> None:
+        """Wait where messages come faster than any caller's would; until then the sender's pile up at the sender."""
+        now = self._loop.time()
+        self._read_until = max(self._read_until, now) + 1 / MESSAGES_PER_S
+        early_s = self._read_until - now - MESSAGES_AT_ONCE / MESSAGES_PER_S
+        self._read_in_turn += 1
+        if early_s > 0:
+            self.faults["too-fast"] += 1
+            if self.faults["too-fast"] == 1:
+                self.logger.warning("more than {} messages a second come; no more than that are read", MESSAGES_PER_S)
+            await asyncio.sleep(early_s)
+        elif self._read_in_turn >= MESSAGES_A_TURN:
+            # Messages that wait already are read without a pause of their own.
+            self._read_in_turn = 0
+            await asyncio.sleep(0)
 
     async def _put(self, raw: str | bytes) -> bool:
         """Send a message; false if nobody is there."""

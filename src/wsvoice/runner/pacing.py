@@ -1,6 +1,14 @@
-"""When the next piece of audio may leave: 20 ms steps on an absolute clock, a little ahead of real time."""
+"""
+Audio and the clock: when the next piece of the bot's may leave, and how much of the caller's may come in.
+
+What leaves goes in 20 ms steps on an absolute clock, a little ahead of real time.
+"""
 
 from __future__ import annotations
+
+#: How far the caller's audio may be ahead of real time, in seconds. A network that stood still delivers all at once
+#: what was said meanwhile, and pings notice after 15 s that it stands still; nobody honest is further ahead.
+MAX_AHEAD_S = 20.0
 
 
 class Pacer:
@@ -31,3 +39,23 @@ class Pacer:
     def queued_s(self, now: float) -> float:
         """Return how much audio waits at the provider."""
         return max(0.0, self._plays_until - now)
+
+
+class Intake:
+    """
+    How much audio may come in: as much as time has passed, and a stall of the network made good at once.
+
+    All times are seconds on any one monotonic clock.
+    """
+
+    def __init__(self, ahead_s: float = MAX_AHEAD_S) -> None:
+        self._ahead_s = ahead_s
+        self._lasts_until = 0.0
+
+    def admits(self, now: float, duration_s: float) -> bool:
+        """Take a piece of `duration_s`; false, and it counts for nothing, if it is too far ahead of the clock."""
+        until = max(self._lasts_until, now) + duration_s
+        if until > now + self._ahead_s:
+            return False
+        self._lasts_until = until
+        return True

@@ -26,12 +26,13 @@ from wsvoice.providers.events import (
     Event,
     Mark,
     StreamError,
+    StreamStarted,
     StreamStopped,
     Unknown,
 )
 from wsvoice.providers.ordering import Reorderer
 from wsvoice.runner.accepted import AcceptedSocket
-from wsvoice.runner.pacing import Pacer
+from wsvoice.runner.pacing import MAX_AHEAD_S, Intake, Pacer
 from wsvoice.runner.turns import TurnTimer
 
 if TYPE_CHECKING:
@@ -45,8 +46,9 @@ Sink = Callable[[Event], Awaitable[None]]
 INBOX_MESSAGES = 500
 #: How much they may hold together, in bytes.
 INBOX_BYTES = 1024 * 1024
-#: How many of the caller's keys are told and recorded; the bot gets every one.
+#: How many of the caller's keys are recorded, and how many of them have a line each; the bot gets every one.
 MAX_DIGITS = 256
+TOLD_DIGITS = 32
 #: How many messages are kept for pieces of audio that wait for their turn.
 MAX_REORDERED = 100
 #: The faults of a start message after which no stream comes.
@@ -84,6 +86,7 @@ class StreamSocket(AcceptedSocket):
         self._mirror: Stream = provider.stream(Side.CARRIER)
         self.pacer = Pacer(lead_s)
         self.turns = TurnTimer()
+        self._intake = Intake()
         #: The caller's audio that came in.
         self.received_ms = 0.0
         #: The bot's audio that went out.
@@ -92,10 +95,13 @@ class StreamSocket(AcceptedSocket):
         self.marks_sent = 0
         self.clears_sent = 0
         self.digits = ""
+        self.digit_count = 0
         #: Why the stream's start could not be used; empty if it could.
         self.unusable = ""
         self.audio_listener: Callable[[str, bytes, float], None] | None = None
         self._unread = deque(unread)
+        #: The message that started the stream.
+        self._start: str | bytes | None = None
         self._reorderer = None if provider.ordered else Reorderer()
         self._inbox: deque[tuple[str | bytes, Event]] = deque()
         self._inbox_bytes = 0
@@ -115,21 +121,36 @@ class StreamSocket(AcceptedSocket):
             if raw is None:
                 return None
             try:
-                return raw, self.stream.receive(raw)
+                event = self.stream.receive(raw)
             except RemoteProtocolError as error:
                 self.note_fault(error.kind, error.message)
                 if starting and error.kind in START_FAULTS:
                     self.unusable = f"the start message cannot be used: {error.message}"
                     return None
+                continue
+            if not isinstance(event, StreamStarted):
+                return raw, event
+            if self._start is None:
+                self._begin(raw, event)
+                return raw, event
+            # What the call is, and how its audio is written, was settled by the first.
+            self.stream.receive(self._start)
+            self.note_fault("second-start", "the stream has started already")
+
+    def _begin(self, raw: str | bytes, started: StreamStarted) -> None:
+        """Tell the reader of the bot's own messages what the carrier has told."""
+        self._start = raw
+        self._mirror.send(started)
+        self._mirror.outbound_format = self.stream.outbound_format
 
     async def pump(self) -> None:
         """Read until the caller is gone, and hand on what comes, in order."""
         if self._reorderer is None:
-            while (item := await self.next_event()) is not None:
+            while not self.gone.is_set() and (item := await self.next_event()) is not None:
                 await self.take(*item)
             return
         raws: dict[int, str | bytes] = {}
-        while (item := await self.next_event()) is not None:
+        while not self.gone.is_set() and (item := await self.next_event()) is not None:
             raw, event = item
             raws[id(event)] = raw
             if len(raws) > MAX_REORDERED:
@@ -148,7 +169,11 @@ class StreamSocket(AcceptedSocket):
             if event.track != "inbound":
                 return  # The bot's own voice, where a document asked for both tracks.
             now = self._loop.time()
-            self.received_ms += self.stream.format.duration_ms(len(event.payload))
+            duration_ms = self.stream.format.duration_ms(len(event.payload))
+            if not self._intake.admits(now, duration_ms / 1000):
+                self.note_fault("ahead", f"more audio than could have been said by now, by over {MAX_AHEAD_S:g} s")
+                return
+            self.received_ms += duration_ms
             pcm = self.stream.format.decode(event.payload)
             self.turns.caller(pcm, now)
             if self.audio_listener is not None:
@@ -165,9 +190,8 @@ class StreamSocket(AcceptedSocket):
             self.note_fault("provider-error", f"the provider reports {event.code} {event.title} {event.detail}")
         else:
             digit = getattr(event, "digit", None)
-            if digit is not None and len(self.digits) < MAX_DIGITS:
-                self.digits += digit
-                self.logger.info("the caller pressed {}", digit)
+            if digit is not None:
+                self._note_digit(digit)
         if self._sink is not None:
             await self._sink(event)
             return
@@ -176,6 +200,15 @@ class StreamSocket(AcceptedSocket):
         while len(self._inbox) > INBOX_MESSAGES or self._inbox_bytes > INBOX_BYTES:
             self._drop_oldest()
         self._inbox_filled.set()
+
+    def _note_digit(self, digit: str) -> None:
+        self.digit_count += 1
+        if len(self.digits) < MAX_DIGITS:
+            self.digits += digit
+        if self.digit_count <= TOLD_DIGITS:
+            self.logger.info("the caller pressed {}", digit)
+        elif self.digit_count == TOLD_DIGITS + 1:
+            self.logger.info("the caller goes on pressing keys; more of them are only counted")
 
     async def deliver_to(self, sink: Sink) -> None:
         """Hand every event to `sink`, those that wait first, until the caller is gone."""
@@ -222,8 +255,11 @@ class StreamSocket(AcceptedSocket):
         try:
             event: Event | None = self._mirror.receive(raw)
         except RemoteProtocolError as error:
-            self.note_fault(f"bot-{error.kind}", f"the bot sent a message that is not {error.message}")
+            self.note_fault(f"bot-{error.kind}", f"the bot's message cannot be used by the provider: {error.message}")
             event = None
+        for finding in self._mirror.findings():
+            if finding.level == "fail":
+                self.note_fault(f"bot-{finding.id}", f"the provider would not take {finding.message}")
         await self._write(raw, event)
 
     async def send_message(self, message: Mapping[str, Any]) -> None:
@@ -291,6 +327,10 @@ class StreamSocket(AcceptedSocket):
                 break
         else:
             self._next_of_inbox()
+        self.note_unread("the oldest of the caller's audio is being dropped")
+
+    def note_unread(self, consequence: str) -> None:
+        """Count a message that a bot which does not read never gets."""
         self.faults["unread"] += 1
         if self.faults["unread"] == 1:
-            self.logger.warning("the bot does not read; the oldest of the caller's audio is being dropped")
+            self.logger.warning("the bot does not read; {}", consequence)

@@ -70,6 +70,10 @@ if TYPE_CHECKING:
 FRAME_MS = 20
 #: Without new audio for this long, an utterance is over: what the resampler holds is sent, then a mark.
 UTTERANCE_END_S = 0.06
+#: How many frames of the caller's may wait in the pipeline; a minute of audio in pieces of 20 ms.
+MAX_WAITING_FRAMES = 3000
+#: How many marks on their way are kept. A carrier that returns none must not fill the memory.
+MAX_MARKS = 1000
 #: How long a mixer's audio that nobody gets is held back.
 IDLE_MIXER_S = 0.005
 
@@ -341,6 +345,9 @@ class CallInputTransport(FastAPIWebsocketInputTransport):
             self._active_at = self._loop.time()
         elif isinstance(event, Audio) and not self._streaming:
             return
+        if self._waiting_frames() > MAX_WAITING_FRAMES:
+            self._socket.note_unread("it is so far behind that what the caller says now is being dropped")
+            return
         frame = self._serializer.frame(event)
         if frame is None:
             return
@@ -348,6 +355,16 @@ class CallInputTransport(FastAPIWebsocketInputTransport):
             await self.push_audio_frame(frame)
         else:
             await self.push_frame(frame)
+
+    def _waiting_frames(self) -> int:
+        """Return how many frames wait here and in the processors behind, up to the bot's slowest."""
+        count = self._audio_in_queue.qsize() if self._audio_task is not None else 0
+        processor = self._next
+        while processor is not None:
+            # What comes in waits in the first of a processor's queues, whose name is private to pipecat's base class.
+            count += processor._FrameProcessor__input_queue.qsize()  # type: ignore[attr-defined]
+            processor = processor._next
+        return count
 
 
 class WideCallInputTransport(CallInputTransport):
@@ -568,6 +585,8 @@ class CallTransport(FastAPIWebsocketTransport):
     async def send_mark(self, name: str) -> None:
         """Ask for ``on_mark`` once all audio that was sent so far has been played, or was cleared."""
         self._marks[name] = self._socket.playable_ms
+        if len(self._marks) > MAX_MARKS:
+            del self._marks[next(iter(self._marks))]
         await self._socket.send_event(Mark(name))
 
     async def mark_utterance(self) -> None:
@@ -581,7 +600,9 @@ class CallTransport(FastAPIWebsocketTransport):
 
     async def mark_returned(self, name: str) -> None:
         """Take a mark that came back; the providers send a cleared one back like a played one."""
-        position_ms = self._marks.pop(name, None)
+        if name not in self._marks:
+            return  # Nobody set it, or it is back already.
+        position_ms = self._marks.pop(name)
         if position_ms is not None:
             self._confirmed_ms = max(self._confirmed_ms, position_ms)
         if not name.startswith(OWN_MARK):
