@@ -126,6 +126,20 @@ def read_payload(value: object) -> bytes:
         raise broken("bad-base64", f"media.payload is not base64: {error}") from None
 
 
+def read_signature(text: str) -> bytes:
+    """
+    Return the bytes that `text` is the base64 of; none if it is not base64, down to the last character.
+
+    The text may differ where the bytes do not, for its last character can hold bits that stand for nothing.
+    """
+    if len(text) & 3:
+        return b""
+    try:
+        return a2b_base64(text, strict_mode=True)
+    except ValueError:
+        return b""
+
+
 def write_payload(payload: bytes) -> str:
     """Return `payload` in base64."""
     return b2a_base64(payload, newline=False).decode("ascii")

@@ -145,6 +145,8 @@ _ENDED = frozenset({"completed", "busy", "failed", "timeout", "no-answer", "canc
 
 _FIELD_LIMIT = 256
 _WORDS_LIMIT = 60
+# Plivo's nonces have 20 digits.
+_NONCE_LIMIT = 64
 _UNKNOWN_LIMIT = 64
 _REASON_LIMIT = 200
 # Milliseconds: a timestamp beyond is Unix time (2008 and later), not the age of a stream.
@@ -486,8 +488,8 @@ class Plivo:
         """
         Raise :exc:`~wsvoice.errors.SignatureError` unless Plivo signed this webhook.
 
-        Version 3 covers the URL and all fields. Version 2, which leaves out the body, counts only where a
-        request carries no version 3.
+        Version 3 covers the URL and all fields. Version 2 covers neither body nor query: it counts only where a
+        request carries no version 3, and nothing that somebody could have put in.
 
         Args:
             request: With the URL that Plivo saw, not the one behind the tunnel.
@@ -496,6 +498,11 @@ class Plivo:
         https://plivo.com/docs/voice/concepts/signature-validation
         """
         seal = self._seal(request, "webhook")
+        if seal.version == 2 and (request.body or request.query):
+            raise SignatureError(
+                f"the webhook carries no {_HEADERS[3].own}, and version 2 does not cover its fields",
+                hint="Plivo sends version 3 with every call: somebody, or a proxy, removed the header",
+            )
         if not self._signed(seal, seal.text(request.method, request.url, request.form)):
             raise SignatureError(
                 f"the webhook's {_HEADERS[seal.version].own} does not match",
@@ -505,12 +512,14 @@ class Plivo:
 
     def replay_key(self, request: WebhookRequest) -> tuple[str, str]:
         """
-        Return the nonce, which no other request has; Plivo documents nothing that a retry of its own repeats.
+        Return the signature that the request's own text has; Plivo documents nothing that a retry of its own repeats.
 
-        The signatures are no part of it: a header of several can be written in many ways.
+        It is made anew, not read: a header can hold several, and the main account's beside the account's.
         """
-        seal = _read_seal(request.headers)
-        return (seal.nonce if seal else ""), ""
+        seal, tokens = _read_seal(request.headers), self._tokens()
+        if seal is None or not tokens:
+            return "", ""
+        return _signature(tokens[0], seal.text(request.method, request.url, request.form)), ""
 
     def verify_upgrade(self, request: WebhookRequest, *, now: float) -> str:
         """
@@ -578,6 +587,12 @@ class Plivo:
             missing = _HEADERS[3].own if seal is None else _HEADERS[seal.version].nonce
             raise SignatureError(
                 f"the {what} carries no {missing}", hint="it does not come from Plivo, or a proxy removed the header"
+            )
+        # It stands behind the text that is signed: with anything but digits, text could be moved into it.
+        if not (seal.nonce.isascii() and seal.nonce.isdigit() and len(seal.nonce) <= _NONCE_LIMIT):
+            raise SignatureError(
+                f"the {what}'s {_HEADERS[seal.version].nonce} is {shown(seal.nonce)}, not a number",
+                hint="it does not come from Plivo",
             )
         return seal
 

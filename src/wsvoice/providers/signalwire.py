@@ -174,6 +174,12 @@ class SignalWire(Twilio):
                 hint=f"checked against {request.url[:200]} - if SignalWire calls another address, name it with -x",
             )
 
+    def replay_key(self, request: WebhookRequest) -> tuple[str, str]:
+        """Return the signature, whether it is written in base64 or, as that of JSON, in hexadecimal."""
+        if not _is_raw(request):
+            return super().replay_key(request)
+        return request.headers.get(self.signature_header.lower(), ""), ""
+
     def _sign_raw(self, url: str, body: bytes) -> str:
         key = self._credential(self.secret_name).encode("utf-8", "surrogateescape")
         return hmac.new(key, url.encode("utf-8", "surrogatepass") + body, "sha1").hexdigest()

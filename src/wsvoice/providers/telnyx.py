@@ -18,7 +18,6 @@ import json
 import re
 import uuid
 from base64 import b64encode, urlsafe_b64encode
-from binascii import a2b_base64
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -62,6 +61,7 @@ from wsvoice.providers.messages import (
     read_counter,
     read_object,
     read_payload,
+    read_signature,
     read_text,
     read_time,
     shown,
@@ -734,7 +734,7 @@ class Telnyx:
                 f"the webhook was signed {when}; {TIMESTAMP_TOLERANCE_S} s are allowed",
                 hint="either it is sent again by somebody, or this machine's clock is wrong",
             )
-        signed = _decoded(signature)
+        signed = read_signature(signature)
         if len(signed) != 64:
             raise SignatureError(
                 f"the webhook's {SIGNATURE_HEADER} is not the base64 of 64 bytes", hint="it does not come from Telnyx"
@@ -750,7 +750,7 @@ class Telnyx:
 
     def replay_key(self, request: WebhookRequest) -> tuple[str, str]:
         """
-        Return an event's id, which Telnyx's retries repeat; TeXML has none, so its signature.
+        Return an event's id, which Telnyx's retries repeat; TeXML has none, so its signature, however it is written.
 
         https://developers.telnyx.com/docs/voice/programmable-voice/receiving-webhooks
         """
@@ -761,7 +761,7 @@ class Telnyx:
         event_id = _text(data.get("id")) if data is not None else ""
         if 0 < len(event_id) <= _FIELD_LIMIT:
             return event_id, event_id
-        return request.headers.get(SIGNATURE_HEADER, ""), ""
+        return read_signature(request.headers.get(SIGNATURE_HEADER, "")).hex(), ""
 
     def verify_upgrade(self, request: WebhookRequest, *, now: float) -> str:
         """Return in words that there is nothing to verify, for Telnyx does not sign the upgrade."""
@@ -1212,18 +1212,8 @@ def _text(value: object) -> str:
     return value[:_TEXT_LIMIT] if isinstance(value, str) else ""
 
 
-def _decoded(text: str) -> bytes:
-    """Return the bytes that `text` is the base64 of; none if it is not base64, down to the last character."""
-    if len(text) & 3:
-        return b""
-    try:
-        return a2b_base64(text, strict_mode=True)
-    except ValueError:
-        return b""
-
-
 def _read_key(name: str, written: str) -> bytes:
-    key = _decoded(written.strip())
+    key = read_signature(written.strip())
     if len(key) != 32:
         raise ConfigError(
             f"{name} is not a key: it must be the base64 of 32 bytes",

@@ -53,6 +53,7 @@ from wsvoice.providers.messages import (
     read_counter,
     read_object,
     read_payload,
+    read_signature,
     read_text,
     shown,
     write_object,
@@ -503,12 +504,12 @@ class Twilio:
 
     def replay_key(self, request: WebhookRequest) -> tuple[str, str]:
         """
-        Return the signature, and the token that Twilio repeats when it sends a webhook again.
+        Return the signature, however it is written, and the token that Twilio repeats when it sends a webhook again.
 
         https://www.twilio.com/docs/usage/webhooks/webhooks-connection-overrides
         """
-        headers = request.headers
-        return headers.get(self.signature_header.lower(), ""), headers.get("i-twilio-idempotency-token", "")
+        signature = read_signature(request.headers.get(self.signature_header.lower(), ""))
+        return signature.hex(), request.headers.get("i-twilio-idempotency-token", "")
 
     def verify_upgrade(self, request: WebhookRequest, *, now: float) -> str:
         """
