@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import json
 import socket
+import sys
 import tracemalloc
 import zlib
 from collections.abc import Awaitable, Callable
@@ -13,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.dial import fake_bots
-from tests.dial.fake_bots import FakeBot, fake_bot, http_answer, twiml
+from tests.dial.fake_bots import FakeBot, Line, fake_bot, http_answer, twiml
 from wsvoice import http
 from wsvoice.config import DialConfig
 from wsvoice.dial import CallReport, TimelineEvent
@@ -297,3 +299,134 @@ def test_the_address_that_was_looked_at_is_connected_to(names: Names) -> None:
     assert hosts == ["first.example.com", "second.example.com"]
     [upgrade] = bot.upgrades
     assert dict(upgrade)["Host"].startswith("third.example.com:")
+
+
+# -- What a stream sends --
+
+
+ULAW_SILENCE = b"\xff"
+LOUD_ULAW = b"\x00\x80" * 80
+
+
+def flooding(*messages: bytes, pause_s: float = 0.0) -> fake_bots.Behaviour:
+    """Send these payloads of audio again and again, whatever the caller does."""
+
+    async def behaviour(line: Line) -> None:
+        listener = asyncio.create_task(line.listen())
+        while not listener.done():
+            for message in messages:
+                await line.say(message)
+            await asyncio.sleep(pause_s)
+
+    return behaviour
+
+
+async def marks_for_ever(line: Line) -> None:
+    listener = asyncio.create_task(line.listen())
+    # Behind audio, so that none of them comes back.
+    await line.say(ULAW_SILENCE * 400_000)
+    number = 0
+    while not listener.done():
+        number += 1
+        await line.mark(f"{number:08}" + "n" * 2000)
+        await asyncio.sleep(0)
+
+
+async def clears_for_ever(line: Line) -> None:
+    listener = asyncio.create_task(line.listen())
+    while not listener.done():
+        await line.say(LOUD_ULAW)
+        await line.clear()
+        await asyncio.sleep(0)
+
+
+async def nonsense_for_ever(line: Line) -> None:
+    listener = asyncio.create_task(line.listen())
+    number = 0
+    while not listener.done():
+        number += 1
+        await line.socket.send(json.dumps({"event": f"event-{number}", "streamSid": "x", "pad": "p" * 1000}))
+        await asyncio.sleep(0)
+
+
+IMPATIENT = Limits(patience=Patience(call_s=2.0, close_s=0.5))
+
+
+def test_ten_times_real_time_for_ever_ends_at_the_limit() -> None:
+    report = call(flooding(LOUD_ULAW * 10, pause_s=0.02), limits=IMPATIENT)
+    assert report.failure == ("the call was not done within 2 s, and was hung up; --duration sets another time")
+    assert report.ended_by == "caller"
+    assert 1900 < report.duration_ms < 10_000
+
+
+def test_the_limit_is_for_calls_without_a_duration() -> None:
+    report = call(
+        flooding(LOUD_ULAW * 2, pause_s=0.02), limits=Limits(patience=Patience(call_s=0.2, close_s=0.5)), duration_s=0.6
+    )
+    assert 500 < report.duration_ms < 5_000
+    assert report.failure is None or "not done within" not in report.failure
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        pytest.param(flooding(ULAW_SILENCE * 10 * MIB), id="huge"),
+        pytest.param(flooding(ULAW_SILENCE * 500_000), id="large"),
+        pytest.param(flooding(*[ULAW_SILENCE] * 50), id="tiny"),
+        pytest.param(marks_for_ever, id="marks"),
+        pytest.param(clears_for_ever, id="clears"),
+        pytest.param(nonsense_for_ever, id="nonsense"),
+    ],
+)
+def test_a_flood_ends_in_time_and_in_bounded_memory(behaviour: fake_bots.Behaviour) -> None:
+    """The caller in a process of its own, whose memory is looked at; the server is not the one that is measured."""
+    program = (
+        "import asyncio, json, resource, sys\n"
+        "from wsvoice.config import DialConfig\n"
+        "from wsvoice.dial.caller import Limits, dial\n"
+        "from wsvoice.dial.conversation import Patience\n"
+        "limits = Limits(patience=Patience(call_s=1.5, close_s=0.5))\n"
+        "told = []\n"
+        "config = DialConfig(target=sys.argv[1], listen_s=0, response_timeout_s=30)\n"
+        "report = asyncio.run(dial(config, on_event=told.append, limits=limits))\n"
+        "peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3\n"
+        "print(json.dumps([peak_mb, len(told), report.to_dict()]))\n"
+    )
+
+    async def place() -> list[Any]:
+        async with fake_bot(behaviour) as bot:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-c", program, bot.url, stdout=asyncio.subprocess.PIPE
+            )
+            try:
+                output, _ = await asyncio.wait_for(process.communicate(), 40)
+            finally:
+                if process.returncode is None:
+                    process.kill()
+            result: list[Any] = json.loads(output)
+            return result
+
+    peak_mb, n_told, report = asyncio.run(place())
+    assert report["failure"], report
+    assert report["ended_by"] == "caller"
+    # 60 MB of them are Python, numpy and what is idle.
+    assert peak_mb < 250
+    assert n_told < 2500
+    assert len(json.dumps(report)) < 200_000
+
+
+async def stays_silent(_: Line) -> None:
+    await asyncio.sleep(2)
+
+
+async def never_closes(line: Line) -> None:
+    await line.say(LOUD_ULAW * 50)
+    line.socket.transport.pause_reading()
+    await asyncio.sleep(2)
+
+
+@pytest.mark.parametrize("behaviour", [stays_silent, never_closes])
+def test_a_server_that_does_nothing_more_is_let_go(behaviour: fake_bots.Behaviour) -> None:
+    report = call(behaviour, limits=IMPATIENT, duration_s=0.5)
+    assert report.ended_by == "caller"
+    assert report.failure

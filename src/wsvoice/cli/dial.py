@@ -102,7 +102,7 @@ def dial(
         typer.Option(
             "--duration",
             metavar="TIME",
-            help="Stay on the line this long.  [default: until it is done]",
+            help="Stay on the line this long.  [default: until it is done, 5 min at most]",
             rich_help_panel=LIMITS,
         ),
     ] = None,

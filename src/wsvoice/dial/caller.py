@@ -207,7 +207,10 @@ class _Caller:
                 await self._place(stack)
             except DialError as error:
                 failure = error.message
+            finally:
+                self._journal.flush()
             failure = await self._death(failure) or failure
+        self._journal.flush()
         report = self._report
         findings = self._journal.findings
         failure = failure or report.failure

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ from wsvoice.dial.findings import BARGE_IN_MS, MAX_LEAD_MS, MAX_LOST_MS, RESPONS
 from wsvoice.dial.journal import Journal
 from wsvoice.dial.line import Line
 from wsvoice.dial.listener import Listener
-from wsvoice.dial.playback import Playback
+from wsvoice.dial.playback import MAX_MARK_NAMES, MAX_MARKS, Playback
 from wsvoice.dial.probe import Hazards
 from wsvoice.dial.quirks import Behaviour
 from wsvoice.dial.report import CallReport, EndedBy
@@ -45,8 +46,15 @@ from wsvoice.providers.events import (
 if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
 
+#: How long a call without a duration of its own may last: one that is not done by then never is.
+MAX_CALL_S = 300.0
+#: How many names of marks and times of clears are remembered; a bot may send as many as it likes.
+REMEMBERED = 10_000
 #: How often a provider that does dials the stream again when the bot has closed it.
 MAX_RECONNECTS = 3
+
+# So far a call whose process was held up may be beyond its time: what was due is still done.
+_LATE_MS = 5000.0
 
 _CODES_IN_ORDER = (1000, 1001, 1005)
 _CODES = {
@@ -65,10 +73,12 @@ class Patience:
     How long the conversation waits for the other end.
 
     Attributes:
+        call_s: For a call that has no duration of its own to be done.
         close_s: For the end of the closing handshake.
         backlog_s: How much audio may wait for a bot that does not read it.
     """
 
+    call_s: float = MAX_CALL_S
     close_s: float = 5.0
     backlog_s: float = 10.0
 
@@ -146,8 +156,10 @@ class Conversation:
         self._told_sounds = 0
         self._sent_frames = 0
         self._marks = 0
-        self._mark_names: set[str] = set()
-        self._cleared_ms: list[float] = []
+        # Of a name only its hash: it may be as long as a message.
+        self._mark_names: set[int] = set()
+        self._clears = 0
+        self._cleared_ms: deque[float] = deque(maxlen=REMEMBERED)
         self._tried_until_ms: float | None = None
         # Both sides of the recording, and the caller's frame that is being filled.
         self._caller_pcm = bytearray()
@@ -226,7 +238,7 @@ class Conversation:
             underruns=self._playback.underruns,
             max_gap_ms=self._playback.max_gap_ms,
             marks=self._marks,
-            clears=len(self._cleared_ms),
+            clears=self._clears,
             digits_sent=self._speaker.digits_sent,
             ended_by=self._ended_by,
             close_code=self._line.socket.close_code,
@@ -338,16 +350,23 @@ class Conversation:
 
     def _take_mark(self, name: str, now: float) -> None:
         self._marks += 1
-        if name in self._mark_names:
+        if hash(name) in self._mark_names:
             self._journal.find("M4", "warn", "the bot used the name of a mark again", kind="repeated")
-        self._mark_names.add(name)
+        elif len(self._mark_names) < REMEMBERED:
+            self._mark_names.add(hash(name))
         self._return_marks(self._playback.add_mark(name, now))
+        if self._playback.discarded_marks:
+            text = f"more than {MAX_MARKS} marks, or {MAX_MARK_NAMES // 1024} KiB of their names, wait to be reached"
+            self._journal.find("M4", "fail", text)
 
     def _take_clear(self, now: float) -> None:
+        self._clears += 1
         self._cleared_ms.append(self._journal.now_ms())
         # What was played until now leaves the queue first, and is not cleared.
         self._return_marks(self._playback.advance(now))
-        self._journal.tell("clear", f"the bot cleared {self._playback.queued_ms:.0f} ms of queued audio")
+        # Many bots clear at every word of the caller's, to be on the safe side.
+        if (queued_ms := self._playback.queued_ms) >= 1:
+            self._journal.tell("clear", f"the bot cleared {queued_ms:.0f} ms of queued audio")
         cleared = self._playback.clear(now)
         if self._behaviour.return_cleared_marks:
             self._return_marks(cleared)
@@ -364,7 +383,8 @@ class Conversation:
     async def _talk(self) -> None:
         """Keep the call going until it is to be ended, and say who ends it."""
         assert self._journal.started_at is not None
-        limit_ms = None if self._config.duration_s is None else self._config.duration_s * 1000
+        duration_ms = None if self._config.duration_s is None else self._config.duration_s * 1000
+        limit_ms = self._patience.call_s * 1000 if duration_ms is None else duration_ms
         backlog = int(self._patience.backlog_s * 1000 / STEP_MS)
         step = 0
         while True:
@@ -380,13 +400,22 @@ class Conversation:
                 self._ended_by = "bot"
                 return
             self._step(step * STEP_MS)
+            self._journal.advance(step * STEP_MS)
             if self._line.backlog > backlog:
                 self._failure = f"the bot does not read its stream: {self._patience.backlog_s:g} s of audio wait for it"
                 self._ended_by = "caller"
                 return
-            timed_out = limit_ms is not None and step * STEP_MS >= limit_ms
-            if timed_out or (self._speaker.done and (limit_ms is None or self._speaker.leaves)):
+            if self._speaker.done and (duration_ms is None or self._speaker.leaves):
                 self._ended_by = "caller"
+                return
+            # By the clock too: steps that each take long must not stretch the call.
+            if step * STEP_MS >= limit_ms or self._journal.now_ms() >= limit_ms + _LATE_MS:
+                self._ended_by = "caller"
+                if duration_ms is None:
+                    self._failure = (
+                        f"the call was not done within {self._patience.call_s:g} s, and was hung up;"
+                        " --duration sets another time"
+                    )
                 return
 
     def _step(self, now_ms: float) -> None:

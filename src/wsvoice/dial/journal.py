@@ -4,15 +4,25 @@ What happens in a call, told as it happens and kept for the report.
 
 from __future__ import annotations
 
+import heapq
+from collections import Counter
 from collections.abc import Callable
 
 from wsvoice.dial.clock import Clock
 from wsvoice.dial.report import Findings, Level, TimelineEvent
 
+#: How late something may be told: a pause is one once it has lasted for a while.
+LATEST_MS = 800.0
+#: How many events of a kind are told; the other end may send as many as it likes. A log is the user's own.
+EVENTS_TOLD = 1000
+
 
 class Journal:
     """
     The call's timeline and findings.
+
+    Once the stream has started, what happens is told a moment later and in the order of its time: :meth:`advance` has
+    to be called as time passes, and :meth:`flush` at the end.
 
     Attributes:
         findings: What the provider would have disliked so far.
@@ -24,6 +34,9 @@ class Journal:
         self.started_at: float | None = None
         self._on_event = on_event
         self._clock = clock
+        self._held: list[tuple[float, int, TimelineEvent]] = []
+        self._n_told = 0
+        self._kinds: Counter[str] = Counter()
 
     def now_ms(self) -> float:
         """Return the milliseconds since the stream started; 0 before that."""
@@ -31,7 +44,28 @@ class Journal:
 
     def tell(self, kind: str, text: str, *, at_ms: float | None = None) -> None:
         """Tell what happened, now or `at_ms`."""
-        self._on_event(TimelineEvent(self.now_ms() if at_ms is None else at_ms, kind, text))
+        self._kinds[kind] += 1
+        if kind != "log" and self._kinds[kind] > EVENTS_TOLD:
+            if self._kinds[kind] > EVENTS_TOLD + 1:
+                return
+            text = f"{text}; what follows of this kind is counted, and not told"
+        event = TimelineEvent(self.now_ms() if at_ms is None else at_ms, kind, text)
+        if self.started_at is None:
+            self._on_event(event)
+            return
+        # Numbered, so that what happens at one time stays in the order in which it was told.
+        self._n_told += 1
+        heapq.heappush(self._held, (event.at_ms, self._n_told, event))
+
+    def advance(self, now_ms: float) -> None:
+        """Tell what can no longer be preceded by anything, at `now_ms` since the stream started."""
+        while self._held and self._held[0][0] <= now_ms - LATEST_MS:
+            self._on_event(heapq.heappop(self._held)[2])
+
+    def flush(self) -> None:
+        """Tell all the rest."""
+        while self._held:
+            self._on_event(heapq.heappop(self._held)[2])
 
     def find(self, id: str, level: Level, message: str, *, kind: str | None = None) -> None:
         """Count a finding, and tell of the first one of its kind."""

@@ -22,6 +22,11 @@ _RECENT_MS = 40
 # The caller's clock ticks every 20 ms. A longer step means that this process was held up, and with it the messages
 # that it should have read: a break within that step may not be the bot's.
 _MAX_STEP_S = 0.035
+# The queue's pieces: a bot may send an hour in one message, or sample by sample.
+_PIECE_MS = 100
+#: The most marks that wait, and their names together, in characters.
+MAX_MARKS = 10_000
+MAX_MARK_NAMES = 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -41,6 +46,7 @@ class Playback:
         max_gap_ms: The longest time between two pieces of one utterance.
         peak_ms: The most audio that ever was queued, which is how far the bot was ahead of real time.
         discarded_ms: Audio thrown away because the queue was full.
+        discarded_marks: Marks thrown away because too many were waiting.
         received_samples: Samples that the bot has sent.
     """
 
@@ -49,12 +55,16 @@ class Playback:
         self.max_gap_ms = 0.0
         self.peak_ms = 0.0
         self.discarded_ms = 0.0
+        self.discarded_marks = 0
         self.received_samples = 0
         self._rate = sample_rate
         self._started_at = started_at
         self._limit = int(limit_s * sample_rate)
         self._queue: deque[_Piece | str] = deque()
         self._queued = 0
+        self._n_marks = 0
+        self._mark_names = 0
+        self._piece_bytes = 2 * (sample_rate * _PIECE_MS // 1000)
         self._position = 0
         self._heard: list[bytes | memoryview] = []
         self._recent = b""
@@ -107,15 +117,20 @@ class Playback:
             self.discarded_ms += (samples - room) * 1000 / self._rate
             pcm = pcm[: 2 * room]
         if pcm:
-            self._queue.append(_Piece(memoryview(pcm), is_loud(pcm)))
             self._queued += len(pcm) // 2
+            self._append(pcm)
             self.peak_ms = max(self.peak_ms, self.queued_ms)
         return reached
 
     def add_mark(self, name: str, now: float) -> list[str]:
         """Queue a mark, and return the marks that are reached by now: it too if nothing is before it."""
         reached = self.advance(now)
+        if self._n_marks >= MAX_MARKS or self._mark_names + len(name) > MAX_MARK_NAMES:
+            self.discarded_marks += 1
+            return reached
         self._queue.append(name)
+        self._n_marks += 1
+        self._mark_names += len(name)
         return reached + self._take_marks()
 
     def clear(self, now: float) -> list[str]:
@@ -123,7 +138,7 @@ class Playback:
         reached = self.advance(now)
         reached += [item for item in self._queue if isinstance(item, str)]
         self._queue.clear()
-        self._queued = 0
+        self._queued = self._n_marks = self._mark_names = 0
         self._dry_at = self._position
         # The bot broke off by itself: what comes next is another utterance.
         self._broke_off = False
@@ -178,11 +193,24 @@ class Playback:
         else:
             self._recent = (self._recent + bytes(played))[-self._recent_bytes :]
 
+    def _append(self, pcm: bytes) -> None:
+        last = self._queue[-1] if self._queue else None
+        if isinstance(last, _Piece) and len(last.pcm) + len(pcm) <= self._piece_bytes:
+            pcm = bytes(last.pcm) + pcm
+            self._queue.pop()
+        for start in range(0, len(pcm), self._piece_bytes):
+            # Copied, so that a piece does not keep the whole of a long message.
+            piece = pcm[start : start + self._piece_bytes]
+            self._queue.append(_Piece(memoryview(piece), is_loud(piece)))
+
     def _take_marks(self) -> list[str]:
-        marks = []
-        while self._queue and isinstance(self._queue[0], str):
-            marks.append(self._queue.popleft())
-        return [mark for mark in marks if isinstance(mark, str)]
+        marks: list[str] = []
+        while self._queue and isinstance(mark := self._queue[0], str):
+            self._queue.popleft()
+            self._n_marks -= 1
+            self._mark_names -= len(mark)
+            marks.append(mark)
+        return marks
 
 
 def _silent_tail(pcm: memoryview) -> int:

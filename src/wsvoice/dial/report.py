@@ -13,6 +13,10 @@ Verdict = Literal["passed", "failed"]
 Level = Literal["warn", "fail"]
 EndedBy = Literal["caller", "bot"]
 
+#: How many kinds of findings are kept apart: a kind may be in the words of whoever is at the other end.
+MAX_FINDINGS = 100
+_MESSAGE_LIMIT = 500
+
 
 @dataclass(frozen=True, slots=True)
 class TimelineEvent:
@@ -201,7 +205,11 @@ class Findings:
             kind: What makes two findings the same; ``None`` for their message.
             count: How often it was seen.
         """
+        message = message if len(message) <= _MESSAGE_LIMIT else f"{message[:_MESSAGE_LIMIT]}..."
         key = (id, level, message if kind is None else kind)
+        if len(self._found) >= MAX_FINDINGS and key not in self._found:
+            message = f"more kinds of findings than {MAX_FINDINGS}; the others are counted here"
+            key = ("M1", level, "more")
         first, seen = self._found.get(key, (message, 0))
         self._found[key] = (first, seen + count)
         return not seen
@@ -230,4 +238,6 @@ def _describe(turn: TurnReport) -> str:
     spoken = f"caller {turn.caller_start_ms:.0f} to {turn.caller_end_ms:.0f} ms"
     if turn.response_ms is None:
         return f"{spoken}, no answer"
+    if turn.response_ms == 0:
+        return f"{spoken}, bot sounded while the caller spoke"
     return f"{spoken}, bot answered after {turn.response_ms:.0f} ms"
