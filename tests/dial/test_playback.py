@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.signals import tone
-from wsvoice.dial.playback import Playback
+from wsvoice.dial.playback import MAX_MARK_NAMES, MAX_MARKS, Playback
 
 RATE = 8000
 LOUD = tone(440, 20, RATE)
@@ -191,3 +191,30 @@ def test_nothing_is_lost_and_nothing_is_played_twice(pieces: list[tuple[float, b
     samples = [heard[at : at + 2] for at in range(0, len(heard), 2)]
     assert b"".join(sample for sample in samples if sample != b"\0\0") == sent
     assert back == names
+
+
+def test_samples_one_by_one_and_hours_at_once_are_kept_in_pieces_of_one_size() -> None:
+    playback = Playback(RATE, 0.0, limit_s=10.0)
+    for sample in range(0, len(LOUD), 2):
+        playback.add_audio(LOUD[sample : sample + 2], 0.0)
+    playback.add_audio(LOUD * 1000, 0.0)
+    assert playback.queued_ms == 10_000
+    assert len(playback._queue) < 110
+    assert playback.discarded_ms == 1020 * 20 - 10_000 - 19 * 20
+    play(playback, 0.0, 1.0)
+    assert playback.take_heard() == LOUD * 50
+
+
+def test_marks_have_a_limit() -> None:
+    playback = Playback(RATE, 0.0, limit_s=10.0)
+    playback.add_audio(LOUD * 5, 0.0)
+    for number in range(MAX_MARKS + 7):
+        playback.add_mark(str(number), 0.0)
+    assert playback.discarded_marks == 7
+    assert len(play(playback, 0.0, 0.2)) == MAX_MARKS
+    assert playback.add_mark("again", 0.3) == ["again"]
+    playback.add_audio(LOUD * 5, 0.3)
+    playback.add_mark("n" * MAX_MARK_NAMES, 0.3)
+    playback.add_mark("n", 0.3)
+    assert playback.discarded_marks == 8
+    assert len(playback.clear(0.31)) == 1

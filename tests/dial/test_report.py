@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from wsvoice.dial.report import CallReport, CountedFinding, Findings, TurnReport
+from wsvoice.dial.report import MAX_FINDINGS, CallReport, CountedFinding, Findings, TurnReport
 
 REPORT = CallReport(
     provider="twilio",
@@ -78,3 +78,13 @@ def test_findings_of_a_kind_are_counted() -> None:
         CountedFinding("M2", "fail", "b", 3),
     )
     assert findings.first_failure() == CountedFinding("M1", "fail", "at 3", 2)
+
+
+def test_kinds_of_findings_have_a_limit() -> None:
+    findings = Findings()
+    for number in range(MAX_FINDINGS + 50):
+        findings.add("M1", "warn", f"{number} " + "x" * 1000)
+    found = findings.all()
+    assert len(found) == MAX_FINDINGS + 1
+    assert found[-1].count == 50
+    assert all(len(each.message) < 510 for each in found)

@@ -1,0 +1,52 @@
+"""The timeline, in the order of its time."""
+
+from __future__ import annotations
+
+from wsvoice.dial.journal import EVENTS_TOLD, Journal
+from wsvoice.dial.report import TimelineEvent
+
+
+class Hand:
+    """A clock that is moved by hand."""
+
+    def __init__(self) -> None:
+        self.at = 10.0
+
+    def now(self) -> float:
+        return self.at
+
+    async def sleep_until(self, when: float) -> None:
+        self.at = max(self.at, when)
+
+
+def test_what_is_noticed_late_stands_in_its_place() -> None:
+    told: list[TimelineEvent] = []
+    clock = Hand()
+    journal = Journal(told.append, clock)
+    journal.tell("note", "before the stream")
+    assert [event.text for event in told] == ["before the stream"]
+    journal.started_at = 10.0
+    clock.at = 10.7
+    journal.tell("caller-speaks", "c")
+    journal.tell("bot-silent", "a", at_ms=100)
+    journal.tell("bot-speaks", "b", at_ms=100)
+    journal.advance(800)
+    assert [event.text for event in told[1:]] == []
+    journal.advance(900)
+    assert [event.text for event in told[1:]] == ["a", "b"]
+    clock.at = 11.0
+    journal.tell("closed", "d")
+    journal.flush()
+    assert [(round(event.at_ms), event.text) for event in told[3:]] == [(700, "c"), (1000, "d")]
+
+
+def test_of_a_kind_only_so_many_are_told_and_a_log_whole() -> None:
+    told: list[TimelineEvent] = []
+    journal = Journal(told.append, Hand())
+    for number in range(EVENTS_TOLD + 100):
+        journal.tell("mark", f"mark {number}")
+        journal.tell("log", "line")
+    assert sum(event.kind == "log" for event in told) == EVENTS_TOLD + 100
+    marks = [event.text for event in told if event.kind == "mark"]
+    assert len(marks) == EVENTS_TOLD + 1
+    assert marks[-1] == f"mark {EVENTS_TOLD}; what follows of this kind is counted, and not told"
