@@ -211,8 +211,22 @@ def test_a_missing_file_names_its_neighbours_nearest_first(write, tmp_path):
     assert error.hint == "there is `bot_two.py`, `zebra.py`"
 
 
+def test_a_missing_file_names_files_that_hold_a_bot_and_bot_py_first(write, tmp_path):
+    for name in ("a.py", "ab.py", "ba.py", "bot.py", "missin.py"):
+        write(GOOD, name)
+    write("import os\n", "missing_.py")
+    write("def bot(x): ...\nrobot = 1\n# async def bot\n", "missing2.py")
+    write("from somewhere import bot\n", "passes_on.py")
+    write("bot: object = make()\n", "made.py")
+    (tmp_path / "missing3.py").mkdir()
+    hint = refusal("missing.py", tmp_path).hint
+    assert hint == "there is `bot.py`, `missin.py`, `passes_on.py`, `made.py`, `a.py` and 2 more"
+    assert refusal("missing.py", tmp_path).hint == hint
+
+
 def test_a_missing_file_in_an_empty_folder(tmp_path):
-    assert refusal("bot.py", tmp_path).hint == "a bot is a Python file with `async def bot(runner_args): ...`"
+    hint = "a bot is a Python file with `async def bot(runner_args): ...`; `wsvoice init` makes one"
+    assert refusal("bot.py", tmp_path).hint == hint
 
 
 def test_a_missing_folder(tmp_path):
@@ -391,12 +405,63 @@ def test_a_bot_that_shadows_what_it_imports(write, tmp_path):
     assert error.hint == "it imports itself: give the file a name that none of its imports has"
 
 
+@pytest.mark.parametrize("body", ["import sqlite3.dbapi2\n", "from sqlite3 import Connection\n"])
+@pytest.mark.parametrize("bot", ["sqlite3.py", "bot.py"])
+def test_a_file_that_hides_a_library(write, tmp_path, monkeypatch, bot, body):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "sqlite3"]:
+        monkeypatch.delitem(sys.modules, name)
+    write(GOOD, "sqlite3.py")
+    write(body + GOOD, bot)
+    error = refusal(bot, tmp_path)
+    monkeypatch.delitem(sys.modules, "sqlite3", raising=False)
+    assert error.message.startswith(f"{bot} failed while it was imported: ")
+    assert error.hint == (
+        "it imports itself: give the file a name that none of its imports has"
+        if bot == "sqlite3.py"
+        else "sqlite3.py hides the library of that name: give the file another name"
+    )
+
+
+def test_a_library_whose_name_is_misspelt(write, tmp_path):
+    write("import pipecta\n" + GOOD)
+    assert refusal("bot.py", tmp_path).hint == "did you mean `pipecat`?"
+    write("import wsvoce\n" + GOOD)
+    assert refusal("bot.py", tmp_path).hint == "did you mean `wsvoice`?"
+
+
+@pytest.mark.parametrize(
+    ("source", "what"), [("name = input('Name? ')\n", "input()"), ("import getpass\ngetpass.getpass()\n", "getpass()")]
+)
+def test_a_bot_that_waits_for_somebody_to_type(write, tmp_path, source, what):
+    write(source + GOOD)
+    error = refusal("bot.py", tmp_path)
+    assert isinstance(error, BotImportError)
+    line = source.count("\n")
+    assert error.message == (
+        f"bot.py waits for somebody to type while it is imported: it calls {what} (bot.py, line {line})"
+    )
+    assert "os.environ" in (error.hint or "")
+    assert error.details == ""
+
+
+def test_what_is_no_exception_is_told_as_one(write, tmp_path):
+    write("class Gone(BaseException): ...\nraise Gone('away')\n" + GOOD)
+    error = refusal("bot.py", tmp_path)
+    assert error.message == "bot.py failed while it was imported: Gone: away"
+
+
+def test_a_file_that_is_not_utf_8(write, tmp_path):
+    (tmp_path / "bot.py").write_bytes(b'x = "\xe9"\n' + GOOD.encode())
+    assert refusal("bot.py", tmp_path).hint == "save the file as UTF-8"
+
+
 def test_a_bot_with_the_name_of_a_module_in_use(write, tmp_path):
     import json
 
     write(GOOD, "json.py")
     error = refusal("json.py", tmp_path)
     assert error.message == "json.py has the name of a module that is in use: `json`"
+    assert error.hint == "give the file another name, for example `json_bot.py`"
     assert sys.modules["json"] is json
 
 

@@ -515,6 +515,35 @@ def test_an_interrupted_server(monkeypatch, tmp_path):
     assert invoke("run", code=130).stdout == ""
 
 
+def test_run_warns_of_a_misspelt_variable_and_goes_on(served, tmp_path, monkeypatch):
+    monkeypatch.setenv("WSVOICE_PROT", "80")
+    (tmp_path / ".env").write_text("WSVOICE_MAXCALLS=3\nWSVOICE_DIAL_LISTEN=2\n")
+    (tmp_path / "bot.py").write_text(GOOD)
+    result = invoke("run")
+    assert "warning: WSVOICE_PROT is not read: did you mean WSVOICE_PORT?\n" in result.stderr
+    assert "warning: WSVOICE_MAXCALLS in .env is not read: did you mean WSVOICE_MAX_CALLS?\n" in result.stderr
+    assert result.stderr.count("warning") == 2
+    assert served.config.max_calls is None
+
+
+NUMBERS = [
+    *[("run", option) for option in ("--port", "--max-calls", "--drain-timeout")],
+    *[("dial", option) for option in ("--duration", "--listen", "--response-timeout")],
+]
+
+
+@pytest.mark.parametrize(("command", "option"), NUMBERS)
+@pytest.mark.parametrize("value", ["-1", "-1s", "-0.5", "1e9", "nan", "inf", "", " ", "ten", "99999999999999999999"])
+@pytest.mark.parametrize("joined", [True, False])
+def test_a_number_out_of_bounds_is_misuse(served, caller, tmp_path, command, option, value, joined):
+    (tmp_path / "bot.py").write_text(GOOD)
+    result = invoke(command, *([f"{option}={value}"] if joined else [option, value]), code=2)
+    error, hint = result.stderr.splitlines()
+    assert error.startswith(f"error: {option} takes ")
+    assert hint.startswith("hint:  ")
+    assert (served.config, caller.config) == (None, None)
+
+
 # -- dial --
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from wsvoice.config import DialConfig, RunConfig, export_dotenv, resolve_dial, resolve_run
+from wsvoice.config import DIAL_SETTINGS, RUN_SETTINGS, DialConfig, RunConfig, export_dotenv, resolve_dial, resolve_run
 from wsvoice.errors import ConfigError
 
 
@@ -282,6 +282,56 @@ def test_an_unknown_key_of_dial_does_not_concern_run(tmp_path):
     assert run_config(tmp_path) == RunConfig()
     with pytest.raises(ConfigError, match=r"\[tool\.wsvoice\.dial\] has no setting 'prot'"):
         dial_config(tmp_path)
+
+
+def test_a_misspelt_table_of_dial_is_refused(tmp_path):
+    (tmp_path / "pyproject.toml").write_text("[tool.wsvoice.dail]\nlisten = 2\n[tool.wsvoice.param]\na = '1'\n")
+    with pytest.raises(ConfigError) as caught:
+        resolve_dial({}, environ={}, cwd=tmp_path)
+    assert caught.value.message == "pyproject.toml [tool.wsvoice] has no table 'dail'"
+    assert caught.value.hint == "did you mean `[tool.wsvoice.dial]`?"
+
+
+# -- Variables that nobody reads --
+
+
+@pytest.mark.parametrize("resolve", [resolve_run, resolve_dial])
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("WSVOICE_PROT", "did you mean WSVOICE_PORT?"),
+        ("WSVOICE_MAX-CALLS", "did you mean WSVOICE_MAX_CALLS?"),
+        ("wsvoice_port", "did you mean WSVOICE_PORT?"),
+        ("WSVOICE_DIAL_TRANSPROT", "did you mean WSVOICE_DIAL_TRANSPORT?"),
+        ("WSVOICE_RUN_PORT", "did you mean WSVOICE_PORT?"),
+        ("WSVOICE_DIAL_PORT", "did you mean WSVOICE_PORT?"),
+        ("WSVOICE_STARTKEY", "did you mean WSVOICE_START_KEY?"),
+        ("WSVOICE_QQQQQ", "no setting has that name"),
+    ],
+)
+def test_a_misspelt_variable_is_told_and_does_no_harm(tmp_path, resolve, name, meant):
+    assert resolve({}, environ={name: "8000"}, cwd=tmp_path).warnings == (f"{name} is not read: {meant}",)
+    (tmp_path / ".env").write_text(f"{name}=8000\n")
+    resolved = resolve({}, environ={}, cwd=tmp_path)
+    assert resolved.warnings == (f"{name} in .env is not read: {meant}",)
+    assert resolved.config == resolve({}, environ={}, cwd=tmp_path / "..").config
+    # Once is enough where it stands in both, and an empty variable takes it back.
+    assert len(resolve({}, environ={name: "1"}, cwd=tmp_path).warnings) == 1
+    assert resolve({}, environ={name: ""}, cwd=tmp_path).warnings == ()
+
+
+def test_variables_of_every_command_and_of_others_are_known(tmp_path):
+    names = ["WSVOICE_START_KEY", "WSVOICE_ENV_FILE", "WSVOICE_DIAL_ENV_FILE", "WSVOICE_DISABLE_PATCHES", "WSVOICES"]
+    names += [name for setting in RUN_SETTINGS for name in setting.variables("run")]
+    names += [name for setting in DIAL_SETTINGS for name in setting.variables("dial")]
+    (tmp_path / "pass.env").write_text("")
+    environ = {
+        name: {"WSVOICE_ENV_FILE": "pass.env", "WSVOICE_DIAL_ENV_FILE": "pass.env"}.get(name, "") for name in names
+    }
+    environ |= {"WSVOICE_START_KEY": "k", "WSVOICE_DIAL_LISTEN": "1", "WSVOICE_LISTEN": "1", "WSVOICES": "x"}
+    assert resolve_run({}, environ=environ, cwd=tmp_path).warnings == ()
+    environ["WSVOICE_PORT"] = "8000"
+    assert resolve_dial({}, environ=environ, cwd=tmp_path).warnings == ()
 
 
 def test_malformed_toml_is_refused_with_its_place(tmp_path):

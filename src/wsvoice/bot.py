@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import builtins
+import difflib
+import getpass
 import importlib
+import importlib.machinery
 import importlib.metadata
 import importlib.util
 import inspect
@@ -152,13 +156,13 @@ def _find_file(target: str, base: Path) -> Path | None:
     if path.is_dir():
         inside = path / DEFAULT_FILE
         if not inside.is_file():
-            raise BotNotFoundError(f"the folder {target} has no {DEFAULT_FILE}", hint=_python_files_hint(inside, path))
+            raise BotNotFoundError(f"the folder {target} has no {DEFAULT_FILE}", hint=_bots_hint(inside, path))
         return inside.resolve()
     if path.is_file():
         if path.suffix != ".py":
             raise BotNotFoundError(
                 f"{target} is not a Python file",
-                hint=_python_files_hint(path.with_suffix(".py"), path.parent),
+                hint=_bots_hint(path.with_suffix(".py"), path.parent),
             )
         return path.resolve()
     if target.isidentifier() and path.with_suffix(".py").is_file():
@@ -166,21 +170,37 @@ def _find_file(target: str, base: Path) -> Path | None:
     if path.suffix == ".py" or "/" in target or "\\" in target:
         if not path.parent.is_dir():
             raise BotNotFoundError(f"there is no file {target}: its folder does not exist")
-        raise BotNotFoundError(f"there is no file {target}", hint=_python_files_hint(path, path.parent))
+        raise BotNotFoundError(f"there is no file {target}", hint=_bots_hint(path, path.parent))
     return None
 
 
-def _python_files_hint(wanted: Path, folder: Path) -> str:
-    """Name the Python files of `folder`, the ones spelt most like `wanted` first."""
+def _bots_hint(wanted: Path, folder: Path) -> str:
+    """Name the files of `folder` that hold a bot: ``bot.py`` first, then the ones spelt most like `wanted`."""
     try:
-        names = [file.name for file in folder.glob("*.py") if file.is_file() and not file.name.startswith("__")]
+        files = [file for file in folder.glob("*.py") if not file.name.startswith("__") and _holds_a_bot(file)]
     except OSError:
-        names = []
-    if not names:
-        return "a bot is a Python file with `async def bot(runner_args): ...`"
-    names = nearest(wanted.name, sorted(names))
+        files = []
+    if not files:
+        return "a bot is a Python file with `async def bot(runner_args): ...`; `wsvoice init` makes one"
+    # What is equally near keeps its place, so it is in the alphabet's order.
+    names = nearest(wanted.name, sorted(file.name for file in files))
+    names.sort(key=lambda name: name != DEFAULT_FILE)
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return f"there is {', '.join(f'`{name}`' for name in names[:5])}{more}"
+
+
+# The function itself, or its name given to something.
+_BOT = re.compile(
+    rb"^(?:async[ \t]+def[ \t]+bot\b|bot[ \t]*[:=]|from[ \t][^\n]*\bimport\b[^\n]*\bbot\b(?![ \t]+as\b))", re.MULTILINE
+)
+
+
+def _holds_a_bot(file: Path) -> bool:
+    """Whether a file looks as if it had a bot in it; it is not run."""
+    try:
+        return file.is_file() and _BOT.search(file.read_bytes()) is not None
+    except OSError:
+        return False
 
 
 # -- Importing it --
@@ -193,7 +213,7 @@ def _import_file(path: Path) -> ModuleType:
     if existing is not None and not hasattr(existing, "__wsvoice_bot__") and not _is_from(existing, path):
         raise BotNotFoundError(
             f"{path.name} has the name of a module that is in use: `{name}`",
-            hint="give the file another name",
+            hint=f"give the file another name, for example `{name}_bot.py`",
         )
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -220,7 +240,7 @@ def _import_module(target: str, base: Path) -> ModuleType:
     if not all(part.isidentifier() for part in target.split(".")):
         raise BotNotFoundError(
             f"there is no bot {target!r}: it is neither a file nor the name of a module",
-            hint=_python_files_hint(base / f"{target}.py", base),
+            hint=_bots_hint(base / f"{target}.py", base),
         )
     with _as_script(Path(*target.split(".")).with_suffix(".py")):
         importlib.invalidate_caches()
@@ -250,6 +270,10 @@ class _RunsAtImport(Exception):
     """The module called something, named by the first argument, that serves until it is stopped."""
 
 
+class _AsksAtImport(Exception):
+    """The module called something, named by the first argument, that waits for somebody to type."""
+
+
 @contextmanager
 def _as_script(path: Path) -> Iterator[None]:
     """
@@ -262,6 +286,7 @@ def _as_script(path: Path) -> Iterator[None]:
     import uvicorn
 
     argv, run, serve, parse = sys.argv, asyncio.run, uvicorn.run, argparse.ArgumentParser.parse_args
+    ask, ask_secretly = builtins.input, getpass.getpass
 
     def limited_run(main: Coroutine[Any, Any, Any], **options: Any) -> Any:
         async def limited() -> Any:
@@ -291,13 +316,21 @@ def _as_script(path: Path) -> Iterator[None]:
             raise _RunsAtImport("pipecat's main()")
         return parse(parser, *args, **options)
 
+    def no_input(*_: Any, **__: Any) -> Any:
+        raise _AsksAtImport("input()")
+
+    def no_getpass(*_: Any, **__: Any) -> Any:
+        raise _AsksAtImport("getpass()")
+
     sys.argv = [str(path)]
+    builtins.input, getpass.getpass = no_input, no_getpass
     replaced: Any = argparse.ArgumentParser
     asyncio.run, uvicorn.run, replaced.parse_args = limited_run, no_server, parse_args
     try:
         yield
     finally:
         sys.argv = argv
+        builtins.input, getpass.getpass = ask, ask_secretly
         asyncio.run, uvicorn.run, replaced.parse_args = run, serve, parse
 
 
@@ -313,13 +346,18 @@ def _bot_errors(shown: str, folder: Path, *, run_as: str | None) -> Iterator[Non
             f"{shown} starts to run while it is imported: it calls {error}{_where(error, folder)}",
             hint=_GUARD_HINT,
         ) from None
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - a bot may raise anything
+    except _AsksAtImport as error:
+        raise BotImportError(
+            f"{shown} waits for somebody to type while it is imported: it calls {error}{_where(error, folder)}",
+            hint=f"take it from the environment or .env (`os.environ[...]`), or {_GUARD_HINT}",
+        ) from None
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        raise
+    except BaseException as error:  # noqa: BLE001 - a bot may raise anything
         raise _diagnosis(error, shown, folder, run_as) from None
 
 
-def _diagnosis(
-    error: Exception | SystemExit, shown: str, folder: Path, run_as: str | None
-) -> BotNotFoundError | BotImportError:
+def _diagnosis(error: BaseException, shown: str, folder: Path, run_as: str | None) -> BotNotFoundError | BotImportError:
     """Tell from the error that an import ended in what is wrong with the bot."""
     if isinstance(error, SystemExit):
         reads_arguments = _passed_through(error, "argparse.py")
@@ -335,13 +373,14 @@ def _diagnosis(
         return BotImportError(
             f"{file}{line} is not valid Python: {error.msg}",
             details="".join(traceback.format_exception_only(error)).rstrip(),
+            hint="save the file as UTF-8" if re.search(r"codec|null bytes|utf-8", str(error.msg)) else None,
         )
     if isinstance(error, ImportError):
         if run_as is not None and _is_target_missing(error, run_as):
             parent = "" if error.name == run_as else f": there is no {error.name!r}"
             return BotNotFoundError(
                 f"there is no module {run_as!r}{parent or ', and no file of that name'}",
-                hint=_python_files_hint(folder / f"{run_as}.py", folder),
+                hint=_bots_hint(folder / f"{run_as}.py", folder),
             )
         return _import_error(error, shown, folder)
     if not _frames(error):
@@ -349,7 +388,7 @@ def _diagnosis(
     return BotImportError(_summary(error, shown), details=_details(error))
 
 
-def _summary(error: Exception, shown: str) -> str:
+def _summary(error: BaseException, shown: str) -> str:
     text = str(error).strip().splitlines()
     kind = type(error).__name__
     return f"{shown} failed while it was imported: {f'{kind}: {text[0]}' if text else kind}"
@@ -360,12 +399,14 @@ def _import_error(error: ImportError, shown: str, folder: Path) -> BotImportErro
     missing = _missing_module(error)
     if missing is None or missing.name is None:
         hint = None
-        if error.path is not None and Path(error.path) == folder / shown:
-            hint = "it imports itself: give the file a name that none of its imports has"
+        if hidden := _hides_a_library(error, folder, shown):
+            hint = hidden
         elif "relative import" in str(error):
             hint = "run it as a module of its package: `wsvoice run package.module`"
         return BotImportError(_summary(error, shown), details=_details(error), hint=hint)
     package = missing.name.partition(".")[0]
+    if package != missing.name and (hint := _hides_a_library(missing, folder, shown)):
+        return BotImportError(_summary(missing, shown), details=_details(missing), hint=hint)
     importer, is_own = _importer(missing, error, folder, shown)
     details = "" if is_own else _details(missing)
     if package != missing.name and _is_installed(package):
@@ -386,8 +427,30 @@ def _import_error(error: ImportError, shown: str, folder: Path) -> BotImportErro
     return BotImportError(
         f"{importer} imports `{missing.name}`, which is not installed",
         details=details,
-        hint=f"pip install {distribution}",
+        # A name that is nearly one of an installed package's had better not be asked of an index.
+        hint=_nearly_installed(package) or f"pip install {distribution}",
     )
+
+
+def _hides_a_library(error: ImportError, folder: Path, shown: str) -> str | None:
+    """Return a hint if `error` came up because a file of the user's has the name of a library."""
+    package = (error.name or "").partition(".")[0]
+    file = Path(error.path) if error.path else folder / f"{package}.py"
+    if not package or not _is_in(str(file), folder) or not file.is_file():
+        return None
+    if file == folder / shown:
+        return "it imports itself: give the file a name that none of its imports has"
+    elsewhere = [entry for entry in sys.path if Path(entry or ".").resolve() != file.parent]
+    if importlib.machinery.PathFinder.find_spec(package, elsewhere) is None:
+        return None
+    return f"{file.name} hides the library of that name: give the file another name"
+
+
+def _nearly_installed(package: str) -> str | None:
+    # wsvoice may be installed in place, and is no package of a distribution then.
+    installed = {"wsvoice", *(name for name in importlib.metadata.packages_distributions() if name[0] != "_")}
+    close = difflib.get_close_matches(package, installed, n=1, cutoff=0.85)
+    return f"did you mean `{close[0]}`?" if close and close[0] != package else None
 
 
 def _missing_module(error: BaseException) -> ModuleNotFoundError | None:

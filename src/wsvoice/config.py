@@ -171,6 +171,7 @@ class Resolved(Generic[ConfigT]):
             ``.env WSVOICE_PORT``, ``pyproject.toml [tool.wsvoice] port``, ``default``.
         env_file: The ``.env`` file that was read, or ``None``.
         dotenv: Everything in it; secrets included.
+        warnings: What was found that is probably a mistake, though nothing depends on it.
     """
 
     config: ConfigT
@@ -178,6 +179,7 @@ class Resolved(Generic[ConfigT]):
     origins: Mapping[str, str]
     env_file: Path | None = None
     dotenv: Mapping[str, str] = field(default_factory=dict, repr=False)
+    warnings: tuple[str, ...] = ()
 
 
 def resolve_run(flags: Mapping[str, Any], *, environ: Mapping[str, str], cwd: Path) -> Resolved[RunConfig]:
@@ -241,21 +243,22 @@ def _text(value: object, who: str) -> str:
     return value
 
 
-def _whole(value: object, who: str, *, least: int, most: float = math.inf, what: str) -> int:
+def _whole(value: object, who: str, *, least: int, most: float = math.inf, what: str, hint: str) -> int:
     number = value
     if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]{1,18}", value.strip()):
         number = int(value)
     if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= most:
-        raise ConfigError(f"{who} takes {what}, got {value!r}")
+        raise ConfigError(f"{who} takes {what}, got {value!r}", hint=hint)
     return number
 
 
 def _port(value: object, who: str) -> int:
-    return _whole(value, who, least=0, most=65535, what="a port, 0 to 65535")
+    hint = "7860 is the usual one; 0 takes a free one"
+    return _whole(value, who, least=0, most=65535, what="a port, 0 to 65535", hint=hint)
 
 
 def _at_least_one(value: object, who: str) -> int:
-    return _whole(value, who, least=1, what="a whole number from 1 up")
+    return _whole(value, who, least=1, what="a whole number from 1 up", hint="for no limit, leave it out")
 
 
 def _switch(value: object, who: str) -> bool:
@@ -291,7 +294,9 @@ def _duration(value: object, who: str) -> float:
 def _positive_duration(value: object, who: str) -> float:
     seconds = _duration(value, who)
     if not seconds:
-        raise ConfigError(f"{who} takes a duration above zero, got {value!r}")
+        raise ConfigError(
+            f"{who} takes a duration above zero, got {value!r}", hint="write seconds, or a unit: `5`, `500ms`, `2m`"
+        )
     return seconds
 
 
@@ -682,7 +687,32 @@ def _resolve(
     if filled.get("transport") == "websocket-server" and "port" not in filled:
         filled["port"] = values["port"] = WEBSOCKET_SERVER_PORT
     config = kind(**filled, credentials=_credentials(environ, dotenv))
-    return Resolved(config, values, origins, env_file, dotenv)
+    warnings = _unknown_variables(environ, "", frozenset())
+    warnings += _unknown_variables(dotenv, sources.env_file_name, environ.keys())
+    return Resolved(config, values, origins, env_file, dotenv, tuple(warnings))
+
+
+def _unknown_variables(given: Mapping[str, str], file: str, known_before: Collection[str]) -> list[str]:
+    """Say which of the variables that begin like wsvoice's own are none of any command's."""
+    known = {START_KEY} | {
+        name
+        for command, settings in (("run", RUN_SETTINGS), ("dial", DIAL_SETTINGS))
+        for setting in (*settings, _ENV_FILE)
+        for name in setting.variables(command)
+    }
+    warnings = []
+    for name in sorted(given):
+        written = name.upper().replace("-", "_")
+        if not written.startswith("WSVOICE_") or name in known or name in known_before or not given[name]:
+            continue
+        # Perhaps it is all right but for a command that it is not for, as in WSVOICE_RUN_PORT.
+        bare = re.sub("^WSVOICE_(RUN|DIAL)_", "WSVOICE_", written)
+        rests = sorted(each.removeprefix("WSVOICE_") for each in known)
+        close = difflib.get_close_matches(written.removeprefix("WSVOICE_"), rests, n=1, cutoff=0.7)
+        nearest_name = bare if bare in known else f"WSVOICE_{close[0]}" if close else None
+        meant = f"did you mean {nearest_name}?" if nearest_name else "no setting has that name"
+        warnings.append(f"{name}{f' in {file}' if file else ''} is not read: {meant}")
+    return warnings
 
 
 def _drop_weaker(found: dict[str, _Given | None], one: str, other: str) -> None:
@@ -776,6 +806,8 @@ def _read_pyproject(cwd: Path, command: str, settings: Sequence[Setting]) -> dic
         table = table.get(key, {})
         if not isinstance(table, dict):
             raise ConfigError(f"pyproject.toml: [{'.'.join(keys[:depth])}] must be a table, got {table!r}")
+        if depth == 2 and command != "run":
+            _check_tables(table, command)
     known = {setting.name for setting in settings} | {_ENV_FILE.name}
     # [tool.wsvoice] also holds the other commands' tables.
     unknown = [key for key in table if key not in known and not (command == "run" and key == "dial")]
@@ -785,6 +817,16 @@ def _read_pyproject(cwd: Path, command: str, settings: Sequence[Setting]) -> dic
             hint=did_you_mean(key.replace("_", "-"), known) or f"known are: {', '.join(sorted(known))}",
         )
     return dict(table)
+
+
+def _check_tables(table: Mapping[str, Any], command: str) -> None:
+    """Refuse a table that can only be a misspelt `command`, which has one beside the settings of ``wsvoice run``."""
+    known = {setting.name for setting in RUN_SETTINGS} | {command}
+    for key, value in table.items():
+        if key not in known and isinstance(value, dict):
+            raise ConfigError(
+                f"pyproject.toml [tool.wsvoice] has no table {key!r}", hint=f"did you mean `[tool.wsvoice.{command}]`?"
+            )
 
 
 def _credentials(environ: Mapping[str, str], dotenv: Mapping[str, str]) -> dict[str, str]:

@@ -210,6 +210,8 @@ def dial(
         return
     resolved = resolve_dial(context.params, environ=os.environ, cwd=Path.cwd())
     config = resolved.config
+    if not quiet:
+        output.warnings(resolved)
     if verbose and not quiet:
         output.settings(resolved)
 

@@ -60,6 +60,11 @@ class Output:
         """Print what the user should know though it goes on."""
         self.line(text, label="warning: ", label_style="bold yellow")
 
+    def warnings(self, resolved: Resolved[RunConfig] | Resolved[DialConfig]) -> None:
+        """Print what is probably a mistake in the settings."""
+        for text in resolved.warnings:
+            self.warning(text)
+
     def note(self, text: str) -> None:
         """Print what the user may want to know."""
         self.line(text, label="note: ", label_style="bold")

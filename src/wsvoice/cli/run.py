@@ -185,6 +185,7 @@ def run(
     output = Output()
     resolved = resolve_run(context.params, environ=os.environ, cwd=Path.cwd())
     config = resolved.config
+    output.warnings(resolved)
     if verbose:
         output.settings(resolved)
     export_dotenv(resolved.dotenv, os.environ)
