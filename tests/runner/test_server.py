@@ -215,3 +215,46 @@ class TestTunnel:
         with pytest.raises(ServerError, match="ngrok did not open a tunnel") as caught, ngrok_tunnel(7860):
             pass
         assert "authtoken" in (caught.value.hint or "")
+
+    @pytest.mark.parametrize(
+        ("said", "hint"),
+        [
+            ("Your account is limited to 1 simultaneous agent session. ERR_NGROK_108", "runs elsewhere already"),
+            ("The authtoken you specified is properly formed, but it is invalid. ERR_NGROK_107", "NGROK_AUTHTOKEN"),
+            ("The domain is not reserved for you. ERR_NGROK_320", "https://ngrok.com/docs/errors/err_ngrok_320"),
+            ("dial tcp: lookup connect.ngrok-agent.com: no such host", "check the network"),
+        ],
+    )
+    def test_each_refusal_has_a_hint_of_its_own(self, agent: Any, tmp_path: Path, said: str, hint: str) -> None:
+        agent(refused=True)
+        path = tmp_path / "ngrok"
+        path.write_text(path.read_text().replace("authentication failed: Usage requires an authtoken", said))
+        with pytest.raises(ServerError) as caught, ngrok_tunnel(7860):
+            pass
+        assert caught.value.message.startswith("ngrok did not open a tunnel: ")
+        assert hint in (caught.value.hint or "")
+        assert ("AUTHTOKEN" in (caught.value.hint or "")) is ("authtoken" in said)
+
+    def test_an_agent_that_cannot_be_downloaded(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path, config = tmp_path / "bin" / "ngrok", tmp_path / "ngrok.yml"
+        config.write_text("version: 2\n")
+        # Nothing listens on port 9 of this machine.
+        monkeypatch.setattr("pyngrok.installer.get_ngrok_cdn_url", lambda version: "http://127.0.0.1:9/ngrok.tgz")
+        conf.set_default(conf.PyngrokConfig(ngrok_path=str(path), config_path=str(config)))
+        try:
+            with pytest.raises(ServerError, match="ngrok's agent could not be installed") as caught, ngrok_tunnel(7860):
+                pass
+        finally:
+            conf.set_default(conf.PyngrokConfig())
+        assert "PYNGROK_NGROK_PATH" in (caught.value.hint or "")
+        assert "AUTHTOKEN" not in (caught.value.hint or "")
+        assert capsys.readouterr().out == "", "stdout is for data"
+
+    def test_an_agent_that_cannot_be_started(self, agent: Any, tmp_path: Path) -> None:
+        agent()
+        (tmp_path / "ngrok").write_text("#!/nowhere/at/all\n")
+        with pytest.raises(ServerError, match="ngrok's agent could not be started") as caught, ngrok_tunnel(7860):
+            pass
+        assert "PYNGROK_NGROK_PATH" in (caught.value.hint or "")

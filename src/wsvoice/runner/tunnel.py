@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
+from io import StringIO
 from urllib.parse import urlsplit
 
 from wsvoice.errors import ServerError
@@ -26,16 +27,11 @@ def ngrok_tunnel(port: int) -> Iterator[str]:
     from pyngrok.exception import PyngrokError
 
     try:
-        tunnel = ngrok.connect(str(port), "http")
-    except PyngrokError as error:
-        reason = getattr(error, "ngrok_error", None) or str(error)
-        reason = str(reason).strip().splitlines()[0][:300]
-        hint = "run `ngrok config add-authtoken …`, or set NGROK_AUTHTOKEN; or bring your own address with -x DOMAIN"
-        raise ServerError(f"ngrok did not open a tunnel: {reason}", hint=hint) from error
-    except OSError as error:
-        raise ServerError(
-            f"ngrok could not be started: {error}", hint="or bring your own address with -x DOMAIN"
-        ) from error
+        # A download tells its progress on stdout, which is for data.
+        with redirect_stdout(StringIO()):
+            tunnel = ngrok.connect(str(port), "http")
+    except (PyngrokError, OSError) as error:
+        raise _refusal(error) from error
     public_url = tunnel.public_url or ""
     try:
         yield urlsplit(public_url).netloc
@@ -43,3 +39,39 @@ def ngrok_tunnel(port: int) -> Iterator[str]:
         with suppress(PyngrokError, OSError):
             ngrok.disconnect(public_url)
         ngrok.kill()
+
+
+_OWN_ADDRESS = "or bring your own address with -x DOMAIN"
+
+
+def _refusal(error: Exception) -> ServerError:
+    """Tell what went wrong with the agent, and what mends that."""
+    from pyngrok.exception import PyngrokNgrokInstallError, PyngrokSecurityError
+
+    lines = str(getattr(error, "ngrok_error", None) or error).strip().splitlines()
+    reason = lines[0][:300] if lines else type(error).__name__
+    if isinstance(error, PyngrokNgrokInstallError | PyngrokSecurityError):
+        return ServerError(
+            f"ngrok's agent could not be installed: {reason}",
+            hint="check the network; or get the agent at https://ngrok.com/download, and set PYNGROK_NGROK_PATH to its"
+            f" path; {_OWN_ADDRESS}",
+        )
+    if isinstance(error, OSError):
+        return ServerError(
+            f"ngrok's agent could not be started: {reason}",
+            hint=f"set PYNGROK_NGROK_PATH to the path of a working one; {_OWN_ADDRESS}",
+        )
+    code = getattr(error, "ngrok_error_code", None) or ""
+    if code == "ERR_NGROK_108":
+        hint = f"the account's agent runs elsewhere already: stop it there; {_OWN_ADDRESS}"
+    elif code in _TOKEN_ERRORS or "auth" in reason.lower():
+        hint = f"run `ngrok config add-authtoken …`, or set NGROK_AUTHTOKEN; {_OWN_ADDRESS}"
+    elif code:
+        hint = f"https://ngrok.com/docs/errors/{code.lower()} explains it; {_OWN_ADDRESS}"
+    else:
+        hint = f"check the network, and that `ngrok http 7860` works by itself; {_OWN_ADDRESS}"
+    return ServerError(f"ngrok did not open a tunnel: {reason}", hint=hint)
+
+
+# No token, a malformed or revoked one, an account that is not verified: https://ngrok.com/docs/errors/
+_TOKEN_ERRORS = frozenset({"ERR_NGROK_105", "ERR_NGROK_106", "ERR_NGROK_107", "ERR_NGROK_4018"})
