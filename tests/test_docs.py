@@ -31,9 +31,9 @@ from tests.environment import clean_environ
 from wsvoice.audio import write_wav
 from wsvoice.cli.main import app
 from wsvoice.config import RUN_SETTINGS
+from wsvoice.moved import MOVED
 from wsvoice.providers import PROVIDERS, load_provider
 from wsvoice.runner.patches import PATCHES
-from wsvoice.runner.patches.old_modules import MOVED
 from wsvoice.runner.patches.old_params import KEPT, RENAMED
 
 ROOT = Path(__file__).parents[1]
@@ -289,7 +289,7 @@ class Reader:
 
     @contextmanager
     def _serve(self, text: str) -> Iterator[None]:
-        named = "8765" if "websocket-server" in text else "7860"
+        named = "8765" if "websocket-server" in text or "8765" in text else "7860"
         port = self._ports[named]
         log = self.folder / f"{named}.log"
         with log.open("w") as file:

@@ -26,12 +26,13 @@ OURS = {
     "_version": (),
     "errors": (),
     "call": (),
+    "moved": (),
     "audio": ("errors",),
     "providers": ("providers", "errors", "call", "audio"),
     "config": ("errors", "providers"),
     "http": ("errors", "providers"),
     "bot": ("config", "errors"),
-    "runner": ("runner", "bot", "providers", "config", "http", "audio", "call", "errors"),
+    "runner": ("runner", "bot", "providers", "config", "http", "audio", "call", "errors", "moved"),
     "dial": ("dial", "bot", "speech", "providers", "config", "http", "audio", "call", "errors"),
     "speech": ("errors",),
     "testing": ("dial", "config", "audio", "errors"),
@@ -53,7 +54,7 @@ OURS = {
         "_version",
     ),
     "__main__": ("cli",),
-    "wsvoice": ("runner", "config", "call", "_version"),
+    "wsvoice": ("runner", "config", "call", "moved", "_version"),
 }
 
 #: Modules of the standard library that neither do I/O nor look at a clock, a network, the system or chance.
@@ -71,6 +72,7 @@ OUTSIDE = {
     "_version": (),
     "errors": (),
     "call": (),
+    "moved": (),
     "audio": ("numpy", "audioop"),
     "providers": ("cryptography",),
     "config": ("dotenv",),

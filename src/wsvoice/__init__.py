@@ -10,13 +10,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from wsvoice import moved
 from wsvoice._version import __version__
 from wsvoice.call import Call
 
 if TYPE_CHECKING:
     from wsvoice.config import RunConfig
     from wsvoice.runner.app import create_app, create_router
-    from wsvoice.runner.transport import CallArguments, CallTransport, create_transport
+    from wsvoice.runner.transport import CallArguments, CallTransport, create_transport, install
 
 _PLACES = {
     "CallArguments": "wsvoice.runner.transport",
@@ -25,6 +26,7 @@ _PLACES = {
     "create_app": "wsvoice.runner.app",
     "create_router": "wsvoice.runner.app",
     "create_transport": "wsvoice.runner.transport",
+    "install": "wsvoice.runner.transport",
 }
 
 __all__ = [
@@ -36,8 +38,10 @@ __all__ = [
     "create_app",
     "create_router",
     "create_transport",
+    "install",
 ]
 
+moved.put_up()
 
 if not TYPE_CHECKING:  # A type checker would take every name for one of ours.
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,6 +18,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI, Request
 
+from tests.environment import clean_environ
 from tests.runner import bots
 from tests.runner.carrier import FORM, announce, dialled, main_frequency
 from tests.signals import tone
@@ -102,3 +107,61 @@ def test_large_messages_are_refused_by_any_server() -> None:
                 assert (await carrier.closed())[0] == 1009
 
         asyncio.run(main())
+
+
+class TestAServerWrittenByHand:
+    OLD = "from pipecat.transports.network.fastapi_websocket import FastAPIWebsocketParams"
+
+    @staticmethod
+    def python(folder: Path, program: str) -> tuple[int, str]:
+        command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(program)]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=folder, env=clean_environ())
+        return result.returncode, result.stdout + result.stderr
+
+    def test_what_it_is_told_before(self, tmp_path: Path) -> None:
+        code, told = self.python(tmp_path, f"import wsvoice\n{self.OLD}")
+        assert code == 1
+        last = told.splitlines()[-1]
+        assert last.startswith("ModuleNotFoundError: No module named 'pipecat.transports.network'")
+        assert "wsvoice.install()" in last
+
+    def test_nothing_else_changes(self, tmp_path: Path) -> None:
+        code, printed = self.python(
+            tmp_path,
+            """
+            import sys
+            finders = list(sys.meta_path)
+            import wsvoice
+            print("cheap", "pipecat" not in sys.modules, sys.meta_path[:-1] == finders)
+            try:
+                import pipecat.nowhere
+            except ModuleNotFoundError as error:
+                print("told", error, error.name)
+            """,
+        )
+        assert code == 0, printed
+        assert "cheap True True\n" in printed
+        assert "told No module named 'pipecat.nowhere' pipecat.nowhere\n" in printed
+
+    def test_installed(self, tmp_path: Path) -> None:
+        code, printed = self.python(
+            tmp_path,
+            f"""
+            import sys, wsvoice
+            first = wsvoice.install()
+            count = len(sys.meta_path)
+            print("again", first == wsvoice.install(), count == len(sys.meta_path), "old-modules" in first)
+            {self.OLD}
+            import pipecat.transports.websocket.fastapi as new
+            print("same", FastAPIWebsocketParams is new.FastAPIWebsocketParams)
+            """,
+        )
+        assert code == 0, printed
+        assert "again True True True\n" in printed
+        assert "same True\n" in printed
+
+    def test_without_old_names(self, tmp_path: Path) -> None:
+        code, told = self.python(tmp_path, f"import wsvoice; print(wsvoice.install(['old-modules']))\n{self.OLD}")
+        assert code == 1
+        assert "('create-transport', " in told
+        assert told.splitlines()[-1] == "ModuleNotFoundError: No module named 'pipecat.transports.network'"

@@ -24,8 +24,8 @@ from tests.signals import speech_like
 from wsvoice.audio import read_wav, resample
 from wsvoice.config import resolve_run
 from wsvoice.errors import ConfigError
+from wsvoice.moved import MOVED
 from wsvoice.runner.patches import PATCHES, apply_patches
-from wsvoice.runner.patches.old_modules import MOVED
 
 
 def python(program: str) -> str:
@@ -291,7 +291,7 @@ class TestSwitchingOff:
         assert resolved.origins["disable-patches"] == "environment WSVOICE_DISABLE_PATCHES"
 
     def test_an_unknown_name_is_told(self) -> None:
-        with pytest.raises(ConfigError, match="no patch with 'old-param'") as caught:
+        with pytest.raises(ConfigError, match="named 'old-param'") as caught:
             apply_patches({"old-param"})
         assert caught.value.hint == "did you mean `old-params`?"
 

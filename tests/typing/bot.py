@@ -62,9 +62,13 @@ assert_type(config.public_url, str | None)
 assert_type(wsvoice.__version__, str)
 assert_type(wsvoice.create_app(bot_for_any_runner), FastAPI)
 assert_type(wsvoice.create_router(bot, config), APIRouter)
+assert_type(wsvoice.install(), tuple[str, ...])
+assert_type(wsvoice.install(disabled=["old-params"]), tuple[str, ...])
 
 create_app(not_a_coroutine)  # type: ignore[arg-type]
 create_app(bot_of_no_call)  # type: ignore[arg-type]
 RunConfig(verify="maybe")  # type: ignore[arg-type]
+wsvoice.install(["old-params", 1])  # type: ignore[list-item]
+wsvoice.install(disable=["old-params"])  # type: ignore[call-arg]
 RunConfig(prot=8000)  # type: ignore[call-arg]
 config.port = 8000  # type: ignore[misc]

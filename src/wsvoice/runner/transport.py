@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -673,9 +673,23 @@ async def create_transport(runner_args: Any, transport_params: TransportParams) 
     return runner_args.use_transport(params)
 
 
-def install(disabled: Set[str] = frozenset()) -> None:
-    """Change pipecat, but for the patches in `disabled`, before a bot is imported."""
-    apply_patches(disabled)
+def install(disabled: Collection[str] = frozenset()) -> tuple[str, ...]:
+    """
+    Change pipecat as ``wsvoice run`` does, for an application with a server of its own.
+
+    Old module names lead to the new ones, and params, serializers and models work as ``docs/from-pipecat-runner.md``
+    lists it. Call it before the first import from pipecat; a second call does nothing that was done.
+
+    Args:
+        disabled: The names of changes that are not to be made.
+
+    Returns:
+        The names of the changes that are made.
+
+    Raises:
+        ConfigError: If `disabled` names none.
+    """
+    return apply_patches(disabled)
 
 
 async def call_arguments(session: Session, handshake: list[str]) -> CallArguments:

@@ -8,9 +8,10 @@ be switched off by its name: ``WSVOICE_DISABLE_PATCHES=input-vad,old-params``.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Set
+from collections.abc import Collection
 from dataclasses import dataclass
 
+from wsvoice import moved
 from wsvoice.config import did_you_mean
 from wsvoice.errors import ConfigError
 
@@ -65,9 +66,12 @@ PATCHES = (
 )
 
 
-def apply_patches(disabled: Set[str] = frozenset()) -> None:
+def apply_patches(disabled: Collection[str] = frozenset()) -> tuple[str, ...]:
     """
     Change pipecat, but for the patches in `disabled`; what was changed before stays so.
+
+    Returns:
+        The names of the patches that were not disabled.
 
     Raises:
         ConfigError: If `disabled` names a patch that there is not.
@@ -76,9 +80,11 @@ def apply_patches(disabled: Set[str] = frozenset()) -> None:
     for name in sorted(disabled):
         if name not in known:
             raise ConfigError(
-                f"WSVOICE_DISABLE_PATCHES names no patch with {name!r}",
+                f"there is no change in pipecat named {name!r} that could be left out",
                 hint=did_you_mean(name, known) or f"known are: {', '.join(known)}",
             )
-    for patch in PATCHES:
-        if patch.name not in disabled:
-            importlib.import_module(f"{__name__}.{patch.module}").apply()
+    moved.take_down()
+    applied = [patch for patch in PATCHES if patch.name not in disabled]
+    for patch in applied:
+        importlib.import_module(f"{__name__}.{patch.module}").apply()
+    return tuple(patch.name for patch in applied)

@@ -14,20 +14,8 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
+from wsvoice.moved import MOVED, PACKAGES
 from wsvoice.runner.patches.notices import notices
-
-#: Where each module is now.
-MOVED = {
-    "pipecat.transports.network.fastapi_websocket": "pipecat.transports.websocket.fastapi",
-    "pipecat.transports.network.websocket_server": "pipecat.transports.websocket.server",
-    "pipecat.transports.network.websocket_client": "pipecat.transports.websocket.client",
-    "pipecat.transports.network.small_webrtc": "pipecat.transports.smallwebrtc.transport",
-    "pipecat.transports.network.webrtc_connection": "pipecat.transports.smallwebrtc.connection",
-    "pipecat.vad.silero": "pipecat.audio.vad.silero",
-    "pipecat.vad.vad_analyzer": "pipecat.audio.vad.vad_analyzer",
-}
-#: The packages that they were in.
-PACKAGES = frozenset(name.rpartition(".")[0] for name in MOVED)
 
 
 class OldModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
