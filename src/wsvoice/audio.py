@@ -291,7 +291,8 @@ class Resampler:
         self.reset()
 
     @classmethod
-    def _offline(cls, in_rate: int, out_rate: int) -> Resampler:
+    def offline(cls, in_rate: int, out_rate: int) -> Resampler:
+        """Return one with a longer filter than a live stream could afford; it holds back four times as much."""
         resampler = cls(in_rate, out_rate)
         if in_rate != out_rate and math.lcm(in_rate, out_rate) <= _MAX_OFFLINE_MULTIPLE:
             resampler._filter = _filter(in_rate, out_rate, _OFFLINE)
@@ -368,7 +369,7 @@ class Resampler:
 
 def resample(pcm: bytes, in_rate: int, out_rate: int) -> bytes:
     """Change a whole clip's sample rate, with a longer filter than a live stream could afford."""
-    resampler = Resampler._offline(in_rate, out_rate)
+    resampler = Resampler.offline(in_rate, out_rate)
     # A second at a time bounds the memory that the filter's windows take.
     step = 2 * in_rate
     parts = [resampler.process(pcm[start : start + step]) for start in range(0, len(pcm), step)]

@@ -1,15 +1,48 @@
-"""A call on disk: one stereo WAV file, the caller on the left and the bot on the right."""
+"""A call on disk: one stereo WAV file, the caller on the left and the bot on the right, written while it goes on."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import struct
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from wsvoice.audio import resample, write_wav
+import numpy as np
+
+from wsvoice.audio import Resampler
 from wsvoice.call import Call
 from wsvoice.providers.base import Stream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from io import FileIO
+
+    from loguru import Logger
+
+#: How often what can no longer change goes to the disk. A killed process loses as much.
+WRITE_EVERY_S = 1.0
+#: How much is made into a file's samples at a time, however long the process stood still.
+STEP_S = 10.0
+#: How much of the bot's audio is kept that its provider has yet to play; no provider is known to queue more.
+MAX_UNPLAYED_S = 600.0
+#: How long a disk may take nothing before the recording is given up; until then it is kept in memory.
+MAX_UNWRITTEN_S = 60.0
+#: How long the end of a call waits for the disk.
+FINISH_TIMEOUT_S = 5.0
+#: How many calls of one id may begin in the same second.
+_NAMES = 100
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+_HEADER = 44
+_MAX_SIZE = 2**32 - 1
+
+#: One thread writes for all calls. A disk that hangs must hold up neither the event loop nor the threads that
+#: asyncio looks up addresses in; and all recordings go to the same folder, so more threads would wait for the same.
+_disk = ThreadPoolExecutor(1, thread_name_prefix="wsvoice-recording")
 
 
 class CallRecorder:
@@ -17,33 +50,232 @@ class CallRecorder:
     Lays both ends of a call on one time axis.
 
     The caller's audio lies where it arrived, or right behind what came before. The bot's lies where the provider
-    will play it: behind what it was sent before; what an interruption cleared is cut out again.
+    will play it: behind what it was sent before; what an interruption cleared is cut out again. What lies before now
+    cannot change any more, so it is on disk within a second, and the file can be played at any time.
+
+    A disk that fails ends the recording, and nothing else.
     """
 
-    def __init__(self, folder: Path, call: Call, stream: Stream) -> None:
+    def __init__(self, folder: Path, call: Call, stream: Stream, *, logger: Logger) -> None:
         safe_id = re.sub(r"[^A-Za-z0-9_-]", "_", call.call_id)[:80]
         stamp = time.strftime("%Y%m%d-%H%M%S")
-        self.path = folder / f"{stamp}-{call.provider}-{safe_id}.wav"
-        self._started = asyncio.get_running_loop().time()
-        self._rates = {"caller": stream.format.sample_rate, "bot": stream.outbound_format.sample_rate}
-        self._tracks = {"caller": bytearray(), "bot": bytearray()}
+        self._logger = logger
+        self._loop = asyncio.get_running_loop()
+        self._started = self._loop.time()
+        self._tracks = {"caller": _Track(stream.format.sample_rate), "bot": _Track(stream.outbound_format.sample_rate)}
+        rates = [track.rate for track in self._tracks.values()]
+        self._file = _StereoFile(folder / f"{stamp}-{call.provider}-{safe_id}.wav", rates)
+        self._written_until = 0.0
+        self._stopped = False
+        self._failed = False
+        self._job: asyncio.Future[None] = self._on_disk(self._file.open)
+        self._timer = self._loop.call_later(WRITE_EVERY_S, self._tick)
 
     def hear(self, who: str, pcm: bytes, now: float) -> None:
         """Take a piece of s16le audio of ``caller`` or ``bot``, or cut the bot short (``clear``)."""
-        track = self._tracks["bot" if who == "clear" else who]
-        rate = self._rates["bot" if who == "clear" else who]
-        at = 2 * round((now - self._started) * rate)
-        if who == "clear":
-            del track[at:]
+        if self._stopped:
             return
-        if at > len(track):
-            track += bytes(at - len(track))
-        track += pcm
+        at_s = now - self._started
+        if who == "clear":
+            self._tracks["bot"].cut(at_s)
+        elif self._tracks[who].ends_s - at_s < MAX_UNPLAYED_S:
+            self._tracks[who].put(pcm, at_s)
 
-    def write(self) -> str:
-        """Write the file, at the higher of both rates; return its path."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        rate = max(self._rates.values())
-        channels = [resample(bytes(track), self._rates[who], rate) for who, track in self._tracks.items()]
-        write_wav(self.path, channels, rate)
-        return str(self.path)
+    def stop(self) -> None:
+        """Write what is left; nothing that is heard from now on belongs to the call."""
+        if self._stopped:
+            return
+        self._stopped = True
+        self._timer.cancel()
+        self._write(max(self._written_until, *(track.ends_s for track in self._tracks.values())))
+        self._job = self._on_disk(self._file.close)
+
+    async def finished(self) -> str | None:
+        """Wait until all is on disk; return the file's path, or ``None`` if there is none."""
+        self.stop()
+        done, _ = await asyncio.wait({self._job}, timeout=FINISH_TIMEOUT_S)
+        if not done:
+            self._give_up(f"the disk has not taken it within {FINISH_TIMEOUT_S:g} s")
+        return str(self._file.path) if self._file.exists else None
+
+    def _tick(self) -> None:
+        now_s = self._loop.time() - self._started
+        if self._job.done():
+            self._write(now_s)
+        elif now_s - self._written_until > MAX_UNWRITTEN_S:
+            self._give_up(f"the disk has taken nothing for {MAX_UNWRITTEN_S:g} s")
+        if not self._stopped:
+            self._timer = self._loop.call_later(WRITE_EVERY_S, self._tick)
+
+    def _write(self, until_s: float) -> None:
+        while self._written_until < until_s and not self._failed:
+            self._written_until = min(until_s, self._written_until + STEP_S)
+            left, right = (track.take(self._written_until) for track in self._tracks.values())
+            self._job = self._on_disk(partial(self._file.append, left, right))
+
+    def _on_disk(self, work: Callable[[], None]) -> asyncio.Future[None]:
+        job = self._loop.run_in_executor(_disk, work)
+        job.add_done_callback(self._look_at)
+        return job
+
+    def _look_at(self, job: asyncio.Future[None]) -> None:
+        error = None if job.cancelled() else job.exception()
+        if error is not None:
+            self._give_up(getattr(error, "strerror", None) or str(error) or type(error).__name__)
+
+    def _give_up(self, because: str) -> None:
+        """End the recording, and say so once; the call goes on."""
+        if self._failed:
+            return
+        self._failed = self._stopped = True
+        self._timer.cancel()
+        self._tracks.clear()
+        rest = "what was written until then is there" if self._file.exists else "there is no file"
+        self._logger.error("the call could not be recorded to {}: {}; {}", self._file.path, because, rest)
+
+
+class _Track:
+    """One end's audio that is not on disk yet, from a moment on."""
+
+    def __init__(self, rate: int) -> None:
+        self.rate = rate
+        self._pcm = bytearray()
+        #: The number of the first sample that is here.
+        self._first = 0
+
+    @property
+    def ends_s(self) -> float:
+        """Where it ends, in seconds."""
+        return (self._first + len(self._pcm) // 2) / self.rate
+
+    def put(self, pcm: bytes, at_s: float) -> None:
+        """Append audio, not before `at_s`."""
+        gap = round(at_s * self.rate) - self._first - len(self._pcm) // 2
+        if gap > 0:
+            self._pcm += bytes(2 * gap)
+        self._pcm += pcm
+
+    def cut(self, at_s: float) -> None:
+        """Forget what lies behind `at_s`."""
+        del self._pcm[max(0, 2 * (round(at_s * self.rate) - self._first)) :]
+
+    def take(self, until_s: float) -> bytes:
+        """Give away what lies before `until_s`, with silence where there is nothing."""
+        count = max(0, round(until_s * self.rate) - self._first)
+        pcm = bytes(self._pcm[: 2 * count])
+        del self._pcm[: 2 * count]
+        self._first += count
+        return pcm + bytes(2 * count - len(pcm))
+
+
+class _StereoFile:
+    """
+    A WAV file of two channels that grows, at the higher of their rates; playable after every piece.
+
+    Only the disk's thread calls its methods.
+
+    Attributes:
+        path: Where it is; with a number behind the name if that was taken.
+        exists: Whether there is a file of ours.
+    """
+
+    def __init__(self, path: Path, rates: list[int]) -> None:
+        self.path = path
+        self.exists = False
+        self._rate = max(rates)
+        # As for a whole clip: nobody waits for a recording, so the longer filter does no harm.
+        self._resamplers = [Resampler.offline(rate, self._rate) for rate in rates]
+        self._waiting = [b"" for _ in rates]
+        self._frames_bytes = 0
+        self._file: FileIO | None = None
+
+    def open(self) -> None:
+        """
+        Create the file, for its owner alone, as the folder is if it has to be made: a call is nobody else's business.
+
+        Raises:
+            OSError: If that is not possible.
+        """
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        name = self.path
+        for number in range(1, _NAMES + 1):
+            self.path = name if number == 1 else name.with_stem(f"{name.stem}-{number}")
+            try:
+                descriptor = os.open(
+                    self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600
+                )
+            except FileExistsError:
+                if number == _NAMES:
+                    raise
+                continue
+            break
+        self.exists = True
+        self._file = os.fdopen(descriptor, "wb", buffering=0)
+        self._guarded(b"")
+
+    def append(self, left: bytes, right: bytes) -> None:
+        """
+        Append a piece of both channels, each at its own rate.
+
+        Raises:
+            OSError: If the disk does not take it; what it took before stays playable.
+        """
+        made = (resampler.process(pcm) for resampler, pcm in zip(self._resamplers, (left, right), strict=True))
+        self._waiting = [waiting + pcm for waiting, pcm in zip(self._waiting, made, strict=True)]
+        count = min(map(len, self._waiting))
+        whole, self._waiting = [pcm[:count] for pcm in self._waiting], [pcm[count:] for pcm in self._waiting]
+        self._guarded(_interleaved(whole))
+
+    def close(self) -> None:
+        """
+        Append what the resamplers hold back, and close the file.
+
+        Raises:
+            OSError: As :meth:`append` does.
+        """
+        rest = [waiting + each.flush() for waiting, each in zip(self._waiting, self._resamplers, strict=True)]
+        longest = max(map(len, rest))
+        self._guarded(_interleaved([pcm.ljust(longest, b"\0") for pcm in rest]))
+        if self._file is not None:
+            self._file.close()
+
+    def _guarded(self, frames: bytes) -> None:
+        """Append frames and make the header say so; at a failure, leave what was whole, or nothing."""
+        if self._file is None:
+            return
+        try:
+            self._put(_HEADER + self._frames_bytes, frames)
+            self._put(0, self._header(self._frames_bytes + len(frames)))
+        except OSError:
+            file, self._file = self._file, None
+            try:
+                if self._frames_bytes:
+                    file.truncate(_HEADER + self._frames_bytes)
+                else:
+                    self.path.unlink()
+                    self.exists = False
+            finally:
+                file.close()
+            raise
+        self._frames_bytes += len(frames)
+
+    def _put(self, at: int, content: bytes) -> None:
+        assert self._file is not None
+        self._file.seek(at)
+        rest = memoryview(content)
+        while rest:
+            # A disk that is nearly full takes a part, and says why with the next.
+            rest = rest[self._file.write(rest) :]
+
+    def _header(self, size: int) -> bytes:
+        # http://soundfile.sapp.org/doc/WaveFormat/; the sizes have 32 bits, which is 18 hours at 16 kHz.
+        riff, data = min(size + _HEADER - 8, _MAX_SIZE), min(size, _MAX_SIZE)
+        shape = struct.pack("<IHHIIHH", 16, 1, 2, self._rate, 4 * self._rate, 4, 16)
+        return struct.pack("<4sI4s4s", b"RIFF", riff, b"WAVE", b"fmt ") + shape + struct.pack("<4sI", b"data", data)
+
+
+def _interleaved(channels: list[bytes]) -> bytes:
+    frames = np.empty((len(channels[0]) // 2, len(channels)), "<i2")
+    for number, pcm in enumerate(channels):
+        frames[:, number] = np.frombuffer(pcm, "<i2")
+    return frames.tobytes()

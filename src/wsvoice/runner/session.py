@@ -157,7 +157,7 @@ class Session:
         record.digits = socket.digits
         record.faults = dict(socket.faults)
         if self._recorder is not None:
-            record.recording = await self._write_recording(self._recorder)
+            record.recording = await self._recorder.finished()
         level = "INFO" if record.ended_by != "error" else "ERROR"
         self.logger.log(level, record.summary())
         return record
@@ -226,26 +226,29 @@ class Session:
         """Run the bot until the call is over, then end the call."""
         socket, config = self.socket, self.config
         if config.record is not None:
-            self._recorder = CallRecorder(config.record, self.call, socket.stream)
+            self._recorder = CallRecorder(config.record, self.call, socket.stream, logger=self.logger)
             socket.audio_listener = self._recorder.hear
-        await self._run.run(
-            self.call.call_id,
-            lambda: self._make_arguments(self, handshake),
-            logger=self.logger,
-            play_out=lambda: socket.played_out(config.playout_timeout_s),
-            on_closed=self._end_call,
-        )
+        try:
+            await self._run.run(
+                self.call.call_id,
+                lambda: self._make_arguments(self, handshake),
+                logger=self.logger,
+                play_out=lambda: socket.played_out(config.playout_timeout_s),
+                on_closed=self._end_call,
+            )
+        finally:
+            self._stop_recording()
+
+    def _stop_recording(self) -> None:
+        if self._recorder is not None:
+            self.socket.audio_listener = None
+            self._recorder.stop()
 
     async def _end_call(self) -> None:
+        # The bot may go on for a while, but not the call.
+        self._stop_recording()
         if self._run.ended_by != "caller" and self.call.call_id:
             await self._hang_up(self.call)
-
-    async def _write_recording(self, recorder: CallRecorder) -> str | None:
-        try:
-            return await asyncio.to_thread(recorder.write)
-        except OSError as error:
-            self.logger.error("the call could not be recorded to {}: {}", recorder.path, error)
-            return None
 
 
 def _identities(started: StreamStarted) -> tuple[str, ...]:
