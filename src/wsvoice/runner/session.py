@@ -19,6 +19,7 @@ from wsvoice.providers.base import CALL_PARAMETERS
 from wsvoice.providers.events import Connected, StreamStarted
 from wsvoice.runner.bot_run import Bot, BotRun
 from wsvoice.runner.recording import CallRecorder
+from wsvoice.runner.stream import TOLD_DIGITS
 
 if TYPE_CHECKING:
     from loguru import Logger
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 
 #: https://www.rfc-editor.org/rfc/rfc6455#section-5.5
 REASON_LIMIT = 123
-
-
+#: How long a call that we dialled may ring.
+RING_TIMEOUT_S = 60.0
 #: How long an id or a number may be, in characters; no provider's is half as long.
 ID_LIMIT = 256
 
@@ -48,7 +49,8 @@ class CallRecord:
         sent_s: The bot's audio.
         first_sound_s: From the start to the bot's first sound; ``None`` if it made none.
         responses_s: The caller's wait for each answer.
-        digits: The keys that the caller pressed.
+        digits: The keys that the caller pressed; the first of them, where there were very many.
+        digit_count: How many there were.
         faults: How often each kind of bad message came.
         recording: The file that holds the call, if it was recorded.
     """
@@ -63,6 +65,7 @@ class CallRecord:
     first_sound_s: float | None = None
     responses_s: list[float] = field(default_factory=list)
     digits: str = ""
+    digit_count: int = 0
     faults: dict[str, int] = field(default_factory=dict)
     recording: str | None = None
 
@@ -80,7 +83,8 @@ class CallRecord:
             parts.append(f"answers after {waits}{more} s")
         parts.append(f"heard {self.heard_s:.1f} s, sent {self.sent_s:.1f} s")
         if self.digits:
-            parts.append(f"digits {self.digits[:32]}")
+            more = f"… ({self.digit_count})" if self.digit_count > TOLD_DIGITS else ""
+            parts.append(f"digits {self.digits[:TOLD_DIGITS]}{more}")
         if self.faults:
             counts = ", ".join(f"{count} {kind}" for kind, count in sorted(self.faults.items()))
             parts.append(f"ignored {counts}")
@@ -154,7 +158,7 @@ class Session:
         if socket.turns.first_sound_at is not None:
             record.first_sound_s = socket.turns.first_sound_at - started
         record.responses_s = socket.turns.responses_s
-        record.digits = socket.digits
+        record.digits, record.digit_count = socket.digits, socket.digit_count
         record.faults = dict(socket.faults)
         if self._recorder is not None:
             record.recording = await self._recorder.finished()
@@ -164,41 +168,43 @@ class Session:
 
     async def _shake_hands(self) -> list[str] | None:
         """Read up to the start of the stream; return the messages, or ``None`` if there will be no call."""
-        messages: list[str] = []
-        timeout_s = self.config.handshake_timeout_s
+        connected: list[str] = []
+        timeout_s = self._start_timeout_s
         started: StreamStarted | None = None
         try:
             async with asyncio.timeout(timeout_s):
                 while started is None:
-                    item = await self.socket.next_event(starting=True)
+                    item = None if self.socket.gone.is_set() else await self.socket.next_event(starting=True)
                     if item is None and self.socket.unusable:
-                        self._run.note_end("server", self.socket.unusable)
-                        self._run.refused = True
+                        self._refuse(self.socket.unusable)
                         return None
                     if item is None:
                         self._run.note_end("caller", f"{self.socket.gone_because} before the stream started")
                         return None
                     raw, event = item
+                    text = raw if isinstance(raw, str) else raw.decode()
                     if isinstance(event, StreamStarted):
                         started = event
-                    elif not isinstance(event, Connected):
+                    elif isinstance(event, Connected):
+                        # The last one alone: a stranger may send it without end.
+                        connected = [text]
+                    else:
                         # Some dialects send media ahead of the start; none of it is lost.
                         await self.socket.take(raw, event)
-                        continue
-                    messages.append(raw if isinstance(raw, str) else raw.decode())
         except TimeoutError:
-            self._run.note_end("server", f"the caller sent no start message within {timeout_s:g} s")
-            self._run.refused = True
+            self._refuse(f"the caller sent no start message within {timeout_s:g} s")
             return None
         if unfit := next((each for each in _identities(started) if not _is_fit(each)), None):
-            self._run.note_end("server", f"an id or number of the start message cannot be real: {unfit[:40]!r}")
-            self._run.refused = True
+            self._refuse(f"an id or number of the start message cannot be real: {unfit[:40]!r}")
             return None
         announced = self._announced
         if announced is not None and announced.call_id != started.call_id:
-            self._run.note_end("server", f"the stream is of call {started.call_id[:64]!r}, its token is not")
-            self._run.refused = True
-            return None
+            if announced.direction == "inbound":
+                self._refuse(f"the stream is of call {started.call_id[:64]!r}, its token is not")
+                return None
+            # Telnyx may give a call that we dialled a new id once it is answered. The token says which one it was,
+            # and its API now knows it by the stream's.
+            self.logger.warning("the call that was dialled has another id on its stream: {}", started.call_id)
         known = announced or self._recall(started.call_id) or self.call
         self.call = replace(
             known,
@@ -215,12 +221,27 @@ class Session:
         )
         self.logger = self.logger.bind(call=self.call.call_id)
         self.socket.logger = self.logger
+        # The whole id, for lines show it shortened.
         self.logger.info(
-            "stream started: {} calls {}",
+            "stream started: {} calls {}, call {}",
             self.call.from_number or "somebody",
             self.call.to_number or "the bot",
+            self.call.call_id,
         )
-        return messages
+        return [*connected, text]
+
+    @property
+    def _start_timeout_s(self) -> float:
+        """How long the stream may take to start."""
+        timeout_s = self.config.handshake_timeout_s
+        if self._announced is not None and self._announced.direction == "outbound":
+            # Telnyx connects the stream of a call that we dialled while it rings, and starts it at the answer.
+            timeout_s += RING_TIMEOUT_S
+        return timeout_s
+
+    def _refuse(self, because: str) -> None:
+        self._run.note_end("server", because)
+        self._run.refused = True
 
     async def _converse(self, handshake: list[str]) -> None:
         """Run the bot until the call is over, then end the call."""

@@ -1,0 +1,110 @@
+"""Calls that we dialled ourselves: their streams may wait for the answer, and Telnyx may rename them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.runner.dialects import Dialect, Telnyx, Twilio, on_line
+from tests.runner.test_calls import wait_for
+from tests.runner.test_pipecat_gaps import Ear
+from tests.runner.test_providers import ask, read_document
+from wsvoice.runner import session
+
+Serve = Callable[..., Any]
+
+
+class DialledTwilio(Twilio):
+    def form(self) -> dict[str, str]:
+        return {**super().form(), "Direction": "outbound-api", "CallStatus": "in-progress"}
+
+
+class DialledTelnyx(Telnyx):
+    def form(self) -> dict[str, str]:
+        return {**super().form(), "Direction": "outbound", "CallStatus": "in-progress"}
+
+
+@pytest.mark.parametrize("make", [DialledTwilio, DialledTelnyx, Twilio, Telnyx])
+def test_the_start_is_waited_for_while_it_rings(
+    serve: Serve, make: type[Dialect], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever rings us has no reason to keep us waiting."""
+    monkeypatch.setattr(session, "RING_TIMEOUT_S", 10.0)
+    dialect = make()
+    ear = Ear()
+    server = serve(ear, transport=dialect.name, handshake_timeout_s=0.3)
+    url, _ = read_document(ask(server.url, dialect, "POST"), dialect)
+
+    async def main() -> tuple[int | None, str | None]:
+        async with on_line(url, dialect, start=False) as line:
+            await line.send(*dialect.connected())
+            await asyncio.sleep(0.8)
+            if make in (Twilio, Telnyx):
+                return await line.closed()
+            await line.send(dialect.start())
+            await wait_for(lambda: ear.call is not None)
+            await line.send(dialect.stop())
+            return await line.closed()
+
+    code, _ = asyncio.run(main())
+    (record,) = server.ended()
+    if make in (Twilio, Telnyx):
+        assert (code, record.because) == (1008, "the caller sent no start message within 0.3 s")
+    else:
+        assert record.because == "the caller hung up"
+        assert ear.call.direction == "outbound"
+
+
+def test_a_dialled_call_that_never_starts_is_let_go(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "RING_TIMEOUT_S", 0.2)
+    dialect = DialledTelnyx()
+    server = serve(Ear(), transport="telnyx", handshake_timeout_s=0.3)
+    url, _ = read_document(ask(server.url, dialect, "POST"), dialect)
+
+    async def main() -> None:
+        async with on_line(url, dialect, start=False) as line:
+            assert (await line.closed())[0] == 1008
+
+    asyncio.run(main())
+    assert server.ended()[0].because == "the caller sent no start message within 0.5 s"
+
+
+@pytest.mark.parametrize("make", [DialledTwilio, DialledTelnyx])
+def test_a_call_that_is_renamed_when_it_is_answered(serve: Serve, make: type[Dialect]) -> None:
+    """The token says which call it is; the provider's API knows it by the stream's id from now on."""
+    dialect = make()
+    ear = Ear()
+    server = serve(ear, transport=dialect.name)
+    url, _ = read_document(ask(server.url, dialect, "POST"), dialect)
+    dialect.call_id = "v3:renamed-behind-its-post-answer-POP"
+
+    async def main() -> None:
+        async with on_line(url, dialect) as line:
+            await wait_for(lambda: ear.call is not None)
+            await line.send(dialect.stop())
+            await line.closed()
+
+    asyncio.run(main())
+    (record,) = server.ended()
+    for call in (ear.call, record.call):
+        assert (call.call_id, call.direction) == (dialect.call_id, "outbound")
+    assert server.lines("WARNING", "another id", dialect.call_id)
+
+
+@pytest.mark.parametrize("make", [Twilio, Telnyx])
+def test_a_callers_stream_must_be_of_its_own_call(serve: Serve, make: type[Dialect]) -> None:
+    dialect = make()
+    ear = Ear()
+    server = serve(ear, transport=dialect.name)
+    url, _ = read_document(ask(server.url, dialect, "POST"), dialect)
+    dialect.call_id = "another"
+
+    async def main() -> None:
+        async with on_line(url, dialect) as line:
+            assert (await line.closed())[0] == 1008
+
+    asyncio.run(main())
+    assert ear.call is None
