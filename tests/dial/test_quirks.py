@@ -243,7 +243,7 @@ def test_cleared_marks_come_back_or_not(quirks: dict[str, str], back: list[str],
 
 
 def test_both_ends_may_have_formats_of_their_own(clip: Path, tmp_path: Path) -> None:
-    wide = AudioFormat(Encoding.L16, 16000, big_endian=True)
+    wide = AudioFormat(Encoding.L16, 16000)
 
     async def answers(line: Line) -> None:
         while len(line.heard) < PCMU_8K.bytes_for(600):

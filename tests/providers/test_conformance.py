@@ -9,6 +9,7 @@ import base64
 import dataclasses
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -370,6 +371,63 @@ def test_what_is_no_message_is_refused(provider: Provider, label: str) -> None:
             stream.receive(NASTY[label])
 
 
+#: What may stand where something else belongs.
+STRANGE: list[Any] = [None, True, 0, -1, 1.5, 10**30, "", "x" * 300, "\u0000", [], [None], {}, {"a": None}, {"": [{}]}]
+#: The fields without which a start is none: an event's name, and ids.
+ESSENTIAL = re.compile(r"event|start|stream_?(id|sid)|call_?(id|sid|control_id)", re.IGNORECASE)
+#: What says how the audio sounds: it is not guessed.
+FORMAT = re.compile(r"media_?format|encoding|sample_?rate", re.IGNORECASE)
+
+
+def places(content: Any) -> list[tuple[Any, Any]]:
+    """Return every place in a message, as what holds it and the key."""
+    inside: list[tuple[Any, Any]] = []
+    if isinstance(content, dict):
+        inside = [(content, key) for key in content]
+    elif isinstance(content, list):
+        inside = [(content, index) for index in range(len(content))]
+    return inside + [place for holder, key in inside for place in places(holder[key])]
+
+
+def with_anything_anywhere(text: str) -> list[tuple[Any, Any, str]]:
+    """Return a message in all its variants with one strange value: its key, the value, and the text."""
+    variants = []
+    content = json.loads(text)
+    for holder, key in places(content):
+        kept = holder[key]
+        for value in STRANGE:
+            holder[key] = value
+            variants.append((key, value, json.dumps(content)))
+        holder[key] = kept
+    return variants
+
+
+@pytest.mark.parametrize(("provider_name", "path"), ALL_GOLDEN)
+def test_anything_may_stand_anywhere(provider_name: str, path: Path) -> None:
+    provider = load_provider(provider_name)
+    carrier, bot = ends(provider)
+    for _, _, message in with_anything_anywhere(read_golden(path).message):
+        assert isinstance(provider.claims(json.loads(message)), bool)
+        for stream in (carrier, bot):
+            assert_only_protocol_errors(stream, message)
+
+
+@pytest.mark.parametrize(
+    ("provider_name", "path"), [each for each in ALL_GOLDEN if str(each.values[1]).endswith("start.json")]
+)
+def test_a_start_needs_nothing_but_ids_and_a_format(provider_name: str, path: Path) -> None:
+    provider = load_provider(provider_name)
+    golden = read_golden(path)
+    assert isinstance(golden.event, StreamStarted)
+    for key, value, message in with_anything_anywhere(golden.message):
+        event = outcome(provider.stream(Side.BOT), message)
+        if isinstance(event, RemoteProtocolError):
+            assert ESSENTIAL.fullmatch(str(key)) or FORMAT.fullmatch(str(key)), (key, value)
+        elif not ESSENTIAL.fullmatch(str(key)):
+            assert isinstance(event, StreamStarted)
+            assert (event.stream_id, event.call_id) == (golden.event.stream_id, golden.event.call_id)
+
+
 # The HTTP half
 
 
@@ -481,6 +539,57 @@ def test_a_callback_is_never_a_call_and_a_request_for_a_document_always(provider
         else:
             assert isinstance(read, Call)
             assert {field: getattr(read, field) for field in content["call"]} == content["call"]
+
+
+odd_texts = st.text(max_size=30) | st.sampled_from(["", "x" * 70_000, "\udc80", "é=&%", "1" * 400, "=" * 99, ","])
+
+
+@st.composite
+def odd_webhooks(draw: st.DrawFn, name: str) -> WebhookRequest:
+    """Draw a golden webhook of a provider's with fields, headers and more replaced by anything."""
+    paths = sorted((GOLDEN / name / "webhooks").glob("*.json"))
+    content = json.loads(draw(st.sampled_from(paths)).read_text())
+    if "json" in content:
+        _, _, text = draw(st.sampled_from(with_anything_anywhere(json.dumps(content["json"]))))
+        request = WebhookRequest("POST", "https://h/", {"content-type": "application/json"}, text.encode())
+    else:
+        fields = content.get("fields") or content.get("query") or content["multipart"]
+        changed = draw(st.dictionaries(st.sampled_from(sorted(fields)) | odd_texts, odd_texts, max_size=3))
+        body = urlencode({**fields, **changed}, errors="replace").encode()
+        request = WebhookRequest("POST", "https://h/", {"content-type": FORM_TYPE}, body)
+    provider = load_provider(name, SECRETS.get(name))
+    signed = provider.sign(request, now=NOW)
+    headers = draw(st.dictionaries(st.sampled_from(sorted(signed.headers)), odd_texts, max_size=3))
+    types = ["application/json", "multipart/form-data; boundary=", "multipart/form-data; boundary=h", "text/plain"]
+    return dataclasses.replace(
+        signed,
+        method=draw(st.sampled_from(["POST", "POST", "GET"])),
+        url=draw(
+            st.sampled_from([signed.url, signed.url, "http://[", "", "https://h:x/?a=b&&=%zz#", "//", "https://é/"])
+        ),
+        headers={
+            **signed.headers,
+            **draw(st.just({}) | st.sampled_from([{"content-type": t} for t in types])),
+            **headers,
+        },
+        body=draw(st.just(signed.body) | st.binary(max_size=50)),
+    )
+
+
+@relaxed
+@given(data=st.data())
+def test_nothing_but_a_refusal_comes_of_an_odd_webhook(provider: Provider, data: st.DataObject) -> None:
+    request = data.draw(odd_webhooks(provider.name))
+    assert isinstance(provider.recognises(request), bool)
+    assert isinstance(provider.has_credentials(request), bool)
+    assert all(isinstance(part, str) for part in provider.replay_key(request))
+    for check in (provider.verify, provider.verify_upgrade):
+        with suppress(SignatureError):
+            check(request, now=NOW)
+    with suppress(RemoteProtocolError):
+        read = provider.read_webhook(request)
+        texts = dataclasses.asdict(read) if read is not None else {}
+        assert all(text.isprintable() and len(text) <= 300 for text in texts.values() if isinstance(text, str))
 
 
 def test_there_are_golden_webhooks_of_every_kind(name: str) -> None:

@@ -220,6 +220,15 @@ def test_the_codec_is_always_named(codec: str) -> None:
     assert "codec" not in Twilio({}).answer(CALL, "wss://h/ws").body
 
 
+def test_the_bots_audio_is_played_at_once_unless_told_otherwise() -> None:
+    for setting, written in (("", "true"), ("true", "true"), ("false", "false")):
+        answer = SignalWire({"SIGNALWIRE_STREAM_REALTIME": setting}).answer(CALL, "wss://h/ws")
+        (stream,) = ElementTree.fromstring(answer.body).iter("Stream")
+        assert stream.get("realtime") == written
+    with pytest.raises(ConfigError, match="SIGNALWIRE_STREAM_REALTIME is 'yes'"):
+        SignalWire({"SIGNALWIRE_STREAM_REALTIME": "yes"})
+
+
 def test_another_codec_is_a_mistake_in_the_settings() -> None:
     with pytest.raises(ConfigError, match="'opus'") as caught:
         SignalWire({"SIGNALWIRE_STREAM_CODEC": "opus"})

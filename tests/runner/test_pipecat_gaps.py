@@ -321,7 +321,7 @@ BAD = [
         ("signalwire-L16", lambda: SignalWire(wire=linear(16000))),
         (
             "telnyx-L16",
-            lambda: Telnyx(wire=linear(16000, big_endian=True), media_format={"encoding": "L16", "sample_rate": 16000}),
+            lambda: Telnyx(wire=linear(16000), media_format={"encoding": "L16", "sample_rate": 16000}),
         ),
     ]
     for row in bad_messages(each())
@@ -426,7 +426,7 @@ class TestFormats:
                 id="telnyx-PCMA",
             ),
             pytest.param(
-                Telnyx(wire=linear(16000, big_endian=True), media_format={"encoding": "L16", "sample_rate": 16000}),
+                Telnyx(wire=linear(16000), media_format={"encoding": "L16", "sample_rate": 16000}),
                 "L16",
                 id="telnyx-L16",
             ),

@@ -151,7 +151,7 @@ def read_document(answer: httpx.Response, dialect: Dialect) -> tuple[str, dict[s
     assert stream.tag == "Stream"
     expected = {
         "twilio": {},
-        "signalwire": {"codec": "PCMU@8000h"},
+        "signalwire": {"codec": "PCMU@8000h", "realtime": "true"},
         "telnyx": {
             "track": "inbound_track",
             "codec": "PCMU",

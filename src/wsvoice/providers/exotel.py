@@ -50,6 +50,7 @@ from wsvoice.providers.messages import (
     broken,
     read_counter,
     read_object,
+    read_parameters,
     read_payload,
     read_text,
     shown,
@@ -748,9 +749,6 @@ def _read_start(content: dict[str, Any]) -> StreamStarted:
     start = _inner(content, "start", "bad-start")
     stream_id = _either(start, "stream_sid") or _either(content, "stream_sid")
     account_id = _either(start, "account_sid")
-    parameters = _either(start, "custom_parameters") or {}
-    if not isinstance(parameters, dict):
-        raise broken("bad-start", f"start.custom_parameters is {shown(parameters)}, not an object")
     return StreamStarted(
         stream_id=read_text(stream_id, "bad-start", "start.stream_sid"),
         call_id=read_text(_either(start, "call_sid"), "bad-start", "start.call_sid"),
@@ -758,21 +756,13 @@ def _read_start(content: dict[str, Any]) -> StreamStarted:
         from_number=_number_text(start.get("from")),
         to_number=_number_text(start.get("to")),
         format=_read_format(_either(start, "media_format")),
-        parameters={key: _parameter(key, value) for key, value in parameters.items()},
+        parameters=read_parameters(_either(start, "custom_parameters")),
         sequence=_sequence(content),
     )
 
 
 def _number_text(value: object) -> str:
     return value if isinstance(value, str) else ""
-
-
-def _parameter(name: str, value: object) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, dict | list):
-        raise broken("bad-start", f"the custom parameter {shown(name)} is {shown(value)}, not a text")
-    return json.dumps(value)
 
 
 def _read_format(media_format: object) -> AudioFormat:

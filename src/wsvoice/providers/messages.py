@@ -97,6 +97,21 @@ def read_text(value: object, kind: str, what: str) -> str:
     raise broken(kind, f"{what} is {shown(value)}, not a text")
 
 
+def read_parameters(value: object) -> dict[str, str]:
+    """
+    Return custom parameters as texts, numbers as JSON writes them.
+
+    What is no object has none, and what is neither text nor number is none: a call does not fail of it.
+    """
+    if not isinstance(value, dict):
+        return {}
+    return {
+        name: content if isinstance(content, str) else json.dumps(content)
+        for name, content in value.items()
+        if not isinstance(content, dict | list)
+    }
+
+
 def read_counter(value: object) -> int | None:
     """Return a counter that is written as a number or as a string of digits; ``None`` if it is neither."""
     if isinstance(value, str):

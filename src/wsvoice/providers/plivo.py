@@ -56,6 +56,7 @@ from wsvoice.providers.messages import (
     broken,
     read_counter,
     read_object,
+    read_parameters,
     read_payload,
     read_text,
     shown,
@@ -128,6 +129,8 @@ _REPORTS = frozenset(
 # Those that follow a verb and ask for the next one say how they come, whatever else they tell.
 _ASKING = frozenset({"startapp", "redirect"})
 _RECORDING = frozenset({"recordurl", "recordfile", "recordingid"})
+# What a start calls the call: the documents, and what others have seen.
+_CALL_NAMES = frozenset({"callId", "callUUID"})
 _STREAM_STAGES = frozenset({"started", "stopped", "failed"})
 _FAILURES = frozenset({"failed", "droppedstream", "degradedstream"})
 _TOLD = (
@@ -262,7 +265,9 @@ class Plivo:
     def claims(self, message: Mapping[str, Any]) -> bool:
         """Whether a message is Plivo's start: camel case, with both ids named as Plivo does."""
         start = message.get("start")
-        return message.get("event") == "start" and isinstance(start, Mapping) and {"streamId", "callId"} <= set(start)
+        if message.get("event") != "start" or not isinstance(start, Mapping):
+            return False
+        return "streamId" in start and not start.keys().isdisjoint(_CALL_NAMES)
 
     def read_webhook(self, request: WebhookRequest) -> Call | CallUpdate | None:
         """
@@ -881,7 +886,7 @@ class PlivoStream:
         parameters = _read_extra_headers(content.get("extra_headers"))
         return StreamStarted(
             stream_id=read_text(start.get("streamId") or content.get("streamId"), "bad-start", "start.streamId"),
-            call_id=read_text(start.get("callId"), "bad-start", "start.callId"),
+            call_id=read_text(start.get("callId") or start.get("callUUID"), "bad-start", "start.callId"),
             account_id=account_id if isinstance(account_id, str) else "",
             # The message has no field for them, the webhook has; extra headers of the user's own may name them.
             from_number=parameters.get("from_number", ""),
@@ -896,8 +901,9 @@ class PlivoStream:
             return PCMU_8K
         if not isinstance(media_format, dict):
             raise broken("bad-start", f"start.mediaFormat is {shown(media_format)}, not an object")
-        encoding = media_format.get("encoding", "audio/x-mulaw")
-        rate = read_counter(media_format.get("sampleRate", 8000))
+        encoding, written = media_format.get("encoding"), media_format.get("sampleRate")
+        encoding = "audio/x-mulaw" if encoding is None else encoding
+        rate = read_counter(8000 if written is None else written)
         if isinstance(encoding, str):
             # As the XML spells it, rate included.
             bare = _squeezed(encoding).partition(";")[0]
@@ -1225,11 +1231,7 @@ def _read_extra_headers(value: object) -> dict[str, str]:
 
 
 def _texts(headers: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        _CALLER_HEADER.sub("", name): value if isinstance(value, str) else json.dumps(value)
-        for name, value in headers.items()
-        if _is_scalar(value)
-    }
+    return {_CALLER_HEADER.sub("", name): value for name, value in read_parameters(headers).items()}
 
 
 def _read_pairs(written: str) -> dict[str, str]:

@@ -58,6 +58,7 @@ class SignalWire(Twilio):
         "SIGNALWIRE_API_TOKEN",
         "SIGNALWIRE_SPACE",
         "SIGNALWIRE_STREAM_CODEC",
+        "SIGNALWIRE_STREAM_REALTIME",
     )
     secret_name: ClassVar[str] = "SIGNALWIRE_SIGNING_KEY"
     account_name: ClassVar[str] = "SIGNALWIRE_PROJECT_ID"
@@ -71,6 +72,12 @@ class SignalWire(Twilio):
             raise ConfigError(
                 f"SIGNALWIRE_STREAM_CODEC is {shown(self._codec)}, which SignalWire does not stream",
                 hint=f"set it to one of {', '.join(CODECS)}",
+            )
+        # Unless told, SignalWire buffers what the bot says, and may play it late.
+        self._realtime = self._credential("SIGNALWIRE_STREAM_REALTIME") or "true"
+        if self._realtime not in ("true", "false"):
+            raise ConfigError(
+                f"SIGNALWIRE_STREAM_REALTIME is {shown(self._realtime)}", hint="set it to true or false, or not at all"
             )
 
     def recognises(self, request: WebhookRequest) -> bool:
@@ -127,7 +134,8 @@ class SignalWire(Twilio):
     # The answer
 
     def _stream_settings(self) -> dict[str, str]:
-        return {"codec": self._codec}
+        # https://developer.signalwire.com/compatibility-api/cxml/voice/stream#attributes
+        return {"codec": self._codec, "realtime": self._realtime}
 
     def _stream_format(self, stream: Element, findings: list[Finding]) -> AudioFormat:
         codec = stream.get("codec", "PCMU@8000h")

@@ -60,6 +60,7 @@ from wsvoice.providers.messages import (
     broken,
     read_counter,
     read_object,
+    read_parameters,
     read_payload,
     read_signature,
     read_text,
@@ -143,7 +144,7 @@ class Telnyx:
     ``TELNYX_BASE_URL``         another address of the API, with its version, as in Telnyx's own libraries
     ``TELNYX_PRIVATE_KEY``      not Telnyx's but ours: base64 of the 32-byte seed that test calls are signed with
     ``TELNYX_STREAM_CODEC``     ours: the audio to ask for, both ways: ``PCMU`` (default), ``PCMA`` or ``L16``
-    ``TELNYX_L16_BYTE_ORDER``   ours: ``big`` (default) or ``little``; Telnyx does not document it
+    ``TELNYX_L16_BYTE_ORDER``   ours: ``little`` (default) or ``big``; Telnyx does not document it
     ==========================  =================================================================================
 
     Raises:
@@ -181,7 +182,9 @@ class Telnyx:
 
     def __init__(self, credentials: Mapping[str, str]) -> None:
         self._credentials = {name: value for name in self.credential_names if (value := credentials.get(name))}
-        self._big_endian = self._setting("TELNYX_L16_BYTE_ORDER", "big", ("big", "little")) == "big"
+        # RTP has the network's order, but what is told of Telnyx's own demo, and most bridges that run, have the other:
+        # https://github.com/team-telnyx/realtime-ai-demo
+        self._big_endian = self._setting("TELNYX_L16_BYTE_ORDER", "little", ("little", "big")) == "big"
         codec = Encoding(self._setting("TELNYX_STREAM_CODEC", "PCMU", tuple(Encoding)))
         self._format = self._audio_format(codec, SAMPLE_RATES[codec][0])
 
@@ -875,7 +878,7 @@ class TelnyxStream:
     https://developers.telnyx.com/api-reference/websockets/stream-call-media-over-websocket
     """
 
-    def __init__(self, side: Side, *, outbound_format: AudioFormat = PCMU_8K, big_endian: bool = True) -> None:
+    def __init__(self, side: Side, *, outbound_format: AudioFormat = PCMU_8K, big_endian: bool = False) -> None:
         self.side = side
         self.format = PCMU_8K
         self.outbound_format = outbound_format
@@ -1076,7 +1079,8 @@ class TelnyxStream:
 
     def _read_start(self, content: dict[str, Any], sequence: int | None) -> StreamStarted:
         start = _inner(content, "start", "bad-start")
-        parameters = _read_parameters(start.get("custom_parameters"))
+        written = start.get("custom_parameters")
+        parameters = read_parameters(_named_values(written) if isinstance(written, list) else written)
         if isinstance(client_state := start.get("client_state"), str) and client_state:
             # What the API's user attached to the call, in base64; a custom parameter of the name goes first.
             parameters.setdefault("client_state", client_state)
@@ -1096,16 +1100,17 @@ class TelnyxStream:
             return PCMU_8K
         if not isinstance(media_format, dict):
             raise broken("bad-start", f"start.media_format is {shown(media_format)}, not an object")
-        name = media_format.get("encoding", "PCMU")
+        name, rate_written = media_format.get("encoding"), media_format.get("sample_rate")
+        name = "PCMU" if name is None else name
         if name in _FOREIGN_CODECS:
             mend = '<Stream codec="PCMU">, or stream_codec "PCMU" where the API answers'
             raise broken("unsupported-codec", f"the stream's audio is {name}, which cannot be read; answer with {mend}")
         if name not in tuple(Encoding):
             raise broken("bad-start", f"the audio is {shown(name)}, which Telnyx does not stream")
         encoding = Encoding(name)
-        rate = read_counter(media_format.get("sample_rate", SAMPLE_RATES[encoding][0]))
+        rate = read_counter(SAMPLE_RATES[encoding][0] if rate_written is None else rate_written)
         if rate is None or rate not in SAMPLE_RATES[encoding]:
-            written = shown(media_format.get("sample_rate")) if rate is None else rate
+            written = shown(rate_written) if rate is None else rate
             raise broken("bad-start", f"the audio is {name} at {written} Hz, which Telnyx does not stream")
         return AudioFormat(encoding, rate, encoding is Encoding.L16 and self._big_endian)
 
@@ -1185,11 +1190,16 @@ def _read_parameters(value: object) -> dict[str, str]:
     if value is None:
         return {}
     if isinstance(value, list):
-        pairs = [each for each in value if isinstance(each, dict) and isinstance(each.get("name"), str)]
-        value = {each["name"]: each.get("value", "") for each in pairs}
+        value = _named_values(value)
     if not isinstance(value, dict):
         raise broken("bad-start", f"custom_parameters is {shown(value)}, not an object")
     return {name: _parameter(name, content) for name, content in value.items()}
+
+
+def _named_values(pairs: list[Any]) -> dict[str, Any]:
+    """Return parameters that are written as objects of a name and a value."""
+    named = [each for each in pairs if isinstance(each, dict) and isinstance(each.get("name"), str)]
+    return {each["name"]: each.get("value", "") for each in named}
 
 
 def _parameter(name: str, value: object) -> str:

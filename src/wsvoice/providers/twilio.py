@@ -52,6 +52,7 @@ from wsvoice.providers.messages import (
     broken,
     read_counter,
     read_object,
+    read_parameters,
     read_payload,
     read_signature,
     read_text,
@@ -889,12 +890,7 @@ class TwilioStream:
         start = _inner(content, "start", "bad-start")
         stream_id = start.get("streamSid") or content.get("streamSid")
         account_id = start.get("accountSid")
-        parameters = start.get("customParameters")
-        if parameters is None:
-            parameters = {}
-        if not isinstance(parameters, dict):
-            raise broken("bad-start", f"start.customParameters is {shown(parameters)}, not an object")
-        texts = {key: _parameter(key, value) for key, value in parameters.items()}
+        texts = read_parameters(start.get("customParameters"))
         return StreamStarted(
             stream_id=read_text(stream_id, "bad-start", "start.streamSid"),
             call_id=read_text(start.get("callSid"), "bad-start", "start.callSid"),
@@ -911,8 +907,9 @@ class TwilioStream:
         if media_format is None:
             return PCMU_8K
         if isinstance(media_format, dict):
-            name = media_format.get("encoding", "audio/x-mulaw")
-            rate = read_counter(media_format.get("sampleRate", 8000))
+            name, written = media_format.get("encoding"), media_format.get("sampleRate")
+            name = "audio/x-mulaw" if name is None else name
+            rate = read_counter(8000 if written is None else written)
             for known, encoding in self.encodings.items():
                 if (encoding, known.sample_rate) == (name, rate):
                     return known
@@ -1013,14 +1010,6 @@ def _inner(content: dict[str, Any], name: str, kind: str) -> dict[str, Any]:
     if isinstance(inner, dict):
         return inner
     raise broken(kind, f"{name} is {shown(inner)}, not an object")
-
-
-def _parameter(name: str, value: object) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, dict | list):
-        raise broken("bad-start", f"the custom parameter {shown(name)} is {shown(value)}, not a text")
-    return json.dumps(value)
 
 
 def _check_mark(mark: Mark) -> None:

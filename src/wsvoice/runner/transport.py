@@ -696,10 +696,15 @@ async def call_arguments(session: Session, handshake: list[str]) -> CallArgument
     """Build a bot's arguments from the messages of the handshake, as pipecat's runner would."""
     call, socket = session.call, session.socket
     # pipecat's parser reads two messages; some providers send one before their audio, and others may send more.
-    replay = _Replay([*handshake, ""] if len(handshake) == 1 else handshake[-2:])
-    transport_type, call_data = await parse_telephony_websocket(cast(Any, replay))
-    if not isinstance(call_data, CallData):
-        call_data = CallData.model_validate(call_data)
+    messages = [*handshake, ""] if len(handshake) == 1 else handshake[-2:]
+    try:
+        transport_type, call_data = await parse_telephony_websocket(cast(Any, _Replay([_tidied(m) for m in messages])))
+        if not isinstance(call_data, CallData):
+            call_data = CallData.model_validate(call_data)
+    except (ValueError, TypeError, AttributeError) as error:
+        # It takes every field for what it should be; our own reader has found the ones that matter.
+        session.logger.warning("pipecat cannot read the start message: {}", type(error).__name__)
+        transport_type = "unknown"
     if transport_type == "unknown":
         call_data = CallData(stream_id=call.stream_id, call_id=call.call_id)
     if not call_data.from_number:
@@ -720,6 +725,15 @@ async def call_arguments(session: Session, handshake: list[str]) -> CallArgument
     arguments.handle_sigint = False
     arguments.handle_sigterm = False
     return arguments
+
+
+def _tidied(message: str) -> str:
+    """Return a start message without the fields that hold nothing, for which pipecat's parser has its defaults."""
+    content = json.loads(message) if message else {}
+    start = content.get("start")
+    if not isinstance(start, dict) or None not in start.values():
+        return message
+    return json.dumps({**content, "start": {name: value for name, value in start.items() if value is not None}})
 
 
 class _Replay:
