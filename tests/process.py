@@ -87,7 +87,7 @@ def server_process(folder: Path, bot: str, *arguments: str, **environ: str) -> I
     Args:
         folder: The process's folder; its log goes there too.
         bot: The bot's source, or the path of an existing file.
-        arguments: More of the command line; the port is a free one.
+        arguments: More of the command line; the port is a free one, where it listens.
         environ: Environment variables beside this process's own, without settings and credentials.
     """
     path = Path(bot) if "\n" not in bot else folder / "bot.py"
@@ -95,9 +95,11 @@ def server_process(folder: Path, bot: str, *arguments: str, **environ: str) -> I
         path.write_text(textwrap.dedent(bot))
     log_file = folder / "server.log"
     command = [sys.executable, "-m", "wsvoice", "run", str(path), *arguments]
+    if "websocket-client" not in arguments:
+        command += ["--host", "127.0.0.1", "--port", "0"]
     with log_file.open("w") as log:
         process = subprocess.Popen(
-            [*command, "--host", "127.0.0.1", "--port", "0", "--json"],
+            [*command, "--json"],
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,

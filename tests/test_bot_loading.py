@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -565,3 +566,23 @@ def test_ctrl_c_is_not_the_bots_fault(write, tmp_path):
     write("raise KeyboardInterrupt\n")
     with pytest.raises(KeyboardInterrupt):
         load_bot("bot.py", base=tmp_path)
+
+
+def test_a_bot_does_not_take_the_signals_while_it_is_imported(tmp_path: Path) -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    (tmp_path / "bot.py").write_text(
+        "import signal\n"
+        "from signal import SIGINT, SIGTERM, SIG_IGN, signal as handle\n"
+        "signal.signal(SIGINT, SIG_IGN)\n"
+        "handle(SIGTERM, SIG_IGN)\n"
+        "async def bot(runner_args):\n"
+        "    handle(SIGINT, SIG_IGN)\n"
+    )
+    try:
+        bot = load_bot(str(tmp_path / "bot.py"))
+        # What it has kept is no way to them later either.
+        asyncio.run(bot.function(None))
+        assert {number: signal.getsignal(number) for number in before} == before
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

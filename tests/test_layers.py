@@ -31,9 +31,10 @@ OURS = {
     "providers": ("providers", "errors", "call", "audio"),
     "config": ("errors", "providers"),
     "http": ("errors", "providers"),
-    "bot": ("config", "errors"),
-    "runner": ("runner", "bot", "providers", "config", "http", "audio", "call", "errors", "moved"),
-    "dial": ("dial", "bot", "speech", "providers", "config", "http", "audio", "call", "errors"),
+    "guest": (),
+    "bot": ("config", "errors", "guest"),
+    "runner": ("runner", "bot", "guest", "providers", "config", "http", "audio", "call", "errors", "moved"),
+    "dial": ("dial", "bot", "guest", "speech", "providers", "config", "http", "audio", "call", "errors"),
     "speech": ("errors",),
     "testing": ("dial", "config", "audio", "errors"),
     "pytest_plugin": ("testing",),
@@ -41,6 +42,7 @@ OURS = {
     "cli": (
         "cli",
         "bot",
+        "guest",
         "runner",
         "dial",
         "scaffold",
@@ -125,9 +127,11 @@ EXCEPTIONS = {
         "wsvoice.cli.output": "is where everything is printed",
         "wsvoice.cli.main": "--version and the help of the whole, which have to be there before rich is",
         "wsvoice.runner.logs": "the log's destination is stderr",
+        "wsvoice.runner.watchdog": "flushes what was printed, before it ends the process",
     },
     "exiting": {
         "wsvoice.cli.main": "maps errors to the process's exit code",
+        "wsvoice.runner.watchdog": "ends a process that a bot does not let end",
     },
 }
 

@@ -29,6 +29,7 @@ from typing import Any
 
 from wsvoice.config import nearest
 from wsvoice.errors import BotImportError, BotNotFoundError, WsvoiceError
+from wsvoice.guest import own_signals
 
 BotFunction = Callable[[Any], Awaitable[Any]]
 
@@ -327,7 +328,8 @@ def _as_script(path: Path) -> Iterator[None]:
     replaced: Any = argparse.ArgumentParser
     asyncio.run, uvicorn.run, replaced.parse_args = limited_run, no_server, parse_args
     try:
-        yield
+        with own_signals():
+            yield
     finally:
         sys.argv = argv
         builtins.input, getpass.getpass = ask, ask_secretly

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -105,6 +106,7 @@ def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., RunningSe
 
         class Loaded:
             function = staticmethod(bot)
+            path = Path(__file__)
 
         def on_ready(each: server_module.Ready) -> None:
             made["ready"] = each

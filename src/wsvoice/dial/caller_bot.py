@@ -323,7 +323,9 @@ class CallerBot:
     async def _run(self, arguments: CallerArguments, voice: Voice) -> None:
         try:
             await self._function(arguments)
-        except Exception as error:  # noqa: BLE001 - a bot may raise anything
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - not even an exit of the bot's may end the call's report
             for line in traceback.format_exc().splitlines():
                 self._on_line(line)
             voice.hang_up(f"the caller's bot {self.name} raised {type(error).__name__}: {str(error)[:200]}")

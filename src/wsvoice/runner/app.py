@@ -110,12 +110,23 @@ class Switchboard:
         """Take no new calls; those that run go on."""
         self.gate.closed = True
 
-    def end_all(self, because: str) -> None:
-        """Ask every running call to end."""
+    @property
+    def pending(self) -> int:
+        """How many calls were announced by a webhook whose streams have not come yet."""
+        return self.gate.capacity.reserved
+
+    @property
+    def call_ids(self) -> list[str]:
+        """The ids of the calls that are running."""
+        ids = [session.call.call_id for session in tuple(self.sessions)]
+        return ids if self.clients is None else ids + self.clients.session_ids
+
+    def end_all(self, because: str, *, at_once: bool = False) -> None:
+        """Ask every running call to end, in order or at once."""
         for session in self.sessions:
-            session.end(because)
+            session.end(because, at_once=at_once)
         if self.clients is not None:
-            self.clients.end_all(because)
+            self.clients.end_all(because, at_once=at_once)
 
     def _report(self, record: CallRecord | ClientRecord) -> None:
         if self._on_call_ended is not None:

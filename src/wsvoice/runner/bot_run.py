@@ -8,8 +8,10 @@ wants to stop; the caller no longer reads.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING, Any
+
+from wsvoice.guest import Guest, current_guest, is_exit
 
 if TYPE_CHECKING:
     from loguru import Logger
@@ -23,6 +25,8 @@ Bot = Callable[[Any], Awaitable[Any]]
 FAILURE_GRACE_S = 0.1
 #: How long a cancelled bot may take to clean up.
 CANCEL_TIMEOUT_S = 5.0
+#: How long each of these things may take once the process has to end.
+HASTE_S = 0.25
 
 #: WebSocket close codes, https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1
 GOING_AWAY = 1001
@@ -57,6 +61,9 @@ class BotRun:
         self._config = config
         self._end_asked = asyncio.Event()
         self._end_reason = ""
+        self._haste = asyncio.Event()
+        self._failure: BaseException | None = None
+        self._failed = asyncio.Event()
 
     @property
     def close_code(self) -> int:
@@ -65,10 +72,18 @@ class BotRun:
             return POLICY_VIOLATION
         return {"error": INTERNAL_ERROR, "server": GOING_AWAY}.get(self.ended_by, self._socket.requested_code)
 
-    def end(self, because: str) -> None:
-        """Ask for the end, as the server's wish."""
-        self._end_reason = because
+    def end(self, because: str, *, at_once: bool = False) -> None:
+        """
+        Ask for the end, as the server's wish.
+
+        Args:
+            because: Why, in words.
+            at_once: Neither the last words nor the bot are waited for.
+        """
+        self._end_reason = self._end_reason or because
         self._end_asked.set()
+        if at_once:
+            self._haste.set()
 
     def note_end(self, ended_by: str, because: str) -> None:
         """Say how it ended."""
@@ -94,15 +109,18 @@ class BotRun:
             on_closed: What is to be done once the WebSocket is closed, while the bot may still be busy.
         """
         socket = self._socket
+        # The bot's handlers run in the reader's task as well.
+        before = current_guest.set(Guest(name, lambda error: self._note_failure(error, logger)))
         pump = asyncio.create_task(socket.pump(), name=f"wsvoice-pump-{name}")
         watchdog = asyncio.create_task(self._watch(), name=f"wsvoice-watch-{name}")
         bot = asyncio.create_task(self._run_bot(make_arguments, logger), name=f"wsvoice-bot-{name}")
-        ends = {asyncio.create_task(event.wait()) for event in (socket.gone, socket.close_requested, self._end_asked)}
+        events = (socket.gone, socket.close_requested, self._end_asked, self._failed)
+        ends = {asyncio.create_task(event.wait()) for event in events}
         try:
             await asyncio.wait({bot, pump, *ends}, return_when=asyncio.FIRST_COMPLETED)
             self._judge_end(bot, pump, logger)
             if play_out is not None:
-                await play_out()
+                await self._unless_in_haste(play_out(), 0.0)
             if not bot.done() and not socket.gone.is_set():
                 # A bot that fails ends its pipeline on the way out; its error comes a moment later.
                 await asyncio.wait({bot}, timeout=FAILURE_GRACE_S)
@@ -112,13 +130,15 @@ class BotRun:
             socket.note_gone(self.because)
             self.ended_at = asyncio.get_running_loop().time()
             if on_closed is not None:
-                await on_closed()
+                await self._unless_in_haste(on_closed(), HASTE_S)
             await self._let_finish(bot, logger)
         finally:
+            current_guest.reset(before)
             tasks = {pump, watchdog, bot, *ends}
             for task in tasks:
                 task.cancel()
-            _, stubborn = await asyncio.wait(tasks, timeout=CANCEL_TIMEOUT_S)
+            await self._wait(tasks, CANCEL_TIMEOUT_S)
+            stubborn = {task for task in tasks if not task.done()}
             if stubborn:
                 logger.error("the bot does not let itself be cancelled; it is left behind, and its place is free again")
             for task in tasks - stubborn:
@@ -126,7 +146,7 @@ class BotRun:
                 task.cancelled() or task.exception()
 
     def _judge_end(self, bot: asyncio.Task[None], pump: asyncio.Task[None], logger: Logger) -> None:
-        error = bot.exception() if bot.done() and not bot.cancelled() else None
+        error = self._failure
         if error is not None and not self._socket.gone.is_set():
             self.note_end("error", f"the bot raised {type(error).__name__}: {str(error)[:200]}")
         elif self._socket.gone.is_set():
@@ -139,7 +159,7 @@ class BotRun:
             self.note_end("server", self._end_reason)
         elif bot.done():
             self.note_end("bot", "the bot returned")
-        else:
+        elif pump.done() and not pump.cancelled():
             error = pump.exception()
             logger.opt(exception=error).error("the call's audio could not be handed to the bot")
             self.note_end("error", f"the call's reader raised {type(error).__name__}")
@@ -147,18 +167,53 @@ class BotRun:
     async def _run_bot(self, make_arguments: Callable[[], Awaitable[Any]], logger: Logger) -> None:
         try:
             await self._bot(await make_arguments())
-        except Exception as error:
-            logger.opt(exception=error).error("the bot raised {}: {}", type(error).__name__, str(error)[:500])
+        except asyncio.CancelledError:
             raise
+        except BaseException as error:  # noqa: BLE001 - not even an exit of the bot's may end the server
+            self._note_failure(error, logger)
+
+    def _note_failure(self, error: BaseException, logger: Logger) -> None:
+        """Take what the bot raised, or one of its tasks that meant to end the process."""
+        logger.opt(exception=error).error("the bot raised {}: {}", type(error).__name__, str(error)[:500])
+        self._failure = self._failure or error
+        self._failed.set()
 
     async def _let_finish(self, bot: asyncio.Task[None], logger: Logger) -> None:
         """Give the bot time for what it does after a call, then cancel it."""
+        if is_exit(self._failure):
+            # A program that exits does not go on.
+            self._haste.set()
         timeout_s = self._config.bot_exit_timeout_s
-        done, _ = await asyncio.wait({bot}, timeout=timeout_s)
-        if not done:
-            logger.warning("the bot went on for {:g} s after its call had ended; it is cancelled", timeout_s)
+        await self._wait({bot}, timeout_s)
+        if not bot.done():
+            if not self._haste.is_set():
+                logger.warning("the bot went on for {:g} s after its call had ended; it is cancelled", timeout_s)
             bot.cancel()
-            await asyncio.wait({bot}, timeout=CANCEL_TIMEOUT_S)
+            await self._wait({bot}, CANCEL_TIMEOUT_S)
+
+    async def _wait(
+        self, tasks: Collection[asyncio.Future[Any]], timeout_s: float | None, hasty_s: float = HASTE_S
+    ) -> None:
+        """Wait until all of `tasks` are done or the time is up, which is sooner in haste."""
+        done = asyncio.create_task(asyncio.wait(tasks, timeout=timeout_s))
+        haste = asyncio.create_task(self._haste.wait())
+        try:
+            await asyncio.wait({done, haste}, return_when=asyncio.FIRST_COMPLETED)
+            if not done.done():
+                await asyncio.wait({done}, timeout=hasty_s)
+        finally:
+            done.cancel()
+            haste.cancel()
+
+    async def _unless_in_haste(self, work: Awaitable[Any], hasty_s: float) -> None:
+        """Do some work to its end; in haste it is given up soon."""
+        task = asyncio.ensure_future(work)
+        try:
+            await self._wait({task}, None, hasty_s)
+        finally:
+            task.cancel()
+        if task.done() and not task.cancelled():
+            task.result()
 
     async def _watch(self) -> None:
         """Notice a caller that does not read."""

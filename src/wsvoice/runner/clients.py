@@ -193,9 +193,9 @@ class ClientSession:
         self._logger = logger
         self._run = BotRun(socket, bot, config)
 
-    def end(self, because: str) -> None:
+    def end(self, because: str, *, at_once: bool = False) -> None:
         """Ask for the end of the session, as the server's wish."""
-        self._run.end(because)
+        self._run.end(because, at_once=at_once)
 
     async def run(self) -> ClientRecord:
         """Live through the session, and return what happened."""
@@ -269,10 +269,15 @@ class Clients:
             WebSocketRoute("/ws/{token}", harness),
         ]
 
-    def end_all(self, because: str) -> None:
-        """Ask every running session to end."""
+    @property
+    def session_ids(self) -> list[str]:
+        """The ids of the sessions that are running."""
+        return [session.session_id for session in tuple(self._sessions)]
+
+    def end_all(self, because: str, *, at_once: bool = False) -> None:
+        """Ask every running session to end, in order or at once."""
         for session in self._sessions:
-            session.end(because)
+            session.end(because, at_once=at_once)
 
     # POST /start
 

@@ -145,6 +145,12 @@ class Capacity:
         """How many calls are running."""
         return self._active
 
+    @property
+    def reserved(self) -> int:
+        """For how many calls a place is kept whose streams may still come."""
+        self._forget_expired()
+        return len(self._reserved)
+
     def reserve(self, call: Call) -> bool:
         """Keep a place for `call` until its token expires; false if there is none."""
         self._forget_expired()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Generator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +18,12 @@ import uvicorn
 from loguru import logger
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from wsvoice import guest
 from wsvoice.errors import ServerError
 from wsvoice.runner.accepted import ABORT_EXTENSION
 from wsvoice.runner.app import create_app
 from wsvoice.runner.tunnel import ngrok_tunnel
+from wsvoice.runner.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from wsvoice.bot import LoadedBot
@@ -29,8 +33,12 @@ if TYPE_CHECKING:
 #: A caller that vanished without a close is noticed after both together.
 PING_INTERVAL_S = 5.0
 PING_TIMEOUT_S = 10.0
-#: How long calls that outlive the drain have to play out their last audio.
-END_TIMEOUT_S = 3.0
+#: How long calls that outlive the drain may take to end in order; then they are cut.
+END_TIMEOUT_S = 0.5
+#: How long after the drain, or after a second signal, the process may be there at all.
+FORCE_TIMEOUT_S = 2.0
+#: The exit code of a process that had to be ended: its calls were not.
+FORCED, INTERRUPTED = 1, 130
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +78,10 @@ class DrainingServer(uvicorn.Server):
     A server that lets its calls finish.
 
     The first SIGINT or SIGTERM stops taking calls, and the server exits when the last one has ended or the
-    time is up. A second one ends everything at once.
+    time is up. A second one ends everything at once. Whatever its bots do, the process is gone 2 s after that.
+
+    Attributes:
+        signals: What it was asked to stop by.
     """
 
     def __init__(
@@ -80,13 +91,30 @@ class DrainingServer(uvicorn.Server):
         *,
         drain_timeout_s: float,
         on_started: Callable[[], None],
+        bot_folder: Path | None = None,
     ) -> None:
         super().__init__(config)
+        self.signals: list[int] = []
         self._switchboard = switchboard
         self._drain_timeout_s = drain_timeout_s
         self._on_started = on_started
+        self._watchdog = Watchdog(folder=bot_folder, calls=lambda: switchboard.call_ids)
         self._drains_until: float | None = None
         self._told = False
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until the process is asked to stop; no bot can end that by itself."""
+        make_loop = self.config.get_loop_factory() or asyncio.new_event_loop
+        guest.run(self.serve(sockets), on_exit=tell_of_exit, loop_factory=make_loop)
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Handle signals while the context lasts, and look after the event loop."""
+        with guest.own_signals(self.handle_exit), self._watchdog.watching():
+            yield
+        if self.signals:
+            # Threads that a bot has left behind must not keep the process.
+            self._watchdog.leave(FORCE_TIMEOUT_S, forced_exit_code(self.signals))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to listen, then say so."""
@@ -95,41 +123,63 @@ class DrainingServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Drain at the first signal, stop at the second."""
-        self._captured_signals.append(sig)
-        if self._drains_until is not None:
-            self.should_exit = True
+        self.signals.append(sig)
+        exit_code = forced_exit_code(self.signals)
+        if len(self.signals) == 1:
+            self._drains_until = time.monotonic() + self._drain_timeout_s
+            self._switchboard.drain()
+            self._watchdog.leave(self._drain_timeout_s + FORCE_TIMEOUT_S, exit_code)
             return
-        self._drains_until = time.monotonic() + self._drain_timeout_s
-        self._switchboard.drain()
+        self._drains_until = time.monotonic() - END_TIMEOUT_S
+        hopeless = len(self.signals) > 2 or self._watchdog.is_stuck
+        self._watchdog.leave(0 if hopeless else FORCE_TIMEOUT_S, exit_code)
 
     async def on_tick(self, counter: int) -> bool:
         """Exit once the drain is over."""
         if self._drains_until is not None and not self.should_exit:
             late_s = time.monotonic() - self._drains_until
             self._tell_who_is_waited_for(late_s)
-            if late_s > 0:
-                self._switchboard.end_all("the server stops")
-            self.should_exit = late_s > END_TIMEOUT_S or self._switchboard.active_calls == 0
+            if late_s >= 0:
+                self._switchboard.end_all("the server stops", at_once=late_s >= END_TIMEOUT_S)
+            waits = self._switchboard.active_calls or (late_s < 0 and self._switchboard.pending)
+            self.should_exit = not waits
         return await super().on_tick(counter)
 
     def _tell_who_is_waited_for(self, late_s: float) -> None:
-        calls = self._switchboard.active_calls
+        calls, pending = self._switchboard.active_calls, self._switchboard.pending
         # A call that is about to end needs no words.
-        if self._told or not calls or late_s < 1 - self._drain_timeout_s:
+        if self._told or not (calls or pending) or late_s < 1 - self._drain_timeout_s:
             return
         self._told = True
         logger.warning(
             "no new calls are taken; waiting for {} to finish (at most {:g} s; once more to cut them)",
-            "1 call" if calls == 1 else f"{calls} calls",
+            " and ".join(
+                _counted(count, what) for count, what in ((calls, "call"), (pending, "announced call")) if count
+            ),
             self._drain_timeout_s,
         )
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End what still runs, and stop."""
-        self._switchboard.end_all("the server stops")
+        self._switchboard.end_all("the server stops", at_once=True)
         await super().shutdown(sockets)
-        # A drain that was asked for by SIGTERM has done what was asked: the process exits with 0.
-        self._captured_signals = [sig for sig in self._captured_signals if sig == signal.SIGINT]
+
+
+def _counted(count: int, what: str) -> str:
+    return f"1 {what}" if count == 1 else f"{count} {what}s"
+
+
+def forced_exit_code(signals: Collection[int]) -> int:
+    """Return what a process exits with that does not end by itself after these signals."""
+    return INTERRUPTED if signal.SIGINT in signals else FORCED
+
+
+def tell_of_exit(error: BaseException | None) -> None:
+    """Log that a bot wanted to end the process, in code that belongs to no call."""
+    if error is None:
+        logger.warning("the bot stopped the event loop, which is not its own; it goes on")
+    else:
+        logger.opt(exception=error).error("the bot raised {} in a callback; the server goes on", type(error).__name__)
 
 
 def serve(bot: LoadedBot, config: RunConfig, *, on_ready: Callable[[Ready], None]) -> None:
@@ -143,6 +193,7 @@ def serve(bot: LoadedBot, config: RunConfig, *, on_ready: Callable[[Ready], None
 
     Raises:
         ServerError: If the address cannot be listened on, or a tunnel cannot be opened.
+        KeyboardInterrupt: After it was interrupted and has ended.
     """
     with ExitStack() as stack:
         sockets = listen(config.host, config.port)
@@ -170,13 +221,17 @@ def serve(bot: LoadedBot, config: RunConfig, *, on_ready: Callable[[Ready], None
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                timeout_graceful_shutdown=10,
+                timeout_graceful_shutdown=1,
             ),
             switchboard,
             drain_timeout_s=config.drain_timeout_s,
             on_started=lambda: on_ready(ready),
+            bot_folder=bot.path.parent,
         )
         server.run(sockets)
+    if signal.SIGINT in server.signals:
+        # A drain that was asked for by SIGTERM has done what was asked: the process exits with 0.
+        raise KeyboardInterrupt
 
 
 def listen(host: str, port: int) -> list[socket.socket]:

@@ -132,9 +132,9 @@ class Session:
         self._hang_up = hang_up
         self._recorder: CallRecorder | None = None
 
-    def end(self, because: str) -> None:
+    def end(self, because: str, *, at_once: bool = False) -> None:
         """Ask for the end of the call, as the server's wish."""
-        self._run.end(because)
+        self._run.end(because, at_once=at_once)
 
     async def run(self) -> CallRecord:
         """Live through the call, and return what happened."""

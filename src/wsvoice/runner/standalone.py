@@ -9,23 +9,26 @@ from __future__ import annotations
 import asyncio
 import signal
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from types import FrameType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
+from wsvoice import guest
 from wsvoice.config import without_secrets
 from wsvoice.errors import BotError, ConfigError
 from wsvoice.runner.desk import SETTLE_S, Desk
-from wsvoice.runner.server import Ready, listen, url_host
+from wsvoice.runner.server import FORCE_TIMEOUT_S, Ready, forced_exit_code, listen, tell_of_exit, url_host
+from wsvoice.runner.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from wsvoice.bot import LoadedBot
     from wsvoice.config import RunConfig
 
 OnReady = Callable[[Ready], None]
+BotTask = asyncio.Task[BaseException | None]
 
 #: A bot that ends within this time, without a client, has not even begun to serve.
 START_S = 5.0
@@ -35,6 +38,8 @@ STARTS = 3
 FAILURE_GRACE_S = 0.1
 #: How long a pipeline may take to end that nobody waits for any more.
 ORPHAN_TIMEOUT_S = 2.0
+#: How long a pipeline may take to end in order once the time for it is up, and how long a bot that is cancelled.
+END_TIMEOUT_S, CANCEL_TIMEOUT_S = 0.5, 0.5
 
 
 class Stop:
@@ -44,11 +49,13 @@ class Stop:
     Attributes:
         drain: Nothing new is begun; what runs may finish.
         now: What runs is ended.
+        call_ids: What runs.
     """
 
     def __init__(self) -> None:
         self.drain = asyncio.Event()
         self.now = asyncio.Event()
+        self.call_ids: list[str] = []
 
     def ask(self) -> None:
         """Ask to stop, or for more haste."""
@@ -73,15 +80,30 @@ def run_alone(bot: LoadedBot, config: RunConfig, *, on_ready: OnReady) -> None:
     run = serve_one_by_one if config.transport == "websocket-server" else dial_out
 
     async def main() -> bool:
+        loop = asyncio.get_running_loop()
+        watchdog = Watchdog(folder=bot.path.parent, calls=lambda: stop.call_ids)
+        received: list[int] = []
+
+        def ask(number: int, _: FrameType | None) -> None:
+            received.append(number)
+            exit_code = forced_exit_code(received)
+            if len(received) == 1:
+                watchdog.leave(config.drain_timeout_s + FORCE_TIMEOUT_S, exit_code)
+            else:
+                watchdog.leave(0 if len(received) > 2 or watchdog.is_stuck else FORCE_TIMEOUT_S, exit_code)
+            loop.call_soon_threadsafe(stop.ask)
+
         stop = Stop()
-        with _signals(stop) as received:
+        with guest.own_signals(ask), watchdog.watching():
             try:
                 await run(bot, config, on_ready=on_ready, stop=stop)
             finally:
-                await _cancel_the_rest()
-            return signal.SIGINT in received
+                if received:
+                    # Threads that a bot has left behind must not keep the process.
+                    watchdog.leave(FORCE_TIMEOUT_S, forced_exit_code(received))
+        return signal.SIGINT in received
 
-    if asyncio.run(main()):
+    if guest.run(main(), on_exit=tell_of_exit):
         raise KeyboardInterrupt
 
 
@@ -105,10 +127,12 @@ async def serve_one_by_one(bot: LoadedBot, config: RunConfig, *, on_ready: OnRea
         loop = asyncio.get_running_loop()
         while not stop.drain.is_set():
             started, served = loop.time(), desk.served
+            session_id = str(uuid.uuid4())
             arguments = server_transport.server_arguments(
-                config.host, desk.port, body=dict(config.parameters), session_id=str(uuid.uuid4())
+                config.host, desk.port, body=dict(config.parameters), session_id=session_id
             )
             task = _start(bot, arguments)
+            stop.call_ids = [session_id]
             await _first(task, stop.drain)
             if not task.done():
                 await _drain_desk(task, desk, config, stop, server_transport.end_pipeline)
@@ -138,9 +162,11 @@ async def dial_out(bot: LoadedBot, config: RunConfig, *, on_ready: OnReady, stop
 
     if config.url is None:
         raise ConfigError("websocket-client needs the address that the bot dials", hint="set `url`")
-    arguments = dial_arguments(config.url, config.headers, body=dict(config.parameters), session_id=str(uuid.uuid4()))
+    session_id = str(uuid.uuid4())
+    arguments = dial_arguments(config.url, config.headers, body=dict(config.parameters), session_id=session_id)
     on_ready(Ready(without_secrets(config.url), None, ()))
     task = _start(bot, arguments)
+    stop.call_ids = [session_id]
     outcome = arguments.outcome
     await _first(task, outcome.failed, stop.drain)
     if outcome.failed.is_set():
@@ -149,7 +175,7 @@ async def dial_out(bot: LoadedBot, config: RunConfig, *, on_ready: OnReady, stop
         logger.warning("waiting for the bot to finish (at most {:g} s; once more to end it)", config.drain_timeout_s)
         await _first(task, outcome.failed, stop.now, timeout_s=config.drain_timeout_s)
         if not task.done() and await arguments.end_pipeline("the process stops"):
-            await _first(task, timeout_s=config.bot_exit_timeout_s)
+            await _first(task, timeout_s=END_TIMEOUT_S)
     await _end(task)
     if await arguments.end_pipeline("the bot has ended"):
         # A bot that failed beside its pipeline has left that running.
@@ -163,7 +189,7 @@ async def dial_out(bot: LoadedBot, config: RunConfig, *, on_ready: OnReady, stop
 
 
 async def _drain_desk(
-    task: asyncio.Task[None],
+    task: BotTask,
     desk: Desk,
     config: RunConfig,
     stop: Stop,
@@ -181,23 +207,40 @@ async def _drain_desk(
         await _first(task, stop.now, timeout_s=SETTLE_S)
     if not task.done() and desk.handler is not None:
         await end_pipeline(desk.handler, "the server stops")
-        await _first(task, stop.now, timeout_s=config.bot_exit_timeout_s)
+        await _first(task, timeout_s=END_TIMEOUT_S)
     await _end(task)
 
 
-def _start(bot: LoadedBot, arguments: Any) -> asyncio.Task[None]:
-    async def run() -> None:
+def _start(bot: LoadedBot, arguments: Any) -> BotTask:
+    """Run the bot; the task's result is what it raised, if it did."""
+    failure: BaseException | None = None
+
+    def fail(error: BaseException) -> None:
+        nonlocal failure
+        logger.opt(exception=error).error("the bot raised {}: {}", type(error).__name__, str(error)[:500])
+        failure = failure or error
+
+    def exit_instead(error: BaseException) -> None:
+        fail(error)
+        task.cancel()
+
+    async def run() -> BaseException | None:
+        guest.current_guest.set(guest.Guest(arguments.session_id, exit_instead))
         with logger.contextualize(call=arguments.session_id):
             try:
                 await bot.function(arguments)
-            except Exception as error:
-                logger.opt(exception=error).error("the bot raised {}: {}", type(error).__name__, str(error)[:500])
-                raise
+            except asyncio.CancelledError:
+                if failure is None:
+                    raise
+            except BaseException as error:  # noqa: BLE001 - not even an exit of the bot's may end the process
+                fail(error)
+        return failure
 
-    return asyncio.create_task(run(), name=f"wsvoice-bot-{arguments.session_id}")
+    task = asyncio.create_task(run(), name=f"wsvoice-bot-{arguments.session_id}")
+    return task
 
 
-async def _first(*waits: asyncio.Task[None] | asyncio.Event, timeout_s: float | None = None) -> None:
+async def _first(*waits: asyncio.Task[Any] | asyncio.Event, timeout_s: float | None = None) -> None:
     """Wait until one of several is over, or the time is."""
     tasks = {each if isinstance(each, asyncio.Task) else asyncio.create_task(each.wait()): each for each in waits}
     try:
@@ -208,32 +251,16 @@ async def _first(*waits: asyncio.Task[None] | asyncio.Event, timeout_s: float | 
                 task.cancel()
 
 
-async def _end(task: asyncio.Task[None]) -> None:
+async def _end(task: BotTask) -> None:
     """End a bot that goes on."""
     if not task.done():
         task.cancel()
         with suppress(asyncio.CancelledError):
-            await asyncio.wait({task}, timeout=5)
+            await asyncio.wait({task}, timeout=CANCEL_TIMEOUT_S)
 
 
-async def _cancel_the_rest() -> None:
-    """
-    Cancel what a bot has left behind.
-
-    asyncio's own way to do so at the end waits for ever for a pipecat runner, which takes a first cancellation as
-    the wish to end in its own time, with tasks that are cancelled as well.
-    """
-    for _ in range(3):
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        if not tasks:
-            return
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks, timeout=1)
-
-
-def _error_of(task: asyncio.Task[None]) -> BaseException | None:
-    return task.exception() if task.done() and not task.cancelled() else None
+def _error_of(task: BotTask) -> BaseException | None:
+    return task.result() if task.done() and not task.cancelled() else None
 
 
 def _given_up(bot: LoadedBot, error: BaseException | None) -> BotError:
@@ -246,30 +273,3 @@ def _given_up(bot: LoadedBot, error: BaseException | None) -> BotError:
         f"{bot.name} returned at once, {STARTS} times in a row, without a client",
         hint="let it run a pipeline with runner_args.transport until the client has left",
     )
-
-
-@contextmanager
-def _signals(stop: Stop) -> Iterator[list[int]]:
-    """Ask `stop` at SIGINT and SIGTERM, and list what came; bots that would take the signals over do not get them."""
-    loop = asyncio.get_running_loop()
-    received: list[int] = []
-
-    def ask(number: int, _: FrameType | None) -> None:
-        received.append(number)
-        loop.call_soon_threadsafe(stop.ask)
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    add, own_loop = loop.add_signal_handler, cast(Any, loop)
-
-    def add_other(number: int, callback: Callable[..., Any], *args: Any) -> None:
-        if number not in before:
-            add(number, callback, *args)
-
-    # pipecat's runner takes SIGINT by default, and would end the pipeline only.
-    own_loop.add_signal_handler = add_other
-    try:
-        yield received
-    finally:
-        own_loop.add_signal_handler = add
-        for number, handler in before.items():
-            signal.signal(number, handler)

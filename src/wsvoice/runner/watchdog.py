@@ -1,0 +1,195 @@
+"""
+A look at the event loop from a thread of its own, which a bot cannot hold up.
+
+It names what blocks the loop, while every call is silent, and it ends a process that does not end by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import sys
+import sysconfig
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+from loguru import logger
+
+from wsvoice import guest
+
+#: How often the loop shows that it turns, and how often that is looked at.
+BEAT_S = 0.25
+#: How long it may not turn before that is worth a line.
+BLOCKED_S = 1.0
+#: When a block is told of that goes on; its end is told as well.
+STILL_BLOCKED_S = 5.0
+#: A loop that has not turned for this long will not see a second signal.
+STUCK_S = 0.5
+#: How long the last lines may take to be written before the process is ended.
+LAST_WORDS_S = 1.0
+
+_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+_OWN = str(Path(__file__).parents[1])
+
+
+class Watchdog:
+    """
+    Looks at an event loop while it runs, and at the process until it has ended.
+
+    Args:
+        folder: Where the bot's own source is; its lines are named rather than a library's.
+        calls: Returns the ids of the calls that are running.
+    """
+
+    def __init__(self, *, folder: Path | None, calls: Callable[[], Collection[str]]) -> None:
+        self._folder = None if folder is None else str(folder.resolve())
+        self._calls = calls
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread_id = 0
+        self._beat = time.monotonic()
+        self._timer: asyncio.TimerHandle | None = None
+        #: Where the loop was seen in the present block, and in whose call.
+        self._places: Counter[str] = Counter()
+        self._call = ""
+        self._told = False
+        self._over = threading.Event()
+        self._leave_at: float | None = None
+        self._exit_code = 1
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch the running event loop while the context lasts."""
+        self._loop, self._thread_id = asyncio.get_running_loop(), threading.get_ident()
+        self._turn()
+        threading.Thread(target=self._watch, name="wsvoice-watchdog", daemon=True).start()
+        try:
+            yield
+        finally:
+            self._note_turn()
+            if self._timer is not None:
+                self._timer.cancel()
+            self._loop = None
+            self._over.set()
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether the loop has not turned for a while."""
+        return self._loop is not None and self._blocked_s() > STUCK_S
+
+    def leave(self, within_s: float, exit_code: int) -> None:
+        """End the process if it has not ended by then; an earlier end that was asked for stays."""
+        at = time.monotonic() + within_s
+        if self._leave_at is None or at < self._leave_at:
+            self._leave_at, self._exit_code = at, exit_code
+
+    # In the loop
+
+    def _turn(self) -> None:
+        self._note_turn()
+        if self._loop is not None:
+            self._timer = self._loop.call_later(BEAT_S, self._turn)
+
+    def _note_turn(self) -> None:
+        blocked_s = self._blocked_s()
+        if blocked_s > BLOCKED_S:
+            self._tell(blocked_s)
+        self._beat = time.monotonic()
+        self._places.clear()
+        self._call, self._told = "", False
+
+    # In the thread
+
+    def _watch(self) -> None:
+        while not self._over.is_set() or self._leave_at is not None:
+            rest_s = BEAT_S if self._leave_at is None else min(BEAT_S, self._leave_at - time.monotonic())
+            if rest_s <= 0:
+                self._leave()
+            elif self._over.is_set():
+                time.sleep(rest_s)
+            else:
+                self._over.wait(rest_s)
+            self._look()
+
+    def _look(self) -> None:
+        loop, blocked_s = self._loop, self._blocked_s()
+        if loop is None or blocked_s < BLOCKED_S:
+            return
+        frame = sys._current_frames().get(self._thread_id)
+        if (place := self._place(frame)) is not None:
+            self._places[place] += 1
+            self._call = self._call or _call_of(loop)
+        if blocked_s > STILL_BLOCKED_S and not self._told:
+            self._told = True
+            self._tell(blocked_s, ", and still is")
+
+    def _leave(self) -> None:
+        words = threading.Thread(target=self._say_last_words, daemon=True)
+        words.start()
+        # The loop's thread may hold the very lock that writing a line takes.
+        words.join(LAST_WORDS_S)
+        os._exit(self._exit_code)
+
+    def _say_last_words(self) -> None:
+        blocked_s = self._blocked_s()
+        if self._loop is not None and blocked_s > BLOCKED_S and not self._told:
+            self._tell(blocked_s, ", and still is")
+        calls = len(self._calls())
+        left = f", {'1 call' if calls == 1 else f'{calls} calls'} with it" if calls else ""
+        logger.error("the process does not end by itself; it is ended{}", left)
+        # The logs' sinks and a tunnel's agent are closed here.
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError, AttributeError):
+                stream.flush()
+
+    # What is seen
+
+    def _blocked_s(self) -> float:
+        return time.monotonic() - self._beat - BEAT_S
+
+    def _tell(self, blocked_s: float, more: str = "") -> None:
+        calls = list(self._calls())
+        call = self._call or (calls[0] if len(calls) == 1 else "-")
+        place = "".join(f" at {place}" for place, _ in self._places.most_common(1))
+        logger.bind(call=call).warning("the event loop was blocked for {:.1f} s{}{}", blocked_s, place, more)
+
+    def _place(self, frame: FrameType | None) -> str | None:
+        """Say where the loop's thread is: in which line of the bot's, or else of a library's."""
+        other: FrameType | None = None
+        # What runs the loop is nobody's block.
+        while frame is not None and (file := frame.f_code.co_filename) != guest.__file__:
+            if self._is_the_bots(file):
+                return _spelt(frame)
+            if other is None and not _is_loop(file):
+                other = frame
+            frame = frame.f_back
+        return None if other is None else _spelt(other)
+
+    def _is_the_bots(self, file: str) -> bool:
+        if self._folder is None or not file.startswith(self._folder):
+            return False
+        return not file.startswith((*_LIBRARIES, _OWN)) and "site-packages" not in file
+
+
+def _is_loop(file: str) -> bool:
+    path = Path(file)
+    return path.name == "selectors.py" or path.parent.name == "asyncio"
+
+
+def _spelt(frame: FrameType) -> str:
+    name = frame.f_code.co_qualname.replace(".<locals>", "")
+    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} in {name}"
+
+
+def _call_of(loop: asyncio.AbstractEventLoop) -> str:
+    """Return the id of the call whose task runs; nothing if that cannot be told."""
+    task = asyncio.current_task(loop)
+    context = getattr(task, "get_context", None)
+    running = None if context is None else context().get(guest.current_guest)
+    return "" if running is None else str(running.name)

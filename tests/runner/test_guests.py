@@ -1,0 +1,299 @@
+"""What a bot may do to the process that it runs in: take its signals, exit, go on for ever, block its event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from tests.process import ServerProcess, server_process
+from tests.runner.carrier import announce, dialled
+from tests.signals import tone
+
+#: A bot that answers unless its call has a parameter that says what else it should do.
+BOT = """
+import asyncio, os, signal, sys, threading, time
+
+from pipecat.frames.frames import Frame, InputAudioRawFrame, OutputAudioRawFrame
+from pipecat.pipeline.pipeline import Pipeline
+from pipecat.pipeline.worker import PipelineWorker
+from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
+from pipecat.workers.runner import WorkerRunner
+
+
+class Custom(BaseException):
+    pass
+
+
+class Echo(FrameProcessor):
+    async def process_frame(self, frame, direction):
+        await super().process_frame(frame, direction)
+        if isinstance(frame, InputAudioRawFrame):
+            frame = OutputAudioRawFrame(frame.audio, frame.sample_rate, frame.num_channels)
+        await self.push_frame(frame, direction)
+
+
+class Exits(Echo):
+    async def process_frame(self, frame, direction):
+        if isinstance(frame, InputAudioRawFrame):
+            sys.exit("in a processor")
+        await super().process_frame(frame, direction)
+
+
+async def exits():
+    sys.exit("in a task")
+
+
+async def echo(runner_args, processor=None):
+    transport = runner_args.transport
+    worker = PipelineWorker(Pipeline([transport.input(), processor or Echo(), transport.output()]))
+
+    @transport.event_handler("on_client_connected")
+    async def on_client_connected(transport, client):
+        if runner_args.body.get("do") == "exit in a handler":
+            sys.exit("in a handler")
+
+    # As pipecat's examples have it: it handles SIGINT by default.
+    runner = WorkerRunner(handle_sigterm=True)
+    await runner.add_workers(worker)
+    await runner.run()
+
+
+def takes_signals():
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.remove_signal_handler(number)
+        loop.add_signal_handler(number, print)
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_IGN)
+    signal.set_wakeup_fd(-1)
+
+
+async def bot(runner_args):
+    what = (runner_args.body or {}).get("do", "")
+    if what == "raise SystemExit":
+        sys.exit(3)
+    elif what == "raise KeyboardInterrupt":
+        raise KeyboardInterrupt
+    elif what == "raise GeneratorExit":
+        raise GeneratorExit
+    elif what == "raise Custom":
+        raise Custom("mine")
+    elif what == "exit in a task":
+        asyncio.create_task(exits())
+        await asyncio.sleep(60)
+    elif what == "exit in a processor":
+        await echo(runner_args, Exits())
+    elif what == "exit in a callback":
+        asyncio.get_running_loop().call_soon(sys.exit, 4)
+        await echo(runner_args)
+    elif what == "stop the loop":
+        asyncio.get_running_loop().stop()
+        await echo(runner_args)
+    elif what == "ignore cancellation":
+        while True:
+            try:
+                await asyncio.sleep(0.05)
+            except asyncio.CancelledError:
+                pass
+    elif what == "ignore the end":
+        await asyncio.sleep(600)
+    elif what == "sleep":
+        time.sleep(float(runner_args.body["for"]))
+        await echo(runner_args)
+    elif what == "compute":
+        while True:
+            pass
+    elif what == "leave a thread":
+        asyncio.get_running_loop().run_in_executor(None, time.sleep, 600)
+        await echo(runner_args)
+    else:
+        if what == "take signals":
+            takes_signals()
+        await echo(runner_args)
+"""
+
+
+@contextmanager
+def server(folder: Path, *arguments: str, **environ: str) -> Iterator[ServerProcess]:
+    with server_process(folder, BOT, "-t", "twilio", *arguments, **environ) as process:
+        yield process
+
+
+def dial(process: ServerProcess, call_sid: str = "CA1", **parameters: str) -> Any:
+    return dialled(announce(process.url, call_sid), call_sid, **parameters)
+
+
+#: Where nobody listens.
+NOWHERE = "ws://127.0.0.1:9"
+#: How long the process may be there after the drain or a second signal; and how late a busy machine may be.
+LIMIT_S, BUSY_S = 2.0, 2.5
+SLEEP_LINE = BOT.splitlines().index('        time.sleep(float(runner_args.body["for"]))') + 1
+
+EXITS = [
+    "raise SystemExit",
+    "raise KeyboardInterrupt",
+    "raise GeneratorExit",
+    "raise Custom",
+    "exit in a task",
+    "exit in a handler",
+    "exit in a processor",
+]
+
+
+class TestExits:
+    def test_each_ends_its_own_call_as_a_crash_and_no_other(self, tmp_path: Path) -> None:
+        async def main(process: ServerProcess) -> None:
+            async with dial(process, "CA0") as neighbour:
+                for number, what in enumerate(EXITS):
+                    call_sid = f"CA1{number}"
+                    async with dial(process, call_sid, do=what) as carrier:
+                        with suppress(ConnectionClosed):
+                            await carrier.speak(tone(500, 40, 8000))
+                        assert (await carrier.closed(15))[0] == 1011, what
+                    log = await asyncio.to_thread(process.logged, f"{call_sid} ended by")
+                    ended = next(line for line in log.splitlines() if f"{call_sid} ended by" in line)
+                    assert "ended by an error" in ended, ended
+                    assert "the bot raised" in ended, ended
+                await neighbour.speak(tone(500, 200, 8000))
+                await neighbour.until("media")
+                await neighbour.hang_up()
+            await asyncio.to_thread(process.logged, "CA0 ended by the caller")
+            process.signal(signal.SIGTERM)
+            assert await asyncio.to_thread(process.wait, 15) == 0
+
+        with server(tmp_path) as process:
+            asyncio.run(main(process))
+
+    def test_one_of_a_callback_and_a_stop_of_the_loop_end_nothing(self, tmp_path: Path) -> None:
+        async def main(process: ServerProcess) -> None:
+            for number, what in enumerate(("exit in a callback", "stop the loop", "")):
+                async with dial(process, f"CA{number}", do=what) as carrier:
+                    await carrier.speak(tone(500, 200, 8000))
+                    await carrier.until("media")
+                    await carrier.hang_up()
+
+        with server(tmp_path) as process:
+            asyncio.run(main(process))
+            assert "SystemExit in a callback" in process.log()
+            assert "stopped the event loop" in process.log()
+            process.signal(signal.SIGTERM)
+            assert process.wait(15) == 0
+
+    def test_a_bot_that_serves_clients_on_its_own_port_is_started_again(self, tmp_path: Path) -> None:
+        bot = BOT.replace("async def bot(", "async def other(") + (
+            "times = iter(['raise SystemExit', 'exit in a task'])\n"
+            "async def bot(runner_args):\n"
+            "    runner_args.body = {'do': next(times, '')}\n"
+            "    await other(runner_args)\n"
+        )
+        with server_process(tmp_path, bot, "-t", "websocket-server") as process:
+            process.logged("the bot raised SystemExit: 3")
+            process.logged("the bot raised SystemExit: in a task")
+            time.sleep(0.3)
+            process.signal(signal.SIGINT)
+            assert process.wait(15) == 130
+
+    def test_a_bot_that_dials_out_fails(self, tmp_path: Path) -> None:
+        arguments = ("-t", "websocket-client", "--url", NOWHERE, "--param", "do=exit in a task")
+        with server_process(tmp_path, BOT, *arguments) as process:
+            assert process.wait(20) == 1
+            assert "error: bot.py raised SystemExit: in a task" in process.log()
+
+
+class TestSignals:
+    def test_they_stay_the_servers(self, tmp_path: Path) -> None:
+        async def main(process: ServerProcess) -> None:
+            async with dial(process, "CA1") as first, dial(process, "CA2", do="take signals") as second:
+                for each in (first, second):
+                    await each.speak(tone(500, 200, 8000))
+                    await each.until("media")
+                process.signal(signal.SIGINT)
+                await asyncio.to_thread(process.logged, "waiting for 2 calls")
+                # The bots were not told of it: their calls go on.
+                for each in (first, second):
+                    before = len(each.of("media"))
+                    await each.speak(tone(500, 200, 8000))
+                    await each.until("media", before + 1)
+                    await each.hang_up()
+            assert await asyncio.to_thread(process.wait, 15) == 130
+
+        with server(tmp_path) as process:
+            asyncio.run(main(process))
+
+
+class TestEnd:
+    """The process is gone in time, whatever its bots do."""
+
+    @pytest.mark.parametrize("bots", [("ignore cancellation", "ignore the end"), ("sleep",), ("leave a thread",)])
+    def test_at_the_drains_limit(self, tmp_path: Path, bots: tuple[str, ...]) -> None:
+        with server(tmp_path, "--drain-timeout", "500ms") as process:
+            gone_after_s = asyncio.run(stopped(process, bots, signal.SIGTERM))
+            assert gone_after_s < 0.5 + LIMIT_S + BUSY_S
+            if bots == ("sleep",):
+                # Nobody could end its call.
+                assert process.wait(0) == 1
+                assert "the process does not end by itself; it is ended, 1 call with it" in process.log()
+
+    @pytest.mark.parametrize("bots", [("ignore cancellation", "ignore the end"), ("compute",)])
+    def test_at_the_second_signal(self, tmp_path: Path, bots: tuple[str, ...]) -> None:
+        with server(tmp_path) as process:
+            gone_after_s = asyncio.run(stopped(process, bots, signal.SIGINT, signal.SIGINT))
+            assert gone_after_s < LIMIT_S + BUSY_S
+            assert process.wait(0) == 130
+
+    @pytest.mark.parametrize(("transport", "what"), [("server", "compute"), ("client", "ignore cancellation")])
+    def test_without_an_http_server(self, tmp_path: Path, transport: str, what: str) -> None:
+        arguments = ["-t", f"websocket-{transport}", "--drain-timeout", "500ms", "--param", f"do={what}"]
+        if transport == "client":
+            arguments += ["--url", NOWHERE]
+        with server_process(tmp_path, BOT, *arguments) as process:
+            time.sleep(0.7)
+            process.signal(signal.SIGTERM)
+            begin = time.monotonic()
+            process.wait(20)
+            assert time.monotonic() - begin < 0.5 + LIMIT_S + BUSY_S
+
+
+async def stopped(process: ServerProcess, bots: tuple[str, ...], *signals: signal.Signals) -> float:
+    """Have calls with these bots, send the signals, and return how long after the last one the process was gone."""
+    async with AsyncExitStack() as stack:
+        for number, what in enumerate(bots):
+            await stack.enter_async_context(dial(process, f"CA{number}", do=what, **{"for": "60"}))
+            await asyncio.to_thread(process.logged, f"CA{number} stream started")
+        await asyncio.sleep(0.3)
+        for number in signals:
+            await asyncio.sleep(0.6)
+            process.signal(number)
+        begin = time.monotonic()
+        await asyncio.to_thread(process.wait, 30)
+        return time.monotonic() - begin
+
+
+class TestBlockedLoop:
+    def test_what_blocks_it_is_named(self, tmp_path: Path) -> None:
+        async def main(process: ServerProcess) -> None:
+            async with dial(process, "CA1", do="sleep", **{"for": "2.2"}) as carrier:
+                await carrier.speak(tone(500, 100, 8000))
+                await carrier.until("media", timeout_s=15)
+                assert "blocked" in process.log()
+                await carrier.hang_up()
+
+        with server(tmp_path) as process:
+            asyncio.run(main(process))
+            found = re.findall(r"(\S+) the event loop was blocked for ([\d.]+) s at (.*)", process.log())
+            assert [(call, place) for call, _, place in found] == [("CA1", f"bot.py:{SLEEP_LINE} in bot")]
+            assert 1.8 < float(found[0][1]) < 6
+
+    def test_also_if_the_process_is_ended_meanwhile(self, tmp_path: Path) -> None:
+        with server(tmp_path) as process:
+            asyncio.run(stopped(process, ("sleep",), signal.SIGTERM, signal.SIGTERM))
+            assert re.search(rf"was blocked for [\d.]+ s at bot.py:{SLEEP_LINE} in bot, and still is", process.log())
