@@ -21,7 +21,7 @@ from pyngrok import conf, ngrok
 
 from tests.environment import clean_environ
 from tests.runner import bots
-from tests.runner.carrier import announce, dialled, main_frequency
+from tests.runner.carrier import FORM, announce, dialled, main_frequency
 from tests.signals import tone
 from wsvoice.errors import ServerError
 from wsvoice.runner.server import listen
@@ -63,7 +63,7 @@ class TestDrain:
                     process.send_signal(signal.SIGTERM)
                     while httpx.get(url + "readyz").status_code != 503:
                         await asyncio.sleep(0.01)
-                    assert "Reject" in httpx.post(url, data={"CallSid": "CA2"}).text
+                    assert "Reject" in httpx.post(url, data={**FORM, "CallSid": "CA2"}).text
                     carrier.messages.clear()
                     await carrier.speak(tone(900, 1300, 8000))
                     await carrier.until("mark")
@@ -200,7 +200,7 @@ class TestTunnel:
     def test_its_host_is_the_public_one(self, agent: Any, serve: Any) -> None:
         agent()
         server = serve(bots.echo, tunnel="ngrok")
-        answer = httpx.post(server.url, data={"CallSid": "CA1"})
+        answer = httpx.post(server.url, data=FORM)
         assert 'url="wss://tunnel.example/ws/twilio/' in answer.text
 
     def test_closed_with_the_server(self, agent: Any) -> None:
