@@ -5,9 +5,9 @@ The webhook: asks the bot's server what to do with a call, as the provider does.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from wsvoice import http
@@ -15,7 +15,7 @@ from wsvoice.call import Call
 from wsvoice.dial.journal import Journal
 from wsvoice.dial.target import Detour, Reach
 from wsvoice.errors import DialError, HttpError, RemoteProtocolError
-from wsvoice.providers.base import HttpRequest, Progress, Provider, ReportsProgress, StreamRequest, WebhookRequest
+from wsvoice.providers.base import Callback, HttpRequest, Progress, Provider, ReportsProgress, WebhookRequest
 
 #: More redirects no provider follows.
 MAX_REDIRECTS = 10
@@ -23,6 +23,10 @@ MAX_REDIRECTS = 10
 ANSWER_LIMIT = 256 * 1024
 
 _TEXT_LIMIT = 200
+
+Document = TypeVar("Document")
+#: Makes a request of a URL, a method and the time.
+Render = Callable[[str, Literal["GET", "POST"], float], WebhookRequest]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,9 @@ class Asked:
 class Webhook:
     """
     The webhook of one call.
+
+    Attributes:
+        url: Where it is.
 
     Args:
         provider: Who asks.
@@ -69,7 +76,7 @@ class Webhook:
         reach: Reach | None = None,
     ) -> None:
         self._provider = provider
-        self._url = url
+        self.url = url
         self._method = method
         self._quirks = quirks
         self._journal = journal
@@ -88,11 +95,35 @@ class Webhook:
         Raises:
             DialError: If it is not an answer that a provider takes, in words for the report.
         """
-        journal, url, verb = self._journal, self._url, self._method
+        return await self._request(
+            lambda url, method, now: self._provider.webhook(call, url, method=method, quirks=self._quirks, now=now),
+            self.url,
+            self._method,
+            warn_s=warn_s,
+        )
+
+    async def ask(self, render: Render, callback: Callback) -> Asked:
+        """
+        Ask for a later document of the call's, and return the answer.
+
+        Args:
+            render: Makes the request of a URL, a method and the time, not yet signed.
+            callback: Who is asked.
+
+        Raises:
+            DialError: If it is not an answer that a provider takes, in words for the report.
+        """
+        return await self._request(render, callback.url, callback.method)
+
+    async def _request(
+        self, render: Render, url: str, verb: Literal["GET", "POST"], *, warn_s: float | None = None
+    ) -> Asked:
+        """Send what `render` makes of a URL, a method and the time, wherever redirects lead it."""
+        journal = self._journal
         elapsed_s = 0.0
         for _ in range(MAX_REDIRECTS + 1):
             now = time.time()
-            request = self._provider.webhook(call, url, method=verb, quirks=self._quirks, now=now)
+            request = render(url, verb, now)
             signed = self._provider.sign(request, now=now)
             try:
                 response = await self._send(signed, self._timeout_s - elapsed_s)
@@ -110,36 +141,45 @@ class Webhook:
             break
         else:
             raise DialError(f"the webhook redirects more than {MAX_REDIRECTS} times")
-        elapsed_ms = elapsed_s * 1000
-        journal.tell("webhook", f"{verb} {url} answered {response.status} in {elapsed_ms:.0f} ms")
-        if elapsed_s > warn_s:
+        journal.tell("webhook", f"{verb} {url} answered {response.status} in {elapsed_s * 1000:.0f} ms")
+        if warn_s is not None and elapsed_s > warn_s:
             journal.find("W1", "warn", f"the webhook took {elapsed_s:.1f} s; callers hear nothing until it answers")
         if not 200 <= response.status < 300:
             raise self._refused(response, url, was_signed=signed != request)
-        return Asked(url, response, elapsed_ms)
+        return Asked(url, response, elapsed_s * 1000)
 
-    def read(self, asked: Asked) -> StreamRequest:
+    def read(self, asked: Asked, reader: Callable[..., Document]) -> Document:
         """
-        Read the stream that an answer asks for.
+        Return what `reader`, one of the provider's, makes of an answer.
 
         Raises:
-            DialError: If no stream comes of it, in words for the report.
+            DialError: If it makes nothing of it, in words for the report.
         """
         response = asked.response
-        if response.is_cut:
-            message = f"it is longer than {ANSWER_LIMIT // 1024} KiB"
-            raise no_stream(RemoteProtocolError("too-long", message), self._journal)
         content_type = response.headers.get("content-type", "")
         try:
-            return self._provider.read_answer(response.body, content_type, base_url=asked.url, quirks=self._quirks)
+            return reader(response.body, content_type, base_url=asked.url, quirks=self._quirks)
         except RemoteProtocolError as error:
             raise no_stream(error, self._journal) from error
+
+    def is_same_server(self, url: str) -> bool:
+        """Whether `url` lies on the server that the webhook is on."""
+        return _server(url) == _server(self.url)
+
+    async def send(self, request: WebhookRequest, *, timeout_s: float) -> http.HttpResponse:
+        """
+        Send a request of the provider's, signed; redirects are not followed.
+
+        Raises:
+            HttpError: If there was no response.
+        """
+        return await self._send(self._provider.sign(request, now=time.time()), timeout_s)
 
     async def report(self, provider: ReportsProgress, call: Call, stage: Progress, duration_s: float) -> None:
         """Tell the server how `call` goes on, where the provider does; no call fails for what it makes of it."""
         now = time.time()
         request = provider.progress_webhook(
-            call, self._url, stage, duration_s=duration_s, method=self._method, quirks=self._quirks, now=now
+            call, self.url, stage, duration_s=duration_s, method=self._method, quirks=self._quirks, now=now
         )
         if request is None:
             return
@@ -153,7 +193,7 @@ class Webhook:
     async def probe(self, call: Call) -> int | None:
         """Announce `call` without a signature, and return the answer's status; ``None`` if there is no answer."""
         now = time.time()
-        request = self._provider.webhook(call, self._url, method=self._method, quirks=self._quirks, now=now)
+        request = self._provider.webhook(call, self.url, method=self._method, quirks=self._quirks, now=now)
         if self._provider.sign(request, now=now) == request:
             self._journal.tell("note", "no secret is known to sign webhooks with, so an unsigned one proves nothing")
             return None
@@ -213,6 +253,12 @@ def no_stream(error: RemoteProtocolError, journal: Journal) -> DialError:
         return DialError(error.message)
     journal.find("W3", "fail", error.message, kind=error.kind)
     return DialError(f"the webhook's answer cannot be used: {error.message}")
+
+
+def _server(url: str) -> tuple[str, str, int | None]:
+    """Return what tells one server from another: scheme, host and port."""
+    parts = urlsplit(url)
+    return parts.scheme, (parts.hostname or "").rstrip("."), parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def _first_line(body: bytes) -> str:

@@ -22,6 +22,7 @@ from wsvoice.dial.answer import Webhook, no_stream
 from wsvoice.dial.clock import Clock, MonotonicClock
 from wsvoice.dial.conversation import Conversation, Dialogue, Patience
 from wsvoice.dial.findings import CONNECT_LIMIT_S, WEBHOOK_LIMIT_S, WEBHOOK_WARN_S
+from wsvoice.dial.flow import CallFlow
 from wsvoice.dial.journal import Journal
 from wsvoice.dial.listener import Listener
 from wsvoice.dial.probe import QUIET_S, Hazards
@@ -142,11 +143,6 @@ def _check_recording(path: Path) -> None:
         raise UsageError(f"{path} is a folder", hint=f"give a file: {path / 'call.wav'}")
 
 
-def _shortened(url: str) -> str:
-    """Return `url` for a line of the timeline; a stream's token is long, and no use to a reader."""
-    return url if len(url) <= 80 else f"{url[:77]}..."
-
-
 class _Caller:
     """One call, from the webhook to the report."""
 
@@ -185,6 +181,7 @@ class _Caller:
         self._detour: Detour | None = None
         self._reach = Reach(target.value, allow_private=config.allow_private)
         self._webhook: Webhook | None = None
+        self._flow: CallFlow | None = None
         self._conversation: Conversation | None = None
         self._rest_hung_up = False
         self._report = CallReport(provider=self._provider.name, target=config.target, call_id=self._call.call_id)
@@ -253,8 +250,18 @@ class _Caller:
                 detour=self._detour,
                 reach=self._reach,
             )
-            request = await self._ask(self._webhook)
-        socket = await self._connect(request)
+            self._flow = CallFlow(
+                self._provider, self._webhook, journal=journal, quirks=config.quirks, force_ws=config.force_ws
+            )
+            # Before the server is stopped, which is told.
+            stack.push_async_callback(self._flow.finish)
+            request = await self._ask(self._webhook, self._flow)
+        try:
+            socket = await self._connect(request)
+        except DialError as error:
+            if self._flow is not None:
+                self._flow.tell(self._call, request, "failed", error=error.message)
+            raise
         await self._progress("answered")
         await self._converse(request, socket)
         if config.probe and self._webhook is not None:
@@ -277,6 +284,7 @@ class _Caller:
                 hazards=Hazards(limits.probe_quiet_s) if config.probe else None,
                 open_line=self._connect,
                 new_stream_id=lambda: self._new_call().stream_id,
+                flow=self._flow,
             ),
             socket,
             config,
@@ -365,26 +373,11 @@ class _Caller:
         if self._conversation is not None:
             self._conversation.hang_up()
 
-    async def _ask(self, webhook: Webhook) -> StreamRequest:
-        config, journal = self._config, self._journal
+    async def _ask(self, webhook: Webhook, flow: CallFlow) -> StreamRequest:
         asked = await webhook.announce(self._call, warn_s=self._limits.webhook_warn_s)
-        request = await self._await_command() if self._behaviour.by_commands else webhook.read(asked)
+        request = await (self._await_command() if self._behaviour.by_commands else flow.first(self._call, asked))
         self._report = replace(self._report, webhook_ms=asked.elapsed_ms)
-        for verb in request.skipped:
-            journal.tell("note", f"a real call would do first: {verb}")
-        # On this machine there is no TLS, and the same server has it once it has a public address.
-        local = request.url.startswith("ws://") and is_loopback(urlsplit(request.url).hostname or "")
-        for found in request.findings:
-            if local and "ws://" in found.message:
-                journal.tell("note", found.message)
-            else:
-                journal.find(found.id, found.level, found.message)
-        if config.force_ws and request.url.startswith("wss://"):
-            request = replace(request, url="ws://" + request.url.removeprefix("wss://"))
-            journal.tell("answer", f"the stream is {_shortened(request.url)} (ws:// instead of wss://, as asked)")
-        else:
-            journal.tell("answer", f"the stream is {_shortened(request.url)}")
-        return request
+        return flow.settle(request)
 
     async def _await_command(self) -> StreamRequest:
         """Wait until the bot's server answers the call through the API."""

@@ -21,6 +21,7 @@ from wsvoice.call import Call
 from wsvoice.config import DialConfig
 from wsvoice.dial.clock import Clock
 from wsvoice.dial.findings import BARGE_IN_MS, MAX_LEAD_MS, MAX_LOST_MS, RESPONSE_WARN_MS
+from wsvoice.dial.flow import CallFlow
 from wsvoice.dial.journal import Journal
 from wsvoice.dial.line import Line
 from wsvoice.dial.listener import Listener
@@ -30,7 +31,7 @@ from wsvoice.dial.quirks import Behaviour
 from wsvoice.dial.report import CallReport, EndedBy
 from wsvoice.dial.script import SILENCE_MS, STEP_MS, Speaker
 from wsvoice.errors import DialError, RemoteProtocolError
-from wsvoice.providers.base import Provider, RepliesToErrors, Side, StreamRequest
+from wsvoice.providers.base import Provider, RepliesToErrors, Side, StreamRequest, StreamStatus
 from wsvoice.providers.events import (
     Audio,
     Clear,
@@ -99,6 +100,7 @@ class Dialogue:
         hazards: What the bot is tried with first, or ``None``.
         open_line: Opens the WebSocket again, for a provider that dials a stream which the bot has closed.
         new_stream_id: Invents the id that the stream has then.
+        flow: How the call goes on when the bot has closed a stream, where a document says it.
     """
 
     provider: Provider
@@ -111,6 +113,7 @@ class Dialogue:
     hazards: Hazards | None
     open_line: Callable[[StreamRequest], Awaitable[ClientConnection]]
     new_stream_id: Callable[[], str]
+    flow: CallFlow | None = None
 
 
 class Conversation:
@@ -137,6 +140,7 @@ class Conversation:
         self._open_line = dialogue.open_line
         self._config = config
         self._new_stream_id = dialogue.new_stream_id
+        self._flow = dialogue.flow
         self._journal = journal
         self._clock = clock
         self._patience = patience
@@ -152,6 +156,9 @@ class Conversation:
         self._ended_by: EndedBy | None = None
         self._ended_at: float | None = None
         self._hung_up_by_rest = False
+        # Between two streams: what the call goes on with, once its document is there.
+        self._next: asyncio.Task[StreamRequest | None] | None = None
+        self._between_streams = False
         self._talking = False
         self._told_sounds = 0
         self._sent_frames = 0
@@ -192,6 +199,8 @@ class Conversation:
         finally:
             if told is not None:
                 await asyncio.wait([told])
+            if self._next is not None:
+                self._next.cancel()
             await self._line.let_go()
 
     @property
@@ -288,7 +297,12 @@ class Conversation:
             self._journal.started_at = now
             self._playback = Playback(self._bot_format.sample_rate, now, limit_s=self._provider.queue_limit_s)
         self._journal.tell("started", f"stream {call.stream_id} of call {call.call_id} has started")
+        self._tell_status("started")
         return True
+
+    def _tell_status(self, status: StreamStatus, error: str = "") -> None:
+        if self._flow is not None:
+            self._flow.tell(self._call, self._request, status, error=error)
 
     async def _reconnect(self) -> bool:
         """Dial the stream again, which the bot has closed, as a provider does that was not told otherwise."""
@@ -309,6 +323,46 @@ class Conversation:
         self._line = self._new_line(socket)
         await self._start()
         return True
+
+    async def _leave_stream(self) -> bool:
+        """Let go of a stream that the bot has closed if a document says how the call goes on; false if none does."""
+        request = self._request
+        if self._flow is None or not (request.action or request.rest):
+            return False
+        await self._line.let_go()
+        # Only now it is known for sure.
+        if self._line.socket.close_code not in _CODES_IN_ORDER:
+            return False
+        self._hear(self._line.ended_at or self._clock.now())
+        self._tell_closed()
+        self._judge_lost_audio("closed the stream")
+        self._playback.clear(self._clock.now())
+        self._between_streams = True
+        self._next = asyncio.create_task(self._flow.after(self._call, request))
+        return True
+
+    async def _enter_stream(self, request: StreamRequest | None) -> bool:
+        """Go on with the stream of another document; false if there is none, or it does not open."""
+        if request is None:
+            return False
+        outbound = request.outbound_format or request.format
+        rates = (self._format.sample_rate, self._bot_format.sample_rate)
+        if (request.format.sample_rate, outbound.sample_rate) != rates:
+            self._journal.tell("note", "the call goes on at another sample rate, which a test call cannot")
+            return False
+        self._request = request
+        self._call = replace(self._call, stream_id=self._new_stream_id())
+        try:
+            socket = await self._open_line(request)
+        except DialError as error:
+            self._failure = error.message
+            self._tell_status("failed", error.message)
+            return False
+        self._format, self._bot_format = request.format, outbound
+        self._mark_names.clear()
+        self._between_streams = False
+        self._line = self._new_line(socket)
+        return await self._start()
 
     # What the bot sends
 
@@ -390,9 +444,16 @@ class Conversation:
         while True:
             step += 1
             await self._clock.sleep_until(self._journal.started_at + step * STEP_MS / 1000)
-            if self._line.is_closed:
+            if self._next is not None:
+                if self._next.done():
+                    request, self._next = self._next.result(), None
+                    if not await self._enter_stream(request):
+                        self._ended_by = "bot"
+                        self._ended_at = self._line.ended_at
+                        return
+            elif self._line.is_closed:
                 await self._line.take_the_rest(min(1.0, self._patience.close_s))
-                if self._hung_up_by_rest or not await self._reconnect():
+                if self._hung_up_by_rest or not (await self._reconnect() or await self._leave_stream()):
                     self._ended_by = "bot"
                     self._ended_at = self._line.ended_at
                     return
@@ -449,6 +510,8 @@ class Conversation:
         if len(self._frame) < self._frame_steps * step_bytes:
             return
         frame, self._frame = self._frame, b""
+        if self._next is not None:
+            return  # Nobody listens between two streams.
         if self._behaviour.silent or (self._hazards is not None and self._hazards.is_quiet(now_ms)):
             return
         self._sent_frames += 1
@@ -482,7 +545,13 @@ class Conversation:
     # The end
 
     async def _end(self) -> None:
-        if self._hung_up_by_rest or self._ended_by == "caller":
+        if self._between_streams:
+            # The last one was closed in good order, and nothing has come of the next.
+            if self._ended_by == "caller":
+                self._journal.tell("hang-up", "the caller hangs up")
+            self._ended_at = self._ended_at or self._clock.now()
+            await self._line.let_go()
+        elif self._hung_up_by_rest or self._ended_by == "caller":
             if self._hung_up_by_rest:
                 self._judge_lost_audio("hung up")
             await self._hang_up()
@@ -575,5 +644,8 @@ class Conversation:
 
     def _tell_closed(self) -> None:
         socket = self._line.socket
-        words = f"{socket.close_code} {(socket.close_reason or '')[:200]}".rstrip()
+        code = socket.close_code
+        words = f"{code} {(socket.close_reason or '')[:200]}".rstrip()
         self._journal.tell("closed", f"the stream is closed ({words})")
+        in_order = code in _CODES_IN_ORDER
+        self._tell_status("stopped" if in_order else "failed", "" if in_order else f"closed with {words}")

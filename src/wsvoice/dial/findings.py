@@ -64,6 +64,10 @@ CHECKS: Mapping[str, Check] = {
         "the answer names the audio's type, both directions, and keeps the call up",
         "set contentType, bidirectional and keepCallAlive",
     ),
+    "W6": Check(
+        "what the answer names beside the stream, such as an action or a status callback, answers with 2xx",
+        "look at the server's log: a path is wrong, or its check of the signature",
+    ),
     "S1": Check(
         f"the WebSocket opens within {CONNECT_LIMIT_S:g} s, with no subprotocol or extension forced on it",
         "look at the server's log: a stream token, a path, TLS or a proxy is wrong",

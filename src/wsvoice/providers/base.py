@@ -142,6 +142,20 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class Callback:
+    """
+    An address that a document names: to be asked for the next document, or to be told what happens.
+
+    Attributes:
+        url: In full.
+        method: How it is requested.
+    """
+
+    url: str
+    method: Literal["GET", "POST"] = "POST"
+
+
+@dataclass(frozen=True, slots=True)
 class StreamRequest:
     """
     What an answer document asks the provider to do: open a media stream.
@@ -156,6 +170,10 @@ class StreamRequest:
         findings: What the provider would dislike about the document.
         outbound_format: The format of what the bot sends, where it is not `format`.
         reconnects: Whether the provider dials the stream again when the bot closes it.
+        name: The stream's name, which its status callbacks repeat.
+        status_callback: What is told that the stream has started, has stopped or could not be opened.
+        action: What is asked how the call goes on once the bot has closed the socket; `then` is never reached.
+        rest: A document of what `then` says in words; empty where it is none of the document's.
     """
 
     url: str
@@ -167,6 +185,40 @@ class StreamRequest:
     findings: Sequence[Finding] = ()
     outbound_format: AudioFormat | None = None
     reconnects: bool = False
+    name: str = ""
+    status_callback: Callback | None = None
+    action: Callback | None = None
+    rest: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """
+    What an answer document asks the provider to do: ask another address for the next one.
+
+    Attributes:
+        callback: The address.
+        skipped: Verbs before, in words.
+    """
+
+    callback: Callback
+    skipped: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NoStream:
+    """
+    What an answer document comes to that neither opens a stream nor leads to another document.
+
+    Attributes:
+        how: It hangs up, it connects the call to somebody else, or there is nothing left to do.
+        to: Whom the call is connected to.
+        skipped: Verbs before, in words.
+    """
+
+    how: Literal["hung-up", "transferred", "done"]
+    to: str = ""
+    skipped: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -434,6 +486,64 @@ class ReportsProgress(Protocol):
             method: How the webhook is requested.
             quirks: What the simulated carrier does where there is a choice.
             now: Unix time in seconds, which some providers tell.
+        """
+
+
+#: Why the next document is asked for: ``<Redirect>``, the ``action`` of a verb that is done, or a request to the API.
+Cause = Literal["redirect", "action", "update"]
+#: What a status callback of a stream tells.
+StreamStatus = Literal["started", "stopped", "failed"]
+
+
+@runtime_checkable
+class FollowsDocuments(Protocol):
+    """A provider whose calls go from one answer document to the next."""
+
+    def read_document(
+        self, body: bytes, content_type: str, *, base_url: str = "", quirks: Mapping[str, str] | None = None
+    ) -> StreamRequest | Redirect | NoStream:
+        """
+        Read what a document does first of what changes a call's course; arguments as in :meth:`Provider.read_answer`.
+
+        Raises:
+            RemoteProtocolError: If the provider could not read it.
+        """
+
+    def next_webhook(
+        self,
+        call: Call,
+        callback: Callback,
+        cause: Cause,
+        *,
+        answered: bool = True,
+        quirks: Mapping[str, str] | None = None,
+        now: float = 0.0,
+    ) -> WebhookRequest:
+        """
+        Render the request for the next document of `call`, not yet signed.
+
+        Args:
+            call: The call.
+            callback: Who is asked.
+            cause: Why.
+            answered: Whether the call has been answered; a first document may redirect before that.
+            quirks: What the simulated carrier does where there is a choice.
+            now: Unix time in seconds.
+        """
+
+    def stream_webhook(
+        self, call: Call, callback: Callback, status: StreamStatus, *, name: str = "", error: str = "", now: float = 0.0
+    ) -> WebhookRequest:
+        """
+        Render what a stream's status callback is told, not yet signed.
+
+        Args:
+            call: The call, with the id of its stream.
+            callback: Who is told.
+            status: What has happened.
+            name: The stream's name.
+            error: Why it failed.
+            now: Unix time in seconds.
         """
 
 

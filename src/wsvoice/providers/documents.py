@@ -5,10 +5,12 @@ Answer documents: the XML with which a webhook tells a provider what to do with 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import SplitResult, urljoin, urlsplit
-from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser
+from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser, tostring
 
+from wsvoice.errors import RemoteProtocolError
+from wsvoice.providers.base import Callback, Finding, NoStream, Redirect
 from wsvoice.providers.messages import broken, shown
 
 _WORDS_LIMIT = 60
@@ -108,3 +110,98 @@ def read_stream_url(written: str, base_url: str) -> SplitResult:
     if url.scheme not in ("wss", "ws"):
         raise broken("bad-url", f"the stream's url starts with {shown(url.scheme)}; it must be wss")
     return url
+
+
+def read_callback(written: str | None, method: str | None, base_url: str, what: str) -> Callback | None:
+    """
+    Return the address that an attribute or a text names; ``None`` if it names none.
+
+    Args:
+        written: As it stands in the document.
+        method: How it is to be requested; POST unless it says GET.
+        base_url: Where the document came from, which a relative URL starts at; may be empty.
+        what: What names it, for the error.
+
+    Raises:
+        RemoteProtocolError: Of kind ``bad-url``.
+    """
+    written = (written or "").strip()
+    if not written:
+        return None
+    try:
+        url = urlsplit(urljoin(base_url, written))
+        usable = url.scheme in ("http", "https") and bool(url.hostname) and (url.port is None or url.port > 0)
+    except ValueError:
+        usable = False
+    if not usable or re.search(r"[\x00-\x20\x7f]", written):
+        raise broken("bad-url", f"the URL of {what}, {shown(written)}, is no web address")
+    return Callback(url.geturl(), "GET" if (method or "").strip().upper() == "GET" else "POST")
+
+
+def read_status_callback(
+    stream: Element, base_url: str, findings: list[Finding], attribute: str = "statusCallback"
+) -> Callback | None:
+    """Return what ``<Stream>`` wants to be told of what becomes of it; a URL that is none is added to `findings`."""
+    method = stream.get(f"{attribute.removesuffix('Url')}Method")
+    return _callback_or_finding(stream.get(attribute), method, base_url, f"<Stream {attribute}>", findings)
+
+
+def read_action(connect: Element, base_url: str, findings: list[Finding]) -> Callback | None:
+    """Return what ``<Connect>`` wants to be asked once it is done; a URL that is none is added to `findings`."""
+    return _callback_or_finding(connect.get("action"), connect.get("method"), base_url, "<Connect action>", findings)
+
+
+def _callback_or_finding(
+    written: str | None, method: str | None, base_url: str, what: str, findings: list[Finding]
+) -> Callback | None:
+    try:
+        return read_callback(written, method, base_url, what)
+    except RemoteProtocolError as error:
+        findings.append(Finding("W3", "warn", error.message))
+        return None
+
+
+def read_course(
+    verbs: Sequence[Element],
+    base_url: str,
+    *,
+    opens_stream: Callable[[Element], bool],
+    words: Callable[[Element], str] = in_words,
+) -> Redirect | NoStream | None:
+    """
+    Return what the first of `verbs` does that changes a call's course; ``None`` if it opens a stream.
+
+    Args:
+        verbs: A document's, of TwiML or of a language like it.
+        base_url: Where the document came from, which relative URLs start at.
+        opens_stream: Tells the verb that opens a stream.
+        words: Says what a verb does.
+
+    Raises:
+        RemoteProtocolError: Of kind ``bad-url``.
+    """
+    skipped: list[str] = []
+    for verb in verbs:
+        if opens_stream(verb):
+            return None
+        if verb.tag == "Redirect":
+            callback = read_callback("".join(verb.itertext()), verb.get("method"), base_url, "<Redirect>")
+            if callback is None:
+                raise broken("bad-url", "<Redirect> names no URL")
+            return Redirect(callback, skipped)
+        if verb.tag == "Reject" or (verb.tag == "Hangup" and not verb.get("schedule")):
+            return NoStream("hung-up", skipped=skipped)
+        if verb.tag == "Dial":
+            to = ", ".join(text for each in verb.itertext() if (text := each.strip()))
+            return NoStream("transferred", to[:_WORDS_LIMIT] or "nobody", skipped)
+        skipped.append(words(verb))
+    return NoStream("done", skipped=skipped)
+
+
+def write_rest(verbs: Sequence[Element]) -> bytes:
+    """Return a document of `verbs`; nothing for none."""
+    if not verbs:
+        return b""
+    response = Element("Response")
+    response.extend(verbs)
+    return tostring(response)

@@ -28,17 +28,30 @@ from wsvoice.call import Call
 from wsvoice.errors import ConfigError, LocalProtocolError, RemoteProtocolError, SignatureError
 from wsvoice.providers.base import (
     Answer,
+    Callback,
     CallUpdate,
+    Cause,
     Finding,
     HttpRequest,
     Level,
+    NoStream,
     Progress,
     Quirk,
+    Redirect,
     Side,
     StreamRequest,
+    StreamStatus,
     WebhookRequest,
 )
-from wsvoice.providers.documents import document, element, escape, read_document
+from wsvoice.providers.documents import (
+    document,
+    element,
+    escape,
+    read_course,
+    read_document,
+    read_status_callback,
+    write_rest,
+)
 from wsvoice.providers.events import (
     Audio,
     Clear,
@@ -62,6 +75,7 @@ from wsvoice.providers.messages import (
     shown,
     write_object,
     write_payload,
+    write_time,
 )
 from wsvoice.providers.reports import details, report
 
@@ -315,19 +329,58 @@ class Plivo:
 
         https://www.plivo.com/docs/voice/concepts/callbacks
         """
-        outbound = call.direction == "outbound"
+        status = "in-progress" if call.direction == "outbound" else "ringing"
+        return _request(method, url, self._webhook_fields(call, "StartApp", status))
+
+    def next_webhook(
+        self,
+        call: Call,
+        callback: Callback,
+        cause: Cause,
+        *,
+        answered: bool = True,
+        quirks: Mapping[str, str] | None = None,
+        now: float = 0.0,
+    ) -> WebhookRequest:
+        """
+        Render the request for the next document: the first one's fields, with ``Event=Redirect``.
+
+        https://www.plivo.com/docs/voice/xml/redirect
+        """
+        status = "in-progress" if answered or call.direction == "outbound" else "ringing"
+        return _request(callback.method, callback.url, self._webhook_fields(call, "Redirect", status))
+
+    def stream_webhook(
+        self, call: Call, callback: Callback, status: StreamStatus, *, name: str = "", error: str = "", now: float = 0.0
+    ) -> WebhookRequest:
+        """
+        Render what a stream's ``statusCallbackUrl`` is told, not yet signed.
+
+        https://docs.plivo.com/docs/voice/xml/audiostream
+        """
+        event = {"started": "StartStream", "stopped": "StopStream", "failed": "DroppedStream"}[status]
+        fields = {
+            **self._fields(call),
+            "Event": event,
+            "StreamID": call.stream_id,
+            **({"StatusReason": error} if error else {}),
+            "Timestamp": write_time(now),
+        }
+        return _request(callback.method, callback.url, fields)
+
+    def _webhook_fields(self, call: Call, event: str, status: str) -> dict[str, str]:
         fields = {
             **self._fields(call),
             "ALegUUID": call.call_id,
             "BillRate": "0.0085",
-            "CallStatus": "in-progress" if outbound else "ringing",
+            "CallStatus": status,
             "CallerName": _without_plus(call.from_number),
-            "Event": "StartApp",
+            "Event": event,
         }
-        if outbound:
+        if call.direction == "outbound":
             request_id = str(uuid.uuid5(uuid.NAMESPACE_URL, call.call_id))
             fields.update({"ALegRequestUUID": request_id, "RequestUUID": request_id})
-        return _request(method, url, fields)
+        return fields
 
     def progress_webhook(
         self,
@@ -453,7 +506,7 @@ class Plivo:
         Args:
             body: The document.
             content_type: The answer's ``Content-Type``.
-            base_url: Not used; a stream's URL is written in full.
+            base_url: Where the document came from, which a relative callback starts at.
             quirks: Not used; none is about the document.
 
         Raises:
@@ -462,9 +515,7 @@ class Plivo:
 
         https://docs.plivo.com/docs/voice/xml/audiostream
         """
-        root = read_document(body, limit=DOCUMENT_LIMIT)
-        if root.tag != "Response":
-            raise broken("bad-xml", f"the answer's root is {shown(root.tag)}; it must be Response")
+        root = _read_response(body)
         findings: list[Finding] = []
         media_type = content_type.partition(";")[0].strip().lower()
         if media_type not in ("text/xml", "application/xml"):
@@ -473,7 +524,7 @@ class Plivo:
         verbs = list(root)
         for index, verb in enumerate(verbs):
             if verb.tag == "Stream":
-                return _read_stream(verb, verbs[index + 1 :], skipped, findings)
+                return _read_stream(verb, verbs[index + 1 :], skipped, findings, base_url)
             if verb.tag == "Hangup" and not verb.get("schedule"):
                 reason = verb.get("reason", "")
                 if reason:
@@ -486,6 +537,22 @@ class Plivo:
             raise broken("hung-up", "the answer is an empty <Response>, which ends the call")
         seen = ", ".join(f"<{verb.tag}>" for verb in verbs)
         raise broken("no-stream", f"the answer holds {seen[:_WORDS_LIMIT]}, but no <Stream>")
+
+    def read_document(
+        self, body: bytes, content_type: str, *, base_url: str = "", quirks: Mapping[str, str] | None = None
+    ) -> StreamRequest | Redirect | NoStream:
+        """
+        Read what a document does first of what changes a call's course.
+
+        Raises:
+            RemoteProtocolError: If Plivo could not read it. Kinds: ``too-large``, ``bad-xml``, ``bad-url``,
+                ``bad-format``.
+
+        https://www.plivo.com/docs/voice/xml/request
+        """
+        verbs = list(_read_response(body))
+        course = read_course(verbs, base_url, opens_stream=lambda verb: verb.tag == "Stream", words=_in_words)
+        return course or self.read_answer(body, content_type, base_url=base_url, quirks=quirks)
 
     # Signatures
 
@@ -1091,8 +1158,15 @@ def _upgrade_forms(url: str) -> Iterator[tuple[str, str]]:
 # Answers
 
 
+def _read_response(body: bytes) -> Element:
+    root = read_document(body, limit=DOCUMENT_LIMIT)
+    if root.tag != "Response":
+        raise broken("bad-xml", f"the answer's root is {shown(root.tag)}; it must be Response")
+    return root
+
+
 def _read_stream(
-    stream: Element, later: Sequence[Element], skipped: Sequence[str], findings: list[Finding]
+    stream: Element, later: Sequence[Element], skipped: Sequence[str], findings: list[Finding], base_url: str
 ) -> StreamRequest:
     url = _stream_url(stream, findings)
     _judge_stream(stream, later, findings)
@@ -1109,6 +1183,8 @@ def _read_stream(
         skipped=skipped,
         then=then,
         findings=findings,
+        status_callback=read_status_callback(stream, base_url, findings, "statusCallbackUrl"),
+        rest=write_rest(later) if then else b"",
     )
 
 

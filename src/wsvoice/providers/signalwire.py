@@ -89,32 +89,20 @@ class SignalWire(Twilio):
         """Whether a message is SignalWire's start: Twilio's, but for the shape of its ids."""
         return self._is_start(message) and has_uuid(message)
 
-    def webhook(
-        self,
-        call: Call,
-        url: str,
-        *,
-        method: str = "POST",
-        quirks: Mapping[str, str] | None = None,
-        now: float = 0.0,
-    ) -> WebhookRequest:
-        """
-        Render the webhook that SignalWire would send for `call`, not yet signed.
+    def _webhook_fields(self, call: Call, status: str) -> dict[str, str]:
+        # https://developer.signalwire.com/compatibility-api/cxml#request-parameters
+        return {
+            "AccountSid": call.account_id,
+            "ApiVersion": "2010-04-01",
+            "CallSid": call.call_id,
+            "CallStatus": status,
+            "Direction": "outbound-api" if call.direction == "outbound" else "inbound",
+            "From": call.from_number,
+            "To": call.to_number,
+        }
 
-        https://developer.signalwire.com/compatibility-api/cxml#request-parameters
-        """
-        outbound = call.direction == "outbound"
-        encoded = urlencode(
-            {
-                "AccountSid": call.account_id,
-                "ApiVersion": "2010-04-01",
-                "CallSid": call.call_id,
-                "CallStatus": "in-progress" if outbound else "ringing",
-                "Direction": "outbound-api" if outbound else "inbound",
-                "From": call.from_number,
-                "To": call.to_number,
-            }
-        )
+    def _request(self, url: str, method: str, fields: Mapping[str, str], now: float) -> WebhookRequest:
+        encoded = urlencode(fields)
         if method == "GET":
             return WebhookRequest("GET", url + ("&" if "?" in url else "?") + encoded)
         return WebhookRequest(method, url, {"content-type": _FORM}, encoded.encode())

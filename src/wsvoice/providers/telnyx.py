@@ -33,17 +33,32 @@ from wsvoice.call import Call
 from wsvoice.errors import ConfigError, LocalProtocolError, RemoteProtocolError, SignatureError
 from wsvoice.providers.base import (
     Answer,
+    Callback,
     CallUpdate,
+    Cause,
     Finding,
     HttpRequest,
     Level,
+    NoStream,
     Progress,
     Quirk,
+    Redirect,
     Side,
     StreamRequest,
+    StreamStatus,
     WebhookRequest,
 )
-from wsvoice.providers.documents import document, element, in_words, read_document, read_stream_url
+from wsvoice.providers.documents import (
+    document,
+    element,
+    in_words,
+    read_action,
+    read_course,
+    read_document,
+    read_status_callback,
+    read_stream_url,
+    write_rest,
+)
 from wsvoice.providers.events import (
     Audio,
     Clear,
@@ -321,8 +336,49 @@ class Telnyx:
         """
         if call.control == "api" or (quirks or {}).get("webhook") == "call-control":
             return self._initiated(call, url, now)
-        outbound = call.direction == "outbound"
+        status = "in-progress" if call.direction == "outbound" else "ringing"
+        return _request(url, method, self._texml_fields(call, status, now))
+
+    def next_webhook(
+        self,
+        call: Call,
+        callback: Callback,
+        cause: Cause,
+        *,
+        answered: bool = True,
+        quirks: Mapping[str, str] | None = None,
+        now: float = 0.0,
+    ) -> WebhookRequest:
+        """
+        Render the request for the next document of TeXML: the first one's fields, whatever the cause.
+
+        https://developers.telnyx.com/docs/voice/programmable-voice/texml-verbs/redirect
+        """
+        status = "in-progress" if answered or call.direction == "outbound" else "ringing"
+        return _request(callback.url, callback.method, self._texml_fields(call, status, now))
+
+    def stream_webhook(
+        self, call: Call, callback: Callback, status: StreamStatus, *, name: str = "", error: str = "", now: float = 0.0
+    ) -> WebhookRequest:
+        """
+        Render what a stream's ``statusCallback`` is told, not yet signed.
+
+        https://developers.telnyx.com/api-reference/callbacks/texml-stream
+        """
         fields = {
+            "AccountSid": call.account_id,
+            "CallSid": call.call_id,
+            "CallSidLegacy": call.call_id,
+            "StreamEvent": f"stream-{status}",
+            "StreamName": name,
+            "StreamSid": call.stream_id,
+            "Timestamp": write_time(now),
+            **({"StreamError": error} if error else {}),
+        }
+        return _request(callback.url, callback.method, fields)
+
+    def _texml_fields(self, call: Call, status: str, now: float) -> dict[str, str]:
+        return {
             "AccountSid": call.account_id,
             "ApiVersion": "v2/texml",
             "CallInitiatedAt": write_time(now),
@@ -330,24 +386,17 @@ class Telnyx:
             "CallSid": call.call_id,
             # "Legacy call identifier, same as CallSid."
             "CallSidLegacy": call.call_id,
-            "CallStatus": "in-progress" if outbound else "ringing",
+            "CallStatus": status,
             "CallerId": call.from_number,
             "CallerName": call.from_number,
             "CallingPartyType": "pstn",
             "ConnectionId": _connection_id(call),
-            "Direction": "outbound" if outbound else "inbound",
+            "Direction": "outbound" if call.direction == "outbound" else "inbound",
             "From": call.from_number,
             "FromSipUri": f"{call.from_number}@sip.telnyx.com",
             "To": call.to_number,
             "ToSipUri": f"{call.to_number}@sip.telnyx.com",
         }
-        headers = {"user-agent": "telnyx-webhooks"}
-        encoded = urlencode(fields)
-        if method == "GET":
-            bare, _, fragment = url.partition("#")
-            joined = bare + ("&" if "?" in bare else "?") + encoded
-            return WebhookRequest("GET", f"{joined}#{fragment}" if fragment else joined, headers)
-        return WebhookRequest(method, url, {**headers, "content-type": _FORM}, encoded.encode())
 
     def progress_webhook(
         self,
@@ -525,9 +574,7 @@ class Telnyx:
         """
         findings: list[Finding] = []
         media_type = content_type.partition(";")[0].strip().lower()
-        root = read_document(body, limit=DOCUMENT_LIMIT)
-        if root.tag != "Response":
-            raise broken("bad-xml", f"the answer's root is {shown(root.tag)}; it must be Response")
+        root = _read_response(body)
         if media_type not in ("text/xml", "application/xml"):
             findings.append(Finding("W3", "warn", f"the answer's type is {shown(media_type)}; send application/xml"))
         skipped: list[str] = []
@@ -536,7 +583,11 @@ class Telnyx:
             if verb.tag in ("Connect", "Start") and (stream := verb.find("Stream")) is not None:
                 then = [in_words(later) for later in verbs[index + 1 :]]
                 findings += _judge_verb(verb, then)
-                return self._read_stream(stream, base_url, skipped, then, findings, quirks or {})
+                action = read_action(verb, base_url, findings)
+                request = self._read_stream(stream, base_url, skipped, then, findings, quirks or {})
+                # What follows a <Start> has run by the time that its stream ends.
+                rest = write_rest(verbs[index + 1 :]) if verb.tag == "Connect" else b""
+                return replace(request, action=action, rest=rest)
             if verb.tag == "Reject":
                 reason = "busy" if verb.get("reason") == "busy" else "rejected"
                 raise broken("rejected", f"the bot turned the call away with <Reject> ({reason})")
@@ -551,6 +602,21 @@ class Telnyx:
                 raise broken("no-stream", f"<Connect> holds {inside[:_WORDS_LIMIT]}; it needs a <Stream>")
         seen = ", ".join(f"<{verb.tag}>" for verb in verbs) or "nothing"
         raise broken("no-stream", f"the answer holds {seen[:_WORDS_LIMIT]}, but no <Connect><Stream>")
+
+    def read_document(
+        self, body: bytes, content_type: str, *, base_url: str = "", quirks: Mapping[str, str] | None = None
+    ) -> StreamRequest | Redirect | NoStream:
+        """
+        Read what a document does first of what changes a call's course.
+
+        Raises:
+            RemoteProtocolError: If Telnyx could not read it. Kinds: ``too-large``, ``bad-xml``, ``bad-url``,
+                ``unsupported-codec``.
+
+        https://developers.telnyx.com/docs/voice/programmable-voice/texml-fundamentals
+        """
+        course = read_course(list(_read_response(body)), base_url, opens_stream=_opens_stream)
+        return course or self.read_answer(body, content_type, base_url=base_url, quirks=quirks)
 
     def _read_stream(
         self,
@@ -586,6 +652,8 @@ class Telnyx:
             findings=findings,
             outbound_format=outbound,
             reconnects=reconnects,
+            name=stream.get("name", ""),
+            status_callback=read_status_callback(stream, base_url, findings),
         )
 
     def read_answer_request(
@@ -1140,6 +1208,27 @@ class TelnyxStream:
 
     def _found(self, level: Level, message: str) -> None:
         self._findings.append(Finding("M1", level, message))
+
+
+def _request(url: str, method: str, fields: Mapping[str, str]) -> WebhookRequest:
+    headers = {"user-agent": "telnyx-webhooks"}
+    encoded = urlencode(fields)
+    if method == "GET":
+        bare, _, fragment = url.partition("#")
+        joined = bare + ("&" if "?" in bare else "?") + encoded
+        return WebhookRequest("GET", f"{joined}#{fragment}" if fragment else joined, headers)
+    return WebhookRequest(method, url, {**headers, "content-type": _FORM}, encoded.encode())
+
+
+def _read_response(body: bytes) -> Element:
+    root = read_document(body, limit=DOCUMENT_LIMIT)
+    if root.tag != "Response":
+        raise broken("bad-xml", f"the answer's root is {shown(root.tag)}; it must be Response")
+    return root
+
+
+def _opens_stream(verb: Element) -> bool:
+    return verb.tag in ("Connect", "Start") and verb.find("Stream") is not None
 
 
 def _judge_verb(verb: Element, then: Sequence[str]) -> list[Finding]:

@@ -27,16 +27,31 @@ from wsvoice.call import Call
 from wsvoice.errors import ConfigError, LocalProtocolError, RemoteProtocolError, SignatureError
 from wsvoice.providers.base import (
     Answer,
+    Callback,
     CallUpdate,
+    Cause,
     Finding,
     HttpRequest,
     Level,
+    NoStream,
     Quirk,
+    Redirect,
     Side,
     StreamRequest,
+    StreamStatus,
     WebhookRequest,
 )
-from wsvoice.providers.documents import document, element, in_words, read_document, read_stream_url
+from wsvoice.providers.documents import (
+    document,
+    element,
+    in_words,
+    read_action,
+    read_course,
+    read_document,
+    read_status_callback,
+    read_stream_url,
+    write_rest,
+)
 from wsvoice.providers.events import (
     Audio,
     Clear,
@@ -59,6 +74,7 @@ from wsvoice.providers.messages import (
     shown,
     write_object,
     write_payload,
+    write_time,
 )
 from wsvoice.providers.reports import read_form_report
 
@@ -253,33 +269,76 @@ class Twilio:
 
         https://www.twilio.com/docs/voice/twiml#request-parameters
         """
-        outbound = call.direction == "outbound"
+        return self._request(url, method, self._webhook_fields(call, _status(call)), now)
+
+    def next_webhook(
+        self,
+        call: Call,
+        callback: Callback,
+        cause: Cause,
+        *,
+        answered: bool = True,
+        quirks: Mapping[str, str] | None = None,
+        now: float = 0.0,
+    ) -> WebhookRequest:
+        """
+        Render the request for the next document: the first one's fields, whatever the cause.
+
+        https://www.twilio.com/docs/voice/twiml/connect#action
+        https://www.twilio.com/docs/voice/twiml/redirect
+        """
+        status = "in-progress" if answered else _status(call)
+        return self._request(callback.url, callback.method, self._webhook_fields(call, status), now)
+
+    def stream_webhook(
+        self, call: Call, callback: Callback, status: StreamStatus, *, name: str = "", error: str = "", now: float = 0.0
+    ) -> WebhookRequest:
+        """
+        Render what a stream's ``statusCallback`` is told, not yet signed.
+
+        https://www.twilio.com/docs/voice/twiml/stream#statuscallback
+        """
         fields = {
+            "AccountSid": call.account_id,
+            "CallSid": call.call_id,
+            "StreamSid": call.stream_id,
+            # Without a name of its own a stream is called by its id.
+            "StreamName": name or call.stream_id,
+            "StreamEvent": f"stream-{'error' if status == 'failed' else status}",
+            **({"StreamError": error} if error else {}),
+            "Timestamp": write_time(now),
+        }
+        return self._request(callback.url, callback.method, fields, now)
+
+    def _webhook_fields(self, call: Call, status: str) -> dict[str, str]:
+        return {
             "AccountSid": call.account_id,
             "ApiVersion": "2010-04-01",
             "CallSid": call.call_id,
-            "CallStatus": "in-progress" if outbound else "ringing",
+            "CallStatus": status,
             # Opaque, and escaped once more than the rest: a server that decodes twice breaks the signature.
             "CallToken": quote(json.dumps({"parentCallInfoToken": call.call_id}), safe=""),
             "Called": call.to_number,
             **_place("Called"),
             "Caller": call.from_number,
             **_place("Caller"),
-            "Direction": "outbound-api" if outbound else "inbound",
+            "Direction": "outbound-api" if call.direction == "outbound" else "inbound",
             "From": call.from_number,
             **_place("From"),
             "StirVerstat": "TN-Validation-Passed-A",
             "To": call.to_number,
             **_place("To"),
         }
+
+    def _request(self, url: str, method: str, fields: Mapping[str, str], now: float) -> WebhookRequest:
+        encoded = urlencode(fields)
         headers = {
             "accept": "*/*",
             "user-agent": self.webhook_agent,
-            # The same when Twilio repeats a request, so it follows from what the request is about.
-            "i-twilio-idempotency-token": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{url}#{call.call_id}")),
+            # The same when Twilio repeats a request, so it follows from what the request is about, and when.
+            "i-twilio-idempotency-token": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{url}#{now!r}#{encoded}")),
             "x-home-region": self._credential("TWILIO_REGION") or "us1",
         }
-        encoded = urlencode(fields)
         if method == "GET":
             bare, _, fragment = url.partition("#")
             joined = bare + ("&" if "?" in bare else "?") + encoded
@@ -395,6 +454,10 @@ class Twilio:
                     skipped=skipped,
                     then=[in_words(later) for later in verbs[index + 1 :]],
                     findings=findings,
+                    name=streams[0].get("name", ""),
+                    status_callback=read_status_callback(streams[0], base_url, findings),
+                    action=read_action(verb, base_url, findings),
+                    rest=write_rest(verbs[index + 1 :]),
                 )
             if verb.tag == "Reject":
                 reason = "busy" if verb.get("reason") == "busy" else "rejected"
@@ -405,6 +468,22 @@ class Twilio:
                 raise broken("redirected", "the answer is a <Redirect>; dial the URL that it names")
             skipped.append(in_words(verb))
         raise self._no_stream(verbs)
+
+    def read_document(
+        self, body: bytes, content_type: str, *, base_url: str = "", quirks: Mapping[str, str] | None = None
+    ) -> StreamRequest | Redirect | NoStream:
+        """
+        Read what a document does first of what changes a call's course.
+
+        Raises:
+            RemoteProtocolError: If Twilio could not read it. Kinds: ``bad-content-type``, ``too-large``, ``bad-xml``,
+                ``no-stream``, ``bad-url``.
+
+        https://www.twilio.com/docs/voice/twiml
+        """
+        response = self._read_response(body, content_type)
+        course = read_course(list(response), base_url, opens_stream=_opens_stream)
+        return course or self.read_answer(body, content_type, base_url=base_url, quirks=quirks)
 
     def _read_response(self, body: bytes, content_type: str) -> Element:
         media_type = content_type.partition(";")[0].strip().lower()
@@ -951,9 +1030,18 @@ class TwilioStream:
         self._findings.append(Finding("M1", level, message))
 
 
+def _status(call: Call) -> str:
+    """What the first webhook says of a call."""
+    return "in-progress" if call.direction == "outbound" else "ringing"
+
+
 def _place(prefix: str) -> dict[str, str]:
     """The fields about where a number is; Twilio sends, and signs, those that it does not know as well."""
     return {f"{prefix}City": "", f"{prefix}Country": "US", f"{prefix}State": "", f"{prefix}Zip": ""}
+
+
+def _opens_stream(verb: Element) -> bool:
+    return verb.tag == "Connect" and verb.find("Stream") is not None
 
 
 def _w3(level: Level, message: str) -> Finding:

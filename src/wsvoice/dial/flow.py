@@ -1,0 +1,224 @@
+"""
+How a call goes on: the documents after the first one, and who is told what becomes of its streams.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal
+from urllib.parse import urlsplit
+
+from wsvoice.call import Call
+from wsvoice.dial.answer import Asked, Webhook
+from wsvoice.dial.journal import Journal
+from wsvoice.errors import DialError, HttpError, RemoteProtocolError
+from wsvoice.http import is_loopback
+from wsvoice.providers.base import (
+    Callback,
+    Cause,
+    FollowsDocuments,
+    NoStream,
+    Provider,
+    StreamRequest,
+    StreamStatus,
+    WebhookRequest,
+)
+
+#: How many documents a call is given after the first one. Real calls have no such limit, but a test call has an end.
+MAX_DOCUMENTS = 10
+#: How long a status callback may take; nothing waits for it but the call's report.
+CALLBACK_TIMEOUT_S = 5.0
+
+_TEXT_LIMIT = 200
+
+
+class CallFlow:
+    """
+    The course of one call, document by document.
+
+    Args:
+        provider: Who reads the documents.
+        webhook: The call's webhook, which the first document came from.
+        journal: Told what happens.
+        quirks: What the provider does differently.
+        force_ws: Streams are dialled without TLS.
+    """
+
+    def __init__(
+        self,
+        provider: Provider,
+        webhook: Webhook,
+        *,
+        journal: Journal,
+        quirks: Mapping[str, str],
+        force_ws: bool = False,
+    ) -> None:
+        self._provider = provider
+        self._follower = provider if isinstance(provider, FollowsDocuments) else None
+        self._webhook = webhook
+        self._journal = journal
+        self._quirks = quirks
+        self._force_ws = force_ws
+        self._documents = 0
+        #: Where the last document came from, which relative URLs in it start at.
+        self._base_url = webhook.url
+        self._telling: asyncio.Task[None] | None = None
+
+    # Documents
+
+    async def first(self, call: Call, asked: Asked) -> StreamRequest:
+        """
+        Read the stream that the webhook's answer asks for, by way of redirects.
+
+        Raises:
+            DialError: If no stream comes of it, in words for the report.
+        """
+        while self._follower is not None:
+            self._base_url = asked.url
+            document = self._webhook.read(asked, self._follower.read_document)
+            if isinstance(document, StreamRequest):
+                return document
+            if isinstance(document, NoStream):
+                break
+            for verb in document.skipped:
+                self._journal.tell("note", f"a real call would do first: {verb}")
+            self._count()
+            asked = await self._ask(self._follower, call, document.callback, "redirect", answered=False)
+        return self._webhook.read(asked, self._provider.read_answer)
+
+    async def after(self, call: Call, request: StreamRequest) -> StreamRequest | None:
+        """
+        Return the stream with which `call` goes on now that the bot has closed the one of `request`.
+
+        ``None`` if there is none, and the call ends or leaves the bot. What is wrong with a document is a finding, for
+        the stream before was in order.
+        """
+        assert self._follower is not None
+        try:
+            if request.action is not None:
+                self._count()
+                asked = await self._ask(self._follower, call, request.action, "action")
+                return await self._follow(self._follower, call, asked)
+            return await self._read(self._follower, call, request.rest, "application/xml")
+        except DialError as error:
+            self._journal.find("W6", "fail", error.message)
+            return None
+
+    async def _follow(self, follower: FollowsDocuments, call: Call, asked: Asked) -> StreamRequest | None:
+        self._base_url = asked.url
+        response = asked.response
+        return await self._read(follower, call, response.body, response.headers.get("content-type", ""))
+
+    async def _read(
+        self, follower: FollowsDocuments, call: Call, body: bytes, content_type: str
+    ) -> StreamRequest | None:
+        try:
+            document = follower.read_document(body, content_type, base_url=self._base_url, quirks=self._quirks)
+        except RemoteProtocolError as error:
+            raise DialError(f"the next document cannot be used: {error.message}") from error
+        if isinstance(document, NoStream):
+            self._tell_end(document)
+            return None
+        if isinstance(document, StreamRequest):
+            return self.settle(document, "next")
+        for verb in document.skipped:
+            self._journal.tell("note", f"a real call would do next: {verb}")
+        self._count()
+        asked = await self._ask(follower, call, document.callback, "redirect")
+        return await self._follow(follower, call, asked)
+
+    def _tell_end(self, document: NoStream) -> None:
+        verbs = list(document.skipped)
+        if document.how == "hung-up":
+            verbs.append("Hangup")
+        if verbs:
+            self._journal.tell("note", f"a real call goes on with: {'; '.join(verbs)}")
+        if document.how == "transferred":
+            self._journal.tell("hang-up", f"the bot transfers the call to {document.to}")
+
+    async def _ask(
+        self, follower: FollowsDocuments, call: Call, callback: Callback, cause: Cause, *, answered: bool = True
+    ) -> Asked:
+        what = "the answer's <Redirect>" if cause == "redirect" else "<Connect action>"
+        if cause == "update":
+            what = "the call's update"
+        self._journal.tell("webhook", f"{what} leads to {callback.method} {callback.url[:_TEXT_LIMIT]}")
+
+        def render(url: str, method: Literal["GET", "POST"], now: float) -> WebhookRequest:
+            at = Callback(url, method)
+            return follower.next_webhook(call, at, cause, answered=answered, quirks=self._quirks, now=now)
+
+        return await self._webhook.ask(render, callback)
+
+    def _count(self) -> None:
+        self._documents += 1
+        if self._documents > MAX_DOCUMENTS:
+            raise DialError(
+                f"the bot's server leads the call on more than {MAX_DOCUMENTS} times; the test call ends here"
+            )
+
+    def settle(self, request: StreamRequest, when: str = "first") -> StreamRequest:
+        """Tell what is to be known of a stream before it is dialled, and return it as it is to be dialled."""
+        journal = self._journal
+        for verb in request.skipped:
+            journal.tell("note", f"a real call would do {when}: {verb}")
+        # On this machine there is no TLS, and the same server has it once it has a public address.
+        local = request.url.startswith("ws://") and is_loopback(urlsplit(request.url).hostname or "")
+        for found in request.findings:
+            if local and "ws://" in found.message:
+                journal.tell("note", found.message)
+            else:
+                journal.find(found.id, found.level, found.message)
+        how = ""
+        if self._force_ws and request.url.startswith("wss://"):
+            request = replace(request, url="ws://" + request.url.removeprefix("wss://"))
+            how = " (ws:// instead of wss://, as asked)"
+        journal.tell("answer", f"the stream is {_shortened(request.url)}{how}")
+        return request
+
+    # Status callbacks
+
+    def tell(self, call: Call, request: StreamRequest, status: StreamStatus, *, error: str = "") -> None:
+        """Tell the stream's status callback, if the document names one, what has become of it; nothing waits for it."""
+        callback = request.status_callback
+        if self._follower is None or callback is None:
+            return
+        if not self._webhook.is_same_server(callback.url):
+            url = callback.url[:_TEXT_LIMIT]
+            self._journal.tell(
+                "note", f"the status callback {url} is on another server, which a test call leaves alone"
+            )
+            return
+        told = self._follower.stream_webhook(
+            call, callback, status, name=request.name, error=error[:_TEXT_LIMIT], now=time.time()
+        )
+        before = self._telling
+
+        async def send() -> None:
+            if before is not None:
+                await asyncio.wait([before])
+            what = f"the status callback that the stream has {status}"
+            try:
+                response = await self._webhook.send(told, timeout_s=CALLBACK_TIMEOUT_S)
+            except HttpError as failure:
+                self._journal.find("W6", "warn", f"{what} got no answer: {failure.message}", kind="callback")
+                return
+            if not 200 <= response.status < 300:
+                self._journal.find("W6", "warn", f"{what} was answered {response.status}", kind="callback")
+                return
+            self._journal.tell("webhook", f"told that the stream has {status}: {response.status}")
+
+        self._telling = asyncio.create_task(send())
+
+    async def finish(self) -> None:
+        """Wait until everybody has been told."""
+        if self._telling is not None:
+            await asyncio.wait([self._telling])
+
+
+def _shortened(url: str) -> str:
+    """Return `url` for a line of the timeline; a stream's token is long, and no use to a reader."""
+    return url if len(url) <= 80 else f"{url[:77]}..."
