@@ -229,6 +229,7 @@ def test_the_action_is_asked_when_the_bot_has_closed_the_stream(name: str, metho
     ((asked, _, fields),) = called.requests("/after")
     assert asked == method
     assert (fields["CallSid"], fields["CallStatus"]) == (report.call_id, "in-progress")
+    assert fields["StreamSid"] == report.stream_id
     assert_signed(called, name, "/after")
     notes = called.told("note")
     assert "a real call goes on with: Say: Bye; Hangup" in notes
@@ -294,6 +295,14 @@ def test_an_action_that_cannot_be_carried_out_fails(page: bytes, words: str, cli
     assert ("W6", "fail") in called.found()
     assert called.report.failure is not None
     assert words in called.report.failure
+
+
+def test_an_action_without_a_document_ends_the_call(clip: Path) -> None:
+    def pages(bot: FakeBot, path: str, times: int) -> str | bytes:
+        return stream(bot, "twilio", connect='action="/after"') if path == "/" else http_answer("", "204 No Content")
+
+    called = call(pages, answers_and_closes, clip)
+    assert (called.report.failure, called.report.ended_by, called.found()) == (None, "bot", [])
 
 
 def test_a_caller_who_hangs_up_asks_no_action(clip: Path) -> None:

@@ -110,6 +110,9 @@ class CallFlow:
     async def _follow(self, follower: FollowsDocuments, call: Call, asked: Asked) -> StreamRequest | None:
         self._base_url = asked.url
         response = asked.response
+        if response.status == 204:
+            self._journal.tell("note", "the server has no more to say: the call ends")
+            return None
         return await self._read(follower, call, response.body, response.headers.get("content-type", ""))
 
     async def _read(

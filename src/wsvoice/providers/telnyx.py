@@ -350,12 +350,15 @@ class Telnyx:
         now: float = 0.0,
     ) -> WebhookRequest:
         """
-        Render the request for the next document of TeXML: the first one's fields, whatever the cause.
+        Render the request for TeXML's next document: the first one's fields, and for an action the ended stream.
 
         https://developers.telnyx.com/docs/voice/programmable-voice/texml-verbs/redirect
         """
         status = "in-progress" if answered or call.direction == "outbound" else "ringing"
-        return _request(callback.url, callback.method, self._texml_fields(call, status, now))
+        fields = self._texml_fields(call, status, now)
+        if cause == "action":
+            fields["StreamSid"] = call.stream_id
+        return _request(callback.url, callback.method, fields)
 
     def stream_webhook(
         self, call: Call, callback: Callback, status: StreamStatus, *, name: str = "", error: str = "", now: float = 0.0

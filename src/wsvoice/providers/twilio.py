@@ -282,13 +282,15 @@ class Twilio:
         now: float = 0.0,
     ) -> WebhookRequest:
         """
-        Render the request for the next document: the first one's fields, whatever the cause.
+        Render the request for the next document: the first one's fields, and for an action the stream that has ended.
 
         https://www.twilio.com/docs/voice/twiml/connect#action
         https://www.twilio.com/docs/voice/twiml/redirect
         """
-        status = "in-progress" if answered else _status(call)
-        return self._request(callback.url, callback.method, self._webhook_fields(call, status), now)
+        fields = self._webhook_fields(call, "in-progress" if answered else _status(call))
+        if cause == "action":
+            fields["StreamSid"] = call.stream_id
+        return self._request(callback.url, callback.method, fields, now)
 
     def stream_webhook(
         self, call: Call, callback: Callback, status: StreamStatus, *, name: str = "", error: str = "", now: float = 0.0
