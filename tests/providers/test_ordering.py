@@ -11,20 +11,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsvoice.providers.events import Audio, Digit, Event, Mark
-from wsvoice.providers.ordering import WINDOW, Reorderer
+from wsvoice.providers.ordering import WINDOW, Item, Reorderer
 
 
 def piece(chunk: int | None, track: str = "inbound", at_ms: int | None = None) -> Audio:
     return Audio(b"\xff" * 160, track, chunk, at_ms)
 
 
-def chunks(events: list[Event]) -> list[int | None]:
-    return [event.chunk for event in events if isinstance(event, Audio)]
+def chunks(items: list[Item]) -> list[int | None]:
+    for event, raw in items:
+        assert raw == repr(event), "an event has the message of another"
+    return [event.chunk for event, _ in items if isinstance(event, Audio)]
+
+
+def push(reorderer: Reorderer, event: Event) -> list[Item]:
+    return reorderer.push(event, repr(event))
 
 
 def pushed(reorderer: Reorderer, *numbers: int) -> list[list[int | None]]:
     """Push pieces 20 ms apart, and return what came out after each."""
-    return [chunks(reorderer.push(piece(number, at_ms=20 * number))) for number in numbers]
+    return [chunks(push(reorderer, piece(number, at_ms=20 * number))) for number in numbers]
 
 
 @given(first=st.integers(0, 1) | st.integers(WINDOW + 1, 2**40), count=st.integers(1, 50))
@@ -32,9 +38,9 @@ def test_what_is_in_order_never_waits(first: int, count: int) -> None:
     reorderer = Reorderer()
     for chunk in range(first, first + count):
         event = piece(chunk)
-        released = reorderer.push(event)
+        released = push(reorderer, event)
         assert len(released) == 1
-        assert released[0] is event
+        assert released[0][0] is event
     assert reorderer.flush() == []
     assert reorderer.dropped == 0
 
@@ -79,7 +85,7 @@ def test_any_order_within_the_window_is_mended(seed: int, count: int) -> None:
     chance = random.Random(seed)
     arrivals = sorted(range(1, count + 1), key=lambda number: number + chance.uniform(0, WINDOW))
     reorderer = Reorderer()
-    released = [chunk for number in arrivals for chunk in chunks(reorderer.push(piece(number)))]
+    released = [chunk for number in arrivals for chunk in chunks(push(reorderer, piece(number)))]
     released += chunks(reorderer.flush())
     assert released == list(range(1, count + 1))
     assert reorderer.dropped == 0
@@ -90,7 +96,7 @@ def test_nothing_comes_out_that_did_not_go_in_and_little_waits(numbers: list[int
     reorderer = Reorderer(window)
     released = 0
     for count, number in enumerate(numbers, start=1):
-        released += len(reorderer.push(piece(number)))
+        released += len(push(reorderer, piece(number)))
         assert count - released - reorderer.dropped <= window
     released += len(reorderer.flush())
     assert released + reorderer.dropped == len(numbers)
@@ -100,27 +106,27 @@ def test_nothing_comes_out_that_did_not_go_in_and_little_waits(numbers: list[int
 def test_other_events_come_out_behind_all_that_waits(event: Event) -> None:
     reorderer = Reorderer()
     pushed(reorderer, 1, 4, 3)
-    third, fourth, last = reorderer.push(event)
+    third, fourth, last = push(reorderer, event)
     assert chunks([third, fourth]) == [3, 4]
-    assert last is event
+    assert last[0] is event
     # The gap was given up with it.
     assert pushed(reorderer, 2, 5) == [[], [5]]
 
 
 def test_tracks_are_counted_by_themselves() -> None:
     reorderer = Reorderer()
-    assert chunks(reorderer.push(piece(1, "inbound"))) == [1]
-    assert chunks(reorderer.push(piece(1, "outbound"))) == [1]
-    assert chunks(reorderer.push(piece(3, "inbound"))) == []
-    assert chunks(reorderer.push(piece(2, "outbound"))) == [2]
-    assert chunks(reorderer.push(piece(2, "inbound"))) == [2, 3]
+    assert chunks(push(reorderer, piece(1, "inbound"))) == [1]
+    assert chunks(push(reorderer, piece(1, "outbound"))) == [1]
+    assert chunks(push(reorderer, piece(3, "inbound"))) == []
+    assert chunks(push(reorderer, piece(2, "outbound"))) == [2]
+    assert chunks(push(reorderer, piece(2, "inbound"))) == [2, 3]
 
 
 def test_a_count_that_starts_again_is_told_by_its_time() -> None:
     reorderer = Reorderer()
     pushed(reorderer, *range(1, 11))
-    assert chunks(reorderer.push(piece(1, at_ms=220))) == [1]
-    assert chunks(reorderer.push(piece(2, at_ms=240))) == [2]
+    assert chunks(push(reorderer, piece(1, at_ms=220))) == [1]
+    assert chunks(push(reorderer, piece(2, at_ms=240))) == [2]
     assert reorderer.dropped == 0
 
 
@@ -128,8 +134,8 @@ def test_a_count_that_starts_again_is_told_by_its_time() -> None:
 def test_a_count_that_starts_again_is_not_dropped_for_ever(at_ms: int | None) -> None:
     reorderer = Reorderer(window=3)
     for number in range(1, 11):
-        reorderer.push(piece(number, at_ms=at_ms))
-    released = [chunk for number in range(1, 9) for chunk in chunks(reorderer.push(piece(number, at_ms=at_ms)))]
+        push(reorderer, piece(number, at_ms=at_ms))
+    released = [chunk for number in range(1, 9) for chunk in chunks(push(reorderer, piece(number, at_ms=at_ms)))]
     assert released == [4, 5, 6, 7, 8]
     assert reorderer.dropped == 3
 
@@ -138,5 +144,5 @@ def test_audio_without_numbers_passes_as_it_is() -> None:
     reorderer = Reorderer()
     for at_ms in (40, 20, 20, None):
         event = piece(None, at_ms=at_ms)
-        assert reorderer.push(event) == [event]
+        assert push(reorderer, event) == [(event, repr(event))]
     assert reorderer.dropped == 0

@@ -49,8 +49,6 @@ INBOX_BYTES = 1024 * 1024
 #: How many of the caller's keys are recorded, and how many of them have a line each; the bot gets every one.
 MAX_DIGITS = 256
 TOLD_DIGITS = 32
-#: How many messages are kept for pieces of audio that wait for their turn.
-MAX_REORDERED = 100
 #: The faults of a start message after which no stream comes.
 START_FAULTS = frozenset({"bad-start", "unsupported-codec"})
 
@@ -149,17 +147,12 @@ class StreamSocket(AcceptedSocket):
             while not self.gone.is_set() and (item := await self.next_event()) is not None:
                 await self.take(*item)
             return
-        raws: dict[int, str | bytes] = {}
         while not self.gone.is_set() and (item := await self.next_event()) is not None:
             raw, event = item
-            raws[id(event)] = raw
-            if len(raws) > MAX_REORDERED:
-                # What came twice or too late was dropped, and its message with it.
-                del raws[next(iter(raws))]
-            for each in self._reorderer.push(event):
-                await self.take(raws.pop(id(each)), each)
-        for each in self._reorderer.flush():
-            await self.take(raws.pop(id(each)), each)
+            for each, its_raw in self._reorderer.push(event, raw):
+                await self.take(its_raw, each)
+        for each, its_raw in self._reorderer.flush():
+            await self.take(its_raw, each)
 
     async def take(self, raw: str | bytes, event: Event) -> None:
         """Count one event and hand it on."""
