@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import re
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from tests.environment import clean_environ
 from wsvoice import bot as loading
 from wsvoice.bot import load_bot
 from wsvoice.errors import BotImportError, BotNotFoundError, WsvoiceError
@@ -514,10 +517,37 @@ def test_a_syntax_error_shows_its_place(write, tmp_path, source, line):
 def test_a_bot_that_exits():
     error = refusal("exits.py", BOTS)
     assert isinstance(error, BotImportError)
-    assert error.message == (
-        "exits.py stops while it is imported: it exits with 'ACME_API_KEY is not set' (exits.py, line 5)"
-    )
+    assert error.message == ("exits.py stops while it is imported: ACME_API_KEY is not set (exits.py, line 5)")
     assert "__main__" in (error.hint or "")
+
+
+@pytest.mark.parametrize(("code", "reason"), [("", "0"), ("0", "0"), ("3", "3"), ("None", "0"), ("''", "0")])
+def test_a_bot_that_exits_without_a_word(write, tmp_path, code, reason):
+    write(f"import sys\nsys.exit({code})\n" + GOOD)
+    error = refusal("bot.py", tmp_path)
+    assert error.message == f"bot.py stops while it is imported: it exits with code {reason} (bot.py, line 2)"
+    assert (error.hint or "").startswith("put it under")
+
+
+@pytest.mark.parametrize("name", ["assistant", "realtime"])
+def test_a_template_without_its_keys_says_so_in_one_line(name):
+    done = subprocess.run(
+        [sys.executable, "-m", "wsvoice", "run", "bot.py", "--port", "0"],
+        cwd=Path(__file__).parents[1] / "templates" / name,
+        env=clean_environ(OPENAI_API_KEY="", BOT_FAKES=""),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    error, hint = done.stderr.splitlines()
+    assert re.fullmatch(
+        r"error: bot\.py stops while it is imported: .*OPENAI_API_KEY must be set, in \.env for example;"
+        r" BOT_FAKES=1 does without \(services\.py, line \d+\)",
+        error,
+    )
+    assert hint.startswith("hint:  ")
 
 
 def test_a_bot_that_reads_a_command_line_it_is_not_given(write, tmp_path, capsys):

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,10 @@ from typer.testing import CliRunner
 from tests.environment import clean_environ, clean_process
 from wsvoice.cli.main import app
 from wsvoice.providers import PROVIDERS
-from wsvoice.scaffold import load_templates
+from wsvoice.scaffold import load_templates, own_requirement
 
 TEMPLATES = load_templates()
+STATED = f"note: it has wsvoice from {own_requirement().partition(' @ ')[2]}; README.md says how to take it elsewhere"
 FILES = {str(path) for path, _ in TEMPLATES["echo"].files()}
 
 
@@ -65,7 +67,10 @@ def test_without_a_terminal_nothing_is_asked(tmp_path):
         "  cd my-bot",
         "  pip install -e '.[dev]'",
         "  pytest && wsvoice dial bot.py",
+        *([STATED] if " @ " in own_requirement() else []),
     ]
+    project = tomllib.loads((tmp_path / "my-bot" / "pyproject.toml").read_text())["project"]
+    assert project["dependencies"] == [own_requirement()]
     assert files_in(tmp_path) == {f"my-bot/{name}" for name in FILES}
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import errno
+import importlib.metadata
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import textwrap
 import tomllib
 import wave
 from collections.abc import Callable
@@ -22,6 +26,7 @@ from wsvoice.scaffold import (
     check,
     load_templates,
     next_commands,
+    own_requirement,
     plan,
     project_name,
     templates_folder,
@@ -223,6 +228,107 @@ def test_the_menus_prompts_are_what_the_bot_speaks() -> None:
             assert (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (1, 2, 8000)
             assert 0.5 < file.getnframes() / 8000 < 4
         assert f'"{path.stem}"' in bot
+
+
+# -- Where wsvoice is from --
+
+
+class Installed(importlib.metadata.Distribution):
+    """wsvoice 1.2.3, installed from what the metadata's ``direct_url.json`` says."""
+
+    def __init__(self, origin: dict[str, object] | None) -> None:
+        self.origin = origin
+
+    def read_text(self, filename: str) -> str | None:
+        texts = {"METADATA": "Metadata-Version: 2.1\nName: wsvoice\nVersion: 1.2.3\n"}
+        if self.origin is not None:
+            texts["direct_url.json"] = json.dumps(self.origin)
+        return texts.get(filename)
+
+    def locate_file(self, path: object) -> Path:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("origin", "requirement"),
+    [
+        (None, "wsvoice>=1.2.3"),
+        ({"url": ROOT.as_uri(), "dir_info": {"editable": True}}, f"wsvoice @ {ROOT.as_uri()}"),
+        ({"url": f"{ROOT.as_uri()}/README.md", "archive_info": {}}, f"wsvoice @ {ROOT.as_uri()}/README.md"),
+        # A wheel of a CI job, say: it is gone, and what is installed has to do.
+        ({"url": "file:///gone/wsvoice-1.2.3-py3-none-any.whl", "archive_info": {}}, "wsvoice>=1.2.3"),
+        (
+            {"url": "https://git.example/ws.git", "vcs_info": {"vcs": "git", "commit_id": "abc123"}},
+            "wsvoice @ git+https://git.example/ws.git@abc123",
+        ),
+        (
+            {"url": "https://git.example/a.git", "vcs_info": {"vcs": "git", "commit_id": "1f"}, "subdirectory": "ws"},
+            "wsvoice @ git+https://git.example/a.git@1f#subdirectory=ws",
+        ),
+        (
+            {"url": "https://dl.example/wsvoice-1.2.3-py3-none-any.whl", "archive_info": {}},
+            "wsvoice @ https://dl.example/wsvoice-1.2.3-py3-none-any.whl",
+        ),
+    ],
+)
+def test_a_project_has_wsvoice_from_where_it_was_installed(
+    origin: dict[str, object] | None, requirement: str, tmp_path: Path
+) -> None:
+    assert own_requirement(Installed(origin)) == requirement
+    for name in TEMPLATES:
+        write(plan(tmp_path / name / "my-bot", name, requirement=requirement))
+        project = tomllib.loads((tmp_path / name / "my-bot" / "pyproject.toml").read_text())["project"]
+        assert [each for each in project["dependencies"] if each.startswith("wsvoice")] == [requirement]
+        assert f"--wheel-dir wheels '{requirement}'" in (tmp_path / name / "my-bot" / "README.md").read_text()
+
+
+def shell_of_the_dockerfile(text: str) -> str:
+    """Return what the Dockerfile runs to install what the bot needs."""
+    [command] = re.findall(r"^RUN (wheels=(?:.*\\\n)*.*)$", text, re.M)
+    return str(command)
+
+
+def shell_of_the_workflow(text: str) -> str:
+    """Return what the workflow runs to install the project."""
+    [command] = re.findall(r"- run: \|\n((?: {10}.*\n)+)", text)
+    return textwrap.dedent(command)
+
+
+@pytest.mark.skipif(shutil.which("sh") is None, reason="a POSIX shell")
+@pytest.mark.parametrize("with_wheel", [True, False])
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_wheel_takes_the_place_of_an_address_that_leads_nowhere(name: str, with_wheel: bool, tmp_path: Path) -> None:
+    requirement = "wsvoice @ file:///nowhere/at/all"
+    for place, source, shell in [
+        ("image", "Dockerfile", shell_of_the_dockerfile),
+        ("runner", ".github/workflows/test.yml", shell_of_the_workflow),
+    ]:
+        project = tmp_path / place / "my-bot"
+        write(plan(project, name, requirement=requirement))
+        # The Dockerfile copies the wheels beside pyproject.toml.
+        wheels = project if place == "image" else project / "wheels"
+        if with_wheel:
+            wheels.mkdir(exist_ok=True)
+            (wheels / "wsvoice-1.2.3-py3-none-any.whl").write_text("")
+        bin_ = tmp_path / "bin"
+        bin_.mkdir(exist_ok=True)
+        (bin_ / "pip").write_text('#!/bin/sh\necho "$@"\n')
+        (bin_ / "pip").chmod(0o755)
+        done = subprocess.run(
+            ["sh", "-ec", shell((project / source).read_text())],
+            cwd=project,
+            env={**os.environ, "PATH": f"{bin_}:{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
+        asked = done.stdout.split()
+        assert ([each for each in asked if each.endswith(".whl")] != []) is with_wheel
+        assert asked[-1] in (".", ".[dev]")
+        dependencies = tomllib.loads((project / "pyproject.toml").read_text())["project"]["dependencies"]
+        assert ("wsvoice" in dependencies) is with_wheel
+        assert (requirement in dependencies) is not with_wheel
 
 
 # -- What is planned --

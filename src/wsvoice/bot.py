@@ -363,11 +363,11 @@ def _diagnosis(error: BaseException, shown: str, folder: Path, run_as: str | Non
     """Tell from the error that an import ended in what is wrong with the bot."""
     if isinstance(error, SystemExit):
         reads_arguments = _passed_through(error, "argparse.py")
-        what = "it reads its command line" if reads_arguments else f"it exits{_exit_reason(error)}"
-        complains = isinstance(error.code, str)
+        complains = isinstance(error.code, str) and bool(error.code.strip())
+        what = "it reads its command line" if reads_arguments else _exit_reason(error)
         return BotImportError(
             f"{shown} stops while it is imported: {what}{_where(error, folder)}",
-            hint=f"mend what it complains about, or {_GUARD_HINT}" if complains else _GUARD_HINT,
+            hint=f"mend that; or {_GUARD_HINT}" if complains and not reads_arguments else _GUARD_HINT,
         )
     if isinstance(error, SyntaxError):
         file = Path(error.filename).name if error.filename else shown
@@ -559,11 +559,9 @@ def _passed_through(error: BaseException, file: str) -> bool:
 
 
 def _exit_reason(error: SystemExit) -> str:
-    if error.code is None:
-        return " with code 0"
-    if isinstance(error.code, int):
-        return f" with code {error.code}"
-    return f" with {str(error.code)[:200]!r}"
+    if isinstance(error.code, str) and error.code.strip():
+        return " ".join(error.code.split())[:500]
+    return f"it exits with code {error.code if isinstance(error.code, int) else 0}"
 
 
 # -- Checking what is there --

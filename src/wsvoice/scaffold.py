@@ -35,6 +35,7 @@ field               what it becomes                                             
 ``{title}``         as the company writes itself                                        ``Twilio``
 ``{providers}``     all of them, for a list in Python or TOML                           ``"twilio"``
 ``{titles}``        all of them, in words                                               ``Twilio``
+``{wsvoice}``       the requirement that wsvoice was installed by              ``wsvoice``
 ``{run}``           the command that serves the bot, without a tunnel or a domain       ``wsvoice run bot.py -t twilio``
 ``{extras}``        pipecat's extras of the template and its options, with commas       ``openai``
 ``{env}``           a line ``NAME=`` for each variable, under a comment each            ``# Twilio`` ...
@@ -50,6 +51,8 @@ are real ones, and a test can hold every template to it.
 from __future__ import annotations
 
 import errno
+import importlib.metadata
+import json
 import keyword
 import os
 import re
@@ -62,6 +65,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from wsvoice.config import did_you_mean
 from wsvoice.errors import ScaffoldError, UsageError
@@ -198,6 +203,7 @@ def plan(
     chosen: Mapping[str, str] | None = None,
     *,
     templates: Mapping[str, Template] | None = None,
+    requirement: str = "wsvoice",
 ) -> Plan:
     """
     Work out a project; nothing is written.
@@ -208,6 +214,7 @@ def plan(
         providers: The providers' names; the first one unless given.
         chosen: An option's name for some of the template's choices; the others have their defaults.
         templates: Those there are, by name; wsvoice's own unless given.
+        requirement: What the project says to have wsvoice from, as :func:`own_requirement` does.
 
     Raises:
         UsageError: If there is no such template, provider, choice or option, or the folder's name is none for a
@@ -222,12 +229,41 @@ def plan(
     folder = project_folder(folder)
     name = project_name(folder)
     needs = [used.always, *(used.choices[choice].options[option] for choice, option in options.items())]
-    values = _values(name, names, used, options, needs)
+    values = _values(name, names, used, options, needs) | {"wsvoice": requirement}
     files = tuple(
         PlannedFile(path, _render(source.read_bytes(), used.replace, values)) for path, source in used.files()
     )
     env = tuple(dict.fromkeys(variable for need in needs for variable in need.env))
     return Plan(folder, name, used, names, options, env, files)
+
+
+def own_requirement(distribution: importlib.metadata.Distribution | None = None) -> str:
+    """
+    Return the requirement that installs the wsvoice which is running: ``wsvoice @ file:///…`` or ``wsvoice>=0.1``.
+
+    Args:
+        distribution: What was installed; wsvoice's own unless given.
+
+    https://packaging.python.org/en/latest/specifications/direct-url/
+    """
+    source = Path(__file__).parents[2]
+    if distribution is None:
+        try:
+            distribution = importlib.metadata.distribution("wsvoice")
+        except importlib.metadata.PackageNotFoundError:
+            # It runs from its source, which no installer has been told of.
+            return f"wsvoice @ {source.as_uri()}"
+    origin = json.loads(distribution.read_text("direct_url.json") or "{}")
+    url = str(origin.get("url", ""))
+    is_gone = url.startswith("file:") and not Path(url2pathname(urlsplit(url).path)).exists()
+    if not url or is_gone:
+        # From an index; or from a wheel that is gone, in whose place only what is installed is left.
+        return f"wsvoice>={distribution.version}"
+    if version := origin.get("vcs_info"):
+        url = f"{version['vcs']}+{url}@{version['commit_id']}"
+    if folder := origin.get("subdirectory"):
+        url += f"#subdirectory={folder}"
+    return f"wsvoice @ {url}"
 
 
 def pick(what: str, name: str, known: Mapping[str, object]) -> str:

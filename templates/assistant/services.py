@@ -42,16 +42,12 @@ def create(instructions: str) -> tuple[STTService, LLMService, TTSService]:
 
 
 def check() -> None:
-    """
-    Look for the keys.
-
-    Raises:
-        RuntimeError: If one is missing that is needed.
-    """
+    """Look for the keys, and end the program if one is missing that is needed."""
     if use_fakes():
         logger.warning("the services are fakes (BOT_FAKES)")
     elif missing := missing_keys():
-        raise RuntimeError(f"{' and '.join(missing)} must be set, in .env for example; BOT_FAKES=1 does without")
+        # Not an error of the program's, so without a traceback.
+        sys.exit(f"{' and '.join(missing)} must be set, in .env for example; BOT_FAKES=1 does without")
 
 
 def use_fakes() -> bool:

@@ -16,8 +16,8 @@ RATE = 8000  # the telephone's
 
 WORDS = {
     "welcome": "Welcome.",
-    "menu": "Press 1 for our opening hours, or 2 for our address.",
-    "more": "Star to repeat, hash to finish.",
+    "menu": "Press 1 for our hours, 2 for our address.",
+    "more": "Star repeats, hash ends.",
     "hours": "We are open from nine to five, Monday to Friday.",
     "address": "You will find us at twelve, Station Road.",
     "wrong": "Sorry, there is no such choice.",
@@ -30,7 +30,7 @@ WORDS = {
 def speak(words: str) -> bytes:
     """Return words as 16-bit mono samples at the telephone's rate, without the silence around them."""
     spoken = subprocess.run(
-        ["espeak-ng", "-v", "en-us", "-s", "175", "--stdout", words], check=True, capture_output=True
+        ["espeak-ng", "-v", "en-us", "-s", "200", "--stdout", words], check=True, capture_output=True
     ).stdout
     with wave.open(io.BytesIO(spoken)) as file:
         # What goes into a pipe has no length in its header; all of it is the prompt.

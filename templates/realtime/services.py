@@ -32,16 +32,12 @@ def create(instructions: str) -> LLMService:
 
 
 def check() -> None:
-    """
-    Look for the key.
-
-    Raises:
-        RuntimeError: If it is missing.
-    """
+    """Look for the key, and end the program if it is missing."""
     if use_fakes():
         logger.warning("the service is a fake (BOT_FAKES)")
     elif is_key_missing():
-        raise RuntimeError(f"{KEYS[LLM]} must be set, in .env for example; BOT_FAKES=1 does without")
+        # Not an error of the program's, so without a traceback.
+        sys.exit(f"{KEYS[LLM]} must be set, in .env for example; BOT_FAKES=1 does without")
 
 
 def use_fakes() -> bool:

@@ -97,7 +97,7 @@ def init(
     wsvoice init my-bot --template ivr -t telnyx
     wsvoice init --list
     """
-    from wsvoice.scaffold import DEFAULT_NAME, check, load_templates, next_commands, plan, write
+    from wsvoice.scaffold import DEFAULT_NAME, check, load_templates, next_commands, own_requirement, plan, write
 
     output = Output()
     templates = load_templates()
@@ -106,12 +106,13 @@ def init(
         return
 
     chosen = {name: value for name, value in (("stt", stt), ("llm", llm), ("tts", tts)) if value is not None}
+    requirement = own_requirement()
     nothing_given = directory is None and not (template or transport or chosen or dry_run or force or as_json)
     if nothing_given and output.can_ask:
-        made = ask(output, templates)
+        made = ask(output, templates, requirement)
     else:
         folder = DEFAULT_NAME if directory is None else directory
-        made = plan(folder, template, transport or (), chosen, templates=templates)
+        made = plan(folder, template, transport or (), chosen, templates=templates, requirement=requirement)
 
     if dry_run:
         check(made, overwrite=force)
@@ -136,6 +137,10 @@ def init(
         output.line("Next:")
         for command in commands:
             output.line(f"  {command}", style="cyan")
+        if " @ " in requirement:
+            output.note(
+                f"it has wsvoice from {requirement.partition(' @ ')[2]}; README.md says how to take it elsewhere"
+            )
         if made.env:
             output.note(f"a call needs {', '.join(made.env)}: copy .env.example to .env, and fill it in")
 
@@ -166,7 +171,7 @@ def show_templates(output: Output, templates: Mapping[str, Template], *, as_json
     output.fields(rows)
 
 
-def ask(output: Output, templates: Mapping[str, Template]) -> Plan:
+def ask(output: Output, templates: Mapping[str, Template], requirement: str) -> Plan:
     """Ask for everything that could be given on the command line."""
     from wsvoice.providers import PROVIDERS
     from wsvoice.scaffold import DEFAULT_NAME, pick, plan, project_folder
@@ -196,4 +201,4 @@ def ask(output: Output, templates: Mapping[str, Template]) -> Plan:
             lambda text, name=name, choice=choice: pick(name, text, choice.options),  # type: ignore[misc]
         )
     providers = answer(f"Telephone companies ({', '.join(PROVIDERS)})", next(iter(PROVIDERS)), read_providers)
-    return plan(folder, template.name, providers, chosen, templates=templates)
+    return plan(folder, template.name, providers, chosen, templates=templates, requirement=requirement)

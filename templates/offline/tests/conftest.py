@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-ANSWER = "I can hear you well. I answer questions, and take messages. What would you like me to do?"
+ANSWER = "I can hear you well. I answer questions, and take messages."
 
 
 class FakeModel:

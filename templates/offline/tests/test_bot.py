@@ -60,7 +60,7 @@ def test_hangs_up_after_the_goodbye(dial, model):
 
 
 def test_lets_the_caller_interrupt(dial, model, tmp_path):
-    pause_s = 3.0
+    pause_s = 2.5
     twice = join(tmp_path / "twice.wav", QUESTION, pause_s, QUESTION)
 
     report = dial("bot.py", provider=PROVIDERS[0], audio=[twice], env={"LLM_BASE_URL": model.url})
