@@ -474,4 +474,5 @@ def _offered_token(websocket: WebSocket) -> str | None:
 
 
 def _failure(status: int, detail: str) -> Response:
-    return JSONResponse({"detail": detail}, status)
+    # Without a body that has been read, what is left of it would be read for as long as it comes.
+    return JSONResponse({"detail": detail}, status, headers={"Connection": "close"})
