@@ -13,7 +13,7 @@ import json
 import re
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import httpx
@@ -63,7 +63,9 @@ class Carrier:
             message = json.loads(raw)
             self.messages.append((time.monotonic() - self.started, message))
             if message["event"] == "mark" and self.echo_marks:
-                await self.send({"event": "mark", "streamSid": self.stream_sid, "mark": message["mark"]})
+                # One that comes while we hang up goes back to nobody.
+                with suppress(websockets.ConnectionClosed):
+                    await self.send({"event": "mark", "streamSid": self.stream_sid, "mark": message["mark"]})
 
     async def send(self, message: dict[str, Any]) -> None:
         self.sequence += 1

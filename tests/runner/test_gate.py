@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import http.client
 import re
+from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,7 +22,18 @@ from tests.runner.carrier import FORM, announce, dialled
 from wsvoice.call import Call
 from wsvoice.config import RunConfig
 from wsvoice.errors import ConfigError, SignatureError, TokenError
-from wsvoice.runner.gate import RETRY_WINDOW_S, TOKEN_TTL_S, Capacity, ReplayGuard, TokenMint
+from wsvoice.providers import PROVIDERS, load_provider
+from wsvoice.runner import gate
+from wsvoice.runner.gate import (
+    REPEAT_WINDOW_S,
+    STRANGER_TTL_S,
+    TOKEN_TTL_S,
+    Capacity,
+    ReplayGuard,
+    TokenMint,
+    call_key,
+    served_providers,
+)
 
 TOKEN = "wsvoice_test_auth_token_0000001"
 SIGNED = {"credentials": {"TWILIO_AUTH_TOKEN": TOKEN}}
@@ -28,6 +42,10 @@ CALL = Call("twilio", "CA1", from_number="+15550100001", to_number="+15550100002
 
 def sign(url: str, form: dict[str, str]) -> dict[str, str]:
     return {"X-Twilio-Signature": RequestValidator(TOKEN).compute_signature(url, form)}
+
+
+def repr_short(value: object) -> str:
+    return ascii(value)[:20]
 
 
 async def refused(url: str) -> tuple[int, str]:
@@ -74,13 +92,6 @@ class TestWebhooks:
         assert httpx.post(server.url, data=FORM, headers=headers).status_code == 200
         assert httpx.post(server.url, data=FORM, headers=headers).status_code == 403
         assert len(server.lines("replay")) == 1
-
-    def test_twilios_own_retry_is_no_replay(self, serve: Callable[..., Any]) -> None:
-        server = serve(bots.echo, **SIGNED)
-        headers = {**sign(server.url, FORM), "I-Twilio-Idempotency-Token": "one"}
-        assert [httpx.post(server.url, data=FORM, headers=headers).status_code for _ in range(2)] == [200, 200]
-        headers["I-Twilio-Idempotency-Token"] = "two"
-        assert httpx.post(server.url, data=FORM, headers=headers).status_code == 403
 
     def test_behind_a_proxy_the_configured_url_is_what_counts(self, serve: Callable[..., Any]) -> None:
         server = serve(bots.echo, proxy="voice.example.com", **SIGNED)
@@ -129,6 +140,51 @@ class TestWebhooks:
         assert "a&quot;&lt;b&gt;&amp;" in answer.text or "a&#34;&lt;b&gt;&amp;" in answer.text
         assert '<Parameter name="from_number" value="+15550100001"' in answer.text
 
+    @pytest.mark.parametrize("public", [{"proxy": "voice.example.com"}, {"tunnel": "ngrok"}], ids=["proxy", "tunnel"])
+    def test_unverified_on_a_public_address_only_if_asked_for(self, public: dict[str, Any]) -> None:
+        for name in PROVIDERS:
+            provider = load_provider(name)
+            config = RunConfig(transport=name, **public)
+            assert list(served_providers(replace(config, verify="off"))) == [name]
+            if not provider.signs:
+                # Asked for by name: there is nothing that could be verified.
+                assert list(served_providers(config)) == [name]
+                continue
+            with pytest.raises(ConfigError, match=provider.credential_names[0]) as caught:
+                served_providers(config)
+            assert "--verify off" in (caught.value.hint or "")
+            _, secrets = provider.test_credentials(bytes(32))
+            assert list(served_providers(replace(config, credentials=secrets))) == [name]
+            # Without a name whoever can be verified is served, and nobody besides.
+            everybody = replace(config, transport=None)
+            assert list(served_providers(replace(everybody, credentials=secrets))) == [name]
+            with pytest.raises(ConfigError) as caught:
+                served_providers(everybody)
+            assert provider.credential_names[0] in (caught.value.hint or "")
+            assert list(served_providers(replace(everybody, verify="off"))) == list(PROVIDERS)
+
+    def test_a_tunnel_is_not_opened_for_nothing(self, serve: Callable[..., Any]) -> None:
+        with pytest.raises(ConfigError, match="TWILIO_AUTH_TOKEN"):
+            serve(bots.echo, tunnel="ngrok")
+
+    @pytest.mark.parametrize(
+        ("transport", "path", "form", "words"),
+        [
+            ("twilio", "", {"CallUUID": "1", "Event": "StartApp"}, "Plivo's, which is not served here (-t plivo)"),
+            (None, "twilio", {"CallUUID": "1", "Event": "StartApp"}, "Plivo's, whose webhook is /plivo"),
+            ("plivo", "", FORM, "Twilio's, which is not served here (-t twilio)"),
+            ("plivo", "twilio", FORM, "-t twilio"),
+            ("plivo", "twilio/", FORM, "-t twilio"),
+        ],
+    )
+    def test_the_wrong_address_names_the_right_one(
+        self, serve: Callable[..., Any], transport: str | None, path: str, form: dict[str, str], words: str
+    ) -> None:
+        server = serve(bots.echo, transport=transport)
+        answer = httpx.post(server.url + path, data=form)
+        assert answer.status_code in (400, 404)
+        assert words in answer.text
+
     def test_enforce_without_a_secret_does_not_start(self, serve: Callable[..., Any]) -> None:
         with pytest.raises(ConfigError, match="TWILIO_AUTH_TOKEN"):
             serve(bots.echo, verify="enforce")
@@ -160,7 +216,7 @@ class TestWebhooks:
 
 class TestStreams:
     def test_token_works_once(self, serve: Callable[..., Any]) -> None:
-        server = serve(bots.echo, proxy="voice.example.com")
+        server = serve(bots.echo, proxy="voice.example.com", verify="off")
         url = announce(server.url).replace("wss://voice.example.com/", server.ws_url)
 
         async def main() -> None:
@@ -174,7 +230,7 @@ class TestStreams:
 
     @pytest.mark.parametrize("path", ["ws", "ws/twilio", "ws/twilio/none", "ws/twilio/a.b", "ws/twilio/%2e%2e"])
     def test_no_token_on_a_public_address(self, serve: Callable[..., Any], path: str) -> None:
-        server = serve(bots.echo, proxy="voice.example.com")
+        server = serve(bots.echo, proxy="voice.example.com", verify="off")
         assert asyncio.run(refused(server.ws_url + path))[0] in (403, 404)
         assert server.switchboard.active_calls == 0
 
@@ -225,7 +281,7 @@ class TestStreams:
         asyncio.run(main())
 
     def test_stream_auth_none_opens_a_public_address(self, serve: Callable[..., Any]) -> None:
-        server = serve(bots.echo, proxy="voice.example.com", stream_auth="none")
+        server = serve(bots.echo, proxy="voice.example.com", verify="off", stream_auth="none")
 
         async def main() -> None:
             async with dialled(server.ws_url + "ws/twilio") as carrier:
@@ -250,6 +306,25 @@ class TestStreams:
                 await carrier.hang_up()
 
         asyncio.run(main())
+
+    def test_silent_streams_do_not_keep_their_places(self, serve: Callable[..., Any]) -> None:
+        for transport in ("twilio", None):
+            server = serve(bots.echo, transport=transport, max_calls=2, handshake_timeout_s=0.5)
+
+            async def main(server: Any) -> None:
+                async with AsyncExitStack() as stack:
+                    sockets = [
+                        await stack.enter_async_context(websockets.connect(server.ws_url + "ws")) for _ in range(2)
+                    ]
+                    assert (await refused(server.ws_url + "ws"))[0] == 503
+                    async with asyncio.timeout(10):
+                        for each in sockets:
+                            await each.wait_closed()
+                    assert {each.close_code for each in sockets} == {1008}
+                    async with dialled(server.ws_url + "ws") as carrier:
+                        await carrier.hang_up()
+
+            asyncio.run(main(server))
 
     def test_upgrade_signature_is_enforced_only_when_asked(self, serve: Callable[..., Any]) -> None:
         relaxed = serve(bots.echo, **SIGNED)
@@ -299,7 +374,11 @@ class TestTokenMint:
         with pytest.raises(TokenError, match="twilio"):
             mint.redeem(mint.mint(CALL), "plivo")
 
-    @pytest.mark.parametrize("token", ["", ".", "a", "a.b.c", "\u00e9.x", "e30.e30"])
+    @pytest.mark.parametrize(
+        "token",
+        ["", ".", "a", "a.b.c", "\u00e9.x", "x.\u00e9", "\ud800.\udfff", "\0.\0", "e30.e30", "A" * 10**6, "." * 10**6],
+        ids=repr_short,
+    )
     def test_forged(self, token: str) -> None:
         with pytest.raises(TokenError):
             TokenMint().redeem(token, "twilio")
@@ -327,23 +406,104 @@ class TestTokenMint:
 
 
 class TestReplayGuard:
-    def test_window(self) -> None:
-        now = [0.0]
-        guard = ReplayGuard(now=lambda: now[0])
-        guard.check("a", "")
-        with pytest.raises(SignatureError):
-            guard.check("a", "")
-        now[0] = 24 * 3600 + 1
-        guard.check("a", "")
+    CALL = ("twilio", "CA1")
 
-    def test_a_retry_id_is_good_for_a_short_time(self) -> None:
+    def admit(self, guard: ReplayGuard, key: str, mark: str | None, *, succeeds: bool = True) -> bool:
+        try:
+            with guard.admit(key, mark, self.CALL) as succeed:
+                if succeeds:
+                    succeed()
+        except SignatureError:
+            return False
+        return True
+
+    def stream(self, guard: ReplayGuard) -> None:
+        guard.stream_started(self.CALL)
+        guard.stream_ended(self.CALL)
+
+    def test_remembered_for_a_day(self) -> None:
         now = [0.0]
         guard = ReplayGuard(now=lambda: now[0])
-        guard.check("a", "id")
-        guard.check("a", "id")
-        now[0] = RETRY_WINDOW_S + 1
-        with pytest.raises(SignatureError):
-            guard.check("a", "id")
+        assert self.admit(guard, "a", "")
+        assert not self.admit(guard, "a", "")
+        assert not self.admit(guard, "a", "other")
+        now[0] = 24 * 3600 + 1
+        assert self.admit(guard, "a", "")
+
+    def test_remembered_only_after_success(self) -> None:
+        guard = ReplayGuard()
+        assert self.admit(guard, "a", "1", succeeds=False)
+        assert self.admit(guard, "a", "1")
+        assert not self.admit(guard, "a", "1")
+
+    def test_an_error_is_no_success(self) -> None:
+        guard = ReplayGuard()
+        with pytest.raises(RuntimeError), guard.admit("a", "1", self.CALL):
+            raise RuntimeError
+        assert self.admit(guard, "a", "1")
+
+    def test_twins_are_not_answered_at_the_same_time(self) -> None:
+        guard = ReplayGuard()
+        with guard.admit("a", "1", self.CALL):
+            assert not self.admit(guard, "a", "1")
+            assert not self.admit(guard, "a", "2")
+            assert self.admit(guard, "b", "1")
+
+    @pytest.mark.parametrize("mark", ["2", None])
+    def test_good_once_more_for_each_stream_that_has_ended(self, mark: str | None) -> None:
+        guard = ReplayGuard()
+        assert self.admit(guard, "a", mark and "1")
+        assert not self.admit(guard, "a", mark)
+        guard.stream_started(self.CALL)
+        assert not self.admit(guard, "a", mark)
+        guard.stream_ended(self.CALL)
+        assert self.admit(guard, "a", mark)
+        assert not self.admit(guard, "a", mark and "3")
+        self.stream(guard)
+        assert self.admit(guard, "a", mark and "3")
+
+    def test_a_copy_is_never_good(self) -> None:
+        guard = ReplayGuard()
+        for mark in ("1", "2", "3"):
+            assert self.admit(guard, "a", mark)
+            self.stream(guard)
+        for mark in ("1", "2", "3"):
+            assert not self.admit(guard, "a", mark)
+
+    def test_a_call_that_is_over_does_not_come_back(self) -> None:
+        guard = ReplayGuard()
+        assert self.admit(guard, "a", "1")
+        self.stream(guard)
+        guard.call_ended(self.CALL)
+        assert not self.admit(guard, "a", "2")
+
+    def test_a_stream_of_another_call_changes_nothing(self) -> None:
+        guard = ReplayGuard()
+        assert self.admit(guard, "a", "1")
+        guard.stream_started(("plivo", "CA1"))
+        guard.stream_ended(("plivo", "CA1"))
+        assert not self.admit(guard, "a", "2")
+
+    def test_a_call_that_was_left_long_ago_does_not_come_back(self) -> None:
+        now = [0.0]
+        guard = ReplayGuard(now=lambda: now[0])
+        assert self.admit(guard, "a", "1")
+        self.stream(guard)
+        now[0] = REPEAT_WINDOW_S + 1
+        assert not self.admit(guard, "a", "2")
+
+    def test_it_keeps_no_more_than_it_says(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(gate, "REPLAY_ENTRIES", 10)
+        guard = ReplayGuard()
+        for number in range(100):
+            with guard.admit(str(number), str(number), ("twilio", str(number))) as succeed:
+                succeed()
+        assert max(len(guard._answered), len(guard._copies), len(guard._calls)) <= 11
+        assert not guard._under_way
+
+
+def call(number: int) -> Call:
+    return Call("twilio", f"CA{number}")
 
 
 class TestCapacity:
@@ -351,15 +511,128 @@ class TestCapacity:
         capacity = Capacity(1)
         assert capacity.reserve(CALL)
         assert capacity.reserve(CALL)
-        assert not capacity.occupy(None)
-        assert capacity.occupy(CALL)
-        assert not capacity.reserve(Call("twilio", "CA2"))
-        capacity.release()
-        assert capacity.reserve(Call("twilio", "CA2"))
+        assert capacity.occupy(None) is None
+        place = capacity.occupy(CALL)
+        assert place is not None
+        assert not capacity.reserve(call(2))
+        place.leave()
+        assert capacity.reserve(call(2))
 
     def test_a_place_that_is_not_taken_is_given_back(self) -> None:
         now = [0.0]
         capacity = Capacity(1, now=lambda: now[0])
         assert capacity.reserve(CALL)
         now[0] = TOKEN_TTL_S + 1
-        assert capacity.occupy(None)
+        assert capacity.occupy(None) is not None
+
+    def test_a_place_is_freed_once(self) -> None:
+        capacity = Capacity(2)
+        place = capacity.occupy(CALL)
+        assert place is not None
+        for _ in range(2):
+            place.close()
+            place.leave()
+        assert (capacity.active, capacity.present) == (0, 0)
+
+    def test_a_running_call_gets_no_second_place(self) -> None:
+        capacity = Capacity(2)
+        capacity.reserve(CALL)
+        first = capacity.occupy(CALL)
+        assert first is not None
+        assert capacity.reserve(CALL)
+        assert capacity.reserve(call(2))
+        assert not capacity.reserve(call(3))
+        # The place is kept for its next stream, whether that comes before the end of the first or after it.
+        first.leave()
+        assert not capacity.reserve(call(3))
+        second = capacity.occupy(CALL)
+        assert second is not None
+        assert capacity.reserve(CALL)
+        third = capacity.occupy(CALL)
+        assert third is not None
+        assert capacity.active == 1
+        second.leave()
+        assert capacity.active == 1
+        third.leave()
+        assert capacity.active == 0
+        assert capacity.reserve(call(3))
+
+    def test_one_place_is_not_for_many_streams(self) -> None:
+        capacity = Capacity(2)
+        places = []
+        for _ in range(10):
+            capacity.reserve(CALL)
+            places.append(capacity.occupy(CALL))
+        # One of them has its next one beside it, and another place there is.
+        assert sum(place is not None for place in places) == 3
+
+    def test_a_call_that_is_over_gives_its_reservation_back(self) -> None:
+        capacity = Capacity(1)
+        capacity.reserve(CALL)
+        capacity.forget(call_key(CALL))
+        assert capacity.reserve(call(2))
+        running = capacity.occupy(call(2))
+        assert running is not None
+        capacity.forget(call_key(call(2)))
+        assert capacity.active == 1
+        assert not capacity.reserve(CALL)
+
+    def test_a_bot_that_lingers_keeps_no_place_unless_too_many_do(self) -> None:
+        capacity = Capacity(2)
+        lingering = []
+        for number in range(4):
+            place = capacity.occupy(call(number))
+            assert place is not None
+            place.close()
+            lingering.append(place)
+        assert (capacity.active, capacity.present) == (0, 4)
+        assert capacity.occupy(call(9)) is None
+        lingering.pop().leave()
+        assert capacity.occupy(call(9)) is not None
+
+    def test_strangers_keep_a_quarter_each_and_half_together(self) -> None:
+        now = [0.0]
+        capacity = Capacity(8, now=lambda: now[0])
+        for stranger in ("192.0.2.1", "192.0.2.2", "192.0.2.3"):
+            for number in range(20):
+                # All are answered: the house is not full, and their streams may find a place.
+                assert capacity.reserve(Call("exotel", f"{stranger}-{number}"), stranger=stranger)
+        assert capacity.reserved == 4
+        assert all(capacity.reserve(call(number)) for number in range(4))
+        assert not capacity.reserve(call(5))
+        assert not capacity.reserve(Call("exotel", "x"), stranger="192.0.2.4")
+        now[0] = STRANGER_TTL_S + 1
+        assert capacity.reserved == 4
+        assert not capacity._stranger_counts
+
+    def test_what_one_webhook_costs_does_not_grow_with_what_is_reserved(self) -> None:
+        now = [0.0]
+        capacity = Capacity(100_000, now=lambda: now[0])
+        looked_at = 0
+
+        class Counting(OrderedDict[Any, Any]):
+            def __iter__(self) -> Any:
+                nonlocal looked_at
+                for each in super().__iter__():
+                    looked_at += 1
+                    yield each
+
+            def values(self) -> Any:
+                return (self[each] for each in self)
+
+            def items(self) -> Any:
+                return ((each, self[each]) for each in self)
+
+        capacity._reserved = Counting()
+        for number in range(5_000):
+            assert capacity.reserve(call(number))
+        assert looked_at < 3 * 5_000
+        now[0] = TOKEN_TTL_S + 1
+        assert capacity.reserve(call(-1))
+        assert capacity.reserved == 1
+
+    def test_strangers_are_few_where_calls_are_not_limited(self) -> None:
+        capacity = Capacity(None)
+        for number in range(5000):
+            assert capacity.reserve(call(number), stranger=f"192.0.2.{number % 250}")
+        assert capacity.reserved <= 500

@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+import websockets
 from fastapi import FastAPI, Request
 
 from tests.environment import clean_environ
@@ -96,6 +97,34 @@ def test_in_an_application_of_ones_own(how: str) -> None:
     assert seen[0] == "begins"
     assert seen[-1] == "ends"
     assert f"{prefix}/twilio" in seen
+
+
+@pytest.mark.parametrize("how", ["router with a prefix", "mounted"])
+def test_a_slash_more_is_the_same_webhook(how: str) -> None:
+    app = own_app([])
+    if how == "mounted":
+        app.mount("/voice", create_app(bots.echo, RunConfig(transport="twilio")))
+    else:
+        app.include_router(create_router(bots.echo, RunConfig(transport="twilio")), prefix="/voice")
+    with running(app) as url:
+        for path in ("/voice/", "/voice/twilio", "/voice/twilio/"):
+            assert "/voice/ws/twilio/" in announce(f"{url}{path}")
+
+
+@pytest.mark.parametrize("sizes", [[70_000], [9_000] * 8])
+def test_what_comes_before_a_start_is_bounded_by_any_server(sizes: list[int]) -> None:
+    """Where every provider is served, the first messages tell which one dials; uvicorn would take 16 MiB of each."""
+    with running(create_app(bots.echo, RunConfig())) as url:
+
+        async def main() -> None:
+            async with websockets.connect(f"{url.replace('http', 'ws', 1)}/ws", compression=None) as socket:
+                for size in sizes:
+                    await socket.send("x" * size)
+                async with asyncio.timeout(5):
+                    await socket.wait_closed()
+                assert socket.close_code == 1009
+
+        asyncio.run(main())
 
 
 def test_large_messages_are_refused_by_any_server() -> None:

@@ -199,7 +199,7 @@ def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 class TestTunnel:
     def test_its_host_is_the_public_one(self, agent: Any, serve: Any) -> None:
         agent()
-        server = serve(bots.echo, tunnel="ngrok")
+        server = serve(bots.echo, tunnel="ngrok", verify="off")
         answer = httpx.post(server.url, data=FORM)
         assert 'url="wss://tunnel.example/ws/twilio/' in answer.text
 

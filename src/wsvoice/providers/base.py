@@ -352,8 +352,13 @@ class Provider(Protocol):
             now: Unix time in seconds.
         """
 
-    def replay_key(self, request: WebhookRequest) -> tuple[str, str]:
-        """Return what is the same in a replayed webhook, and what a provider's own retry repeats (or '')."""
+    def replay_key(self, request: WebhookRequest) -> tuple[str, str | None]:
+        """
+        Return what every repetition of a webhook has in common, and what only a copy of it repeats as well.
+
+        The latter is ``None`` where a provider that signs no time and no nonce marks its requests with nothing, so
+        that a call which comes back to the same address cannot be told from a copy.
+        """
 
     def verify_upgrade(self, request: WebhookRequest, *, now: float) -> str:
         """

@@ -170,11 +170,15 @@ class SignalWire(Twilio):
                 hint=f"checked against {request.url[:200]} - if SignalWire calls another address, name it with -x",
             )
 
-    def replay_key(self, request: WebhookRequest) -> tuple[str, str]:
-        """Return the signature, whether it is written in base64 or, as that of JSON, in hexadecimal."""
+    def replay_key(self, request: WebhookRequest) -> tuple[str, str | None]:
+        """
+        Return the signature, whether it is written in base64 or, as that of JSON, in hexadecimal.
+
+        SignalWire marks its requests with nothing besides.
+        """
         if not _is_raw(request):
-            return super().replay_key(request)
-        return request.headers.get(self.signature_header.lower(), ""), ""
+            return super().replay_key(request)[0], None
+        return request.headers.get(self.signature_header.lower(), ""), None
 
     def _sign_raw(self, url: str, body: bytes) -> str:
         key = self._credential(self.secret_name).encode("utf-8", "surrogateescape")

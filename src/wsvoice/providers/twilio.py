@@ -584,7 +584,7 @@ class Twilio:
                 "with -x; otherwise the secret is not that of the account that owns the number",
             )
 
-    def replay_key(self, request: WebhookRequest) -> tuple[str, str]:
+    def replay_key(self, request: WebhookRequest) -> tuple[str, str | None]:
         """
         Return the signature, however it is written, and the token that Twilio repeats when it sends a webhook again.
 

@@ -3,11 +3,11 @@ The routes: where a provider's webhook and media WebSocket come in. What happens
 
 ============================  =======================================================================
 ``GET/POST /``                the webhook of the one provider that is served, or of whichever it is
-``GET/POST /<provider>``      the webhook of one provider
+``GET/POST /<provider>``      the webhook of one provider; a slash more at its end is the same
 ``WS /ws/<provider>/<token>`` a stream that a webhook announced
 ``WS /ws``, ``/ws/<provider>`` a stream without a token; only on localhost, or with ``--stream-auth none``
 ``POST /start``               a token for a plain client, and ``/ws-client/<token>``; with ``-t websocket``
-``GET /healthz``              200 while the process works
+``GET /healthz``              200 while the process works; on this machine also how many calls there are
 ``GET /readyz``               200 while it takes calls, 503 once it drains
 ============================  =======================================================================
 """
@@ -17,7 +17,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,24 +29,25 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from wsvoice import http
+from wsvoice.call import Call
 from wsvoice.config import RunConfig
 from wsvoice.errors import HttpError, RemoteProtocolError, SignatureError, TokenError, WsvoiceError
 from wsvoice.providers import PROVIDERS, load_provider
 from wsvoice.providers.base import Answer, CallUpdate, HttpRequest, Provider, WebhookRequest
 from wsvoice.runner import doorway
+from wsvoice.runner.accepted import MESSAGE_TOO_BIG
 from wsvoice.runner.bot_run import POLICY_VIOLATION
 from wsvoice.runner.clients import Clients
 from wsvoice.runner.detection import detect_provider
-from wsvoice.runner.gate import Capacity, Gate, ReplayGuard, TokenMint
-from wsvoice.runner.session import Session
+from wsvoice.runner.gate import Capacity, Gate, Place, ReplayGuard, TokenMint, call_key, served_providers
+from wsvoice.runner.session import ID_LIMIT, Session
 from wsvoice.runner.stream import StreamSocket
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from loguru import Logger
 
-    from wsvoice.call import Call
     from wsvoice.runner.clients import ClientRecord
     from wsvoice.runner.session import CallRecord
 
@@ -54,6 +55,9 @@ Bot = Callable[[Any], Awaitable[Any]]
 
 #: How long a provider's API may take.
 REST_TIMEOUT_S = 5.0
+#: How much of a provider's report on a call is logged, in characters; and of an address remembered.
+UPDATE_LIMIT = 200
+ADDRESS_LIMIT = 64
 #: How many announced calls are remembered for streams without a token.
 REMEMBERED_CALLS = 1000
 
@@ -81,19 +85,9 @@ class Switchboard:
             tokens=TokenMint(),
             replays=ReplayGuard(),
             capacity=Capacity(config.max_calls),
+            asked_for=config.transport,
         )
-        if config.transport is None:
-            names = list(PROVIDERS)
-        else:
-            names = [config.transport] if config.transport in PROVIDERS else []
-        self.providers = {name: load_provider(name, config.credentials) for name in names}
-        if config.transport is None and (config.verify == "enforce" or config.public_url is not None):
-            # Nobody asked for a provider by name. One whose webhooks cannot be verified would be an open door
-            # beside those that are.
-            able = {name: each for name, each in self.providers.items() if each.signs and each.can_verify()}
-            self.providers = able or self.providers
-        for provider in self.providers.values():
-            self.gate.check_settings(provider)
+        self.providers = served_providers(config)
         self.sessions: set[Session] = set()
         self._announced: OrderedDict[tuple[str, str], Call] = OrderedDict()
         #: Where plain clients come in; ``None`` where providers do.
@@ -103,8 +97,8 @@ class Switchboard:
 
     @property
     def active_calls(self) -> int:
-        """How many calls are running."""
-        return self.gate.capacity.active
+        """How many calls are running, or have a bot that is still at work."""
+        return self.gate.capacity.present
 
     def drain(self) -> None:
         """Take no new calls; those that run go on."""
@@ -152,42 +146,77 @@ class Switchboard:
         )
         provider = self._find_provider(asked, provider_name)
         if provider is None:
-            return PlainTextResponse(self._guidance(), 404)
+            return PlainTextResponse(self._guidance(asked), 404)
         log = logger.bind(call="-")
         if not doorway.names_a_host(request, self.config):
             log.warning("webhook refused (400): it names no host, or a bad one")
             return PlainTextResponse("The request must name one host.\n", 400)
         try:
-            self.gate.check_webhook(provider, asked)
+            self.gate.check_webhook(provider, asked, is_public=doorway.is_public(request, self.config))
         except SignatureError as error:
             if (host := self._signed_for(provider, asked, request)) is not None:
                 error.hint = (
                     f"it is signed for {host}, which this server does not know: if that is yours, use -x {host}"
                 )
             log.warning("webhook refused (403): {}", doorway.with_hint(error))
-            return PlainTextResponse("The signature is missing or wrong.\n", 403)
+            unsigned = self.gate.verifies(provider)
+            refusal = "The signature is missing or wrong." if unsigned else "This server cannot verify webhooks; its log says why."
+            return PlainTextResponse(f"{refusal}\n", 403)
         try:
-            call = provider.read_webhook(asked)
+            event = provider.read_webhook(asked)
         except RemoteProtocolError as error:
-            log.warning("webhook refused (400): {}", error.message)
-            return PlainTextResponse(f"This is not a call of {provider.title}'s: {error.message}\n", 400)
-        if call is None or isinstance(call, CallUpdate):
-            return _response(provider.acknowledge())
-        log = logger.bind(call=call.call_id)
-        if self.gate.closed or not self.gate.capacity.reserve(call):
+            guidance = self._other_path(asked, provider) or ""
+            log.warning("webhook refused (400): {}{}", error.message, guidance)
+            return PlainTextResponse(f"This is not a call of {provider.title}'s: {error.message}{guidance}\n", 400)
+        prefix = request.scope["path"].removesuffix("/").removesuffix(f"/{provider_name}" if provider_name else "")
+        call_id = event.call_id if event is not None else ""
+        log = logger.bind(call=call_id if 0 < len(call_id) <= ID_LIMIT and call_id.isprintable() else "-")
+        try:
+            async with self.gate.admit(provider, asked, call_id) as succeed:
+                if isinstance(event, Call):
+                    response = await self._answer(provider, event, request, prefix, log)
+                else:
+                    if event is not None:
+                        self._note_update(provider, event, log)
+                    response = _response(provider.acknowledge())
+                if response.status_code < 300:
+                    succeed()
+                return response
+        except SignatureError as error:
+            log.warning("webhook refused (403): {}", doorway.with_hint(error))
+            return PlainTextResponse("The signature was used before.\n", 403)
+
+    def _note_update(self, provider: Provider, update: CallUpdate, log: Logger) -> None:
+        """Log what a webhook reports about a call; a call that is over needs no place."""
+        level = "WARNING" if update.failed else "INFO"
+        detail = f": {update.detail[:UPDATE_LIMIT]}" if update.detail else ""
+        log.log(level, "{} reports {}{}", provider.title, update.event[:UPDATE_LIMIT], detail)
+        if update.ended and update.call_id:
+            # Where nothing is signed a stranger may say so, who has to know the id. A call that is running goes on.
+            self.gate.capacity.forget((provider.name, update.call_id))
+            self.gate.replays.call_ended((provider.name, update.call_id))
+
+    async def _answer(self, provider: Provider, call: Call, request: Request, prefix: str, log: Logger) -> Response:
+        """Answer the webhook of a call: keep a place, make a token, render the document."""
+        stranger = None if self.gate.verifies(provider) else self._address(request)
+        if self.gate.closed or not self.gate.capacity.reserve(call, stranger=stranger):
             log.warning("webhook answered busy: {}", "draining" if self.gate.closed else "every place is taken")
             return await self._respond(provider.busy(call), log)
-        prefix = request.scope["path"].removesuffix(f"/{provider_name}" if provider_name else "/")
         base = doorway.stream_base(request, self.config) + prefix
         stream_url = f"{base}/ws/{provider.name}/{self.gate.tokens.mint(call)}"
         try:
             answer = provider.answer(self._with_parameters(call), stream_url)
         except WsvoiceError as error:
             log.error("webhook not answered: {}", doorway.with_hint(error))
+            self.gate.capacity.forget(call_key(call))
             return PlainTextResponse("The answer could not be rendered.\n", 500)
         self._remember(call)
+        response = await self._respond(answer, log)
+        if response.status_code >= 300:
+            self.gate.capacity.forget(call_key(call))
+            return response
         log.info("webhook answered: {} calls {}", call.from_number or "somebody", call.to_number or "the bot")
-        return await self._respond(answer, log)
+        return response
 
     async def _respond(self, answer: Answer, log: Logger) -> Response:
         """Carry an answer out; where requests to the provider's API do that, they are sent first."""
@@ -235,9 +264,20 @@ class Switchboard:
             return next(iter(self.providers.values()))
         return next((each for each in self.providers.values() if each.recognises(request)), None)
 
-    def _guidance(self) -> str:
+    def _guidance(self, request: WebhookRequest) -> str:
         paths = ", ".join(f"/{name}" for name in self.providers)
-        return f"This is the webhook of a voice bot, and no provider's call. Webhooks: {paths}\n"
+        other = self._other_path(request, None)
+        return f"This is the webhook of a voice bot, and no provider's call{other or ''}. Webhooks: {paths}\n"
+
+    def _other_path(self, request: WebhookRequest, provider: Provider | None) -> str | None:
+        """Return where a webhook that came to the wrong address would be answered, as the end of a sentence."""
+        for name in PROVIDERS:
+            other = self.providers.get(name) or load_provider(name, {})
+            if other.recognises(request) and (provider is None or provider.name != name):
+                if name in self.providers:
+                    return f"; it looks like {other.title}'s, whose webhook is /{name}"
+                return f"; it looks like {other.title}'s, which is not served here (-t {name})"
+        return None
 
     def _with_parameters(self, call: Call) -> Call:
         return replace(call, parameters={**self.config.parameters, **call.parameters})
@@ -252,53 +292,101 @@ class Switchboard:
             await doorway.deny(websocket, 404, "There is no such provider here.")
             return
         try:
-            announced = self._admit(websocket, provider, token, log)
+            announced = self._admit(websocket, provider, token)
+            if announced is not None:
+                log = logger.bind(call=announced.call_id)
+            if provider is not None:
+                self._check_upgrade(websocket, provider, log)
         except (TokenError, SignatureError) as error:
             log.warning("stream refused (403): {}", doorway.with_hint(error))
             await doorway.deny(websocket, 403, "The stream token or signature is missing or wrong.")
             return
-        if announced is not None:
-            log = logger.bind(call=announced.call_id)
-        if self.gate.closed or not self.gate.capacity.occupy(announced):
+        place = None if self.gate.closed else self.gate.capacity.occupy(announced)
+        if place is None:
             log.warning("stream refused (503): {}", "draining" if self.gate.closed else "every place is taken")
             await doorway.deny(websocket, 503, "Every place is taken.")
             return
-        try:
+        with self._line(announced, place) as close:
             if await doorway.accept(websocket, log):
-                await self._serve_stream(websocket, provider, announced, log)
-        finally:
-            self.gate.capacity.release()
+                await self._serve_stream(websocket, provider, announced, close, log)
 
-    def _admit(self, websocket: WebSocket, provider: Provider | None, token: str | None, log: Logger) -> Call | None:
+    @contextmanager
+    def _line(self, announced: Call | None, place: Place) -> Iterator[Callable[[], None]]:
+        """Tell the gate when a stream has begun and ended; gives what says that it was closed."""
+        is_closed = False
+
+        def close() -> None:
+            nonlocal is_closed
+            place.close()
+            if announced is not None and not is_closed:
+                self.gate.replays.stream_ended(call_key(announced))
+            is_closed = True
+
+        if announced is not None:
+            self.gate.replays.stream_started(call_key(announced))
+        try:
+            yield close
+        finally:
+            close()
+            place.leave()
+
+    def _admit(self, websocket: WebSocket, provider: Provider | None, token: str | None) -> Call | None:
         """
         Return the call that the stream's token was made for; ``None`` for a stream that needs no token.
 
         Raises:
             TokenError: If it needs one, or has a bad one.
-            SignatureError: If its upgrade must be signed and is not.
         """
-        asked = self._upgrade_request(websocket)
         announced: Call | None = None
         if token is not None and provider is not None:
             announced = self.gate.tokens.redeem(token, provider.name)
-        elif provider is not None and provider.has_credentials(asked):
+        elif provider is not None and provider.has_credentials(self._upgrade_request(websocket)):
             pass  # What the user gave the provider instead of a token.
         elif doorway.needs_token(websocket, self.config):
             whose = doorway.page(websocket)
             if doorway.is_foreign_page(whose):
                 raise TokenError(f"a web page of {whose!r:.100} dials, and no telephone company does it from one")
             raise TokenError("the stream carries no token")
-        if provider is not None and (matched := self.gate.check_upgrade(provider, asked)) is not None:
-            log.debug("the upgrade's signature matches {}", matched)
         return announced
 
+    def _check_upgrade(self, websocket: WebSocket, provider: Provider, log: Logger) -> None:
+        """
+        Log whether the upgrade is signed, and how.
+
+        Raises:
+            SignatureError: With ``--verify enforce``, if it is not.
+        """
+        try:
+            matched = self.gate.check_upgrade(provider, self._upgrade_request(websocket))
+        except SignatureError as error:
+            if self.config.verify == "enforce":
+                raise
+            # One that is not there at all tells no mistake: a proxy may have taken it away.
+            is_signed = any("signature" in name for name in websocket.headers)
+            log.log("WARNING" if is_signed else "DEBUG", "the stream is taken though {}", doorway.with_hint(error))
+            return
+        if matched is not None:
+            log.debug("the upgrade's signature matches {}", matched)
+
     async def _serve_stream(
-        self, websocket: WebSocket, provider: Provider | None, announced: Call | None, log: Logger
+        self,
+        websocket: WebSocket,
+        provider: Provider | None,
+        announced: Call | None,
+        close: Callable[[], None],
+        log: Logger,
     ) -> None:
         unread: list[str | bytes] = []
         if provider is None:
             timeout_s = self.config.handshake_timeout_s
-            provider, unread = await detect_provider(websocket, self.providers.values(), timeout_s=timeout_s)
+            try:
+                provider, unread = await detect_provider(
+                    websocket, self.providers.values(), timeout_s=timeout_s, byte_limit=self.config.message_limit
+                )
+            except RemoteProtocolError as error:
+                log.warning("stream ended: {}", error.message)
+                await doorway.close(websocket, MESSAGE_TOO_BIG)
+                return
         if provider is None:
             because = "none of its first messages is the start of a known provider's stream"
             log.warning("stream ended: {}", because)
@@ -324,6 +412,7 @@ class Switchboard:
             announced=announced,
             recall=lambda call_id: self._announced.get((name, call_id)),
             hang_up=lambda call: self._hang_up(known, call, log),
+            on_closed=close,
             logger=log,
         )
         self.sessions.add(session)
@@ -346,6 +435,19 @@ class Switchboard:
         )
 
     # Addresses
+
+    def _address(self, request: Request) -> str:
+        """
+        Return whose share of the places an unsigned webhook is from: the address that it came from.
+
+        Behind the configured proxy that is what the proxy says, in the last part of ``X-Forwarded-For``; the parts
+        before it are anybody's. Whoever reaches the port beside the proxy can write what they like: what all
+        strangers have together still bounds them.
+        """
+        forwarded = request.headers.getlist("x-forwarded-for")
+        if self.config.public_url is not None and forwarded:
+            return forwarded[-1].rpartition(",")[2].strip()[:ADDRESS_LIMIT]
+        return request.client.host if request.client is not None else ""
 
     def _public_url(self, connection: HTTPConnection, *, websocket: bool) -> str:
         """Return the URL that the provider signs: of the configured host, else of our own."""
@@ -381,9 +483,13 @@ def create_app(bot: Bot, config: RunConfig | None = None) -> FastAPI:
         ConfigError: If the settings contradict each other.
     """
     switchboard = create_switchboard(bot, config)
-    app = FastAPI(title="wsvoice", docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(title="wsvoice", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.state.switchboard = switchboard
     app.include_router(_router(switchboard))
+    if switchboard.clients is None:
+        # Only where all paths are ours: whoever has entered a provider's path that is not served learns why.
+        guides = [_guide(switchboard, name, slash) for name in PROVIDERS for slash in ("", "/")]
+        app.router.routes.extend(guides)
     return app
 
 
@@ -421,13 +527,16 @@ def _router(switchboard: Switchboard) -> APIRouter:
         path = websocket.path_params
         await switchboard.stream(websocket, path.get("provider"), path.get("token"))
 
-    async def healthz(_: Request) -> Response:
-        return JSONResponse({"status": "ok", "calls": switchboard.active_calls})
+    def health_of(request: Request, status: str, code: int) -> Response:
+        # How busy a bot is concerns nobody but who runs it.
+        calls = {} if doorway.is_from_elsewhere(request) else {"calls": switchboard.gate.capacity.active}
+        return JSONResponse({"status": status, **calls}, code)
 
-    async def readyz(_: Request) -> Response:
-        closed = switchboard.gate.closed
-        status = "draining" if closed else "ready"
-        return JSONResponse({"status": status, "calls": switchboard.active_calls}, 503 if closed else 200)
+    async def healthz(request: Request) -> Response:
+        return health_of(request, "ok", 200)
+
+    async def readyz(request: Request) -> Response:
+        return health_of(request, "draining", 503) if switchboard.gate.closed else health_of(request, "ready", 200)
 
     def webhook_of(name: str) -> Callable[[Request], Awaitable[Response]]:
         async def provider_webhook(request: Request) -> Response:
@@ -442,11 +551,17 @@ def _router(switchboard: Switchboard) -> APIRouter:
 
     health = [Route("/healthz", healthz), Route("/readyz", readyz)]
     if switchboard.clients is not None:
-        return APIRouter(lifespan=lifespan, routes=[*health, *switchboard.clients.routes()])
+        return APIRouter(lifespan=lifespan, redirect_slashes=False, routes=[*health, *switchboard.clients.routes()])
     # One route for each provider: a pattern would take paths of the application that this is part of.
-    webhooks = [Route(f"/{name}", webhook_of(name), methods=["GET", "POST"]) for name in switchboard.providers]
+    # Both forms of each, for a redirect would lead to this server's own address, and lose the signature.
+    webhooks = [
+        Route(f"/{name}{slash}", webhook_of(name), methods=["GET", "POST"])
+        for name in switchboard.providers
+        for slash in ("", "/")
+    ]
     return APIRouter(
         lifespan=lifespan,
+        redirect_slashes=False,
         routes=[
             *health,
             Route("/", webhook, methods=["GET", "POST"]),
@@ -464,6 +579,14 @@ def _is_signed(provider: Provider, request: WebhookRequest) -> bool:
     except SignatureError:
         return False
     return True
+
+
+def _guide(switchboard: Switchboard, name: str, slash: str) -> Route:
+    async def guide(_: Request) -> Response:
+        served = ", ".join(f"/{each}" for each in switchboard.providers)
+        return PlainTextResponse(f"Not served here (-t {name}). Webhooks: {served}\n", 404)
+
+    return Route(f"/{name}{slash}", guide, methods=["GET", "POST"])
 
 
 def _response(answer: Answer) -> Response:

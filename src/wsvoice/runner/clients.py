@@ -37,7 +37,7 @@ from wsvoice.errors import TokenError
 from wsvoice.runner import doorway
 from wsvoice.runner.accepted import AcceptedSocket
 from wsvoice.runner.bot_run import POLICY_VIOLATION, Bot, BotRun
-from wsvoice.runner.gate import TOKEN_TTL_S, Gate
+from wsvoice.runner.gate import TOKEN_TTL_S, Gate, Place
 
 if TYPE_CHECKING:
     from loguru import Logger
@@ -171,6 +171,9 @@ class ClientSession:
         session_id: As ``POST /start`` announced it, or made for the connection.
         body: What the bot gets as ``runner_args.body``.
         is_eval: The client is an eval harness.
+
+    Args:
+        on_closed: Called once the WebSocket is closed, while the bot may still be busy.
     """
 
     def __init__(
@@ -183,6 +186,7 @@ class ClientSession:
         session_id: str,
         body: Any,
         is_eval: bool,
+        on_closed: Callable[[], None],
         logger: Logger,
     ) -> None:
         self.socket = socket
@@ -190,6 +194,7 @@ class ClientSession:
         self.body = body
         self.is_eval = is_eval
         self._make_arguments = make_arguments
+        self._on_closed = on_closed
         self._logger = logger
         self._run = BotRun(socket, bot, config)
 
@@ -205,7 +210,7 @@ class ClientSession:
         started = loop.time()
         self._logger.info("an eval harness connected" if self.is_eval else "a client connected")
         with self._logger.contextualize(call=self.session_id):
-            await run.run(self.session_id, self._arguments, logger=self._logger)
+            await run.run(self.session_id, self._arguments, logger=self._logger, on_closed=self._note_closed)
         record.duration_s = loop.time() - started
         record.ended_by, record.because = run.ended_by, run.because
         record.received, record.sent, record.faults = socket.received, socket.sent, dict(socket.faults)
@@ -215,6 +220,9 @@ class ClientSession:
     def refuse(self) -> None:
         """Turn the client away, whatever the bot does."""
         self._run.refused = True
+
+    async def _note_closed(self) -> None:
+        self._on_closed()
 
     async def _arguments(self) -> Any:
         return await self._make_arguments(self)
@@ -394,17 +402,20 @@ class Clients:
             return
         session_id = announced.call_id if announced is not None else str(uuid.uuid4())
         log = logger.bind(call=session_id)
-        if self._gate.closed or not self._gate.capacity.occupy(announced):
+        place = None if self._gate.closed else self._gate.capacity.occupy(announced)
+        if place is None:
             log.warning("client refused (503): {}", self._no_place())
             await doorway.deny(websocket, 503, "Every place is taken.")
             return
         try:
             if await doorway.accept(websocket, log):
-                await self._serve(websocket, session_id, log, evals_only=evals_only)
+                await self._serve(websocket, session_id, place, log, evals_only=evals_only)
         finally:
-            self._gate.capacity.release()
+            place.leave()
 
-    async def _serve(self, websocket: WebSocket, session_id: str, log: Logger, *, evals_only: bool) -> None:
+    async def _serve(
+        self, websocket: WebSocket, session_id: str, place: Place, log: Logger, *, evals_only: bool
+    ) -> None:
         socket = ClientSocket(websocket, logger=log, message_limit=self._config.message_limit)
         is_eval = False
         if evals_only or "origin" not in websocket.headers:
@@ -426,6 +437,7 @@ class Clients:
             session_id=session_id,
             body=body,
             is_eval=is_eval,
+            on_closed=place.close,
             logger=log,
         )
         self._sessions.add(session)
@@ -474,5 +486,4 @@ def _offered_token(websocket: WebSocket) -> str | None:
 
 
 def _failure(status: int, detail: str) -> Response:
-    # Without a body that has been read, what is left of it would be read for as long as it comes.
-    return JSONResponse({"detail": detail}, status, headers={"Connection": "close"})
+    return JSONResponse({"detail": detail}, status)

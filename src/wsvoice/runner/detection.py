@@ -7,6 +7,8 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from wsvoice.errors import RemoteProtocolError
+
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket
 
@@ -17,7 +19,7 @@ MESSAGE_LIMIT = 16
 
 
 async def detect_provider(
-    websocket: WebSocket, providers: Iterable[Provider], *, timeout_s: float
+    websocket: WebSocket, providers: Iterable[Provider], *, timeout_s: float, byte_limit: int
 ) -> tuple[Provider | None, list[str | bytes]]:
     """
     Read until a provider claims a message as its start.
@@ -28,11 +30,17 @@ async def detect_provider(
         websocket: Accepted, and not read from.
         providers: The providers that are served.
         timeout_s: How long to wait for a start message.
+        byte_limit: How large the messages up to it may be, all together.
 
     Returns:
         The provider, or ``None`` if no start came; and the messages.
+
+    Raises:
+        RemoteProtocolError: If they are larger. Our own server refuses a large message before it is here; another's
+            may not.
     """
     providers = list(providers)
+    size = 0
     messages: list[str | bytes] = []
     try:
         async with asyncio.timeout(timeout_s):
@@ -42,6 +50,9 @@ async def detect_provider(
                     break
                 text = received.get("text")
                 raw: str | bytes = text if text is not None else received["bytes"]
+                size += len(raw)
+                if size > byte_limit:
+                    raise RemoteProtocolError("too-large", "the messages before its start are larger than the limit")
                 messages.append(raw)
                 try:
                     message = json.loads(raw)

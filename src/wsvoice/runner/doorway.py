@@ -124,8 +124,11 @@ def is_public(connection: HTTPConnection, config: RunConfig, *, allowed_origins:
         config: The server's settings.
         allowed_origins: Pages that are as good as the developer's own.
     """
-    if config.public_url is not None:
-        return True
+    return config.public_url is not None or is_from_elsewhere(connection, allowed_origins)
+
+
+def is_from_elsewhere(connection: HTTPConnection, allowed_origins: Container[str] = frozenset()) -> bool:
+    """Whether a connection is not from this machine, by a name of its own, or may not be."""
     # A tunnel's agent and the developer's own browser connect from loopback, so the peer's address proves nothing;
     # the name that was dialled, what proxies say and whose page it is do.
     peer = connection.client.host if connection.client is not None else "localhost"

@@ -8,30 +8,112 @@ be passed on.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import hashlib
 import hmac
 import json
+import math
 import secrets
 import time
-from collections import OrderedDict
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, replace
+from urllib.parse import urlsplit
 
 from wsvoice.call import Call
-from wsvoice.config import Verify
+from wsvoice.config import RunConfig, Verify
 from wsvoice.errors import ConfigError, SignatureError, TokenError
+from wsvoice.providers import PROVIDERS, load_provider
 from wsvoice.providers.base import Provider, WebhookRequest
 
 #: How long a stream token is good for. Providers dial within seconds; Twilio gives up after 15.
 TOKEN_TTL_S = 60
+#: How many characters a stream token may have; those that are minted have far fewer.
+TOKEN_LIMIT = 32 * 1024
+#: How long a place is kept for the stream of a webhook that nobody signed.
+STRANGER_TTL_S = 15
+#: How many places there are to keep for strangers where calls are not limited.
+UNLIMITED_HOUSE = 1000
 #: How long a seen webhook is remembered, and how many are; whichever ends first.
 REPLAY_WINDOW_S = 24 * 3600
 REPLAY_ENTRIES = 100_000
-#: How long a provider's own retry of the same webhook is let through.
-RETRY_WINDOW_S = 30
+#: How long after the end of our stream its call may come back to the same address. Nobody tells how long it lasts.
+REPEAT_WINDOW_S = 600
+
+#: How long a repeated webhook waits for the end of its call's stream, which it may have overtaken.
+STREAM_END_WAIT_S = 1.0
+
+#: A call as the gate knows it: its provider's name and its id.
+CallKey = tuple[str, str]
+
+
+def call_key(call: Call) -> CallKey:
+    """Return what tells `call` from every other."""
+    return call.provider, call.call_id
+
+
+def served_providers(config: RunConfig) -> dict[str, Provider]:
+    """
+    Return the providers that a server with these settings serves, by name.
+
+    On a public address whoever finds the URL could run calls at the owner's cost, so webhooks are verified there,
+    unless ``--verify off`` says otherwise. A provider that signs nothing is served there if it is asked for by name.
+
+    Raises:
+        ConfigError: If a secret is malformed, or is needed and unknown.
+    """
+    if config.transport is not None:
+        names = [config.transport] if config.transport in PROVIDERS else []
+    else:
+        names = list(PROVIDERS)
+    providers = {name: load_provider(name, config.credentials) for name in names}
+    if config.verify == "off":
+        return providers
+    able = {name: each for name, each in providers.items() if each.signs and each.can_verify()}
+    is_public = config.public_url is not None or config.tunnel is not None
+    if config.transport is None and (is_public or config.verify == "enforce"):
+        if not able:
+            raise ConfigError(
+                "no provider's webhooks can be verified, for no provider's signing secret is set",
+                hint=f"set one in the environment or in .env: {_secrets(providers.values())}{_or_off(config)}",
+            )
+        providers = able
+    for provider in providers.values():
+        if provider.name in able:
+            _check_secret(provider)
+        elif config.verify == "enforce" and not provider.signs:
+            raise ConfigError(
+                f"{provider.title} signs nothing, so --verify enforce would refuse all of its calls",
+                hint="serve a provider that signs, such as -t twilio, or leave --verify out: "
+                "stream tokens are checked all the same",
+            )
+        elif provider.signs and (is_public or config.verify == "enforce"):
+            name = provider.credential_names[0]
+            why = "--verify enforce" if config.verify == "enforce" else "a public address"
+            raise ConfigError(
+                f"{why} needs {provider.title}'s signing secret, and {name} is not set",
+                hint=f"set {name} in the environment or in .env{_or_off(config)}",
+            )
+    return providers
+
+
+def _check_secret(provider: Provider) -> None:
+    with suppress(SignatureError):
+        # No request is signed like this; a secret that is none is told now, and not by the first call.
+        provider.verify(WebhookRequest("POST", "http://localhost/"), now=0.0)
+
+
+def _secrets(providers: Iterable[Provider]) -> str:
+    return ", ".join(each.credential_names[0] for each in providers if each.signs)
+
+
+def _or_off(config: RunConfig) -> str:
+    if config.verify == "enforce":
+        return ""
+    return "; or, if anybody who finds the URL may start calls at your cost: --verify off"
 
 
 class TokenMint:
@@ -69,6 +151,8 @@ class TokenMint:
         Raises:
             TokenError: If it is forged, for another provider, expired, or used.
         """
+        if len(token) > TOKEN_LIMIT or not token.isascii():
+            raise TokenError("the stream token was not made by this server")
         body, _, signature = token.partition(".")
         if not hmac.compare_digest(signature.encode(), self._sign(body).encode()):
             raise TokenError("the stream token was not made by this server")
@@ -98,47 +182,198 @@ class TokenMint:
         return _b64(hmac.new(self._secret, body.encode(), hashlib.sha256).digest()[:16])
 
 
+@dataclass(slots=True)
+class _KnownCall:
+    """What the guard knows of a call whose webhook was answered."""
+
+    streams: int = 0
+    ended_streams: int = 0
+    ended_at: float = -math.inf
+    is_over: bool = False
+    #: Set when it has no stream; made when somebody waits for that.
+    silence: asyncio.Event | None = None
+
+
 class ReplayGuard:
     """
     Remembers signed webhooks, because most providers sign no time.
 
-    A provider's own retry repeats an id of its own (Twilio's ``I-Twilio-Idempotency-Token``); it is let
-    through for as long as the provider would retry.
+    A webhook is remembered once it has been answered with success, so that what failed may be tried again. After
+    that the same signature is good once more each time our stream of its call has ended while the call goes on:
+    Twilio asks with equal fields again when a document redirects to the same address. What the provider marks each
+    of its requests with (Twilio's ``I-Twilio-Idempotency-Token``) is not signed, so it admits nobody; but a request
+    that repeats the mark as well is a copy, and is refused.
+
+    Only calls that a provider vouched for are known here, so memory is bounded by their rate and by
+    :data:`REPLAY_ENTRIES`.
     """
 
     def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
-        # A digest of the signature; when it came; a digest of the retry's id.
-        self._seen: OrderedDict[bytes, tuple[float, bytes]] = OrderedDict()
+        # By digest of the signature: when it was answered last, and how many streams of its call had ended by then.
+        self._answered: OrderedDict[bytes, tuple[float, int]] = OrderedDict()
+        # Digests of signature and mark together: when.
+        self._copies: OrderedDict[bytes, float] = OrderedDict()
+        self._calls: OrderedDict[CallKey, _KnownCall] = OrderedDict()
+        self._under_way: set[bytes] = set()
 
-    def check(self, key: str, retry_id: str) -> None:
-        """Raise :exc:`~wsvoice.errors.SignatureError` if `key` was seen and this is no retry of it."""
-        now = self._now()
-        while self._seen and (
-            len(self._seen) > REPLAY_ENTRIES or next(iter(self._seen.values()))[0] < now - REPLAY_WINDOW_S
-        ):
-            self._seen.popitem(last=False)
-        seen, retry = _digest(key), _digest(retry_id)
-        if seen not in self._seen:
-            self._seen[seen] = (now, retry)
-            return
-        first_seen, first_retry = self._seen[seen]
-        if not (retry_id and retry == first_retry and now - first_seen <= RETRY_WINDOW_S):
+    @contextmanager
+    def admit(self, key: str, mark: str | None, call: CallKey) -> Iterator[Callable[[], None]]:
+        """
+        Let a webhook in while the context lasts; what it gives is called once the answer is a success.
+
+        Args:
+            key: What is the same in every repetition, such as the signature.
+            mark: What only a copy repeats; ``None`` where the provider marks nothing.
+            call: The webhook's call.
+
+        Raises:
+            SignatureError: If it is a replay, or its twin is being answered at this moment.
+        """
+        seen, copy = _digest(key), _digest(f"{key}\n{mark}")
+        self._forget()
+        if seen in self._under_way:
+            raise SignatureError("the webhook is a replay: the same one is being answered at this moment")
+        if seen in self._answered and not self._may_repeat(seen, None if mark is None else copy, call):
             raise SignatureError("the webhook is a replay: its signature was seen before")
+        self._under_way.add(seen)
+        succeeded = False
+
+        def succeed() -> None:
+            nonlocal succeeded
+            succeeded = True
+
+        try:
+            yield succeed
+        finally:
+            self._under_way.discard(seen)
+            if succeeded:
+                self._remember(seen, copy, call)
+
+    async def await_silence(self, key: str, call: CallKey, timeout_s: float) -> None:
+        """Wait for the end of a call's stream if its webhook is repeated, which may have overtaken it."""
+        known = self._calls.get(call)
+        if known is None or not known.streams or known.is_over or _digest(key) not in self._answered:
+            return
+        known.silence = known.silence or asyncio.Event()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await known.silence.wait()
+
+    def stream_started(self, call: CallKey) -> None:
+        """Note that a stream of `call` was accepted."""
+        if (known := self._calls.get(call)) is not None:
+            known.streams += 1
+
+    def stream_ended(self, call: CallKey) -> None:
+        """Note that a stream of `call` was closed."""
+        if (known := self._calls.get(call)) is not None and known.streams:
+            known.streams -= 1
+            known.ended_streams += 1
+            known.ended_at = self._now()
+            if known.silence is not None and not known.streams:
+                known.silence.set()
+                known.silence = None
+
+    def call_ended(self, call: CallKey) -> None:
+        """Note that the provider has reported `call` to be over."""
+        if (known := self._calls.get(call)) is not None:
+            known.is_over = True
+
+    def _may_repeat(self, seen: bytes, copy: bytes | None, call: CallKey) -> bool:
+        known = self._calls.get(call)
+        if known is None or known.is_over or known.streams or copy in self._copies:
+            return False
+        _, ended_streams = self._answered[seen]
+        return known.ended_streams > ended_streams and self._now() - known.ended_at <= REPEAT_WINDOW_S
+
+    def _remember(self, seen: bytes, copy: bytes, call: CallKey) -> None:
+        now = self._now()
+        known = self._calls.setdefault(call, _KnownCall())
+        self._calls.move_to_end(call)
+        self._answered[seen] = (now, known.ended_streams)
+        self._answered.move_to_end(seen)
+        self._copies[copy] = now
+        self._copies.move_to_end(copy)
+
+    def _forget(self) -> None:
+        oldest = self._now() - REPLAY_WINDOW_S
+        while self._answered and (
+            len(self._answered) > REPLAY_ENTRIES or next(iter(self._answered.values()))[0] < oldest
+        ):
+            self._answered.popitem(last=False)
+        while self._copies and (len(self._copies) > REPLAY_ENTRIES or next(iter(self._copies.values())) < oldest):
+            self._copies.popitem(last=False)
+        while len(self._calls) > REPLAY_ENTRIES:
+            self._calls.popitem(last=False)
+
+
+@dataclass(slots=True)
+class _Line:
+    """A call that is running: how many streams it has, and until when a place is kept for its next one."""
+
+    streams: int = 1
+    next_until: float = -math.inf
+    stranger: str | None = None
+
+
+class Place:
+    """A place that a stream has taken; :meth:`leave` is called in any case, and :meth:`close` before it if it can."""
+
+    def __init__(self, capacity: Capacity, call: CallKey | None) -> None:
+        self._capacity = capacity
+        self._call = call
+        self._is_closed = False
+        self._has_left = False
+
+    def close(self) -> None:
+        """Free the line: the stream is closed, though its bot may still have something to do."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._capacity._close(self._call)
+
+    def leave(self) -> None:
+        """Go: the bot has ended as well."""
+        self.close()
+        if not self._has_left:
+            self._has_left = True
+            self._capacity._leave()
 
 
 class Capacity:
     """
     How many calls may run at once; checked and reserved in one step.
 
-    A webhook reserves a place for as long as its token is good; the stream takes the place over.
+    A webhook reserves a place for as long as its token is good; the stream takes the place over. A call has one
+    place however many webhooks ask for it: one that comes while it runs (a redirect) keeps the place for the call's
+    next stream.
+
+    Strangers' webhooks, those that nobody signed, are answered while there is room, but keep few places, and not for
+    long: :data:`STRANGER_TTL_S`, at most a quarter of the house for one address and half of it for all of them, one
+    at least. A webhook beyond its share is answered too; its stream takes a place if there is one when it comes. So a
+    stranger who asks and never dials blocks nobody for long, and many callers behind one proxy, tunnel or provider's
+    address are served all the same.
+
+    A call whose line is free no longer counts, though its bot may still be at work, unless more bots do that than
+    there are places.
+
+    Args:
+        limit: How many at once; ``None`` for no limit.
     """
 
     def __init__(self, limit: int | None, *, now: Callable[[], float] = time.monotonic) -> None:
         self.limit = limit
         self._now = now
-        self._reserved: dict[tuple[str, str], float] = {}
+        house = UNLIMITED_HOUSE if limit is None else limit
+        self._share = max(1, house // 4)
+        self._strangers_share = max(1, house // 2)
+        # Both in the order in which they expire. A stranger's comes with its address.
+        self._reserved: OrderedDict[CallKey, float] = OrderedDict()
+        self._strangers: OrderedDict[CallKey, tuple[float, str]] = OrderedDict()
+        self._stranger_counts: Counter[str] = Counter()
+        self._lines: dict[CallKey, _Line] = {}
         self._active = 0
+        self._present = 0
 
     @property
     def active(self) -> int:
@@ -146,40 +381,109 @@ class Capacity:
         return self._active
 
     @property
+    def present(self) -> int:
+        """How many streams' bots are at work; more than there are calls while some have something to finish."""
+        return self._present
+
+    @property
     def reserved(self) -> int:
         """For how many calls a place is kept whose streams may still come."""
         self._forget_expired()
-        return len(self._reserved)
+        return len(self._reserved) + len(self._strangers)
 
-    def reserve(self, call: Call) -> bool:
-        """Keep a place for `call` until its token expires; false if there is none."""
+    def reserve(self, call: Call, *, stranger: str | None = None) -> bool:
+        """
+        Keep a place for the stream of `call`; false if there is none.
+
+        Args:
+            call: The call.
+            stranger: The address that an unsigned webhook came from; ``None`` for one that can be trusted.
+        """
         self._forget_expired()
-        key = (call.provider, call.call_id)
-        if key not in self._reserved and self._is_full():
+        key = call_key(call)
+        if (line := self._lines.get(key)) is not None:
+            line.next_until = self._now() + (TOKEN_TTL_S if stranger is None else STRANGER_TTL_S)
+            line.stranger = stranger
+            return True
+        was_trusted = key in self._reserved
+        if not self._drop(key) and self._is_full():
             return False
-        self._reserved[key] = self._now() + TOKEN_TTL_S
+        self._keep(key, None if was_trusted else stranger)
         return True
 
-    def occupy(self, call: Call | None) -> bool:
-        """Start a call, in the place kept for it if there is one; false if there is none."""
-        self._forget_expired()
-        kept = call is not None and self._reserved.pop((call.provider, call.call_id), None) is not None
-        if not kept and self._is_full():
-            return False
-        self._active += 1
-        return True
+    def forget(self, call: CallKey) -> None:
+        """Give back the place that is kept for a call's stream; a call that is running goes on."""
+        self._drop(call)
+        if (line := self._lines.get(call)) is not None:
+            line.next_until = -math.inf
 
-    def release(self) -> None:
-        """End a call that :meth:`occupy` started."""
+    def occupy(self, call: Call | None) -> Place | None:
+        """Start a call, in the place kept for it if there is one; ``None`` if there is none."""
+        self._forget_expired()
+        key = call_key(call) if call is not None else None
+        line = self._lines.get(key) if key is not None else None
+        if line is not None and line.streams == 1 and line.next_until >= self._now():
+            # Of the two streams one is about to end: a call has one at a time.
+            line.streams = 2
+            line.next_until = -math.inf
+        else:
+            if not (key is not None and self._drop(key)) and self._is_full():
+                return None
+            if line is not None:
+                key = None
+            elif key is not None:
+                self._lines[key] = _Line()
+            self._active += 1
+        self._present += 1
+        return Place(self, key)
+
+    def _close(self, key: CallKey | None) -> None:
+        line = self._lines.get(key) if key is not None else None
+        if key is not None and line is not None:
+            line.streams -= 1
+            if line.streams:
+                return
+            del self._lines[key]
         self._active -= 1
+        if key is not None and line is not None and line.next_until >= self._now():
+            self._keep(key, line.stranger)
+
+    def _leave(self) -> None:
+        self._present -= 1
 
     def _is_full(self) -> bool:
-        return self.limit is not None and self._active + len(self._reserved) >= self.limit
+        if self.limit is None:
+            return False
+        lingering = max(0, self._present - self._active)
+        taken = self._active + len(self._reserved) + len(self._strangers)
+        return taken + max(0, lingering - self.limit) >= self.limit
+
+    def _keep(self, key: CallKey, stranger: str | None) -> None:
+        now = self._now()
+        if stranger is None:
+            self._reserved[key] = now + TOKEN_TTL_S
+        elif self._stranger_counts[stranger] < self._share and len(self._strangers) < self._strangers_share:
+            self._strangers[key] = (now + STRANGER_TTL_S, stranger)
+            self._stranger_counts[stranger] += 1
+
+    def _drop(self, key: CallKey) -> bool:
+        if self._reserved.pop(key, None) is not None:
+            return True
+        kept = self._strangers.pop(key, None)
+        if kept is None:
+            return False
+        _, stranger = kept
+        self._stranger_counts[stranger] -= 1
+        if not self._stranger_counts[stranger]:
+            del self._stranger_counts[stranger]
+        return True
 
     def _forget_expired(self) -> None:
         now = self._now()
-        for key in [key for key, until in self._reserved.items() if until < now]:
-            del self._reserved[key]
+        while self._reserved and next(iter(self._reserved.values())) < now:
+            self._reserved.popitem(last=False)
+        while self._strangers and next(iter(self._strangers.values()))[0] < now:
+            self._drop(next(iter(self._strangers)))
 
 
 @dataclass(slots=True)
@@ -190,53 +494,83 @@ class Gate:
     tokens: TokenMint
     replays: ReplayGuard
     capacity: Capacity
+    #: The provider that was asked for by name, which is taken as it is if it signs nothing.
+    asked_for: str | None = None
     #: Set while the process drains: nobody new comes in.
     closed: bool = False
 
-    def check_settings(self, provider: Provider) -> None:
-        """Raise :exc:`~wsvoice.errors.ConfigError` if the secret is malformed, or unknown and needed."""
-        if self.verify != "off" and provider.can_verify():
-            with suppress(SignatureError):
-                # No request is signed like this; a secret that is none is told now, and not by the first call.
-                provider.verify(WebhookRequest("POST", "http://localhost/"), now=0.0)
-        if self.verify == "enforce" and not provider.can_verify():
-            if not provider.signs:
-                raise ConfigError(
-                    f"{provider.title} signs nothing, so --verify enforce would refuse all of its calls",
-                    hint="serve a provider that signs, such as -t twilio, or leave --verify out: "
-                    "stream tokens are checked all the same",
+    def verifies(self, provider: Provider) -> bool:
+        """Whether this provider's webhooks are checked."""
+        return self.verify != "off" and provider.can_verify()
+
+    def check_webhook(self, provider: Provider, request: WebhookRequest, *, is_public: bool) -> None:
+        """
+        Raise :exc:`~wsvoice.errors.SignatureError` unless this webhook comes from the provider.
+
+        Args:
+            provider: Who is to have sent it.
+            request: With the URL that the provider saw.
+            is_public: Whether it came in by a public address, where what cannot be verified is not taken.
+        """
+        if self.verifies(provider):
+            _verify(provider, request)
+        elif is_public and self.verify != "off" and (provider.signs or provider.name != self.asked_for):
+            if provider.signs:
+                raise SignatureError(
+                    f"{provider.title}'s webhooks cannot be verified, for {provider.credential_names[0]} is not set",
+                    hint=f"set {provider.credential_names[0]}, or take them unverified with --verify off",
                 )
-            name = provider.credential_names[0]
-            raise ConfigError(
-                f"--verify enforce needs {provider.title}'s signing secret, and {name} is not set",
-                hint=f"set {name} in the environment or in .env",
+            raise SignatureError(
+                f"{provider.title} signs nothing, so its webhooks cannot be verified",
+                hint=f"serve it by name with -t {provider.name}, or take them unverified with --verify off",
             )
 
-    def check_webhook(self, provider: Provider, request: WebhookRequest) -> None:
-        """Raise :exc:`~wsvoice.errors.SignatureError` unless this webhook may start a call."""
-        if self.verify == "off" or not provider.can_verify():
+    @asynccontextmanager
+    async def admit(
+        self, provider: Provider, request: WebhookRequest, call_id: str
+    ) -> AsyncIterator[Callable[[], None]]:
+        """
+        Let a webhook in that was checked, unless it is a replay; see :meth:`ReplayGuard.admit`.
+
+        Raises:
+            SignatureError: If it is one.
+        """
+        if not self.verifies(provider):
+            yield lambda: None
             return
-        provider.verify(request, now=time.time())
-        self.replays.check(*provider.replay_key(request))
+        key, mark = provider.replay_key(request)
+        call = (provider.name, call_id)
+        await self.replays.await_silence(key, call, STREAM_END_WAIT_S)
+        with self.replays.admit(key, mark, call) as succeed:
+            yield succeed
 
     def check_upgrade(self, provider: Provider, request: WebhookRequest) -> str | None:
         """
-        Return which form of its URL the upgrade is signed in; ``None`` if that is unknown and does not matter.
-
-        The providers' documents contradict each other on what they sign, so a mismatch turns a stream away
-        only with ``--verify enforce``.
+        Return which form of its URL the upgrade is signed in; ``None`` if nothing is checked.
 
         Raises:
-            SignatureError: With ``--verify enforce``, if no form matches.
+            SignatureError: If no form matches. The providers' documents contradict each other on what they sign,
+                so this turns a stream away only with ``--verify enforce``.
         """
-        if self.verify == "off" or not provider.can_verify():
-            return None
+        return provider.verify_upgrade(request, now=time.time()) if self.verifies(provider) else None
+
+
+def _verify(provider: Provider, request: WebhookRequest) -> None:
+    """Verify a webhook; the URL of a site may be signed with its slash or without, and is asked with it either way."""
+    now = time.time()
+    try:
+        provider.verify(request, now=now)
+    except SignatureError:
+        parts = urlsplit(request.url)
+        if parts.path != "/":
+            raise
         try:
-            return provider.verify_upgrade(request, now=time.time())
+            provider.verify(replace(request, url=parts._replace(path="").geturl()), now=now)
         except SignatureError:
-            if self.verify == "enforce":
-                raise
-            return None
+            pass
+        else:
+            return
+        raise
 
 
 def _digest(text: str) -> bytes:

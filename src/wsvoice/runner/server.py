@@ -22,6 +22,7 @@ from wsvoice import guest
 from wsvoice.errors import ServerError
 from wsvoice.runner.accepted import ABORT_EXTENSION
 from wsvoice.runner.app import create_app
+from wsvoice.runner.gate import served_providers
 from wsvoice.runner.tunnel import ngrok_tunnel
 from wsvoice.runner.watchdog import Watchdog
 
@@ -200,6 +201,8 @@ def serve(bot: LoadedBot, config: RunConfig, *, on_ready: Callable[[Ready], None
         for each in sockets:
             stack.callback(each.close)
         port = sockets[0].getsockname()[1]
+        # What is missing is told before a tunnel is opened.
+        served_providers(config)
         if config.tunnel == "ngrok":
             config = replace(config, proxy=stack.enter_context(ngrok_tunnel(port)))
         app = create_app(bot.function, config)

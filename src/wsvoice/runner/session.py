@@ -105,6 +105,7 @@ class Session:
         announced: The call that the stream's token was made for, or ``None`` where it came without one.
         recall: Finds the call of an id that a webhook announced, for a stream without a token.
         hang_up: Ends a call by the provider's API, where closing its stream does not.
+        on_closed: Called once the WebSocket is closed, while the bot may still be busy.
     """
 
     def __init__(
@@ -118,6 +119,7 @@ class Session:
         announced: Call | None,
         recall: Callable[[str], Call | None],
         hang_up: Callable[[Call], Awaitable[None]],
+        on_closed: Callable[[], None],
         logger: Logger,
     ) -> None:
         self.socket = socket
@@ -130,6 +132,7 @@ class Session:
         self._announced = announced
         self._recall = recall
         self._hang_up = hang_up
+        self._on_closed = on_closed
         self._recorder: CallRecorder | None = None
 
     def end(self, because: str, *, at_once: bool = False) -> None:
@@ -267,6 +270,7 @@ class Session:
 
     async def _end_call(self) -> None:
         # The bot may go on for a while, but not the call.
+        self._on_closed()
         self._stop_recording()
         if self._run.ended_by != "caller" and self.call.call_id:
             await self._hang_up(self.call)
