@@ -97,6 +97,19 @@ def test_no_command_is_misuse_and_shows_the_help():
     ("arguments", "message", "hint"),
     [
         (["rnu"], "no such command 'rnu'", "did you mean `wsvoice run`? `wsvoice --help` lists what there is"),
+        (["start", "bot.py"], "no such command 'start'", "did you mean `wsvoice run bot.py`?"),
+        (["call", "bot.py", "-q"], "no such command 'call'", "did you mean `wsvoice dial bot.py -q`?"),
+        (["help"], "no such command 'help'", "did you mean `wsvoice --help`?"),
+        (["dial", "--say"], "option '--say' requires an argument", "`wsvoice dial --help` lists what there is"),
+        (
+            ["dial", "--say", "Are", "you", "open"],
+            "unexpected extra argument",
+            "a text with spaces in it stands in quotes",
+        ),
+        (["dial", "-t", "websocket"], "-t takes twilio,", "`wsvoice run OTHER.py -t websocket-client`"),
+        (["run", "--env-file", "no.env"], "names a file that is not there", "leave it out to read .env"),
+        (["run", "--record", "call.wav"], "--record takes a folder, and call.wav is a file", "use `call`"),
+        (["run", "nowhere/bot.py"], "its folder does not exist", "`wsvoice init` makes one"),
         (["zzz"], "no such command 'zzz'", "`wsvoice --help` lists what there is"),
         (["bot.py", "-t", "plivo"], "no such command 'bot.py'", "did you mean `wsvoice run bot.py -t plivo`?"),
         (["bots/a.py:other"], "no such command 'bots/a.py:other'", "did you mean `wsvoice run bots/a.py:other`?"),
@@ -106,12 +119,13 @@ def test_no_command_is_misuse_and_shows_the_help():
         (["-t", "twilio", "run"], "no such option: -t", "it belongs behind a command, as in `wsvoice run -t`"),
         (["--port=80"], "no such option: --port", "it belongs behind a command, as in `wsvoice run --port`"),
         (["run", "--prot", "80"], "no such option: --prot", "did you mean `--port`?"),
-        (["run", "--port"], "--port", "--help` lists what there is"),
-        (["run", "a.py", "b.py"], "unexpected extra argument", "`wsvoice run --help` lists what there is"),
+        (["run", "--port"], "--port", "`wsvoice run --help` lists what there is"),
+        (["run", "a.py", "b.py"], "unexpected extra argument", "; `wsvoice run --help` lists what there is"),
         (["dial", "--zzzz"], "no such option: --zzzz", "`wsvoice dial --help` lists what there is"),
     ],
 )
-def test_misuse_is_one_line_and_a_hint(arguments, message, hint):
+def test_misuse_is_one_line_and_a_hint(arguments, message, hint, tmp_path):
+    (tmp_path / "call.wav").write_text("")
     result = invoke(*arguments, code=2)
     assert result.stdout == ""
     error, hinted = result.stderr.splitlines()

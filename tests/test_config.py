@@ -399,9 +399,13 @@ def test_the_proxy_is_a_domain_however_it_is_written(tmp_path, given, taken):
         ("x.io?a=1", "-x takes a domain, not a URL with a query: got 'x.io?a=1'", "use `-x x.io`"),
         ("x.io#a", "-x takes a domain, not a URL with a fragment: got 'x.io#a'", "use `-x x.io`"),
         ("me:pw@x.io", "-x takes a domain, not a URL with a user name: got 'me:pw@x.io'", "use `-x x.io`"),
-        ("ftp://x.io", "-x takes a domain, not a ftp:// address: got 'ftp://x.io'", None),
+        ("ftp://x.io", "-x takes a domain, not a ftp:// address: got 'ftp://x.io'", "for example `-x bot.example.com`"),
         ("::1", "-x takes an IPv6 address in brackets, got '::1'", "use `-x [::1]`"),
-        ("[zz]", "-x takes a domain; this is no IPv6 address in brackets: got '[zz]'", None),
+        (
+            "[zz]",
+            "-x takes a domain; this is no IPv6 address in brackets: got '[zz]'",
+            "for example `-x [2001:db8::1]`",
+        ),
     ],
 )
 def test_what_is_no_domain_is_refused_with_the_mend(tmp_path, given, message, hint):

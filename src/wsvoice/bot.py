@@ -170,7 +170,7 @@ def _find_file(target: str, base: Path) -> Path | None:
         return path.with_suffix(".py").resolve()
     if path.suffix == ".py" or "/" in target or "\\" in target:
         if not path.parent.is_dir():
-            raise BotNotFoundError(f"there is no file {target}: its folder does not exist")
+            raise BotNotFoundError(f"there is no file {target}: its folder does not exist", hint=_bots_hint(path, base))
         raise BotNotFoundError(f"there is no file {target}", hint=_bots_hint(path, path.parent))
     return None
 

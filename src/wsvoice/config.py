@@ -237,9 +237,9 @@ def _text(value: object, who: str) -> str:
     if isinstance(value, Path):
         value = str(value)
     if not isinstance(value, str):
-        raise ConfigError(f"{who} takes text, got {value!r}")
+        raise ConfigError(f"{who} takes text, got {value!r}", hint="put it in quotes")
     if any(ord(character) < 32 or ord(character) == 127 for character in value):
-        raise ConfigError(f"{who} takes text without control characters, got {value!r}")
+        raise ConfigError(f"{who} takes text without control characters, got {value!r}", hint="write it in one line")
     return value
 
 
@@ -306,7 +306,12 @@ def _choice(value: object, who: str, choices: Sequence[str]) -> str:
         if choice.lower() == word.lower():
             return choice
     known = " or ".join(filter(None, [", ".join(choices[:-1]), choices[-1]]))
-    raise ConfigError(f"{who} takes {known}, got {value!r}", hint=did_you_mean(word, choices))
+    hint = did_you_mean(word, choices)
+    if hint is None and word.lower() in PLAIN_TRANSPORTS:
+        hint = (
+            "a test call plays a telephone company; `wsvoice run OTHER.py -t websocket-client` dials as a plain client"
+        )
+    raise ConfigError(f"{who} takes {known}, got {value!r}", hint=hint)
 
 
 def _one_of(*choices: str) -> Callable[[object, str], str]:
@@ -334,7 +339,10 @@ def _ws_url(value: object, who: str) -> str:
         example = f"{other}://{rest}" if other else "wss://bots.example.com/stream"
         raise ConfigError(f"{who} takes a ws:// or wss:// address, got {text!r}", hint=f"for example `--url {example}`")
     if not re.sub(r":[0-9]*$", "", host) or re.search(r"\s", rest) or not _has_port(host):
-        raise ConfigError(f"{who} takes a ws:// or wss:// address, and {text!r} names no host")
+        raise ConfigError(
+            f"{who} takes a ws:// or wss:// address, and {text!r} names no host",
+            hint="for example `--url wss://bots.example.com/stream`",
+        )
     return text
 
 
@@ -384,7 +392,9 @@ def _proxy(value: object, who: str) -> str:
     if not separator:
         scheme, rest = "", text
     elif scheme.lower() not in {"http", "https", "ws", "wss"}:
-        raise ConfigError(f"{who} takes a domain, not a {scheme}:// address: got {text!r}")
+        raise ConfigError(
+            f"{who} takes a domain, not a {scheme}:// address: got {text!r}", hint="for example `-x bot.example.com`"
+        )
     cut = min((rest.index(character) for character in "/?#" if character in rest), default=len(rest))
     authority, tail = rest[:cut].lower(), rest[cut:]
     if not authority:
@@ -406,7 +416,10 @@ def _split_port(authority: str, text: str, who: str) -> tuple[str, str]:
     if authority.startswith("["):
         address, bracket, port = authority[1:].partition("]")
         if not bracket or not _is_ipv6(address) or (port and not port.startswith(":")):
-            raise ConfigError(f"{who} takes a domain; this is no IPv6 address in brackets: got {text!r}")
+            raise ConfigError(
+                f"{who} takes a domain; this is no IPv6 address in brackets: got {text!r}",
+                hint="for example `-x [2001:db8::1]`",
+            )
         host, colon, port = f"[{address}]", port[:1], port[1:]
     else:
         if _is_ipv6(authority):
@@ -419,7 +432,9 @@ def _split_port(authority: str, text: str, who: str) -> tuple[str, str]:
         if len(host) > 253 or not all(_LABEL.fullmatch(label) for label in host.split(".")):
             raise ConfigError(f"{who} takes a domain, got {text!r}", hint="for example `-x bot.example.com`")
     if colon and not (re.fullmatch(r"[0-9]{1,5}", port) and 1 <= int(port) <= 65535):
-        raise ConfigError(f"{who} takes a domain with a port from 1 to 65535, got {text!r}")
+        raise ConfigError(
+            f"{who} takes a domain with a port from 1 to 65535, got {text!r}", hint=f"use `-x {host}`" if host else None
+        )
     return host, port
 
 
@@ -502,14 +517,17 @@ def _utterances(value: object, who: str) -> tuple[str, ...]:
     # There are commas in what people say, so one text is one utterance.
     texts = [_text(value, who)] if isinstance(value, str) else _listed(value, who)
     if any(not text.strip() for text in texts):
-        raise ConfigError(f"{who} takes words to say, got {value!r}")
+        raise ConfigError(f"{who} takes words to say, got {value!r}", hint="for example `--say 'When are you open?'`")
     return tuple(texts)
 
 
 def _folder(value: object, who: str) -> Path:
     path = Path(_text(value, who)).expanduser()
     if path.exists() and not path.is_dir():
-        raise ConfigError(f"{who} takes a folder, and {path} is a file")
+        raise ConfigError(
+            f"{who} takes a folder, and {path} is a file",
+            hint=f"use `{path.with_suffix('') if path.suffix else path.parent}`",
+        )
     return path
 
 
@@ -774,11 +792,15 @@ def _read_env_file(named: _Given | None, cwd: Path) -> tuple[Path | None, dict[s
     try:
         text = path.read_text("utf-8-sig")
     except FileNotFoundError:
-        raise ConfigError(f"{who} names a file that is not there: {path}") from None
+        raise ConfigError(
+            f"{who} names a file that is not there: {path}", hint="leave it out to read .env, if it is there"
+        ) from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not a text file: byte {error.start} is not UTF-8") from None
+        raise ConfigError(
+            f"{path} is not a text file: byte {error.start} is not UTF-8", hint="save it as UTF-8"
+        ) from None
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
         raise ConfigError(f"{path} is not a text file: there is a zero byte in line {line}")
@@ -797,9 +819,13 @@ def _read_pyproject(cwd: Path, command: str, settings: Sequence[Setting]) -> dic
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not a text file: byte {error.start} is not UTF-8") from None
+        raise ConfigError(
+            f"{path} is not a text file: byte {error.start} is not UTF-8", hint="save it as UTF-8"
+        ) from None
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from None
+        raise ConfigError(
+            f"{path} is not TOML: {error}", hint='texts stand in quotes there: transport = "twilio"'
+        ) from None
     keys = ["tool", "wsvoice"] if command == "run" else ["tool", "wsvoice", command]
     table: Any = document
     for depth, key in enumerate(keys, start=1):

@@ -12,7 +12,12 @@ import os
 import re
 from typing import Any
 
+import typer
 from typer.core import TyperCommand, TyperGroup
+
+# typer brings its own copy of click or uses the real one, depending on its version; either way this is the base of
+# what it exports.
+UsageError: Any = typer.BadParameter.__mro__[1]
 
 _HEADING = re.compile(r"^\S[^\n]*:$", re.MULTILINE)
 _USAGE = re.compile(r"\AUsage:")
@@ -55,6 +60,15 @@ class _Plain:
             if hasattr(each, "get_runtime_param"):
                 each.get_runtime_param = _AsGiven
         return params
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        try:
+            return super().parse_args(ctx, args)  # type: ignore[misc]
+        except UsageError as error:
+            # An option without its value does not say of which command it is.
+            if getattr(error, "ctx", ctx) is None:
+                error.ctx = ctx
+            raise
 
     def get_help(self, ctx: Any) -> Any:
         if os.environ.get("FORCE_COLOR"):

@@ -75,8 +75,23 @@ def _meant(name: str, args: Sequence[str], commands: Sequence[str]) -> str | Non
         return f"did you mean `wsvoice dial {shlex.join(args)}`?"
     if file.endswith(".py") or Path(file, "bot.py").is_file() or Path(f"{file}.py").is_file():
         return f"did you mean `wsvoice run {shlex.join(args)}`?"
+    if name in _SYNONYMS:
+        return f"did you mean `wsvoice {shlex.join([_SYNONYMS[name], *args[1:]])}`?"
     meant = did_you_mean(name, commands)
     return meant.replace("`", "`wsvoice ", 1) if meant else None
+
+
+#: What other tools call it.
+_SYNONYMS = {
+    "call": "dial",
+    "create": "init",
+    "dev": "run",
+    "help": "--help",
+    "new": "init",
+    "serve": "run",
+    "start": "run",
+    "version": "--version",
+}
 
 
 def _usage_message(error: Any) -> str:
@@ -95,6 +110,8 @@ def _usage_hint(error: Any) -> str | None:
         if owners:
             return f"it belongs behind a command, as in `wsvoice {owners[0]} {option}`"
     lists = f"`{context.command_path if context else 'wsvoice'} --help` lists what there is"
+    if "unexpected extra argument" in str(getattr(error, "message", "")):
+        return f"a text with spaces in it stands in quotes; {lists}"
     meant = getattr(error, "possibilities", None)
     return f"did you mean `{meant[0]}`? {lists}" if meant else lists
 
