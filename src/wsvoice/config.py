@@ -61,6 +61,7 @@ class RunConfig:
         drain_timeout_s: How long running calls may go on after the first SIGTERM.
         log_level: ``DEBUG``, ``INFO``, ``WARNING`` or ``ERROR``.
         disabled_patches: The names of changes in pipecat that are not to be made; a process makes them once.
+        causes: The file to which what goes wrong in a call is written, for whoever serves the bot; or ``None``.
         credentials: The providers' credentials and :data:`START_KEY`, by environment variable name.
         lead_ms: How far ahead of real time audio may be sent, so that the provider's buffer never runs dry.
         handshake_timeout_s: How long a connected caller may take to start its stream.
@@ -86,6 +87,7 @@ class RunConfig:
     drain_timeout_s: float = 600.0
     log_level: str = "INFO"
     disabled_patches: frozenset[str] = frozenset()
+    causes: Path | None = None
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
     lead_ms: int = 100
     handshake_timeout_s: float = 10.0
@@ -531,6 +533,13 @@ def _folder(value: object, who: str) -> Path:
     return path
 
 
+def _file_to_write(value: object, who: str) -> Path:
+    path = Path(_text(value, who)).expanduser()
+    if path.is_dir():
+        raise ConfigError(f"{who} takes a file, and {path} is a folder")
+    return path
+
+
 def _wav_to_write(value: object, who: str) -> Path:
     path = Path(_text(value, who)).expanduser()
     if path.is_dir():
@@ -589,6 +598,7 @@ RUN_SETTINGS: tuple[Setting, ...] = (
     Setting("drain-timeout", "drain_timeout_s", _duration),
     Setting("log-level", "log_level", _one_of(*LOG_LEVELS)),
     Setting("disable-patches", "disabled_patches", _names),
+    Setting("causes", "causes", _file_to_write),
 )
 
 DIAL_SETTINGS: tuple[Setting, ...] = (

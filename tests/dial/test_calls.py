@@ -344,7 +344,7 @@ def test_a_bot_that_greets_and_then_does_not_answer_fails(clip: Path) -> None:
 def test_a_crash_fails(clip: Path) -> None:
     called = call(fake_bots.crash, audio=(clip,))
     assert called.report.failure is not None
-    assert called.report.failure.startswith("the bot crashed: it closed the call with 1011")
+    assert called.report.failure.startswith("the bot crashed (it closed the call with 1011)")
     assert (called.report.ended_by, called.report.close_code) == ("bot", 1011)
     assert [str(error) for error in called.bot.errors] == ["a bug in the bot"]
 

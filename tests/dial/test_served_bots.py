@@ -52,7 +52,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Placed]:
     folder = tmp_path_factory.mktemp("served")
     clip = folder / "clip.wav"
     write_wav(clip, [speech_like(400, 8000)], 8000)
-    bots = {"hangs_up": HANGS_UP, "dies": DIES, "bot": "async def bott(runner_args): ...\n"}
+    bots = {"hangs_up": HANGS_UP, "dies": DIES}
     for name, source in bots.items():
         (folder / f"{name}.py").write_text(source)
     # Real credentials in the environment, and in a .env beside the bot, must not reach it.
@@ -66,7 +66,6 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Placed]:
             place(echo, audio=(clip,)),
             place(folder / "hangs_up.py", parameters={"language": "en"}),
             place(folder / "dies.py"),
-            place(folder / "bot.py"),
         )
 
     with pytest.MonkeyPatch.context() as patch:
@@ -87,7 +86,7 @@ def test_a_bot_file_is_served_signed_and_dialled(calls: dict[str, Placed]) -> No
     assert (report.ended_by, report.close_code) == ("caller", 1000)
     assert any(event.kind == "log" for event in events)
     # A stream on a public address has TLS and a token, so there is nothing to find fault with.
-    assert any(event.text.startswith("the stream is wss://bot.invalid/ws/") for event in events)
+    assert any(event.text.startswith("the stream is ws://127.0.0.1:") for event in events)
     # What its server answers is told before the call, as the caller goes through it.
     kinds = [event.kind for event in events if event.kind not in ("log", "note", "finding")]
     assert kinds[:4] == ["webhook", "answer", "connected", "started"]
@@ -110,13 +109,3 @@ def test_a_bot_that_takes_its_server_down_is_told_with_its_last_words(calls: dic
     assert report.failure.startswith(f"`wsvoice run {report.target}` ended with exit code 3:")
     assert "the last words" in report.failure
     assert (report.ended_by, report.close_code) == ("bot", 1006)
-
-
-def test_a_bot_that_does_not_load_is_told_with_what_the_server_says(calls: dict[str, Placed]) -> None:
-    report, _ = calls["bot"]
-    assert report.verdict == "failed"
-    assert report.failure is not None
-    assert report.failure.startswith(f"`wsvoice run {report.target}` ended with exit code 2:")
-    assert "bot.py has no coroutine function named `bot`" in report.failure
-    assert "bot.py:bott" in report.failure
-    assert report.ended_by is None

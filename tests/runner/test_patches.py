@@ -58,6 +58,18 @@ class TestContracts:
         assert source_hash(BaseInputTransport._audio_task_handler) == "79e927e3d6d9d3ba"
         assert source_hash(BaseInputTransport.push_audio_frame) == "3306f2143f4a2855"
 
+    def test_causes_takes_errors_where_pipecat_makes_them(self) -> None:
+        """Every error frame passes `push_error_frame`, and every handler is run, and its error kept, here."""
+        from pipecat.processors.frame_processor import FrameProcessor
+        from pipecat.utils.base_object import BaseObject
+
+        apply_patches()
+        assert "self.push_error_frame(" in inspect.getsource(FrameProcessor.push_error)
+        assert 'error_msg=f"Error processing frame: {e}"' in inspect.getsource(FrameProcessor)
+        assert "error.processor" in inspect.getsource(inspect.unwrap(FrameProcessor.push_error_frame))
+        assert source_hash(BaseObject._run_handler) == "5df02319e7da85a6"
+        assert "self._run_handler(event_handler.name, handler" in inspect.getsource(BaseObject._call_event_handler)
+
     def test_input_vad_recognises_who_decides_about_turns(self) -> None:
         from pipecat.audio.vad.silero import SileroVADAnalyzer
         from pipecat.audio.vad.vad_controller import VADController

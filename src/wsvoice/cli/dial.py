@@ -14,7 +14,7 @@ from wsvoice.cli.options import CALLER, CALLS, LIMITS, TRIALS, EnvFile, Param, s
 from wsvoice.cli.output import Output
 from wsvoice.cli.signals import interrupted_by_signals
 from wsvoice.config import DialConfig, Method, resolve_dial
-from wsvoice.errors import WsvoiceError
+from wsvoice.errors import UsageError, WsvoiceError
 
 if TYPE_CHECKING:
     from wsvoice.dial.report import TimelineEvent
@@ -248,6 +248,9 @@ def dial(
             # Ctrl-C cancels the call, which hangs up, and comes out of here as KeyboardInterrupt.
             with interrupted_by_signals():
                 report = asyncio.run(place_call(config, on_event=show))
+    except UsageError:
+        # It was the command, not the bot; whatever its server wrote is in the message.
+        raise
     except WsvoiceError:
         show_log()
         raise

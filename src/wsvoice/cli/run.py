@@ -191,11 +191,13 @@ def run(
     export_dotenv(resolved.dotenv, os.environ)
 
     from wsvoice.bot import find_bot, load_bot
+    from wsvoice.runner.diagnosis import telling_misuse
     from wsvoice.runner.logs import configure_logging
 
     # Before pipecat is imported, which takes a second: a misspelt name is told at once.
-    find_bot(config.bot)
-    with output.progress(f"Loading {config.bot}"):
+    with telling_misuse(config.causes):
+        find_bot(config.bot)
+    with output.progress(f"Loading {config.bot}"), telling_misuse(config.causes):
         configure_logging(config.log_level)
 
         from wsvoice.runner.server import serve
@@ -215,7 +217,9 @@ def run(
                     "pid": os.getpid(),
                 }
             )
-        show_banner(output, loaded, config, ready)
+        # Whoever serves a bot for one call only knows where it is; its address is of no use to anybody else.
+        if config.causes is None:
+            show_banner(output, loaded, config, ready)
 
     if config.transport in ("websocket-server", "websocket-client"):
         from wsvoice.runner.standalone import run_alone

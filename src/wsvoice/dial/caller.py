@@ -27,7 +27,7 @@ from wsvoice.dial.journal import Journal
 from wsvoice.dial.listener import Listener
 from wsvoice.dial.probe import QUIET_S, Hazards
 from wsvoice.dial.quirks import read_behaviour
-from wsvoice.dial.report import CallReport, TimelineEvent
+from wsvoice.dial.report import CallReport, TimelineEvent, name_causes
 from wsvoice.dial.rest import FakeRestApi
 from wsvoice.dial.script import Clip, Script, Speaker, Turn, load_turns
 from wsvoice.dial.serve import PUBLIC_HOST, START_TIMEOUT_S, ServedBot, bot_environment
@@ -210,7 +210,8 @@ class _Caller:
         self._journal.flush()
         report = self._report
         findings = self._journal.findings
-        failure = failure or report.failure
+        if failure is None and report.failure is not None:
+            failure = name_causes(report.failure, report.causes)
         if failure is None and (found := findings.first_failure()):
             failure = found.message
         return replace(report, verdict="failed" if failure else "passed", failure=failure, findings=findings.all())
@@ -303,6 +304,9 @@ class _Caller:
                 await self._bot.finish()
             if conversation.over:
                 self._report = conversation.complete(self._report)
+                if self._served is not None:
+                    causes = self._served.causes(self._call.call_id, until=conversation.hung_up_at)
+                    self._report = replace(self._report, causes=causes)
                 if voice is not None and voice.failure:
                     self._report = replace(self._report, failure=voice.failure)
                 self._save(conversation)

@@ -62,7 +62,7 @@ _CODES = {
     1006: "the connection broke: the bot's end went away without closing it (1006)",
     1008: "the bot refused the call: it closed it with 1008",
     1009: "the bot took a message for too large: it closed the call with 1009",
-    1011: "the bot crashed: it closed the call with 1011",
+    1011: "the bot crashed (it closed the call with 1011)",
     1012: "the bot's server restarted in the call: it closed it with 1012",
     1013: "the bot's server is overloaded: it closed the call with 1013",
 }
@@ -155,6 +155,8 @@ class Conversation:
         self._failure: str | None = None
         self._ended_by: EndedBy | None = None
         self._ended_at: float | None = None
+        #: Unix time of the caller's hang-up; ``None`` if the bot ended the call.
+        self.hung_up_at: float | None = None
         self._hung_up_by_rest = False
         # Between two streams: what the call goes on with, once its document is there.
         self._next: asyncio.Task[StreamRequest | None] | None = None
@@ -570,6 +572,7 @@ class Conversation:
     async def _hang_up(self) -> None:
         if not self._hung_up_by_rest:
             self._journal.tell("hang-up", "the caller hangs up")
+            self.hung_up_at = time.time()
         patience_s = self._patience.close_s
         self._ended_at = self._clock.now()
         if not await self._line.hang_up(StreamStopped(reason="callended"), patience_s):

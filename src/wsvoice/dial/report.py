@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 Verdict = Literal["passed", "failed"]
@@ -52,6 +53,35 @@ class CountedFinding:
     level: Level
     message: str
     count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """
+    What went wrong in the bot's process, where that is known: in a bot that was served for the call.
+
+    Attributes:
+        kind: ``exception`` (the bot's code raised), ``service`` (a processor of its pipeline reported an error) or
+            ``blocked`` (its event loop stood still).
+        message: What, in one line.
+        file: Where, if that is known.
+        line: The line in it; 0 if not known.
+    """
+
+    kind: str
+    message: str
+    file: str = ""
+    line: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.message} ({Path(self.file).name}:{self.line})" if self.file else self.message
+
+
+def name_causes(failure: str, causes: Sequence[Cause]) -> str:
+    """Return `failure` with the cause that most likely explains it."""
+    ranks = {"exception": 0, "service": 1, "blocked": 2}
+    cause = min(causes, key=lambda each: ranks.get(each.kind, 3), default=None)
+    return failure if cause is None else f"{failure}: {cause}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +131,7 @@ class CallReport:
         duration_ms: From the stream's start to its end.
         findings: What the provider would have disliked.
         recording: The path of the recording.
+        causes: What went wrong in the bot's process, where that is known.
     """
 
     provider: str
@@ -125,6 +156,7 @@ class CallReport:
     duration_ms: float = 0.0
     findings: Sequence[CountedFinding] = field(default_factory=tuple)
     recording: str | None = None
+    causes: Sequence[Cause] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report for JSON: stable names in a stable order, times to a tenth of a millisecond."""
@@ -162,6 +194,10 @@ class CallReport:
                 for found in self.findings
             ],
             "recording": self.recording,
+            "causes": [
+                {"kind": cause.kind, "message": cause.message, "file": cause.file, "line": cause.line}
+                for cause in self.causes
+            ],
         }
 
     def to_json(self) -> str:
@@ -182,6 +218,7 @@ class CallReport:
         for found in self.findings:
             times = f" ({found.count} times)" if found.count > 1 else ""
             lines.append(f"{found.level} {found.id}: {found.message}{times}")
+        lines += [f"in the bot: {cause}" for cause in self.causes if str(cause) not in (self.failure or "")]
         if self.recording:
             lines.append(f"recording: {self.recording}")
         lines.append(f"{self.verdict}: {self.failure}" if self.failure else self.verdict)

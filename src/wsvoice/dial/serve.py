@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import tempfile
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -22,7 +23,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from wsvoice.errors import DialError
+from wsvoice.dial.report import Cause
+from wsvoice.errors import DialError, UsageError
 from wsvoice.providers.base import Provider
 
 #: The server, before its arguments.
@@ -37,6 +39,9 @@ STOP_TIMEOUT_S = 5.0
 KEPT_LINES = 200
 
 _SHOWN_LINES = 15
+#: In which file the server is to write what goes wrong in the call.
+CAUSES_VARIABLE = "WSVOICE_CAUSES"
+_CAUSES_LIMIT = 64 * 1024
 _LINE_LIMIT = 2000
 # Settings of a deployment that have no place in a test call: an empty variable takes one of `.env` back.
 _NOT_HERE = ("WSVOICE_NUMBER", "WSVOICE_RELOAD", "WSVOICE_WORKERS")
@@ -93,7 +98,9 @@ class ServedBot:
         for name, value in parameters.items():
             arguments += ["--param", f"{name}={value}"]
         self._command = [*program, *arguments]
-        self._environ = environ
+        self._folder = tempfile.TemporaryDirectory(prefix="wsvoice-dial-")
+        self._causes = Path(self._folder.name) / "causes.jsonl"
+        self._environ = {**environ, CAUSES_VARIABLE: str(self._causes)}
         self._cwd = cwd
         self._on_line = on_line
         self._start_timeout_s = start_timeout_s
@@ -133,6 +140,8 @@ class ServedBot:
             if not ready.done():
                 if exited.done():
                     await self._drain()
+                    if process.returncode == UsageError.exit_code:
+                        raise self._misuse()
                     raise DialError(self._last_words(f"ended with exit code {process.returncode}"))
                 raise DialError(self._last_words(f"did not listen within {self._start_timeout_s:g} s"))
             self.url = ready.result()
@@ -148,6 +157,38 @@ class ServedBot:
     ) -> None:
         """Stop the server."""
         await self.stop()
+
+    def causes(self, call_id: str, *, until: float | None = None) -> list[Cause]:
+        """
+        Return what the server has noted of the call until now.
+
+        Args:
+            call_id: The call.
+            until: Unix time of the caller's hang-up, if it hung up: what failed later may have failed of that.
+        """
+        noted = self._noted()
+        return [cause for content in noted if (cause := _read_cause(content, call_id, until)) is not None]
+
+    def _misuse(self) -> UsageError:
+        """Return why the server did not start, as it said."""
+        for content in self._noted():
+            if content.get("kind") == "usage":
+                hint = content.get("hint")
+                return UsageError(str(content.get("message")), hint=hint if isinstance(hint, str) else None)
+        return UsageError(self._last_words("ended with exit code 2"))
+
+    def _noted(self) -> list[dict[str, Any]]:
+        try:
+            with self._causes.open(encoding="utf-8", errors="replace") as file:
+                lines = file.read(_CAUSES_LIMIT).splitlines()
+        except OSError:
+            return []
+        noted = []
+        for line in lines:
+            # The bot may write there too, and the last line may not be whole.
+            with suppress(ValueError):
+                noted.append(json.loads(line))
+        return [content for content in noted if isinstance(content, dict)]
 
     async def death(self, *, within_s: float = 0.0) -> str | None:
         """Return how the process ended if it has, with its last words; ``None`` if it runs on."""
@@ -182,6 +223,7 @@ class ServedBot:
         await process.wait()
         await self._drain()
         self._process = None
+        self._folder.cleanup()
 
     async def _drain(self) -> None:
         """Read what is left of the output; a grandchild that holds the pipes open does not hold us up."""
@@ -224,6 +266,18 @@ def _read_ready(line: str) -> str | None:
         return None
     url = content.get("url") if isinstance(content, dict) else None
     return url if isinstance(url, str) and url.startswith("http") else None
+
+
+def _read_cause(content: Mapping[str, Any], call_id: str, until: float | None) -> Cause | None:
+    """Return what a line of the server's says, if it is of this call and in time."""
+    try:
+        kind, at, line = str(content["kind"]), float(content["at"]), int(content["line"])
+        message, file = str(content["message"]), str(content["file"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    # A block is told once it is over, or has gone on for long.
+    late = until is not None and kind != "blocked" and at > until
+    return None if late or content.get("call") != call_id else Cause(kind, message[:_LINE_LIMIT], file, line)
 
 
 def _clean(line: bytes) -> str:

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsvoice.call import Call
@@ -18,6 +19,7 @@ from wsvoice.config import RunConfig
 from wsvoice.providers.base import CALL_PARAMETERS
 from wsvoice.providers.events import Connected, StreamStarted
 from wsvoice.runner.bot_run import Bot, BotRun
+from wsvoice.runner.diagnosis import Cause, Diagnosis, diagnosing, first_cause
 from wsvoice.runner.recording import CallRecorder
 from wsvoice.runner.stream import TOLD_DIGITS
 
@@ -53,6 +55,7 @@ class CallRecord:
         digit_count: How many there were.
         faults: How often each kind of bad message came.
         recording: The file that holds the call, if it was recorded.
+        causes: What went wrong in the process meanwhile, whether or not the call ended of it.
     """
 
     call: Call
@@ -68,6 +71,7 @@ class CallRecord:
     digit_count: int = 0
     faults: dict[str, int] = field(default_factory=dict)
     recording: str | None = None
+    causes: list[Cause] = field(default_factory=list)
 
     def summary(self) -> str:
         """Return the one line that the log ends a call with."""
@@ -76,7 +80,8 @@ class CallRecord:
         if self.first_sound_s is not None:
             parts.append(f"first sound after {self.first_sound_s:.2f} s")
         elif self.ended_by != "error":
-            parts.append("the bot made no sound")
+            cause = first_cause(self.causes)
+            parts.append("the bot made no sound" + (f": {cause}" if cause else ""))
         if self.responses_s:
             waits = ", ".join(f"{wait:.2f}" for wait in self.responses_s[:8])
             more = ", …" if len(self.responses_s) > 8 else ""
@@ -127,7 +132,9 @@ class Session:
         self.logger = logger
         self.call = announced or Call(provider=provider_name, call_id="")
         self.record = CallRecord(call=self.call, started_at=time.time())
-        self._run = BotRun(socket, bot, config)
+        self.diagnosis = Diagnosis("", config.causes)
+        self._bot = bot
+        self._run = BotRun(socket, self._run_bot, config)
         self._make_arguments = make_arguments
         self._announced = announced
         self._recall = recall
@@ -145,7 +152,8 @@ class Session:
         started = loop.time()
         handshake = await self._shake_hands()
         if handshake is not None:
-            with self.logger.contextualize(call=self.call.call_id):
+            self.diagnosis = Diagnosis(self.call.call_id, self.config.causes)
+            with self.logger.contextualize(call=self.call.call_id), diagnosing(self.diagnosis):
                 await self._converse(handshake)
         socket, record = self.socket, self.record
         # Whoever dials by hand sees why.
@@ -155,6 +163,10 @@ class Session:
             await self._end_call()
         record.call = self.call
         record.ended_by, record.because = self._run.ended_by, self._run.because
+        record.causes = self.diagnosis.causes
+        raised = next((cause for cause in record.causes if cause.kind == "exception" and cause.file), None)
+        if record.ended_by == "error" and raised is not None:
+            record.because += f" ({Path(raised.file).name}:{raised.line})"
         record.duration_s = (self._run.ended_at or loop.time()) - started
         record.heard_s = socket.received_ms / 1000
         record.sent_s = socket.sent_ms / 1000
@@ -267,6 +279,13 @@ class Session:
         if self._recorder is not None:
             self.socket.audio_listener = None
             self._recorder.stop()
+
+    async def _run_bot(self, arguments: Any) -> None:
+        try:
+            await self._bot(arguments)
+        except (Exception, SystemExit) as error:
+            self.diagnosis.note_exception(error)
+            raise
 
     async def _end_call(self) -> None:
         # The bot may go on for a while, but not the call.

@@ -63,6 +63,11 @@ PATCHES = (
         "shared_models",
         "every call loads the voice detection's and the turn detection's models again, while all others wait",
     ),
+    Patch(
+        "causes",
+        "causes",
+        "a call's end does not say which service failed, or what a handler of the bot's raised",
+    ),
 )
 
 

@@ -1,0 +1,139 @@
+"""
+Why a call went wrong, as far as the process knows: what the bot raised, which service failed, what held the loop up.
+
+The causes stand in the log's last line of the call. A ``wsvoice dial`` that serves the bot itself names a file by
+``WSVOICE_CAUSES``, and gets each as a line of JSON in it::
+
+    {"call": "CA…", "at": 1763741389.2, "kind": "exception", "message": "RuntimeError: boom", "file": "/…/bot.py",
+     "line": 12}
+
+Where the server does not start because of what the user asked for, the line has ``"kind": "usage"``, ``message`` and
+``hint``.
+"""
+
+from __future__ import annotations
+
+import json
+import sysconfig
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from wsvoice.errors import UsageError
+
+Kind = Literal["exception", "service", "blocked"]
+
+#: How many causes of a call are kept; the first ones are the ones that matter.
+MAX_CAUSES = 20
+_MESSAGE_LIMIT = 300
+_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+_OWN = str(Path(__file__).parents[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """
+    Something that went wrong in a call.
+
+    Attributes:
+        kind: ``exception`` (the bot's own code raised), ``service`` (a processor of the pipeline reported an error),
+            ``blocked`` (the event loop stood still).
+        message: What, in one line.
+        file: Where, if that is known: the bot's file rather than a library's.
+        line: The line in it; 0 if not known.
+    """
+
+    kind: Kind
+    message: str
+    file: str = ""
+    line: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.message} ({Path(self.file).name}:{self.line})" if self.file else self.message
+
+
+class Diagnosis:
+    """
+    The causes of one call, as they get known.
+
+    Args:
+        call_id: The call.
+        file: Where each is written to as well, or ``None``.
+    """
+
+    def __init__(self, call_id: str, file: Path | None = None) -> None:
+        self.causes: list[Cause] = []
+        self._call_id = call_id
+        self._file = file
+
+    def note(self, cause: Cause) -> None:
+        """Keep a cause, once."""
+        if len(self.causes) >= MAX_CAUSES or cause in self.causes:
+            return
+        self.causes.append(cause)
+        content = {"kind": cause.kind, "message": cause.message, "file": cause.file, "line": cause.line}
+        _write(self._file, {"call": self._call_id, "at": time.time(), **content})
+
+    def note_exception(self, error: BaseException, *, where: str = "") -> None:
+        """Keep what the bot's code raised, `where` if it is not the bot's coroutine itself."""
+        file, line = place_of(error)
+        message = "".join(traceback.format_exception_only(error)).strip()
+        self.note(Cause("exception", one_line(f"{where}: {message}" if where else message), file, line))
+
+
+def first_cause(causes: Sequence[Cause]) -> Cause | None:
+    """Return the cause that most likely explains the others; ``None`` if nothing is known."""
+    ranks: dict[Kind, int] = {"exception": 0, "service": 1, "blocked": 2}
+    return min(causes, key=lambda cause: ranks[cause.kind], default=None)
+
+
+#: Whose code runs: tasks that a call's tasks create are the call's as well.
+current: ContextVar[Diagnosis | None] = ContextVar("wsvoice_diagnosis", default=None)
+
+
+@contextmanager
+def diagnosing(diagnosis: Diagnosis) -> Iterator[None]:
+    """Let what goes wrong within the context be noted for this call."""
+    before = current.set(diagnosis)
+    try:
+        yield
+    finally:
+        current.reset(before)
+
+
+@contextmanager
+def telling_misuse(file: Path | None) -> Iterator[None]:
+    """Write to `file`, if there is one, why the server does not start."""
+    try:
+        yield
+    except UsageError as error:
+        _write(file, {"kind": "usage", "message": error.message, "hint": error.hint})
+        raise
+
+
+def _write(file: Path | None, content: Mapping[str, object]) -> None:
+    if file is None:
+        return
+    # Whoever asked for it may be gone.
+    with suppress(OSError), file.open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps(content) + "\n")
+
+
+def one_line(text: str) -> str:
+    """Return `text` on one line, bounded."""
+    text = " ".join(text.split())
+    return text if len(text) <= _MESSAGE_LIMIT else f"{text[:_MESSAGE_LIMIT]}..."
+
+
+def place_of(error: BaseException) -> tuple[str, int]:
+    """Return file and line in which `error` was raised: the innermost ones of the bot's own, else of a library."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith((*_LIBRARIES, _OWN, "<"))]
+    if not own:
+        return "", 0
+    return own[-1].filename, own[-1].lineno or 0

@@ -1,0 +1,63 @@
+"""What fails inside of a pipeline is noted for its call: errors that processors report, handlers that raise."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from typing import Any
+
+from pipecat.frames.frames import ErrorFrame
+from pipecat.processors.frame_processor import FrameProcessor
+from pipecat.utils.base_object import BaseObject
+
+from wsvoice.runner.diagnosis import Cause, Diagnosis, current, one_line
+
+_MARK = "_wsvoice_notes_causes"
+#: How pipecat's own words for an exception in ``process_frame`` begin.
+_RAISED = "Error processing frame: "
+
+
+def apply() -> None:
+    """Note errors on their way; what pipecat does with them stays as it is."""
+    if getattr(FrameProcessor, _MARK, False):
+        return
+    setattr(FrameProcessor, _MARK, True)
+    push, run = FrameProcessor.push_error_frame, BaseObject._run_handler
+
+    @functools.wraps(push)
+    async def push_error_frame(self: FrameProcessor, error: ErrorFrame, *args: Any, **options: Any) -> None:
+        if (diagnosis := current.get()) is not None:
+            _note(diagnosis, self, error)
+        await push(self, error, *args, **options)
+
+    @functools.wraps(run)
+    async def run_handler(self: BaseObject, event_name: str, handler: Any, *args: Any, **options: Any) -> None:
+        diagnosis = current.get()
+        if diagnosis is None:
+            await run(self, event_name, handler, *args, **options)
+            return
+
+        async def noting(*args: Any, **options: Any) -> None:
+            try:
+                result = handler(*args, **options)
+                if inspect.iscoroutinefunction(handler):
+                    await result
+            except Exception as error:
+                diagnosis.note_exception(error, where=event_name)
+                raise
+
+        await run(self, event_name, noting, *args, **options)
+
+    FrameProcessor.push_error_frame = push_error_frame  # type: ignore[method-assign]
+    BaseObject._run_handler = run_handler  # type: ignore[method-assign]
+
+
+def _note(diagnosis: Diagnosis, processor: FrameProcessor, error: ErrorFrame) -> None:
+    # pipecat numbers the processors of a class: "CartesiaTTSService#0".
+    name = re.sub(r"#\d+$", "", str(error.processor or processor))
+    if error.exception is not None and error.error.startswith(_RAISED):
+        diagnosis.note_exception(error.exception, where=name)
+        return
+    text = one_line(error.error)
+    diagnosis.note(Cause("service", text if name in text else f"{name}: {text}"))

@@ -1,0 +1,209 @@
+"""A bot that is served for a call and fails: the verdict names what its process knows."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.environment import clean_process
+from tests.signals import speech_like
+from wsvoice.audio import write_wav
+from wsvoice.config import DialConfig
+from wsvoice.dial import CallReport, TimelineEvent
+from wsvoice.dial.caller import dial
+from wsvoice.dial.report import Cause, name_causes
+from wsvoice.errors import UsageError
+
+PIPELINE = """
+import asyncio, time
+from pipecat.frames.frames import ErrorFrame, InputAudioRawFrame, TTSSpeakFrame
+from pipecat.pipeline.pipeline import Pipeline
+from pipecat.pipeline.worker import PipelineWorker
+from pipecat.processors.frame_processor import FrameProcessor
+from pipecat.services.tts_service import TTSService
+from pipecat.workers.runner import WorkerRunner
+
+async def run(transport, *processors, greet=None):
+    worker = PipelineWorker(Pipeline([transport.input(), *processors, transport.output()]))
+    if greet is not None:
+        @transport.event_handler("on_client_connected")
+        async def on_client_connected(transport, client):
+            await greet(worker)
+    runner = WorkerRunner(handle_sigint=False)
+    await runner.add_workers(worker)
+    await runner.run()
+"""
+
+RAISES = """
+async def bot(runner_args):
+    await step()
+
+async def step():
+    raise RuntimeError("boom")
+"""
+
+RAISES_IN_HANDLER = (
+    PIPELINE
+    + """
+async def greet(worker):
+    raise KeyError("greeting")
+
+async def bot(runner_args):
+    await run(runner_args.transport, greet=greet)
+"""
+)
+
+RAISES_IN_PROCESSOR = (
+    PIPELINE
+    + """
+class Repeat(FrameProcessor):
+    async def process_frame(self, frame, direction):
+        await super().process_frame(frame, direction)
+        if isinstance(frame, InputAudioRawFrame):
+            raise ZeroDivisionError("no frames")
+        await self.push_frame(frame, direction)
+
+async def bot(runner_args):
+    await run(runner_args.transport, Repeat())
+"""
+)
+
+SERVICE_FAILS = (
+    PIPELINE
+    + """
+class AcmeTTSService(TTSService):
+    async def run_tts(self, text, context_id):
+        yield ErrorFrame(error="name or service not known")
+
+async def greet(worker):
+    await worker.queue_frames([TTSSpeakFrame("Hello")])
+
+async def bot(runner_args):
+    await run(runner_args.transport, AcmeTTSService(), greet=greet)
+"""
+)
+
+BLOCKS = (
+    PIPELINE
+    + """
+async def greet(worker):
+    time.sleep(3)
+
+async def bot(runner_args):
+    await run(runner_args.transport, greet=greet)
+"""
+)
+
+RETURNS = """
+async def bot(runner_args):
+    pass
+"""
+
+REMOVES_SINKS = "from loguru import logger\nlogger.remove()\n" + SERVICE_FAILS
+
+BOTS = {
+    "raises": RAISES,
+    "handler": RAISES_IN_HANDLER,
+    "processor": RAISES_IN_PROCESSOR,
+    "service": SERVICE_FAILS,
+    "no_sinks": REMOVES_SINKS,
+    "returns": RETURNS,
+}
+
+Placed = tuple[CallReport, list[TimelineEvent]]
+
+
+async def place(target: str, **settings: object) -> Placed:
+    events: list[TimelineEvent] = []
+    config = DialConfig(**{"target": target, "listen_s": 0.0, "response_timeout_s": 2.0, **settings})  # type: ignore[arg-type]
+    return await dial(config, on_event=events.append), events
+
+
+@pytest.fixture(scope="module")
+def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Placed]:
+    """Place every call of this file at once, by the bot's name."""
+    folder = tmp_path_factory.mktemp("causes")
+    clip = folder / "clip.wav"
+    write_wav(clip, [speech_like(400, 8000)], 8000)
+    for name, source in BOTS.items():
+        (folder / f"{name}.py").write_text(source)
+
+    async def place_all() -> list[Placed]:
+        return await asyncio.gather(*(place(str(folder / f"{name}.py"), audio=(clip,)) for name in BOTS))
+
+    with pytest.MonkeyPatch.context() as patch:
+        clean_process(patch)
+        patch.chdir(folder)
+        return dict(zip(BOTS, asyncio.run(place_all()), strict=True))
+
+
+def line_of(source: str, text: str) -> int:
+    return next(number for number, line in enumerate(source.splitlines(), 1) if text in line)
+
+
+@pytest.mark.parametrize(
+    ("name", "failure"),
+    [
+        (
+            "raises",
+            f"the bot crashed (it closed the call with 1011): RuntimeError: boom (raises.py:{line_of(RAISES, 'boom')})",
+        ),
+        (
+            "handler",
+            "the bot never made a sound: on_client_connected: KeyError: 'greeting'"
+            f" (handler.py:{line_of(RAISES_IN_HANDLER, 'KeyError')})",
+        ),
+        (
+            "processor",
+            "the bot never made a sound: Repeat: ZeroDivisionError: no frames"
+            f" (processor.py:{line_of(RAISES_IN_PROCESSOR, 'ZeroDivisionError')})",
+        ),
+        ("service", "the bot never made a sound: AcmeTTSService: name or service not known"),
+        ("no_sinks", "the bot never made a sound: AcmeTTSService: name or service not known"),
+        ("returns", "the bot ended the call before it made a sound (1000)"),
+    ],
+)
+def test_the_verdict_names_the_cause(calls: dict[str, Placed], name: str, failure: str) -> None:
+    report, _ = calls[name]
+    assert report.failure == failure
+    assert report.to_lines()[-1] == f"failed: {failure}"
+
+
+def test_the_report_has_them_whole(calls: dict[str, Placed]) -> None:
+    report, _ = calls["processor"]
+    [cause] = report.to_dict()["causes"]
+    assert (cause["kind"], cause["message"]) == ("exception", "Repeat: ZeroDivisionError: no frames")
+    assert Path(cause["file"]).is_absolute()
+    assert calls["returns"][0].causes == []
+
+
+def test_the_bots_log_ends_with_the_cause(calls: dict[str, Placed]) -> None:
+    def last(name: str) -> str:
+        return next(event.text for event in reversed(calls[name][1]) if " ended by " in event.text)
+
+    assert "the bot raised RuntimeError: boom (raises.py:" in last("raises")
+    assert "the bot made no sound: AcmeTTSService: name or service not known" in last("service")
+
+
+def test_a_server_that_cannot_be_started_as_asked_is_misuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clean_process(monkeypatch)
+    (tmp_path / "bot.py").write_text(RETURNS)
+    with pytest.raises(UsageError) as caught:
+        asyncio.run(place(f"{tmp_path / 'bot.py'}:misspelt"))
+    assert caught.value.message == "bot.py has no coroutine function named `misspelt`"
+    assert "bot.py:bot" in str(caught.value.hint)
+
+
+def test_the_cause_that_explains_the_others_is_named() -> None:
+    blocked = Cause("blocked", "the event loop was blocked for 5.0 s")
+    service = Cause("service", "AcmeTTSService: no key")
+    raised = Cause("exception", "RuntimeError: boom", "/home/me/bot.py", 12)
+    assert name_causes("it failed", [blocked, service]) == "it failed: AcmeTTSService: no key"
+    assert name_causes("it failed", [blocked, service, raised]) == "it failed: RuntimeError: boom (bot.py:12)"
+    assert name_causes("it failed", []) == "it failed"
+    report = CallReport("twilio", "bot.py", failure="it failed: AcmeTTSService: no key", causes=[blocked, service])
+    assert report.to_lines() == ["in the bot: the event loop was blocked for 5.0 s", f"failed: {report.failure}"]
+    assert json.loads(report.to_json())["causes"][0]["kind"] == "blocked"
