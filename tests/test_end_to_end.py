@@ -298,8 +298,8 @@ def test_two_files_are_two_turns(calls: Calls) -> None:
     ("name", "words"),
     [
         ("silent", r"the bot never made a sound"),
-        ("crash", r"the bot crashed: it closed the call with 1011"),
-        ("crash in call", r"the bot crashed: it closed the call with 1011"),
+        ("crash", r"the bot crashed \(it closed the call with 1011\): "),
+        ("crash in call", r"the bot crashed \(it closed the call with 1011\): "),
         ("dies", r"`wsvoice run .*dies\.py` ended with exit code 7:"),
         ("import error", r"`wsvoice run .*import_error\.py` ended with exit code 1:"),
         ("garbage", r"the webhook's answer cannot be used: .+"),

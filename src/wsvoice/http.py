@@ -23,6 +23,8 @@ from wsvoice.providers.base import HttpRequest
 
 #: How long a server may take to accept the connection.
 CONNECT_TIMEOUT_S = 5.0
+#: In which header a server on this machine tells a caller on this machine the public host that stands for it.
+PUBLIC_HOST_HEADER = "x-wsvoice-public-host"
 #: The most of a response's body that is read, in bytes.
 BODY_LIMIT = 1024 * 1024
 

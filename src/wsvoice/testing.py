@@ -41,8 +41,6 @@ from wsvoice.errors import UsageError, WsvoiceError
 #: The telephone's sample rate, in which sound is given and compared.
 SAMPLE_RATE = 8000
 
-#: How many lines of the bot's log are shown where a call has failed.
-_LOG_LINES = 20
 # Places of a sound that are closer than this are one.
 _SAME_PLACE_MS = 100
 
@@ -186,8 +184,10 @@ class Report(CallReport):
                 leaves about 0.99, noise or another voice over it less; other words of the same voice have about 0.2.
 
         Raises:
-            ValueError: If `sound` is silent.
+            ValueError: If `sound` is silent, or there is no such correlation.
         """
+        if not 0 < min_correlation <= 1:
+            raise ValueError(f"min_correlation is above 0 and at most 1, got {min_correlation:g}")
         likeness = self._likeness(sound)
         found: list[int] = []
         for at in np.flatnonzero(likeness >= min_correlation).tolist():
@@ -200,7 +200,7 @@ class Report(CallReport):
 
     def assert_passed(self) -> None:
         """
-        Fail unless a real call would have gone well, and say why it would not, with the end of the bot's log.
+        Fail unless a real call would have gone well, and say why it would not; pytest shows the whole call below.
 
         .. code-block:: python
 
@@ -209,11 +209,10 @@ class Report(CallReport):
         __tracebackhide__ = True
         if self.passed:
             return
-        lines = [f"the call failed: {self.failure}"]
-        lines += [f"{found.level} {found.id}: {found.message}" for found in self.findings]
-        # A bot that died has its last words in the failure already.
-        if (log := self.log) and "\n" not in (self.failure or ""):
-            lines += ["the end of the bot's log:", *(f"  {line}" for line in log[-_LOG_LINES:])]
+        # The last words of a bot that died are in its log, which is shown with the call.
+        why = (self.failure or "").partition("\n")[0].rstrip(":")
+        lines = [f"the call failed: {why}"]
+        lines += [f"{found.level} {found.id}: {found.message}" for found in self.findings if found.message != why]
         raise AssertionError("\n".join(lines))
 
     def assert_heard(self, sound: bytes | str | PathLike[str], *, min_correlation: float = 0.6) -> float:
@@ -254,8 +253,14 @@ class Report(CallReport):
         Args:
             from_ms: Where the part begins, in ms since the stream started.
             to_ms: Where it ends; ``None`` for the end of the call.
+
+        Raises:
+            ValueError: If one is negative, or the part ends before it begins.
         """
         __tracebackhide__ = True
+        _check_positive(from_ms=from_ms, to_ms=to_ms)
+        if to_ms is not None and to_ms < from_ms:
+            raise ValueError(f"the part ends before it begins: from_ms={from_ms:g}, to_ms={to_ms:g}")
         end_ms = self.duration_ms if to_ms is None else to_ms
         if any(start < end_ms and end > from_ms for start, end in self.sounds):
             part = f"from {from_ms:.0f} to {end_ms:.0f} ms"
@@ -268,8 +273,12 @@ class Report(CallReport):
         .. code-block:: python
 
             report.assert_answers_within(1500)
+
+        Raises:
+            ValueError: If the limit is negative.
         """
         __tracebackhide__ = True
+        _check_positive(limit_ms=limit_ms)
         times = self.response_times_ms
         if not times:
             raise AssertionError(f"there was no turn to answer; the call {self.verdict}: {self.failure}")
@@ -333,7 +342,11 @@ class PlacedCall:
             f"{'':8} | {event.text}" if event.kind == "log" else f"{event.at_ms / 1000:8.3f}   {event.text}"
             for event in self.timeline
         ]
-        return lines if self.report is None else [*lines, *self.report.to_lines()]
+        if self.report is None:
+            return lines
+        *rest, verdict = self.report.to_lines()
+        # What follows its first line are the last lines of the log again.
+        return [*lines, *rest, verdict.partition("\n")[0]]
 
 
 @dataclass(frozen=True)
@@ -525,6 +538,13 @@ class _CallThread:
             # The loop is closed if the call was over at that moment.
             with suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._task.cancel)
+
+
+def _check_positive(**bounds: float | None) -> None:
+    for name, bound in bounds.items():
+        # Not `bound < 0`, which is false of what is no number.
+        if bound is not None and not bound >= 0:
+            raise ValueError(f"{name} is a time from 0 up, got {bound:g}")
 
 
 @contextmanager

@@ -569,12 +569,32 @@ def test_a_webhook_that_fails() -> None:
     assert called.report.failure.isprintable()
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (
+            "<!DOCTYPE html>\n<html><head><title>502 Bad\n Gateway</title></head>x</html>",
+            "502 Bad Gateway",
+        ),
+        ("<html><head><style>p {}</style></head><body><h1>Not <b>here</b></h1></body></html>", "Not here"),
+        ("<h1>It&#39;s broken</h1><p>Really.</p>", "It's broken"),
+        ("<html><script>var x = '<b>';", ""),
+    ],
+)
+def test_a_foreign_servers_page_is_not_pasted(body: str, said: str) -> None:
+    page: fake_bots.Webhook = lambda bot, number: http_answer(body, "502 Bad Gateway", Content_Type="text/html")  # noqa: E731
+    assert refused(webhook=page).report.failure == "the webhook failed: 502" + (f", {said}" if said else "")
+    found: fake_bots.Webhook = lambda bot, number: http_answer(body, Content_Type="text/html")  # noqa: E731
+    named = f" ({said!r})" if said else ""
+    assert refused(webhook=found).report.failure == f"the webhook's answer cannot be used: it is a web page{named}"
+
+
 def test_an_answer_that_is_no_answer() -> None:
     called = refused(webhook=lambda bot, number: http_answer("<Response><Connect>"))
     assert called.report.failure is not None
     assert called.report.failure.startswith("the webhook's answer cannot be used: ")
     assert called.found() == [("W3", "fail", 1)]
-    called = refused(webhook=lambda bot, number: http_answer("<html>404</html>", Content_Type="application/json"))
+    called = refused(webhook=lambda bot, number: http_answer("404", Content_Type="application/json"))
     assert called.found() == [("W3", "fail", 1)]
 
 
@@ -633,6 +653,9 @@ def test_mistakes_are_raised_before_anything_is_dialled(tmp_path: Path) -> None:
         place(record=tmp_path / "none" / "call.wav")
     with pytest.raises(UsageError, match="no provider is called"):
         place(transport="pigeon")
+    for wrong in ({"duration_s": -1.0}, {"listen_s": -1.0}, {"response_timeout_s": float("nan")}):
+        with pytest.raises(UsageError, match="a time from 0 up"):
+            place(**wrong)
     with pytest.raises(UsageError, match="real calls"):
         asyncio.run(dial(DialConfig(target="+15550100002")))
 

@@ -1,9 +1,9 @@
 """
 Everything that is printed: words for people on stderr, data on stdout.
 
-rich does the colours, and leaves them out for a pipe or with ``NO_COLOR``; lines are never wrapped, so that they
-can be searched and cut. What comes from a call or a bot is shown with its control characters spelt out: a caller
-must not be able to write to the user's terminal.
+rich does the colours, and leaves them out for a pipe or with ``NO_COLOR``. On a terminal a line that is too long goes
+on below its text; in a pipe lines are never wrapped, so that they can be searched and cut. What comes from a call or a
+bot is shown with its control characters spelt out: a caller must not be able to write to the user's terminal.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _TO_BOT = frozenset({"webhook", "connected", "started", "caller-speaks", "caller-silent", "digit"})
 _TO_CALLER = frozenset({"answer", "bot-speaks", "bot-silent", "clear"})
 _STYLES = {"caller-speaks": "cyan", "bot-speaks": "green", "finding": "yellow", "log": "dim"}
+_LEVELS = {"fail": "red", "warn": "yellow"}
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _LINE_BREAKS = re.compile(r"[\t\n\u2028\u2029]")
 
@@ -49,7 +51,13 @@ class Output:
         """Print one line, after a `label` that has a style of its own."""
         from rich.text import Text
 
-        self.console.print(Text.assemble((label, label_style), (_visible(text), style)), soft_wrap=True)
+        text = _visible(text)
+        width = self.console.width - len(label)
+        if self.console.is_terminal and label and len(text) > width >= 20:
+            # Cut by hand: rich would not indent what goes on.
+            first, *rest = textwrap.wrap(text, width, break_on_hyphens=False) or [""]
+            text = "\n".join([first, *(" " * len(label) + line for line in rest)])
+        self.console.print(Text.assemble((label, label_style), (text, style)), soft_wrap=True)
 
     def block(self, text: str, *, style: str = "") -> None:
         """Print lines as they are, a traceback for instance."""
@@ -126,11 +134,20 @@ class Output:
         *rest, verdict = lines
         for line in rest:
             level = line.partition(" ")[0]
-            self.line(line, style={"fail": "red", "warn": "yellow"}.get(level, ""))
+            label, text = self._split_label(line)
+            self.line(text, label=label, label_style=_LEVELS.get(level, ""), style=_LEVELS.get(level, ""))
         verdict, *last_words = verdict.splitlines()
-        self.line(verdict, style="bold green" if verdict == "passed" else "bold red")
+        style = "bold green" if verdict == "passed" else "bold red"
+        label, text = self._split_label(verdict)
+        self.line(text, style=style, label=label, label_style=style)
         for line in last_words:
             self.log_line(line)
+
+    @staticmethod
+    def _split_label(line: str) -> tuple[str, str]:
+        """Split ``turn 1: caller ...`` behind the colon, below which the rest of a long line is to stand."""
+        label, colon, text = line.partition(": ")
+        return (f"{label}: ", text) if colon and len(label) < 16 else ("", line)
 
     @property
     def can_ask(self) -> bool:

@@ -4,16 +4,18 @@ The webhook: asks the bot's server what to do with a call, as the provider does.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from html import unescape
 from typing import Literal, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from wsvoice import http
 from wsvoice.call import Call
 from wsvoice.dial.journal import Journal
-from wsvoice.dial.target import Detour, Reach
+from wsvoice.dial.target import Detour, Reach, shortened
 from wsvoice.errors import DialError, HttpError, RemoteProtocolError
 from wsvoice.providers.base import Callback, HttpRequest, Progress, Provider, ReportsProgress, WebhookRequest
 
@@ -23,6 +25,13 @@ MAX_REDIRECTS = 10
 ANSWER_LIMIT = 256 * 1024
 
 _TEXT_LIMIT = 200
+_PAGE = re.compile(r"<(!doctype html|html|head|body|h\d|p|div|center|title)\b", re.IGNORECASE)
+_TITLE = re.compile(r"<title[^>]{0,200}>([^<]{0,500})", re.IGNORECASE)
+# Scripts and styles are no text; and what a cut page has of them stands at its end.
+_UNSEEN = re.compile(r"<(script|style|head)\b.*?(</\1\s*>|$)", re.IGNORECASE | re.DOTALL)
+_BLOCKS = re.compile(r"</?(h\d|p|div|br|body|html|table|tr|li|ul|hr|center|pre)\b[^>]*(>|$)", re.IGNORECASE)
+_TAGS = re.compile(r"<[^>]*(>|$)")
+_HOST = re.compile(r"[a-z0-9._-]{1,253}(:[0-9]{1,5})?")
 
 Document = TypeVar("Document")
 #: Makes a request of a URL, a method and the time.
@@ -81,7 +90,7 @@ class Webhook:
         self._quirks = quirks
         self._journal = journal
         self._timeout_s = timeout_s
-        self._detour = detour
+        self.detour = detour
         self._reach = reach
 
     async def announce(self, call: Call, *, warn_s: float) -> Asked:
@@ -130,18 +139,24 @@ class Webhook:
             except HttpError as error:
                 raise self._no_response(error, url) from error
             elapsed_s += response.elapsed_s
+            if (own := self._own_url(response, url)) is not None:
+                self.url = url = own
+                if response.status == 403 and signed != request:
+                    # It was signed for the name by which we dialled.
+                    continue
             if response.status in (301, 302, 303, 307, 308) and (location := response.headers.get("location")):
                 url = urljoin(url, location)
                 if urlsplit(url).scheme not in ("http", "https"):
                     raise DialError(f"the webhook redirects to {url[:_TEXT_LIMIT]}, which is no web address")
                 if response.status not in (307, 308):
                     verb = "GET"
-                journal.tell("webhook", f"redirected to {url[:_TEXT_LIMIT]}")
+                journal.tell("webhook", f"redirected to {self.shown(url)}")
                 continue
             break
         else:
             raise DialError(f"the webhook redirects more than {MAX_REDIRECTS} times")
-        journal.tell("webhook", f"{verb} {url} answered {response.status} in {elapsed_s * 1000:.0f} ms")
+        elapsed_ms = elapsed_s * 1000
+        journal.tell("webhook", f"{verb} {self.shown(url)} answered {response.status} in {elapsed_ms:.0f} ms")
         if warn_s is not None and elapsed_s > warn_s:
             journal.find("W1", "warn", f"the webhook took {elapsed_s:.1f} s; callers hear nothing until it answers")
         if not 200 <= response.status < 300:
@@ -156,7 +171,14 @@ class Webhook:
             DialError: If it makes nothing of it, in words for the report.
         """
         response = asked.response
+        if response.is_cut:
+            message = f"it is longer than {ANSWER_LIMIT // 1024} KiB"
+            raise no_stream(RemoteProtocolError("too-long", message), self._journal)
         content_type = response.headers.get("content-type", "")
+        if _is_page(response.body):
+            said = plain_text(response.body)
+            message = "it is a web page" + (f" ({said!r})" if said else "")
+            raise no_stream(RemoteProtocolError("page", message), self._journal)
         try:
             return reader(response.body, content_type, base_url=asked.url, quirks=self._quirks)
         except RemoteProtocolError as error:
@@ -205,8 +227,22 @@ class Webhook:
         self._journal.tell("webhook", f"an unsigned webhook was answered {response.status}")
         return response.status
 
+    def _own_url(self, response: http.HttpResponse, url: str) -> str | None:
+        """Return the public URL of a server on this machine that says by which host it is known to the world."""
+        host = response.headers.get(http.PUBLIC_HOST_HEADER, "")
+        parts = urlsplit(url)
+        if self.detour is not None or not _HOST.fullmatch(host) or not http.is_loopback(parts.hostname or ""):
+            return None
+        self.detour = Detour(host, url)
+        self._journal.tell("note", f"{host} stands for this server: it is dialled locally")
+        return parts._replace(scheme="https", netloc=host).geturl()
+
+    def shown(self, url: str) -> str:
+        """Return `url` for people: where it really goes, without what nobody reads."""
+        return shortened(self.detour.apply(url) if self.detour else url)
+
     async def _send(self, request: WebhookRequest, timeout_s: float) -> http.HttpResponse:
-        url = self._detour.apply(request.url) if self._detour else request.url
+        url = self.detour.apply(request.url) if self.detour else request.url
         return await http.send(
             HttpRequest(request.method, url, request.headers, request.body),
             timeout_s=max(0.001, timeout_s),
@@ -242,7 +278,7 @@ class Webhook:
         if status == 405:
             return DialError(f"the webhook takes another method: 405 at {url} (try --method GET or POST)")
         if status >= 500:
-            said = _first_line(response.body)
+            said = plain_text(response.body)
             return DialError(f"the webhook failed: {status}" + (f", {said}" if said else ""))
         return DialError(f"the webhook refused the call: {status}")
 
@@ -261,7 +297,20 @@ def _server(url: str) -> tuple[str, str, int | None]:
     return parts.scheme, (parts.hostname or "").rstrip("."), parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
-def _first_line(body: bytes) -> str:
-    """Return the first line with something in it, printable and bounded."""
-    text = body[:4096].decode("utf-8", "replace").strip().partition("\n")[0]
+def _is_page(body: bytes) -> bool:
+    return _PAGE.match(body[:100].decode("utf-8", "replace").strip()) is not None
+
+
+def plain_text(body: bytes) -> str:
+    """Return the title of a page, or the first line with something in it: printable, without tags, and bounded."""
+    text = body[:8192].decode("utf-8", "replace").strip()
+    if _is_page(body):
+        title = _TITLE.search(text)
+        if title is not None and title[1].strip():
+            text = " ".join(title[1].split())
+        else:
+            # A block ends a line, and what is within one does not.
+            text = _TAGS.sub("", _BLOCKS.sub("\n", " ".join(_UNSEEN.sub(" ", text).split())))
+        text = unescape(text)
+    text = text.strip().partition("\n")[0].strip()
     return "".join(character for character in text if character.isprintable())[:_TEXT_LIMIT]

@@ -5,6 +5,7 @@ The simulated caller: places a call to a bot, exactly as its provider would, and
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import secrets
 import threading
@@ -31,7 +32,7 @@ from wsvoice.dial.report import CallReport, TimelineEvent, name_causes
 from wsvoice.dial.rest import FakeRestApi
 from wsvoice.dial.script import Clip, Script, Speaker, Turn, load_turns
 from wsvoice.dial.serve import PUBLIC_HOST, START_TIMEOUT_S, ServedBot, bot_environment
-from wsvoice.dial.target import Detour, Reach, Target, parse_target
+from wsvoice.dial.target import Detour, Reach, Target, parse_target, shortened
 from wsvoice.dial.voice import Voice
 from wsvoice.errors import DialError, HttpError, RemoteProtocolError, UsageError
 from wsvoice.http import failure_kind, is_loopback
@@ -102,6 +103,9 @@ async def dial(
         BotImportError: If the caller is a bot that fails while it is imported.
     """
     target = parse_target(config.target)
+    for name, time_s in (("duration", config.duration_s), ("listen", config.listen_s)):
+        _check_time(name, time_s)
+    _check_time("response timeout", config.response_timeout_s)
     if config.record is not None:
         _check_recording(config.record)
     clock = clock or MonotonicClock()
@@ -133,6 +137,12 @@ def _load_caller(spec: str, on_line: Callable[[str], None]) -> CallerBot:
 
 def _speak(texts: Sequence[str], voice: str) -> list[Clip]:
     return [Clip(f'"{text}"' if len(text) <= 60 else f'"{text[:57]}..."', *speak(text, voice)) for text in texts]
+
+
+def _check_time(name: str, time_s: float | None) -> None:
+    # Not `time_s < 0`, which is false of what is no number.
+    if time_s is not None and not 0 <= time_s < math.inf:
+        raise UsageError(f"the {name} is a time from 0 up, got {time_s:g} s")
 
 
 def _check_recording(path: Path) -> None:
@@ -368,7 +378,7 @@ class _Caller:
         self._detour = Detour(PUBLIC_HOST, served.url)
         self._reach = Reach(served.url, allow_private=self._config.allow_private)
         url = f"https://{PUBLIC_HOST}/"
-        journal.tell("note", f"{bot} is served at {served.url}, which stands for {url}")
+        journal.tell("note", f"{bot} is served at {served.url}")
         return url
 
     def _hang_up_by_rest(self) -> None:
@@ -379,6 +389,7 @@ class _Caller:
 
     async def _ask(self, webhook: Webhook, flow: CallFlow) -> StreamRequest:
         asked = await webhook.announce(self._call, warn_s=self._limits.webhook_warn_s)
+        self._detour = webhook.detour
         request = await (self._await_command() if self._behaviour.by_commands else flow.first(self._call, asked))
         self._report = replace(self._report, webhook_ms=asked.elapsed_ms)
         return flow.settle(request)
@@ -447,7 +458,7 @@ class _Caller:
             raise DialError(f"the stream's URL {url[:200]} cannot be dialled: {error}") from error
         except TimeoutError as error:
             seconds = f"{self._limits.connect_s:g} s"
-            raise self._no_stream(f"the stream at {url} did not open within {seconds}", "timeout") from error
+            raise self._no_stream(f"the stream at {shortened(url)} did not open within {seconds}", "timeout") from error
         except (OSError, EOFError, WebSocketException) as error:
             raise self._not_connected(error, url) from error
         elapsed_ms = (time.monotonic() - began) * 1000
@@ -470,14 +481,14 @@ class _Caller:
         host = urlsplit(url).hostname or url
         kind = failure_kind(error)
         if kind == "refused":
-            return self._no_stream(f"nothing listens for streams at {url}", "refused")
+            return self._no_stream(f"nothing listens for streams at {shortened(url)}", "refused")
         if kind == "dns":
             return self._no_stream(f"the stream's host {host} is unknown", "refused")
         reason = (str(error) or type(error).__name__)[:200]
         if url.startswith("wss://"):
             mend = "; is it a plain ws:// server? dial with --force-ws" if is_loopback(host) else ""
             return self._no_stream(f"no TLS connection to {host} for the stream: {reason}{mend}", "tls")
-        return self._no_stream(f"the stream at {url} did not open: {reason}", "refused")
+        return self._no_stream(f"the stream at {shortened(url)} did not open: {reason}", "refused")
 
     def _no_stream(self, message: str, kind: Literal["timeout", "tls", "refused"]) -> DialError:
         if code := self._provider.upgrade_error(kind):

@@ -30,6 +30,7 @@ from wsvoice.dial.probe import Hazards
 from wsvoice.dial.quirks import Behaviour
 from wsvoice.dial.report import CallReport, EndedBy
 from wsvoice.dial.script import SILENCE_MS, STEP_MS, Speaker
+from wsvoice.dial.target import shortened
 from wsvoice.errors import DialError, RemoteProtocolError
 from wsvoice.providers.base import Provider, RepliesToErrors, Side, StreamRequest, StreamStatus
 from wsvoice.providers.events import (
@@ -298,7 +299,9 @@ class Conversation:
             now = self._clock.now()
             self._journal.started_at = now
             self._playback = Playback(self._bot_format.sample_rate, now, limit_s=self._provider.queue_limit_s)
-        self._journal.tell("started", f"stream {call.stream_id} of call {call.call_id} has started")
+        self._journal.tell(
+            "started", f"stream {shortened(call.stream_id)} of call {shortened(call.call_id)} has started"
+        )
         self._tell_status("started")
         return True
 

@@ -148,7 +148,7 @@ class CallFlow:
         what = "the answer's <Redirect>" if cause == "redirect" else "<Connect action>"
         if cause == "update":
             what = "the call's update"
-        self._journal.tell("webhook", f"{what} leads to {callback.method} {callback.url[:_TEXT_LIMIT]}")
+        self._journal.tell("webhook", f"{what} leads to {callback.method} {self._webhook.shown(callback.url)}")
 
         def render(url: str, method: Literal["GET", "POST"], now: float) -> WebhookRequest:
             at = Callback(url, method)
@@ -179,7 +179,7 @@ class CallFlow:
         if self._force_ws and request.url.startswith("wss://"):
             request = replace(request, url="ws://" + request.url.removeprefix("wss://"))
             how = " (ws:// instead of wss://, as asked)"
-        journal.tell("answer", f"the stream is {_shortened(request.url)}{how}")
+        journal.tell("answer", f"the stream is {self._webhook.shown(request.url)}{how}")
         return request
 
     # Status callbacks
@@ -220,8 +220,3 @@ class CallFlow:
         """Wait until everybody has been told."""
         if self._telling is not None:
             await asyncio.wait([self._telling])
-
-
-def _shortened(url: str) -> str:
-    """Return `url` for a line of the timeline; a stream's token is long, and no use to a reader."""
-    return url if len(url) <= 80 else f"{url[:77]}..."

@@ -276,5 +276,5 @@ def _describe(turn: TurnReport) -> str:
     if turn.response_ms is None:
         return f"{spoken}, no answer"
     if turn.response_ms == 0:
-        return f"{spoken}, bot sounded while the caller spoke"
+        return f"{spoken}, bot answered while the caller spoke"
     return f"{spoken}, bot answered after {turn.response_ms:.0f} ms"

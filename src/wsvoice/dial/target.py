@@ -23,6 +23,8 @@ from wsvoice.http import uses_proxy
 DEFAULT_TARGET = "http://localhost:7860/"
 
 _HOST_AND_PORT = re.compile(r"[A-Za-z0-9.-]+:\d{1,5}(/.*)?")
+# Longer parts of a URL, and longer ids, are not for people.
+_LONG = 20
 _PHONE_NUMBER = re.compile(r"\+[\d ().-]+")
 
 
@@ -60,6 +62,16 @@ class Detour:
             return url
         scheme = "ws" if parts.scheme.startswith("ws") else "http"
         return parts._replace(scheme=scheme, netloc=urlsplit(self.local_url).netloc).geturl()
+
+
+def shortened(text: str) -> str:
+    """Return a URL or an id for people, who have no use for the whole of an id, a token or a query."""
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        return text if len(text) <= _LONG else f"{text[:10]}..."
+    host, *path = rest.partition("?")[0].split("/")
+    path = [part if len(part) <= _LONG else f"{part[:10]}..." for part in path]
+    return "/".join([f"{scheme}://{host[:100]}", *path])[:200]
 
 
 class Reach:

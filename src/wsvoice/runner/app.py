@@ -520,8 +520,14 @@ def create_switchboard(bot: Bot, config: RunConfig | None = None) -> Switchboard
 
 
 def _router(switchboard: Switchboard) -> APIRouter:
+    async def answer(request: Request, name: str | None = None) -> Response:
+        response = await switchboard.webhook(request, name)
+        if (host := doorway.public_host_for(request, switchboard.config)) is not None:
+            response.headers[http.PUBLIC_HOST_HEADER] = host
+        return response
+
     async def webhook(request: Request) -> Response:
-        return await switchboard.webhook(request)
+        return await answer(request)
 
     async def stream(websocket: WebSocket) -> None:
         path = websocket.path_params
@@ -540,7 +546,7 @@ def _router(switchboard: Switchboard) -> APIRouter:
 
     def webhook_of(name: str) -> Callable[[Request], Awaitable[Response]]:
         async def provider_webhook(request: Request) -> Response:
-            return await switchboard.webhook(request, name)
+            return await answer(request, name)
 
         return provider_webhook
 

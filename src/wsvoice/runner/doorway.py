@@ -183,6 +183,17 @@ def signed_base(connection: HTTPConnection, config: RunConfig) -> str:
     return _base(connection, config, host if _is_own(_name(host), connection, config) else None)
 
 
+def public_host_for(connection: HTTPConnection, config: RunConfig) -> str | None:
+    """
+    Return the public host for a program on this machine that has dialled this server by a local name, or ``None``.
+
+    It knows then that the URLs of the answer are this server's own, and for which name it has to sign.
+    """
+    peer = connection.client.host if connection.client is not None else ""
+    local = http.is_loopback(peer) and http.is_loopback(_name(asked_host(connection)))
+    return config.proxy if local and not is_proxied(connection) and page(connection) is None else None
+
+
 def claimed_hosts(connection: HTTPConnection) -> list[str]:
     """
     Return the hosts that a request says it was sent to: for telling the operator, never to be trusted.
