@@ -200,7 +200,7 @@ def test_a_server_that_cannot_be_started_as_asked_is_misuse(tmp_path: Path, monk
 def test_the_cause_that_explains_the_others_is_named() -> None:
     blocked = Cause("blocked", "the event loop was blocked for 5.0 s")
     service = Cause("service", "AcmeTTSService: no key")
-    raised = Cause("exception", "RuntimeError: boom", "/home/me/bot.py", 12)
+    raised = Cause("exception", "RuntimeError: boom", "bots/bot.py", 12)
     assert name_causes("it failed", [blocked, service]) == "it failed: AcmeTTSService: no key"
     assert name_causes("it failed", [blocked, service, raised]) == "it failed: RuntimeError: boom (bot.py:12)"
     assert name_causes("it failed", []) == "it failed"
