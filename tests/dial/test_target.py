@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from wsvoice.dial.target import Detour, Target, parse_target
+from wsvoice.dial.target import Detour, Target, parse_target, shortened
 from wsvoice.errors import BotNotFoundError, UsageError
 
 
@@ -62,3 +62,16 @@ def test_what_cannot_be_dialled_is_the_users_mistake(text: str) -> None:
 )
 def test_a_detour_is_for_its_host_only(url: str, goes_to: str) -> None:
     assert Detour("bot.invalid", "http://127.0.0.1:41234/").apply(url) == goes_to
+
+
+def test_urls_and_ids_are_cut_for_people() -> None:
+    assert shortened("https://bot.example.com/next?a=1") == "https://bot.example.com/next?a=1"
+    token = "WyJ0d2lsaW8iLCJDQTNmMzFmYi"
+    assert (
+        shortened(f"wss://bot.example.com:8443/ws/twilio/{token}")
+        == "wss://bot.example.com:8443/ws/twilio/WyJ0d2lsaW..."
+    )
+    assert shortened(f"http://127.0.0.1:80/?CallSid={token}") == "http://127.0.0.1:80/?CallSid=Wy..."
+    assert shortened("https://" + "a-very-long-name." * 3 + "com/") == "https://" + "a-very-long-name." * 3 + "com/"
+    assert shortened("v3:" + "x" * 63) == "v3:xxxxxxx..."
+    assert shortened("MZ123") == "MZ123"

@@ -69,9 +69,11 @@ def shortened(text: str) -> str:
     scheme, separator, rest = text.partition("://")
     if not separator:
         return text if len(text) <= _LONG else f"{text[:10]}..."
-    host, *path = rest.partition("?")[0].split("/")
+    address, mark, query = rest.partition("?")
+    host, *path = address.split("/")
     path = [part if len(part) <= _LONG else f"{part[:10]}..." for part in path]
-    return "/".join([f"{scheme}://{host[:100]}", *path])[:200]
+    query = query if len(query) <= _LONG else f"{query[:10]}..."
+    return ("/".join([f"{scheme}://{host[:100]}", *path]) + mark + query)[:200]
 
 
 class Reach:
