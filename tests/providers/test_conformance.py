@@ -9,6 +9,7 @@ import base64
 import dataclasses
 import json
 import re
+import string
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -671,6 +672,25 @@ def test_a_changed_body_or_signature_is_refused(provider: Provider, data: st.Dat
         forged = dataclasses.replace(signed, headers={**signed.headers, part: other_character(value, at)})
     with pytest.raises(SignatureError):
         provider.verify(forged, now=NOW)
+
+
+@pytest.mark.parametrize("method", ["POST", "GET"])
+def test_a_replay_is_known_however_its_signature_is_written(provider: Provider, method: str) -> None:
+    if not provider.can_verify():
+        pytest.skip(f"{provider.title} signs nothing")
+    plain = provider.webhook(a_call(provider), "https://voice.example.com/voice", method=method)
+    signed = provider.sign(plain, now=NOW)
+    key = provider.replay_key(signed)[0]
+    alphabet = string.ascii_letters + string.digits + "+/-_=, "
+    for name in set(signed.headers) - set(plain.headers):
+        value = signed.headers[name]
+        texts = [value[:at] + c + value[at + 1 :] for at in range(max(0, len(value) - 4), len(value)) for c in alphabet]
+        texts += [f"{value},", f"x,{value}", f" {value} , {value}", f"{value}=", value.rstrip("="), f'"{value}"', ""]
+        for text in texts:
+            again = dataclasses.replace(signed, headers={**signed.headers, name: text})
+            with suppress(SignatureError):
+                provider.verify(again, now=NOW)
+                assert provider.replay_key(again)[0] == key, (name, text)
 
 
 def test_an_upgrade_is_signed_where_the_provider_signs_it(provider: Provider) -> None:

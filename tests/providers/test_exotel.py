@@ -8,6 +8,7 @@ import asyncio
 import base64
 import dataclasses
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -123,6 +124,42 @@ def test_other_requests_ask_for_nothing(exotel: Exotel, query: str, kind: str) -
     with pytest.raises(RemoteProtocolError) as caught:
         exotel.read_webhook(get(f"https://h/?{query}"))
     assert caught.value.kind == kind
+
+
+def multipart(body: bytes, boundary: str = "X1") -> WebhookRequest:
+    return WebhookRequest("POST", "https://h/", {"content-type": f"multipart/form-data; boundary={boundary}"}, body)
+
+
+PART = b'--X1\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n'
+
+
+@pytest.mark.parametrize(
+    ("request_", "fields"),
+    [
+        (multipart(PART % (b"a", b"1") + PART % (b"b", b"x\r\ny") + b"--X1--\r\n"), [("a", "1"), ("b", "x\r\ny")]),
+        (multipart(b"preamble\r\n" + PART % (b"a", b"") + b"--X1--", '"X1"'), [("a", "")]),
+        (multipart(PART % ("ä".encode(), "é".encode()) + b"--X1--", "X1 ; charset=utf-8"), [("ä", "é")]),
+        (multipart(PART % (b'f"; filename="f.wav', b"RIFF") + PART % (b"a", b"1") + b"--X1--"), [("a", "1")]),
+        (multipart(b"--X1\r\nContent-Type: text/plain\r\n\r\nnameless\r\n--X1--"), []),
+        (multipart(b"--X1\r\nname=a"), []),
+        (multipart(PART % (b"a", b"1"), ""), []),
+        (multipart(PART % (b"a", b"1"), "other"), []),
+        (multipart(b""), []),
+    ],
+)
+def test_multipart_forms(request_: WebhookRequest, fields: list[tuple[str, str]]) -> None:
+    assert request_.form == fields
+
+
+@pytest.mark.parametrize(
+    "piece", [b"--X1\r\n", PART % (b"a", b"1"), b"content-disposition: name=", b"\r\n\r\n", b'name="']
+)
+def test_a_hostile_multipart_form_costs_little(exotel: Exotel, piece: bytes) -> None:
+    request = multipart((b"--X1\r\n" + piece * 70_000)[: 64 * 1024])
+    started = time.process_time()
+    assert len(request.form) <= 256
+    assert not exotel.recognises(request)
+    assert time.process_time() - started < 1
 
 
 def test_a_status_callback_is_only_acknowledged(exotel: Exotel) -> None:

@@ -125,6 +125,14 @@ def test_raw_bodies_are_signed_with_and_without_the_port(body: bytes, port: str)
         ours.verify(dataclasses.replace(bare, body=body + b"x"), now=NOW)
 
 
+def test_one_signature_in_both_spellings_is_one(provider: SignalWire) -> None:
+    """A form's is base64 and JSON's hexadecimal: what is signed as the one could be sent again as the other."""
+    raw = provider.sign(WebhookRequest("POST", URL, JSON, b"ab"), now=NOW)
+    form = provider.sign(post({"a": "b"}), now=NOW)
+    assert signature_of(raw) != signature_of(form)
+    assert provider.replay_key(raw) == provider.replay_key(form) == (signature_of(raw), "")
+
+
 @pytest.mark.parametrize("signature", ["", "é", "\udc80", "VlbeNEB7ZePOVzWetDOdoRWnmd0="])
 @pytest.mark.parametrize("headers", [JSON, {"content-type": "text/plain"}])
 def test_odd_signatures_are_wrong_ones(provider: SignalWire, headers: dict[str, str], signature: str) -> None:
