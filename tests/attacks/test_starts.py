@@ -39,7 +39,7 @@ def test_a_strange_start_is_taken_or_refused(serve: Callable[..., Any], kind: ty
         assert runner_args.call_data.stream_id == runner_args.call.stream_id
         assert isinstance(runner_args.call_data.body, dict)
 
-    server = serve(bot, transport=None, max_calls=AT_ONCE + 2)
+    server = serve(bot, transport=None)
     dialect = kind(parameters={"customer": "7"})
     turns = asyncio.Semaphore(AT_ONCE)
 
