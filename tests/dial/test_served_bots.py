@@ -15,14 +15,15 @@ from wsvoice.dial import CallReport, TimelineEvent
 from wsvoice.dial.caller import dial
 
 HANGS_UP = """
-import asyncio, os, sys, urllib.request
+import asyncio, base64, os, sys, urllib.request
 
 async def bot(runner_args):
     call = runner_args.call
     assert os.environ["TWILIO_ACCOUNT_SID"] == ""
     print("language", call.parameters["language"], file=sys.stderr)
     url = f"{os.environ['TWILIO_API_BASE_URL']}/2010-04-01/Accounts/{call.account_id}/Calls/{call.call_id}.json"
-    request = urllib.request.Request(url, b"Status=completed")
+    users = base64.b64encode(f"{call.account_id}:{os.environ['TWILIO_AUTH_TOKEN']}".encode()).decode()
+    request = urllib.request.Request(url, b"Status=completed", {"Authorization": f"Basic {users}"})
     answer = await asyncio.to_thread(urllib.request.urlopen, request)
     print("status", answer.status, file=sys.stderr)
     await asyncio.sleep(1)

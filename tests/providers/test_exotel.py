@@ -388,7 +388,6 @@ def test_a_test_call_needs_no_credentials() -> None:
 
 def test_closing_the_stream_is_the_hang_up(exotel: Exotel) -> None:
     assert exotel.hang_up(CALL) is None
-    assert exotel.read_hang_up(WebhookRequest("POST", "https://api.exotel.com/v1/Accounts/a/Calls/c.json")) is None
 
 
 # Telling a stream's provider

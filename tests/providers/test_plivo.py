@@ -39,6 +39,7 @@ from plivo.utils.signature_v3 import construct_get_url, construct_post_url, get_
 from requests import PreparedRequest, Response
 from requests.adapters import BaseAdapter
 
+from tests.providers.commands import hung_up
 from wsvoice.audio import PCMU_8K, AudioFormat, Encoding
 from wsvoice.call import Call
 from wsvoice.errors import ConfigError, LocalProtocolError, RemoteProtocolError, SignatureError
@@ -572,7 +573,7 @@ def test_a_test_calls_hang_up_goes_to_the_address_that_is_named() -> None:
     sent = Plivo({**bot, "PLIVO_API_BASE_URL": "http://127.0.0.1:41234"}).hang_up(CALL)
     assert sent is not None
     assert sent.url == f"http://127.0.0.1:41234/Account/{bot['PLIVO_AUTH_ID']}/Call/{CALL.call_id}/"
-    assert Plivo({}).read_hang_up(WebhookRequest(sent.method, sent.url)) == CALL.call_id
+    assert hung_up(Plivo({}), WebhookRequest(sent.method, sent.url)) == CALL.call_id
 
 
 # The answer
@@ -793,15 +794,15 @@ def test_a_hang_up_is_read_back() -> None:
     sent = plivo.hang_up(dataclasses.replace(CALL, call_id="a b/2"))
     assert sent is not None
     received = WebhookRequest(sent.method, sent.url, sent.headers, sent.body)
-    assert plivo.read_hang_up(received) == "a b/2"
-    assert plivo.read_hang_up(WebhookRequest("DELETE", "http://127.0.0.1:1/v1/Account/MA1/Call/x")) == "x"
+    assert hung_up(plivo, received) == "a b/2"
+    assert hung_up(plivo, WebhookRequest("DELETE", "http://127.0.0.1:1/v1/Account/MA1/Call/x")) == "x"
     for other in (
         WebhookRequest("GET", sent.url),
         WebhookRequest("POST", sent.url),
         WebhookRequest("DELETE", "https://api.plivo.com/v1/Account/MA1/Call/x/Stream/"),
         WebhookRequest("DELETE", "https://api.plivo.com/v1/Account/MA1/Request/x/"),
     ):
-        assert plivo.read_hang_up(other) is None
+        assert hung_up(plivo, other) is None
 
 
 def test_what_plivo_is(plivo: Plivo) -> None:

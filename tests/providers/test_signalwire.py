@@ -22,6 +22,7 @@ from pipecat.runner.utils import parse_telephony_websocket
 from pipecat.serializers.twilio import TwilioFrameSerializer
 from twilio.request_validator import RequestValidator
 
+from tests.providers.commands import hung_up
 from wsvoice.audio import PCMU_8K, AudioFormat, Encoding
 from wsvoice.call import Call
 from wsvoice.errors import ConfigError, LocalProtocolError, RemoteProtocolError, SignatureError
@@ -270,7 +271,7 @@ def test_the_rest_address_is_the_spaces(space: str) -> None:
     assert request.url == "https://example.signalwire.com/api/laml/2010-04-01/Accounts/p2/Calls/c1.json"
     assert request.basic_auth == ("p1", "token")
     received = WebhookRequest(request.method, request.url, request.headers, request.body)
-    assert SignalWire(REST).read_hang_up(received) == "c1"
+    assert hung_up(SignalWire(REST), received) == "c1"
 
 
 @pytest.mark.parametrize("missing", sorted(REST))

@@ -37,6 +37,7 @@ from telnyx.types import StreamBidirectionalSamplingRate
 from telnyx.types.calls.action_answer_params import ActionAnswerParams
 from telnyx.types.calls.action_start_streaming_params import ActionStartStreamingParams
 
+from tests.providers.commands import hung_up
 from wsvoice.audio import PCMU_8K, AudioFormat, Encoding
 from wsvoice.call import Call
 from wsvoice.errors import ConfigError, LocalProtocolError, RemoteProtocolError, SignatureError
@@ -841,7 +842,7 @@ def test_another_base_url_is_used_as_it_is() -> None:
     hang_up = provider.hang_up(API_CALL)
     assert hang_up is not None
     assert hang_up.url.startswith("http://127.0.0.1:1/calls/v3%3A")
-    assert provider.read_hang_up(as_webhook(hang_up)) == CALL.call_id
+    assert hung_up(provider, as_webhook(hang_up)) == CALL.call_id
 
 
 def test_without_the_apis_key_nothing_is_answered() -> None:
@@ -930,9 +931,9 @@ def test_a_hang_up_is_read_back(telnyx: Telnyx) -> None:
     assert request is not None
     assert request.url == f"https://api.telnyx.com/v2/calls/v3%3A{CALL.call_id[3:]}/actions/hangup"
     assert request.headers["authorization"] == "Bearer KEY1"
-    assert telnyx.read_hang_up(as_webhook(request)) == CALL.call_id
+    assert hung_up(telnyx, as_webhook(request)) == CALL.call_id
     # As pipecat's serializer writes it.
-    assert telnyx.read_hang_up(command(b"", "hangup")) == "v3:a"
+    assert hung_up(telnyx, command(b"", "hangup")) == "v3:a"
 
 
 @pytest.mark.parametrize(
@@ -940,9 +941,9 @@ def test_a_hang_up_is_read_back(telnyx: Telnyx) -> None:
 )
 def test_a_texml_hang_up_is_read(telnyx: Telnyx, body: bytes, call_id: str | None) -> None:
     url = "http://127.0.0.1:1/v2/texml/Accounts/acc/Calls/v3%3Aa"
-    assert telnyx.read_hang_up(WebhookRequest("POST", url, {"content-type": FORM_TYPE}, body)) == call_id
-    assert telnyx.read_hang_up(WebhookRequest("GET", url)) is None
-    assert telnyx.read_hang_up(command({})) is None
+    assert hung_up(telnyx, WebhookRequest("POST", url, {"content-type": FORM_TYPE}, body)) == call_id
+    assert hung_up(telnyx, WebhookRequest("GET", url)) is None
+    assert hung_up(telnyx, command({})) is None
 
 
 def test_what_the_rest_of_wsvoice_is_told(telnyx: Telnyx) -> None:

@@ -35,6 +35,7 @@ from twilio.base.client_base import ClientBase
 from twilio.request_validator import RequestValidator
 from twilio.twiml.voice_response import VoiceResponse
 
+from tests.providers.commands import hung_up
 from wsvoice.audio import PCMU_8K, AudioFormat, Encoding
 from wsvoice.call import Call
 from wsvoice.errors import ConfigError, LocalProtocolError, RemoteProtocolError, SignatureError
@@ -777,11 +778,11 @@ def test_a_hang_up_is_read_back() -> None:
     twilio = Twilio(REST)
     sent = twilio.hang_up_request("CA 1/2")
     received = WebhookRequest(sent.method, sent.url, sent.headers, sent.body)
-    assert twilio.read_hang_up(received) == "CA 1/2"
+    assert hung_up(twilio, received) == "CA 1/2"
     other = dataclasses.replace(received, body=b"Status=in-progress")
-    assert twilio.read_hang_up(other) is None
-    assert twilio.read_hang_up(dataclasses.replace(received, url="https://h/2010-04-01/Accounts/A.json")) is None
-    assert twilio.read_hang_up(WebhookRequest("GET", sent.url)) is None
+    assert hung_up(twilio, other) is None
+    assert hung_up(twilio, dataclasses.replace(received, url="https://h/2010-04-01/Accounts/A.json")) is None
+    assert hung_up(twilio, WebhookRequest("GET", sent.url)) is None
 
 
 # The stream

@@ -37,7 +37,7 @@ from wsvoice.dial.voice import Voice
 from wsvoice.errors import DialError, HttpError, RemoteProtocolError, UsageError
 from wsvoice.http import failure_kind, is_loopback
 from wsvoice.providers import load_provider
-from wsvoice.providers.base import Progress, ReportsProgress, Side, StreamRequest
+from wsvoice.providers.base import Command, Progress, ReportsProgress, Side, StreamRequest
 from wsvoice.speech import speak
 
 if TYPE_CHECKING:
@@ -194,6 +194,7 @@ class _Caller:
         self._flow: CallFlow | None = None
         self._conversation: Conversation | None = None
         self._rest_hung_up = False
+        self._update: Command | None = None
         self._report = CallReport(provider=self._provider.name, target=config.target, call_id=self._call.call_id)
 
     def _new_call(self) -> Call:
@@ -273,6 +274,8 @@ class _Caller:
             if self._flow is not None:
                 self._flow.tell(self._call, request, "failed", error=error.message)
             raise
+        if self._api is not None:
+            self._api.status = "in-progress"
         await self._progress("answered")
         await self._converse(request, socket)
         if config.probe and self._webhook is not None:
@@ -305,6 +308,8 @@ class _Caller:
         )
         if self._rest_hung_up:
             conversation.hang_up()
+        elif self._update is not None:
+            conversation.update(self._update)
         try:
             if self._bot is not None and voice is not None:
                 self._bot.start(voice, self._call)
@@ -359,7 +364,9 @@ class _Caller:
 
     async def _serve(self, stack: AsyncExitStack) -> str:
         journal, provider = self._journal, self._provider
-        api = FakeRestApi(provider, self._call.call_id, self._hang_up_by_rest, journal, self._config.quirks)
+        # The API knows what the bot was given, and the simulated carrier what it signs with.
+        asked = load_provider(provider.name, self._bot_credentials)
+        api = FakeRestApi(asked, self._call, self._take_command, journal, self._config.quirks)
         self._api = await stack.enter_async_context(api)
         environ = {**os.environ, **self._config.environ}
         environ = bot_environment(environ, provider, self._bot_credentials, api.url)
@@ -381,8 +388,21 @@ class _Caller:
         journal.tell("note", f"{bot} is served at {served.url}")
         return url
 
-    def _hang_up_by_rest(self) -> None:
-        self._journal.tell("hang-up", "the bot hangs up through the REST API")
+    def _take_command(self, command: Command) -> None:
+        """Do what the bot asks for through the REST API."""
+        if command.kind == "digits":
+            self._journal.tell("digit", f"the bot presses {command.digits[:60]}")
+            return
+        if command.kind == "update":
+            self._journal.tell("note", "the bot gives the call another document through the REST API")
+            self._update = command
+            if self._conversation is not None:
+                self._conversation.update(command)
+            return
+        if command.kind == "transfer":
+            self._journal.tell("hang-up", f"the bot transfers the call to {command.to[:60]}")
+        else:
+            self._journal.tell("hang-up", "the bot hangs up through the REST API")
         self._rest_hung_up = True
         if self._conversation is not None:
             self._conversation.hang_up()

@@ -32,7 +32,7 @@ from wsvoice.dial.report import CallReport, EndedBy
 from wsvoice.dial.script import SILENCE_MS, STEP_MS, Speaker
 from wsvoice.dial.target import shortened
 from wsvoice.errors import DialError, RemoteProtocolError
-from wsvoice.providers.base import Provider, RepliesToErrors, Side, StreamRequest, StreamStatus
+from wsvoice.providers.base import Command, Provider, RepliesToErrors, Side, StreamRequest, StreamStatus
 from wsvoice.providers.events import (
     Audio,
     Clear,
@@ -162,6 +162,7 @@ class Conversation:
         # Between two streams: what the call goes on with, once its document is there.
         self._next: asyncio.Task[StreamRequest | None] | None = None
         self._between_streams = False
+        self._update: Command | None = None
         self._talking = False
         self._told_sounds = 0
         self._sent_frames = 0
@@ -214,6 +215,10 @@ class Conversation:
     def hang_up(self) -> None:
         """End the call for the bot, which asked for it through the REST API."""
         self._hung_up_by_rest = True
+
+    def update(self, command: Command) -> None:
+        """Go on with another document, which the bot asked for through the REST API."""
+        self._update = command
 
     def record(self) -> str | None:
         """
@@ -331,8 +336,8 @@ class Conversation:
 
     async def _leave_stream(self) -> bool:
         """Let go of a stream that the bot has closed if a document says how the call goes on; false if none does."""
-        request = self._request
-        if self._flow is None or not (request.action or request.rest):
+        request, update = self._request, self._update
+        if self._flow is None or not (request.action or request.rest or update):
             return False
         await self._line.let_go()
         # Only now it is known for sure.
@@ -343,8 +348,27 @@ class Conversation:
         self._judge_lost_audio("closed the stream")
         self._playback.clear(self._clock.now())
         self._between_streams = True
-        self._next = asyncio.create_task(self._flow.after(self._call, request))
+        if update is not None:
+            # The bot has given the call another document, and need not wait until its stream is ended for it.
+            self._update = None
+            self._next = asyncio.create_task(self._flow.update(self._call, update))
+        else:
+            self._next = asyncio.create_task(self._flow.after(self._call, request))
         return True
+
+    async def _stop_stream(self, command: Command) -> None:
+        """End the stream because the call goes on with another document."""
+        self._update = None
+        if self._flow is None:
+            return
+        # What was played until now has been heard; the rest is gone with the stream.
+        self._hear(self._clock.now())
+        self._playback.clear(self._clock.now())
+        await self._line.hang_up(StreamStopped(reason="stopped"), self._patience.close_s)
+        await self._line.let_go()
+        self._tell_closed()
+        self._between_streams = True
+        self._next = asyncio.create_task(self._flow.update(self._call, command))
 
     async def _enter_stream(self, request: StreamRequest | None) -> bool:
         """Go on with the stream of another document; false if there is none, or it does not open."""
@@ -465,6 +489,8 @@ class Conversation:
             if self._hung_up_by_rest:
                 self._ended_by = "bot"
                 return
+            if self._update is not None and self._next is None:
+                await self._stop_stream(self._update)
             self._step(step * STEP_MS)
             self._journal.advance(step * STEP_MS)
             if self._line.backlog > backlog:

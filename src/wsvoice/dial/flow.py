@@ -19,6 +19,7 @@ from wsvoice.http import is_loopback
 from wsvoice.providers.base import (
     Callback,
     Cause,
+    Command,
     FollowsDocuments,
     NoStream,
     Provider,
@@ -103,6 +104,21 @@ class CallFlow:
                 asked = await self._ask(self._follower, call, request.action, "action")
                 return await self._follow(self._follower, call, asked)
             return await self._read(self._follower, call, request.rest, "application/xml")
+        except DialError as error:
+            self._journal.find("W6", "fail", error.message)
+            return None
+
+    async def update(self, call: Call, command: Command) -> StreamRequest | None:
+        """Return the stream with which `call` goes on as an update through the API says; as in :meth:`after`."""
+        assert self._follower is not None
+        self._base_url = self._webhook.url
+        try:
+            self._count()
+            if command.callback is None:
+                return await self._read(self._follower, call, command.document, "application/xml")
+            return await self._follow(
+                self._follower, call, await self._ask(self._follower, call, command.callback, "update")
+            )
         except DialError as error:
             self._journal.find("W6", "fail", error.message)
             return None

@@ -1,5 +1,6 @@
 """
-A fake of the provider's REST API, so that a bot can answer and hang up a simulated call as it does a real one.
+A fake of the provider's REST API, so that a bot can answer a simulated call, hang it up, give it another document,
+transfer it, press keys and look at it as it does with a real one.
 
 The server that is dialled with its bot gets the address as ``<PROVIDER>_API_BASE_URL`` in its environment, for
 example ``TWILIO_API_BASE_URL=http://127.0.0.1:41234``, and under every name that ends in ``_BASE_URL`` among the
@@ -9,7 +10,7 @@ provider's credentials. A bot uses it where its client takes an address::
                           base_url=os.environ.get("TWILIO_API_BASE_URL"))
 
 What a request means is for the provider's module to say. Only the simulated call is there; anything else is answered
-with 404.
+with 404, and other credentials than those that the bot was given with 401. No request goes any further than this.
 """
 
 from __future__ import annotations
@@ -19,17 +20,24 @@ import json
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
+from wsvoice.call import Call
 from wsvoice.dial.journal import Journal
 from wsvoice.errors import RemoteProtocolError
-from wsvoice.providers.base import AnswersByRequest, Provider, StreamRequest, WebhookRequest
+from wsvoice.providers.base import (
+    Answer,
+    AnswersByRequest,
+    Command,
+    ControlsCalls,
+    Provider,
+    StreamRequest,
+    WebhookRequest,
+)
 
 _HEAD_LIMIT = 16 * 1024
 _BODY_LIMIT = 64 * 1024
 _TIMEOUT_S = 5.0
-
-Content = dict[str, object] | None
 
 
 class FakeRestApi:
@@ -38,13 +46,21 @@ class FakeRestApi:
 
     Attributes:
         url: Its base URL, without a slash at the end.
+        status: How the call stands.
+
+    Args:
+        provider: Whose API it is, with the credentials that the bot was given.
+        call: The one call that there is.
+        on_command: Told what is to become of the call.
+        journal: Told what it does not know.
+        quirks: What the provider does differently.
     """
 
     def __init__(
         self,
         provider: Provider,
-        call_id: str,
-        on_hang_up: Callable[[], None],
+        call: Call,
+        on_command: Callable[[Command], None],
         journal: Journal,
         quirks: Mapping[str, str] | None = None,
     ) -> None:
@@ -52,8 +68,9 @@ class FakeRestApi:
         #: The stream that the call is answered with, or why it cannot be.
         self.answered: asyncio.Future[StreamRequest] = asyncio.get_running_loop().create_future()
         self._provider = provider
-        self._call_id = call_id
-        self._on_hang_up = on_hang_up
+        self.status: Literal["ringing", "in-progress", "completed"] = "ringing"
+        self._call = call
+        self._on_command = on_command
         self._journal = journal
         self._quirks = quirks or {}
         self._server: asyncio.Server | None = None
@@ -77,11 +94,12 @@ class FakeRestApi:
         try:
             async with asyncio.timeout(_TIMEOUT_S):
                 request = await self._read(reader)
-                status, content = self._answer(request) if request else (HTTPStatus.BAD_REQUEST, {"status": 400})
-                body = b"" if content is None else json.dumps(content).encode()
+                answer = self._answer(request) if request else Answer('{"status": 400}', "application/json", 400)
+                body = answer.body.encode()
+                length = "" if answer.status == 204 else f"Content-Length: {len(body)}\r\n"
                 head = (
-                    f"HTTP/1.1 {status} {status.phrase}\r\n"
-                    f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+                    f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}\r\n"
+                    f"Content-Type: {answer.media_type}\r\n{length}Connection: close\r\n\r\n"
                 )
                 writer.write(head.encode() + body)
                 await writer.drain()
@@ -111,27 +129,48 @@ class FakeRestApi:
             return None
         return WebhookRequest(words[0], self.url + words[1], headers, body)
 
-    def _answer(self, request: WebhookRequest) -> tuple[HTTPStatus, Content]:
-        call_id = self._provider.read_hang_up(request)
-        if call_id == self._call_id:
-            self._on_hang_up()
-            return self._done(request)
-        if call_id is None and isinstance(self._provider, AnswersByRequest):
-            try:
-                stream = self._provider.read_answer_request(request, call_id=self._call_id, quirks=self._quirks)
-            except RemoteProtocolError as error:
-                if not self.answered.done():
-                    self.answered.set_exception(error)
-                return HTTPStatus.UNPROCESSABLE_ENTITY, {"status": 422, "message": error.message}
-            if stream is not None:
-                if not self.answered.done():
-                    self.answered.set_result(stream)
-                return self._done(request)
-        what = "another call's hang-up" if call_id else f"{request.method} {request.url[len(self.url) :]}"
-        self._journal.tell("note", f"the simulated REST API does not know {what[:200]}")
-        return HTTPStatus.NOT_FOUND, {"status": 404, "message": "The requested resource was not found"}
+    def _answer(self, request: WebhookRequest) -> Answer:
+        provider = self._provider
+        if not isinstance(provider, ControlsCalls):
+            self._journal.tell("note", f"{provider.title}'s API is not simulated")
+            return Answer(json.dumps({"status": 404}), "application/json", 404)
+        if not provider.is_authorised(request):
+            self._journal.tell("note", "the simulated REST API was asked with other credentials than the bot was given")
+            return provider.api_error(401, "Authenticate: these are not the credentials of the test call")
+        try:
+            if (answered := self._answer_call(provider, request)) is not None:
+                return answered
+            command = provider.read_command(request)
+        except RemoteProtocolError as error:
+            self._journal.tell("note", f"the simulated REST API refuses {self._asked(request)}: {error.message}")
+            return provider.api_error(400, error.message)
+        if command is None or command.call_id != self._call.call_id:
+            what = self._asked(request)
+            if command is not None:
+                what = "another call's hang-up" if command.kind == "hang-up" else f"another call: {what}"
+            self._journal.tell("note", f"the simulated REST API does not know {what[:200]}")
+            return provider.api_error(404, "The requested resource was not found")
+        if command.kind == "hang-up":
+            self.status = "completed"
+        if command.kind != "look-up":
+            self._on_command(command)
+        return provider.command_answer(command, self._call, self.status)
 
-    def _done(self, request: WebhookRequest) -> tuple[HTTPStatus, Content]:
-        if request.method == "DELETE":
-            return HTTPStatus.NO_CONTENT, None
-        return HTTPStatus.OK, {"sid": self._call_id, "status": "completed", "data": {"result": "ok"}}
+    def _answer_call(self, provider: ControlsCalls, request: WebhookRequest) -> Answer | None:
+        """Take a request that answers the call; ``None`` if it is another one."""
+        if not isinstance(provider, AnswersByRequest):
+            return None
+        try:
+            stream = provider.read_answer_request(request, call_id=self._call.call_id, quirks=self._quirks)
+        except RemoteProtocolError as error:
+            if not self.answered.done():
+                self.answered.set_exception(error)
+            raise
+        if stream is None:
+            return None
+        if not self.answered.done():
+            self.answered.set_result(stream)
+        return provider.command_answer(Command("digits", self._call.call_id), self._call, self.status)
+
+    def _asked(self, request: WebhookRequest) -> str:
+        return f"{request.method} {request.url[len(self.url) :]}"[:200]

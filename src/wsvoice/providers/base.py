@@ -377,9 +377,6 @@ class Provider(Protocol):
     def hang_up(self, call: Call) -> HttpRequest | None:
         """Return the request that ends `call`; ``None`` if closing the stream does, or credentials are missing."""
 
-    def read_hang_up(self, request: WebhookRequest) -> str | None:
-        """Return the id of the call that a request to the provider's API ends; ``None`` if it does not."""
-
     def webhook(
         self,
         call: Call,
@@ -550,6 +547,53 @@ class FollowsDocuments(Protocol):
             error: Why it failed.
             now: Unix time in seconds.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """
+    What a request to the provider's API asks of a call that goes on.
+
+    Attributes:
+        kind: To end it, to go on with another document, to connect it to somebody else, to press keys, or to say
+            how it stands.
+        call_id: The call.
+        document: Of an update: the document itself; empty where it is to be asked for.
+        callback: Of an update: who is asked for the document.
+        to: Of a transfer: whom the call is connected to.
+        digits: The keys.
+    """
+
+    kind: Literal["hang-up", "update", "transfer", "digits", "look-up"]
+    call_id: str
+    document: bytes = b""
+    callback: Callback | None = None
+    to: str = ""
+    digits: str = ""
+
+
+@runtime_checkable
+class ControlsCalls(Protocol):
+    """A provider with an API by which a call that goes on can be told what to do."""
+
+    def is_authorised(self, request: WebhookRequest) -> bool:
+        """Whether a request to the API carries our credentials; true where none are known."""
+
+    def read_command(self, request: WebhookRequest) -> Command | None:
+        """
+        Read a request to the API; ``None`` if it is none that a call in progress can be told.
+
+        Raises:
+            RemoteProtocolError: If it lacks what it needs.
+        """
+
+    def command_answer(
+        self, command: Command, call: Call, status: Literal["ringing", "in-progress", "completed"]
+    ) -> Answer:
+        """Render the API's answer to a command that is carried out, after which `call` is in that status."""
+
+    def api_error(self, status: Literal[400, 401, 404], message: str) -> Answer:
+        """Render an error of the API's."""
 
 
 @runtime_checkable

@@ -382,10 +382,6 @@ class Exotel:
         """
         return None
 
-    def read_hang_up(self, request: WebhookRequest) -> str | None:
-        """No request to Exotel's API is documented to end a running call."""
-        return None
-
     # The stream
 
     def stream(self, side: Side, quirks: Mapping[str, str] | None = None) -> ExotelStream:

@@ -179,3 +179,15 @@ def read_time(value: object) -> float | None:
     except ValueError:
         return None
     return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+
+
+def read_basic(header: str) -> tuple[str, str]:
+    """Return user name and password of an ``Authorization`` header; two empty texts if it holds none."""
+    scheme, _, encoded = header.partition(" ")
+    if scheme.lower() != "basic":
+        return "", ""
+    try:
+        user, _, password = a2b_base64(encoded.strip(), strict_mode=True).decode().partition(":")
+    except ValueError:
+        return "", ""
+    return user, password

@@ -31,6 +31,7 @@ from wsvoice.providers.base import (
     Callback,
     CallUpdate,
     Cause,
+    Command,
     Finding,
     HttpRequest,
     Level,
@@ -47,6 +48,7 @@ from wsvoice.providers.documents import (
     document,
     element,
     escape,
+    read_callback,
     read_course,
     read_document,
     read_status_callback,
@@ -67,6 +69,7 @@ from wsvoice.providers.events import (
 )
 from wsvoice.providers.messages import (
     broken,
+    read_basic,
     read_counter,
     read_object,
     read_parameters,
@@ -170,6 +173,7 @@ _REASON_LIMIT = 200
 _UNIX_TIME_MS = 1_200_000_000_000
 _FORM = "application/x-www-form-urlencoded"
 _CALL_RESOURCE = re.compile(r".*/Account/[^/]+/Call/([^/]+)/?")
+_DTMF_RESOURCE = re.compile(r".*/Account/[^/]+/Call/([^/]+)/DTMF/?")
 _PLAIN = re.compile(r"[A-Za-z0-9+_.-]+")
 _ALPHANUMERIC = re.compile(r"[A-Za-z0-9]+")
 _CALLER_HEADER = re.compile("^x-ph-", re.IGNORECASE)
@@ -710,10 +714,92 @@ class Plivo:
         url = f"{base}/Account/{quote(account, safe='')}/Call/{quote(call.call_id, safe='')}/"
         return HttpRequest("DELETE", url, basic_auth=(account, token))
 
-    def read_hang_up(self, request: WebhookRequest) -> str | None:
-        """Return the id of the call that a REST request ends; ``None`` if it is another request."""
-        match = _CALL_RESOURCE.fullmatch(urlsplit(request.url).path)
-        return unquote(match[1]) if match and request.method == "DELETE" else None
+    def is_authorised(self, request: WebhookRequest) -> bool:
+        """
+        Whether a request to the API carries the account's token; true if it is not known.
+
+        https://www.plivo.com/docs/voice/api/overview#authentication
+        """
+        account, token = self._credentials.get("PLIVO_AUTH_ID", ""), self._credentials.get("PLIVO_AUTH_TOKEN", "")
+        user, password = read_basic(request.headers.get("authorization", ""))
+        return not token or (account in ("", user) and hmac.compare_digest(password.encode(), token.encode()))
+
+    def read_command(self, request: WebhookRequest) -> Command | None:
+        """
+        Read what is asked of a call: to be ended, transferred to another document, told, or to press keys.
+
+        Raises:
+            RemoteProtocolError: If it lacks what it needs.
+
+        https://www.plivo.com/docs/voice/api/call/transfer-a-call
+        https://www.plivo.com/docs/voice/api/dtmf
+        """
+        path = urlsplit(request.url).path
+        if (match := _DTMF_RESOURCE.fullmatch(path)) and request.method == "POST":
+            digits = self._api_field(request, "digits")
+            if not (DIGITS | frozenset("wW")).issuperset(digits) or not digits:
+                raise broken("bad-command", f"digits is {shown(digits)}, not of 0-9 A-D * # w W")
+            return Command("digits", unquote(match[1]), digits=digits)
+        if (match := _CALL_RESOURCE.fullmatch(path)) is None:
+            return None
+        call_id = unquote(match[1])
+        if request.method in ("DELETE", "GET"):
+            return Command("hang-up" if request.method == "DELETE" else "look-up", call_id)
+        if request.method != "POST":
+            return None
+        if self._api_field(request, "legs") == "bleg":
+            raise broken("bad-command", "a call that was not dialled on has no bleg")
+        try:
+            method = self._api_field(request, "aleg_method")
+            callback = read_callback(self._api_field(request, "aleg_url"), method, "", "aleg_url")
+        except RemoteProtocolError as error:
+            raise broken("bad-command", error.message) from None
+        if callback is None:
+            raise broken("bad-command", "aleg_url is missing")
+        return Command("update", call_id, callback=callback)
+
+    def _api_field(self, request: WebhookRequest, name: str) -> str:
+        """Return a field of a request to the API, which takes JSON and forms."""
+        if "json" not in request.headers.get("content-type", ""):
+            return dict(request.form).get(name, "")
+        value = read_object(request.body.decode("utf-8", "replace")).get(name, "")
+        return value if isinstance(value, str) else ""
+
+    def command_answer(
+        self, command: Command, call: Call, status: Literal["ringing", "in-progress", "completed"]
+    ) -> Answer:
+        """
+        Render the answer to a command, or a live call.
+
+        https://www.plivo.com/docs/voice/api/call/retrieve-a-live-call
+        """
+        api_id = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{command.kind}:{call.call_id}"))
+        if command.kind == "hang-up":
+            return Answer("", "application/json", 204)
+        if command.kind == "look-up":
+            live = {
+                "api_id": api_id,
+                "call_status": status,
+                "call_uuid": call.call_id,
+                "caller_name": _without_plus(call.from_number),
+                "direction": call.direction,
+                "from": _without_plus(call.from_number),
+                "to": _without_plus(call.to_number),
+            }
+            return Answer(write_object(live), "application/json")
+        content: dict[str, Any] = {"api_id": api_id, "message": "digits sent"}
+        if command.kind == "update":
+            content |= {"call_uuids": [call.call_id], "message": "call transferred"}
+        return Answer(write_object(content), "application/json", 202)
+
+    def api_error(self, status: Literal[400, 401, 404], message: str) -> Answer:
+        """
+        Render an error of the API's.
+
+        https://www.plivo.com/docs/voice/api/overview#http-status-codes
+        """
+        api_id = str(uuid.uuid5(uuid.NAMESPACE_URL, message))
+        return Answer(write_object({"api_id": api_id, "error": message}), "application/json", status)
 
     # The stream
 

@@ -206,6 +206,9 @@ class SignalWire(Twilio):
         """SignalWire has no codes for a stream that did not open."""
         return None
 
+    def _api_users(self) -> list[tuple[str, str]]:
+        return [(self._credential(self.account_name), self._credential("SIGNALWIRE_API_TOKEN"))]
+
     def _rest_base(self) -> str:
         # https://developer.signalwire.com/rest/compatibility-api/overview
         space = self._credential("SIGNALWIRE_SPACE").removesuffix(".signalwire.com")

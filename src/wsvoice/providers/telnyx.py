@@ -14,6 +14,7 @@ Signatures: https://developers.telnyx.com/docs/voice/programmable-voice/receivin
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 import re
 import uuid
@@ -36,6 +37,7 @@ from wsvoice.providers.base import (
     Callback,
     CallUpdate,
     Cause,
+    Command,
     Finding,
     HttpRequest,
     Level,
@@ -86,6 +88,7 @@ from wsvoice.providers.messages import (
     write_time,
 )
 from wsvoice.providers.reports import details, read_form_report, report
+from wsvoice.providers.twilio import read_call_command
 
 API_BASE_URL = "https://api.telnyx.com/v2"
 SIGNATURE_HEADER = "telnyx-signature-ed25519"
@@ -123,6 +126,7 @@ _UNKNOWN_LIMIT = 64
 _WORDS_LIMIT = 60
 _TIMESTAMP_DIGITS = 12
 _COMMAND = re.compile(r".*/calls/([^/]+)/actions/([a-z_]+)")
+_CALL = re.compile(r".*/calls/([^/]+)")
 _TEXML_CALL = re.compile(r".*/texml/Accounts/[^/]+/Calls/([^/]+?)(?:\.json)?")
 _FORM = "application/x-www-form-urlencoded"
 #: https://developers.telnyx.com/api-reference/websockets/stream-call-media-over-websocket
@@ -894,15 +898,89 @@ class Telnyx:
             return None
         return self._command(call, "hangup", {})
 
-    def read_hang_up(self, request: WebhookRequest) -> str | None:
-        """Return the id of the call that a request ends, by Call Control or as TeXML; ``None`` if it does not."""
+    def is_authorised(self, request: WebhookRequest) -> bool:
+        """
+        Whether a request to the API carries the key; true if it is not known.
+
+        https://developers.telnyx.com/development/api-fundamentals/authentication
+        """
+        key = self._credential("TELNYX_API_KEY")
+        given = request.headers.get("authorization", "")
+        return not key or hmac.compare_digest(given.encode(), f"Bearer {key}".encode())
+
+    def read_command(self, request: WebhookRequest) -> Command | None:
+        """
+        Read a command of Call Control, or what is asked of a call resource of TeXML.
+
+        Raises:
+            RemoteProtocolError: If it lacks what it needs.
+
+        https://developers.telnyx.com/api-reference/call-commands/transfer-call
+        https://developers.telnyx.com/api-reference/call-commands/send-dtmf
+        https://developers.telnyx.com/api-reference/texml-rest-commands/update-call
+        """
+        path = urlsplit(request.url).path
+        if (match := _TEXML_CALL.fullmatch(path)) and request.method in ("GET", "POST"):
+            return read_call_command(request, unquote(match[1]), "Texml")
+        if (match := _CALL.fullmatch(path)) and request.method == "GET":
+            return Command("look-up", unquote(match[1]))
         call_id, action = _read_command(request)
-        if action:
-            return call_id if action == "hangup" else None
-        match = _TEXML_CALL.fullmatch(urlsplit(request.url).path)
-        if request.method != "POST" or match is None or dict(request.form).get("Status") != "completed":
-            return None
-        return unquote(match[1])
+        if action == "hangup":
+            return Command("hang-up", call_id)
+        if action == "transfer":
+            to = _command_text(request, "to")
+            return Command("transfer", call_id, to=to)
+        if action == "send_dtmf":
+            digits = _command_text(request, "digits")
+            if not (DIGITS | frozenset("wW")).issuperset(digits):
+                raise broken("bad-command", f"digits is {shown(digits)}, not of 0-9 A-D * # w W")
+            return Command("digits", call_id, digits=digits)
+        return None
+
+    def command_answer(
+        self, command: Command, call: Call, status: Literal["ringing", "in-progress", "completed"]
+    ) -> Answer:
+        """
+        Render the answer of a command, or a call.
+
+        The simulation does not tell the two flavours apart: a call that is looked up has the fields of both.
+
+        https://developers.telnyx.com/api-reference/call-information/retrieve-a-call-status
+        """
+        content: dict[str, Any] = {"data": {"result": "ok"}}
+        if command.kind in ("look-up", "update") or (command.kind == "hang-up" and call.control == "document"):
+            content = {
+                "data": {
+                    "record_type": "call",
+                    "call_control_id": call.call_id,
+                    "call_leg_id": _uuid("leg", call.call_id),
+                    "call_session_id": _uuid("session", call.call_id),
+                    "is_alive": status != "completed",
+                    "result": "ok",
+                },
+                "account_sid": call.account_id,
+                "direction": call.direction,
+                "from": call.from_number,
+                "sid": call.call_id,
+                "status": status,
+                "to": call.to_number,
+                "uri": f"/v2/texml/Accounts/{call.account_id}/Calls/{call.call_id}.json",
+            }
+        return Answer(write_object(content), "application/json")
+
+    def api_error(self, status: Literal[400, 401, 404], message: str) -> Answer:
+        """
+        Render an error of the API's; what lacks a field is 422 there.
+
+        https://developers.telnyx.com/development/api-fundamentals/api-errors
+        """
+        code, title = {
+            400: ("10015", "Bad Request"),
+            401: ("10009", "Authentication failed"),
+            404: ("10005", "Resource not found"),
+        }[status]
+        error = {"code": code, "title": title, "detail": message}
+        return Answer(write_object({"errors": [error]}), "application/json", 422 if status == 400 else status)
 
     def _command(self, call: Call, action: str, content: Mapping[str, Any]) -> HttpRequest:
         """
@@ -1270,6 +1348,12 @@ def _read_command(request: WebhookRequest) -> tuple[str, str]:
     if request.method != "POST" or match is None:
         return "", ""
     return unquote(match[1]), match[2]
+
+
+def _command_text(request: WebhookRequest, name: str) -> str:
+    """Return a text that a command of Call Control needs."""
+    content = read_object(request.body.decode("utf-8", "replace"))
+    return read_text(content.get(name), "bad-command", name)[:_TEXT_LIMIT]
 
 
 def _read_parameters(value: object) -> dict[str, str]:

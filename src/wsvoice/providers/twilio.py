@@ -30,6 +30,7 @@ from wsvoice.providers.base import (
     Callback,
     CallUpdate,
     Cause,
+    Command,
     Finding,
     HttpRequest,
     Level,
@@ -46,6 +47,7 @@ from wsvoice.providers.documents import (
     element,
     in_words,
     read_action,
+    read_callback,
     read_course,
     read_document,
     read_status_callback,
@@ -65,6 +67,7 @@ from wsvoice.providers.events import (
 )
 from wsvoice.providers.messages import (
     broken,
+    read_basic,
     read_counter,
     read_object,
     read_parameters,
@@ -753,12 +756,72 @@ class Twilio:
             self._rest_auth(account),
         )
 
-    def read_hang_up(self, request: WebhookRequest) -> str | None:
-        """Return the id of the call that a REST request ends; ``None`` if it is another request."""
+    def is_authorised(self, request: WebhookRequest) -> bool:
+        """
+        Whether a request to the API carries the account's token, or the secret of an API key; true if none is known.
+
+        https://www.twilio.com/docs/usage/requests-to-twilio
+        """
+        accepted = [(account, secret) for account, secret in self._api_users() if secret]
+        user, password = read_basic(request.headers.get("authorization", ""))
+        return not accepted or any(
+            hmac.compare_digest(password.encode(), secret.encode()) and account in ("", user)
+            for account, secret in accepted
+        )
+
+    def _api_users(self) -> list[tuple[str, str]]:
+        """Return who may use the API: names, empty for any, and secrets, empty if unknown."""
+        return [
+            (self._credential("TWILIO_ACCOUNT_SID"), self._credential("TWILIO_AUTH_TOKEN")),
+            (self._credential("TWILIO_API_KEY"), self._credential("TWILIO_API_SECRET")),
+        ]
+
+    def read_command(self, request: WebhookRequest) -> Command | None:
+        """
+        Read what is asked of a call resource: to be told, ended, or given another document.
+
+        Raises:
+            RemoteProtocolError: If an update says none of these.
+
+        https://www.twilio.com/docs/voice/api/call-resource#update-a-call-resource
+        """
         match = _CALL_RESOURCE.fullmatch(urlsplit(request.url).path)
-        if request.method != "POST" or match is None:
+        if match is None or request.method not in ("GET", "POST"):
             return None
-        return unquote(match[1]) if dict(request.form).get("Status") in ("completed", "canceled") else None
+        return read_call_command(request, unquote(match[1]), "Twiml")
+
+    def command_answer(
+        self, command: Command, call: Call, status: Literal["ringing", "in-progress", "completed"]
+    ) -> Answer:
+        """
+        Render the call resource.
+
+        https://www.twilio.com/docs/voice/api/call-resource#call-properties
+        """
+        uri = f"/2010-04-01/Accounts/{call.account_id}/Calls/{call.call_id}"
+        resource = {
+            "sid": call.call_id,
+            "account_sid": call.account_id,
+            "api_version": "2010-04-01",
+            "direction": "outbound-api" if call.direction == "outbound" else "inbound",
+            "from": call.from_number,
+            "to": call.to_number,
+            "status": status,
+            "uri": f"{uri}.json",
+            "subresource_uris": {"streams": f"{uri}/Streams.json"},
+        }
+        return Answer(write_object(resource), "application/json")
+
+    def api_error(self, status: Literal[400, 401, 404], message: str) -> Answer:
+        """
+        Render an error of the API's.
+
+        https://www.twilio.com/docs/usage/twilios-response#response-formats-exceptions
+        """
+        code = {400: 20001, 401: 20003, 404: 20404}[status]
+        more = f"https://www.twilio.com/docs/errors/{code}"
+        error = {"code": code, "message": message, "more_info": more, "status": status}
+        return Answer(write_object(error), "application/json", status)
 
     def _rest_base(self) -> str:
         # https://www.twilio.com/docs/global-infrastructure/using-the-twilio-rest-api-in-a-non-us-region
@@ -1040,6 +1103,38 @@ def _status(call: Call) -> str:
 def _place(prefix: str) -> dict[str, str]:
     """The fields about where a number is; Twilio sends, and signs, those that it does not know as well."""
     return {f"{prefix}City": "", f"{prefix}Country": "US", f"{prefix}State": "", f"{prefix}Zip": ""}
+
+
+def read_call_command(request: WebhookRequest, call_id: str, document: str) -> Command:
+    """
+    Read what a request asks of a call resource, of Twilio's or of those who repeat it.
+
+    Args:
+        request: A GET or a POST.
+        call_id: The call.
+        document: The field that holds a document.
+
+    Raises:
+        RemoteProtocolError: Of kind ``bad-command``.
+    """
+    if request.method == "GET":
+        return Command("look-up", call_id)
+    fields = dict(request.form)
+    if _is_json(request):
+        # As Telnyx's own library sends it.
+        content = read_object(request.body.decode("utf-8", "replace"))
+        fields = {name: value for name, value in content.items() if isinstance(value, str)}
+    if fields.get("Status") in ("completed", "canceled"):
+        return Command("hang-up", call_id)
+    if written := fields.get(document):
+        return Command("update", call_id, document=written.encode("utf-8", "surrogatepass"))
+    try:
+        callback = read_callback(fields.get("Url"), fields.get("Method"), "", "Url")
+    except RemoteProtocolError as error:
+        raise broken("bad-command", error.message) from None
+    if callback is None:
+        raise broken("bad-command", f"none of Status, Url and {document} says what becomes of the call")
+    return Command("update", call_id, callback=callback)
 
 
 def _opens_stream(verb: Element) -> bool:
