@@ -334,7 +334,7 @@ class Plivo:
         https://www.plivo.com/docs/voice/concepts/callbacks
         """
         status = "in-progress" if call.direction == "outbound" else "ringing"
-        return _request(method, url, self._webhook_fields(call, "StartApp", status))
+        return _request(method, url, self._webhook_fields(call, "StartApp", status, now))
 
     def next_webhook(
         self,
@@ -352,7 +352,7 @@ class Plivo:
         https://www.plivo.com/docs/voice/xml/redirect
         """
         status = "in-progress" if answered or call.direction == "outbound" else "ringing"
-        return _request(callback.method, callback.url, self._webhook_fields(call, "Redirect", status))
+        return _request(callback.method, callback.url, self._webhook_fields(call, "Redirect", status, now))
 
     def stream_webhook(
         self, call: Call, callback: Callback, status: StreamStatus, *, name: str = "", error: str = "", now: float = 0.0
@@ -372,7 +372,7 @@ class Plivo:
         }
         return _request(callback.method, callback.url, fields)
 
-    def _webhook_fields(self, call: Call, event: str, status: str) -> dict[str, str]:
+    def _webhook_fields(self, call: Call, event: str, status: str, now: float) -> dict[str, str]:
         fields = {
             **self._fields(call),
             "ALegUUID": call.call_id,
@@ -380,6 +380,7 @@ class Plivo:
             "CallStatus": status,
             "CallerName": _without_plus(call.from_number),
             "Event": event,
+            "SessionStart": write_time(now).replace("T", " ").removesuffix("Z"),
         }
         if call.direction == "outbound":
             request_id = str(uuid.uuid5(uuid.NAMESPACE_URL, call.call_id))

@@ -434,6 +434,9 @@ class Telnyx:
         content = {
             "direction": "outgoing" if outbound else "incoming",
             "state": "bridging" if outbound else "parked",
+            "caller_id_name": call.from_number,
+            "calling_party_type": "pstn",
+            "start_time": write_time(now),
         }
         return self._event(call, url, "call.initiated", content, now)
 

@@ -160,7 +160,11 @@ class Switchboard:
                 )
             log.warning("webhook refused (403): {}", doorway.with_hint(error))
             unsigned = self.gate.verifies(provider)
-            refusal = "The signature is missing or wrong." if unsigned else "This server cannot verify webhooks; its log says why."
+            refusal = (
+                "The signature is missing or wrong."
+                if unsigned
+                else "This server cannot verify webhooks; its log says why."
+            )
             return PlainTextResponse(f"{refusal}\n", 403)
         try:
             event = provider.read_webhook(asked)
