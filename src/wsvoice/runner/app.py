@@ -55,9 +55,8 @@ Bot = Callable[[Any], Awaitable[Any]]
 
 #: How long a provider's API may take.
 REST_TIMEOUT_S = 5.0
-#: How much of a provider's report on a call is logged, in characters; and of an address remembered.
+#: How much of a provider's report on a call is logged, in characters.
 UPDATE_LIMIT = 200
-ADDRESS_LIMIT = 64
 #: How many announced calls are remembered for streams without a token.
 REMEMBERED_CALLS = 1000
 
@@ -134,10 +133,10 @@ class Switchboard:
             body = await doorway.read_body(request, self.config.message_limit)
         except TimeoutError:
             logger.warning("webhook refused (408): its body did not come within {:g} s", doorway.BODY_TIMEOUT_S)
-            return PlainTextResponse("The body did not come.\n", 408)
+            return doorway.unread(PlainTextResponse("The body did not come.\n", 408))
         if body is None:
             logger.warning("webhook refused: its body is larger than {} bytes", self.config.message_limit)
-            return PlainTextResponse("The body is too large.\n", 413)
+            return doorway.unread(PlainTextResponse("The body is too large.\n", 413))
         asked = WebhookRequest(
             method=request.method,
             url=self._public_url(request, websocket=False),
@@ -202,7 +201,7 @@ class Switchboard:
 
     async def _answer(self, provider: Provider, call: Call, request: Request, prefix: str, log: Logger) -> Response:
         """Answer the webhook of a call: keep a place, make a token, render the document."""
-        stranger = None if self.gate.verifies(provider) else self._address(request)
+        stranger = None if self.gate.verifies(provider) else doorway.address(request, self.config)
         if self.gate.closed or not self.gate.capacity.reserve(call, stranger=stranger):
             log.warning("webhook answered busy: {}", "draining" if self.gate.closed else "every place is taken")
             return await self._respond(provider.busy(call), log)
@@ -439,19 +438,6 @@ class Switchboard:
         )
 
     # Addresses
-
-    def _address(self, request: Request) -> str:
-        """
-        Return whose share of the places an unsigned webhook is from: the address that it came from.
-
-        Behind the configured proxy that is what the proxy says, in the last part of ``X-Forwarded-For``; the parts
-        before it are anybody's. Whoever reaches the port beside the proxy can write what they like: what all
-        strangers have together still bounds them.
-        """
-        forwarded = request.headers.getlist("x-forwarded-for")
-        if self.config.public_url is not None and forwarded:
-            return forwarded[-1].rpartition(",")[2].strip()[:ADDRESS_LIMIT]
-        return request.client.host if request.client is not None else ""
 
     def _public_url(self, connection: HTTPConnection, *, websocket: bool) -> str:
         """Return the URL that the provider signs: of the configured host, else of our own."""

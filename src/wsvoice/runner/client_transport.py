@@ -7,6 +7,7 @@ read are counted and left out, a WAV header is taken off, and the session timeou
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import time
@@ -50,7 +51,8 @@ from pipecat.utils.security.allowed_origins import default_allowed_origins, is_o
 
 from wsvoice.call import Call
 from wsvoice.runner.activity import Activity
-from wsvoice.runner.transport import LowLatencyResampler
+from wsvoice.runner.pacing import Intake
+from wsvoice.runner.transport import LowLatencyResampler, waiting_frames
 
 if TYPE_CHECKING:
     from wsvoice.runner.clients import ClientSession, ClientSocket
@@ -65,6 +67,14 @@ def allowed_origins() -> list[str]:
 
 
 # -- What is sent, and what arrives --
+
+#: How far a client's audio may be ahead of real time, in seconds. A telephone's is what was said; a program may send
+#: a recording, and pipecat's own clients send twice as fast as they speak.
+CLIENT_AHEAD_S = 60.0
+#: The rates that audio may have, in hertz.
+MIN_RATE, MAX_RATE = 8000, 48000
+#: How many frames may wait in the pipeline before the next is taken; five seconds of audio in pieces of 20 ms.
+MAX_WAITING_FRAMES = 250
 
 #: What a protobuf frame of pipecat's can begin with: its fields 1 to 5, of bytes.
 _FRAME_TAGS = frozenset(field << 3 | 2 for field in range(1, 6))
@@ -108,8 +118,12 @@ async def read_frame(serializer: FrameSerializer, message: str | bytes, note_fau
     except Exception as error:  # noqa: BLE001 - a serializer may raise anything
         note_fault("unreadable", f"{type(serializer).__name__} cannot read it: {str(error)[:200]}")
         return None
-    if isinstance(frame, InputAudioRawFrame):
-        return without_wav_header(frame)
+    if not isinstance(frame, InputAudioRawFrame):
+        return frame
+    frame = without_wav_header(frame)
+    if not (MIN_RATE <= frame.sample_rate <= MAX_RATE and 1 <= frame.num_channels <= 2):
+        note_fault("unreadable", f"audio of {frame.sample_rate} Hz on {frame.num_channels} channels")
+        return None
     return frame
 
 
@@ -128,17 +142,42 @@ def without_wav_header(frame: InputAudioRawFrame) -> InputAudioRawFrame:
         return frame
 
 
-async def push_input(transport: BaseInputTransport, frame: Frame, activity: Activity) -> None:
-    """Put what arrived into the pipeline, as pipecat's own transports do."""
-    if isinstance(frame, InputAudioRawFrame):
-        activity.hear(frame.audio)
-        await transport.push_audio_frame(frame)
-        return
-    activity.note()
-    if isinstance(frame, InputTransportMessageFrame):
-        await transport.broadcast_frame(InputTransportMessageFrame, message=frame.message)
-    else:
-        await transport.push_frame(frame)
+class Inlet:
+    """
+    The way of what one connection sends into the pipeline: no faster than it may come, or than the bot takes it.
+
+    Args:
+        transport: The input that it comes to.
+        activity: What is told of it.
+        note_fault: Takes what is left out.
+        is_gone: Whether the other end has left; what has come until then is no longer held back.
+    """
+
+    def __init__(
+        self, transport: BaseInputTransport, activity: Activity, note_fault: NoteFault, is_gone: Callable[[], bool]
+    ) -> None:
+        self._transport = transport
+        self._activity = activity
+        self._note_fault = note_fault
+        self._is_gone = is_gone
+        self._intake = Intake(CLIENT_AHEAD_S)
+
+    async def push(self, frame: Frame) -> None:
+        """Put what arrived into the pipeline, as pipecat's own transports do."""
+        while waiting_frames(self._transport) > MAX_WAITING_FRAMES and not self._is_gone():  # noqa: ASYNC110 - many queues
+            await asyncio.sleep(0.02)
+        if isinstance(frame, InputAudioRawFrame):
+            if not self._intake.admits(time.monotonic(), frame.num_frames / frame.sample_rate):
+                self._note_fault("ahead", f"its audio is more than {CLIENT_AHEAD_S:g} s ahead of the clock")
+                return
+            self._activity.hear(frame.audio)
+            await self._transport.push_audio_frame(frame)
+            return
+        self._activity.note()
+        if isinstance(frame, InputTransportMessageFrame):
+            await self._transport.broadcast_frame(InputTransportMessageFrame, message=frame.message)
+        else:
+            await self._transport.push_frame(frame)
 
 
 class UtteranceResampler(LowLatencyResampler):
@@ -186,13 +225,14 @@ class ClientInputTransport(FastAPIWebsocketInputTransport):
     _params: FastAPIWebsocketParams
 
     async def _receive_messages(self) -> None:
-        serializer = self._params.serializer
+        serializer, socket = self._params.serializer, self._transport.socket
+        inlet = Inlet(self, self._transport.activity, socket.note_fault, socket.gone.is_set)
         async for message in self._client.receive():
             if serializer is None:
                 continue
-            frame = await read_frame(serializer, message, self._transport.socket.note_fault)
+            frame = await read_frame(serializer, message, socket.note_fault)
             if frame is not None:
-                await push_input(self, frame, self._transport.activity)
+                await inlet.push(frame)
         if self._client.is_closing:
             return
         await self._client.trigger_client_disconnected()

@@ -347,7 +347,12 @@ class Clients:
         if not self._has_room(len(body)):
             log.warning("start refused (503): too many sessions wait for their clients")
             return _failure(503, "Too many sessions wait for their clients.")
-        if self._gate.closed or not self._gate.capacity.reserve(call):
+        # Where no key is asked for, nobody vouches for who comes in by a public address.
+        is_open = self._config.stream_auth == "none" and doorway.is_public(
+            request, self._config, allowed_origins=self._origins
+        )
+        stranger = doorway.address(request, self._config) if is_open else None
+        if self._gate.closed or not self._gate.capacity.reserve(call, stranger=stranger):
             log.warning("start refused (503): {}", self._no_place())
             return _failure(503, "Every place is taken.")
         self._started[call.call_id] = (time.monotonic() + TOKEN_TTL_S, body)
@@ -486,4 +491,4 @@ def _offered_token(websocket: WebSocket) -> str | None:
 
 
 def _failure(status: int, detail: str) -> Response:
-    return JSONResponse({"detail": detail}, status)
+    return doorway.unread(JSONResponse({"detail": detail}, status))

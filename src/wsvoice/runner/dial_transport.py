@@ -32,10 +32,10 @@ from wsvoice.errors import ConnectError
 from wsvoice.runner.activity import Activity
 from wsvoice.runner.client_transport import (
     ClientSerializer,
+    Inlet,
     TransportParams,
     has_handler,
     pick_params,
-    push_input,
     read_frame,
     resample_at_once,
 )
@@ -103,7 +103,7 @@ class DialInputTransport(WebsocketClientInputTransport):
 
     def __init__(self, transport: DialTransport, session: DialSession, params: WebsocketClientParams) -> None:
         super().__init__(transport, session, params)
-        self._activity = Activity()
+        self._inlet = Inlet(self, Activity(), self._note_fault, lambda: not session.is_connected)
         self._faults: set[str] = set()
         self._started = asyncio.Event()
 
@@ -120,7 +120,7 @@ class DialInputTransport(WebsocketClientInputTransport):
         await self._started.wait()
         frame = await read_frame(self._params.serializer, message, self._note_fault)
         if frame is not None:
-            await push_input(self, frame, self._activity)
+            await self._inlet.push(frame)
 
     def _note_fault(self, kind: str, message: str) -> None:
         if kind not in self._faults:

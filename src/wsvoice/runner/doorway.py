@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from wsvoice import http
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: How long the body of a request may take to come; a provider's is here with its headers.
 BODY_TIMEOUT_S = 10.0
+#: How much of an address is remembered, in characters.
+ADDRESS_LIMIT = 64
 
 #: What proxies, tunnels and content delivery networks add to a request, and neither programs nor browsers do.
 PROXY_HEADERS = frozenset(
@@ -90,6 +92,12 @@ async def read_body(request: Request, limit: int) -> bytes | None:
     return bytes(body)
 
 
+def unread(response: Response) -> Response:
+    """Let a response to what was not read end the connection: the rest would be read for as long as it comes."""
+    response.headers["Connection"] = "close"
+    return response
+
+
 async def accept(websocket: WebSocket, log: Logger) -> bool:
     """Accept an upgrade; false if nobody is there any more."""
     try:
@@ -153,6 +161,20 @@ def needs_token(
 ) -> bool:
     """Whether a WebSocket that comes in as `connection` did must carry a token."""
     return config.stream_auth != "none" and is_public(connection, config, allowed_origins=allowed_origins)
+
+
+def address(request: HTTPConnection, config: RunConfig) -> str:
+    """
+    Return whose share of the places a request is from that nothing vouches for: the address that it came from.
+
+    Behind the configured proxy that is what the proxy says, in the last part of ``X-Forwarded-For``; the parts
+    before it are anybody's. Whoever reaches the port beside the proxy can write what they like: what all
+    strangers have together still bounds them.
+    """
+    forwarded = request.headers.getlist("x-forwarded-for")
+    if config.public_url is not None and forwarded:
+        return forwarded[-1].rpartition(",")[2].strip()[:ADDRESS_LIMIT]
+    return request.client.host if request.client is not None else ""
 
 
 def asked_host(connection: HTTPConnection) -> str | None:

@@ -27,9 +27,9 @@ from wsvoice.call import Call
 from wsvoice.runner.activity import Activity
 from wsvoice.runner.client_transport import (
     ClientSerializer,
+    Inlet,
     TransportParams,
     pick_params,
-    push_input,
     read_frame,
     resample_at_once,
 )
@@ -54,6 +54,7 @@ class ServerInputTransport(SingleClientWebsocketServerInputTransport):
                 faults.add(kind)
                 logger.warning("ignored a bad message ({}): {}; more of its kind are ignored too", kind, message)
 
+        inlet = Inlet(self, activity, note_fault, lambda: websocket.close_code is not None)
         self._websocket = websocket
         await self._callbacks.on_client_connected(websocket)
         monitor = None
@@ -65,7 +66,7 @@ class ServerInputTransport(SingleClientWebsocketServerInputTransport):
                     continue
                 frame = await read_frame(serializer, message, note_fault)
                 if frame is not None:
-                    await push_input(self, frame, activity)
+                    await inlet.push(frame)
         except ConnectionClosed:
             pass
         finally:

@@ -345,7 +345,7 @@ class CallInputTransport(FastAPIWebsocketInputTransport):
             self._active_at = self._loop.time()
         elif isinstance(event, Audio) and not self._streaming:
             return
-        if self._waiting_frames() > MAX_WAITING_FRAMES:
+        if waiting_frames(self) > MAX_WAITING_FRAMES:
             self._socket.note_unread("it is so far behind that what the caller says now is being dropped")
             return
         frame = self._serializer.frame(event)
@@ -356,15 +356,16 @@ class CallInputTransport(FastAPIWebsocketInputTransport):
         else:
             await self.push_frame(frame)
 
-    def _waiting_frames(self) -> int:
-        """Return how many frames wait here and in the processors behind, up to the bot's slowest."""
-        count = self._audio_in_queue.qsize() if self._audio_task is not None else 0
-        processor = self._next
-        while processor is not None:
-            # What comes in waits in the first of a processor's queues, whose name is private to pipecat's base class.
-            count += processor._FrameProcessor__input_queue.qsize()  # type: ignore[attr-defined]
-            processor = processor._next
-        return count
+
+def waiting_frames(transport: BaseInputTransport) -> int:
+    """Return how many frames wait in an input and in the processors behind it, up to the bot's slowest."""
+    count = transport._audio_in_queue.qsize() if transport._audio_task is not None else 0
+    processor = transport._next
+    while processor is not None:
+        # What comes in waits in the first of a processor's queues, whose name is private to pipecat's base class.
+        count += processor._FrameProcessor__input_queue.qsize()  # type: ignore[attr-defined]
+        processor = processor._next
+    return count
 
 
 class WideCallInputTransport(CallInputTransport):
