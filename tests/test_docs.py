@@ -148,7 +148,8 @@ def test_commands_have_options_that_exist(page: str) -> None:
 
 @pytest.mark.parametrize("page", [*PAGES, "README.md"])
 def test_options_that_are_named_exist(page: str) -> None:
-    known = {option for command in ("run", "dial", "init") for option in options_of(command)} | {"--version", "--help"}
+    known = {option for command in ("run", "dial", "init") for option in options_of(command)}
+    known |= {"--version", "--help", "--install-completion"}
     assert set(_OPTION.findall(text_of(page))) <= known | FOREIGN_OPTIONS
 
 
