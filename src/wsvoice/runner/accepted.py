@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 ABORT_EXTENSION = "wsvoice.abort"
 #: https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1
 MESSAGE_TOO_BIG = 1009
+NO_UTF_8 = 1007
 #: How many messages a second are read from one connection in the long run: ten times what a telephone stream has.
 MESSAGES_PER_S = 500
 #: How many may come at once: what lay on the way while a network stood still, for as long as pings allow it to.
@@ -93,6 +94,8 @@ class AcceptedSocket(WebSocket):
         code = self.close_code
         if code == MESSAGE_TOO_BIG:
             return "a message was larger than the limit"
+        if code == NO_UTF_8:
+            return "a text message was not UTF-8"
         if code == 1012:
             return "the server stopped"
         if code == 1006 or (code == 1005 and not closed):

@@ -10,17 +10,20 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from websockets.asyncio.server import Server, ServerConnection
 from websockets.asyncio.server import serve as listen_on
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
+from websockets.protocol import State
 
 from wsvoice import http
 from wsvoice.runner import doorway
 from wsvoice.runner.bot_run import INTERNAL_ERROR
+from wsvoice.runner.protocols import CONNECTION_LIMIT, HEAD_LIMIT, HEAD_TIMEOUT_S, UNREAD_LIMIT
 
 if TYPE_CHECKING:
     from loguru import Logger
@@ -39,6 +42,45 @@ PING_INTERVAL_S = 5.0
 PING_TIMEOUT_S = 10.0
 #: How long a client may take to answer a close; somebody else waits for the place.
 CLOSE_TIMEOUT_S = 1.0
+
+
+class BoundedConnection(ServerConnection):
+    """
+    A connection of a stranger's, with the bounds that other servers' connections have.
+
+    Args:
+        others: The server's connections, in the order in which they came.
+    """
+
+    def __init__(self, others: dict[BoundedConnection, None], *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._others = others
+        self._head_bytes = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Wait for the head; if too many do, the oldest has to go."""
+        super().connection_made(transport)
+        self._others[self] = None
+        others = [each for each in self._others if not each.transport.is_closing()]
+        if len(others) > CONNECTION_LIMIT:
+            waiting = (each for each in others if each.protocol.state is State.CONNECTING)
+            next(waiting, self).transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._others.pop(self, None)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came, unless it is too much of a head, or the peer does not read what it is answered."""
+        if self.protocol.state is State.CONNECTING:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_LIMIT:
+                self.transport.abort()
+                return
+        super().data_received(data)
+        if self.transport.get_write_buffer_size() > UNREAD_LIMIT:
+            self.transport.abort()
 
 
 class Desk:
@@ -71,6 +113,7 @@ class Desk:
         self._event_tasks = event_tasks
         self._logger = logger
         self._servers: list[Server] = []
+        self._connections: dict[BoundedConnection, None] = {}
         #: The pages that the bot's params allow; ``None`` until a bot has said.
         self._origins: Sequence[str] | None = None
         self._handler_changed = asyncio.Condition()
@@ -91,6 +134,8 @@ class Desk:
                 self._receive,
                 sock=each,
                 process_request=self._check,
+                open_timeout=HEAD_TIMEOUT_S,
+                create_connection=cast(Any, partial(BoundedConnection, self._connections)),
                 max_size=self._config.message_limit,
                 ping_interval=PING_INTERVAL_S,
                 ping_timeout=PING_TIMEOUT_S,

@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from loguru import logger
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from wsvoice import guest
 from wsvoice.errors import ServerError
-from wsvoice.runner.accepted import ABORT_EXTENSION
 from wsvoice.runner.app import create_app
 from wsvoice.runner.gate import served_providers
+from wsvoice.runner.protocols import HttpProtocol, StreamProtocol
 from wsvoice.runner.tunnel import ngrok_tunnel
 from wsvoice.runner.watchdog import Watchdog
 
@@ -56,22 +55,6 @@ class Ready:
     url: str
     public_url: str | None
     provider_names: tuple[str, ...]
-
-
-class StreamProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket protocol, with a way to drop a connection whose peer does not read."""
-
-    def handle_connect(self, event: Any) -> None:
-        """Offer the way in the connection's scope."""
-        super().handle_connect(event)
-        scope: Any = getattr(self, "scope", None)
-        if scope is not None:
-            scope["extensions"][ABORT_EXTENSION] = {"abort": self.transport.abort}
-
-    def keepalive_timeout(self) -> None:
-        """Drop a connection that does not answer pings; its close would wait for a peer that is not there."""
-        super().keepalive_timeout()
-        self.transport.abort()
 
 
 class DrainingServer(uvicorn.Server):
@@ -215,6 +198,7 @@ def serve(bot: LoadedBot, config: RunConfig, *, on_ready: Callable[[Ready], None
         server = DrainingServer(
             uvicorn.Config(
                 app,
+                http=HttpProtocol,
                 ws=StreamProtocol,
                 ws_max_size=config.message_limit,
                 ws_ping_interval=PING_INTERVAL_S,
