@@ -18,6 +18,8 @@ from typing import Any
 import httpx
 import pytest
 from pyngrok import conf, ngrok
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 from tests.environment import clean_environ
 from tests.runner import bots
@@ -78,6 +80,51 @@ class TestDrain:
                 assert "Traceback" not in log
 
         asyncio.run(main())
+
+    def test_a_caller_who_was_told_where_to_dial_is_waited_for(self, tmp_path: Path) -> None:
+        async def main() -> None:
+            with run(tmp_path, ECHO, "-t", "twilio") as (process, ready):
+                stream_url = await asyncio.to_thread(announce, ready["url"])
+                process.send_signal(signal.SIGTERM)
+                while httpx.get(ready["url"] + "readyz").status_code != 503:
+                    await asyncio.sleep(0.01)
+                # Turned away: nobody waits for this one.
+                busy = httpx.post(ready["url"], data={**FORM, "CallSid": "CA2"}).text
+                assert "Reject" in busy
+                await asyncio.sleep(1.3)
+                async with dialled(stream_url) as carrier:
+                    await carrier.speak(tone(500, 200, 8000))
+                    await carrier.until("media")
+                    await carrier.hang_up()
+                begun = time.monotonic()
+                assert await asyncio.to_thread(process.wait, 20) == 0
+                assert time.monotonic() - begun < 8
+                assert process.stderr is not None
+                assert "waiting for 1 announced call to finish" in process.stderr.read()
+
+        asyncio.run(main())
+
+    def test_a_client_who_was_given_a_token_is_waited_for(self, tmp_path: Path) -> None:
+        async def main() -> None:
+            with run(tmp_path, ECHO, "-t", "websocket") as (process, ready):
+                answer = (await asyncio.to_thread(httpx.post, ready["url"] + "start", json={})).json()
+                process.send_signal(signal.SIGTERM)
+                while httpx.get(ready["url"] + "readyz").status_code != 503:
+                    await asyncio.sleep(0.01)
+                with pytest.raises(InvalidStatus, match="503"):
+                    await connect(answer["wsUrl"])
+                async with connect(f"{answer['wsUrl']}/{answer['token']}"):
+                    await asyncio.sleep(0.3)
+                    assert process.poll() is None
+                assert await asyncio.to_thread(process.wait, 20) == 0
+
+        asyncio.run(main())
+
+    def test_nobody_waits_for_a_caller_who_does_not_come(self, tmp_path: Path) -> None:
+        with run(tmp_path, ECHO, "-t", "twilio", "--drain-timeout", "1s") as (process, ready):
+            announce(ready["url"])
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(10) == 0
 
     def test_a_second_signal_ends_the_call(self, tmp_path: Path) -> None:
         async def main() -> None:

@@ -304,9 +304,11 @@ class Switchboard:
             log.warning("stream refused (403): {}", doorway.with_hint(error))
             await doorway.deny(websocket, 403, "The stream token or signature is missing or wrong.")
             return
-        place = None if self.gate.closed else self.gate.capacity.occupy(announced)
+        # A caller who was told where to dial is let in, though the server has been asked to stop meanwhile.
+        is_closed = self.gate.closed and announced is None
+        place = None if is_closed else self.gate.capacity.occupy(announced)
         if place is None:
-            log.warning("stream refused (503): {}", "draining" if self.gate.closed else "every place is taken")
+            log.warning("stream refused (503): {}", "draining" if is_closed else "every place is taken")
             await doorway.deny(websocket, 503, "Every place is taken.")
             return
         with self._line(announced, place) as close:

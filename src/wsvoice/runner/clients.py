@@ -407,7 +407,8 @@ class Clients:
             return
         session_id = announced.call_id if announced is not None else str(uuid.uuid4())
         log = logger.bind(call=session_id)
-        place = None if self._gate.closed else self._gate.capacity.occupy(announced)
+        is_closed = self._gate.closed and announced is None
+        place = None if is_closed else self._gate.capacity.occupy(announced)
         if place is None:
             log.warning("client refused (503): {}", self._no_place())
             await doorway.deny(websocket, 503, "Every place is taken.")
