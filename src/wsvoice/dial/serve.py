@@ -205,17 +205,19 @@ class ServedBot:
         return self._last_words(f"ended with exit code {process.returncode}")
 
     async def stop(self) -> None:
-        """End the process: SIGTERM, and SIGKILL where that is not enough."""
+        """End the process: SIGTERM, which lets calls finish, once more to end them, and SIGKILL."""
         process = self._process
         if process is None:
             return
         try:
-            if process.returncode is None:
-                with suppress(ProcessLookupError):
-                    process.terminate()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._stop_timeout_s):
-                    await process.wait()
+            for _ in range(2):
+                if process.returncode is None:
+                    with suppress(ProcessLookupError):
+                        process.terminate()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._stop_timeout_s / 2):
+                        await process.wait()
+                        break
         finally:
             if process.returncode is None:
                 with suppress(ProcessLookupError):
