@@ -432,7 +432,6 @@ def test_run_says_what_the_provider_must_be_told(served, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "warning"),
     [
-        ([], "warning: TWILIO_AUTH_TOKEN is not set, so Twilio's webhooks are not verified: anybody"),
         (["--verify", "off"], "warning: webhooks are not verified: anybody"),
         (["--stream-auth", "none"], "warning: streams need no token: anybody"),
     ],

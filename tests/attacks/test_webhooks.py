@@ -7,6 +7,9 @@ import http.server
 import json
 import re
 import socket
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +23,7 @@ import httpx
 import pytest
 import websockets
 
+from tests.environment import clean_environ
 from tests.process import ServerProcess, server_process
 from tests.runner.carrier import FORM, dialled
 from wsvoice.call import Call
@@ -392,6 +396,26 @@ class TestAddresses:
                 assert send(request).status_code == 200, name
             assert "TWILIO_AUTH_TOKEN" in server.log()
             assert "-t exotel" in server.log()
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["-t", "twilio", "-x", "voice.example.com"], ["Twilio's signing secret", "TWILIO_AUTH_TOKEN"]),
+            (["-x", "voice.example.com"], ["no provider", "TELNYX_PUBLIC_KEY"]),
+        ],
+    )
+    def test_no_public_address_without_a_secret(self, tmp_path: Path, arguments: list[str], words: list[str]) -> None:
+        (tmp_path / "bot.py").write_text(textwrap.dedent(WAITS))
+        command = [sys.executable, "-m", "wsvoice", "run", "bot.py", "--port", "0", *arguments]
+        run = subprocess.run(command, cwd=tmp_path, env=clean_environ(), capture_output=True, text=True, timeout=60)
+        assert run.returncode == 2
+        assert all(word in run.stderr for word in [*words, "hint:", "--verify off"]), run.stderr
+        assert "Traceback" not in run.stderr
+
+    def test_who_signs_nothing_is_served_by_name(self, tmp_path: Path) -> None:
+        with server_process(tmp_path, WAITS, "-t", "exotel", "-x", "voice.example.com") as server:
+            assert send(webhook(server, "exotel", 1, "")).status_code == 200
+            assert "warning: Exotel signs nothing" in server.log()
 
 
 class TestUpgrades:

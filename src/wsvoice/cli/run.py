@@ -259,7 +259,7 @@ def show_banner(output: Output, bot: LoadedBot, config: RunConfig, ready: Ready)
         return
     left_out = [] if config.transport else [name for name in PROVIDERS if name not in ready.provider_names]
     if left_out:
-        output.note(f"not served, because their webhooks could not be verified: {', '.join(left_out)}; or use -t NAME")
+        output.note(f"not served, for no secret to verify their webhooks with is set: {', '.join(left_out)}")
     if config.verify == "off":
         output.warning("webhooks are not verified: anybody who finds the URL can start calls at your cost")
     else:
@@ -267,11 +267,6 @@ def show_banner(output: Output, bot: LoadedBot, config: RunConfig, ready: Ready)
             if not provider.signs:
                 output.warning(
                     f"{provider.title} signs nothing: anybody who finds its webhook's URL can start calls at your cost"
-                )
-            elif not provider.can_verify():
-                output.warning(
-                    f"{provider.credential_names[0]} is not set, so {provider.title}'s webhooks are not verified:"
-                    " anybody who finds the URL can start calls at your cost"
                 )
     if config.stream_auth == "none":
         output.warning("streams need no token: anybody who finds the URL can talk to the bot at your cost")

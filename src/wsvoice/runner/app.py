@@ -158,12 +158,8 @@ class Switchboard:
                     f"it is signed for {host}, which this server does not know: if that is yours, use -x {host}"
                 )
             log.warning("webhook refused (403): {}", doorway.with_hint(error))
-            unsigned = self.gate.verifies(provider)
-            refusal = (
-                "The signature is missing or wrong."
-                if unsigned
-                else "This server cannot verify webhooks; its log says why."
-            )
+            is_checked = self.gate.verifies(provider)
+            refusal = "The signature is missing or wrong." if is_checked else "It cannot be verified; the log says why."
             return PlainTextResponse(f"{refusal}\n", 403)
         try:
             event = provider.read_webhook(asked)
