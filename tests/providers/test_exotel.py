@@ -34,6 +34,7 @@ from websockets.uri import parse_uri
 
 from wsvoice.audio import PCMU_8K, AudioFormat, Encoding
 from wsvoice.call import Call
+from wsvoice.config import RunConfig
 from wsvoice.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 from wsvoice.providers.base import CallUpdate, Side, WebhookRequest
 from wsvoice.providers.events import (
@@ -49,7 +50,7 @@ from wsvoice.providers.events import (
     Unknown,
 )
 from wsvoice.providers.exotel import FORMATS, Exotel, ExotelStream
-from wsvoice.runner.gate import Capacity, Gate, ReplayGuard, TokenMint
+from wsvoice.runner.gate import served_providers
 
 NOW = 0.0
 CALL = Call(
@@ -371,13 +372,12 @@ def test_credentials_in_a_dialled_url_are_sent_once(exotel: Exotel) -> None:
     assert headers.get_all("Authorization") == [basic("key:tök:en")]
 
 
-def test_verification_cannot_be_enforced_where_nothing_is_signed(exotel: Exotel) -> None:
-    gate = Gate("enforce", TokenMint(), ReplayGuard(), Capacity(None))
+def test_verification_cannot_be_enforced_where_nothing_is_signed() -> None:
     with pytest.raises(ConfigError, match="Exotel signs nothing") as caught:
-        gate.check_settings(exotel)
+        served_providers(RunConfig(transport="exotel", verify="enforce"))
     assert caught.value.hint is not None
     assert "EXOTEL" not in caught.value.hint
-    Gate("auto", TokenMint(), ReplayGuard(), Capacity(None)).check_settings(exotel)
+    assert list(served_providers(RunConfig(transport="exotel", proxy="my.domain"))) == ["exotel"]
 
 
 def test_a_test_call_needs_no_credentials() -> None:
