@@ -136,7 +136,7 @@ def test_a_call_is_dialled_on_by_another_document(calls: dict[str, Placed]) -> N
 def test_a_call_goes_on_with_the_stream_of_another_document(calls: dict[str, Placed]) -> None:
     placed = calls["streams_again"]
     report = placed[0]
-    assert "the call's update leads to POST https://bot.invalid/" in told(placed, "webhook")
+    assert any(line.startswith("the call's update leads to POST ") for line in told(placed, "webhook"))
     assert len(told(placed, "started")) == 2
     assert any("the same call again True" in line for line in told(placed, "log"))
     assert (report.ended_by, [found.id for found in report.findings if found.level == "fail"]) == ("bot", [])
