@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,7 @@ BOTS = {
     "service": SERVICE_FAILS,
     "no_sinks": REMOVES_SINKS,
     "returns": RETURNS,
+    "blocks": BLOCKS,
 }
 
 Placed = tuple[CallReport, list[TimelineEvent]]
@@ -170,6 +172,16 @@ def test_the_verdict_names_the_cause(calls: dict[str, Placed], name: str, failur
     report, _ = calls[name]
     assert report.failure == failure
     assert report.to_lines()[-1] == f"failed: {failure}"
+
+
+def test_a_blocked_event_loop_is_named(calls: dict[str, Placed]) -> None:
+    report, _ = calls["blocks"]
+    at = line_of(BLOCKS, "time.sleep(")
+    assert re.fullmatch(
+        "the bot never made a sound: the event loop was blocked for "
+        rf"[0-9.]+ s at blocks\.py:{at} in (bot\.)?greet",
+        str(report.failure),
+    ), report.failure
 
 
 def test_the_report_has_them_whole(calls: dict[str, Placed]) -> None:

@@ -28,7 +28,7 @@ from wsvoice.dial.journal import Journal
 from wsvoice.dial.listener import Listener
 from wsvoice.dial.probe import QUIET_S, Hazards
 from wsvoice.dial.quirks import read_behaviour
-from wsvoice.dial.report import CallReport, TimelineEvent, name_causes
+from wsvoice.dial.report import CallReport, Cause, TimelineEvent, name_causes
 from wsvoice.dial.rest import FakeRestApi
 from wsvoice.dial.script import Clip, Script, Speaker, Turn, load_turns
 from wsvoice.dial.serve import PUBLIC_HOST, START_TIMEOUT_S, ServedBot, bot_environment
@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 MESSAGE_LIMIT = 16 * 1024 * 1024
 #: How many messages wait for the caller: while one is worked on, no more is read of a bot that floods it.
 MESSAGES_QUEUED = 2
+#: How long the server of a call that failed may take to write why: it may have been held up until the hang-up.
+CAUSE_GRACE_S = 0.3
 #: How long a call lasts whose caller is a bot, unless the user says otherwise.
 CALLER_DURATION_S = 30.0
 
@@ -320,12 +322,19 @@ class _Caller:
             if conversation.over:
                 self._report = conversation.complete(self._report)
                 if self._served is not None:
-                    causes = self._served.causes(self._call.call_id, until=conversation.hung_up_at)
-                    self._report = replace(self._report, causes=causes)
+                    self._report = replace(self._report, causes=await self._causes(self._served, conversation))
                 if voice is not None and voice.failure:
                     self._report = replace(self._report, failure=voice.failure)
                 self._save(conversation)
         await self._progress("ended", self._report.duration_ms / 1000)
+
+    async def _causes(self, served: ServedBot, conversation: Conversation) -> list[Cause]:
+        """Return what the server knows of a call; of one that failed, a moment later if it knows nothing yet."""
+        causes = served.causes(self._call.call_id, until=conversation.hung_up_at)
+        if self._report.failure and not causes:
+            await asyncio.sleep(CAUSE_GRACE_S)
+            causes = served.causes(self._call.call_id, until=conversation.hung_up_at)
+        return causes
 
     def _speaker(self, listener: Listener, sample_rate: int, heard_rate: int) -> tuple[Speaker, Voice | None]:
         config = self._config

@@ -39,6 +39,7 @@ from wsvoice.runner.accepted import MESSAGE_TOO_BIG
 from wsvoice.runner.bot_run import POLICY_VIOLATION
 from wsvoice.runner.clients import Clients
 from wsvoice.runner.detection import detect_provider
+from wsvoice.runner.diagnosis import Cause
 from wsvoice.runner.gate import Capacity, Gate, Place, ReplayGuard, TokenMint, call_key, served_providers
 from wsvoice.runner.session import ID_LIMIT, Session
 from wsvoice.runner.stream import StreamSocket
@@ -113,6 +114,11 @@ class Switchboard:
         """The ids of the calls that are running."""
         ids = [session.call.call_id for session in tuple(self.sessions)]
         return ids if self.clients is None else ids + self.clients.session_ids
+
+    def note_blocked(self, text: str) -> None:
+        """Note for every running call that nothing went on for a while; from whatever thread."""
+        for session in tuple(self.sessions):
+            session.diagnosis.note(Cause("blocked", text))
 
     def end_all(self, because: str, *, at_once: bool = False) -> None:
         """Ask every running call to end, in order or at once."""

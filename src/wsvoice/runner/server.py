@@ -82,7 +82,9 @@ class DrainingServer(uvicorn.Server):
         self._switchboard = switchboard
         self._drain_timeout_s = drain_timeout_s
         self._on_started = on_started
-        self._watchdog = Watchdog(folder=bot_folder, calls=lambda: switchboard.call_ids)
+        self._watchdog = Watchdog(
+            folder=bot_folder, calls=lambda: switchboard.call_ids, on_blocked=switchboard.note_blocked
+        )
         self._drains_until: float | None = None
         self._told = False
 

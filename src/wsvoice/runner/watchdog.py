@@ -45,11 +45,19 @@ class Watchdog:
     Args:
         folder: Where the bot's own source is; its lines are named rather than a library's.
         calls: Returns the ids of the calls that are running.
+        on_blocked: Told of a block, in words; in the thread while it lasts.
     """
 
-    def __init__(self, *, folder: Path | None, calls: Callable[[], Collection[str]]) -> None:
+    def __init__(
+        self,
+        *,
+        folder: Path | None,
+        calls: Callable[[], Collection[str]],
+        on_blocked: Callable[[str], None] = lambda text: None,
+    ) -> None:
         self._folder = None if folder is None else str(folder.resolve())
         self._calls = calls
+        self._on_blocked = on_blocked
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread_id = 0
         self._beat = time.monotonic()
@@ -157,7 +165,9 @@ class Watchdog:
         calls = list(self._calls())
         call = self._call or (calls[0] if len(calls) == 1 else "-")
         place = "".join(f" at {place}" for place, _ in self._places.most_common(1))
-        logger.bind(call=call).warning("the event loop was blocked for {:.1f} s{}{}", blocked_s, place, more)
+        text = f"the event loop was blocked for {blocked_s:.1f} s{place}{more}"
+        self._on_blocked(text)
+        logger.bind(call=call).warning("{}", text)
 
     def _place(self, frame: FrameType | None) -> str | None:
         """Say where the loop's thread is: in which line of the bot's, or else of a library's."""
