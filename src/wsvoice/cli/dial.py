@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
@@ -248,6 +249,11 @@ def dial(
             # Ctrl-C cancels the call, which hangs up, and comes out of here as KeyboardInterrupt.
             with interrupted_by_signals():
                 report = asyncio.run(place_call(config, on_event=show))
+    except KeyboardInterrupt:
+        # Everything has been taken back; nothing is left that one more could interrupt.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        output.line("interrupted", style="bold")
+        raise
     except UsageError:
         # It was the command, not the bot; whatever its server wrote is in the message.
         raise

@@ -222,10 +222,11 @@ class ServedBot:
             if process.returncode is None:
                 with suppress(ProcessLookupError):
                     process.kill()
-        await process.wait()
+            # Also where this is cancelled: it takes a moment, and asyncio complains of a process that it lost.
+            await process.wait()
+            self._folder.cleanup()
         await self._drain()
         self._process = None
-        self._folder.cleanup()
 
     async def _drain(self) -> None:
         """Read what is left of the output; a grandchild that holds the pipes open does not hold us up."""
