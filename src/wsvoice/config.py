@@ -117,7 +117,7 @@ class DialConfig:
         from_number: Who rings.
         to_number: Who is rung.
         parameters: Custom parameters of the stream (for a stream URL), or of the served bot.
-        duration_s: Stay on the line this long; ``None`` hangs up when the script is done.
+        duration_s: Stay on the line this long; ``None`` hangs up when the script is done, or after 5 minutes.
         listen_s: How long to let the bot speak first before the caller does.
         response_timeout_s: How long to wait for the bot's answer to a turn.
         record: The stereo WAV file to write (caller left, bot right), or ``None``.
