@@ -192,7 +192,7 @@ def run(
 
     from wsvoice.bot import find_bot, load_bot
     from wsvoice.runner.diagnosis import telling_misuse
-    from wsvoice.runner.logs import configure_logging
+    from wsvoice.runner.logs import configure_logging, take_standard_logging
 
     # Before pipecat is imported, which takes a second: a misspelt name is told at once.
     with telling_misuse(config.causes):
@@ -206,6 +206,7 @@ def run(
         # Before the bot is imported: it takes pipecat's create_transport by name.
         install(config.disabled_patches)
         loaded = load_bot(config.bot)
+        take_standard_logging(config.log_level)
 
     def announce(ready: Ready) -> None:
         if as_json:

@@ -1,44 +1,199 @@
-"""The log: one line an event on stderr, each with its call's id."""
+"""
+The log: one line an event on stderr, each with its call's id, whoever wrote it.
+
+The server's log is the server's: a bot may add sinks of its own and remove them, by loguru or by the standard
+library, and cannot take this one away or make its lines come twice.
+"""
 
 from __future__ import annotations
 
 import logging
+import re
 import sys
-from typing import Any
+import traceback
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, TextIO
 
 from loguru import logger
 
+if TYPE_CHECKING:
+    from loguru import Message, Record
+
 #: How long one line may be, in characters.
 LINE_LIMIT = 2000
+#: How long an exception's text may be, in lines: so many of its beginning, and of its end.
+TRACEBACK_HEAD, TRACEBACK_TAIL = 40, 80
+#: How long an id may be to stand before every line as it is. Longer ones show where they begin and end.
+ID_LIMIT = 16
+ID_HEAD, ID_TAIL = 8, 4
+#: The standard library's loggers whose lines are the server's, whatever a bot sets up for its own.
+SERVER_LOGGERS = ("uvicorn", "asyncio", "websockets", "py.warnings")
+
+_COLORS = {"DEBUG": 34, "INFO": 1, "SUCCESS": 32, "WARNING": 33, "ERROR": 31, "CRITICAL": 41}
+
+_Logger: Any = type(logger)
+_add, _remove = _Logger.add, _Logger.remove
 
 
 def configure_logging(level: str) -> None:
     """Send every log to stderr, one line an event, each with its call's id."""
-    logger.remove()
+    _remove(logger)
+    sink = ServerSink(sys.stderr, level)
     logger.configure(extra={"call": "-"}, patcher=_tame)
-    quiet = level != "DEBUG"
+    own_id = _add(logger, sink, level=level, format="{message}", filter=sink.wants, backtrace=False, diagnose=False)
+    guests = _Guests(sink, own_id)
+    _Logger.add = lambda self, *args, **kwargs: guests.add(self, *args, **kwargs)
+    _Logger.remove = lambda self, handler_id=None: guests.remove(self, handler_id)
+    take_standard_logging(level)
 
-    def wanted(record: Any) -> bool:
+
+def take_standard_logging(level: str) -> None:
+    """
+    Send the server's lines of the standard library's logging to the log, and those of whoever has not set it up.
+
+    To be called again after a bot was loaded, for a configuration of the bot's own may have switched loggers off.
+    """
+    handler = _ToLog()
+    for name in SERVER_LOGGERS:
+        each = logging.getLogger(name)
+        each.handlers, each.propagate, each.disabled = [handler], False, False
+        each.setLevel(logging.INFO if level == "DEBUG" and name != "asyncio" else logging.WARNING)
+    for name in ("uvicorn.error", "websockets.server", "websockets.client"):
+        each = logging.getLogger(name)
+        each.handlers, each.propagate, each.disabled = [], True, False
+    # Where nobody has added a handler, as in a bot that never heard of logging; others have their lines as they like.
+    logging.lastResort = _ToLog(logging.WARNING)
+    logging.captureWarnings(True)
+
+
+class ServerSink:
+    """Writes what the server shows: the time, the level, the call, and the message with its exception."""
+
+    def __init__(self, stream: TextIO, level: str) -> None:
+        self._stream = stream
+        self._least = logger.level(level).no
+        self._quiet = level != "DEBUG"
+        self._colors = stream.isatty()
+
+    def wants(self, record: Record) -> bool:
+        """Whether a record is shown."""
+        if record["level"].no < self._least:
+            return False
         # pipecat narrates its own start-up at INFO; a call's story is ours to tell.
-        return not quiet or record["level"].no >= 30 or not (record["name"] or "").startswith("pipecat")
+        return not self._quiet or record["level"].no >= 30 or not (record["name"] or "").startswith("pipecat")
 
-    logger.add(
-        sys.stderr,
-        level=level,
-        format="{time:HH:mm:ss.SSS} <level>{level: <7}</level> {extra[call]} {message}",
-        filter=wanted,
-        backtrace=False,
-        diagnose=False,
-    )
-    for name in ("uvicorn", "uvicorn.error", "websockets"):
-        logging.getLogger(name).setLevel(logging.WARNING if quiet else logging.INFO)
+    def __call__(self, message: Message) -> None:
+        """Write one record."""
+        record = message.record
+        time, level = record["time"], f"{record['level'].name: <7}"
+        if self._colors and (color := _COLORS.get(record["level"].name)):
+            level = f"\x1b[{color}m{level}\x1b[0m"
+        call = short_id(_spelled(str(record["extra"].get("call", "-"))))
+        head = f"{time:%H:%M:%S}.{time.microsecond // 1000:03d} {level} {call}"
+        text = _indented(_spelled(record["message"]))
+        if record["exception"] is not None:
+            text = "\n    ".join([text, *_exception_lines(record["exception"])])
+        self._stream.write(f"{head} {text}\n")
+        self._stream.flush()
 
 
-def _tame(record: Any) -> None:
+class _Guests:
+    """
+    loguru's ``add`` and ``remove`` as a bot has them.
+
+    What it adds is its own, and it may remove that. A sink of its own on the terminal gets what the server's does not
+    show, so that no line comes twice.
+    """
+
+    def __init__(self, sink: ServerSink, own_id: int) -> None:
+        self._sink = sink
+        self._own_id = own_id
+        self._ids: set[int] = set()
+
+    def add(self, bots_logger: Any, sink: Any, **options: Any) -> int:
+        """Add a sink of the bot's."""
+        if any(sink is each for each in (sys.stderr, sys.stdout, sys.__stderr__, sys.__stdout__)):
+            sink = _Rest(sink, self._sink)
+        handler_id: int = _add(bots_logger, sink, **options)
+        self._ids.add(handler_id)
+        return handler_id
+
+    def remove(self, bots_logger: Any, handler_id: int | None = None) -> None:
+        """Remove one sink of the bot's, or all of them."""
+        # 0 is what loguru starts with, and what a bot takes for that: it removes it to have its own in its place.
+        if handler_id in (0, self._own_id):
+            return
+        for each in sorted(self._ids) if handler_id is None else [handler_id]:
+            self._ids.discard(each)
+            _remove(bots_logger, each)
+
+
+class _Rest:
+    """A terminal's stream that leaves out what the server has shown there."""
+
+    def __init__(self, stream: TextIO, shown: ServerSink) -> None:
+        self._stream = stream
+        self._shown = shown
+
+    def __getattr__(self, name: str) -> Any:
+        """Be the stream in everything else."""
+        return getattr(self._stream, name)
+
+    def write(self, message: Message) -> None:
+        """Write a record's text."""
+        if not self._shown.wants(message.record):
+            self._stream.write(message)
+
+
+class _ToLog(logging.Handler):
+    """Hands the standard library's records to the log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Hand a record on, with the call's id of whoever logged it."""
+        try:
+            message = record.getMessage()
+        except (TypeError, ValueError):
+            message = f"{record.msg!r} {record.args!r}"
+
+        def with_its_name(each: Record) -> None:
+            each["name"] = record.name
+
+        exception = record.exc_info if record.exc_info and record.exc_info[0] is not None else None
+        level: str | int = record.levelname if record.levelname in _COLORS else record.levelno
+        logger.patch(with_its_name).opt(exception=exception).log(level, "{}", message)
+
+
+def short_id(call_id: str) -> str:
+    """Return what tells a call from the others that run: an id's beginning and end, if it is long."""
+    return call_id if len(call_id) <= ID_LIMIT else f"{call_id[:ID_HEAD]}…{call_id[-ID_TAIL:]}"
+
+
+def _tame(record: Record) -> None:
     """Spell out control characters and cut what is too long: much of a line may be a stranger's."""
     message = record["message"]
     if len(message) > LINE_LIMIT:
         message = f"{message[:LINE_LIMIT]}… ({len(message)} characters)"
-    if not message.isprintable():
-        message = "".join(each if each.isprintable() or each == "\n" else repr(each)[1:-1] for each in message)
-    record["message"] = message.replace("\n", "\n    ")
+    record["message"] = _indented(_spelled(message))
+
+
+def _exception_lines(exception: Any) -> Iterator[str]:
+    """Yield an exception's traceback, whose last lines are what was raised, with whose words ever."""
+    formatted = traceback.TracebackException(exception.type, exception.value, exception.traceback).format()
+    lines = "".join(formatted).expandtabs(4).rstrip("\n").split("\n")
+    left_out = len(lines) - TRACEBACK_HEAD - TRACEBACK_TAIL
+    if left_out > 0:
+        lines[TRACEBACK_HEAD:-TRACEBACK_TAIL] = [f"… ({left_out} lines)"]
+    for line in lines:
+        yield _spelled(line if len(line) <= LINE_LIMIT else f"{line[:LINE_LIMIT]}… ({len(line)} characters)")
+
+
+def _spelled(text: str) -> str:
+    """Return a text with its control characters spelled out, but for the ends of lines."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() or each == "\n" else repr(each)[1:-1] for each in text)
+
+
+def _indented(text: str) -> str:
+    """Return a text none of whose lines but the first looks like a line of the log."""
+    return re.sub(r"\n(?!    )", "\n    ", text)

@@ -1,0 +1,182 @@
+"""The log of a server whose bot has ideas of its own about logging."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+
+from tests.process import ServerProcess, server_process
+from tests.runner.carrier import dialled
+from wsvoice.runner.logs import short_id
+
+#: How every line of ours begins.
+LINE = re.compile(r"\d\d:\d\d:\d\d\.\d{3} (DEBUG|INFO|WARNING|ERROR) +(\S+) ")
+CALL = "CA0123456789abcdef0123456789abcdef"
+
+#: As in pipecat's examples, and a file besides.
+REPLACES_THE_SINK = """
+    import sys
+    from loguru import logger
+
+    logger.remove(0)
+    logger.add(sys.stderr, level="DEBUG")
+    kept = logger.add("bot.log", level="DEBUG", format="{level} {extra[call]} {message}")
+    dropped = logger.add("dropped.log")
+    logger.remove(dropped)
+
+    async def bot(runner_args):
+        logger.info("of the bot")
+        logger.debug("quietly of the bot")
+        logger.warning("a stranger's \\x1b[31m words\\n12:00:00.000 INFO    CA1 forged")
+        async for _ in runner_args.websocket.iter_text():
+            pass
+        try:
+            raise KeyError("within")
+        except KeyError:
+            raise RuntimeError("red \\x1b[31m\\x07 words\\n12:00:00.000 INFO    CA2 forged \\u202e" + "x" * 100_000)
+"""
+
+REMOVES_ALL = """
+    import logging.config
+    import sys
+    from loguru import logger
+
+    logger.remove()
+    logging.config.dictConfig({"version": 1})
+
+    async def bot(runner_args):
+        logger.remove()
+        logger.configure(handlers=[{"sink": sys.stderr, "format": "OWN {message}"}], extra={"mine": 1}, patcher=None)
+        logger.info("of the bot")
+        async for _ in runner_args.websocket.iter_text():
+            pass
+        try:
+            logger.remove(12345)
+        except ValueError:
+            logger.info("there is no such handler")
+"""
+
+USES_LOGGING = """
+    import asyncio
+    import gc
+    import logging
+    import warnings
+
+    logging.basicConfig(level=logging.INFO, format="OWN %(message)s", force=True)
+
+    async def fails():
+        raise RuntimeError("nobody looks \\x1b[31m")
+
+    async def bot(runner_args):
+        logging.getLogger("mine").info("of the bot")
+        asyncio.create_task(fails())
+        await asyncio.sleep(0.05)
+        gc.collect()
+        warnings.warn("old ways \\x1b[31m")
+        logging.getLogger("uvicorn.error").error("of uvicorn \\x1b[31m %s", 1)
+        logging.getLogger("websockets.client").warning("of websockets")
+        async for _ in runner_args.websocket.iter_text():
+            pass
+"""
+
+NEVER_HEARD_OF_IT = """
+    import logging
+
+    async def bot(runner_args):
+        logging.getLogger("library").warning("of a library")
+        logging.getLogger("library").info("not asked for")
+        async for _ in runner_args.websocket.iter_text():
+            pass
+"""
+
+
+def log_of_a_call(server: ServerProcess, call_sid: str = CALL) -> list[str]:
+    """Let a call be made; return the lines of the log."""
+
+    async def main() -> None:
+        async with dialled(server.url.replace("http", "ws", 1) + "ws", call_sid) as carrier:
+            await asyncio.to_thread(server.logged, f"call {call_sid}")
+            await asyncio.sleep(0.3)
+            await carrier.stop()
+
+    asyncio.run(main())
+    return server.logged(f"{short_id(call_sid)} ended by", timeout_s=20).splitlines()
+
+
+def holding(lines: list[str], needle: str) -> list[str]:
+    return [line for line in lines if needle in line]
+
+
+def test_a_bot_that_replaces_logurus_sink(tmp_path: Path) -> None:
+    with server_process(tmp_path, REPLACES_THE_SINK, "-t", "twilio") as server:
+        lines = log_of_a_call(server)
+        server.logged("… (")
+        text = server.log()
+    for once in ("stream started", "ended by", " of the bot", "quietly of the bot", "the bot raised RuntimeError"):
+        assert len(holding(lines, once)) == (2 if once == " of the bot" else 1), (once, lines)
+    (own,) = holding(lines, "stream started")
+    assert LINE.match(own)
+    # The bot's sink shows what ours does not, in the bot's own format.
+    (quiet,) = holding(lines, "quietly of the bot")
+    assert not LINE.match(quiet)
+    assert "DEBUG" in quiet
+    # A file of the bot's holds everything.
+    kept = (tmp_path / "bot.log").read_text()
+    for each in ("stream started", "of the bot", "quietly of the bot", "ended by"):
+        assert each in kept
+    assert CALL in kept
+    assert "stream started" not in (tmp_path / "dropped.log").read_text()
+    # What a stranger says reaches the terminal spelled out, in a traceback too, and bounded.
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f\u202e]", text)
+    assert "red \\x1b[31m\\x07 words" in text
+    assert not re.search(r"^12:00:00.000", text, re.MULTILINE)
+    assert max(map(len, text.splitlines())) < 5000
+    assert "KeyError: 'within'" in text
+    assert "bot.py" in text
+
+
+def test_a_bot_that_removes_every_sink(tmp_path: Path) -> None:
+    with server_process(tmp_path, REMOVES_ALL, "-t", "twilio") as server:
+        lines = log_of_a_call(server)
+        other = log_of_a_call(server, "CA2")
+    for once in ("stream started", "ended by", "of the bot", "there is no such handler"):
+        found = holding(lines, once)
+        assert len(found) == 1, (once, lines)
+        assert LINE.match(found[0])
+    assert len(holding(other, "ended by")) == 2
+
+
+def test_a_bot_that_uses_logging(tmp_path: Path) -> None:
+    with server_process(tmp_path, USES_LOGGING, "-t", "twilio") as server:
+        lines = log_of_a_call(server)
+    assert holding(lines, "of the bot") == ["OWN of the bot"]
+    for once in ("of uvicorn", "of websockets", "Task exception was never retrieved", "old ways"):
+        found = holding(lines, once)
+        assert len(found) == (2 if once == "old ways" else 1), (once, lines)
+        match = LINE.match(found[0])
+        assert match
+        # asyncio complains of a task when nobody's context is left.
+        assert match[2] == "CA012345…cdef" or "never retrieved" in once
+    assert not holding(lines, "\x1b")
+    assert holding(lines, "nobody looks \\x1b[31m")
+    assert holding(lines, "of uvicorn \\x1b[31m 1")
+
+
+def test_a_bot_that_never_heard_of_logging(tmp_path: Path) -> None:
+    with server_process(tmp_path, NEVER_HEARD_OF_IT, "-t", "twilio") as server:
+        lines = log_of_a_call(server)
+    (line,) = holding(lines, "of a library")
+    assert LINE.match(line)
+    assert not holding(lines, "not asked for")
+
+
+def test_ids_are_short_before_lines_and_whole_once(tmp_path: Path) -> None:
+    call_id = "v3:" + "k" * 60 + "end"
+    with server_process(tmp_path, NEVER_HEARD_OF_IT, "-t", "twilio") as server:
+        lines = log_of_a_call(server, call_id)
+    (whole,) = holding(lines, call_id)
+    assert "stream started" in whole
+    matches = [match[2] for line in lines if (match := LINE.match(line))]
+    assert set(matches) <= {"v3:kkkkk…kend", "-"}
+    assert matches.count("v3:kkkkk…kend") >= 3
