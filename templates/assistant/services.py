@@ -5,9 +5,11 @@ To change one, change its name here, and pipecat's extra of that name in pyproje
 service for one call; https://docs.pipecat.ai/api-reference/server/services/supported-services lists many more.
 """
 
+import importlib
 import os
 import sys
 from pathlib import Path
+from types import ModuleType
 
 from loguru import logger
 from pipecat.services.llm_service import LLMService
@@ -34,10 +36,7 @@ KEYS = {
 def create(instructions: str) -> tuple[STTService, LLMService, TTSService]:
     """Return the three services for one call."""
     if use_fakes():
-        sys.path.append(str(Path(__file__).parent / "tests"))
-        import fakes
-
-        return fakes.create(instructions)
+        return load_fakes().create(instructions)
     return SPEECH_TO_TEXT[STT](), LANGUAGE_MODEL[LLM](instructions), TEXT_TO_SPEECH[TTS]()
 
 
@@ -45,9 +44,19 @@ def check() -> None:
     """Look for the keys, and end the program if one is missing that is needed."""
     if use_fakes():
         logger.warning("the services are fakes (BOT_FAKES)")
+        # Now rather than in the first call, which would wait for it.
+        load_fakes()
     elif missing := missing_keys():
         # Not an error of the program's, so without a traceback.
         sys.exit(f"{' and '.join(missing)} must be set, in .env for example; BOT_FAKES=1 does without")
+
+
+def load_fakes() -> ModuleType:
+    """Return tests/fakes.py."""
+    folder = str(Path(__file__).parent / "tests")
+    if folder not in sys.path:
+        sys.path.append(folder)
+    return importlib.import_module("fakes")
 
 
 def use_fakes() -> bool:

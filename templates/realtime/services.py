@@ -5,9 +5,11 @@ To change it, change its name here, and pipecat's extra in pyproject.toml. Each 
 https://docs.pipecat.ai/api-reference/server/services/supported-services lists more under "Speech-to-Speech".
 """
 
+import importlib
 import os
 import sys
 from pathlib import Path
+from types import ModuleType
 
 from loguru import logger
 from pipecat.services.llm_service import LLMService
@@ -24,10 +26,7 @@ KEYS = {
 def create(instructions: str) -> LLMService:
     """Return the service for one call."""
     if use_fakes():
-        sys.path.append(str(Path(__file__).parent / "tests"))
-        import fakes
-
-        return fakes.create(instructions)
+        return load_fakes().create(instructions)
     return LANGUAGE_MODEL[LLM](instructions)
 
 
@@ -35,9 +34,19 @@ def check() -> None:
     """Look for the key, and end the program if it is missing."""
     if use_fakes():
         logger.warning("the service is a fake (BOT_FAKES)")
+        # Now rather than in the first call, which would wait for it.
+        load_fakes()
     elif is_key_missing():
         # Not an error of the program's, so without a traceback.
         sys.exit(f"{KEYS[LLM]} must be set, in .env for example; BOT_FAKES=1 does without")
+
+
+def load_fakes() -> ModuleType:
+    """Return tests/fakes.py."""
+    folder = str(Path(__file__).parent / "tests")
+    if folder not in sys.path:
+        sys.path.append(folder)
+    return importlib.import_module("fakes")
 
 
 def use_fakes() -> bool:
