@@ -39,7 +39,11 @@ class FakeModel:
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Return what the model says to `request`, as the content of one choice."""
-        self.heard.append([message["content"] for message in request["messages"] if message["role"] == "user"][-1])
+        said = [message["content"] for message in request["messages"] if message["role"] == "user"]
+        if not said:
+            # Nothing was understood, and the bot asks what to do.
+            return {"content": "Please say that again."}
+        self.heard.append(said[-1])
         if "goodbye" in self.heard[-1]:
             function = {"name": "end_call", "arguments": "{}"}
             return {"tool_calls": [{"index": 0, "id": "call_1", "type": "function", "function": function}]}
