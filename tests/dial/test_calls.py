@@ -691,3 +691,14 @@ def test_a_cancelled_call_is_hung_up_in_good_order(clip: Path, tmp_path: Path) -
     assert line.socket.close_code == 1000
     with wave.open(str(path)) as file:
         assert file.getnframes() >= 320
+
+
+def test_credentials_in_a_dialled_url_are_sent_once_and_as_they_are_meant() -> None:
+    called = call(
+        fake_bots.echo,
+        url=lambda bot: bot.stream_url.replace("ws://", "ws://key:t%C3%B6k%3Aen@"),
+        listen_s=0.1,
+    )
+    [upgrade] = called.bot.upgrades
+    sent = [value for name, value in upgrade if name.lower() == "authorization"]
+    assert sent == ["Basic " + base64.b64encode("key:tök:en".encode()).decode()]

@@ -29,8 +29,6 @@ from pipecat.processors.frame_processor import FrameProcessorSetup
 from pipecat.runner.utils import parse_telephony_websocket
 from pipecat.serializers.exotel import ExotelFrameSerializer
 from pipecat.utils.asyncio.task_manager import TaskManager
-from websockets.client import ClientProtocol
-from websockets.uri import parse_uri
 
 from wsvoice.audio import PCMU_8K, AudioFormat, Encoding
 from wsvoice.call import Call
@@ -362,14 +360,6 @@ def test_credentials_in_an_answered_url_become_a_header(exotel: Exotel) -> None:
     lowered = {name.lower(): value for name, value in request.headers.items()}
     assert Exotel(STREAM).has_credentials(WebhookRequest("GET", request.url, lowered))
     assert read(exotel, "wss://h/ws").headers == {}
-
-
-def test_credentials_in_a_dialled_url_are_sent_once(exotel: Exotel) -> None:
-    # The WebSocket client sends them by itself, so that a header of ours would be a second one.
-    url = "wss://key:t%C3%B6k%3Aen@h/ws"
-    assert exotel.upgrade_headers(url, now=NOW) == {}
-    headers = ClientProtocol(parse_uri(url)).connect().headers
-    assert headers.get_all("Authorization") == [basic("key:tök:en")]
 
 
 def test_verification_cannot_be_enforced_where_nothing_is_signed() -> None:

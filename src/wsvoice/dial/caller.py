@@ -38,6 +38,7 @@ from wsvoice.errors import DialError, HttpError, RemoteProtocolError, UsageError
 from wsvoice.http import failure_kind, is_loopback
 from wsvoice.providers import load_provider
 from wsvoice.providers.base import Command, Progress, ReportsProgress, Side, StreamRequest
+from wsvoice.providers.documents import split_credentials
 from wsvoice.speech import speak
 
 if TYPE_CHECKING:
@@ -245,8 +246,10 @@ class _Caller:
         if self._target.kind == "stream":
             # No answer names a format, so it is what the provider streams by itself.
             usual = self._provider.stream(Side.CARRIER, config.quirks)
+            address, credentials = split_credentials(url)
             request = StreamRequest(
-                url=url,
+                url=address,
+                headers=credentials,
                 parameters=config.parameters,
                 format=self._behaviour.leg_format or usual.format,
                 outbound_format=usual.outbound_format,

@@ -5,8 +5,9 @@ Answer documents: the XML with which a webhook tells a provider what to do with 
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
-from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser, tostring
 
 from wsvoice.errors import RemoteProtocolError
@@ -205,3 +206,20 @@ def write_rest(verbs: Sequence[Element]) -> bytes:
     response = Element("Response")
     response.extend(verbs)
     return tostring(response)
+
+
+def split_credentials(url: str) -> tuple[str, dict[str, str]]:
+    """
+    Return `url` without the user and password in it, and the header that carries them on the upgrade; none if none.
+
+    WebSocket clients differ about characters that are escaped in a URL, so none is left to decide.
+
+    https://www.rfc-editor.org/rfc/rfc7617#section-2.1
+    """
+    parts = urlsplit(url)
+    userinfo, at, host = parts.netloc.rpartition("@")
+    if not at:
+        return url, {}
+    user, _, password = userinfo.partition(":")
+    basic = b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode("ascii")
+    return parts._replace(netloc=host).geturl(), {"Authorization": f"Basic {basic}"}

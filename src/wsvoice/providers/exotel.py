@@ -14,12 +14,11 @@ import hashlib
 import hmac
 import json
 import re
-from base64 import b64encode
 from binascii import Error as BinasciiError
 from binascii import a2b_base64
 from collections.abc import Mapping
 from typing import Any, Literal
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from wsvoice.audio import AudioFormat, Encoding
 from wsvoice.call import Call
@@ -35,6 +34,7 @@ from wsvoice.providers.base import (
     StreamRequest,
     WebhookRequest,
 )
+from wsvoice.providers.documents import split_credentials
 from wsvoice.providers.events import (
     Audio,
     Clear,
@@ -316,12 +316,12 @@ class Exotel:
         findings: list[Finding] = []
         if url.scheme == "ws":
             findings.append(_w3("warn", "the stream's URL is ws://, which carries the call in the clear; use wss://"))
-        userinfo, at, host = url.netloc.rpartition("@")
+        address, credentials = split_credentials(urlunsplit(url._replace(fragment="")))
         return StreamRequest(
-            url=urlunsplit(url._replace(netloc=host, fragment="")),
+            url=address,
             parameters=_url_parameters(url.query, findings),
             format=_url_format(url.query, findings),
-            headers={"Authorization": _basic(userinfo)} if at else {},
+            headers=credentials,
             findings=findings,
         )
 
@@ -346,8 +346,7 @@ class Exotel:
         """
         Return no headers of Exotel's own.
 
-        Credentials in an answered URL are in :attr:`StreamRequest.headers`; those in a URL that is dialled
-        directly are sent by every WebSocket client, and a second header would contradict the first.
+        Credentials in a URL are in :attr:`StreamRequest.headers`.
         """
         return {}
 
@@ -679,11 +678,6 @@ def _read_stream_report(fields: Mapping[str, str]) -> dict[str, object]:
 
 def _w3(level: Level, message: str) -> Finding:
     return Finding("W3", level, message)
-
-
-def _basic(userinfo: str) -> str:
-    user, _, password = userinfo.partition(":")
-    return "Basic " + b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode("ascii")
 
 
 def _url_parameters(query: str, findings: list[Finding]) -> dict[str, str]:
