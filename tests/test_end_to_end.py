@@ -64,6 +64,7 @@ KEYS = [
     "duration_ms",
     "findings",
     "recording",
+    "causes",
 ]
 #: How a line of the served bot's log begins in the timeline; a traceback there is the bot's own.
 LOG = "           | "
@@ -298,8 +299,11 @@ def test_two_files_are_two_turns(calls: Calls) -> None:
     ("name", "words"),
     [
         ("silent", r"the bot never made a sound"),
-        ("crash", r"the bot crashed \(it closed the call with 1011\): "),
-        ("crash in call", r"the bot crashed \(it closed the call with 1011\): "),
+        ("crash", r"the bot crashed \(it closed the call with 1011\): KeyError: '\+15550100001' \(crash\.py:5\)"),
+        (
+            "crash in call",
+            r"the bot crashed \(it closed the call with 1011\): LookupError: no such order \(crash_in_call\.py:30\)",
+        ),
         ("dies", r"`wsvoice run .*dies\.py` ended with exit code 7:"),
         ("import error", r"`wsvoice run .*import_error\.py` ended with exit code 1:"),
         ("garbage", r"the webhook's answer cannot be used: .+"),

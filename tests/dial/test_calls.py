@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 import socket
 import wave
 from collections.abc import Callable
@@ -447,7 +448,8 @@ def test_audio_far_ahead_of_real_time_is_told(clip: Path) -> None:
     called = call(burst, audio=(clip,), duration_s=0.3)
     assert called.report.failure is None
     assert called.found() == [("M2", "warn", 1)]
-    assert "10.3 s ahead of real time" in called.report.findings[0].message
+    # Less what is played until the last of it has come.
+    assert re.search(r"(10\.[0-3]|9\.\d) s ahead of real time", called.report.findings[0].message)
 
 
 def test_ten_minutes_of_queued_audio_are_too_much(clip: Path) -> None:

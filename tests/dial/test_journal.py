@@ -38,6 +38,9 @@ def test_what_is_noticed_late_stands_in_its_place() -> None:
     journal.tell("closed", "d")
     journal.flush()
     assert [(round(event.at_ms), event.text) for event in told[3:]] == [(700, "c"), (1000, "d")]
+    # What a server writes while it is stopped has nothing to wait for.
+    journal.tell("log", "e")
+    assert told[-1].text == "e"
 
 
 def test_of_a_kind_only_so_many_are_told_and_a_log_whole() -> None:

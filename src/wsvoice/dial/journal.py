@@ -36,6 +36,7 @@ class Journal:
         self._clock = clock
         self._held: list[tuple[float, int, TimelineEvent]] = []
         self._n_told = 0
+        self._is_over = False
         self._kinds: Counter[str] = Counter()
 
     def now_ms(self) -> float:
@@ -50,7 +51,7 @@ class Journal:
                 return
             text = f"{text}; what follows of this kind is counted, and not told"
         event = TimelineEvent(self.now_ms() if at_ms is None else at_ms, kind, text)
-        if self.started_at is None:
+        if self.started_at is None or self._is_over:
             self._on_event(event)
             return
         # Numbered, so that what happens at one time stays in the order in which it was told.
@@ -63,7 +64,8 @@ class Journal:
             self._on_event(heapq.heappop(self._held)[2])
 
     def flush(self) -> None:
-        """Tell all the rest."""
+        """Tell all the rest, and what comes from now on as it comes."""
+        self._is_over = True
         while self._held:
             self._on_event(heapq.heappop(self._held)[2])
 
