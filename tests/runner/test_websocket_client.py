@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import wave
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -19,6 +20,7 @@ from pipecat.frames.frames import EndFrame
 from pipecat.serializers.protobuf import ProtobufFrameSerializer
 from pipecat.transports.websocket.client import WebsocketClientParams, WebsocketClientTransport
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
 
 from tests.environment import clean_environ
 from tests.runner import bots
@@ -28,6 +30,7 @@ from tests.runner.test_server import ECHO
 from tests.signals import correlation_delay_ms, speech_like, tone
 from wsvoice.config import RunConfig, resolve_run
 from wsvoice.errors import BotError, ConfigError, ConnectError
+from wsvoice.runner import standalone
 from wsvoice.runner.standalone import Stop, dial_out
 from wsvoice.runner.transport import install
 
@@ -266,6 +269,41 @@ class TestStop:
                 await dial(echo, url, stop)
 
         asyncio.run(main())
+
+    def test_when_both_ends_wait_for_each_other_it_is_over(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(standalone, "SILENCE_S", 0.6)
+        stop = Stop()
+        spoke_until = ended = 0.0
+
+        async def talk(connection: ServerConnection) -> None:
+            nonlocal spoke_until, ended
+            stop.ask()
+
+            async def listen() -> None:
+                async for _ in connection:
+                    pass
+
+            listening = asyncio.create_task(listen())
+            # As long as somebody speaks it goes on; silence is sent all the time.
+            for number in range(10_000):
+                if number < 60:
+                    spoke_until = time.monotonic()
+                pcm = tone(500, 20, RATE) if number < 60 else bytes(640)
+                try:
+                    await connection.send(await audio_message(pcm))
+                except ConnectionClosed:
+                    ended = time.monotonic()
+                    await listening
+                    return
+                await asyncio.sleep(0.02)
+
+        async def main() -> None:
+            async with server(talk) as url:
+                await dial(echo, url, stop)
+                await wait_for(lambda: ended)
+
+        asyncio.run(main())
+        assert 0.5 < ended - spoke_until < 5
 
     def test_once_more_ends_it(self) -> None:
         stop = Stop()

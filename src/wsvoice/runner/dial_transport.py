@@ -11,7 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from loguru import logger
-from pipecat.frames.frames import CancelWorkerFrame, StartFrame
+from pipecat.frames.frames import (
+    CancelWorkerFrame,
+    OutputAudioRawFrame,
+    OutputTransportMessageFrame,
+    OutputTransportMessageUrgentFrame,
+    StartFrame,
+)
 from pipecat.runner.types import RunnerArguments
 from pipecat.transports.base_transport import BaseTransport
 from pipecat.transports.websocket.client import (
@@ -131,10 +137,26 @@ class DialInputTransport(WebsocketClientInputTransport):
 class DialOutputTransport(WebsocketClientOutputTransport):
     """What the bot says, as messages."""
 
+    def __init__(
+        self, transport: DialTransport, session: WebsocketClientSession, params: WebsocketClientParams
+    ) -> None:
+        super().__init__(transport, session, params)
+        self._activity = transport.activity
+
     async def set_transport_ready(self, frame: StartFrame) -> None:
         """Begin to send, without delay where rates differ."""
         await super().set_transport_ready(frame)
         resample_at_once(self)
+
+    async def send_message(self, frame: OutputTransportMessageFrame | OutputTransportMessageUrgentFrame) -> None:
+        """Send a message that is no audio."""
+        self._activity.note()
+        await super().send_message(frame)
+
+    async def write_audio_frame(self, frame: OutputAudioRawFrame) -> bool:
+        """Send one piece of audio."""
+        self._activity.play(frame.audio, self.sample_rate)
+        return await super().write_audio_frame(frame)
 
 
 class DialTransport(WebsocketClientTransport):
@@ -149,6 +171,7 @@ class DialTransport(WebsocketClientTransport):
         if params.serializer is None:
             params = params.model_copy(update={"serializer": ClientSerializer()})
         super().__init__(uri, params)
+        self.activity = Activity()
         callbacks = WebsocketClientCallbacks(
             on_connected=self._on_connected,
             on_disconnected=self._on_disconnected,
@@ -237,6 +260,13 @@ class DialArguments(RunnerArguments):
         """Return the transport with the params for ``websocket-client``; what ``create_transport`` calls."""
         names = ("websocket-client", "websocket")
         return self.use_transport(pick_params(transport_params, names, WebsocketClientParams))
+
+    async def silence(self, timeout_s: float) -> None:
+        """Wait until neither end has said anything for a while; for ever if the bot has a transport of its own."""
+        if self._transport is None:
+            await asyncio.Event().wait()
+        else:
+            await self._transport.activity.silence(timeout_s)
 
     async def end_pipeline(self, because: str) -> bool:
         """End the pipeline; false if there is none."""

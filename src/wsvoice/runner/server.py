@@ -21,6 +21,7 @@ from wsvoice import guest
 from wsvoice.errors import ServerError
 from wsvoice.runner.app import create_app
 from wsvoice.runner.gate import served_providers
+from wsvoice.runner.memory import MemoryReturn
 from wsvoice.runner.protocols import HttpProtocol, StreamProtocol
 from wsvoice.runner.tunnel import ngrok_tunnel
 from wsvoice.runner.watchdog import Watchdog
@@ -87,6 +88,7 @@ class DrainingServer(uvicorn.Server):
         )
         self._drains_until: float | None = None
         self._told = False
+        self._memory = MemoryReturn(time.monotonic)
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until the process is asked to stop; no bot can end that by itself."""
@@ -129,6 +131,8 @@ class DrainingServer(uvicorn.Server):
                 self._switchboard.end_all("the server stops", at_once=late_s >= END_TIMEOUT_S)
             waits = self._switchboard.active_calls or (late_s < 0 and self._switchboard.pending)
             self.should_exit = not waits
+        else:
+            self._memory.look(is_busy=bool(self._switchboard.active_calls or self.server_state.connections))
         return await super().on_tick(counter)
 
     def _tell_who_is_waited_for(self, late_s: float) -> None:

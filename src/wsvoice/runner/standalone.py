@@ -38,6 +38,8 @@ STARTS = 3
 FAILURE_GRACE_S = 0.1
 #: How long a pipeline may take to end that nobody waits for any more.
 ORPHAN_TIMEOUT_S = 2.0
+#: How long both ends of a conversation may be silent, once the process is asked to stop: each may wait for the other.
+SILENCE_S = 10.0
 #: How long a pipeline may take to end in order once the time for it is up, and how long a bot that is cancelled.
 END_TIMEOUT_S, CANCEL_TIMEOUT_S = 0.5, 0.5
 
@@ -172,10 +174,21 @@ async def dial_out(bot: LoadedBot, config: RunConfig, *, on_ready: OnReady, stop
     if outcome.failed.is_set():
         await asyncio.wait({task}, timeout=FAILURE_GRACE_S)
     elif not task.done():
-        logger.warning("waiting for the bot to finish (at most {:g} s; once more to end it)", config.drain_timeout_s)
-        await _first(task, outcome.failed, stop.now, timeout_s=config.drain_timeout_s)
+        logger.warning(
+            "waiting for the bot to finish (at most {:g} s, or until nobody speaks for {:g} s; once more to end it)",
+            config.drain_timeout_s,
+            SILENCE_S,
+        )
+        silence = asyncio.create_task(arguments.silence(SILENCE_S))
+        await _first(task, silence, outcome.failed, stop.now, timeout_s=config.drain_timeout_s)
+        is_silent = silence.done()
+        silence.cancel()
         if not task.done() and await arguments.end_pipeline("the process stops"):
-            await _first(task, timeout_s=END_TIMEOUT_S)
+            if is_silent:
+                # There is time left, so the bot may do what it does after a conversation.
+                await _first(task, stop.now, timeout_s=config.bot_exit_timeout_s)
+            else:
+                await _first(task, timeout_s=END_TIMEOUT_S)
     await _end(task)
     if await arguments.end_pipeline("the bot has ended"):
         # A bot that failed beside its pipeline has left that running.
