@@ -36,7 +36,7 @@ OURS = {
     "runner": ("runner", "bot", "guest", "providers", "config", "http", "audio", "call", "errors", "moved"),
     "dial": ("dial", "bot", "guest", "speech", "providers", "config", "http", "audio", "call", "errors"),
     "speech": ("errors",),
-    "testing": ("dial", "config", "audio", "errors"),
+    "testing": ("dial", "config", "guest", "audio", "errors"),
     "pytest_plugin": ("testing",),
     "scaffold": ("config", "providers", "errors"),
     "cli": (

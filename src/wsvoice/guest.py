@@ -111,7 +111,22 @@ def run(
         loop.close()
 
 
-def _protect(loop: asyncio.AbstractEventLoop, on_exit: Callable[[BaseException | None], None]) -> None:
+def run_interruptibly(main: Coroutine[Any, Any, T]) -> T:
+    """
+    Run `main` as :func:`asyncio.run` does, Ctrl-C included, in a loop that no guest's exit can end.
+
+    An exit is told to the guest's own :attr:`Guest.on_exit`; one that is nobody's is left out.
+    """
+    with asyncio.Runner() as runner:
+        _protect(runner.get_loop(), lambda _: None, exits=(SystemExit,))
+        return runner.run(main)
+
+
+def _protect(
+    loop: asyncio.AbstractEventLoop,
+    on_exit: Callable[[BaseException | None], None],
+    exits: tuple[type[BaseException], ...] = (SystemExit, KeyboardInterrupt),
+) -> None:
     """Let nobody but the caller end `loop`, or take its signals."""
     add, remove, run_once = loop.add_signal_handler, loop.remove_signal_handler, loop.run_until_complete
     told: list[BaseException] = []
@@ -137,7 +152,7 @@ def _protect(loop: asyncio.AbstractEventLoop, on_exit: Callable[[BaseException |
         while True:
             try:
                 return run_once(future)
-            except (SystemExit, KeyboardInterrupt) as error:
+            except exits as error:
                 if future.done():
                     raise
                 # After the task's own callback, which may know whose it was.
@@ -158,7 +173,7 @@ def _protect(loop: asyncio.AbstractEventLoop, on_exit: Callable[[BaseException |
         # Not `exception()`: asyncio would take an ordinary error for one that somebody has handled.
         error: BaseException | None = cast(Any, task)._exception
         if error is not None and is_exit(error):
-            if isinstance(error, (SystemExit, KeyboardInterrupt)):
+            if isinstance(error, exits):
                 told.append(error)
             # Who else would look at it has nothing to add.
             task.exception()

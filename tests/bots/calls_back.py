@@ -3,6 +3,7 @@
 import array
 import asyncio
 import math
+import sys
 
 from pipecat.frames.frames import EndFrame, Frame, InputAudioRawFrame, OutputAudioRawFrame, StartFrame
 from pipecat.pipeline.pipeline import Pipeline
@@ -101,3 +102,15 @@ async def stubborn(runner_args):
         await asyncio.Event().wait()
     except asyncio.CancelledError:
         await asyncio.Event().wait()
+
+
+async def exits(runner_args):
+    """Ends the process, or would."""
+    sys.exit("enough")
+
+
+async def exits_in_a_task(runner_args):
+    """Has a task that does so."""
+    task = asyncio.create_task(exits(runner_args))
+    await asyncio.sleep(60)
+    await task

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from tests.signals import tone
 from wsvoice.call import Call
 from wsvoice.dial.caller_bot import CallerBot
 from wsvoice.dial.listener import Listener
 from wsvoice.dial.voice import Voice
+from wsvoice.guest import run_interruptibly
 
 BOT = Path(__file__).parents[1] / "bots" / "calls_back.py"
 CALL = Call(provider="twilio", call_id="CA1", stream_id="MZ1", from_number="+15550100001")
@@ -53,3 +56,20 @@ def test_a_bot_that_does_not_end_is_ended() -> None:
         return ears
 
     assert asyncio.run(call()).failure is None
+
+
+@pytest.mark.parametrize("name", ["exits", "exits_in_a_task"])
+def test_an_exit_ends_its_call_and_not_the_caller(name: str) -> None:
+    lines: list[str] = []
+
+    async def call() -> Voice:
+        bot, ears = CallerBot(f"{BOT}:{name}", lines.append), voice()
+        bot.start(ears, CALL)
+        async with asyncio.timeout(10):
+            while ears.failure is None:
+                await asyncio.sleep(0.01)
+        await bot.finish(0.05)
+        return ears
+
+    assert f"calls_back.py:{name} raised SystemExit: enough" in (run_interruptibly(call()).failure or "")
+    assert any("in exits" in line for line in lines)

@@ -3,7 +3,7 @@
 
 ====  ============================================================
 0     it held: the call passed, the server was asked to stop
-1     it failed
+1     it failed; or a bot did not let the server end in time
 2     misuse: the command line, a setting, or a file named in it
 130   interrupted
 ====  ============================================================

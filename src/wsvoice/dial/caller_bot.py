@@ -41,6 +41,7 @@ from wsvoice.audio import Resampler
 from wsvoice.bot import BotFunction, load_bot
 from wsvoice.call import Call
 from wsvoice.dial.voice import Voice
+from wsvoice.guest import Guest, current_guest
 
 #: How long the caller may go on working after its call has ended.
 EXIT_TIMEOUT_S = 5.0
@@ -321,13 +322,17 @@ class CallerBot:
         self._on_line(f"the caller's bot {self.name} does not end")
 
     async def _run(self, arguments: CallerArguments, voice: Voice) -> None:
+        def fail(error: BaseException) -> None:
+            for line in "".join(traceback.format_exception(error)).splitlines():
+                self._on_line(line)
+            voice.hang_up(f"the caller's bot {self.name} raised {type(error).__name__}: {str(error)[:200]}")
+
+        current_guest.set(Guest(self.name, fail))
         try:
             await self._function(arguments)
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - not even an exit of the bot's may end the call's report
-            for line in traceback.format_exc().splitlines():
-                self._on_line(line)
-            voice.hang_up(f"the caller's bot {self.name} raised {type(error).__name__}: {str(error)[:200]}")
+            fail(error)
         else:
             voice.hang_up()
