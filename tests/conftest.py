@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,32 @@ from tests.environment import clean_process
 # tests that press Ctrl-C need servers which listen to it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+#: Files whose tests take longest, together and each; they go first, so that no worker is left alone with one at the end.
+LONGEST = (
+    "dial/test_flow.py",
+    "runner/test_guests.py",
+    "attacks/test_endless_senders.py",
+    "test_docs.py",
+    "test_plugin.py",
+    "dial/test_calls.py",
+    "attacks/test_dial.py",
+    "attacks/test_clients.py",
+    "attacks/test_webhooks.py",
+    "runner/test_documented.py",
+    "test_end_to_end.py",
+    "test_cli.py",
+    "dial/test_interrupts.py",
+    "test_init_cli.py",
+)
+_ROOT = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; the order within a file stays."""
+    rank = {_ROOT / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
 @pytest.fixture(scope="session", autouse=True)

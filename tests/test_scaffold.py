@@ -205,8 +205,8 @@ def test_every_option_of_every_choice_makes_valid_python(name: str, choice: str,
 @pytest.mark.parametrize("name", ["echo", "ivr"])
 def test_a_bot_passes_strict_type_checks(name: str) -> None:
     pytest.importorskip("mypy")
-    # pipecat types most of its functions, not all.
-    options = ["--strict", "--allow-untyped-calls", "--no-error-summary", "--no-color-output"]
+    # The project's own options, for others would throw its cache away each time.
+    options = ["--no-error-summary", "--no-color-output"]
     files = sorted(path.name for path in TEMPLATES[name].folder.glob("*.py"))
     result = subprocess.run(
         [sys.executable, "-m", "mypy", f"--config-file={ROOT / 'pyproject.toml'}", *options, *files],

@@ -265,7 +265,7 @@ def test_a_slow_answer_is_told_without_being_provoked(tried: dict[str, Tried]) -
 
 
 def test_every_finding_is_explained(tried: dict[str, Tried]) -> None:
-    assert list(CHECKS) == ["W1", "W2", "W3", "W4", "W5", "S1", "S2", "S3", "M1", "M2", "M3", "M4", "E1", "E2"]
+    assert list(CHECKS) == ["W1", "W2", "W3", "W4", "W5", "W6", "S1", "S2", "S3", "M1", "M2", "M3", "M4", "E1", "E2"]
     assert [id for id, check in CHECKS.items() if check.provoked] == ["W2", "S2", "M3"]
     lines = list(explain(["M3", "W1", "M3"]))
     assert [line[:2] for line in lines] == ["W1", "  ", "M3", "  "]
