@@ -103,10 +103,37 @@ async def bot(runner_args):
     pass
 """
 
+EXITS_IN_A_TASK = """
+import asyncio, sys
+
+async def bot(runner_args):
+    beside = asyncio.create_task(help_out())
+    await asyncio.Event().wait()
+
+async def help_out():
+    sys.exit("no key")
+"""
+
+INTERRUPTS = """
+async def bot(runner_args):
+    raise KeyboardInterrupt
+"""
+
+RAISES_NO_EXCEPTION = """
+class Enough(BaseException):
+    pass
+
+async def bot(runner_args):
+    raise Enough("of it")
+"""
+
 REMOVES_SINKS = "from loguru import logger\nlogger.remove()\n" + SERVICE_FAILS
 
 BOTS = {
     "raises": RAISES,
+    "exits": EXITS_IN_A_TASK,
+    "interrupts": INTERRUPTS,
+    "enough": RAISES_NO_EXCEPTION,
     "handler": RAISES_IN_HANDLER,
     "processor": RAISES_IN_PROCESSOR,
     "service": SERVICE_FAILS,
@@ -154,6 +181,21 @@ def line_of(source: str, text: str) -> int:
             f"the bot crashed (it closed the call with 1011): RuntimeError: boom (raises.py:{line_of(RAISES, 'boom')})",
         ),
         (
+            "exits",
+            f"the bot crashed (it closed the call with 1011): SystemExit: no key"
+            f" (exits.py:{line_of(EXITS_IN_A_TASK, 'sys.exit(')})",
+        ),
+        (
+            "interrupts",
+            "the bot crashed (it closed the call with 1011): KeyboardInterrupt"
+            f" (interrupts.py:{line_of(INTERRUPTS, 'raise')})",
+        ),
+        (
+            "enough",
+            "the bot crashed (it closed the call with 1011): enough.Enough: of it"
+            f" (enough.py:{line_of(RAISES_NO_EXCEPTION, 'raise')})",
+        ),
+        (
             "handler",
             "the bot never made a sound: on_client_connected: KeyError: 'greeting'"
             f" (handler.py:{line_of(RAISES_IN_HANDLER, 'KeyError')})",
@@ -197,6 +239,9 @@ def test_the_bots_log_ends_with_the_cause(calls: dict[str, Placed]) -> None:
         return next(event.text for event in reversed(calls[name][1]) if " ended by " in event.text)
 
     assert "the bot raised RuntimeError: boom (raises.py:" in last("raises")
+    assert "the bot raised SystemExit: no key (exits.py:" in last("exits")
+    assert "the bot raised KeyboardInterrupt (interrupts.py:" in last("interrupts")
+    assert "the bot raised Enough: of it (enough.py:" in last("enough")
     assert "the bot made no sound: AcmeTTSService: name or service not known" in last("service")
 
 

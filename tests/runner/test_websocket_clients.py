@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import signal
+import sys
 import wave
 from collections.abc import Callable
 from contextlib import suppress
@@ -416,6 +417,54 @@ class TestWhenThingsGoWrong:
         asyncio.run(main())
         assert server.lines("the bot raised KeyError", crashed[0], "Traceback", "in bot")
         assert server.ended(2)[0].ended_by == "error"
+
+    def test_a_task_of_the_bots_that_exits(self, serve: Any) -> None:
+        async def bot(runner_args: Any) -> None:
+            async def help_out() -> None:
+                sys.exit("no key")
+
+            beside = asyncio.create_task(help_out())
+            await asyncio.wait({beside, asyncio.ensure_future(asyncio.Event().wait())})
+
+        server = serve(bot)
+
+        async def main() -> None:
+            async with websockets.connect(server.ws_url + "ws-client") as socket:
+                assert await closed(socket) == 1011
+
+        asyncio.run(main())
+        (record,) = server.ended()
+        (cause,) = record.causes
+        assert (cause.kind, cause.message, cause.file) == ("exception", "SystemExit: no key", __file__)
+        place = f"({Path(__file__).name}:{cause.line})"
+        assert server.lines("ended by an error", f"the bot raised SystemExit: no key {place}")
+
+    def test_what_went_wrong_beside_the_clients_own_end(self, serve: Any) -> None:
+        ready = asyncio.Event()
+
+        async def bot(runner_args: Any) -> None:
+            @runner_args.transport.event_handler("on_client_connected")
+            async def on_client_connected(transport: Any, client: Any) -> None:
+                ready.set()
+                raise KeyError("greeting")
+
+            await bots.run(runner_args.transport)
+
+        server = serve(bot)
+
+        async def main() -> None:
+            async with websockets.connect(server.ws_url + "ws-client"):
+                await wait_for(ready.is_set)
+                await wait_for(lambda: bool(server.lines("on_client_connected")))
+                server.switchboard.note_blocked("the event loop was blocked for 2.0 s")
+
+        asyncio.run(main())
+        (record,) = server.ended()
+        assert [(cause.kind, cause.message) for cause in record.causes] == [
+            ("exception", "on_client_connected: KeyError: 'greeting'"),
+            ("blocked", "the event loop was blocked for 2.0 s"),
+        ]
+        assert server.lines("ended by the client", "in the bot: on_client_connected: KeyError: 'greeting' (test_")
 
     def test_messages_that_nobody_can_read(self, serve: Any) -> None:
         server = serve(echo)

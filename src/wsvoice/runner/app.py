@@ -117,8 +117,11 @@ class Switchboard:
 
     def note_blocked(self, text: str) -> None:
         """Note for every running call that nothing went on for a while; from whatever thread."""
+        cause = Cause("blocked", text)
         for session in tuple(self.sessions):
-            session.diagnosis.note(Cause("blocked", text))
+            session.diagnosis.note(cause)
+        if self.clients is not None:
+            self.clients.note_blocked(cause)
 
     def end_all(self, because: str, *, at_once: bool = False) -> None:
         """Ask every running call to end, in order or at once."""

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsvoice.guest import Guest, current_guest, is_exit
+from wsvoice.runner.diagnosis import Diagnosis, diagnosing, place_of
 
 if TYPE_CHECKING:
     from loguru import Logger
@@ -94,6 +96,7 @@ class BotRun:
         name: str,
         make_arguments: Callable[[], Awaitable[Any]],
         *,
+        diagnosis: Diagnosis,
         logger: Logger,
         play_out: Callable[[], Awaitable[Any]] | None = None,
         on_closed: Callable[[], Awaitable[Any]] | None = None,
@@ -104,16 +107,18 @@ class BotRun:
         Args:
             name: What the tasks are called after.
             make_arguments: Builds what the bot is called with.
+            diagnosis: Takes what goes wrong meanwhile.
             logger: Where it is told.
             play_out: Waits until the caller has heard the last words.
             on_closed: What is to be done once the WebSocket is closed, while the bot may still be busy.
         """
         socket = self._socket
         # The bot's handlers run in the reader's task as well.
-        before = current_guest.set(Guest(name, lambda error: self._note_failure(error, logger)))
-        pump = asyncio.create_task(socket.pump(), name=f"wsvoice-pump-{name}")
+        before = current_guest.set(Guest(name, lambda error: self._note_failure(error, diagnosis, logger)))
+        with diagnosing(diagnosis):
+            pump = asyncio.create_task(socket.pump(), name=f"wsvoice-pump-{name}")
+            bot = asyncio.create_task(self._run_bot(make_arguments, diagnosis, logger), name=f"wsvoice-bot-{name}")
         watchdog = asyncio.create_task(self._watch(), name=f"wsvoice-watch-{name}")
-        bot = asyncio.create_task(self._run_bot(make_arguments, logger), name=f"wsvoice-bot-{name}")
         events = (socket.gone, socket.close_requested, self._end_asked, self._failed)
         ends = {asyncio.create_task(event.wait()) for event in events}
         try:
@@ -148,7 +153,7 @@ class BotRun:
     def _judge_end(self, bot: asyncio.Task[None], pump: asyncio.Task[None], logger: Logger) -> None:
         error = self._failure
         if error is not None and not self._socket.gone.is_set():
-            self.note_end("error", f"the bot raised {type(error).__name__}: {str(error)[:200]}")
+            self.note_end("error", f"the bot raised {_described(error)}")
         elif self._socket.gone.is_set():
             # Our own server says 1012 to those whom it no longer waits for.
             stopped = self._socket.close_code == SERVICE_RESTART
@@ -164,17 +169,20 @@ class BotRun:
             logger.opt(exception=error).error("the call's audio could not be handed to the bot")
             self.note_end("error", f"the call's reader raised {type(error).__name__}")
 
-    async def _run_bot(self, make_arguments: Callable[[], Awaitable[Any]], logger: Logger) -> None:
+    async def _run_bot(
+        self, make_arguments: Callable[[], Awaitable[Any]], diagnosis: Diagnosis, logger: Logger
+    ) -> None:
         try:
             await self._bot(await make_arguments())
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - not even an exit of the bot's may end the server
-            self._note_failure(error, logger)
+            self._note_failure(error, diagnosis, logger)
 
-    def _note_failure(self, error: BaseException, logger: Logger) -> None:
+    def _note_failure(self, error: BaseException, diagnosis: Diagnosis, logger: Logger) -> None:
         """Take what the bot raised, or one of its tasks that meant to end the process."""
         logger.opt(exception=error).error("the bot raised {}: {}", type(error).__name__, str(error)[:500])
+        diagnosis.note_exception(error)
         self._failure = self._failure or error
         self._failed.set()
 
@@ -225,3 +233,9 @@ class BotRun:
             if since is not None and loop.time() - since > timeout_s:
                 self._socket.abandon(f"the caller did not read for {timeout_s:g} s")
                 return
+
+
+def _described(error: BaseException) -> str:
+    """Return an error's class, its words, and where in the bot's code it was raised."""
+    text, (file, line) = str(error)[:200], place_of(error)
+    return type(error).__name__ + (f": {text}" if text else "") + (f" ({Path(file).name}:{line})" if file else "")

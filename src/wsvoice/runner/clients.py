@@ -37,6 +37,7 @@ from wsvoice.errors import TokenError
 from wsvoice.runner import doorway
 from wsvoice.runner.accepted import AcceptedSocket
 from wsvoice.runner.bot_run import POLICY_VIOLATION, Bot, BotRun
+from wsvoice.runner.diagnosis import Cause, Diagnosis, first_cause
 from wsvoice.runner.gate import TOKEN_TTL_S, Gate, Place
 
 if TYPE_CHECKING:
@@ -141,6 +142,7 @@ class ClientRecord:
         received: Messages from the client.
         sent: Messages to the client.
         faults: How often each kind of bad message came.
+        causes: What went wrong in the process meanwhile, whether or not the session ended of it.
     """
 
     session_id: str
@@ -151,11 +153,14 @@ class ClientRecord:
     received: int = 0
     sent: int = 0
     faults: dict[str, int] = field(default_factory=dict)
+    causes: list[Cause] = field(default_factory=list)
 
     def summary(self) -> str:
         """Return the one line that the log ends a session with."""
         who = {"error": "an error", "caller": "the client"}.get(self.ended_by, f"the {self.ended_by}")
         parts = [f"ended by {who} after {self.duration_s:.1f} s: {self.because}"]
+        if self.ended_by != "error" and (cause := first_cause(self.causes)) is not None:
+            parts.append(f"in the bot: {cause}")
         parts.append(f"{self.received} messages in, {self.sent} out")
         if self.faults:
             counts = ", ".join(f"{count} {kind}" for kind, count in sorted(self.faults.items()))
@@ -193,6 +198,7 @@ class ClientSession:
         self.session_id = session_id
         self.body = body
         self.is_eval = is_eval
+        self.diagnosis = Diagnosis(session_id, config.causes)
         self._make_arguments = make_arguments
         self._on_closed = on_closed
         self._logger = logger
@@ -210,10 +216,17 @@ class ClientSession:
         started = loop.time()
         self._logger.info("an eval harness connected" if self.is_eval else "a client connected")
         with self._logger.contextualize(call=self.session_id):
-            await run.run(self.session_id, self._arguments, logger=self._logger, on_closed=self._note_closed)
+            await run.run(
+                self.session_id,
+                self._arguments,
+                diagnosis=self.diagnosis,
+                logger=self._logger,
+                on_closed=self._note_closed,
+            )
         record.duration_s = loop.time() - started
         record.ended_by, record.because = run.ended_by, run.because
         record.received, record.sent, record.faults = socket.received, socket.sent, dict(socket.faults)
+        record.causes = self.diagnosis.causes
         self._logger.log("ERROR" if record.ended_by == "error" else "INFO", record.summary())
         return record
 
@@ -281,6 +294,11 @@ class Clients:
     def session_ids(self) -> list[str]:
         """The ids of the sessions that are running."""
         return [session.session_id for session in tuple(self._sessions)]
+
+    def note_blocked(self, cause: Cause) -> None:
+        """Note for every running session that nothing went on for a while; from whatever thread."""
+        for session in tuple(self._sessions):
+            session.diagnosis.note(cause)
 
     def end_all(self, because: str, *, at_once: bool = False) -> None:
         """Ask every running session to end, in order or at once."""

@@ -11,7 +11,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsvoice.call import Call
@@ -19,7 +18,7 @@ from wsvoice.config import RunConfig
 from wsvoice.providers.base import CALL_PARAMETERS
 from wsvoice.providers.events import Connected, StreamStarted
 from wsvoice.runner.bot_run import Bot, BotRun
-from wsvoice.runner.diagnosis import Cause, Diagnosis, diagnosing, first_cause
+from wsvoice.runner.diagnosis import Cause, Diagnosis, first_cause
 from wsvoice.runner.recording import CallRecorder
 from wsvoice.runner.stream import TOLD_DIGITS
 
@@ -133,8 +132,7 @@ class Session:
         self.call = announced or Call(provider=provider_name, call_id="")
         self.record = CallRecord(call=self.call, started_at=time.time())
         self.diagnosis = Diagnosis("", config.causes)
-        self._bot = bot
-        self._run = BotRun(socket, self._run_bot, config)
+        self._run = BotRun(socket, bot, config)
         self._make_arguments = make_arguments
         self._announced = announced
         self._recall = recall
@@ -153,7 +151,7 @@ class Session:
         handshake = await self._shake_hands()
         if handshake is not None:
             self.diagnosis = Diagnosis(self.call.call_id, self.config.causes)
-            with self.logger.contextualize(call=self.call.call_id), diagnosing(self.diagnosis):
+            with self.logger.contextualize(call=self.call.call_id):
                 await self._converse(handshake)
         socket, record = self.socket, self.record
         # Whoever dials by hand sees why.
@@ -164,9 +162,6 @@ class Session:
         record.call = self.call
         record.ended_by, record.because = self._run.ended_by, self._run.because
         record.causes = self.diagnosis.causes
-        raised = next((cause for cause in record.causes if cause.kind == "exception" and cause.file), None)
-        if record.ended_by == "error" and raised is not None:
-            record.because += f" ({Path(raised.file).name}:{raised.line})"
         record.duration_s = (self._run.ended_at or loop.time()) - started
         record.heard_s = socket.received_ms / 1000
         record.sent_s = socket.sent_ms / 1000
@@ -268,6 +263,7 @@ class Session:
             await self._run.run(
                 self.call.call_id,
                 lambda: self._make_arguments(self, handshake),
+                diagnosis=self.diagnosis,
                 logger=self.logger,
                 play_out=lambda: socket.played_out(config.playout_timeout_s),
                 on_closed=self._end_call,
@@ -279,13 +275,6 @@ class Session:
         if self._recorder is not None:
             self.socket.audio_listener = None
             self._recorder.stop()
-
-    async def _run_bot(self, arguments: Any) -> None:
-        try:
-            await self._bot(arguments)
-        except (Exception, SystemExit) as error:
-            self.diagnosis.note_exception(error)
-            raise
 
     async def _end_call(self) -> None:
         # The bot may go on for a while, but not the call.
