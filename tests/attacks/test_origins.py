@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,13 +13,16 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.requests import Request
 from twilio.request_validator import RequestValidator
 
 from tests.attacks import heads
 from tests.process import ServerProcess, server_process
 from tests.runner import bots
 from tests.runner.carrier import FORM
-from wsvoice.config import START_KEY
+from wsvoice.config import START_KEY, RunConfig
+from wsvoice.providers import PROVIDERS, load_provider
+from wsvoice.runner import doorway
 
 KEY = "correct-horse"
 TOKEN = "12345"
@@ -214,14 +218,66 @@ class TestProxies:
                 assert heads.upgrade(url, "/ws-client", "Host: bot.example") == 403
         assert httpx.post(server.url + "start", json={}).status_code == 200
 
+    @pytest.mark.parametrize("name", PROVIDERS)
     @pytest.mark.parametrize("scheme", ["https", "javascript"])
-    def test_they_do_not_choose_the_address_that_is_answered(self, serve: Serve, scheme: str) -> None:
-        server = serve(bots.echo, verify="off")
-        forwarded = {"X-Forwarded-Host": "evil.example", "X-Forwarded-Proto": scheme}
-        answer = httpx.post(server.url, data=FORM, headers=forwarded)
-        assert "evil.example" not in answer.text
-        assert scheme not in answer.text
-        assert f"{server.ws_url}ws/twilio/" in answer.text
+    def test_an_address_that_nobody_configured_is_not_guessed(self, serve: Serve, name: str, scheme: str) -> None:
+        """A tunnel that was opened by hand: what it says chooses no address, and providers refuse ``ws://``."""
+        server = serve(bots.echo, transport=name, verify="off")
+        provider = load_provider(name)
+        call = provider.new_call(from_number="+15550100001", to_number="+15550100002", parameters={}, seed=bytes(32))
+        for path, headers, words in (
+            ("", {"X-Forwarded-Host": "evil.example", "X-Forwarded-Proto": scheme}, "-x evil.example"),
+            (name, {"Host": "a-b.ngrok-free.app", "X-Forwarded-Proto": scheme}, "-x a-b.ngrok-free.app"),
+            ("", {"Host": "bot.example:7860"}, "-x bot.example"),
+            ("", {"X-Forwarded-For": "203.0.113.9"}, "by a proxy, which this server does not know: start it with -x"),
+        ):
+            asked = provider.webhook(call, server.url + path)
+            sent = {**asked.headers, **headers}
+            answer = httpx.request(asked.method, asked.url, content=asked.body, headers=sent)
+            assert answer.status_code == 403, headers
+            assert "/ws/" not in answer.text
+            assert not any(each.split(":")[0] in answer.text for each in headers.values())
+            assert len(server.lines("webhook refused (403)", words)) == 1
+        asked = provider.webhook(call, server.url)
+        answer = httpx.request(asked.method, asked.url, content=asked.body, headers=asked.headers)
+        assert f"{server.ws_url}ws/{name}/" in answer.text.replace("\\/", "/")
+
+    @pytest.mark.parametrize("name", ["exotel", "telnyx"])
+    def test_no_address_is_guessed_where_the_signature_covers_none(self, serve: Serve, name: str) -> None:
+        carrier, secrets = load_provider(name).test_credentials(bytes(range(32)))
+        provider = load_provider(name, carrier)
+        server = serve(bots.echo, transport=name, credentials=secrets)
+        call = provider.new_call(from_number="+15550100001", to_number="+15550100002", parameters={}, seed=bytes(32))
+        asked = provider.sign(provider.webhook(call, server.url), now=time.time())
+        for headers, status in (({"Host": "a-b.ngrok-free.app", "X-Forwarded-Proto": "https"}, 403), ({}, 200)):
+            sent = {**asked.headers, **headers}
+            answer = httpx.request(asked.method, asked.url, content=asked.body, headers=sent)
+            assert answer.status_code == status
+            assert ("/ws/" in answer.text) == (status == 200)
+
+    def test_without_a_secret_the_way_out_names_the_address_too(self, serve: Serve) -> None:
+        server = serve(bots.echo)
+        assert httpx.post(server.url, data=FORM, headers={"Host": "a-b.ngrok-free.app"}).status_code == 403
+        assert server.lines("webhook refused (403)", "TWILIO_AUTH_TOKEN", "-x and the public host", "--verify off")
+
+    def test_another_machine_may_ask_directly_where_nothing_is_verified(self) -> None:
+        """Containers of one machine, or a local network: no proxy, no TLS, and no telephone company."""
+
+        def came(peer: str, host: str, *headers: tuple[bytes, bytes], **settings: Any) -> str | None:
+            scope = {
+                "type": "http",
+                "client": (peer, 5),
+                "server": ("10.0.0.7", 7860),
+                "headers": [(b"host", host.encode()), *headers],
+            }
+            return doorway.unknown_host(Request(scope), RunConfig(host="0.0.0.0", **settings))
+
+        assert came("10.0.0.2", "bot:7860", verify="off") is None
+        assert came("10.0.0.2", "bot:7860") == "bot:7860"
+        assert came("10.0.0.2", "10.0.0.7:7860") is None
+        assert came("10.0.0.2", "bot:7860", (b"x-forwarded-for", b"203.0.113.9"), verify="off") == "bot:7860"
+        assert came("127.0.0.1", "bot:7860", verify="off") == "bot:7860"
+        assert came("10.0.0.2", "bot:7860", proxy="bot.example") is None
 
     @pytest.mark.parametrize("how", ["X-Forwarded-Host", "Host"])
     def test_they_do_not_choose_the_address_that_is_verified(self, serve: Serve, how: str) -> None:

@@ -170,12 +170,18 @@ class Switchboard:
             is_checked = self.gate.verifies(provider)
             refusal = "The signature is missing or wrong." if is_checked else "It cannot be verified; the log says why."
             return PlainTextResponse(f"{refusal}\n", 403)
+        if (host := doorway.unknown_host(request, self.config)) is not None:
+            named, option = (host, f"-x {host}") if host else ("a proxy", "-x and the public host")
+            log.warning(
+                "webhook refused (403): it came by {}, which this server does not know: start it with {}", named, option
+            )
+            return PlainTextResponse("This server does not know its public address; the log says why.\n", 403)
         try:
             event = provider.read_webhook(asked)
         except RemoteProtocolError as error:
             guidance = self._other_path(asked, provider) or ""
             log.warning("webhook refused (400): {}{}", error.message, guidance)
-            return PlainTextResponse(f"This is not a call of {provider.title}'s: {error.message}{guidance}\n", 400)
+            return PlainTextResponse(f"This is not a {provider.title} webhook: {error.message}{guidance}\n", 400)
         prefix = request.scope["path"].removesuffix("/").removesuffix(f"/{provider_name}" if provider_name else "")
         call_id = event.call_id if event is not None else ""
         log = logger.bind(call=call_id if 0 < len(call_id) <= ID_LIMIT and call_id.isprintable() else "-")
@@ -371,7 +377,7 @@ class Switchboard:
         except SignatureError as error:
             if self.config.verify == "enforce":
                 raise
-            # One that is not there at all tells no mistake: a proxy may have taken it away.
+            # A missing signature is no sign of a mistake: a proxy may have removed it.
             is_signed = any("signature" in name for name in websocket.headers)
             log.log("WARNING" if is_signed else "DEBUG", "the stream is taken though {}", doorway.with_hint(error))
             return

@@ -93,7 +93,7 @@ async def read_body(request: Request, limit: int) -> bytes | None:
 
 
 def unread(response: Response) -> Response:
-    """Let a response to what was not read end the connection: the rest would be read for as long as it comes."""
+    """Close the connection after this response, because the rest of the request was not read."""
     response.headers["Connection"] = "close"
     return response
 
@@ -136,7 +136,7 @@ def is_public(connection: HTTPConnection, config: RunConfig, *, allowed_origins:
 
 
 def is_from_elsewhere(connection: HTTPConnection, allowed_origins: Container[str] = frozenset()) -> bool:
-    """Whether a connection is not from this machine, by a name of its own, or may not be."""
+    """Whether a connection may come from another machine, a proxy or a foreign web page."""
     # A tunnel's agent and the developer's own browser connect from loopback, so the peer's address proves nothing;
     # the name that was dialled, what proxies say and whose page it is do.
     peer = connection.client.host if connection.client is not None else "localhost"
@@ -185,8 +185,26 @@ def asked_host(connection: HTTPConnection) -> str | None:
 
 
 def names_a_host(connection: HTTPConnection, config: RunConfig) -> bool:
-    """Whether it is known by which name the other end reaches this server; an answer names it."""
+    """Whether the host name to put into answers is known."""
     return config.public_url is not None or asked_host(connection) is not None
+
+
+def unknown_host(connection: HTTPConnection, config: RunConfig) -> str | None:
+    """
+    Return the public host that a webhook came by, if the server was not told that it is its own; else ``None``.
+
+    The stream's address would be a guess: only the configured host is known to have TLS, and providers refuse
+    ``ws://``. Empty if a proxy has handed the request on without saying for which host. With ``--verify off`` another
+    machine may ask by any name, as in a local network or between containers, if it does so directly.
+    """
+    host = asked_host(connection)
+    if config.public_url is not None:
+        return None
+    if not is_proxied(connection):
+        peer = connection.client.host if connection.client is not None else "localhost"
+        if _is_own(_name(host), connection, config) or (config.verify == "off" and not http.is_loopback(peer)):
+            return None
+    return next((each for each in claimed_hosts(connection) if not http.is_loopback(_name(each))), "")
 
 
 def stream_base(connection: HTTPConnection, config: RunConfig) -> str:

@@ -518,11 +518,13 @@ class Gate:
             if provider.signs:
                 raise SignatureError(
                     f"{provider.title}'s webhooks cannot be verified, for {provider.credential_names[0]} is not set",
-                    hint=f"set {provider.credential_names[0]}, or take them unverified with --verify off",
+                    hint=f"set {provider.credential_names[0]} and start with -x and the public host; "
+                    "or take them unverified with --verify off",
                 )
             raise SignatureError(
                 f"{provider.title} signs nothing, so its webhooks cannot be verified",
-                hint=f"serve it by name with -t {provider.name}, or take them unverified with --verify off",
+                hint=f"serve it by name with -t {provider.name}, with -x and the public host; "
+                "or take them unverified with --verify off",
             )
 
     @asynccontextmanager

@@ -289,5 +289,5 @@ def _identities(started: StreamStarted) -> tuple[str, ...]:
 
 
 def _is_fit(text: str) -> bool:
-    """Whether a text of a stranger's may stand in the log, once for each line of its call."""
+    """Whether untrusted text is short and printable enough for every log line of its call."""
     return len(text) <= ID_LIMIT and (not text or text.isprintable())
