@@ -16,7 +16,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-#: Files whose tests take longest, together and each; they go first, so that no worker is left alone with one at the end.
+#: Files whose tests take longest, together or each; first, so that no worker is left alone with one at the end.
 LONGEST = (
     "dial/test_flow.py",
     "runner/test_guests.py",
