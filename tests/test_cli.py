@@ -528,6 +528,16 @@ def test_an_interrupted_server(monkeypatch, tmp_path):
     assert invoke("run", code=130).stdout == ""
 
 
+def test_where_causes_go_has_nothing_to_do_with_the_banner(served, tmp_path, monkeypatch):
+    (tmp_path / "bot.py").write_text(GOOD)
+    monkeypatch.setenv("WSVOICE_CAUSES", str(tmp_path / "causes"))
+    assert "bot.py takes calls" in invoke("run").stderr
+    assert served.config.causes == tmp_path / "causes"
+    monkeypatch.delenv("WSVOICE_CAUSES")
+    monkeypatch.setenv("WSVOICE_PROT", "80")
+    assert invoke("run", "--quiet").stderr == ""
+
+
 def test_run_warns_of_a_misspelt_variable_and_goes_on(served, tmp_path, monkeypatch):
     monkeypatch.setenv("WSVOICE_PROT", "80")
     (tmp_path / ".env").write_text("WSVOICE_MAXCALLS=3\nWSVOICE_DIAL_LISTEN=2\n")

@@ -334,6 +334,18 @@ def test_variables_of_every_command_and_of_others_are_known(tmp_path):
     assert resolve_dial({}, environ=environ, cwd=tmp_path).warnings == ()
 
 
+def test_where_causes_go_is_no_setting(tmp_path):
+    """It is between `wsvoice dial` and the server that it starts."""
+    resolved = resolve_run({}, environ={"WSVOICE_CAUSES": str(tmp_path / "causes")}, cwd=tmp_path)
+    assert resolved.config.causes == tmp_path / "causes"
+    assert resolved.warnings == ()
+    assert "causes" not in resolved.values
+    (tmp_path / ".env").write_text("WSVOICE_CAUSES=causes\n")
+    assert resolve_run({}, environ={}, cwd=tmp_path).config.causes is None
+    (tmp_path / "pyproject.toml").write_text("[tool.wsvoice]\ncauses = 'causes'\n")
+    assert "has no setting 'causes'" in refusal(tmp_path).message
+
+
 def test_malformed_toml_is_refused_with_its_place(tmp_path):
     (tmp_path / "pyproject.toml").write_text("[tool.wsvoice]\nport = \n")
     message = refusal(tmp_path).message

@@ -171,7 +171,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Calls]:
         ThreadPoolExecutor(4) as pool,
     ):
         calls = Calls(folder, pool)
-        calls.place("echo", ECHO, "--json", "-v", "--record", "echo.wav", WSVOICE_LOG_LEVEL="DEBUG")
+        calls.place("echo", ECHO, "--json", "-v", "--record", "echo.wav", WSVOICE_LOG_LEVEL="DEBUG", WSVOICE_PROT="80")
         calls.place("plain", ECHO, "--audio", "1.wav")
         calls.place("two turns", ECHO, "--json", "--audio", "1.wav", "--audio", "2.wav")
         calls.place("silent", BOTS / "silent.py", "--audio", "1.wav", "--response-timeout", "500ms")
@@ -197,6 +197,11 @@ def test_an_echo_passes(calls: Calls) -> None:
     assert re.search(
         r"the caller says 1\.wav\n(.*\n)*?.* the bot speaks\n(.*\n)*?.* the caller hangs up\n", call.stderr
     )
+
+
+def test_a_misspelt_variable_is_told_once(calls: Calls) -> None:
+    assert calls["echo"].stderr.count("WSVOICE_PROT is not read") == 1
+    assert "takes calls" not in calls["echo"].log
 
 
 def test_the_report_is_the_documented_one(calls: Calls) -> None:

@@ -15,7 +15,7 @@ import math
 import re
 import tomllib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, get_args
@@ -37,6 +37,8 @@ PLAIN_TRANSPORTS = ("websocket", "websocket-server", "websocket-client")
 WEBSOCKET_SERVER_PORT = 8765
 #: The variable that holds what ``POST /start`` asks for on a public address.
 START_KEY = "WSVOICE_START_KEY"
+#: Where ``wsvoice dial`` tells a server that it starts which file to write causes to; not a setting of the user's.
+CAUSES_VARIABLE = "WSVOICE_CAUSES"
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +199,10 @@ def resolve_run(flags: Mapping[str, Any], *, environ: Mapping[str, str], cwd: Pa
     Raises:
         ConfigError: Naming where the value that cannot be used came from.
     """
-    return _resolve(RunConfig, RUN_SETTINGS, flags, environ=environ, cwd=cwd, command="run")
+    resolved = _resolve(RunConfig, RUN_SETTINGS, flags, environ=environ, cwd=cwd, command="run")
+    if causes := environ.get(CAUSES_VARIABLE):
+        resolved = replace(resolved, config=replace(resolved.config, causes=Path(causes)))
+    return resolved
 
 
 def resolve_dial(flags: Mapping[str, Any], *, environ: Mapping[str, str], cwd: Path) -> Resolved[DialConfig]:
@@ -533,13 +538,6 @@ def _folder(value: object, who: str) -> Path:
     return path
 
 
-def _file_to_write(value: object, who: str) -> Path:
-    path = Path(_text(value, who)).expanduser()
-    if path.is_dir():
-        raise ConfigError(f"{who} takes a file, and {path} is a folder")
-    return path
-
-
 def _wav_to_write(value: object, who: str) -> Path:
     path = Path(_text(value, who)).expanduser()
     if path.is_dir():
@@ -598,7 +596,6 @@ RUN_SETTINGS: tuple[Setting, ...] = (
     Setting("drain-timeout", "drain_timeout_s", _duration),
     Setting("log-level", "log_level", _one_of(*LOG_LEVELS)),
     Setting("disable-patches", "disabled_patches", _names),
-    Setting("causes", "causes", _file_to_write),
 )
 
 DIAL_SETTINGS: tuple[Setting, ...] = (
@@ -721,8 +718,8 @@ def _resolve(
 
 
 def _unknown_variables(given: Mapping[str, str], file: str, known_before: Collection[str]) -> list[str]:
-    """Say which of the variables that begin like wsvoice's own are none of any command's."""
-    known = {START_KEY} | {
+    """Warn about ``WSVOICE_`` variables that no command knows."""
+    known = {START_KEY, CAUSES_VARIABLE} | {
         name
         for command, settings in (("run", RUN_SETTINGS), ("dial", DIAL_SETTINGS))
         for setting in (*settings, _ENV_FILE)

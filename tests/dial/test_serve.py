@@ -75,7 +75,7 @@ def test_a_server_is_started_read_and_stopped(tmp_path: Path) -> None:
 
     pid = asyncio.run(use())
     assert not is_running(pid)
-    options = ["--host", "127.0.0.1", "--port", "0", "-x", "bot.invalid", "--json", "--param", "language=en"]
+    options = ["--host", "127.0.0.1", "--port", "0", "-x", "bot.invalid", "--json", "--quiet", "--param", "language=en"]
     arguments = ["bot.py", "-t", "twilio", *options]
     assert f"loading {arguments}" in served.lines
     assert "a word of the bot's while it is imported" in served.lines

@@ -165,6 +165,8 @@ def run(
         bool,
         typer.Option("--json", help="Once it listens, print one JSON object: url, public_url, providers, pid."),
     ] = False,
+    # For `wsvoice dial`, which tells of the settings itself, and of whose server nobody else needs the address.
+    quiet: Annotated[bool, typer.Option("--quiet", hidden=True)] = False,
 ) -> None:
     """
     Put a bot on the telephone.
@@ -185,7 +187,8 @@ def run(
     output = Output()
     resolved = resolve_run(context.params, environ=os.environ, cwd=Path.cwd())
     config = resolved.config
-    output.warnings(resolved)
+    if not quiet:
+        output.warnings(resolved)
     if verbose:
         output.settings(resolved)
     export_dotenv(resolved.dotenv, os.environ)
@@ -218,8 +221,7 @@ def run(
                     "pid": os.getpid(),
                 }
             )
-        # Whoever serves a bot for one call only knows where it is; its address is of no use to anybody else.
-        if config.causes is None:
+        if not quiet:
             show_banner(output, loaded, config, ready)
 
     if config.transport in ("websocket-server", "websocket-client"):

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from wsvoice.config import CAUSES_VARIABLE
 from wsvoice.dial.report import Cause
 from wsvoice.errors import DialError, UsageError
 from wsvoice.providers.base import Provider
@@ -39,8 +40,6 @@ STOP_TIMEOUT_S = 5.0
 KEPT_LINES = 200
 
 _SHOWN_LINES = 15
-#: In which file the server is to write what goes wrong in the call.
-CAUSES_VARIABLE = "WSVOICE_CAUSES"
 _CAUSES_LIMIT = 64 * 1024
 _LINE_LIMIT = 2000
 # Settings of a deployment that have no place in a test call: an empty variable takes one of `.env` back.
@@ -94,7 +93,7 @@ class ServedBot:
     ) -> None:
         self.url = ""
         self._bot = bot
-        arguments = [bot, "-t", provider, "--host", "127.0.0.1", "--port", "0", "-x", PUBLIC_HOST, "--json"]
+        arguments = [bot, "-t", provider, "--host", "127.0.0.1", "--port", "0", "-x", PUBLIC_HOST, "--json", "--quiet"]
         for name, value in parameters.items():
             arguments += ["--param", f"{name}={value}"]
         self._command = [*program, *arguments]
