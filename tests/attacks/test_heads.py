@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import select
+import signal
 import socket
 import threading
 import time
@@ -17,6 +18,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from tests.attacks.heads import connection
+from tests.attacks.raw import RawStream, text_frame
 from tests.process import ServerProcess, server_process
 from wsvoice.runner import protocols
 
@@ -28,6 +30,8 @@ UPGRADE = (
 )
 SMALL_FIELDS = b"".join(b"a%d: b\r\n" % number for number in range(8000))
 ONE_FIELD = b"x" * 65536
+POST = b"POST / HTTP/1.1\r\nHost: localhost\r\n"
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
 @pytest.fixture(scope="module", params=["twilio", "websocket-server"])
@@ -71,8 +75,25 @@ def push(url: str, head: bytes, pieces: Iterator[bytes], *, limit: int, timeout_
         (b"", b"\r\n" * 32768),
         (UPGRADE, SMALL_FIELDS),
         (UPGRADE + b"X-Long: ", ONE_FIELD),
+        (CHUNKED + b"0\r\nX-Long: ", ONE_FIELD),
+        (CHUNKED + b"0\r\n", SMALL_FIELDS),
+        (CHUNKED + b"5;", ONE_FIELD),
+        (CHUNKED + b"5;x=", ONE_FIELD),
+        (CHUNKED, b"1\r\na\r\n" * 10000),
     ],
-    ids=["small fields", "one field", "the path", "empty lines", "fields of an upgrade", "a field of an upgrade"],
+    ids=[
+        "small fields",
+        "one field",
+        "the path",
+        "empty lines",
+        "fields of an upgrade",
+        "a field of an upgrade",
+        "a field after the body",
+        "small fields after the body",
+        "a chunk's extension",
+        "the value of a chunk's extension",
+        "tiny chunks",
+    ],
 )
 def test_an_endless_head(process: ServerProcess, head: bytes, piece: bytes) -> None:
     before_mb, before_s = process.memory_mb(), process.cpu_s()
@@ -160,26 +181,101 @@ class TestTime:
         asyncio.run(main())
 
 
-def test_many_connections_without_a_request(process: ServerProcess) -> None:
+@pytest.mark.parametrize(
+    "first",
+    [GET, POST + b"Content-Length: 60000\r\n\r\n", CHUNKED + b"5\r\na"],
+    ids=["a head", "a body", "a chunk"],
+)
+def test_many_connections_that_begin_and_do_not_end(process: ServerProcess, first: bytes) -> None:
     connections: list[socket.socket] = []
-    try:
-        before_mb = process.memory_mb()
-        for _ in range(400):
-            raw = socket.create_connection(("127.0.0.1", process.port), timeout=5)
-            raw.sendall(GET)
+    path = "/" if "websocket-server" in process.log() else "/ws/twilio"
+    with contextlib.closing(RawStream(process.port, path)) as stream:
+        try:
+            before_mb = process.memory_mb()
+            for _ in range(400):
+                raw = socket.create_connection(("127.0.0.1", process.port), timeout=5)
+                raw.sendall(first)
+                connections.append(raw)
+            # Whoever asks for something gets it,
+            for _ in range(3):
+                with connection(process.url, timeout_s=5) as raw:
+                    raw.sendall(GET + b"Connection: close\r\n\r\n")
+                    assert raw.recv(65536).startswith(b"HTTP/1.1 ")
+                with contextlib.closing(RawStream(process.port, path)):
+                    pass
+            assert process.memory_mb() - before_mb < 30
+            # for those that came first have made room,
+            assert all(select.select([raw], [], [], 2)[0] for raw in connections[:100])
+            # but no WebSocket has.
+            stream.send(text_frame("", opcode=9))
+            assert select.select([stream.socket], [], [], 5)[0]
+            assert stream.socket.recv(2) == b"\x8a\x00"
+        finally:
+            for raw in connections:
+                raw.close()
+    time.sleep(0.2)
+
+
+def test_connections_that_read_no_answers_make_room(monkeypatch: pytest.MonkeyPatch, serve: Callable[..., Any]) -> None:
+    def connection_made(protocol: protocols.HttpProtocol, transport: asyncio.Transport) -> None:
+        begin(protocol, transport)
+        if len(connections) < 4:
+            # As the transport does once its buffer is full.
+            protocol.pause_writing()
+
+    async def bot(runner_args: Any) -> None:
+        await asyncio.Event().wait()
+
+    begin, connections = protocols.HttpProtocol.connection_made, list[socket.socket]()
+    monkeypatch.setattr(protocols.HttpProtocol, "connection_made", connection_made)
+    monkeypatch.setattr(protocols, "CONNECTION_LIMIT", 4)
+    url = serve(bot).url
+    with contextlib.ExitStack() as stack:
+        for _ in range(4):
+            raw = stack.enter_context(connection(url))
+            raw.sendall(GET + b"\r\n")
+            time.sleep(0.2)
             connections.append(raw)
-        time.sleep(0.5)
-        assert process.memory_mb() - before_mb < 30
-        # Those that came first have made room, and whoever asks for something gets it.
-        gone = [raw for raw in connections if select.select([raw], [], [], 0)[0]]
-        assert 130 <= len(gone) <= 150
-        with connection(process.url, timeout_s=5) as raw:
+        with connection(url, timeout_s=5) as raw:
             raw.sendall(GET + b"Connection: close\r\n\r\n")
             assert raw.recv(65536).startswith(b"HTTP/1.1 ")
-    finally:
-        for raw in connections:
-            raw.close()
-    time.sleep(0.2)
+        # The one that came first.
+        assert connections[0].recv(1) == b""
+
+
+@pytest.mark.parametrize(
+    "first", [GET, POST + b"Content-Length: 60000\r\n\r\n", CHUNKED + b"5\r\na"], ids=["a head", "a body", "a chunk"]
+)
+def test_a_server_that_stops_waits_for_none_of_them(tmp_path: Path, first: bytes) -> None:
+    with server_process(tmp_path, ECHO, "-t", "twilio") as process, contextlib.ExitStack() as stack:
+        for _ in range(20):
+            stack.enter_context(connection(process.url)).sendall(first)
+        time.sleep(0.5)
+        process.signal(signal.SIGTERM)
+        assert process.wait(15) == 0
+        assert "Traceback" not in process.log()
+        assert "ERROR" not in process.log()
+
+
+def test_a_body_that_breaks_off_is_no_error_of_the_servers(tmp_path: Path) -> None:
+    with server_process(tmp_path, ECHO, "-t", "twilio") as process:
+        for _ in range(3):
+            with connection(process.url) as raw:
+                raw.sendall(POST + b"Content-Length: 60000\r\n\r\nabc")
+                time.sleep(0.1)
+        process.logged("webhook refused (408)")
+        assert "Traceback" not in process.log()
+
+
+def test_a_refused_websocket_is_no_error_of_the_servers(tmp_path: Path) -> None:
+    with server_process(tmp_path, ECHO, "-t", "twilio", "-x", "bot.example.com", TWILIO_AUTH_TOKEN="0") as process:
+        for _ in range(3):
+            with connection(process.url) as raw:
+                raw.sendall(UPGRADE.replace(b"/ws", b"/ws/twilio") + b"\r\n")
+                assert raw.recv(65536).split(b" ")[1] in (b"401", b"403")
+                assert raw.recv(65536) == b""
+        time.sleep(0.2)
+        assert "ERROR" not in process.log()
 
 
 def test_others_do_not_wait_meanwhile(process: ServerProcess) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Container
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from starlette.requests import HTTPConnection, Request
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -78,17 +78,20 @@ async def read_body(request: Request, limit: int) -> bytes | None:
     Return the body, or ``None`` as soon as it is larger than `limit` bytes.
 
     Raises:
-        TimeoutError: If it has not come within :data:`BODY_TIMEOUT_S`.
+        TimeoutError: If it has not come within :data:`BODY_TIMEOUT_S`, and will not: the client may have gone.
     """
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > limit:
         return None
     body = bytearray()
-    async with asyncio.timeout(BODY_TIMEOUT_S):
-        async for piece in request.stream():
-            body += piece
-            if len(body) > limit:
-                return None
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for piece in request.stream():
+                body += piece
+                if len(body) > limit:
+                    return None
+    except ClientDisconnect as error:
+        raise TimeoutError from error
     return bytes(body)
 
 
