@@ -230,6 +230,8 @@ def test_marks_come_back_when_they_are_reached_and_clears_are_obeyed(clip: Path)
     async def marking(line: Line) -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
+        # Of nothing, which is not worth a line.
+        await line.clear()
         await line.mark("empty")
         await line.say(WORDS)
         await line.mark("played")
@@ -250,7 +252,9 @@ def test_marks_come_back_when_they_are_reached_and_clears_are_obeyed(clip: Path)
     assert back[0][1] < 0.25
     assert 0.28 < back[1][1] < 1.0
     assert back[2][1] < 1.0
-    assert (called.report.marks, called.report.clears) == (3, 1)
+    assert (called.report.marks, called.report.clears) == (3, 2)
+    (told,) = called.told("clear")
+    assert re.fullmatch(r"the bot cleared [1-9]\d+ ms of queued audio", told)
     assert len(called.told("mark")) == 3
     # What was cleared was never heard, and what is cleared in time is no fault of the bot's.
     assert called.told("bot-silent") != []
@@ -629,6 +633,16 @@ def test_a_stream_without_tls_on_this_machine_names_the_option() -> None:
     assert called.report.failure is not None
     assert "--force-ws" in called.report.failure
     assert called.report.failure.endswith("error 31910")
+
+
+def test_a_stream_elsewhere_of_a_server_that_was_dialled_by_a_local_name() -> None:
+    """As where the server is in a container, and does not know that its caller is on this machine."""
+    answer = http_answer(twiml("wss://my.domain.invalid:8443/ws"))
+    called = refused(webhook=lambda bot, number: answer)
+    assert called.report.failure == (
+        "the stream's host my.domain.invalid is unknown; Twilio reports this as error 31920 - dial the public address, "
+        "`wsvoice dial https://my.domain.invalid:8443/`, or dial on the machine where the server runs"
+    )
 
 
 def test_a_stream_that_does_not_open_in_time() -> None:

@@ -62,6 +62,8 @@ def test_the_words_say_what_matters_and_end_in_the_verdict() -> None:
         "warn M1: odd (2 times)",
         "passed",
     ]
+    echo = CallReport("twilio", "x", "passed", turns=[TurnReport(0.0, 1520.0, 60.0, 0.0)])
+    assert echo.to_lines()[0] == "turn 1: caller 0 to 1520 ms, bot answered while the caller spoke"
     assert CallReport("twilio", "x", failure="nothing listens").to_lines() == ["failed: nothing listens"]
 
 

@@ -483,14 +483,15 @@ class _Caller:
                         if number >= len(addresses):
                             raise
         except HttpError as error:
-            raise self._no_stream(error.message, "refused") from error
+            raise self._no_stream(error.message, "refused", url) from error
         except InvalidStatus as error:
             raise self._upgrade_refused(error.response.status_code) from error
         except (InvalidURI, ValueError) as error:
             raise DialError(f"the stream's URL {url[:200]} cannot be dialled: {error}") from error
         except TimeoutError as error:
             seconds = f"{self._limits.connect_s:g} s"
-            raise self._no_stream(f"the stream at {shortened(url)} did not open within {seconds}", "timeout") from error
+            message = f"the stream at {shortened(url)} did not open within {seconds}"
+            raise self._no_stream(message, "timeout", url) from error
         except (OSError, EOFError, WebSocketException) as error:
             raise self._not_connected(error, url) from error
         elapsed_ms = (time.monotonic() - began) * 1000
@@ -513,18 +514,34 @@ class _Caller:
         host = urlsplit(url).hostname or url
         kind = failure_kind(error)
         if kind == "refused":
-            return self._no_stream(f"nothing listens for streams at {shortened(url)}", "refused")
+            return self._no_stream(f"nothing listens for streams at {shortened(url)}", "refused", url)
         if kind == "dns":
-            return self._no_stream(f"the stream's host {host} is unknown", "refused")
+            return self._no_stream(f"the stream's host {host} is unknown", "refused", url)
         reason = (str(error) or type(error).__name__)[:200]
         if url.startswith("wss://"):
             mend = "; is it a plain ws:// server? dial with --force-ws" if is_loopback(host) else ""
-            return self._no_stream(f"no TLS connection to {host} for the stream: {reason}{mend}", "tls")
-        return self._no_stream(f"the stream at {shortened(url)} did not open: {reason}", "refused")
+            return self._no_stream(f"no TLS connection to {host} for the stream: {reason}{mend}", "tls", url)
+        return self._no_stream(f"the stream at {shortened(url)} did not open: {reason}", "refused", url)
 
-    def _no_stream(self, message: str, kind: Literal["timeout", "tls", "refused"]) -> DialError:
+    def _way_out(self, url: str) -> str:
+        """
+        Say how to dial a server that was dialled by a local name, and whose stream is elsewhere.
+
+        A server on this machine says which public host stands for it. Behind a proxy, or in a container, it does not
+        know that its caller is on this machine.
+        """
+        dialled, stream = urlsplit(self._target.value), urlsplit(url)
+        if self._target.kind != "webhook" or self._detour is not None or not stream.hostname:
+            return ""
+        if not is_loopback(dialled.hostname or "") or is_loopback(stream.hostname):
+            return ""
+        public = f"https://{stream.netloc.rpartition('@')[2]}{dialled.path or '/'}"
+        return f" - dial the public address, `wsvoice dial {public}`, or dial on the machine where the server runs"
+
+    def _no_stream(self, message: str, kind: Literal["timeout", "tls", "refused"], url: str = "") -> DialError:
         if code := self._provider.upgrade_error(kind):
             message = f"{message}; {self._provider.title} reports this as error {code}"
+        message += self._way_out(url)
         # A stream that is dialled again was in order once.
         if self._conversation is None:
             self._journal.find("S1", "fail", message)
