@@ -6,6 +6,7 @@ import asyncio
 import http.server
 import json
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -165,27 +166,27 @@ class TestReplays:
     def test_a_redirect_comes_back_once_for_each_stream(self, signed: ServerProcess) -> None:
         """Twilio asks again with equal fields, so with an equal signature, when a document redirects to its own URL."""
         request = twilio(signed, sid(4), CallStatus="in-progress")
-        marks = [{"I-Twilio-Idempotency-Token": str(number)} for number in range(4)]
-        url = stream_url(send(request, **marks[0]))
+        tokens = [{"I-Twilio-Idempotency-Token": str(number)} for number in range(4)]
+        url = stream_url(send(request, **tokens[0]))
 
         async def stream(url: str) -> None:
             async with dialled(url, sid(4)) as carrier:
                 # While the stream is there nothing is to be repeated.
-                assert (await asyncio.to_thread(send, request, **marks[1])).status_code == 403
+                assert (await asyncio.to_thread(send, request, **tokens[1])).status_code == 403
                 await carrier.hang_up()
 
-        for mark in marks[1:3]:
+        for token in tokens[1:3]:
             asyncio.run(stream(url))
-            url = stream_url(send(request, **mark))
-            assert send(request, **marks[3]).status_code == 403
+            url = stream_url(send(request, **token))
+            assert send(request, **tokens[3]).status_code == 403
         asyncio.run(stream(url))
-        for mark in marks[:3]:
-            assert send(request, **mark).status_code == 403
+        for token in tokens[:3]:
+            assert send(request, **token).status_code == 403
         # Once the call is reported over, not even a new one does.
         assert send(twilio(signed, sid(4), CallStatus="completed")).is_success
-        assert send(request, **marks[3]).status_code == 403
+        assert send(request, **tokens[3]).status_code == 403
 
-    def test_signalwire_marks_nothing_and_may_come_back(self, signed: ServerProcess) -> None:
+    def test_signalwire_sends_no_token_and_may_come_back(self, signed: ServerProcess) -> None:
         request = webhook(signed, "signalwire", 5)
         call_id = dict(request.form)["CallSid"]
         url = stream_url(send(request))
@@ -284,6 +285,49 @@ class TestPlaces:
                         await each.hang_up()
 
             asyncio.run(main())
+
+    def test_streams_that_never_start_leave_half_of_the_places(self, tmp_path: Path) -> None:
+        """Nobody signs, and each says that we have dialled it, which some carriers' streams wait for."""
+        with server_process(tmp_path, WAITS, "-t", "twilio", "--max-calls", "10", "--verify", "off") as server:
+
+            async def main() -> None:
+                async with AsyncExitStack() as stack:
+                    refused = []
+                    for number in range(10):
+                        form = {**FORM, "CallSid": sid(number), "Direction": "outbound-api"}
+                        answer = await asyncio.to_thread(httpx.post, server.url, data=form)
+                        try:
+                            await stack.enter_async_context(dialled(stream_url(answer), sid(number), start=False))
+                        except websockets.InvalidStatus as error:
+                            refused.append(error.response.status_code)
+                    assert refused == [503] * 5
+                    assert httpx.get(f"{server.url}healthz").json()["calls"] == 5
+
+            asyncio.run(main())
+
+    def test_a_redirect_is_answered_while_the_server_drains(self, tmp_path: Path) -> None:
+        """A call that is running may finish, and that may take it another stream."""
+        with server_process(tmp_path, WAITS, "-t", "twilio", "--max-calls", "2") as server:
+            request = {**FORM, "CallSid": sid(1)}
+            url = stream_url(httpx.post(server.url, data=request))
+
+            async def main() -> None:
+                async with dialled(url, sid(1)) as carrier:
+                    server.signal(signal.SIGTERM)
+                    await asyncio.to_thread(server.logged, "no new calls are taken")
+                    other = await asyncio.to_thread(httpx.post, server.url, data={**FORM, "CallSid": sid(2)})
+                    assert "busy" in other.text
+                    redirected = await asyncio.to_thread(httpx.post, server.url, data={**request, "Step": "2"})
+                    next_url = stream_url(redirected)
+                    await carrier.hang_up()
+                async with dialled(next_url, sid(1)) as after:
+                    await after.speak(bytes(320 * 5))
+                    assert after.socket.close_code is None
+                    await after.hang_up()
+
+            asyncio.run(main())
+            assert server.wait(10) == 0
+            assert server.log().count("stream started") == 2
 
     def test_a_line_is_free_when_it_is_free(self, tmp_path: Path) -> None:
         """The bot goes on after its call; the next caller does not wait for it."""

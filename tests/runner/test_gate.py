@@ -25,9 +25,12 @@ from wsvoice.errors import ConfigError, SignatureError, TokenError
 from wsvoice.providers import PROVIDERS, load_provider
 from wsvoice.runner import gate
 from wsvoice.runner.gate import (
+    REPEAT_AGE_S,
+    REPEAT_LIMIT,
     REPEAT_WINDOW_S,
     STRANGER_TTL_S,
     TOKEN_TTL_S,
+    Announcement,
     Capacity,
     ReplayGuard,
     TokenMint,
@@ -359,7 +362,9 @@ class TestTokenMint:
         mint = TokenMint()
         token = mint.mint(CALL)
         assert re.fullmatch(r"[A-Za-z0-9_.-]+", token)
-        assert mint.redeem(token, "twilio") == CALL
+        assert mint.redeem(token, "twilio") == Announcement(CALL, verified=True)
+        unverified = mint.mint(CALL, verified=False)
+        assert mint.redeem(unverified, "twilio") == Announcement(CALL, verified=False)
 
     def test_expires(self) -> None:
         now = [1000.0]
@@ -402,15 +407,15 @@ class TestTokenMint:
 
     def test_a_shared_secret_works_in_another_process(self) -> None:
         token = TokenMint(secret=b"s" * 32).mint(CALL)
-        assert TokenMint(secret=b"s" * 32).redeem(token, "twilio") == CALL
+        assert TokenMint(secret=b"s" * 32).redeem(token, "twilio").call == CALL
 
 
 class TestReplayGuard:
     CALL = ("twilio", "CA1")
 
-    def admit(self, guard: ReplayGuard, key: str, mark: str | None, *, succeeds: bool = True) -> bool:
+    def admit(self, guard: ReplayGuard, key: str, token: str | None, *, succeeds: bool = True) -> bool:
         try:
-            with guard.admit(key, mark, self.CALL) as succeed:
+            with guard.admit(key, token, self.CALL) as succeed:
                 if succeeds:
                     succeed()
         except SignatureError:
@@ -442,33 +447,33 @@ class TestReplayGuard:
             raise RuntimeError
         assert self.admit(guard, "a", "1")
 
-    def test_twins_are_not_answered_at_the_same_time(self) -> None:
+    def test_the_same_webhook_is_not_answered_twice_at_once(self) -> None:
         guard = ReplayGuard()
         with guard.admit("a", "1", self.CALL):
             assert not self.admit(guard, "a", "1")
             assert not self.admit(guard, "a", "2")
             assert self.admit(guard, "b", "1")
 
-    @pytest.mark.parametrize("mark", ["2", None])
-    def test_good_once_more_for_each_stream_that_has_ended(self, mark: str | None) -> None:
+    @pytest.mark.parametrize("token", ["2", None])
+    def test_good_once_more_for_each_stream_that_has_ended(self, token: str | None) -> None:
         guard = ReplayGuard()
-        assert self.admit(guard, "a", mark and "1")
-        assert not self.admit(guard, "a", mark)
+        assert self.admit(guard, "a", token and "1")
+        assert not self.admit(guard, "a", token)
         guard.stream_started(self.CALL)
-        assert not self.admit(guard, "a", mark)
+        assert not self.admit(guard, "a", token)
         guard.stream_ended(self.CALL)
-        assert self.admit(guard, "a", mark)
-        assert not self.admit(guard, "a", mark and "3")
+        assert self.admit(guard, "a", token)
+        assert not self.admit(guard, "a", token and "3")
         self.stream(guard)
-        assert self.admit(guard, "a", mark and "3")
+        assert self.admit(guard, "a", token and "3")
 
-    def test_a_copy_is_never_good(self) -> None:
+    def test_a_replay_is_never_good(self) -> None:
         guard = ReplayGuard()
-        for mark in ("1", "2", "3"):
-            assert self.admit(guard, "a", mark)
+        for token in ("1", "2", "3"):
+            assert self.admit(guard, "a", token)
             self.stream(guard)
-        for mark in ("1", "2", "3"):
-            assert not self.admit(guard, "a", mark)
+        for token in ("1", "2", "3"):
+            assert not self.admit(guard, "a", token)
 
     def test_a_call_that_is_over_does_not_come_back(self) -> None:
         guard = ReplayGuard()
@@ -492,13 +497,37 @@ class TestReplayGuard:
         now[0] = REPEAT_WINDOW_S + 1
         assert not self.admit(guard, "a", "2")
 
+    @pytest.mark.parametrize("token", ["sent", None])
+    def test_a_captured_webhook_is_of_no_use_after_its_call(self, token: str | None) -> None:
+        """Its replays stream, so that each seems to be the call coming back."""
+        now = [0.0]
+        guard = ReplayGuard(now=lambda: now[0])
+        accepted = []
+        while now[0] < 3 * 24 * 3600:
+            if self.admit(guard, "a", token and f"{now[0]}"):
+                accepted.append(now[0])
+                self.stream(guard)
+            now[0] += REPEAT_WINDOW_S - 10
+        lasting = [at for at in accepted if at <= REPEAT_AGE_S]
+        assert len(lasting) > 1
+        # Once a day, when it is forgotten; and what it did once, it does not twice.
+        assert len(accepted) - len(lasting) == 2
+        assert accepted[len(lasting)] > 24 * 3600
+
+    def test_a_call_comes_back_so_often_and_no_more(self) -> None:
+        guard = ReplayGuard()
+        for number in range(REPEAT_LIMIT + 1):
+            assert self.admit(guard, "a", str(number))
+            self.stream(guard)
+        assert not self.admit(guard, "a", "x")
+
     def test_it_keeps_no_more_than_it_says(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(gate, "REPLAY_ENTRIES", 10)
         guard = ReplayGuard()
         for number in range(100):
             with guard.admit(str(number), str(number), ("twilio", str(number))) as succeed:
                 succeed()
-        assert max(len(guard._answered), len(guard._copies), len(guard._calls)) <= 11
+        assert max(len(guard._answered), len(guard._requests), len(guard._calls)) <= 11
         assert not guard._under_way
 
 
@@ -595,14 +624,50 @@ class TestCapacity:
         capacity = Capacity(8, now=lambda: now[0])
         for stranger in ("192.0.2.1", "192.0.2.2", "192.0.2.3"):
             for number in range(20):
-                # All are answered: the house is not full, and their streams may find a place.
+                # All are answered: there is room, and their streams may find a place.
                 assert capacity.reserve(Call("exotel", f"{stranger}-{number}"), stranger=stranger)
         assert capacity.reserved == 4
         assert all(capacity.reserve(call(number)) for number in range(4))
-        assert not capacity.reserve(call(5))
         assert not capacity.reserve(Call("exotel", "x"), stranger="192.0.2.4")
         now[0] = STRANGER_TTL_S + 1
         assert capacity.reserved == 4
+        assert not capacity._stranger_counts
+
+    def test_strangers_who_stream_and_say_nothing_leave_half_of_the_places(self) -> None:
+        capacity = Capacity(10)
+        places = []
+        for number in range(10):
+            assert capacity.reserve(call(number), stranger="192.0.2.1")
+            places.append(capacity.occupy(call(number), is_strangers=True))
+        silent = [place for place in places if place is not None]
+        assert len(silent) == capacity.active == 5
+        # Who has a signature finds room, whatever else strangers ask for.
+        for number in range(20, 40):
+            capacity.reserve(call(number), stranger=f"192.0.2.{number}")
+        for number in range(100, 105):
+            assert capacity.reserve(call(number))
+            assert capacity.occupy(call(number)) is not None
+        assert not capacity.reserve(call(105))
+        # A call that has started is one, whoever it is from; and so is one that has gone.
+        silent[0].start()
+        silent[1].leave()
+        assert capacity.occupy(call(50), is_strangers=True) is not None
+        assert capacity.occupy(call(51), is_strangers=True) is None
+        for place in silent:
+            place.start()
+            place.leave()
+        assert capacity._silent_strangers == 1
+
+    @pytest.mark.parametrize("limit", [1, 2, 10])
+    def test_a_place_that_is_kept_for_a_stranger_is_not_kept_from_a_verified_caller(self, limit: int) -> None:
+        capacity = Capacity(limit)
+        for number in range(limit):
+            capacity.reserve(call(number), stranger="192.0.2.1")
+        for number in range(100, 100 + limit):
+            assert capacity.reserve(call(number))
+        assert not capacity.reserve(call(200))
+        assert not capacity.reserve(call(201), stranger="192.0.2.2")
+        assert capacity.reserved == limit
         assert not capacity._stranger_counts
 
     def test_what_one_webhook_costs_does_not_grow_with_what_is_reserved(self) -> None:

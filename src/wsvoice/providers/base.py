@@ -294,6 +294,8 @@ class Provider(Protocol):
     webhook_place: str
     #: How much audio of the bot's it queues, in seconds; what comes beyond is thrown away.
     queue_limit_s: float
+    #: Whether the stream of a call that we dialled may carry another id than its webhook did.
+    renames_dialled_calls: bool
     #: What becomes of marks whose audio is cleared.
     cleared_marks: Literal["returned", "dropped"]
     #: How the simulated carrier can be made to deviate, by name.
@@ -354,10 +356,10 @@ class Provider(Protocol):
 
     def replay_key(self, request: WebhookRequest) -> tuple[str, str | None]:
         """
-        Return what every repetition of a webhook has in common, and what only a copy of it repeats as well.
+        Return what every repetition of a webhook has in common, and the idempotency token, which only a replay repeats.
 
-        The latter is ``None`` where a provider that signs no time and no nonce marks its requests with nothing, so
-        that a call which comes back to the same address cannot be told from a copy.
+        The latter is ``None`` where a provider that signs no time and no nonce sends no such token, so that a call
+        which comes back to the same address cannot be told from a replay.
         """
 
     def verify_upgrade(self, request: WebhookRequest, *, now: float) -> str:

@@ -109,6 +109,7 @@ class Exotel:
     #: No page names one; a minute is what no bot should be ahead by.
     queue_limit_s = 60.0
     #: No page says so either way; a bot that waits for marks it has cleared would wait for ever.
+    renames_dialled_calls = False
     cleared_marks: Literal["returned", "dropped"] = "dropped"
     quirks: Mapping[str, Quirk] = {
         "counters": Quirk("string", "how counters and rates are written", ("string", "number")),

@@ -244,6 +244,7 @@ class Plivo:
     #: https://www.plivo.com/docs/voice-agents/audio-streaming/concepts/audio-streaming-guide
     queue_limit_s = 60.0
     #: https://plivo.com/docs/voice/xml/the-stream-element/checkpoint-event
+    renames_dialled_calls = False
     cleared_marks: Literal["returned", "dropped"] = "dropped"
     quirks: Mapping[str, Quirk] = {
         "start-delay": Quirk("0", "seconds between the socket's opening and the start message"),

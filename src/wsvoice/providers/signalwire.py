@@ -174,7 +174,7 @@ class SignalWire(Twilio):
         """
         Return the signature, whether it is written in base64 or, as that of JSON, in hexadecimal.
 
-        SignalWire marks its requests with nothing besides.
+        SignalWire sends no idempotency token.
         """
         if not _is_raw(request):
             return super().replay_key(request)[0], None

@@ -190,6 +190,7 @@ class Telnyx:
     #: Telnyx names no limit, but a longest message; an hour is more than any bot means to queue.
     queue_limit_s = 3600.0
     #: https://developers.telnyx.com/docs/voice/programmable-voice/media-streaming
+    renames_dialled_calls = True
     cleared_marks: Literal["returned", "dropped"] = "returned"
     quirks: Mapping[str, Quirk] = {
         "reorder": Quirk("0", "how likely two neighbouring pieces of audio change places, from 0 to 1"),

@@ -188,6 +188,7 @@ class Twilio:
     #: https://www.twilio.com/docs/api/errors/31931
     queue_limit_s = 600.0
     #: https://www.twilio.com/docs/voice/media-streams/websocket-messages#send-a-clear-message
+    renames_dialled_calls = False
     cleared_marks: Literal["returned", "dropped"] = "returned"
     quirks: Mapping[str, Quirk] = {}
 

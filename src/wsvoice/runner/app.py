@@ -213,11 +213,13 @@ class Switchboard:
     async def _answer(self, provider: Provider, call: Call, request: Request, prefix: str, log: Logger) -> Response:
         """Answer the webhook of a call: keep a place, make a token, render the document."""
         stranger = None if self.gate.verifies(provider) else doorway.address(request, self.config)
-        if self.gate.closed or not self.gate.capacity.reserve(call, stranger=stranger):
-            log.warning("webhook answered busy: {}", "draining" if self.gate.closed else "every place is taken")
+        # A call that is running may finish, and so may go on with another stream.
+        is_closed = self.gate.closed and not self.gate.capacity.knows(call_key(call))
+        if is_closed or not self.gate.capacity.reserve(call, stranger=stranger):
+            log.warning("webhook answered busy: {}", "draining" if is_closed else "every place is taken")
             return await self._respond(provider.busy(call), log)
         base = doorway.stream_base(request, self.config) + prefix
-        stream_url = f"{base}/ws/{provider.name}/{self.gate.tokens.mint(call)}"
+        stream_url = f"{base}/ws/{provider.name}/{self.gate.tokens.mint(call, verified=stranger is None)}"
         try:
             answer = provider.answer(self._with_parameters(call), stream_url)
         except WsvoiceError as error:
@@ -306,7 +308,7 @@ class Switchboard:
             await doorway.deny(websocket, 404, "There is no such provider here.")
             return
         try:
-            announced = self._admit(websocket, provider, token)
+            announced, is_strangers = self._admit(websocket, provider, token)
             if announced is not None:
                 log = logger.bind(call=announced.call_id)
             if provider is not None:
@@ -317,14 +319,16 @@ class Switchboard:
             return
         # A caller who was told where to dial is let in, though the server has been asked to stop meanwhile.
         is_closed = self.gate.closed and announced is None
-        place = None if is_closed else self.gate.capacity.occupy(announced)
+        place = None if is_closed else self.gate.capacity.occupy(announced, is_strangers=is_strangers)
         if place is None:
             log.warning("stream refused (503): {}", "draining" if is_closed else "every place is taken")
             await doorway.deny(websocket, 503, "Every place is taken.")
             return
         with self._line(announced, place) as close:
             if await doorway.accept(websocket, log):
-                await self._serve_stream(websocket, provider, announced, close, log)
+                await self._serve_stream(
+                    websocket, provider, announced, log, is_strangers=is_strangers, on_started=place.start, close=close
+                )
 
     @contextmanager
     def _line(self, announced: Call | None, place: Place) -> Iterator[Callable[[], None]]:
@@ -346,24 +350,27 @@ class Switchboard:
             close()
             place.leave()
 
-    def _admit(self, websocket: WebSocket, provider: Provider | None, token: str | None) -> Call | None:
+    def _admit(self, websocket: WebSocket, provider: Provider | None, token: str | None) -> tuple[Call | None, bool]:
         """
-        Return the call that the stream's token was made for; ``None`` for a stream that needs no token.
+        Return the call that the stream's token was made for, and whether it is a stranger's stream.
+
+        There is no call where no token is needed. A stranger's stream is one whose webhook nobody signed, or that
+        comes by a public address without a token.
 
         Raises:
-            TokenError: If it needs one, or has a bad one.
+            TokenError: If it needs a token, or has a bad one.
         """
-        announced: Call | None = None
         if token is not None and provider is not None:
-            announced = self.gate.tokens.redeem(token, provider.name)
-        elif provider is not None and provider.has_credentials(self._upgrade_request(websocket)):
-            pass  # What the user gave the provider instead of a token.
-        elif doorway.needs_token(websocket, self.config):
+            announcement = self.gate.tokens.redeem(token, provider.name)
+            return announcement.call, not announcement.verified
+        if provider is not None and provider.has_credentials(self._upgrade_request(websocket)):
+            return None, False  # What the user gave the provider instead of a token.
+        if doorway.needs_token(websocket, self.config):
             whose = doorway.page(websocket)
             if doorway.is_foreign_page(whose):
                 raise TokenError(f"a web page of {whose!r:.100} dials, and no telephone company does it from one")
             raise TokenError("the stream carries no token")
-        return announced
+        return None, doorway.is_public(websocket, self.config)
 
     def _check_upgrade(self, websocket: WebSocket, provider: Provider, log: Logger) -> None:
         """
@@ -389,8 +396,11 @@ class Switchboard:
         websocket: WebSocket,
         provider: Provider | None,
         announced: Call | None,
-        close: Callable[[], None],
         log: Logger,
+        *,
+        is_strangers: bool,
+        on_started: Callable[[], None],
+        close: Callable[[], None],
     ) -> None:
         unread: list[str | bytes] = []
         if provider is None:
@@ -424,10 +434,12 @@ class Switchboard:
             self.bot,
             self._make_arguments,
             self.config,
-            provider_name=name,
+            provider=known,
             announced=announced,
+            verified=not is_strangers,
             recall=lambda call_id: self._announced.get((name, call_id)),
             hang_up=lambda call: self._hang_up(known, call, log),
+            on_started=on_started,
             on_closed=close,
             logger=log,
         )

@@ -491,7 +491,7 @@ class Clients:
                 raise TokenError("the client carries no token", hint="POST /start gives one")
             return None
         try:
-            return self._gate.tokens.redeem(token, TRANSPORT)
+            return self._gate.tokens.redeem(token, TRANSPORT).call
         except TokenError:
             # Where no token is needed, a header or a query may be somebody else's business.
             if needed or path_token:

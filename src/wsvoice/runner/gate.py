@@ -35,14 +35,16 @@ TOKEN_TTL_S = 60
 TOKEN_LIMIT = 32 * 1024
 #: How long a place is kept for the stream of a webhook that nobody signed.
 STRANGER_TTL_S = 15
-#: How many places there are to keep for strangers where calls are not limited.
-UNLIMITED_HOUSE = 1000
+#: What strangers have a share of where calls are not limited, in places.
+UNLIMITED_PLACES = 1000
 #: How long a seen webhook is remembered, and how many are; whichever ends first.
 REPLAY_WINDOW_S = 24 * 3600
 REPLAY_ENTRIES = 100_000
 #: How long after the end of our stream its call may come back to the same address. Nobody tells how long it lasts.
 REPEAT_WINDOW_S = 600
-
+#: For how long after its first webhook a call may come back at all, and how often. Twilio ends calls after 4 h.
+REPEAT_AGE_S = 4 * 3600
+REPEAT_LIMIT = 100
 #: How long a repeated webhook waits for the end of its call's stream, which it may have overtaken.
 STREAM_END_WAIT_S = 1.0
 
@@ -116,6 +118,20 @@ def _or_off(config: RunConfig) -> str:
     return "; or, if anybody who finds the URL may start calls at your cost: --verify off"
 
 
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """
+    What a stream token says.
+
+    Attributes:
+        call: The call that it was made for.
+        verified: Whether somebody vouched for who asked for it: the provider by a signature, or the holder of a key.
+    """
+
+    call: Call
+    verified: bool
+
+
 class TokenMint:
     """
     Makes and checks stream tokens: the call they are for, when they end, and a signature over both.
@@ -128,7 +144,7 @@ class TokenMint:
         self._now = now
         self._used: OrderedDict[str, float] = OrderedDict()
 
-    def mint(self, call: Call) -> str:
+    def mint(self, call: Call, *, verified: bool = True) -> str:
         """Return a token for one stream of `call`; it holds nothing but ``A-Za-z0-9_-.``."""
         claims = [
             call.provider,
@@ -138,15 +154,16 @@ class TokenMint:
             call.to_number,
             call.direction,
             call.control,
+            verified,
             int(self._now()) + TOKEN_TTL_S,
             secrets.token_hex(8),
         ]
         body = _b64(json.dumps(claims, separators=(",", ":")).encode())
         return f"{body}.{self._sign(body)}"
 
-    def redeem(self, token: str, provider: str) -> Call:
+    def redeem(self, token: str, provider: str) -> Announcement:
         """
-        Return the call that `token` was made for, and use the token up.
+        Return what `token` says, and use the token up.
 
         Raises:
             TokenError: If it is forged, for another provider, expired, or used.
@@ -157,7 +174,7 @@ class TokenMint:
         if not hmac.compare_digest(signature.encode(), self._sign(body).encode()):
             raise TokenError("the stream token was not made by this server")
         # The signature vouches for the shape of what follows.
-        name, call_id, account_id, from_number, to_number, direction, control, expires, nonce = json.loads(_unb64(body))
+        name, *fields, verified, expires, nonce = json.loads(_unb64(body))
         now = self._now()
         if name != provider:
             raise TokenError(f"the stream token is for {name}, not for {provider}")
@@ -168,15 +185,8 @@ class TokenMint:
         if nonce in self._used:
             raise TokenError("the stream token was used before")
         self._used[nonce] = expires
-        return Call(
-            provider=name,
-            call_id=call_id,
-            account_id=account_id,
-            from_number=from_number,
-            to_number=to_number,
-            direction=direction,
-            control=control,
-        )
+        names = ("call_id", "account_id", "from_number", "to_number", "direction", "control")
+        return Announcement(Call(provider=name, **dict(zip(names, fields, strict=True))), verified)
 
     def _sign(self, body: str) -> str:
         return _b64(hmac.new(self._secret, body.encode(), hashlib.sha256).digest()[:16])
@@ -186,12 +196,14 @@ class TokenMint:
 class _KnownCall:
     """What the guard knows of a call whose webhook was answered."""
 
+    first_at: float
+    repeats: int = 0
     streams: int = 0
     ended_streams: int = 0
     ended_at: float = -math.inf
     is_over: bool = False
     #: Set when it has no stream; made when somebody waits for that.
-    silence: asyncio.Event | None = None
+    idle: asyncio.Event | None = None
 
 
 class ReplayGuard:
@@ -200,9 +212,13 @@ class ReplayGuard:
 
     A webhook is remembered once it has been answered with success, so that what failed may be tried again. After
     that the same signature is good once more each time our stream of its call has ended while the call goes on:
-    Twilio asks with equal fields again when a document redirects to the same address. What the provider marks each
-    of its requests with (Twilio's ``I-Twilio-Idempotency-Token``) is not signed, so it admits nobody; but a request
-    that repeats the mark as well is a copy, and is refused.
+    Twilio asks with equal fields again when a document redirects to the same address. A call may do that for as long
+    as it can last, :data:`REPEAT_AGE_S` from its first webhook, and :data:`REPEAT_LIMIT` times; neither is renewed by
+    a repeat. An idempotency token (Twilio's ``I-Twilio-Idempotency-Token``) is not signed, so it admits nobody; but a
+    request that repeats the token as well is a replay, and is refused.
+
+    Whoever has captured a webhook can thus use it for the rest of its call. Once it is forgotten, after
+    :data:`REPLAY_WINDOW_S`, it is good once more.
 
     Only calls that a provider vouched for are known here, so memory is bounded by their rate and by
     :data:`REPLAY_ENTRIES`.
@@ -210,31 +226,32 @@ class ReplayGuard:
 
     def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
-        # By digest of the signature: when it was answered last, and how many streams of its call had ended by then.
+        # By digest of the signature: when it was first answered, and how many streams of its call had ended when it
+        # was answered last.
         self._answered: OrderedDict[bytes, tuple[float, int]] = OrderedDict()
-        # Digests of signature and mark together: when.
-        self._copies: OrderedDict[bytes, float] = OrderedDict()
+        # Digests of signature and idempotency token together: when.
+        self._requests: OrderedDict[bytes, float] = OrderedDict()
         self._calls: OrderedDict[CallKey, _KnownCall] = OrderedDict()
         self._under_way: set[bytes] = set()
 
     @contextmanager
-    def admit(self, key: str, mark: str | None, call: CallKey) -> Iterator[Callable[[], None]]:
+    def admit(self, key: str, request_token: str | None, call: CallKey) -> Iterator[Callable[[], None]]:
         """
         Let a webhook in while the context lasts; what it gives is called once the answer is a success.
 
         Args:
             key: What is the same in every repetition, such as the signature.
-            mark: What only a copy repeats; ``None`` where the provider marks nothing.
+            request_token: The idempotency token; ``None`` where the provider sends none.
             call: The webhook's call.
 
         Raises:
-            SignatureError: If it is a replay, or its twin is being answered at this moment.
+            SignatureError: If it is a replay, or the same webhook is being answered at this moment.
         """
-        seen, copy = _digest(key), _digest(f"{key}\n{mark}")
+        seen, request = _digest(key), _digest(f"{key}\n{request_token}")
         self._forget()
         if seen in self._under_way:
             raise SignatureError("the webhook is a replay: the same one is being answered at this moment")
-        if seen in self._answered and not self._may_repeat(seen, None if mark is None else copy, call):
+        if seen in self._answered and not self._may_repeat(seen, None if request_token is None else request, call):
             raise SignatureError("the webhook is a replay: its signature was seen before")
         self._under_way.add(seen)
         succeeded = False
@@ -248,17 +265,17 @@ class ReplayGuard:
         finally:
             self._under_way.discard(seen)
             if succeeded:
-                self._remember(seen, copy, call)
+                self._remember(seen, request, call)
 
-    async def await_silence(self, key: str, call: CallKey, timeout_s: float) -> None:
+    async def wait_for_stream_end(self, key: str, call: CallKey, timeout_s: float) -> None:
         """Wait for the end of a call's stream if its webhook is repeated, which may have overtaken it."""
         known = self._calls.get(call)
         if known is None or not known.streams or known.is_over or _digest(key) not in self._answered:
             return
-        known.silence = known.silence or asyncio.Event()
+        known.idle = known.idle or asyncio.Event()
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                await known.silence.wait()
+                await known.idle.wait()
 
     def stream_started(self, call: CallKey) -> None:
         """Note that a stream of `call` was accepted."""
@@ -271,30 +288,34 @@ class ReplayGuard:
             known.streams -= 1
             known.ended_streams += 1
             known.ended_at = self._now()
-            if known.silence is not None and not known.streams:
-                known.silence.set()
-                known.silence = None
+            if known.idle is not None and not known.streams:
+                known.idle.set()
+                known.idle = None
 
     def call_ended(self, call: CallKey) -> None:
         """Note that the provider has reported `call` to be over."""
         if (known := self._calls.get(call)) is not None:
             known.is_over = True
 
-    def _may_repeat(self, seen: bytes, copy: bytes | None, call: CallKey) -> bool:
-        known = self._calls.get(call)
-        if known is None or known.is_over or known.streams or copy in self._copies:
+    def _may_repeat(self, seen: bytes, request: bytes | None, call: CallKey) -> bool:
+        now, known = self._now(), self._calls.get(call)
+        if known is None or known.is_over or known.streams or request in self._requests:
+            return False
+        if known.repeats >= REPEAT_LIMIT or now - known.first_at > REPEAT_AGE_S:
             return False
         _, ended_streams = self._answered[seen]
-        return known.ended_streams > ended_streams and self._now() - known.ended_at <= REPEAT_WINDOW_S
+        return known.ended_streams > ended_streams and now - known.ended_at <= REPEAT_WINDOW_S
 
-    def _remember(self, seen: bytes, copy: bytes, call: CallKey) -> None:
+    def _remember(self, seen: bytes, request: bytes, call: CallKey) -> None:
         now = self._now()
-        known = self._calls.setdefault(call, _KnownCall())
+        known = self._calls.setdefault(call, _KnownCall(first_at=now))
         self._calls.move_to_end(call)
-        self._answered[seen] = (now, known.ended_streams)
-        self._answered.move_to_end(seen)
-        self._copies[copy] = now
-        self._copies.move_to_end(copy)
+        first_at, _ = self._answered.get(seen, (None, 0))
+        if first_at is not None:
+            known.repeats += 1
+        self._answered[seen] = (now if first_at is None else first_at, known.ended_streams)
+        self._requests[request] = now
+        self._requests.move_to_end(request)
 
     def _forget(self) -> None:
         oldest = self._now() - REPLAY_WINDOW_S
@@ -302,8 +323,8 @@ class ReplayGuard:
             len(self._answered) > REPLAY_ENTRIES or next(iter(self._answered.values()))[0] < oldest
         ):
             self._answered.popitem(last=False)
-        while self._copies and (len(self._copies) > REPLAY_ENTRIES or next(iter(self._copies.values())) < oldest):
-            self._copies.popitem(last=False)
+        while self._requests and (len(self._requests) > REPLAY_ENTRIES or next(iter(self._requests.values())) < oldest):
+            self._requests.popitem(last=False)
         while len(self._calls) > REPLAY_ENTRIES:
             self._calls.popitem(last=False)
 
@@ -318,16 +339,28 @@ class _Line:
 
 
 class Place:
-    """A place that a stream has taken; :meth:`leave` is called in any case, and :meth:`close` before it if it can."""
+    """
+    A place that a stream has taken.
 
-    def __init__(self, capacity: Capacity, call: CallKey | None) -> None:
+    :meth:`leave` is called in any case, and :meth:`start` and :meth:`close` before it if it comes to that.
+    """
+
+    def __init__(self, capacity: Capacity, call: CallKey | None, *, is_strangers: bool) -> None:
         self._capacity = capacity
         self._call = call
+        self._is_silent = is_strangers
         self._is_closed = False
         self._has_left = False
 
+    def start(self) -> None:
+        """Note that the stream has started, so that it is a call like any other."""
+        if self._is_silent:
+            self._is_silent = False
+            self._capacity._silent_strangers -= 1
+
     def close(self) -> None:
         """Free the line: the stream is closed, though its bot may still have something to do."""
+        self.start()
         if not self._is_closed:
             self._is_closed = True
             self._capacity._close(self._call)
@@ -349,10 +382,15 @@ class Capacity:
     next stream.
 
     Strangers' webhooks, those that nobody signed, are answered while there is room, but keep few places, and not for
-    long: :data:`STRANGER_TTL_S`, at most a quarter of the house for one address and half of it for all of them, one
-    at least. A webhook beyond its share is answered too; its stream takes a place if there is one when it comes. So a
+    long: :data:`STRANGER_TTL_S`, at most a quarter of all for one address and half of them for all strangers, one at
+    least. A webhook beyond its share is answered too; its stream takes a place if there is one when it comes. So a
     stranger who asks and never dials blocks nobody for long, and many callers behind one proxy, tunnel or provider's
-    address are served all the same.
+    address are served all the same. A verified webhook that finds no room takes a place that is kept for a stranger.
+
+    Strangers' streams that have not started may hold half of the places, two at least (two callers may come at the
+    same moment). One that has started is a call like any other and may fill every place: who serves webhooks without
+    verifying them (``--verify off``, a provider that signs nothing, localhost) accepts everybody as a caller, and a
+    start message is as easily sent as a webhook. Only signatures tell callers from strangers.
 
     A call whose line is free no longer counts, though its bot may still be at work, unless more bots do that than
     there are places.
@@ -364,9 +402,12 @@ class Capacity:
     def __init__(self, limit: int | None, *, now: Callable[[], float] = time.monotonic) -> None:
         self.limit = limit
         self._now = now
-        house = UNLIMITED_HOUSE if limit is None else limit
-        self._share = max(1, house // 4)
-        self._strangers_share = max(1, house // 2)
+        places = UNLIMITED_PLACES if limit is None else limit
+        self._share = max(1, places // 4)
+        self._strangers_share = max(1, places // 2)
+        self._silent_share = max(2, places // 2)
+        # Strangers' streams that have not started.
+        self._silent_strangers = 0
         # Both in the order in which they expire. A stranger's comes with its address.
         self._reserved: OrderedDict[CallKey, float] = OrderedDict()
         self._strangers: OrderedDict[CallKey, tuple[float, str]] = OrderedDict()
@@ -406,10 +447,15 @@ class Capacity:
             line.stranger = stranger
             return True
         was_trusted = key in self._reserved
-        if not self._drop(key) and self._is_full():
+        if not self._drop(key) and self._is_full() and not (stranger is None and self._displace_stranger()):
             return False
         self._keep(key, None if was_trusted else stranger)
         return True
+
+    def knows(self, call: CallKey) -> bool:
+        """Whether a call is running, or has a place kept for it."""
+        self._forget_expired()
+        return call in self._lines or call in self._reserved or call in self._strangers
 
     def forget(self, call: CallKey) -> None:
         """Give back the place that is kept for a call's stream; a call that is running goes on."""
@@ -417,9 +463,17 @@ class Capacity:
         if (line := self._lines.get(call)) is not None:
             line.next_until = -math.inf
 
-    def occupy(self, call: Call | None) -> Place | None:
-        """Start a call, in the place kept for it if there is one; ``None`` if there is none."""
+    def occupy(self, call: Call | None, *, is_strangers: bool = False) -> Place | None:
+        """
+        Take a place for a stream, the one kept for its call if there is one; ``None`` if there is none.
+
+        Args:
+            call: The call that its token is for; ``None`` without one.
+            is_strangers: Whether nobody vouches for it, so that it counts as a stranger's until it starts.
+        """
         self._forget_expired()
+        if is_strangers and self._silent_strangers >= self._silent_share:
+            return None
         key = call_key(call) if call is not None else None
         line = self._lines.get(key) if key is not None else None
         if line is not None and line.streams == 1 and line.next_until >= self._now():
@@ -435,7 +489,8 @@ class Capacity:
                 self._lines[key] = _Line()
             self._active += 1
         self._present += 1
-        return Place(self, key)
+        self._silent_strangers += is_strangers
+        return Place(self, key, is_strangers=is_strangers)
 
     def _close(self, key: CallKey | None) -> None:
         line = self._lines.get(key) if key is not None else None
@@ -457,6 +512,12 @@ class Capacity:
         lingering = max(0, self._present - self._active)
         taken = self._active + len(self._reserved) + len(self._strangers)
         return taken + max(0, lingering - self.limit) >= self.limit
+
+    def _displace_stranger(self) -> bool:
+        """Give up the oldest place that is kept for a stranger; false if that does not make room."""
+        if self._strangers:
+            self._drop(next(iter(self._strangers)))
+        return not self._is_full()
 
     def _keep(self, key: CallKey, stranger: str | None) -> None:
         now = self._now()
@@ -540,10 +601,10 @@ class Gate:
         if not self.verifies(provider):
             yield lambda: None
             return
-        key, mark = provider.replay_key(request)
+        key, request_token = provider.replay_key(request)
         call = (provider.name, call_id)
-        await self.replays.await_silence(key, call, STREAM_END_WAIT_S)
-        with self.replays.admit(key, mark, call) as succeed:
+        await self.replays.wait_for_stream_end(key, call, STREAM_END_WAIT_S)
+        with self.replays.admit(key, request_token, call) as succeed:
             yield succeed
 
     def check_upgrade(self, provider: Provider, request: WebhookRequest) -> str | None:

@@ -25,6 +25,7 @@ from wsvoice.runner.stream import TOLD_DIGITS
 if TYPE_CHECKING:
     from loguru import Logger
 
+    from wsvoice.providers.base import Provider
     from wsvoice.runner.stream import StreamSocket
 
 #: https://www.rfc-editor.org/rfc/rfc6455#section-5.5
@@ -106,9 +107,12 @@ class Session:
         bot: The user's coroutine function.
         make_arguments: Builds what the bot is called with, once the stream has started.
         config: The server's settings.
+        provider: Whose stream it is.
         announced: The call that the stream's token was made for, or ``None`` where it came without one.
+        verified: Whether the provider vouched for the webhook of `announced`.
         recall: Finds the call of an id that a webhook announced, for a stream without a token.
         hang_up: Ends a call by the provider's API, where closing its stream does not.
+        on_started: Called once the stream has started.
         on_closed: Called once the WebSocket is closed, while the bot may still be busy.
     """
 
@@ -119,24 +123,29 @@ class Session:
         make_arguments: Callable[[Session, list[str]], Awaitable[Any]],
         config: RunConfig,
         *,
-        provider_name: str,
+        provider: Provider,
         announced: Call | None,
+        verified: bool,
         recall: Callable[[str], Call | None],
         hang_up: Callable[[Call], Awaitable[None]],
+        on_started: Callable[[], None],
         on_closed: Callable[[], None],
         logger: Logger,
     ) -> None:
         self.socket = socket
         self.config = config
         self.logger = logger
-        self.call = announced or Call(provider=provider_name, call_id="")
+        self.call = announced or Call(provider=provider.name, call_id="")
         self.record = CallRecord(call=self.call, started_at=time.time())
         self.diagnosis = Diagnosis("", config.causes)
         self._run = BotRun(socket, bot, config)
         self._make_arguments = make_arguments
+        self._provider = provider
         self._announced = announced
+        self._verified = verified
         self._recall = recall
         self._hang_up = hang_up
+        self._on_started = on_started
         self._on_closed = on_closed
         self._recorder: CallRecorder | None = None
 
@@ -209,12 +218,13 @@ class Session:
             return None
         announced = self._announced
         if announced is not None and announced.call_id != started.call_id:
-            if announced.direction == "inbound":
+            if announced.direction == "inbound" or not self._provider.renames_dialled_calls:
                 self._refuse(f"the stream is of call {started.call_id[:64]!r}, its token is not")
                 return None
             # Telnyx may give a call that we dialled a new id once it is answered. The token says which one it was,
             # and its API now knows it by the stream's.
             self.logger.warning("the call that was dialled has another id on its stream: {}", started.call_id)
+        self._on_started()
         known = announced or self._recall(started.call_id) or self.call
         self.call = replace(
             known,
@@ -244,8 +254,9 @@ class Session:
     def _start_timeout_s(self) -> float:
         """How long the stream may take to start."""
         timeout_s = self.config.handshake_timeout_s
-        if self._announced is not None and self._announced.direction == "outbound":
-            # Telnyx connects the stream of a call that we dialled while it rings, and starts it at the answer.
+        if self._verified and self._announced is not None and self._announced.direction == "outbound":
+            # Telnyx connects the stream of a call that we dialled while it rings, and starts it at the answer. Only
+            # a signature shows that we did: anybody can say so.
             timeout_s += RING_TIMEOUT_S
         return timeout_s
 
