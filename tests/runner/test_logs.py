@@ -57,6 +57,29 @@ REMOVES_ALL = """
             logger.info("there is no such handler")
 """
 
+WRITES_BY_ITSELF = """
+    import sys
+    from loguru import logger
+    from rich.console import Console
+
+    logger.add(print, level="WARNING", format="OWN {message}")
+    logger.add(sys.stderr.write, level="WARNING", format="OWN {message}")
+    logger.add(Console(stderr=True).print, level="WARNING", format="OWN {message}")
+    everything = []
+    logger.add(everything.append)
+
+    async def bot(runner_args):
+        logger.configure(patcher=lambda record: record["extra"].update(mine=1), activation=[("", False)])
+        logger.enable("bot")
+        logger.error("long " + "x" * 100_000)
+        logger.error("long " + "\\x1b" * 100_000)
+        logger.error("of the bot")
+        assert any("of the bot" in each for each in everything)
+        logger.disable("wsvoice")
+        async for _ in runner_args.websocket.iter_text():
+            pass
+"""
+
 USES_LOGGING = """
     import asyncio
     import gc
@@ -145,6 +168,18 @@ def test_a_bot_that_removes_every_sink(tmp_path: Path) -> None:
         assert len(found) == 1, (once, lines)
         assert LINE.match(found[0])
     assert len(holding(other, "ended by")) == 2
+
+
+def test_a_bot_that_writes_records_by_itself(tmp_path: Path) -> None:
+    """Nor does a patcher of its own take the server's care off, or its silence silence the server."""
+    with server_process(tmp_path, WRITES_BY_ITSELF, "-t", "twilio") as server:
+        lines = log_of_a_call(server)
+        log = server.log()
+    assert len(holding(lines, "of the bot")) == 1
+    assert len(holding(lines, "ended by the caller")) == 1
+    assert not holding(lines, "OWN")
+    assert max(map(len, lines)) < 2200
+    assert len(re.findall(r"… \(\d+ characters\)", log)) == 2
 
 
 def test_a_bot_that_uses_logging(tmp_path: Path) -> None:

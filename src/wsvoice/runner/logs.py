@@ -11,7 +11,7 @@ import logging
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
 from loguru import logger
@@ -19,8 +19,9 @@ from loguru import logger
 if TYPE_CHECKING:
     from loguru import Message, Record
 
-#: How long one line may be, in characters.
+#: How long one line may be, in characters, and how many more it takes to say how long it was.
 LINE_LIMIT = 2000
+CUT_ROOM = 40
 #: How long an exception's text may be, in lines: so many of its beginning, and of its end.
 TRACEBACK_HEAD, TRACEBACK_TAIL = 40, 80
 #: How long an id may be to stand before every line as it is. Longer ones show where they begin and end.
@@ -32,7 +33,7 @@ SERVER_LOGGERS = ("uvicorn", "asyncio", "websockets", "py.warnings")
 _COLORS = {"DEBUG": 34, "INFO": 1, "SUCCESS": 32, "WARNING": 33, "ERROR": 31, "CRITICAL": 41}
 
 _Logger: Any = type(logger)
-_add, _remove = _Logger.add, _Logger.remove
+_add, _remove, _disable = _Logger.add, _Logger.remove, _Logger.disable
 
 
 def configure_logging(level: str) -> None:
@@ -44,6 +45,7 @@ def configure_logging(level: str) -> None:
     guests = _Guests(sink, own_id)
     _Logger.add = lambda self, *args, **kwargs: guests.add(self, *args, **kwargs)
     _Logger.remove = lambda self, handler_id=None: guests.remove(self, handler_id)
+    _Logger.disable = lambda self, name: guests.disable(self, name)
     take_standard_logging(level)
 
 
@@ -90,7 +92,8 @@ class ServerSink:
             level = f"\x1b[{color}m{level}\x1b[0m"
         call = short_id(_spelled(str(record["extra"].get("call", "-"))))
         head = f"{time:%H:%M:%S}.{time.microsecond // 1000:03d} {level} {call}"
-        text = _indented(_spelled(record["message"]))
+        # Once more: a bot may have a patcher of its own in the place of ours.
+        text = _tamed(record["message"])
         if record["exception"] is not None:
             text = "\n    ".join([text, *_exception_lines(record["exception"])])
         self._stream.write(f"{head} {text}\n")
@@ -112,8 +115,8 @@ class _Guests:
 
     def add(self, bots_logger: Any, sink: Any, **options: Any) -> int:
         """Add a sink of the bot's."""
-        if any(sink is each for each in (sys.stderr, sys.stdout, sys.__stderr__, sys.__stdout__)):
-            sink = _Rest(sink, self._sink)
+        if _is_terminal(sink):
+            sink = self._rest(sink) if callable(sink) else _Rest(sink, self._sink)
         handler_id: int = _add(bots_logger, sink, **options)
         self._ids.add(handler_id)
         return handler_id
@@ -126,6 +129,21 @@ class _Guests:
         for each in sorted(self._ids) if handler_id is None else [handler_id]:
             self._ids.discard(each)
             _remove(bots_logger, each)
+
+    def disable(self, bots_logger: Any, name: str | None) -> None:
+        """Silence what the bot wants to be silent, but not the server."""
+        _disable(bots_logger, name)
+        bots_logger.enable(__package__.partition(".")[0])
+
+    def _rest(self, sink: Callable[[Message], Any]) -> Callable[[Message], Any]:
+        return lambda message: None if self._sink.wants(message.record) else sink(message)
+
+
+def _is_terminal(sink: Any) -> bool:
+    """Whether `sink` is the terminal: a stream, its ``write``, ``print``, or the ``print`` of a rich console."""
+    owner = getattr(sink, "__self__", sink)
+    streams = (sys.stderr, sys.stdout, sys.__stderr__, sys.__stdout__)
+    return sink is print or any(each is stream for each in (owner, getattr(owner, "file", None)) for stream in streams)
 
 
 class _Rest:
@@ -169,15 +187,22 @@ def short_id(call_id: str) -> str:
 
 
 def _tame(record: Record) -> None:
-    """Spell out control characters and cut what is too long: much of a line may be a stranger's."""
-    message = record["message"]
-    if len(message) > LINE_LIMIT:
-        message = f"{message[:LINE_LIMIT]}… ({len(message)} characters)"
-    record["message"] = _indented(_spelled(message))
+    record["message"] = _tamed(record["message"])
+
+
+def _tamed(message: str) -> str:
+    """
+    Spell out control characters and cut what is too long: much of a line may be a stranger's.
+
+    What was tamed before stays as it is.
+    """
+    limit = LINE_LIMIT + CUT_ROOM
+    text = _indented(_spelled(message[: limit + 1]))
+    return text if len(text) <= limit else f"{text[:LINE_LIMIT]}… ({len(message)} characters)"
 
 
 def _exception_lines(exception: Any) -> Iterator[str]:
-    """Yield an exception's traceback, whose last lines are what was raised, with whose words ever."""
+    """Yield a traceback's lines. The last lines hold the exception's message, which may quote untrusted input."""
     formatted = traceback.TracebackException(exception.type, exception.value, exception.traceback).format()
     lines = "".join(formatted).expandtabs(4).rstrip("\n").split("\n")
     left_out = len(lines) - TRACEBACK_HEAD - TRACEBACK_TAIL
