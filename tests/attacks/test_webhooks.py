@@ -355,26 +355,27 @@ class TestPlaces:
         with server_process(tmp_path, WAITS, *arguments) as server:
             flood(server, FLOOD // 10)
             before_mb, before_s = server.memory_mb(), server.cpu_s()
-            longest_s = flood(server, FLOOD)
+            waits_s = sorted(flood(server, FLOOD))
             spent_s = server.cpu_s() - before_s
             assert server.memory_mb() - before_mb < 20
             # A webhook costs as much at the end of the flood as at its beginning.
             assert spent_s / FLOOD < 0.01
-            assert longest_s < 5
+            assert len(waits_s) >= 10
+            assert waits_s[int(len(waits_s) * 0.9)] < 1
+            assert waits_s[-1] < 5
             assert is_answered(httpx.post(server.url, data={**FORM, "CallSid": sid(1)}))
 
 
-def flood(server: ServerProcess, count: int) -> float:
-    """Post `count` webhooks of different calls and addresses; return how long somebody else waited at most."""
+def flood(server: ServerProcess, count: int) -> list[float]:
+    """Post `count` webhooks of different calls and addresses; return how long somebody else waited, each time."""
     done = threading.Event()
-    longest_s = 0.0
+    waits_s: list[float] = []
 
     def ask_meanwhile() -> None:
-        nonlocal longest_s
         while not done.is_set():
             begun = time.monotonic()
             assert httpx.get(f"{server.url}healthz", timeout=30).status_code == 200
-            longest_s = max(longest_s, time.monotonic() - begun)
+            waits_s.append(time.monotonic() - begun)
             done.wait(0.05)
 
     asking = threading.Thread(target=ask_meanwhile)
@@ -400,7 +401,7 @@ def flood(server: ServerProcess, count: int) -> float:
     finally:
         done.set()
         asking.join(40)
-    return longest_s
+    return waits_s
 
 
 class TestAddresses:

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import httpx
+import pytest
+
+from tests.attacks import heads
 from tests.process import ServerProcess, server_process
-from tests.runner.carrier import dialled
+from tests.runner import bots
+from tests.runner.carrier import FORM, dialled
+from wsvoice.runner import logs
 from wsvoice.runner.logs import short_id
 
 #: How every line of ours begins.
@@ -215,3 +224,60 @@ def test_ids_are_short_before_lines_and_whole_once(tmp_path: Path) -> None:
     matches = [match[2] for line in lines if (match := LINE.match(line))]
     assert set(matches) <= {"v3:kkkkk…kend", "-"}
     assert matches.count("v3:kkkkk…kend") >= 3
+
+
+def refuse_webhooks(url: str) -> list[int]:
+    bad = {**FORM, "CallSid": ""}
+    return [httpx.post(url, data=FORM).status_code for _ in range(30)] + [
+        httpx.post(url + "twilio", data=bad).status_code for _ in range(30)
+    ]
+
+
+def refuse_streams(url: str) -> list[int]:
+    port = httpx.URL(url).port
+    return [heads.upgrade(url, "/ws/twilio/forged", f"Host: localhost:{port}") for _ in range(60)]
+
+
+def refuse_clients(url: str) -> list[int]:
+    return [heads.upgrade(url, "/ws-client/forged", "Host: localhost") for _ in range(30)] + [
+        httpx.post(url + "start", json={}, headers={"Via": "1.1 x"}).status_code for _ in range(30)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("refuse", "settings", "kinds"),
+    [
+        (refuse_webhooks, {"credentials": {"TWILIO_AUTH_TOKEN": "1"}}, {"webhook refused (403)": 60}),
+        (refuse_streams, {}, {"stream refused (403)": 60}),
+        (refuse_clients, {"transport": "websocket"}, {"client refused (403)": 30, "start refused (403)": 30}),
+    ],
+)
+def test_a_flood_of_refusals_is_counted(
+    serve: Callable[..., Any],
+    refuse: Callable[[str], list[int]],
+    settings: dict[str, Any],
+    kinds: dict[str, int],
+) -> None:
+    server = serve(bots.echo, **settings)
+    assert set(refuse(server.url)) == {403}
+    for kind in kinds:
+        assert len(server.lines("WARNING", kind)) == logs.REFUSAL_LINES
+    for kind, count in kinds.items():
+        # The minute's end; nobody waits for it.
+        server.switchboard._refusals._end_window(kind)
+        assert server.lines(f"{kind}: {count - logs.REFUSAL_LINES} more within 60 s")
+    refuse(server.url)
+    for kind in kinds:
+        assert len(server.lines("WARNING", kind)) == 2 * logs.REFUSAL_LINES + 1
+
+
+def test_the_count_of_refusals_comes_by_itself(serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "REFUSAL_WINDOW_S", 1.0)
+    monkeypatch.setattr(logs, "REFUSAL_LINES", 2)
+    server = serve(bots.echo)
+    for _ in range(5):
+        httpx.post(server.url, data={})
+    deadline = time.monotonic() + 10
+    while not server.lines("webhook refused (400): ", "more within 1 s"):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

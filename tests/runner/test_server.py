@@ -10,7 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from tests.runner import bots
 from tests.runner.carrier import FORM, announce, dialled, main_frequency
 from tests.signals import tone
 from wsvoice.errors import ServerError
+from wsvoice.providers import PROVIDERS, load_provider
 from wsvoice.runner.server import listen
 from wsvoice.runner.tunnel import ngrok_tunnel
 
@@ -305,3 +306,15 @@ class TestTunnel:
         with pytest.raises(ServerError, match="ngrok's agent could not be started") as caught, ngrok_tunnel(7860):
             pass
         assert "PYNGROK_NGROK_PATH" in (caught.value.hint or "")
+
+
+def test_the_providers_are_made_once(serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def load(name: str, *credentials: Any) -> Any:
+        made.append(name)
+        return load_provider(name, *credentials)
+
+    monkeypatch.setattr("wsvoice.runner.gate.load_provider", load)
+    serve(bots.echo, transport=None)
+    assert made == list(PROVIDERS)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,7 @@ from wsvoice.runner.clients import Clients
 from wsvoice.runner.detection import detect_provider
 from wsvoice.runner.diagnosis import Cause
 from wsvoice.runner.gate import Capacity, Gate, Place, ReplayGuard, TokenMint, call_key, served_providers
+from wsvoice.runner.logs import RefusalLog
 from wsvoice.runner.session import ID_LIMIT, Session
 from wsvoice.runner.stream import StreamSocket
 
@@ -69,11 +70,17 @@ class Switchboard:
     Args:
         bot: The user's coroutine function.
         config: The server's settings.
+        providers: As :func:`~wsvoice.runner.gate.served_providers` returns them.
         on_call_ended: Called with the record of each call that has ended.
     """
 
     def __init__(
-        self, bot: Bot, config: RunConfig, *, on_call_ended: Callable[[CallRecord | ClientRecord], None] | None = None
+        self,
+        bot: Bot,
+        config: RunConfig,
+        providers: dict[str, Provider],
+        *,
+        on_call_ended: Callable[[CallRecord | ClientRecord], None] | None = None,
     ) -> None:
         # pipecat takes most of a second to import; nobody who only asks for help waits for it.
         from wsvoice.runner.transport import call_arguments
@@ -87,11 +94,14 @@ class Switchboard:
             capacity=Capacity(config.max_calls),
             asked_for=config.transport,
         )
-        self.providers = served_providers(config)
+        self.providers = providers
+        self._refusals = RefusalLog()
         self.sessions: set[Session] = set()
         self._announced: OrderedDict[tuple[str, str], Call] = OrderedDict()
         #: Where plain clients come in; ``None`` where providers do.
-        self.clients = Clients(bot, config, self.gate, self._report) if config.transport == "websocket" else None
+        self.clients = (
+            Clients(bot, config, self.gate, self._refusals, self._report) if config.transport == "websocket" else None
+        )
         self._make_arguments = call_arguments
         self._on_call_ended = on_call_ended
 
@@ -141,10 +151,14 @@ class Switchboard:
         try:
             body = await doorway.read_body(request, self.config.message_limit)
         except TimeoutError:
-            logger.warning("webhook refused (408): its body did not come within {:g} s", doorway.BODY_TIMEOUT_S)
+            self._refusals.warning(
+                logger, "webhook refused (408)", f"its body did not come within {doorway.BODY_TIMEOUT_S:g} s"
+            )
             return doorway.unread(PlainTextResponse("The body did not come.\n", 408))
         if body is None:
-            logger.warning("webhook refused: its body is larger than {} bytes", self.config.message_limit)
+            self._refusals.warning(
+                logger, "webhook refused (413)", f"its body is larger than {self.config.message_limit} bytes"
+            )
             return doorway.unread(PlainTextResponse("The body is too large.\n", 413))
         asked = WebhookRequest(
             method=request.method,
@@ -157,7 +171,7 @@ class Switchboard:
             return PlainTextResponse(self._guidance(asked), 404)
         log = logger.bind(call="-")
         if not doorway.names_a_host(request, self.config):
-            log.warning("webhook refused (400): it names no host, or a bad one")
+            self._refusals.warning(log, "webhook refused (400)", "it names no host, or a bad one")
             return PlainTextResponse("The request must name one host.\n", 400)
         try:
             self.gate.check_webhook(provider, asked, is_public=doorway.is_public(request, self.config))
@@ -166,21 +180,20 @@ class Switchboard:
                 error.hint = (
                     f"it is signed for {host}, which this server does not know: if that is yours, use -x {host}"
                 )
-            log.warning("webhook refused (403): {}", doorway.with_hint(error))
+            self._refusals.warning(log, "webhook refused (403)", doorway.with_hint(error))
             is_checked = self.gate.verifies(provider)
             refusal = "The signature is missing or wrong." if is_checked else "It cannot be verified; the log says why."
             return PlainTextResponse(f"{refusal}\n", 403)
         if (host := doorway.unknown_host(request, self.config)) is not None:
             named, option = (host, f"-x {host}") if host else ("a proxy", "-x and the public host")
-            log.warning(
-                "webhook refused (403): it came by {}, which this server does not know: start it with {}", named, option
-            )
+            because = f"it came by {named}, which this server does not know: start it with {option}"
+            self._refusals.warning(log, "webhook refused (403)", because)
             return PlainTextResponse("This server does not know its public address; the log says why.\n", 403)
         try:
             event = provider.read_webhook(asked)
         except RemoteProtocolError as error:
             guidance = self._other_path(asked, provider) or ""
-            log.warning("webhook refused (400): {}{}", error.message, guidance)
+            self._refusals.warning(log, "webhook refused (400)", f"{error.message}{guidance}")
             return PlainTextResponse(f"This is not a {provider.title} webhook: {error.message}{guidance}\n", 400)
         prefix = request.scope["path"].removesuffix("/").removesuffix(f"/{provider_name}" if provider_name else "")
         call_id = event.call_id if event is not None else ""
@@ -197,7 +210,7 @@ class Switchboard:
                     succeed()
                 return response
         except SignatureError as error:
-            log.warning("webhook refused (403): {}", doorway.with_hint(error))
+            self._refusals.warning(log, "webhook refused (403)", doorway.with_hint(error))
             return PlainTextResponse("The signature was used before.\n", 403)
 
     def _note_update(self, provider: Provider, update: CallUpdate, log: Logger) -> None:
@@ -216,7 +229,7 @@ class Switchboard:
         # A call that is running may finish, and so may go on with another stream.
         is_closed = self.gate.closed and not self.gate.capacity.knows(call_key(call))
         if is_closed or not self.gate.capacity.reserve(call, stranger=stranger):
-            log.warning("webhook answered busy: {}", "draining" if is_closed else "every place is taken")
+            self._refusals.warning(log, "webhook answered busy", "draining" if is_closed else "every place is taken")
             return await self._respond(provider.busy(call), log)
         base = doorway.stream_base(request, self.config) + prefix
         stream_url = f"{base}/ws/{provider.name}/{self.gate.tokens.mint(call, verified=stranger is None)}"
@@ -241,14 +254,14 @@ class Switchboard:
                 return PlainTextResponse("The provider's API did not take the answer.\n", 502)
         return _response(answer)
 
-    async def _send(self, request: HttpRequest, log: Logger, what: str) -> bool:
+    async def _send(self, request: HttpRequest, log: Logger, what: str, *, settled: Container[int] = ()) -> bool:
         """Send a request to a provider's API; false, with a line in the log, if it does not carry it out."""
         try:
             answer = await http.send(request, timeout_s=REST_TIMEOUT_S)
         except HttpError as error:
             log.error("{} did not reach the provider's API: {}", what, error.message)
             return False
-        if answer.status >= 300:
+        if answer.status >= 300 and answer.status not in settled:
             log.error("{} was refused by the provider's API: {} {}", what, answer.status, answer.body[:200])
             return False
         return True
@@ -258,14 +271,8 @@ class Switchboard:
         request = provider.hang_up(call)
         if request is None:
             return
-        try:
-            answer = await http.send(request, timeout_s=REST_TIMEOUT_S)
-        except HttpError as error:
-            log.error("the call may still be up, for the hang-up did not reach the provider's API: {}", error.message)
-            return
         # 404 and 422: the call has ended by itself.
-        if answer.status >= 300 and answer.status not in (404, 422):
-            log.error("the call may still be up: its provider answered the hang-up with {}", answer.status)
+        await self._send(request, log, "the call may still be up: its hang-up", settled=(404, 422))
 
     def _remember(self, call: Call) -> None:
         """Keep what the webhook said: some providers' streams name no numbers, and may come without a token."""
@@ -314,14 +321,14 @@ class Switchboard:
             if provider is not None:
                 self._check_upgrade(websocket, provider, log)
         except (TokenError, SignatureError) as error:
-            log.warning("stream refused (403): {}", doorway.with_hint(error))
+            self._refusals.warning(log, "stream refused (403)", doorway.with_hint(error))
             await doorway.deny(websocket, 403, "The stream token or signature is missing or wrong.")
             return
         # A caller who was told where to dial is let in, though the server has been asked to stop meanwhile.
         is_closed = self.gate.closed and announced is None
         place = None if is_closed else self.gate.capacity.occupy(announced, is_strangers=is_strangers)
         if place is None:
-            log.warning("stream refused (503): {}", "draining" if is_closed else "every place is taken")
+            self._refusals.warning(log, "stream refused (503)", "draining" if is_closed else "every place is taken")
             await doorway.deny(websocket, 503, "Every place is taken.")
             return
         with self._line(announced, place) as close:
@@ -410,12 +417,12 @@ class Switchboard:
                     websocket, self.providers.values(), timeout_s=timeout_s, byte_limit=self.config.message_limit
                 )
             except RemoteProtocolError as error:
-                log.warning("stream ended: {}", error.message)
+                self._refusals.warning(log, "stream ended", error.message)
                 await doorway.close(websocket, MESSAGE_TOO_BIG)
                 return
         if provider is None:
             because = "none of its first messages is the start of a known provider's stream"
-            log.warning("stream ended: {}", because)
+            self._refusals.warning(log, "stream ended", because)
             await doorway.close(websocket, POLICY_VIOLATION, because)
             return
         name, known = provider.name, provider
@@ -497,7 +504,11 @@ def create_app(bot: Bot, config: RunConfig | None = None) -> FastAPI:
     Raises:
         ConfigError: If the settings contradict each other.
     """
-    switchboard = create_switchboard(bot, config)
+    return application(create_switchboard(bot, config))
+
+
+def application(switchboard: Switchboard) -> FastAPI:
+    """Return an application with the switchboard's routes and nothing else."""
     app = FastAPI(title="wsvoice", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.state.switchboard = switchboard
     app.include_router(_router(switchboard))
@@ -525,13 +536,17 @@ def create_router(bot: Bot, config: RunConfig | None = None) -> APIRouter:
     return _router(create_switchboard(bot, config))
 
 
-def create_switchboard(bot: Bot, config: RunConfig | None = None) -> Switchboard:
-    """Return what connects calls to `bot`, with pipecat prepared for it."""
+def create_switchboard(
+    bot: Bot, config: RunConfig | None = None, providers: dict[str, Provider] | None = None
+) -> Switchboard:
+    """Return what connects calls to `bot`, with pipecat prepared for it; `providers` if they are known already."""
     from wsvoice.runner.transport import install
 
     config = config or RunConfig()
+    if providers is None:
+        providers = served_providers(config)
     install(config.disabled_patches)
-    return Switchboard(bot, config)
+    return Switchboard(bot, config, providers)
 
 
 def _router(switchboard: Switchboard) -> APIRouter:

@@ -39,6 +39,7 @@ from wsvoice.runner.accepted import AcceptedSocket
 from wsvoice.runner.bot_run import POLICY_VIOLATION, Bot, BotRun
 from wsvoice.runner.diagnosis import Cause, Diagnosis, first_cause
 from wsvoice.runner.gate import TOKEN_TTL_S, Gate, Place
+from wsvoice.runner.logs import RefusalLog
 
 if TYPE_CHECKING:
     from loguru import Logger
@@ -241,6 +242,15 @@ class ClientSession:
         return await self._make_arguments(self)
 
 
+@dataclass(frozen=True, slots=True)
+class _Started:
+    """A request for a session whose client has not come; with the address that it came from if it is a stranger's."""
+
+    body: bytes
+    until: float
+    stranger: str | None
+
+
 class Clients:
     """
     Connects plain clients to the bot, many at a time.
@@ -249,19 +259,28 @@ class Clients:
         bot: The user's coroutine function.
         config: The server's settings.
         gate: Tokens, the cap on sessions, and whether anybody comes in at all.
+        refusals: What warns of who is turned away.
         on_ended: Called with the record of each session that has ended.
     """
 
-    def __init__(self, bot: Bot, config: RunConfig, gate: Gate, on_ended: Callable[[ClientRecord], None]) -> None:
+    def __init__(
+        self,
+        bot: Bot,
+        config: RunConfig,
+        gate: Gate,
+        refusals: RefusalLog,
+        on_ended: Callable[[ClientRecord], None],
+    ) -> None:
         from wsvoice.runner.client_transport import allowed_origins, client_arguments, is_eval_connect
 
         self._bot = bot
         self._config = config
         self._gate = gate
+        self._refusals = refusals
         self._on_ended = on_ended
         self._sessions: set[ClientSession] = set()
-        #: The requests of started sessions as they came, and until when they are kept.
-        self._started: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
+        #: The requests of started sessions in the order in which they came.
+        self._started: OrderedDict[str, _Started] = OrderedDict()
         #: Pages of the server's own public address.
         self._own_origins = frozenset({config.public_url.lower()} if config.public_url is not None else ())
         self._make_arguments: MakeArguments = client_arguments
@@ -340,18 +359,22 @@ class Clients:
     async def _start(self, request: Request) -> Response:
         log = logger.bind(call="-")
         if not doorway.names_a_host(request, self._config):
-            log.warning("start refused (400): it names no host, or a bad one")
+            self._refusals.warning(log, "start refused (400)", "it names no host, or a bad one")
             return _failure(400, "The request must name one host.")
         if (refusal := self._start_refusal(request)) is not None:
-            log.warning("start refused (403): {}", refusal)
+            self._refusals.warning(log, "start refused (403)", refusal)
             return _failure(403, refusal)
         try:
             body = await doorway.read_body(request, self._config.message_limit)
         except TimeoutError:
-            log.warning("start refused (408): its body did not come within {:g} s", doorway.BODY_TIMEOUT_S)
+            self._refusals.warning(
+                log, "start refused (408)", f"its body did not come within {doorway.BODY_TIMEOUT_S:g} s"
+            )
             return _failure(408, "The body did not come.")
         if body is None:
-            log.warning("start refused (413): its body is larger than {} bytes", self._config.message_limit)
+            self._refusals.warning(
+                log, "start refused (413)", f"its body is larger than {self._config.message_limit} bytes"
+            )
             return _failure(413, "The body is too large.")
         try:
             asked = json.loads(body) if body.strip() else {}
@@ -362,18 +385,18 @@ class Clients:
         if asked.get("transport", TRANSPORT) != TRANSPORT:
             return _failure(400, f"This server is for the transport {TRANSPORT!r} only.")
         call = Call(provider=TRANSPORT, call_id=str(uuid.uuid4()))
-        if not self._has_room(len(body)):
-            log.warning("start refused (503): too many sessions wait for their clients")
-            return _failure(503, "Too many sessions wait for their clients.")
         # Where no key is asked for, nobody vouches for who comes in by a public address.
         is_open = self._config.stream_auth == "none" and doorway.is_public(
             request, self._config, allowed_origins=self._origins
         )
         stranger = doorway.address(request, self._config) if is_open else None
+        if not self._has_room(len(body), stranger):
+            self._refusals.warning(log, "start refused (503)", "too many sessions wait for their clients")
+            return _failure(503, "Too many sessions wait for their clients.")
         if self._gate.closed or not self._gate.capacity.reserve(call, stranger=stranger):
-            log.warning("start refused (503): {}", self._no_place())
+            self._refusals.warning(log, "start refused (503)", self._no_place())
             return _failure(503, "Every place is taken.")
-        self._started[call.call_id] = (time.monotonic() + TOKEN_TTL_S, body)
+        self._started[call.call_id] = _Started(body, time.monotonic() + TOKEN_TTL_S, stranger)
         prefix = request.scope["path"].removesuffix("/start")
         log.bind(call=call.call_id).info("a client was given a token")
         return JSONResponse(
@@ -399,13 +422,16 @@ class Clients:
             return None
         return f"/start needs the header `Authorization: Bearer <{START_KEY}>`."
 
-    def _has_room(self, size: int) -> bool:
-        """Whether one more request can be kept until its client comes."""
+    def _has_room(self, size: int, stranger: str | None) -> bool:
+        """Whether one more request can be kept until its client comes; a stranger's address has a quarter of all."""
         now = time.monotonic()
-        while self._started and next(iter(self._started.values()))[0] < now:
+        while self._started and next(iter(self._started.values())).until < now:
             self._started.popitem(last=False)
-        kept = sum(len(body) for _, body in self._started.values())
-        return len(self._started) < STARTED_SESSIONS and kept + size <= STARTED_BYTES
+        kept = [(len(each.body), each.stranger) for each in self._started.values()]
+        if len(kept) >= STARTED_SESSIONS or sum(each for each, _ in kept) + size > STARTED_BYTES:
+            return False
+        own = [each for each, whose in kept if whose == stranger]
+        return stranger is None or (len(own) < STARTED_SESSIONS // 4 and sum(own) + size <= STARTED_BYTES // 4)
 
     # The WebSocket
 
@@ -414,13 +440,13 @@ class Clients:
         log = logger.bind(call="-")
         origin = doorway.page(websocket) or ""
         if self._origins and origin not in self._origins:
-            log.warning("client refused (403): its origin {!r} is not allowed", origin[:200])
+            self._refusals.warning(log, "client refused (403)", f"its origin {origin[:200]!r} is not allowed")
             await doorway.deny(websocket, 403, "The origin is not allowed.")
             return
         try:
             announced = self._admit(websocket, token)
         except TokenError as error:
-            log.warning("client refused (403): {}", doorway.with_hint(error))
+            self._refusals.warning(log, "client refused (403)", doorway.with_hint(error))
             await doorway.deny(websocket, 403, "The token is missing or wrong.")
             return
         session_id = announced.call_id if announced is not None else str(uuid.uuid4())
@@ -428,7 +454,7 @@ class Clients:
         is_closed = self._gate.closed and announced is None
         place = None if is_closed else self._gate.capacity.occupy(announced)
         if place is None:
-            log.warning("client refused (503): {}", self._no_place())
+            self._refusals.warning(log, "client refused (503)", self._no_place())
             await doorway.deny(websocket, 503, "Every place is taken.")
             return
         try:
@@ -446,11 +472,13 @@ class Clients:
             first = await socket.first_message(self._config.handshake_timeout_s if evals_only else EVAL_WAIT_S)
             is_eval = first is not None and self._is_eval_connect(first)
         if evals_only and not is_eval:
-            log.warning("client turned away: /ws is for an eval harness, clients connect to /ws-client")
+            self._refusals.warning(
+                log, "client turned away", "/ws is for an eval harness, clients connect to /ws-client"
+            )
             await socket.shut(POLICY_VIOLATION, "clients connect to /ws-client")
             return
-        _, started = self._started.pop(session_id, (0.0, b""))
-        body = json.loads(started).get("body") if started.strip() else None
+        started = self._started.pop(session_id, None)
+        body = json.loads(started.body).get("body") if started is not None and started.body.strip() else None
         if body is None or isinstance(body, dict):
             body = {**self._config.parameters, **(body or {})}
         session = ClientSession(

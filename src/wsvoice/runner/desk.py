@@ -23,6 +23,7 @@ from websockets.protocol import State
 from wsvoice import http
 from wsvoice.runner import doorway
 from wsvoice.runner.bot_run import INTERNAL_ERROR
+from wsvoice.runner.logs import RefusalLog
 from wsvoice.runner.protocols import CONNECTION_LIMIT, HEAD_LIMIT, HEAD_TIMEOUT_S, UNREAD_LIMIT
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ class Desk:
         self._config = config
         self._event_tasks = event_tasks
         self._logger = logger
+        self._refusals = RefusalLog()
         self._servers: list[Server] = []
         self._connections: dict[BoundedConnection, None] = {}
         #: The pages that the bot's params allow; ``None`` until a bot has said.
@@ -199,7 +201,7 @@ class Desk:
 
     async def _check(self, connection: ServerConnection, request: Request) -> Response | None:
         if self.closed:
-            self._logger.warning("client refused (503): draining")
+            self._refusals.warning(self._logger, "client refused (503)", "draining")
             return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "The bot takes no new clients.\n")
         page = " ".join(request.headers.get_all("Origin")).lower() or None
         # Any page's browser reaches a port of its own machine, so one that nobody allowed is no client of such a port.
@@ -209,7 +211,8 @@ class Desk:
                 await self._handler_changed.wait_for(lambda: self._origins is not None)
         allowed = {each.lower() for each in self._origins or ()}
         if page not in allowed if allowed else foreign:
-            self._logger.warning("client refused (403): its origin {!r} is not allowed", (page or "")[:200])
+            because = f"its origin {(page or '')[:200]!r} is not allowed"
+            self._refusals.warning(self._logger, "client refused (403)", because)
             return connection.respond(HTTPStatus.FORBIDDEN, "The origin is not allowed.\n")
         return None
 

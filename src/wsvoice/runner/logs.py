@@ -7,17 +7,19 @@ library, and cannot take this one away or make its lines come twice.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
 from loguru import logger
 
 if TYPE_CHECKING:
-    from loguru import Message, Record
+    from loguru import Logger, Message, Record
 
 #: How long one line may be, in characters, and how many more it takes to say how long it was.
 LINE_LIMIT = 2000
@@ -27,6 +29,8 @@ TRACEBACK_HEAD, TRACEBACK_TAIL = 40, 80
 #: How long an id may be to stand before every line as it is. Longer ones show where they begin and end.
 ID_LIMIT = 16
 ID_HEAD, ID_TAIL = 8, 4
+#: How many refusals of one kind are logged line by line within how many seconds; the others are counted.
+REFUSAL_LINES, REFUSAL_WINDOW_S = 20, 60.0
 #: The standard library's loggers whose lines are the server's, whatever a bot sets up for its own.
 SERVER_LOGGERS = ("uvicorn", "asyncio", "websockets", "py.warnings")
 
@@ -98,6 +102,38 @@ class ServerSink:
             text = "\n    ".join([text, *_exception_lines(record["exception"])])
         self._stream.write(f"{head} {text}\n")
         self._stream.flush()
+
+
+class RefusalLog:
+    """
+    Warns of what was refused, so that a flood of it does not fill the disk, nor hide everything else.
+
+    Of each kind the first :data:`REFUSAL_LINES` within a minute have lines of their own; at its end one more line says
+    how many others there were.
+    """
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+
+    def warning(self, log: Logger, kind: str, because: str) -> None:
+        """
+        Log one refusal.
+
+        Args:
+            log: With the id of the call, where that is known.
+            kind: One of few, such as ``webhook refused (403)``; the line begins with it.
+            because: Why.
+        """
+        self._counts[kind] += 1
+        if self._counts[kind] == 1:
+            asyncio.get_running_loop().call_later(REFUSAL_WINDOW_S, self._end_window, kind)
+        if self._counts[kind] <= REFUSAL_LINES:
+            log.opt(depth=1).warning("{}: {}", kind, because)
+
+    def _end_window(self, kind: str) -> None:
+        more = self._counts.pop(kind) - REFUSAL_LINES
+        if more > 0:
+            logger.bind(call="-").warning("{}: {} more within {:g} s", kind, more, REFUSAL_WINDOW_S)
 
 
 class _Guests:

@@ -19,7 +19,7 @@ from loguru import logger
 
 from wsvoice import guest
 from wsvoice.errors import ServerError
-from wsvoice.runner.app import create_app
+from wsvoice.runner.app import application, create_switchboard
 from wsvoice.runner.gate import served_providers
 from wsvoice.runner.memory import MemoryReturn
 from wsvoice.runner.protocols import HttpProtocol, StreamProtocol
@@ -191,11 +191,10 @@ def serve(bot: LoadedBot, config: RunConfig, *, on_ready: Callable[[Ready], None
             stack.callback(each.close)
         port = sockets[0].getsockname()[1]
         # What is missing is told before a tunnel is opened.
-        served_providers(config)
+        providers = served_providers(config)
         if config.tunnel == "ngrok":
             config = replace(config, proxy=stack.enter_context(ngrok_tunnel(port)))
-        app = create_app(bot.function, config)
-        switchboard: Switchboard = app.state.switchboard
+        switchboard = create_switchboard(bot.function, config, providers)
         ready = Ready(
             url=f"http://{url_host(config.host)}:{port}/",
             public_url=config.public_url,
@@ -203,7 +202,7 @@ def serve(bot: LoadedBot, config: RunConfig, *, on_ready: Callable[[Ready], None
         )
         server = DrainingServer(
             uvicorn.Config(
-                app,
+                application(switchboard),
                 http=HttpProtocol,
                 ws=StreamProtocol,
                 ws_max_size=config.message_limit,
