@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from starlette.types import Message, Receive, Scope, Send
@@ -23,6 +24,8 @@ MESSAGES_PER_S = 500
 MESSAGES_AT_ONCE = 3000
 #: After how many messages without a pause the other calls get their turn.
 MESSAGES_A_TURN = 32
+#: How long after a failed send the reader may take to come upon the close that explains it.
+CLOSE_GRACE_S = 1.0
 
 
 class AcceptedSocket(WebSocket):
@@ -105,7 +108,7 @@ class AcceptedSocket(WebSocket):
         return f"the {self.peer} hung up"
 
     async def _hold_back(self) -> None:
-        """Wait where messages come faster than any caller's would; until then the sender's pile up at the sender."""
+        """Slow down reading when messages arrive too fast, so the backlog stays with the sender."""
         now = self._loop.time()
         self._read_until = max(self._read_until, now) + 1 / MESSAGES_PER_S
         early_s = self._read_until - now - MESSAGES_AT_ONCE / MESSAGES_PER_S
@@ -128,15 +131,21 @@ class AcceptedSocket(WebSocket):
         if not self._sends_under_way:
             self.send_blocked_since = self._loop.time()
         self._sends_under_way += 1
+        failure: Exception | None = None
         try:
             await self._send({"type": "websocket.send", key: raw})
         except (OSError, RuntimeError, WebSocketDisconnect) as error:
-            self.note_gone(f"the connection broke: {error or type(error).__name__}")
-            return False
+            failure = error
         finally:
             self._sends_under_way -= 1
             if not self._sends_under_way:
                 self.send_blocked_since = None
+        if failure is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_GRACE_S):
+                    await self.gone.wait()
+            self.note_gone(f"the connection broke: {str(failure) or type(failure).__name__}")
+            return False
         if self._sends_under_way:
             # One has got through, so the others have not been waiting for longer than this.
             self.send_blocked_since = self._loop.time()
