@@ -186,7 +186,7 @@ class TestFloods:
             assert answers.count(200) == (10 if size == 0 else 2)
             assert ask("203.0.113.2") == 200
 
-    def test_strangers_do_not_fill_the_house_by_start(self, serve: Serve) -> None:
+    def test_strangers_do_not_fill_the_places_by_start(self, serve: Serve) -> None:
         each = serve(bots.echo, transport="websocket", proxy="bot.example", stream_auth="none", max_calls=4)
         with httpx.Client() as client:
             for number in range(20):

@@ -292,7 +292,7 @@ class TestStreams:
 
         asyncio.run(main())
 
-    def test_a_full_house(self, serve: Callable[..., Any]) -> None:
+    def test_every_place_is_taken(self, serve: Callable[..., Any]) -> None:
         server = serve(bots.echo, max_calls=1)
         first = announce(server.url)
         assert "busy" in httpx.post(server.url, data={**FORM, "CallSid": "CA" + "2" * 32}).text
