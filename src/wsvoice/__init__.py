@@ -41,7 +41,7 @@ __all__ = [
     "install",
 ]
 
-moved.put_up()
+moved.install_finder()
 
 if not TYPE_CHECKING:  # A type checker would take every name for one of ours.
 

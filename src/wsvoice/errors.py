@@ -11,7 +11,7 @@ Every exception of wsvoice.
     ├── BotImportError           the bot's own code failed while it was imported
     ├── BotError                 the bot's own code failed while it ran
     ├── ServerError              the server could not be started
-    ├── ConnectError             the server that a bot dials could not be reached, or turned it away
+    ├── ConnectError             the server that a bot dials could not be reached, turned it away, or failed
     ├── DialError                a test call could not be placed
     ├── ScaffoldError            a project could not be written
     ├── HttpError                an HTTP request got no response
@@ -78,7 +78,7 @@ class ServerError(WsvoiceError):
 
 
 class ConnectError(WsvoiceError):
-    """The server that a bot dials could not be reached, or turned it away."""
+    """The server that a bot dials could not be reached, turned it away, or failed."""
 
 
 class DialError(WsvoiceError):

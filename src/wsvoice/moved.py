@@ -23,7 +23,7 @@ MOVED = {
 PACKAGES = frozenset(name.rpartition(".")[0] for name in MOVED)
 
 
-class Signpost:
+class MovedModuleFinder:
     """Adds what to do to the error of an import that fails anyway: it is asked when nothing else has found a module."""
 
     @staticmethod
@@ -42,13 +42,13 @@ class Signpost:
             )
 
 
-def put_up() -> None:
-    """Put the signpost behind everything else that finds modules."""
-    take_down()
-    sys.meta_path.append(Signpost)
+def install_finder() -> None:
+    """Ask the finder for a module that nothing else has found."""
+    remove_finder()
+    sys.meta_path.append(MovedModuleFinder)
 
 
-def take_down() -> None:
+def remove_finder() -> None:
     """Leave imports as they are without it."""
-    if Signpost in sys.meta_path:
-        sys.meta_path.remove(Signpost)
+    if MovedModuleFinder in sys.meta_path:
+        sys.meta_path.remove(MovedModuleFinder)

@@ -195,6 +195,31 @@ class TestWhatTheBotSees:
         asyncio.run(main())
         assert happened == ["disconnected", "returned"]
 
+    @pytest.mark.parametrize(
+        ("code", "reason", "words"),
+        [(1009, "", "with 1009$"), (1011, "no\nkey", "with 1011: no key$"), (1000, "", ""), (1001, "", "")],
+    )
+    def test_the_server_leaves_for_an_error(self, code: int, reason: str, words: str) -> None:
+        happened: list[str] = []
+
+        async def bot(runner_args: Any) -> None:
+            await bots.run(runner_args.transport)
+            # What a bot does after a conversation.
+            await asyncio.sleep(0.3)
+            happened.append("returned")
+
+        async def main() -> None:
+            async with server(lambda connection: connection.close(code, reason)) as url:
+                await dial(bot, url)
+
+        if words:
+            with pytest.raises(ConnectError, match=f"closed the connection {words}") as caught:
+                asyncio.run(main())
+            assert (caught.value.exit_code, bool(caught.value.hint)) == (1, True)
+        else:
+            asyncio.run(main())
+        assert happened == ["returned"]
+
     def test_headers_of_the_command_line_go_before_the_bots(self) -> None:
         seen: list[Any] = []
 

@@ -18,10 +18,10 @@ from wsvoice.errors import DialError, HttpError, RemoteProtocolError
 from wsvoice.http import is_loopback
 from wsvoice.providers.base import (
     Callback,
-    Cause,
     Command,
     FollowsDocuments,
     NoStream,
+    Occasion,
     Provider,
     StreamRequest,
     StreamStatus,
@@ -159,16 +159,16 @@ class CallFlow:
             self._journal.tell("hang-up", f"the bot transfers the call to {document.to}")
 
     async def _ask(
-        self, follower: FollowsDocuments, call: Call, callback: Callback, cause: Cause, *, answered: bool = True
+        self, follower: FollowsDocuments, call: Call, callback: Callback, occasion: Occasion, *, answered: bool = True
     ) -> Asked:
-        what = "the answer's <Redirect>" if cause == "redirect" else "<Connect action>"
-        if cause == "update":
+        what = "the answer's <Redirect>" if occasion == "redirect" else "<Connect action>"
+        if occasion == "update":
             what = "the call's update"
         self._journal.tell("webhook", f"{what} leads to {callback.method} {self._webhook.shown(callback.url)}")
 
         def render(url: str, method: Literal["GET", "POST"], now: float) -> WebhookRequest:
             at = Callback(url, method)
-            return follower.next_webhook(call, at, cause, answered=answered, quirks=self._quirks, now=now)
+            return follower.next_webhook(call, at, occasion, answered=answered, quirks=self._quirks, now=now)
 
         return await self._webhook.ask(render, callback)
 

@@ -171,7 +171,7 @@ class StreamRequest:
         outbound_format: The format of what the bot sends, where it is not `format`.
         reconnects: Whether the provider dials the stream again when the bot closes it.
         name: The stream's name, which its status callbacks repeat.
-        status_callback: What is told that the stream has started, has stopped or could not be opened.
+        status_callback: The address notified when the stream starts, stops or cannot be opened.
         action: What is asked how the call goes on once the bot has closed the socket; `then` is never reached.
         rest: A document of what `then` says in words; empty where it is none of the document's.
     """
@@ -494,7 +494,7 @@ class ReportsProgress(Protocol):
 
 
 #: Why the next document is asked for: ``<Redirect>``, the ``action`` of a verb that is done, or a request to the API.
-Cause = Literal["redirect", "action", "update"]
+Occasion = Literal["redirect", "action", "update"]
 #: What a status callback of a stream tells.
 StreamStatus = Literal["started", "stopped", "failed"]
 
@@ -517,7 +517,7 @@ class FollowsDocuments(Protocol):
         self,
         call: Call,
         callback: Callback,
-        cause: Cause,
+        occasion: Occasion,
         *,
         answered: bool = True,
         quirks: Mapping[str, str] | None = None,
@@ -529,7 +529,7 @@ class FollowsDocuments(Protocol):
         Args:
             call: The call.
             callback: Who is asked.
-            cause: Why.
+            occasion: Why.
             answered: Whether the call has been answered; a first document may redirect before that.
             quirks: What the simulated carrier does where there is a choice.
             now: Unix time in seconds.

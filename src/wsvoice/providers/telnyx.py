@@ -36,12 +36,12 @@ from wsvoice.providers.base import (
     Answer,
     Callback,
     CallUpdate,
-    Cause,
     Command,
     Finding,
     HttpRequest,
     Level,
     NoStream,
+    Occasion,
     Progress,
     Quirk,
     Redirect,
@@ -348,7 +348,7 @@ class Telnyx:
         self,
         call: Call,
         callback: Callback,
-        cause: Cause,
+        occasion: Occasion,
         *,
         answered: bool = True,
         quirks: Mapping[str, str] | None = None,
@@ -361,7 +361,7 @@ class Telnyx:
         """
         status = "in-progress" if answered or call.direction == "outbound" else "ringing"
         fields = self._texml_fields(call, status, now)
-        if cause == "action":
+        if occasion == "action":
             fields["StreamSid"] = call.stream_id
         return _request(callback.url, callback.method, fields)
 

@@ -29,12 +29,12 @@ from wsvoice.providers.base import (
     Answer,
     Callback,
     CallUpdate,
-    Cause,
     Command,
     Finding,
     HttpRequest,
     Level,
     NoStream,
+    Occasion,
     Quirk,
     Redirect,
     Side,
@@ -279,7 +279,7 @@ class Twilio:
         self,
         call: Call,
         callback: Callback,
-        cause: Cause,
+        occasion: Occasion,
         *,
         answered: bool = True,
         quirks: Mapping[str, str] | None = None,
@@ -292,7 +292,7 @@ class Twilio:
         https://www.twilio.com/docs/voice/twiml/redirect
         """
         fields = self._webhook_fields(call, "in-progress" if answered else _status(call))
-        if cause == "action":
+        if occasion == "action":
             fields["StreamSid"] = call.stream_id
         return self._request(callback.url, callback.method, fields, now)
 

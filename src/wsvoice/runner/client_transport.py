@@ -51,7 +51,7 @@ from pipecat.utils.security.allowed_origins import default_allowed_origins, is_o
 
 from wsvoice.call import Call
 from wsvoice.runner.activity import Activity
-from wsvoice.runner.pacing import Intake
+from wsvoice.runner.pacing import InputLimit
 from wsvoice.runner.transport import LowLatencyResampler, waiting_frames
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def without_wav_header(frame: InputAudioRawFrame) -> InputAudioRawFrame:
         return frame
 
 
-class Inlet:
+class FrameReceiver:
     """
     The way of what one connection sends into the pipeline: no faster than it may come, or than the bot takes it.
 
@@ -160,14 +160,14 @@ class Inlet:
         self._activity = activity
         self._note_fault = note_fault
         self._is_gone = is_gone
-        self._intake = Intake(CLIENT_AHEAD_S)
+        self._input_limit = InputLimit(CLIENT_AHEAD_S)
 
     async def push(self, frame: Frame) -> None:
         """Put what arrived into the pipeline, as pipecat's own transports do."""
         while waiting_frames(self._transport) > MAX_WAITING_FRAMES and not self._is_gone():  # noqa: ASYNC110 - many queues
             await asyncio.sleep(0.02)
         if isinstance(frame, InputAudioRawFrame):
-            if not self._intake.admits(time.monotonic(), frame.num_frames / frame.sample_rate):
+            if not self._input_limit.admits(time.monotonic(), frame.num_frames / frame.sample_rate):
                 self._note_fault("ahead", f"its audio is more than {CLIENT_AHEAD_S:g} s ahead of the clock")
                 return
             self._activity.hear(frame.audio)
@@ -226,13 +226,13 @@ class ClientInputTransport(FastAPIWebsocketInputTransport):
 
     async def _receive_messages(self) -> None:
         serializer, socket = self._params.serializer, self._transport.socket
-        inlet = Inlet(self, self._transport.activity, socket.note_fault, socket.gone.is_set)
+        receiver = FrameReceiver(self, self._transport.activity, socket.note_fault, socket.gone.is_set)
         async for message in self._client.receive():
             if serializer is None:
                 continue
             frame = await read_frame(serializer, message, socket.note_fault)
             if frame is not None:
-                await inlet.push(frame)
+                await receiver.push(frame)
         if self._client.is_closing:
             return
         await self._client.trigger_client_disconnected()

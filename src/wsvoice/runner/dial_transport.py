@@ -38,20 +38,36 @@ from wsvoice.errors import ConnectError
 from wsvoice.runner.activity import Activity
 from wsvoice.runner.client_transport import (
     ClientSerializer,
-    Inlet,
+    FrameReceiver,
     TransportParams,
     has_handler,
     pick_params,
     read_frame,
     resample_at_once,
 )
+from wsvoice.runner.diagnosis import one_line
 
 #: How long the server may take to answer the handshake.
 CONNECT_TIMEOUT_S = 10.0
 
 
+#: What a server closes with that does not part in good order; https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1
+CLOSED_FOR_ERROR = {
+    1002: "it takes what was sent for a breach of the WebSocket protocol",
+    1003: "it does not take data of this kind",
+    1007: "it takes what was sent for garbled",
+    1008: "it may not want this client; its log may say more",
+    1009: "a message was larger than it takes",
+    1011: "something failed in it; its log may say more",
+}
+
+
 class Outcome:
-    """Whether the server could be reached; kept for the runner, because a pipeline only logs its errors."""
+    """
+    Whether the server could be reached, and parted in good order.
+
+    It is kept for the runner, because a pipeline only logs its errors.
+    """
 
     def __init__(self) -> None:
         self.error: ConnectError | None = None
@@ -109,7 +125,7 @@ class DialInputTransport(WebsocketClientInputTransport):
 
     def __init__(self, transport: DialTransport, session: DialSession, params: WebsocketClientParams) -> None:
         super().__init__(transport, session, params)
-        self._inlet = Inlet(self, Activity(), self._note_fault, lambda: not session.is_connected)
+        self._receiver = FrameReceiver(self, Activity(), self._note_fault, lambda: not session.is_connected)
         self._faults: set[str] = set()
         self._started = asyncio.Event()
 
@@ -126,7 +142,7 @@ class DialInputTransport(WebsocketClientInputTransport):
         await self._started.wait()
         frame = await read_frame(self._params.serializer, message, self._note_fault)
         if frame is not None:
-            await self._inlet.push(frame)
+            await self._receiver.push(frame)
 
     def _note_fault(self, kind: str, message: str) -> None:
         if kind not in self._faults:
@@ -203,7 +219,14 @@ class DialTransport(WebsocketClientTransport):
         await super()._on_connected(websocket)
 
     async def _on_disconnected(self, websocket: Any) -> None:
-        logger.info("the server closed the connection ({})", getattr(websocket, "close_code", None))
+        code, reason = getattr(websocket, "close_code", None), getattr(websocket, "close_reason", None)
+        logger.info("the server closed the connection ({})", code)
+        if code in CLOSED_FOR_ERROR:
+            # Not a failure to connect: the bot may do what it does after a conversation.
+            where = without_secrets(self._session._uri)
+            why = f": {one_line(reason)}" if reason else ""
+            error = ConnectError(f"{where} closed the connection with {code}{why}", hint=CLOSED_FOR_ERROR[code])
+            cast(DialSession, self._session).outcome.error = error
         await super()._on_disconnected(websocket)
         if not has_handler(self, "on_disconnected"):
             await self.end("the server closed the connection")

@@ -41,7 +41,7 @@ class Pacer:
         return max(0.0, self._plays_until - now)
 
 
-class Intake:
+class InputLimit:
     """
     How much audio may come in: as much as time has passed, and a stall of the network made good at once.
 

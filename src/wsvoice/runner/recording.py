@@ -201,9 +201,7 @@ class _StereoFile:
         for number in range(1, _NAMES + 1):
             self.path = name if number == 1 else name.with_stem(f"{name.stem}-{number}")
             try:
-                descriptor = os.open(
-                    self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600
-                )
+                descriptor = os.open(self.path, _NEW_FILE, 0o600)
             except FileExistsError:
                 if number == _NAMES:
                     raise

@@ -27,7 +27,7 @@ from wsvoice.call import Call
 from wsvoice.runner.activity import Activity
 from wsvoice.runner.client_transport import (
     ClientSerializer,
-    Inlet,
+    FrameReceiver,
     TransportParams,
     pick_params,
     read_frame,
@@ -54,7 +54,7 @@ class ServerInputTransport(SingleClientWebsocketServerInputTransport):
                 faults.add(kind)
                 logger.warning("ignored a bad message ({}): {}; more of its kind are ignored too", kind, message)
 
-        inlet = Inlet(self, activity, note_fault, lambda: websocket.close_code is not None)
+        receiver = FrameReceiver(self, activity, note_fault, lambda: websocket.close_code is not None)
         self._websocket = websocket
         await self._callbacks.on_client_connected(websocket)
         monitor = None
@@ -66,7 +66,7 @@ class ServerInputTransport(SingleClientWebsocketServerInputTransport):
                     continue
                 frame = await read_frame(serializer, message, note_fault)
                 if frame is not None:
-                    await inlet.push(frame)
+                    await receiver.push(frame)
         except ConnectionClosed:
             pass
         finally:

@@ -32,7 +32,7 @@ from wsvoice.providers.events import (
 )
 from wsvoice.providers.ordering import Reorderer
 from wsvoice.runner.accepted import AcceptedSocket
-from wsvoice.runner.pacing import MAX_AHEAD_S, Intake, Pacer
+from wsvoice.runner.pacing import MAX_AHEAD_S, InputLimit, Pacer
 from wsvoice.runner.turns import TurnTimer
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class StreamSocket(AcceptedSocket):
         self._mirror: Stream = provider.stream(Side.CARRIER)
         self.pacer = Pacer(lead_s)
         self.turns = TurnTimer()
-        self._intake = Intake()
+        self._input_limit = InputLimit()
         #: The caller's audio that came in.
         self.received_ms = 0.0
         #: The bot's audio that went out.
@@ -163,7 +163,7 @@ class StreamSocket(AcceptedSocket):
                 return  # The bot's own voice, where a document asked for both tracks.
             now = self._loop.time()
             duration_ms = self.stream.format.duration_ms(len(event.payload))
-            if not self._intake.admits(now, duration_ms / 1000):
+            if not self._input_limit.admits(now, duration_ms / 1000):
                 self.note_fault("ahead", f"more audio than could have been said by now, by over {MAX_AHEAD_S:g} s")
                 return
             self.received_ms += duration_ms

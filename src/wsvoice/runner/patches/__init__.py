@@ -88,7 +88,7 @@ def apply_patches(disabled: Collection[str] = frozenset()) -> tuple[str, ...]:
                 f"there is no change in pipecat named {name!r} that could be left out",
                 hint=did_you_mean(name, known) or f"known are: {', '.join(known)}",
             )
-    moved.take_down()
+    moved.remove_finder()
     applied = [patch for patch in PATCHES if patch.name not in disabled]
     for patch in applied:
         importlib.import_module(f"{__name__}.{patch.module}").apply()
