@@ -24,7 +24,9 @@ SignalHandler = Callable[[int, FrameType | None], Any]
 #: The signals that stop a process; whatever else a bot wants to handle is its own affair.
 OWN_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 #: How often what is left at the end is cancelled, and how long each time may take.
-CANCELLATIONS, CANCEL_TIMEOUT_S = 3, 0.3
+CANCELLATIONS, CANCELLATION_TIMEOUT_S = 3, 0.3
+#: How often in a row the loop may fail without having done anything in between.
+FAILURES = 10
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -41,12 +43,12 @@ class Guest:
     on_exit: Callable[[BaseException], None]
 
 
-#: Whose task runs; a task that a bot's task creates is the bot's as well.
+#: The bot that the running task belongs to; inherited by the tasks it creates.
 current_guest: ContextVar[Guest | None] = ContextVar("wsvoice_guest", default=None)
 
 
 def is_exit(error: BaseException | None) -> bool:
-    """Whether `error` is none that programs are expected to handle, and no cancellation."""
+    """Whether `error` would end the process: a BaseException that is neither an Exception nor a cancellation."""
     return error is not None and not isinstance(error, (Exception, asyncio.CancelledError))
 
 
@@ -105,7 +107,7 @@ def run(
             return loop.run_until_complete(main)
         finally:
             loop.run_until_complete(_cancel_the_rest())
-            loop.run_until_complete(_within(loop.shutdown_asyncgens(), CANCEL_TIMEOUT_S))
+            loop.run_until_complete(_within(loop.shutdown_asyncgens(), CANCELLATION_TIMEOUT_S))
     finally:
         # Threads that are still at work are not waited for here, but at the end of the process.
         loop.close()
@@ -115,7 +117,7 @@ def run_interruptibly(main: Coroutine[Any, Any, T]) -> T:
     """
     Run `main` as :func:`asyncio.run` does, Ctrl-C included, in a loop that no guest's exit can end.
 
-    An exit is told to the guest's own :attr:`Guest.on_exit`; one that is nobody's is left out.
+    An exit is told to the guest's own :attr:`Guest.on_exit`; an exit that belongs to no guest is ignored.
     """
     with asyncio.Runner() as runner:
         _protect(runner.get_loop(), lambda _: None, exits=(SystemExit,))
@@ -149,7 +151,11 @@ def _protect(
         if loop.is_running() or loop.is_closed():
             return run_once(future)
         future = asyncio.ensure_future(future, loop=loop)
+        turned = [False]
+        failures = 0
         while True:
+            turned[0] = False
+            mark = loop.call_soon(turned.__setitem__, 0, True)
             try:
                 return run_once(future)
             except exits as error:
@@ -158,9 +164,12 @@ def _protect(
                 # After the task's own callback, which may know whose it was.
                 loop.call_soon(tell_stranger, error)
             except RuntimeError:
-                if future.done() or loop.is_running() or loop.is_closed():
+                failures = 0 if turned[0] else failures + 1
+                if future.done() or loop.is_running() or loop.is_closed() or failures >= FAILURES:
                     raise
                 on_exit(None)
+            finally:
+                mark.cancel()
 
     def make_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
         task = asyncio.Task(coroutine, loop=loop, **options)
@@ -200,7 +209,7 @@ async def _cancel_the_rest() -> None:
             return
         for task in tasks:
             task.cancel()
-        await asyncio.wait(tasks, timeout=CANCEL_TIMEOUT_S)
+        await asyncio.wait(tasks, timeout=CANCELLATION_TIMEOUT_S)
 
 
 async def _within(work: Coroutine[Any, Any, None], timeout_s: float) -> None:

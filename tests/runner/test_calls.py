@@ -570,7 +570,7 @@ class TestStrangers:
     def test_a_bot_that_cannot_be_cancelled_does_not_keep_its_place(
         self, serve: Serve, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("wsvoice.runner.bot_run.CANCEL_TIMEOUT_S", 0.2)
+        monkeypatch.setattr("wsvoice.runner.bot_run.CLEANUP_TIMEOUT_S", 0.2)
         release: list[asyncio.Event] = []
 
         async def bot(runner_args: Any) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
@@ -17,6 +19,7 @@ from websockets.exceptions import ConnectionClosed
 from tests.process import ServerProcess, server_process
 from tests.runner.carrier import announce, dialled
 from tests.signals import tone
+from wsvoice import guest
 
 #: A bot that answers unless its call has a parameter that says what else it should do.
 BOT = """
@@ -209,6 +212,44 @@ class TestExits:
             assert "error: bot.py raised SystemExit: in a task" in process.log()
 
 
+class TestLoop:
+    """The loop goes on after what a guest did to it, but not for ever after what is broken."""
+
+    def test_a_failure_that_repeats_is_given_up(self) -> None:
+        runs, told = 0, []
+
+        def loop_factory() -> asyncio.AbstractEventLoop:
+            loop = asyncio.new_event_loop()
+            run_until_complete = loop.run_until_complete
+
+            def fail(future: Any) -> Any:
+                nonlocal runs
+                if future.get_coro().__name__ != "main":
+                    return run_until_complete(future)
+                runs += 1
+                assert runs < 1000, "it never ends"
+                raise RuntimeError("broken")
+
+            loop.run_until_complete = fail  # type: ignore[method-assign]
+            return loop
+
+        async def main() -> None:
+            pass
+
+        with pytest.raises(RuntimeError, match="broken"):
+            guest.run(main(), on_exit=told.append, loop_factory=loop_factory)
+        assert len(told) < 50
+
+    def test_stops_in_a_row_are_not(self) -> None:
+        async def main() -> str:
+            for _ in range(50):
+                asyncio.get_running_loop().stop()
+                await asyncio.sleep(0)
+            return "done"
+
+        assert guest.run(main(), on_exit=lambda _: None) == "done"
+
+
 class TestSignals:
     def test_they_stay_the_servers(self, tmp_path: Path) -> None:
         async def main(process: ServerProcess) -> None:
@@ -276,6 +317,34 @@ async def stopped(process: ServerProcess, bots: tuple[str, ...], *signals: signa
         begin = time.monotonic()
         await asyncio.to_thread(process.wait, 30)
         return time.monotonic() - begin
+
+
+def test_last_words_that_cannot_be_written_keep_nothing(tmp_path: Path) -> None:
+    program = """
+import asyncio, time
+from loguru import logger
+from wsvoice.runner.watchdog import Watchdog
+
+async def main():
+    watchdog = Watchdog(folder=None, calls=list)
+    with watchdog.watching():
+        logger.remove()
+        logger.add(lambda message: time.sleep(60))
+        watchdog.leave(1.5, 7)
+        print(time.monotonic(), flush=True)
+        time.sleep(60)
+
+asyncio.run(main())
+"""
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        begin = float(process.stdout.readline())
+        assert process.wait(10) == 7
+        assert time.monotonic() - begin < 1.5 + 0.7
+    finally:
+        process.kill()
+        process.communicate()
 
 
 class TestBlockedLoop:

@@ -11,7 +11,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,9 @@ from tests.runner.carrier import FORM, announce, dialled, main_frequency
 from tests.signals import tone
 from wsvoice.errors import ServerError
 from wsvoice.providers import PROVIDERS, load_provider
-from wsvoice.runner.server import listen
+from wsvoice.runner.server import DrainingServer, listen
 from wsvoice.runner.tunnel import ngrok_tunnel
+from wsvoice.runner.watchdog import Watchdog
 
 ECHO = str(Path(__file__).parents[2] / "examples" / "echo.py")
 
@@ -101,7 +102,10 @@ class TestDrain:
                 assert await asyncio.to_thread(process.wait, 20) == 0
                 assert time.monotonic() - begun < 8
                 assert process.stderr is not None
-                assert "waiting for 1 announced call to finish" in process.stderr.read()
+                assert (
+                    "waiting for 1 announced call to begin (at most 15 s); signal again to end them now"
+                    in process.stderr.read()
+                )
 
         asyncio.run(main())
 
@@ -126,6 +130,36 @@ class TestDrain:
             announce(ready["url"])
             process.send_signal(signal.SIGTERM)
             assert process.wait(10) == 0
+
+    def test_an_announced_call_is_waited_for_as_long_as_providers_take_to_dial(
+        self, serve: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        servers = []
+        startup = DrainingServer.startup
+
+        async def note(server: DrainingServer, sockets: Any) -> None:
+            servers.append(server)
+            await startup(server, sockets)
+
+        # It would end the process of the tests.
+        monkeypatch.setattr(Watchdog, "leave", lambda *_: None)
+        monkeypatch.setattr(DrainingServer, "startup", note)
+        monkeypatch.setattr("wsvoice.runner.server.DIAL_TIMEOUT_S", 1.5, raising=False)
+
+        async def bot(runner_args: Any) -> None:
+            pass
+
+        running = serve(bot)
+        announce(running.url)
+        servers[0].handle_exit(signal.SIGTERM, None)
+        begin = time.monotonic()
+        with suppress(httpx.TransportError):
+            while time.monotonic() - begin < 8:
+                httpx.get(running.url + "healthz", timeout=5)
+                time.sleep(0.05)
+        assert time.monotonic() - begin < 8
+        assert time.monotonic() - begin > 1
+        assert running.lines("1 announced call to begin (at most 1.5 s)")
 
     def test_a_second_signal_ends_the_call(self, tmp_path: Path) -> None:
         async def main() -> None:

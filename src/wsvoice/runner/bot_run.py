@@ -26,8 +26,8 @@ Bot = Callable[[Any], Awaitable[Any]]
 #: How long a bot that has ended its pipeline may take to say that it failed.
 FAILURE_GRACE_S = 0.1
 #: How long a cancelled bot may take to clean up.
-CANCEL_TIMEOUT_S = 5.0
-#: How long each of these things may take once the process has to end.
+CLEANUP_TIMEOUT_S = 5.0
+#: How long each of the waits above may take once the process must end.
 HASTE_S = 0.25
 
 #: WebSocket close codes, https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1
@@ -142,7 +142,7 @@ class BotRun:
             tasks = {pump, watchdog, bot, *ends}
             for task in tasks:
                 task.cancel()
-            await self._wait(tasks, CANCEL_TIMEOUT_S)
+            await self._wait(tasks, CLEANUP_TIMEOUT_S)
             stubborn = {task for task in tasks if not task.done()}
             if stubborn:
                 logger.error("the bot does not let itself be cancelled; it is left behind, and its place is free again")
@@ -197,7 +197,7 @@ class BotRun:
             if not self._haste.is_set():
                 logger.warning("the bot went on for {:g} s after its call had ended; it is cancelled", timeout_s)
             bot.cancel()
-            await self._wait({bot}, CANCEL_TIMEOUT_S)
+            await self._wait({bot}, CLEANUP_TIMEOUT_S)
 
     async def _wait(
         self, tasks: Collection[asyncio.Future[Any]], timeout_s: float | None, hasty_s: float = HASTE_S

@@ -46,8 +46,8 @@ class MemoryReturn:
             self._quiet_since = now
         if now < max(self._quiet_since + QUIET_S, self._not_before):
             return
-        self._not_before = now + PAUSE_S
         if resident_bytes() > self._least + WORTH_BYTES:
+            self._not_before = now + PAUSE_S
             give_back()
             self._least = resident_bytes()
 

@@ -36,6 +36,8 @@ PING_INTERVAL_S = 5.0
 PING_TIMEOUT_S = 10.0
 #: How long calls that outlive the drain may take to end in order; then they are cut.
 END_TIMEOUT_S = 0.5
+#: How long a drain waits for streams that a webhook announced; a provider dials right after the answer.
+DIAL_TIMEOUT_S = 15.0
 #: How long after the drain, or after a second signal, the process may be there at all.
 FORCE_TIMEOUT_S = 2.0
 #: The exit code of a process that had to be ended: its calls were not.
@@ -87,6 +89,8 @@ class DrainingServer(uvicorn.Server):
             folder=bot_folder, calls=lambda: switchboard.call_ids, on_blocked=switchboard.note_blocked
         )
         self._drains_until: float | None = None
+        #: Until when announced calls are waited for.
+        self._awaits_until = 0.0
         self._told = False
         self._memory = MemoryReturn(time.monotonic)
 
@@ -114,11 +118,13 @@ class DrainingServer(uvicorn.Server):
         self.signals.append(sig)
         exit_code = forced_exit_code(self.signals)
         if len(self.signals) == 1:
-            self._drains_until = time.monotonic() + self._drain_timeout_s
+            now = time.monotonic()
+            self._drains_until = now + self._drain_timeout_s
+            self._awaits_until = now + min(self._drain_timeout_s, DIAL_TIMEOUT_S)
             self._switchboard.drain()
             self._watchdog.leave(self._drain_timeout_s + FORCE_TIMEOUT_S, exit_code)
             return
-        self._drains_until = time.monotonic() - END_TIMEOUT_S
+        self._drains_until = self._awaits_until = time.monotonic() - END_TIMEOUT_S
         hopeless = len(self.signals) > 2 or self._watchdog.is_stuck
         self._watchdog.leave(0 if hopeless else FORCE_TIMEOUT_S, exit_code)
 
@@ -129,11 +135,17 @@ class DrainingServer(uvicorn.Server):
             self._tell_who_is_waited_for(late_s)
             if late_s >= 0:
                 self._switchboard.end_all("the server stops", at_once=late_s >= END_TIMEOUT_S)
-            waits = self._switchboard.active_calls or (late_s < 0 and self._switchboard.pending)
-            self.should_exit = not waits
+            awaited = time.monotonic() < self._awaits_until and self._switchboard.pending
+            self.should_exit = not (self._switchboard.active_calls or awaited)
         else:
-            self._memory.look(is_busy=bool(self._switchboard.active_calls or self.server_state.connections))
+            self._memory.look(is_busy=self._is_busy())
         return await super().on_tick(counter)
+
+    def _is_busy(self) -> bool:
+        # What looks after the process keeps its connections open; they are idle nearly all of the time.
+        return self._switchboard.active_calls > 0 or not all(
+            isinstance(each, HttpProtocol) and each.is_idle for each in self.server_state.connections
+        )
 
     def _tell_who_is_waited_for(self, late_s: float) -> None:
         calls, pending = self._switchboard.active_calls, self._switchboard.pending
@@ -141,13 +153,13 @@ class DrainingServer(uvicorn.Server):
         if self._told or not (calls or pending) or late_s < 1 - self._drain_timeout_s:
             return
         self._told = True
-        logger.warning(
-            "no new calls are taken; waiting for {} to finish (at most {:g} s; once more to cut them)",
-            " and ".join(
-                _counted(count, what) for count, what in ((calls, "call"), (pending, "announced call")) if count
-            ),
-            self._drain_timeout_s,
-        )
+        waits = []
+        if calls:
+            waits.append(f"{_counted(calls, 'call')} to finish (at most {self._drain_timeout_s:g} s)")
+        if pending:
+            limit_s = min(self._drain_timeout_s, DIAL_TIMEOUT_S)
+            waits.append(f"{_counted(pending, 'announced call')} to begin (at most {limit_s:g} s)")
+        logger.warning("no new calls are taken; waiting for {}; signal again to end them now", " and ".join(waits))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End what still runs, and stop."""

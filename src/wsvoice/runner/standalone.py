@@ -1,13 +1,14 @@
 """
 Bots without an HTTP server: one that serves a client at a time on its own port, and one that dials out.
 
-A process that is asked to stop (SIGINT, SIGTERM) lets the conversation that runs finish; asked once more it ends it.
+A process that is asked to stop (SIGINT, SIGTERM) lets the conversation that runs finish; asked again it ends it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import signal
+import time
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -20,6 +21,7 @@ from wsvoice import guest
 from wsvoice.config import without_secrets
 from wsvoice.errors import BotError, ConfigError
 from wsvoice.runner.desk import SETTLE_S, Desk
+from wsvoice.runner.memory import MemoryReturn
 from wsvoice.runner.server import FORCE_TIMEOUT_S, Ready, forced_exit_code, listen, tell_of_exit, url_host
 from wsvoice.runner.watchdog import Watchdog
 
@@ -35,13 +37,15 @@ START_S = 5.0
 #: How often in a row it may.
 STARTS = 3
 #: How long a bot may take to say that it could not connect.
-FAILURE_GRACE_S = 0.1
+CONNECT_FAILURE_GRACE_S = 0.1
 #: How long a pipeline may take to end that nobody waits for any more.
 ORPHAN_TIMEOUT_S = 2.0
 #: How long both ends of a conversation may be silent, once the process is asked to stop: each may wait for the other.
 SILENCE_S = 10.0
+#: How often it is looked whether memory can be given back.
+MEMORY_LOOK_S = 0.25
 #: How long a pipeline may take to end in order once the time for it is up, and how long a bot that is cancelled.
-END_TIMEOUT_S, CANCEL_TIMEOUT_S = 0.5, 0.5
+END_TIMEOUT_S, CANCELLED_TIMEOUT_S = 0.5, 0.5
 
 
 class Stop:
@@ -123,6 +127,7 @@ async def serve_one_by_one(bot: LoadedBot, config: RunConfig, *, on_ready: OnRea
     sockets = listen(config.host, config.port)
     await desk.open(sockets)
     server_transport.take_over_port(desk)
+    memory_return = asyncio.create_task(_return_memory(desk))
     try:
         on_ready(Ready(f"ws://{url_host(config.host)}:{desk.port}", None, ()))
         failures = 0
@@ -148,6 +153,7 @@ async def serve_one_by_one(bot: LoadedBot, config: RunConfig, *, on_ready: OnRea
             if failures >= STARTS:
                 raise _given_up(bot, error)
     finally:
+        memory_return.cancel()
         server_transport.give_port_back()
         await desk.close()
 
@@ -172,10 +178,11 @@ async def dial_out(bot: LoadedBot, config: RunConfig, *, on_ready: OnReady, stop
     outcome = arguments.outcome
     await _first(task, outcome.failed, stop.drain)
     if outcome.failed.is_set():
-        await asyncio.wait({task}, timeout=FAILURE_GRACE_S)
+        await asyncio.wait({task}, timeout=CONNECT_FAILURE_GRACE_S)
     elif not task.done():
         logger.warning(
-            "waiting for the bot to finish (at most {:g} s, or until nobody speaks for {:g} s; once more to end it)",
+            "waiting for the bot to finish (at most {:g} s, or until nobody speaks for {:g} s); "
+            "signal again to end it now",
             config.drain_timeout_s,
             SILENCE_S,
         )
@@ -201,6 +208,14 @@ async def dial_out(bot: LoadedBot, config: RunConfig, *, on_ready: OnReady, stop
         )
 
 
+async def _return_memory(desk: Desk) -> None:
+    """Give memory back whenever nobody has been connected for a while."""
+    memory_return = MemoryReturn(time.monotonic)
+    while True:
+        await asyncio.sleep(MEMORY_LOOK_S)
+        memory_return.look(is_busy=not desk.empty.is_set())
+
+
 async def _drain_desk(
     task: BotTask,
     desk: Desk,
@@ -212,7 +227,7 @@ async def _drain_desk(
     desk.closed = True
     if not desk.empty.is_set():
         logger.warning(
-            "no new clients are taken; waiting for this one to leave (at most {:g} s; once more to cut it)",
+            "no new clients are taken; waiting for this one to leave (at most {:g} s); signal again to end it now",
             config.drain_timeout_s,
         )
         await _first(task, desk.empty, stop.now, timeout_s=config.drain_timeout_s)
@@ -269,7 +284,7 @@ async def _end(task: BotTask) -> None:
     if not task.done():
         task.cancel()
         with suppress(asyncio.CancelledError):
-            await asyncio.wait({task}, timeout=CANCEL_TIMEOUT_S)
+            await asyncio.wait({task}, timeout=CANCELLED_TIMEOUT_S)
 
 
 def _error_of(task: BotTask) -> BaseException | None:

@@ -31,8 +31,8 @@ BLOCKED_S = 1.0
 STILL_BLOCKED_S = 5.0
 #: A loop that has not turned for this long will not see a second signal.
 STUCK_S = 0.5
-#: How long the last lines may take to be written before the process is ended.
-LAST_WORDS_S = 1.0
+#: How long the last lines may take to be written before the process is ended, and how long they normally take.
+LAST_WORDS_S, WORDS_S = 1.0, 0.1
 
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 _OWN = str(Path(__file__).parents[1])
@@ -115,7 +115,7 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._over.is_set() or self._leave_at is not None:
-            rest_s = BEAT_S if self._leave_at is None else min(BEAT_S, self._leave_at - time.monotonic())
+            rest_s = BEAT_S if self._leave_at is None else min(BEAT_S, self._rest_s(self._leave_at))
             if rest_s <= 0:
                 self._leave()
             elif self._over.is_set():
@@ -123,6 +123,10 @@ class Watchdog:
             else:
                 self._over.wait(rest_s)
             self._look()
+
+    def _rest_s(self, leave_at: float) -> float:
+        # A loop that turns may still end in order; one that does not may hold the very lock that writing a line takes.
+        return leave_at - (LAST_WORDS_S if self.is_stuck else WORDS_S) - time.monotonic()
 
     def _look(self) -> None:
         loop, blocked_s = self._loop, self._blocked_s()
@@ -139,7 +143,6 @@ class Watchdog:
     def _leave(self) -> None:
         words = threading.Thread(target=self._say_last_words, daemon=True)
         words.start()
-        # The loop's thread may hold the very lock that writing a line takes.
         words.join(LAST_WORDS_S)
         os._exit(self._exit_code)
 
