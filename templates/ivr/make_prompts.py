@@ -41,8 +41,8 @@ def speak(words: str) -> bytes:
     loud = np.flatnonzero(np.abs(samples) > 100)
     samples = samples[loud[0] : loud[-1] + RATE // 20]
     # Half of full scale leaves room for the telephone's codecs.
-    scaled: np.ndarray = samples * (16384 / np.abs(samples).max())
-    return scaled.astype("<i2").tobytes()
+    scaled = samples * (16384 / np.abs(samples).max())
+    return bytes(scaled.astype("<i2").tobytes())
 
 
 def main() -> None:
