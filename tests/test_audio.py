@@ -579,7 +579,7 @@ GOOD_WAV = riff(format_chunk(1, 16), chunk(b"data", pcm_of(RAMP)))
         (GOOD_WAV[:44], "has no sound in it", "at least one sample"),
         (riff(format_chunk(1, 16), chunk(b"data", b"")), "has no sound in it", "at least one sample"),
         (riff(format_chunk(1, 16, channels=2), chunk(b"data", b"abc")), "has no sound", "at least one sample"),
-        (b"Hello, this is text.", "is not a WAV file", "ffmpeg -i "),
+        (b"Hello, this is text.", "is a text file, not a WAV file", "give the path of a WAV file"),
         (riff(format_chunk(1, 16)).replace(b"WAVE", b"AVI "), "is not a WAV file", "ffmpeg -i "),
         (b"ID3\x04" + bytes(100), "is an MP3 file, not a WAV file", "-ar 8000 -ac 1 out.wav"),
         (b"\xff\xfb\x90\x64" + bytes(100), "is an MP3 file, not a WAV file", "-ar 8000 -ac 1 out.wav"),

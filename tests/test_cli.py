@@ -104,7 +104,7 @@ def test_no_command_is_misuse_and_shows_the_help():
         (
             ["dial", "--say", "Are", "you", "open"],
             "unexpected extra argument",
-            "a text with spaces in it stands in quotes",
+            "put text with spaces in quotes",
         ),
         (["dial", "-t", "websocket"], "-t takes twilio,", "`wsvoice run OTHER.py -t websocket-client`"),
         (["run", "--env-file", "no.env"], "names a file that is not there", "leave it out to read .env"),
@@ -119,6 +119,18 @@ def test_no_command_is_misuse_and_shows_the_help():
         (["-t", "twilio", "run"], "no such option: -t", "it belongs behind a command, as in `wsvoice run -t`"),
         (["--port=80"], "no such option: --port", "it belongs behind a command, as in `wsvoice run --port`"),
         (["run", "--prot", "80"], "no such option: --prot", "did you mean `--port`?"),
+        (
+            ["run", "-t", "twilio", "--transport", "plivo"],
+            "-t/--transport was given twice",
+            "leave -t out to serve every",
+        ),
+        (["dial", "-t", "twilio", "-t", "plivo"], "-t/--transport was given twice", "give it once"),
+        (["run", "--port", "1", "--port=2"], "--port was given twice, and takes one value", "give it once"),
+        (["run", "-port", "8000"], "no such option: -port", "did you mean `--port`?"),
+        (["run", "-v", "-tunnel=ngrok"], "no such option: -tunnel", "did you mean `--tunnel`?"),
+        (["dial", "bot.py", "--dtmf"], "option '--dtmf' requires an argument", "quote it: `--dtmf '#'`"),
+        (["dial", "7860"], "7860 is a port", "dial `localhost:7860`"),
+        (["dial", "--record", "x.mp3"], "--record writes a WAV file, got 'x.mp3'", "use `x.wav`"),
         (["run", "--port"], "--port", "`wsvoice run --help` lists what there is"),
         (["run", "a.py", "b.py"], "unexpected extra argument", "; `wsvoice run --help` lists what there is"),
         (["dial", "--zzzz"], "no such option: --zzzz", "`wsvoice dial --help` lists what there is"),
@@ -535,7 +547,15 @@ def test_where_causes_go_has_nothing_to_do_with_the_banner(served, tmp_path, mon
     assert served.config.causes == tmp_path / "causes"
     monkeypatch.delenv("WSVOICE_CAUSES")
     monkeypatch.setenv("WSVOICE_PROT", "80")
-    assert invoke("run", "--quiet").stderr == ""
+    assert invoke("run", "--quiet").stderr == "", "dial tells of them itself"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_run_says_that_it_listens_on_every_address(served, tmp_path, host):
+    (tmp_path / "bot.py").write_text(GOOD)
+    shown = invoke("run", "--host", host).stderr
+    assert re.search(r"listens on +http://localhost:7860/, and on every other address of this machine$", shown, re.M)
+    assert "note: other machines in the network reach it, and no provider does; a real number needs" in shown
 
 
 def test_run_warns_of_a_misspelt_variable_and_goes_on(served, tmp_path, monkeypatch):
@@ -710,7 +730,7 @@ def test_dial_json_is_the_report_and_the_timeline_stays_on_stderr(caller):
     assert "   1.000 < the bot speaks\n" in result.stderr
 
 
-def test_quiet_leaves_the_verdict_or_the_json(caller):
+def test_quiet_leaves_the_warnings_and_the_verdict_or_the_json(caller, tmp_path):
     caller.events = [TimelineEvent(0.0, "bot-speaks", "the bot speaks"), TimelineEvent(0.0, "log", "x")]
     caller.report = CallReport("twilio", "t", failure="the bot was silent")
     result = invoke("dial", "-q", code=1)
@@ -718,6 +738,9 @@ def test_quiet_leaves_the_verdict_or_the_json(caller):
     result = invoke("dial", "-q", "--json", code=1)
     assert json.loads(result.stdout)["verdict"] == "failed"
     assert result.stderr == ""
+    (tmp_path / ".env").write_text("WSVOICE_DIAL_LISTN=2\n")
+    warning = "warning: WSVOICE_DIAL_LISTN in .env is not read: did you mean WSVOICE_DIAL_LISTEN?\n"
+    assert invoke("dial", "-q", code=1).stderr == warning + "failed: the bot was silent\n"
 
 
 @pytest.mark.parametrize(

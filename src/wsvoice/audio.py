@@ -7,6 +7,7 @@ Everything here is pure and synchronous. ``pcm`` always means 16-bit little-endi
 from __future__ import annotations
 
 import math
+import re
 import shlex
 import struct
 import warnings
@@ -438,7 +439,7 @@ def read_wav(path: str | PathLike[str]) -> tuple[bytes, int]:
     if content[:4] not in (b"RIFF", b"RF64") or not b"WAVE".startswith(content[8:12]):
         kind = _kind(content)
         what = f"{kind}, not a WAV file" if kind else "not a WAV file"
-        raise AudioFileError(f"{path} is {what}", hint=convert)
+        raise AudioFileError(f"{path} is {what}", hint="give the path of a WAV file" if kind == _TEXT else convert)
 
     format_chunk, data = _chunks(content)
     if len(format_chunk) < 16 or data is None:
@@ -463,6 +464,8 @@ def read_wav(path: str | PathLike[str]) -> tuple[bytes, int]:
     return np.clip(np.rint(mixed), -32768, 32767).astype("<i2").tobytes(), sample_rate
 
 
+_TEXT = "a text file"
+_NOT_IN_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
 _MP3_SYNC = {b"\xe2", b"\xe3", b"\xf2", b"\xf3", b"\xfa", b"\xfb"}
 
 
@@ -473,7 +476,10 @@ def _kind(content: bytes) -> str | None:
         return "an MP3 file"
     if content[4:8] == b"ftyp":
         return "an MP4 (AAC) file"
-    return {b"OggS": "an Ogg file", b"fLaC": "a FLAC file", b"FORM": "an AIFF file"}.get(content[:4])
+    known = {b"OggS": "an Ogg file", b"fLaC": "a FLAC file", b"FORM": "an AIFF file"}.get(content[:4])
+    if known is None and content[:1024].isascii() and not _NOT_IN_TEXT.search(content[:1024]):
+        return _TEXT
+    return known
 
 
 def _chunks(content: bytes) -> tuple[bytes, bytes | None]:

@@ -542,7 +542,16 @@ def _wav_to_write(value: object, who: str) -> Path:
     path = Path(_text(value, who)).expanduser()
     if path.is_dir():
         raise ConfigError(f"{who} takes a file, and {path} is a folder", hint=f"use `{path / 'call.wav'}`")
+    if path.suffix.lower() in _OTHER_SOUND:
+        raise ConfigError(
+            f"{who} writes a WAV file, got {str(path)!r}",
+            hint=f"use `{path.with_suffix('.wav')}`; ffmpeg converts it to anything else",
+        )
     return path
+
+
+#: What a file is called in which other sound than WAV is expected.
+_OTHER_SOUND = frozenset({".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".mp4", ".ogg", ".opus", ".webm"})
 
 
 def _digits(value: object, who: str) -> str:

@@ -119,7 +119,7 @@ def test_a_bot_that_does_not_load_is_told_with_its_last_words(tmp_path: Path) ->
     with pytest.raises(DialError) as caught:
         asyncio.run(use())
     first, *rest = caught.value.message.split("\n")
-    assert first == "`wsvoice run bot.py` ended with exit code 1:"
+    assert first == "the server of bot.py ended with exit code 1:"
     assert rest == [*(str(n) for n in range(286, 300)), "error: no coroutine named bot"]
     assert len(served.lines) == 301
 
@@ -131,7 +131,7 @@ def test_a_bot_that_takes_too_long_is_told(tmp_path: Path) -> None:
         async with served.bot:
             pass
 
-    with pytest.raises(DialError, match=r"`wsvoice run bot\.py` did not listen within 0\.3 s"):
+    with pytest.raises(DialError, match=r"the server of bot\.py did not listen within 0\.3 s"):
         asyncio.run(use())
     assert served.bot._process is None
 
@@ -146,7 +146,7 @@ def test_a_bot_that_dies_in_the_call_is_told(tmp_path: Path) -> None:
 
     death = asyncio.run(use())
     assert death is not None
-    assert death.startswith("`wsvoice run bot.py` ended with exit code -9:")
+    assert death.startswith("the server of bot.py ended with exit code -9:")
 
 
 def test_a_line_without_an_end_is_cut(tmp_path: Path) -> None:

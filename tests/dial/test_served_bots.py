@@ -107,6 +107,6 @@ def test_a_bot_hangs_up_through_the_rest_api(calls: dict[str, Placed]) -> None:
 def test_a_bot_that_takes_its_server_down_is_told_with_its_last_words(calls: dict[str, Placed]) -> None:
     report, _ = calls["dies"]
     assert report.failure is not None
-    assert report.failure.startswith(f"`wsvoice run {report.target}` ended with exit code 3:")
+    assert report.failure.startswith(f"the server of {report.target} ended with exit code 3:")
     assert "the last words" in report.failure
     assert (report.ended_by, report.close_code) == ("bot", 1006)

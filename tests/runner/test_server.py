@@ -205,6 +205,12 @@ class TestPort:
                 listen("127.0.0.1", port)
             assert "--port" in (caught.value.hint or "")
 
+    def test_an_address_of_another_machine(self) -> None:
+        # Of the block for documentation, which no machine has.
+        with pytest.raises(ServerError, match=r"192\.0\.2\.1:") as caught:
+            listen("192.0.2.1", 0)
+        assert "not an address of this machine" in str(caught.value.hint)
+
     def test_unknown_host(self) -> None:
         with pytest.raises(ServerError, match="unknown"):
             listen("no.such.host.invalid", 0)

@@ -182,7 +182,7 @@ def dial(
         bool,
         typer.Option("-v", "--verbose", help="Print every setting and where it comes from, and the bot's log."),
     ] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print the verdict only.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print the verdict, and warnings, only.")] = False,
     json: Annotated[bool | None, typer.Option("--json", help="Print the report as one JSON object on stdout.")] = None,
 ) -> None:
     """
@@ -211,8 +211,7 @@ def dial(
         return
     resolved = resolve_dial(context.params, environ=os.environ, cwd=Path.cwd())
     config = resolved.config
-    if not quiet:
-        output.warnings(resolved)
+    output.warnings(resolved)
     if verbose and not quiet:
         output.settings(resolved)
 

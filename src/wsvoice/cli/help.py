@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+
+from wsvoice.errors import UsageError as Misuse
 
 # typer brings its own copy of click or uses the real one, depending on its version; either way this is the base of
 # what it exports.
@@ -62,6 +65,8 @@ class _Plain:
         return params
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        if not ctx.resilient_parsing:
+            _refuse_single_dashes(args, self.get_params(ctx))
         try:
             return super().parse_args(ctx, args)  # type: ignore[misc]
         except UsageError as error:
@@ -69,6 +74,20 @@ class _Plain:
             if getattr(error, "ctx", ctx) is None:
                 error.ctx = ctx
             raise
+
+    def make_parser(self, ctx: Any) -> Any:
+        """Return the parser; it refuses a second value for an option that has one, where click's takes the last."""
+        parser = super().make_parser(ctx)  # type: ignore[misc]
+        parse = parser.parse_args
+
+        def parse_once(args: list[str]) -> Any:
+            values, rest, order = parse(args)
+            if not ctx.resilient_parsing:
+                _refuse_repeated(order)
+            return values, rest, order
+
+        parser.parse_args = parse_once
+        return parser
 
     def get_help(self, ctx: Any) -> Any:
         if os.environ.get("FORCE_COLOR"):
@@ -92,6 +111,52 @@ class _Plain:
         for heading, rows in [*groups.items(), ("Options", general)]:
             with formatter.section(heading):
                 formatter.write_dl([(name.ljust(widest), text) for name, text in rows])
+
+
+def _takes_one_value(option: Any) -> bool:
+    return option.param_type_name == "option" and not (option.multiple or option.is_flag or option.count)
+
+
+def _refuse_repeated(given: Sequence[Any]) -> None:
+    """
+    Refuse an option that was given twice and has one value.
+
+    Raises:
+        Misuse: Naming it.
+    """
+    seen: set[str] = set()
+    for option in given:
+        if not _takes_one_value(option):
+            continue
+        if option.name in seen:
+            name = "/".join(option.opts)
+            # `wsvoice run` alone has no default for it: without one, every provider is served.
+            serves_all = option.name == "transport" and "every provider" in (option.help or "")
+            raise Misuse(
+                f"{name} was given twice, and takes one value",
+                hint=f"leave {option.opts[0]} out to serve every provider at once" if serves_all else "give it once",
+            )
+        seen.add(option.name)
+
+
+def _refuse_single_dashes(args: Sequence[str], params: Sequence[Any]) -> None:
+    """
+    Refuse ``-port``, which would be read as ``-p -o -r -t``.
+
+    Raises:
+        Misuse: Naming the option that was probably meant.
+    """
+    options = [each for each in params if each.param_type_name == "option"]
+    long_names = {name for each in options for name in each.opts if name.startswith("--")}
+    with_value = {name for each in options if not (each.is_flag or each.count) for name in each.opts}
+    before = ""
+    for argument in args:
+        if argument == "--":
+            return
+        name = argument.partition("=")[0]
+        if before not in with_value and re.fullmatch(r"-[a-z][a-z-]+", name) and f"-{name}" in long_names:
+            raise Misuse(f"no such option: {name}", hint=f"did you mean `-{name}`?")
+        before = argument
 
 
 class Command(_Plain, TyperCommand):

@@ -111,7 +111,9 @@ def _usage_hint(error: Any) -> str | None:
             return f"it belongs behind a command, as in `wsvoice {owners[0]} {option}`"
     lists = f"`{context.command_path if context else 'wsvoice'} --help` lists what there is"
     if "unexpected extra argument" in str(getattr(error, "message", "")):
-        return f"a text with spaces in it stands in quotes; {lists}"
+        return f"put text with spaces in quotes; {lists}"
+    if option == "--dtmf":
+        return "a shell takes an unquoted # for a comment; quote it: `--dtmf '#'`"
     meant = getattr(error, "possibilities", None)
     return f"did you mean `{meant[0]}`? {lists}" if meant else lists
 

@@ -202,8 +202,9 @@ def _plain(value: object) -> str:
     """Write a setting's value as one would on the command line."""
     if isinstance(value, Mapping):
         return ",".join(f"{key}={item}" for key, item in value.items()) or "-"
-    if isinstance(value, tuple):
-        return ",".join(str(item) for item in value) or "-"
+    if isinstance(value, tuple | frozenset):
+        items = [str(item) for item in value]
+        return ",".join(sorted(items) if isinstance(value, frozenset) else items) or "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

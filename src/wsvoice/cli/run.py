@@ -237,6 +237,7 @@ def show_banner(output: Output, bot: LoadedBot, config: RunConfig, ready: Ready)
     if config.transport in PLAIN_TRANSPORTS:
         show_plain_banner(output, bot, config, ready)
         return
+    from wsvoice.http import is_loopback
     from wsvoice.providers import PROVIDERS, load_provider
 
     providers = [load_provider(name, config.credentials) for name in ready.provider_names]
@@ -244,7 +245,7 @@ def show_banner(output: Output, bot: LoadedBot, config: RunConfig, ready: Ready)
     public = ready.public_url.rstrip("/") if ready.public_url else None
 
     output.line(f"{bot.name} takes calls", style="bold")
-    rows = [("listens on", f"{local}/")]
+    rows = [("listens on", f"{local}/{_everywhere(config.host)}")]
     for provider in providers:
         path = "/" if len(providers) == 1 else f"/{provider.name}"
         if public is not None:
@@ -258,11 +259,14 @@ def show_banner(output: Output, bot: LoadedBot, config: RunConfig, ready: Ready)
     if public is None:
         if len(providers) > 1:
             output.note(f"every provider is served at its own path: {', '.join(f'/{each.name}' for each in providers)}")
-        output.note("only test calls reach it; a real number needs a public address: -x DOMAIN or --tunnel ngrok")
+        reach = "only test calls reach it"
+        if not is_loopback(config.host):
+            reach = "other machines in the network reach it, and no provider does"
+        output.note(f"{reach}; a real number needs a public address: -x DOMAIN or --tunnel ngrok")
         return
     left_out = [] if config.transport else [name for name in PROVIDERS if name not in ready.provider_names]
     if left_out:
-        output.note(f"not served, for no secret to verify their webhooks with is set: {', '.join(left_out)}")
+        output.note(f"not served because no secret is set for them: {', '.join(left_out)}")
     if config.verify == "off":
         output.warning("webhooks are not verified: anybody who finds the URL can start calls at your cost")
     else:
@@ -273,6 +277,11 @@ def show_banner(output: Output, bot: LoadedBot, config: RunConfig, ready: Ready)
                 )
     if config.stream_auth == "none":
         output.warning("streams need no token: anybody who finds the URL can talk to the bot at your cost")
+
+
+def _everywhere(host: str) -> str:
+    """Return what to add to a URL on this machine, if the server listens to every network."""
+    return ", and on every other address of this machine" if host in ("0.0.0.0", "::") else ""
 
 
 def show_plain_banner(output: Output, bot: LoadedBot, config: RunConfig, ready: Ready) -> None:
@@ -293,7 +302,7 @@ def show_plain_banner(output: Output, bot: LoadedBot, config: RunConfig, ready: 
         return
     local = ready.url.rstrip("/")
     address = local.replace("http", "ws", 1) + "/ws-client"
-    rows = [("listens on", f"{local}/")]
+    rows = [("listens on", f"{local}/{_everywhere(config.host)}")]
     is_open = ready.public_url is None or config.stream_auth == "none"
     if ready.public_url is not None:
         public = ready.public_url.rstrip("/")

@@ -173,7 +173,9 @@ class ServedBot:
         for content in self._noted():
             if content.get("kind") == "usage":
                 hint = content.get("hint")
-                return UsageError(str(content.get("message")), hint=hint if isinstance(hint, str) else None)
+                # Its hints are those of `wsvoice run`; what was typed is `wsvoice dial`.
+                hint = hint.replace("`wsvoice run ", "`wsvoice dial ") if isinstance(hint, str) else None
+                return UsageError(str(content.get("message")), hint=hint)
         return UsageError(self._last_words("ended with exit code 2"))
 
     def _noted(self) -> list[dict[str, Any]]:
@@ -257,7 +259,7 @@ class ServedBot:
 
     def _last_words(self, what: str) -> str:
         lines = list(self._stderr)[-_SHOWN_LINES:]
-        return "\n".join([f"`wsvoice run {self._bot}` {what}" + (":" if lines else ""), *lines])
+        return "\n".join([f"the server of {self._bot} {what}" + (":" if lines else ""), *lines])
 
 
 def _read_ready(line: str) -> str | None:

@@ -184,6 +184,8 @@ def parse_target(text: str) -> Target:
             f"real calls, as to {text}, cannot be placed yet",
             hint="dial a webhook's URL, a stream's URL or a bot file; or ring the bot's number from a phone",
         )
+    if re.fullmatch(r":?\d{2,5}", text):
+        raise UsageError(f"{text} is a port, without a host", hint=f"dial `localhost:{text.removeprefix(':')}`")
     if _HOST_AND_PORT.fullmatch(text):
         text = f"http://{text}"
     if "://" not in text:

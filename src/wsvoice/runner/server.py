@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -265,9 +266,17 @@ def listen(host: str, port: int) -> list[socket.socket]:
             each.close()
         raise ServerError(
             f"cannot listen on {host}:{port}: {os.strerror(error.errno) if error.errno else error}",
-            hint=f"another program may be using it; try --port {port + 1 if 0 < port < 65535 else 7861}",
+            hint=_listen_hint(error, port),
         ) from error
     return sockets
+
+
+def _listen_hint(error: OSError, port: int) -> str:
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "it is not an address of this machine; use --host localhost, or --host 0.0.0.0 for all that it has"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "this user may not listen on that port; try --port 7860"
+    return f"another program may be using it; try --port {port + 1 if 0 < port < 65535 else 7861}"
 
 
 def _bind(family: int, kind: int, protocol: int, address: Any) -> socket.socket:
