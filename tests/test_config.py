@@ -159,6 +159,9 @@ def test_quirks_are_pairs(tmp_path):
     with pytest.raises(ConfigError, match="--quirk takes key=value, got 'silent'") as caught:
         dial_config(tmp_path, quirk=["silent"])
     assert caught.value.hint == "for example `--quirk silent=yes`"
+    with pytest.raises(ConfigError) as caught:
+        dial_config(tmp_path, quirk=["reorder"])
+    assert caught.value.hint == "for example `--quirk reorder=0.1`"
     assert resolve_dial({}, environ={}, cwd=tmp_path).values["quirk"] == {}
 
 

@@ -493,8 +493,10 @@ def _pairs(value: object, who: str, example: str) -> dict[str, str]:
 def _pair(item: str, who: str, example: str) -> tuple[str, str]:
     key, equals, value = item.partition("=")
     if not equals:
-        option = example.partition(" ")[0]
-        raise ConfigError(f"{who} takes key=value, got {item!r}", hint=f"for example `{option} {item}=yes`")
+        option, _, usual = example.partition(" ")
+        # Where the usual example is of this very name, it has a value that the name takes.
+        mended = usual if usual.partition("=")[0] == item.strip() else f"{item}=yes"
+        raise ConfigError(f"{who} takes key=value, got {item!r}", hint=f"for example `{option} {mended}`")
     return key.strip(), value
 
 

@@ -52,6 +52,14 @@ def is_exit(error: BaseException | None) -> bool:
     return error is not None and not isinstance(error, (Exception, asyncio.CancelledError))
 
 
+def raised(error: BaseException) -> str:
+    """Return what a bot did that ended in `error`, as it stands behind its name."""
+    if isinstance(error, SystemExit):
+        return "called sys.exit()" if error.code is None else f"called sys.exit({error.code!r:.200})"
+    text = str(error)[:200]
+    return f"raised {type(error).__name__}" + (f": {text}" if text else "")
+
+
 @contextmanager
 def own_signals(handler: SignalHandler | None = None) -> Iterator[None]:
     """

@@ -25,6 +25,8 @@ from wsvoice.providers.base import HttpRequest
 CONNECT_TIMEOUT_S = 5.0
 #: In which header a server on this machine tells a caller on this machine the public host that stands for it.
 PUBLIC_HOST_HEADER = "x-wsvoice-public-host"
+#: In which header it tells such a caller the providers whose calls it takes, separated by commas.
+PROVIDERS_HEADER = "x-wsvoice-providers"
 #: The most of a response's body that is read, in bytes.
 BODY_LIMIT = 1024 * 1024
 
@@ -204,6 +206,9 @@ def _describe(error: Exception, url: str) -> HttpError:
         return HttpError("url", f"{url[:200]} is not a URL that can be requested")
     kind = failure_kind(error)
     if kind == "tls":
+        if "WRONG_VERSION_NUMBER" in str(error):
+            # What came back is no TLS at all.
+            return HttpError(kind, f"no TLS connection to {host}: it speaks plain HTTP there; use http://")
         return HttpError(kind, f"no TLS connection to {host}: {_reason(error)}")
     if kind == "dns":
         return HttpError(kind, f"the host {host} is unknown")

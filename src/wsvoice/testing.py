@@ -340,7 +340,9 @@ class PlacedCall:
     def to_lines(self) -> list[str]:
         """Return the call's timeline and report in words."""
         lines = [
-            f"{'':8} | {event.text}" if event.kind == "log" else f"{event.at_ms / 1000:8.3f}   {event.text}"
+            f"{'':8} | {event.text}"
+            if event.kind in ("log", "caller-log")
+            else f"{event.at_ms / 1000:8.3f}   {event.text}"
             for event in self.timeline
         ]
         if self.report is None:

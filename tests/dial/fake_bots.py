@@ -156,6 +156,11 @@ async def fake_bot(
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in rest)}
         body = await reader.readexactly(int(headers.get("content-length", "0")))
         method, path, _ = first.split(" ")
+        if path == "/healthz":
+            # Where a server of ours would say who it is, which this one is not.
+            writer.write(http_answer("no", "404 Not Found"))
+            await writer.drain()
+            return
         bot.webhooks.append((method, path, headers, body))
         await asyncio.sleep(delay_s)
         if webhook is not None:

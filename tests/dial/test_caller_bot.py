@@ -71,5 +71,7 @@ def test_an_exit_ends_its_call_and_not_the_caller(name: str) -> None:
         await bot.finish(0.05)
         return ears
 
-    assert f"calls_back.py:{name} raised SystemExit: enough" in (run_interruptibly(call()).failure or "")
+    assert f"calls_back.py:{name} called sys.exit('enough') (calls_back.py:" in (
+        run_interruptibly(call()).failure or ""
+    )
     assert any("in exits" in line for line in lines)

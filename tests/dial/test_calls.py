@@ -533,13 +533,17 @@ def test_nothing_listens() -> None:
 
 def test_an_unknown_host() -> None:
     called = call(fake_bots.echo, url=lambda bot: "http://nothing.invalid/")
-    assert called.report.failure == "the host nothing.invalid is unknown"
+    assert called.report.failure == (
+        "the host nothing.invalid is unknown - a server on this machine is dialled by "
+        "`wsvoice dial http://localhost:7860/`"
+    )
 
 
 def test_a_server_without_tls() -> None:
     called = call(fake_bots.echo, url=lambda bot: bot.stream_url.replace("ws://", "https://"))
     assert called.report.failure is not None
     assert called.report.failure.startswith("no TLS connection to 127.0.0.1")
+    assert called.report.failure.endswith("use http://")
 
 
 def test_a_slow_webhook_is_told_and_a_slower_one_fails(clip: Path) -> None:
@@ -558,7 +562,7 @@ def test_a_slow_webhook_is_told_and_a_slower_one_fails(clip: Path) -> None:
 def test_a_webhook_that_wants_another_signature() -> None:
     forbidden: fake_bots.Webhook = lambda bot, number: http_answer("no", "403 Forbidden")  # noqa: E731
     assert refused(webhook=forbidden).report.failure == (
-        "the webhook refused the call: 403 (it wants a signature; set TWILIO_AUTH_TOKEN to the server's own)"
+        "the webhook refused the call: 403 (it wants a signature; set TWILIO_AUTH_TOKEN to the value the server uses)"
     )
     called = call(fake_bots.echo, served={"webhook": forbidden}, credentials={"TWILIO_AUTH_TOKEN": TOKEN})
     assert called.report.failure == (
@@ -607,7 +611,9 @@ def test_an_answer_that_is_no_answer() -> None:
 def test_a_call_that_is_turned_away() -> None:
     body = '<Response><Reject reason="busy"/></Response>'
     called = refused(webhook=lambda bot, number: http_answer(body))
-    assert called.report.failure == "the bot turned the call away with <Reject> (busy)"
+    assert called.report.failure == (
+        "the call was turned away as busy: every place is taken, or the server is stopping"
+    )
 
 
 @pytest.mark.parametrize(
@@ -626,6 +632,29 @@ def test_a_stream_that_is_refused(status: HTTPStatus, words: str) -> None:
     assert called.found() == [("S1", "fail", 1)]
     assert called.report.webhook_ms is not None
     assert called.report.connect_ms is None
+
+
+def test_a_stream_that_is_refused_leads_to_the_webhook() -> None:
+    called = call(fake_bots.echo, served={"refuse": HTTPStatus.FORBIDDEN}, url=lambda bot: bot.stream_url)
+    failure = called.report.failure or ""
+    assert failure.startswith("the stream was refused: 403 to the")
+    webhook = called.bot.stream_url.replace("ws://", "http://").removesuffix("stream/token")
+    assert failure.endswith(f" - dial the webhook instead: `wsvoice dial {webhook}`")
+    # The finding is in few words, and the report says it once: in the verdict.
+    assert [found.message for found in called.report.findings] == ["the stream was refused: 403"]
+    assert [line for line in called.report.to_lines() if "refused" in line] == [f"failed: {failure}"]
+
+
+@pytest.mark.parametrize("code", [1001, 1012])
+def test_a_server_that_stops_in_the_call_fails_it(clip: Path, code: int) -> None:
+    async def stops(line: fake_bots.Line) -> None:
+        await line.say(PCMU_8K.encode(tone(440, 300, 8000)))
+        await asyncio.sleep(0.6)
+        await line.socket.close(code)
+
+    called = call(stops, audio=(clip,), duration_s=3.0)
+    assert (called.report.verdict, called.report.close_code) == ("failed", code)
+    assert called.report.failure == f"the server stopped during the call ({code})"
 
 
 def test_a_stream_without_tls_on_this_machine_names_the_option() -> None:

@@ -239,7 +239,7 @@ def test_the_bots_log_ends_with_the_cause(calls: dict[str, Placed]) -> None:
         return next(event.text for event in reversed(calls[name][1]) if " ended by " in event.text)
 
     assert "the bot raised RuntimeError: boom (raises.py:" in last("raises")
-    assert "the bot raised SystemExit: no key (exits.py:" in last("exits")
+    assert "the bot called sys.exit('no key') (exits.py:" in last("exits")
     assert "the bot raised KeyboardInterrupt (interrupts.py:" in last("interrupts")
     assert "the bot raised Enough: of it (enough.py:" in last("enough")
     assert "the bot made no sound: AcmeTTSService: name or service not known" in last("service")

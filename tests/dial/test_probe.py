@@ -201,11 +201,14 @@ def tried(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tried]:
 def test_a_bot_that_takes_everything_passes(tried: dict[str, Tried]) -> None:
     call = tried["patient"]
     assert (call.report.failure, call.found()) == (None, [])
-    assert any(text.startswith("the call survived no media for 0.2 s") for text in call.told("note"))
+    assert "the call survived no media for 0.2 s after the start" in call.told("note")
+    assert "the call survived a JSON array" in call.told("note")
     # The caller begins with its words when all that is over.
     assert call.report.turns[0].caller_start_ms > 1000
     # Its answer is an echo, so there is nothing to interrupt.
     assert "the bot's last answer is too short to be interrupted" in call.told("note")
+    assert call.report.untested == ("an interruption: the bot's last answer is too short to be interrupted",)
+    assert call.report.to_lines()[-2] == f"not tested: {call.report.untested[0]}"
     signatures = ["x-twilio-signature" in headers for _, _, headers, _ in call.bot.webhooks]
     assert signatures == [True, False]
 
@@ -220,6 +223,7 @@ def test_a_server_that_takes_unsigned_webhooks_is_told(tried: dict[str, Tried]) 
 def test_without_a_secret_an_unsigned_webhook_proves_nothing(tried: dict[str, Tried]) -> None:
     assert len(tried["polite"].bot.webhooks) == 1
     assert any(text.startswith("no secret is known") for text in tried["polite"].told("note"))
+    assert tried["polite"].report.untested == ("an unsigned webhook: no secret is known, or no answer came",)
 
 
 def test_a_bot_that_goes_away_is_told_with_what_it_went_away_of(tried: dict[str, Tried]) -> None:

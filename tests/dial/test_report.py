@@ -36,7 +36,8 @@ def test_the_names_their_order_and_their_types_are_stable() -> None:
         '{"caller_start_ms": 3000.0, "caller_end_ms": 4000.0, "bot_start_ms": null, "response_ms": null}], '
         '"sent_audio_ms": 3000, "received_audio_ms": 2980, "underruns": 0, "max_gap_ms": 21.0, "marks": 1, '
         '"clears": 0, "digits_sent": "", "ended_by": "caller", "close_code": 1000, "duration_ms": 4100.0, '
-        '"findings": [{"id": "M1", "level": "warn", "message": "odd", "count": 2}], "recording": null, "causes": []}'
+        '"findings": [{"id": "M1", "level": "warn", "message": "odd", "count": 2}], "recording": null, "causes": [], '
+        '"untested": []}'
     )
 
 

@@ -437,7 +437,7 @@ class TestWhenThingsGoWrong:
         (cause,) = record.causes
         assert (cause.kind, cause.message, cause.file) == ("exception", "SystemExit: no key", __file__)
         place = f"({Path(__file__).name}:{cause.line})"
-        assert server.lines("ended by an error", f"the bot raised SystemExit: no key {place}")
+        assert server.lines("ended by an error", f"the bot called sys.exit('no key') {place}")
 
     def test_what_went_wrong_beside_the_clients_own_end(self, serve: Any) -> None:
         ready = asyncio.Event()

@@ -220,18 +220,22 @@ def dial(
         os.environ["WSVOICE_ENV_FILE"] = str(resolved.env_file)
 
     log: deque[str] = deque(maxlen=LOG_LINES)
+    caller_log: deque[str] = deque(maxlen=LOG_LINES)
 
     def show(event: TimelineEvent) -> None:
         if event.kind == "log" and not verbose:
             log.append(event.text)
+        elif event.kind == "caller-log" and not verbose:
+            caller_log.append(event.text)
         elif not quiet:
             output.event(event)
 
     def show_log() -> None:
-        if log and not quiet:
-            output.line("The last lines of the bot's log:", style="dim")
-            for line in log:
-                output.log_line(line)
+        for whose, lines in (("bot's", log), ("caller's", caller_log)):
+            if lines and not quiet:
+                output.line(f"The last lines of the {whose} log:", style="dim")
+                for line in lines:
+                    output.log_line(line)
 
     try:
         with output.progress(f"On the line with {config.target}"):

@@ -114,7 +114,7 @@ class Output:
 
     def event(self, event: TimelineEvent) -> None:
         """Print one line of a test call's timeline."""
-        if event.kind == "log":
+        if event.kind in ("log", "caller-log"):
             self.log_line(event.text)
             return
         arrow = ">" if event.kind in _TO_BOT else "<" if event.kind in _TO_CALLER else " "

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from html import unescape
 from typing import Literal, TypeVar
@@ -15,7 +16,7 @@ from urllib.parse import urljoin, urlsplit
 from wsvoice import http
 from wsvoice.call import Call
 from wsvoice.dial.journal import Journal
-from wsvoice.dial.target import Detour, Reach, shortened
+from wsvoice.dial.target import DEFAULT_TARGET, Detour, Reach, shortened
 from wsvoice.errors import DialError, HttpError, RemoteProtocolError
 from wsvoice.providers.base import Callback, HttpRequest, Progress, Provider, ReportsProgress, WebhookRequest
 
@@ -23,8 +24,17 @@ from wsvoice.providers.base import Callback, HttpRequest, Progress, Provider, Re
 MAX_REDIRECTS = 10
 #: More of an answer no provider reads, in bytes.
 ANSWER_LIMIT = 256 * 1024
+#: How long a server on this machine may take to say who it is; the call goes on without that.
+INTRODUCTION_TIMEOUT_S = 2.0
 
 _TEXT_LIMIT = 200
+_STAGES: Mapping[Progress, str] = {
+    "answered": "the call was answered",
+    "streaming": "the call is streaming",
+    "ended": "the call has ended",
+}
+#: How the answer of a server of ours to whatever is no plain client begins.
+_CLIENTS_ONLY = "This is a voice bot for WebSocket clients"
 _PAGE = re.compile(r"<(!doctype html|html|head|body|h\d|p|div|center|title)\b", re.IGNORECASE)
 _TITLE = re.compile(r"<title[^>]{0,200}>([^<]{0,500})", re.IGNORECASE)
 # Scripts and styles are no text; and what a cut page has of them stands at its end.
@@ -104,6 +114,7 @@ class Webhook:
         Raises:
             DialError: If it is not an answer that a provider takes, in words for the report.
         """
+        await self._meet(call)
         return await self._request(
             lambda url, method, now: self._provider.webhook(call, url, method=method, quirks=self._quirks, now=now),
             self.url,
@@ -123,6 +134,20 @@ class Webhook:
             DialError: If it is not an answer that a provider takes, in words for the report.
         """
         return await self._request(render, callback.url, callback.method)
+
+    async def _meet(self, call: Call) -> None:
+        """Ask a server on this machine for its public host, which the signature has to cover."""
+        now = time.time()
+        request = self._provider.webhook(call, self.url, method=self._method, quirks=self._quirks, now=now)
+        if self.detour is not None or not http.is_loopback(urlsplit(self.url).hostname or ""):
+            return
+        if self._provider.sign(request, now=now) == request:
+            return
+        asked = WebhookRequest(method="GET", url=urljoin(self.url, "healthz"), headers={})
+        # Another server than ours may answer as it likes, or not at all.
+        with suppress(HttpError):
+            response = await self._send(asked, INTRODUCTION_TIMEOUT_S)
+            self.url = self._own_url(response, self.url) or self.url
 
     async def _request(
         self, render: Render, url: str, verb: Literal["GET", "POST"], *, warn_s: float | None = None
@@ -210,7 +235,7 @@ class Webhook:
         except HttpError as error:
             self._journal.tell("note", f"the report that the call is {stage} got no answer: {error.message}")
             return
-        self._journal.tell("webhook", f"told that the call is {stage}: {response.status}")
+        self._journal.tell("webhook", f"the webhook was told that {_STAGES[stage]}: {response.status}")
 
     async def probe(self, call: Call) -> int | None:
         """Announce `call` without a signature, and return the answer's status; ``None`` if there is no answer."""
@@ -234,7 +259,7 @@ class Webhook:
         if self.detour is not None or not _HOST.fullmatch(host) or not http.is_loopback(parts.hostname or ""):
             return None
         self.detour = Detour(host, url)
-        self._journal.tell("note", f"{host} stands for this server: it is dialled locally")
+        self._journal.tell("note", f"{host} is this server; calling it locally")
         return parts._replace(scheme="https", netloc=host).geturl()
 
     def shown(self, url: str) -> str:
@@ -262,21 +287,39 @@ class Webhook:
                     " or give a bot file: `wsvoice dial bot.py`"
                 )
             return DialError(f"nothing listens at {url}; is the server or the tunnel running?")
+        if error.kind == "tls" and http.is_loopback(urlsplit(url).hostname or "") and "http://" not in error.message:
+            return DialError(f"{error.message} - a server on this machine seldom has TLS: use http://")
+        if error.kind == "dns":
+            return DialError(
+                f"{error.message} - a server on this machine is dialled by `wsvoice dial {DEFAULT_TARGET}`"
+            )
         return DialError(error.message)
 
     def _refused(self, response: http.HttpResponse, url: str, *, was_signed: bool) -> DialError:
         status = response.status
+        served = response.headers.get(http.PROVIDERS_HEADER, "")[:_TEXT_LIMIT]
+        if served and self._provider.name not in served.split(","):
+            return DialError(
+                f"the server takes no calls of {self._provider.title}'s: {status}"
+                f" - dial with -t {' or -t '.join(served.split(','))}"
+            )
+        if plain_text(response.body).startswith(_CLIENTS_ONLY):
+            return DialError(
+                "the server takes plain WebSocket clients, and no telephone calls"
+                f" - start it with `wsvoice run bot.py -t {self._provider.name}`"
+            )
         if status == 403:
             if was_signed:
                 return DialError("the webhook refused the call: 403 (is the signing secret the same on both sides?)")
             names = self._provider.credential_names[0]
             return DialError(
-                f"the webhook refused the call: 403 (it wants a signature; set {names} to the server's own)"
+                f"the webhook refused the call: 403 (it wants a signature; set {names} to the value the server uses)"
             )
         if status == 404:
             return DialError(f"the webhook's server knows no such path: 404 at {url}")
         if status == 405:
-            return DialError(f"the webhook takes another method: 405 at {url} (try --method GET or POST)")
+            other = "POST" if self._method == "GET" else "GET"
+            return DialError(f"the webhook takes another method: 405 at {url} (try --method {other})")
         if status >= 500:
             said = plain_text(response.body)
             return DialError(f"the webhook failed: {status}" + (f", {said}" if said else ""))

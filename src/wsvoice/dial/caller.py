@@ -120,7 +120,7 @@ async def dial(
         if config.duration_s is None:
             config = replace(config, duration_s=CALLER_DURATION_S)
         # In a thread, for it takes its time and may run a loop of its own.
-        bot = await asyncio.to_thread(_load_caller, spec, lambda line: journal.tell("log", line))
+        bot = await asyncio.to_thread(_load_caller, spec, lambda line: journal.tell("caller-log", line))
     turns = [] if bot else load_turns(config.audio, config.dtmf, _speak(config.say, config.voice))
     caller = _Caller(config, target, turns, bot, journal, clock, limits or Limits())
     return await caller.call()
@@ -198,6 +198,7 @@ class _Caller:
         self._conversation: Conversation | None = None
         self._rest_hung_up = False
         self._update: Command | None = None
+        self._untested: list[str] = []
         self._report = CallReport(provider=self._provider.name, target=config.target, call_id=self._call.call_id)
 
     def _new_call(self) -> Call:
@@ -228,7 +229,13 @@ class _Caller:
             failure = name_causes(report.failure, report.causes)
         if failure is None and (found := findings.first_failure()):
             failure = found.message
-        return replace(report, verdict="failed" if failure else "passed", failure=failure, findings=findings.all())
+        return replace(
+            report,
+            verdict="failed" if failure else "passed",
+            failure=failure,
+            findings=findings.all(),
+            untested=tuple(self._untested),
+        )
 
     async def _death(self, failure: str | None) -> str | None:
         """Return the failure of a bot's process that has ended by itself, which explains all others."""
@@ -320,6 +327,9 @@ class _Caller:
                 self._bot.start(voice, self._call)
             await conversation.run(on_started=lambda: self._progress("streaming"))
         finally:
+            if config.probe and speaker.interrupted_at_ms is None:
+                why = speaker.not_interrupted or "the call was over before"
+                self._untested.append(f"an interruption: {why}")
             if self._bot is not None:
                 await self._bot.finish()
             if conversation.over:
@@ -362,6 +372,8 @@ class _Caller:
 
     async def _probe_webhook(self, webhook: Webhook) -> None:
         status = await webhook.probe(self._new_call())
+        if status is None:
+            self._untested.append("an unsigned webhook: no secret is known, or no answer came")
         if status is not None and status not in (401, 403):
             text = f"a webhook without a signature was answered with {status}: anybody who finds the URL can run calls"
             self._journal.find("W2", "fail", text)
@@ -508,7 +520,15 @@ class _Caller:
             426: " (nothing takes WebSockets at this path)",
             503: " (every place is taken, or the server is stopping)",
         }.get(status, "")
-        return self._no_stream(f"the stream was refused: {status} to the WebSocket's upgrade{why}", "refused")
+        short = f"the stream was refused: {status}"
+        way_out = ""
+        if self._target.kind == "stream" and status in (401, 403, 404, 426):
+            # Only the webhook's answer names a stream with its token.
+            parts = urlsplit(self._target.value)
+            webhook = parts._replace(scheme=parts.scheme.replace("ws", "http"), path="/", query="").geturl()
+            way_out = f" - dial the webhook instead: `wsvoice dial {webhook}`"
+        text = f"{short} to the WebSocket's upgrade{why}"
+        return self._no_stream(text, "refused", way_out=way_out, short=short)
 
     def _not_connected(self, error: Exception, url: str) -> DialError:
         host = urlsplit(url).hostname or url
@@ -538,11 +558,20 @@ class _Caller:
         public = f"https://{stream.netloc.rpartition('@')[2]}{dialled.path or '/'}"
         return f" - dial the public address, `wsvoice dial {public}`, or dial on the machine where the server runs"
 
-    def _no_stream(self, message: str, kind: Literal["timeout", "tls", "refused"], url: str = "") -> DialError:
+    def _no_stream(
+        self,
+        message: str,
+        kind: Literal["timeout", "tls", "refused"],
+        url: str = "",
+        *,
+        way_out: str = "",
+        short: str = "",
+    ) -> DialError:
+        """Return why there is no stream; it is a finding too, in `short` if that says enough."""
         if code := self._provider.upgrade_error(kind):
             message = f"{message}; {self._provider.title} reports this as error {code}"
-        message += self._way_out(url)
+        message += way_out or self._way_out(url)
         # A stream that is dialled again was in order once.
         if self._conversation is None:
-            self._journal.find("S1", "fail", message)
+            self._journal.find("S1", "fail", short or message)
         return DialError(message)

@@ -12,6 +12,7 @@ import asyncio
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 from pipecat.frames.frames import (
@@ -41,7 +42,7 @@ from wsvoice.audio import Resampler
 from wsvoice.bot import BotFunction, load_bot
 from wsvoice.call import Call
 from wsvoice.dial.voice import Voice
-from wsvoice.guest import Guest, current_guest
+from wsvoice.guest import Guest, current_guest, raised
 
 #: How long the caller may go on working after its call has ended.
 EXIT_TIMEOUT_S = 5.0
@@ -284,6 +285,7 @@ class CallerBot:
         self._on_line = on_line
         self.name = loaded.name
         self._function: BotFunction = loaded.function
+        self._file = str(loaded.path)
         self._transport: LineTransport | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -325,7 +327,9 @@ class CallerBot:
         def fail(error: BaseException) -> None:
             for line in "".join(traceback.format_exception(error)).splitlines():
                 self._on_line(line)
-            voice.hang_up(f"the caller's bot {self.name} raised {type(error).__name__}: {str(error)[:200]}")
+            own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == self._file]
+            place = f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
+            voice.hang_up(f"the caller's bot {self.name} {raised(error)}{place}")
 
         current_guest.set(Guest(self.name, fail))
         try:

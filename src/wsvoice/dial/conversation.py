@@ -58,13 +58,14 @@ MAX_RECONNECTS = 3
 # So far a call whose process was held up may be beyond its time: what was due is still done.
 _LATE_MS = 5000.0
 
-_CODES_IN_ORDER = (1000, 1001, 1005)
+_CODES_IN_ORDER = (1000, 1005)
 _CODES = {
+    1001: "the server stopped during the call (1001)",
     1006: "the connection broke: the bot's end went away without closing it (1006)",
     1008: "the bot refused the call: it closed it with 1008",
     1009: "the bot took a message for too large: it closed the call with 1009",
     1011: "the bot crashed (it closed the call with 1011)",
-    1012: "the bot's server restarted in the call: it closed it with 1012",
+    1012: "the server stopped during the call (1012)",
     1013: "the bot's server is overloaded: it closed the call with 1013",
 }
 
@@ -528,7 +529,8 @@ class Conversation:
             return False
         if self._hazards.over(now_ms):
             self._tried_until_ms = now_ms
-            self._journal.tell("note", f"the call survived {', '.join(self._hazards.said)}")
+            for hazard in self._hazards.said:
+                self._journal.tell("note", f"the call survived {hazard}")
             return False
         return True
 

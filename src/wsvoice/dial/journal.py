@@ -46,7 +46,7 @@ class Journal:
     def tell(self, kind: str, text: str, *, at_ms: float | None = None) -> None:
         """Tell what happened, now or `at_ms`."""
         self._kinds[kind] += 1
-        if kind != "log" and self._kinds[kind] > EVENTS_TOLD:
+        if kind not in ("log", "caller-log") and self._kinds[kind] > EVENTS_TOLD:
             if self._kinds[kind] > EVENTS_TOLD + 1:
                 return
             text = f"{text}; what follows of this kind is counted, and not told"

@@ -28,7 +28,7 @@ class TimelineEvent:
         at_ms: Milliseconds since the stream started; 0 for what came before that.
         kind: ``webhook``, ``answer``, ``connected``, ``started``, ``caller-speaks``, ``caller-silent``,
             ``bot-speaks``, ``bot-silent``, ``digit``, ``mark``, ``clear``, ``hang-up``, ``closed``, ``finding``,
-            ``note``, or ``log`` (a line that the served bot wrote).
+            ``note``, ``log`` (a line that the served bot wrote), or ``caller-log`` (one of the caller's bot).
         text: The same in words.
     """
 
@@ -132,6 +132,7 @@ class CallReport:
         findings: What the provider would have disliked.
         recording: The path of the recording.
         causes: What went wrong in the bot's process, where that is known.
+        untested: What was to be tried and was not, each with the reason.
     """
 
     provider: str
@@ -157,6 +158,7 @@ class CallReport:
     findings: Sequence[CountedFinding] = field(default_factory=tuple)
     recording: str | None = None
     causes: Sequence[Cause] = ()
+    untested: Sequence[str] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report for JSON: stable names in a stable order, times to a tenth of a millisecond."""
@@ -198,6 +200,7 @@ class CallReport:
                 {"kind": cause.kind, "message": cause.message, "file": cause.file, "line": cause.line}
                 for cause in self.causes
             ],
+            "untested": list(self.untested),
         }
 
     def to_json(self) -> str:
@@ -216,11 +219,15 @@ class CallReport:
                 + (f", ended by the {self.ended_by} ({self.close_code})" if self.ended_by else "")
             )
         for found in self.findings:
+            if found.level == "fail" and found.count == 1 and (self.failure or "").startswith(found.message):
+                # The verdict says it.
+                continue
             times = f" ({found.count} times)" if found.count > 1 else ""
             lines.append(f"{found.level} {found.id}: {found.message}{times}")
         lines += [f"in the bot: {cause}" for cause in self.causes if str(cause) not in (self.failure or "")]
         if self.recording:
             lines.append(f"recording: {self.recording}")
+        lines += [f"not tested: {each}" for each in self.untested]
         lines.append(f"{self.verdict}: {self.failure}" if self.failure else self.verdict)
         return lines
 

@@ -112,6 +112,7 @@ class Speaker(Protocol):
         failure: Why the conversation did not go as it should.
         digits_sent: The digits pressed so far.
         interrupted_at_ms: When the caller spoke over the bot on purpose; ``None`` if it did not.
+        not_interrupted: Why it did not though it was to; empty if that is not known yet.
         leaves: Whether the caller, once done, hangs up before the time that was set for the call.
     """
 
@@ -120,6 +121,7 @@ class Speaker(Protocol):
     failure: str | None
     digits_sent: str
     interrupted_at_ms: float | None
+    not_interrupted: str
 
     def hear(self, pcm: bytes) -> None:
         """Take what was heard of the bot since the last step; the listener has heard it already."""
@@ -185,6 +187,7 @@ class Script:
         self.failure: str | None = None
         self.digits_sent = ""
         self.interrupted_at_ms: float | None = None
+        self.not_interrupted = "" if interruption else "the caller says nothing"
         self._interruption = interruption
         self._turns = list(turns)
         self._listener = listener
@@ -294,7 +297,8 @@ class Script:
         self._current = None
         self.done = not self._turns
         if self.done and self._interruption is not None and not self.failure:
-            step.notes.append(("note", "the bot's last answer is too short to be interrupted"))
+            self.not_interrupted = "the bot's last answer is too short to be interrupted"
+            step.notes.append(("note", self.not_interrupted))
 
     def _interrupt(self, now_ms: float, step: Step) -> None:
         assert self._interruption is not None

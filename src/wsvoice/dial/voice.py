@@ -36,6 +36,7 @@ class Voice:
         self.failure: str | None = None
         self.digits_sent = ""
         self.interrupted_at_ms: float | None = None
+        self.not_interrupted = "the caller is a bot"
         self._listener = listener
         # The caller's own sound, by the same ear, for where its turns are.
         self._own = Listener(sample_rate)

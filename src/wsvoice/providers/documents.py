@@ -14,6 +14,9 @@ from wsvoice.errors import RemoteProtocolError
 from wsvoice.providers.base import Callback, Finding, NoStream, Redirect
 from wsvoice.providers.messages import broken, shown
 
+#: What an answer means that turns a call away as busy.
+BUSY = "the call was turned away as busy: every place is taken, or the server is stopping"
+
 _WORDS_LIMIT = 60
 # What XML 1.0 has no way to write, not even escaped: https://www.w3.org/TR/xml/#charsets
 _UNWRITABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

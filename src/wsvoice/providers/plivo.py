@@ -45,6 +45,7 @@ from wsvoice.providers.base import (
     WebhookRequest,
 )
 from wsvoice.providers.documents import (
+    BUSY,
     document,
     element,
     escape,
@@ -533,6 +534,8 @@ class Plivo:
                 return _read_stream(verb, verbs[index + 1 :], skipped, findings, base_url)
             if verb.tag == "Hangup" and not verb.get("schedule"):
                 reason = verb.get("reason", "")
+                if reason == "busy":
+                    raise broken("rejected", BUSY)
                 if reason:
                     raise broken("rejected", f"the bot turned the call away with <Hangup> ({reason[:_WORDS_LIMIT]})")
                 raise broken("hung-up", "the bot hung up with <Hangup> before any stream")

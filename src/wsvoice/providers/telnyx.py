@@ -51,6 +51,7 @@ from wsvoice.providers.base import (
     WebhookRequest,
 )
 from wsvoice.providers.documents import (
+    BUSY,
     document,
     element,
     in_words,
@@ -601,6 +602,8 @@ class Telnyx:
                 return replace(request, action=action, rest=rest)
             if verb.tag == "Reject":
                 reason = "busy" if verb.get("reason") == "busy" else "rejected"
+                if reason == "busy":
+                    raise broken("rejected", BUSY)
                 raise broken("rejected", f"the bot turned the call away with <Reject> ({reason})")
             if verb.tag == "Hangup":
                 raise broken("hung-up", "the bot hung up with <Hangup> before any stream")

@@ -43,6 +43,7 @@ from wsvoice.providers.base import (
     WebhookRequest,
 )
 from wsvoice.providers.documents import (
+    BUSY,
     document,
     element,
     in_words,
@@ -467,6 +468,8 @@ class Twilio:
                 )
             if verb.tag == "Reject":
                 reason = "busy" if verb.get("reason") == "busy" else "rejected"
+                if reason == "busy":
+                    raise broken("rejected", BUSY)
                 raise broken("rejected", f"the bot turned the call away with <Reject> ({reason})")
             if verb.tag == "Hangup":
                 raise broken("hung-up", "the bot hung up with <Hangup> before any stream")

@@ -550,11 +550,16 @@ def create_switchboard(
 
 
 def _router(switchboard: Switchboard) -> APIRouter:
-    async def answer(request: Request, name: str | None = None) -> Response:
-        response = await switchboard.webhook(request, name)
+    def introduce(request: Request, response: Response) -> Response:
+        """Tell a program on this machine whom it has reached."""
+        if doorway.is_local_program(request):
+            response.headers[http.PROVIDERS_HEADER] = ",".join(switchboard.providers)
         if (host := doorway.public_host_for(request, switchboard.config)) is not None:
             response.headers[http.PUBLIC_HOST_HEADER] = host
         return response
+
+    async def answer(request: Request, name: str | None = None) -> Response:
+        return introduce(request, await switchboard.webhook(request, name))
 
     async def webhook(request: Request) -> Response:
         return await answer(request)
@@ -566,7 +571,7 @@ def _router(switchboard: Switchboard) -> APIRouter:
     def health_of(request: Request, status: str, code: int) -> Response:
         # How busy a bot is concerns nobody but who runs it.
         calls = {} if doorway.is_from_elsewhere(request) else {"calls": switchboard.gate.capacity.active}
-        return JSONResponse({"status": status, **calls}, code)
+        return introduce(request, JSONResponse({"status": status, **calls}, code))
 
     async def healthz(request: Request) -> Response:
         return health_of(request, "ok", 200)

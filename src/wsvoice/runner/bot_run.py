@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsvoice.guest import Guest, current_guest, is_exit
+from wsvoice.guest import Guest, current_guest, is_exit, raised
 from wsvoice.runner.diagnosis import Diagnosis, diagnosing, place_of
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class BotRun:
     def _judge_end(self, bot: asyncio.Task[None], pump: asyncio.Task[None], logger: Logger) -> None:
         error = self._failure
         if error is not None and not self._socket.gone.is_set():
-            self.note_end("error", f"the bot raised {_described(error)}")
+            self.note_end("error", f"the bot {_described(error)}")
         elif self._socket.gone.is_set():
             # Our own server says 1012 to those whom it no longer waits for.
             stopped = self._socket.close_code == SERVICE_RESTART
@@ -181,7 +181,7 @@ class BotRun:
 
     def _note_failure(self, error: BaseException, diagnosis: Diagnosis, logger: Logger) -> None:
         """Take what the bot raised, or one of its tasks that meant to end the process."""
-        logger.opt(exception=error).error("the bot raised {}: {}", type(error).__name__, str(error)[:500])
+        logger.opt(exception=error).error("the bot {}", raised(error))
         diagnosis.note_exception(error)
         self._failure = self._failure or error
         self._failed.set()
@@ -236,6 +236,6 @@ class BotRun:
 
 
 def _described(error: BaseException) -> str:
-    """Return an error's class, its words, and where in the bot's code it was raised."""
-    text, (file, line) = str(error)[:200], place_of(error)
-    return type(error).__name__ + (f": {text}" if text else "") + (f" ({Path(file).name}:{line})" if file else "")
+    """Return what the bot did, and where in its code."""
+    file, line = place_of(error)
+    return raised(error) + (f" ({Path(file).name}:{line})" if file else "")

@@ -215,7 +215,7 @@ class ClientSession:
         record = ClientRecord(self.session_id, time.time())
         loop = asyncio.get_running_loop()
         started = loop.time()
-        self._logger.info("an eval harness connected" if self.is_eval else "a client connected")
+        self._logger.info("pipecat's eval tool connected" if self.is_eval else "a client connected")
         with self._logger.contextualize(call=self.session_id):
             await run.run(
                 self.session_id,
@@ -298,10 +298,12 @@ class Clients:
             await self.connect(websocket, websocket.path_params.get("token"), evals_only=True)
 
         async def guide(_: Request) -> Response:
-            return PlainTextResponse("This is a voice bot for WebSocket clients: connect to /ws-client\n", 404)
+            refusal = "This is a voice bot for WebSocket clients: connect to /ws-client\n"
+            return doorway.unread(PlainTextResponse(refusal, 404))
 
         return [
-            Route("/", guide),
+            # A provider's webhook, or whoever plays the provider, comes by POST.
+            Route("/", guide, methods=["GET", "POST"]),
             Route("/start", self.start, methods=["POST", "OPTIONS"]),
             WebSocketRoute("/ws-client", client),
             WebSocketRoute("/ws-client/{token}", client),
@@ -473,7 +475,7 @@ class Clients:
             is_eval = first is not None and self._is_eval_connect(first)
         if evals_only and not is_eval:
             self._refusals.warning(
-                log, "client turned away", "/ws is for an eval harness, clients connect to /ws-client"
+                log, "client turned away", "/ws is for pipecat's eval tool; clients connect to /ws-client"
             )
             await socket.shut(POLICY_VIOLATION, "clients connect to /ws-client")
             return

@@ -232,9 +232,14 @@ def public_host_for(connection: HTTPConnection, config: RunConfig) -> str | None
 
     It knows then that the URLs of the answer are this server's own, and for which name it has to sign.
     """
+    return config.proxy if is_local_program(connection) else None
+
+
+def is_local_program(connection: HTTPConnection) -> bool:
+    """Whether a program on this machine, and no web page, has dialled this server by a local name."""
     peer = connection.client.host if connection.client is not None else ""
     local = http.is_loopback(peer) and http.is_loopback(_name(asked_host(connection)))
-    return config.proxy if local and not is_proxied(connection) and page(connection) is None else None
+    return local and not is_proxied(connection) and page(connection) is None
 
 
 def claimed_hosts(connection: HTTPConnection) -> list[str]:

@@ -203,9 +203,7 @@ async def dial_out(bot: LoadedBot, config: RunConfig, *, on_ready: OnReady, stop
     if outcome.error is not None:
         raise outcome.error
     if (error := _error_of(task)) is not None:
-        raise BotError(
-            f"{bot.name} raised {type(error).__name__}: {str(error)[:200]}", hint="the log has its traceback"
-        )
+        raise BotError(f"{bot.name} {guest.raised(error)}", hint="the log has its traceback")
 
 
 async def _return_memory(desk: Desk) -> None:
@@ -245,7 +243,7 @@ def _start(bot: LoadedBot, arguments: Any) -> BotTask:
 
     def fail(error: BaseException) -> None:
         nonlocal failure
-        logger.opt(exception=error).error("the bot raised {}: {}", type(error).__name__, str(error)[:500])
+        logger.opt(exception=error).error("the bot {}", guest.raised(error))
         failure = failure or error
 
     def exit_instead(error: BaseException) -> None:
