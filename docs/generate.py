@@ -18,7 +18,7 @@ FOLDER = Path(__file__).parent / "commands"
 COMMANDS: dict[str, Sequence[Setting]] = {"run": RUN_SETTINGS, "dial": DIAL_SETTINGS, "init": ()}
 TABLES = {"run": "tool.wsvoice", "dial": "tool.wsvoice.dial"}
 EXIT_CODES = {
-    "run": "0 when the server was asked to stop, 1 when it failed, 2 for misuse, 130 when it was interrupted",
+    "run": "0 when SIGTERM stopped it, 1 when it failed, 2 for misuse, 130 when Ctrl-C stopped it",
     "dial": "0 when the call passed, 1 when it failed, 2 for misuse, 130 when it was interrupted",
     "init": "0 when the project is there, 1 when it could not be written, 2 for misuse, 130 when it was interrupted",
 }

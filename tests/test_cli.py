@@ -209,6 +209,23 @@ def test_help_is_plain_for_a_pipe_unless_colours_are_asked_for():
     assert "\x1b" not in process("run", "--help", env={**environ, "FORCE_COLOR": "1", "NO_COLOR": "1"}).stdout
 
 
+@pytest.mark.skipif(os.name != "posix", reason="SIGINT")
+def test_an_interrupt_while_the_command_line_is_imported_is_one_line(tmp_path):
+    # Stands for the first library, and takes long.
+    (tmp_path / "typer.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(30)\n")
+    with subprocess.Popen(
+        [sys.executable, "-m", "wsvoice", "run"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as started:
+        assert started.stdout.readline() == "importing\n"
+        started.send_signal(signal.SIGINT)
+        assert started.communicate(timeout=20)[1] == "interrupted\n"
+    assert started.returncode == 130
+
+
 HEAVY = ["numpy", "httpx", "pipecat", "fastapi", "uvicorn", "websockets", "loguru", "cryptography", "dotenv"]
 
 

@@ -539,3 +539,41 @@ def test_recordings_go_to_a_folder_and_a_recording_to_a_file(tmp_path):
     with pytest.raises(ConfigError, match="--record takes a file"):
         dial_config(tmp_path, record=str(tmp_path))
     assert dial_config(tmp_path, record=str(file)).record == file
+
+
+# -- What is probably a mistake in .env --
+
+
+@pytest.mark.parametrize("name", ["TWILIO_AUTHTOKEN", "TWILIO_AUTH_TOKN", "twilio_auth_token"])
+def test_a_variable_that_is_nearly_a_credential_gets_a_warning(tmp_path, name):
+    meant = "is not read: did you mean TWILIO_AUTH_TOKEN?"
+    assert resolve_run({}, environ={name: "abc"}, cwd=tmp_path).warnings == (f"{name} {meant}",)
+    (tmp_path / ".env").write_text(f"{name}=abc\n")
+    resolved = resolve_run({}, environ={}, cwd=tmp_path)
+    assert resolved.warnings == (f"{name} in .env {meant}",)
+    assert resolved.config.dotenv_place == f".env ({tmp_path / '.env'} was read)"
+    assert not resolve_run({}, environ={"TWILIO_AUTH_TOKEN": "s"}, cwd=tmp_path).warnings, "the right one is set"
+
+
+def test_without_a_dotenv_messages_say_so(tmp_path):
+    assert resolve_run({}, environ={}, cwd=tmp_path).config.dotenv_place == f".env (there is none in {tmp_path})"
+
+
+def test_a_line_of_dotenv_that_is_none_is_named(tmp_path, caplog):
+    (tmp_path / ".env").write_text("TWILIO_AUTH_TOKEN=abc\n\n# a note\nPLIVO AUTH ID\nWSVOICE_PORT=8000\n")
+    resolved = resolve_run({}, environ={}, cwd=tmp_path)
+    assert resolved.warnings == (f".env, line 4, is not read: write NAME=value ({tmp_path / '.env'})",)
+    assert (resolved.config.port, resolved.config.credentials) == (8000, {"TWILIO_AUTH_TOKEN": "abc"})
+    assert not caplog.records
+
+
+def test_blanks_around_a_secret_came_with_a_copy(tmp_path):
+    (tmp_path / ".env").write_text('PLIVO_AUTH_ID="MA1 "\nPLIVO_AUTH_TOKEN="  "\n')
+    config = resolve_run({}, environ={"TWILIO_AUTH_TOKEN": " abc\n"}, cwd=tmp_path).config
+    assert config.credentials == {"TWILIO_AUTH_TOKEN": "abc", "PLIVO_AUTH_ID": "MA1"}
+
+
+@pytest.mark.parametrize("value", ["your_auth_token", "xxxxxxxx", "<token>", "CHANGE_ME", "..."])
+def test_a_placeholder_in_place_of_a_secret_gets_a_warning(tmp_path, value):
+    warned = resolve_run({}, environ={"TWILIO_AUTH_TOKEN": value}, cwd=tmp_path).warnings
+    assert warned == ("TWILIO_AUTH_TOKEN looks like a placeholder: put the real value there",)

@@ -19,10 +19,15 @@ from typer.testing import CliRunner
 from tests.environment import clean_environ, clean_process
 from wsvoice.cli.main import app
 from wsvoice.providers import PROVIDERS
-from wsvoice.scaffold import load_templates, own_requirement
+from wsvoice.scaffold import load_templates, own_editable_folder, own_requirement
 
 TEMPLATES = load_templates()
-STATED = f"note: it has wsvoice from {own_requirement().partition(' @ ')[2]}; README.md says how to take it elsewhere"
+STATED = [
+    f"note: wsvoice is installed from {own_requirement().partition(' @ ')[2]}; "
+    "README.md says how to take the project elsewhere",
+]
+if clone := own_editable_folder():
+    STATED.append(f"note: that replaces your editable wsvoice; `pip install -e {clone}` afterwards keeps it")
 FILES = {str(path) for path, _ in TEMPLATES["echo"].files()}
 
 
@@ -62,12 +67,12 @@ def test_without_a_terminal_nothing_is_asked(tmp_path):
     )
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert done.stderr.splitlines() == [
-        "my-bot is there: echo, repeats the caller; the smallest bot there is",
+        "created my-bot from the template echo: repeats the caller; the smallest bot there is",
         "Next:",
         "  cd my-bot",
         "  pip install -e '.[dev]'",
         "  pytest && wsvoice dial bot.py",
-        *([STATED] if " @ " in own_requirement() else []),
+        *(STATED if " @ " in own_requirement() else []),
     ]
     project = tomllib.loads((tmp_path / "my-bot" / "pyproject.toml").read_text())["project"]
     assert project["dependencies"] == [own_requirement()]
@@ -135,7 +140,7 @@ def test_a_dry_run_ends_as_the_real_one_would(tmp_path):
     (tmp_path / "my-bot" / "bot.py").write_text("mine")
     dry = invoke("--dry-run", code=2)
     assert dry.stderr == invoke("my-bot", code=2).stderr
-    assert "my-bot/bot.py is there already\n" in dry.stderr
+    assert "my-bot/bot.py already exists\n" in dry.stderr
     invoke("--dry-run", "--force")
     assert files_in(tmp_path) == {"my-bot/bot.py"}
 
@@ -201,7 +206,7 @@ def test_a_new_project_takes_a_call(tmp_path, template, provider, keys):
         ([""], "the folder's name is empty", "`wsvoice init my-bot`"),
         (["a-file"], "a-file is a file, not a folder", "choose another folder"),
         (["a-file/my-bot"], "a-file is a file, not a folder", "choose another folder"),
-        (["taken"], "taken/bot.py is there already", "--force"),
+        (["taken"], "taken/bot.py already exists", "--force"),
         (["one", "two"], "unexpected extra argument", "`wsvoice init --help` lists what there is"),
         (["--templat", "ivr"], "no such option: --templat", "did you mean `--template`?"),
     ],

@@ -132,6 +132,7 @@ EXCEPTIONS = {
     "exiting": {
         "wsvoice.cli.main": "maps errors to the process's exit code",
         "wsvoice.runner.watchdog": "ends a process that a bot does not let end",
+        "wsvoice.__main__": "ends a process that is interrupted before it has begun",
     },
 }
 

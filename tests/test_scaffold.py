@@ -487,7 +487,7 @@ def test_files_that_are_there_are_named_and_nothing_is_written(small: Callable[.
     for attempt in (check, write):
         with pytest.raises(UsageError) as caught:
             attempt(small(folder))
-        assert f"{folder}/bot.py and {folder}/tests/deep/test_bot.py are there already" == caught.value.message
+        assert f"{folder}/bot.py and {folder}/tests/deep/test_bot.py already exist" == caught.value.message
         assert "--force" in (caught.value.hint or "")
     assert contents(folder) == before
 

@@ -8,18 +8,22 @@ second to import and ``wsvoice --help`` must not wait for it.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
 from wsvoice import moved
 from wsvoice._version import __version__
-from wsvoice.call import Call
 
+# As typing's, which takes longer to import than everything here: Ctrl-C is handled once this module is there.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
+    from wsvoice.call import Call
     from wsvoice.config import RunConfig
     from wsvoice.runner.app import create_app, create_router
     from wsvoice.runner.transport import CallArguments, CallTransport, create_transport, install
 
 _PLACES = {
+    "Call": "wsvoice.call",
     "CallArguments": "wsvoice.runner.transport",
     "CallTransport": "wsvoice.runner.transport",
     "RunConfig": "wsvoice.config",

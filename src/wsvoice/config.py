@@ -65,6 +65,7 @@ class RunConfig:
         disabled_patches: The names of changes in pipecat that are not to be made; a process makes them once.
         causes: The file to which what goes wrong in a call is written, for whoever serves the bot; or ``None``.
         credentials: The providers' credentials and :data:`START_KEY`, by environment variable name.
+        dotenv_place: What messages call the file in which secrets may stand, and whether it was read.
         lead_ms: How far ahead of real time audio may be sent, so that the provider's buffer never runs dry.
         handshake_timeout_s: How long a connected caller may take to start its stream.
         playout_timeout_s: How long the end of a call waits for the last audio to be played.
@@ -91,6 +92,7 @@ class RunConfig:
     disabled_patches: frozenset[str] = frozenset()
     causes: Path | None = None
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
+    dotenv_place: str = field(default=".env", repr=False, compare=False)
     lead_ms: int = 100
     handshake_timeout_s: float = 10.0
     playout_timeout_s: float = 2.0
@@ -202,7 +204,11 @@ def resolve_run(flags: Mapping[str, Any], *, environ: Mapping[str, str], cwd: Pa
     resolved = _resolve(RunConfig, RUN_SETTINGS, flags, environ=environ, cwd=cwd, command="run")
     if causes := environ.get(CAUSES_VARIABLE):
         resolved = replace(resolved, config=replace(resolved.config, causes=Path(causes)))
-    return resolved
+    if resolved.env_file is not None:
+        place = f"{resolved.env_file.name} ({resolved.env_file} was read)"
+    else:
+        place = f".env (there is none in {cwd})"
+    return replace(resolved, config=replace(resolved.config, dotenv_place=place))
 
 
 def resolve_dial(flags: Mapping[str, Any], *, environ: Mapping[str, str], cwd: Path) -> Resolved[DialConfig]:
@@ -693,7 +699,7 @@ def _resolve(
 ) -> Resolved[ConfigT]:
     table = _read_pyproject(cwd, command, settings)
     sources = _Sources(flags, environ, table, command)
-    env_file, dotenv = _read_env_file(sources.find(_ENV_FILE), cwd)
+    env_file, dotenv, warnings = _read_env_file(sources.find(_ENV_FILE), cwd)
     sources.dotenv = dotenv
     if env_file is not None:
         sources.env_file_name = env_file.name
@@ -722,9 +728,16 @@ def _resolve(
         values["header"] = tuple(f"{name}: ***" for name in filled["headers"])
     if filled.get("transport") == "websocket-server" and "port" not in filled:
         filled["port"] = values["port"] = WEBSOCKET_SERVER_PORT
-    config = kind(**filled, credentials=_credentials(environ, dotenv))
-    warnings = _unknown_variables(environ, "", frozenset())
-    warnings += _unknown_variables(dotenv, sources.env_file_name, environ.keys())
+    credentials = _credentials(environ, dotenv)
+    config = kind(**filled, credentials=credentials)
+    for variables, file, known_before in ((environ, "", ()), (dotenv, sources.env_file_name, environ.keys())):
+        warnings += _unknown_variables(variables, file, known_before)
+        warnings += _misspelt_credentials(variables, file, known_before, credentials)
+    warnings += [
+        f"{name} looks like a placeholder: put the real value there"
+        for name, value in credentials.items()
+        if _PLACEHOLDER.fullmatch(value)
+    ]
     return Resolved(config, values, origins, env_file, dotenv, tuple(warnings))
 
 
@@ -748,6 +761,29 @@ def _unknown_variables(given: Mapping[str, str], file: str, known_before: Collec
         nearest_name = bare if bare in known else f"WSVOICE_{close[0]}" if close else None
         meant = f"did you mean {nearest_name}?" if nearest_name else "no setting has that name"
         warnings.append(f"{name}{f' in {file}' if file else ''} is not read: {meant}")
+    return warnings
+
+
+_PLACEHOLDER = re.compile(
+    r"(?:your|my|insert|enter|replace)[ _-].*|<.*>|\.\.\.|…|[x*]{3,}|change[ _-]?me|todo|placeholder", re.IGNORECASE
+)
+
+
+def _misspelt_credentials(
+    given: Mapping[str, str], file: str, known_before: Collection[str], credentials: Mapping[str, str]
+) -> list[str]:
+    """Warn about variables that are nearly a credential which is not set."""
+    names = _credential_names()
+    missing = {name.replace("_", ""): name for name in names if name not in credentials}
+    warnings = []
+    for name in sorted(given):
+        if name in names or name in known_before or not given[name]:
+            continue
+        written = re.sub("[_-]", "", name.upper())
+        close = difflib.get_close_matches(written, missing, n=1, cutoff=0.9)
+        if close:
+            where = f" in {file}" if file else ""
+            warnings.append(f"{name}{where} is not read: did you mean {missing[close[0]]}?")
     return warnings
 
 
@@ -799,12 +835,12 @@ def _drop_foreign(found: dict[str, _Given | None]) -> None:
         )
 
 
-def _read_env_file(named: _Given | None, cwd: Path) -> tuple[Path | None, dict[str, str]]:
-    """Read the ``.env`` that was named, or the one in `cwd` if there is one."""
+def _read_env_file(named: _Given | None, cwd: Path) -> tuple[Path | None, dict[str, str], list[str]]:
+    """Read the ``.env`` that was named, or the one in `cwd` if there is one; also warn of what cannot be read."""
     if named is None:
         path, who = cwd / ".env", ".env"
         if not path.is_file():
-            return None, {}
+            return None, {}, []
     else:
         path, who = cwd / Path(_text(named.value, named.who)).expanduser(), named.who
     try:
@@ -823,8 +859,19 @@ def _read_env_file(named: _Given | None, cwd: Path) -> tuple[Path | None, dict[s
         line = text[: text.index("\0")].count("\n") + 1
         raise ConfigError(f"{path} is not a text file: there is a zero byte in line {line}")
     from dotenv import dotenv_values
+    from dotenv.parser import parse_stream
 
-    return path, {name: value for name, value in dotenv_values(stream=StringIO(text)).items() if value is not None}
+    good, warnings = [], []
+    for statement in parse_stream(StringIO(text)):
+        written = statement.original.string
+        if not statement.error:
+            good.append(written)
+        elif written.strip():
+            # Blank lines in front belong to it.
+            line = statement.original.line + written[: len(written) - len(written.lstrip())].count("\n")
+            warnings.append(f"{path.name}, line {line}, is not read: write NAME=value ({path})")
+    found = dotenv_values(stream=StringIO("".join(good)))
+    return path, {name: value for name, value in found.items() if value is not None}, warnings
 
 
 def _read_pyproject(cwd: Path, command: str, settings: Sequence[Setting]) -> dict[str, Any]:
@@ -874,9 +921,18 @@ def _check_tables(table: Mapping[str, Any], command: str) -> None:
 
 
 def _credentials(environ: Mapping[str, str], dotenv: Mapping[str, str]) -> dict[str, str]:
-    """Collect every provider's credentials; an empty value in the environment takes one of ``.env`` back."""
+    """
+    Collect every provider's credentials, without the blanks that came with a copy.
+
+    An empty value in the environment takes one of ``.env`` back.
+    """
+    both = {**dotenv, **environ}
+    stripped = {name: both.get(name, "").strip() for name in (*_credential_names(), START_KEY)}
+    return {name: value for name, value in stripped.items() if value}
+
+
+def _credential_names() -> Mapping[str, None]:
+    """Return the variables that hold the providers' credentials, in their order."""
     from wsvoice.providers import PROVIDERS, load_provider
 
-    names = dict.fromkeys(name for provider in PROVIDERS for name in load_provider(provider).credential_names)
-    both = {**dotenv, **environ}
-    return {name: both[name] for name in (*names, START_KEY) if both.get(name)}
+    return dict.fromkeys(name for provider in PROVIDERS for name in load_provider(provider).credential_names)

@@ -266,6 +266,19 @@ def own_requirement(distribution: importlib.metadata.Distribution | None = None)
     return f"wsvoice @ {url}"
 
 
+def own_editable_folder(distribution: importlib.metadata.Distribution | None = None) -> str | None:
+    """Return the folder of the editable wsvoice that is running, quoted for a shell; ``None`` if it is not editable."""
+    import shlex
+
+    with suppress(importlib.metadata.PackageNotFoundError):
+        distribution = distribution or importlib.metadata.distribution("wsvoice")
+        origin = json.loads(distribution.read_text("direct_url.json") or "{}")
+        url = urlsplit(str(origin.get("url", "")))
+        if url.scheme == "file" and origin.get("dir_info", {}).get("editable"):
+            return shlex.quote(url2pathname(url.path))
+    return None
+
+
 def pick(what: str, name: str, known: Mapping[str, object]) -> str:
     """
     Return `name` if it is one of those `known`.
@@ -328,7 +341,7 @@ def check(made: Plan, *, overwrite: bool = False) -> None:
         taken = [str(made.folder / each.path) for each in made.files if _is_there(made.folder, each.path)]
     if taken and not overwrite:
         raise UsageError(
-            f"{_listed(taken)} {'is' if len(taken) == 1 else 'are'} there already",
+            f"{_listed(taken)} already {'exists' if len(taken) == 1 else 'exist'}",
             hint="nothing was written; choose another folder, or overwrite with --force",
         )
 

@@ -589,7 +589,7 @@ class TestStrangers:
 
         asyncio.run(main())
         server.ended()
-        assert server.lines("does not let itself be cancelled")
+        assert server.lines("ignores its cancellation")
         deadline = time.monotonic() + 5
         while server.switchboard.active_calls and time.monotonic() < deadline:
             time.sleep(0.01)

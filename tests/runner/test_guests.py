@@ -282,7 +282,7 @@ class TestEnd:
             if bots == ("sleep",):
                 # Nobody could end its call.
                 assert process.wait(0) == 1
-                assert "the process does not end by itself; it is ended, 1 call with it" in process.log()
+                assert "the process did not stop in time; it is killed, and so is 1 call" in process.log()
 
     @pytest.mark.parametrize("bots", [("ignore cancellation", "ignore the end"), ("compute",)])
     def test_at_the_second_signal(self, tmp_path: Path, bots: tuple[str, ...]) -> None:

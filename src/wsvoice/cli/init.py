@@ -80,7 +80,7 @@ def init(
         bool, typer.Option("--list", help="List the templates and their choices; write nothing.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the files and their sizes; write nothing.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite files that are there already.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite files that already exist.")] = False,
     as_json: Annotated[
         bool,
         typer.Option("--json", help="Print one JSON object: dir, template, providers, choices, files, next."),
@@ -97,7 +97,16 @@ def init(
     wsvoice init my-bot --template ivr -t telnyx
     wsvoice init --list
     """
-    from wsvoice.scaffold import DEFAULT_NAME, check, load_templates, next_commands, own_requirement, plan, write
+    from wsvoice.scaffold import (
+        DEFAULT_NAME,
+        check,
+        load_templates,
+        next_commands,
+        own_editable_folder,
+        own_requirement,
+        plan,
+        write,
+    )
 
     output = Output()
     templates = load_templates()
@@ -133,14 +142,17 @@ def init(
             }
         )
     if not dry_run:
-        output.line(f"{made.folder} is there: {made.template.name}, {made.template.description}", style="bold")
+        output.line(
+            f"created {made.folder} from the template {made.template.name}: {made.template.description}", style="bold"
+        )
         output.line("Next:")
         for command in commands:
             output.line(f"  {command}", style="cyan")
         if " @ " in requirement:
-            output.note(
-                f"it has wsvoice from {requirement.partition(' @ ')[2]}; README.md says how to take it elsewhere"
-            )
+            origin = requirement.partition(" @ ")[2]
+            output.note(f"wsvoice is installed from {origin}; README.md says how to take the project elsewhere")
+            if clone := own_editable_folder():
+                output.note(f"that replaces your editable wsvoice; `pip install -e {clone}` afterwards keeps it")
         if made.env:
             output.note(f"a call needs {', '.join(made.env)}: copy .env.example to .env, and fill it in")
 

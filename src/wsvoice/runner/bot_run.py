@@ -145,7 +145,7 @@ class BotRun:
             await self._wait(tasks, CLEANUP_TIMEOUT_S)
             stubborn = {task for task in tasks if not task.done()}
             if stubborn:
-                logger.error("the bot does not let itself be cancelled; it is left behind, and its place is free again")
+                logger.error("the bot ignores its cancellation; it is abandoned, and its place is free")
             for task in tasks - stubborn:
                 # Looked at, so that asyncio does not complain of an error that was told already.
                 task.cancelled() or task.exception()

@@ -80,7 +80,8 @@ def served_providers(config: RunConfig) -> dict[str, Provider]:
         if not able:
             raise ConfigError(
                 "no provider's webhooks can be verified, for no provider's signing secret is set",
-                hint=f"set one in the environment or in .env: {_secrets(providers.values())}{_or_off(config)}",
+                hint=f"set one in the environment or in {config.dotenv_place}: "
+                f"{_secrets(providers.values())}{_or_off(config)}",
             )
         providers = able
     for provider in providers.values():
@@ -97,7 +98,7 @@ def served_providers(config: RunConfig) -> dict[str, Provider]:
             why = "--verify enforce" if config.verify == "enforce" else "a public address"
             raise ConfigError(
                 f"{why} needs {provider.title}'s signing secret, and {name} is not set",
-                hint=f"set {name} in the environment or in .env{_or_off(config)}",
+                hint=f"set {name} in the environment or in {config.dotenv_place}{_or_off(config)}",
             )
     return providers
 

@@ -151,8 +151,8 @@ class Watchdog:
         if self._loop is not None and blocked_s > BLOCKED_S and not self._told:
             self._tell(blocked_s, ", and still is")
         calls = len(self._calls())
-        left = f", {'1 call' if calls == 1 else f'{calls} calls'} with it" if calls else ""
-        logger.error("the process does not end by itself; it is ended{}", left)
+        left = f", and so {'is 1 call' if calls == 1 else f'are {calls} calls'}" if calls else ""
+        logger.error("the process did not stop in time; it is killed{}", left)
         # The logs' sinks and a tunnel's agent are closed here.
         atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):
