@@ -16,6 +16,8 @@ from tests.attacks import heads
 from tests.process import ServerProcess, server_process
 from tests.runner import bots
 from tests.runner.carrier import FORM, dialled
+from wsvoice.config import DialConfig
+from wsvoice.dial.caller import dial as dial_call
 from wsvoice.runner import logs
 from wsvoice.runner.logs import short_id
 
@@ -281,3 +283,47 @@ def test_the_count_of_refusals_comes_by_itself(serve: Callable[..., Any], monkey
     while not server.lines("webhook refused (400): ", "more within 1 s"):
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+RAISING = """
+    from pipecat.frames.frames import InputAudioRawFrame
+    from pipecat.pipeline.pipeline import Pipeline
+    from pipecat.pipeline.worker import PipelineWorker
+    from pipecat.processors.frame_processor import FrameProcessor
+    from pipecat.runner.utils import create_transport
+    from pipecat.transports.websocket.fastapi import FastAPIWebsocketParams
+    from pipecat.workers.runner import WorkerRunner
+
+
+    class Broken(FrameProcessor):
+        async def process_frame(self, frame, direction):
+            await super().process_frame(frame, direction)
+            if isinstance(frame, InputAudioRawFrame):
+                raise LookupError("no such thing")
+            await self.push_frame(frame, direction)
+
+
+    async def bot(runner_args):
+        params = {"twilio": lambda: FastAPIWebsocketParams(audio_in_enabled=True, audio_out_enabled=True)}
+        transport = await create_transport(runner_args, params)
+        worker = PipelineWorker(Pipeline([transport.input(), Broken(), transport.output()]))
+        runner = WorkerRunner(handle_sigint=False)
+        await runner.add_workers(worker)
+        await runner.run()
+"""
+
+
+def test_a_processor_that_fails_for_each_frame_is_told_once_and_counted(tmp_path: Path) -> None:
+    with server_process(tmp_path, RAISING, "-t", "twilio", "--verify", "off") as server:
+        config = DialConfig(target=server.url, duration_s=1.5, listen_s=0.0)
+        asyncio.run(dial_call(config))
+        log = server.logged("ended by the caller")
+    # One traceback, with the class and the bot's own line.
+    assert log.count("Traceback (most recent call last)") == 1
+    assert "Broken raised LookupError: no such thing" in log
+    assert 'raise LookupError("no such thing")' in log
+    # pipecat's lines: each of the two kinds at its first time, and with its count.
+    assert log.count("Error processing frame") <= 8, log
+    counts = [int(count) for count in re.findall(r"\(and (\d+) more like this\)", log)]
+    assert len(counts) >= 2
+    assert max(counts) >= 10

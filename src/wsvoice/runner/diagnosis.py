@@ -71,19 +71,21 @@ class Diagnosis:
         self._call_id = call_id
         self._file = file
 
-    def note(self, cause: Cause) -> None:
-        """Keep a cause, once."""
+    def note(self, cause: Cause) -> bool:
+        """Keep a cause, once; false if it, or one of the same place in the code, was known."""
         if len(self.causes) >= MAX_CAUSES or cause in self.causes:
-            return
+            return False
+        is_first = not cause.file or (cause.file, cause.line) not in {(each.file, each.line) for each in self.causes}
         self.causes.append(cause)
         content = {"kind": cause.kind, "message": cause.message, "file": cause.file, "line": cause.line}
         _write(self._file, {"call": self._call_id, "at": time.time(), **content})
+        return is_first
 
-    def note_exception(self, error: BaseException, *, where: str = "") -> None:
-        """Keep what the bot's code raised, `where` if it is not the bot's coroutine itself."""
+    def note_exception(self, error: BaseException, *, where: str = "") -> bool:
+        """Keep what the bot's code raised, `where` if it is not the bot's coroutine itself; as in :meth:`note`."""
         file, line = place_of(error)
         message = "".join(traceback.format_exception_only(error)).strip()
-        self.note(Cause("exception", one_line(f"{where}: {message}" if where else message), file, line))
+        return self.note(Cause("exception", one_line(f"{where}: {message}" if where else message), file, line))
 
 
 def first_cause(causes: Sequence[Cause]) -> Cause | None:

@@ -11,9 +11,11 @@ import asyncio
 import logging
 import re
 import sys
+import time
 import traceback
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
 from loguru import logger
@@ -31,6 +33,8 @@ ID_LIMIT = 16
 ID_HEAD, ID_TAIL = 8, 4
 #: How many refusals of one kind are logged line by line within how many seconds; the others are counted.
 REFUSAL_LINES, REFUSAL_WINDOW_S = 20, 60.0
+#: Within how many seconds pipecat's equal lines of a call are one, and how many different ones are told apart.
+REPEAT_WINDOW_S, REPEAT_KEYS = 10.0, 100
 #: The standard library's loggers whose lines are the server's, whatever a bot sets up for its own.
 SERVER_LOGGERS = ("uvicorn", "asyncio", "websockets", "py.warnings")
 
@@ -80,6 +84,7 @@ class ServerSink:
         self._least = logger.level(level).no
         self._quiet = level != "DEBUG"
         self._colors = stream.isatty()
+        self._repeats = _Repeats()
 
     def wants(self, record: Record) -> bool:
         """Whether a record is shown."""
@@ -89,19 +94,69 @@ class ServerSink:
         return not self._quiet or record["level"].no >= 30 or not (record["name"] or "").startswith("pipecat")
 
     def __call__(self, message: Message) -> None:
-        """Write one record."""
+        """Write one record; of pipecat's equal ones, how many there are."""
         record = message.record
+        for earlier, count in self._repeats.due(record):
+            self._write(earlier, f" (and {count} more like this)")
+        if not self._repeats.takes(record):
+            self._write(record)
+
+    def _write(self, record: Record, more: str = "") -> None:
         time, level = record["time"], f"{record['level'].name: <7}"
         if self._colors and (color := _COLORS.get(record["level"].name)):
             level = f"\x1b[{color}m{level}\x1b[0m"
         call = short_id(_spelled(str(record["extra"].get("call", "-"))))
         head = f"{time:%H:%M:%S}.{time.microsecond // 1000:03d} {level} {call}"
         # Once more: a bot may have a patcher of its own in the place of ours.
-        text = _tamed(record["message"])
+        text = _tamed(record["message"]) + more
         if record["exception"] is not None:
             text = "\n    ".join([text, *_exception_lines(record["exception"])])
         self._stream.write(f"{head} {text}\n")
         self._stream.flush()
+
+
+class _Repeats:
+    """
+    Counts what pipecat warns of again and again: a processor that fails does so for each of 50 frames a second.
+
+    Lines of a call are equal if they are so but for numbers. How many there were is due after a while, or when the
+    server itself has something to say of the call, as at its end.
+    """
+
+    def __init__(self) -> None:
+        self._counts: OrderedDict[tuple[str, str, str], _Repeat] = OrderedDict()
+
+    def takes(self, record: Record) -> bool:
+        """Whether `record` is only counted."""
+        if record["level"].no < 30 or not (record["name"] or "").startswith("pipecat") or record["exception"]:
+            return False
+        text = re.sub(r"\d+", "0", record["message"][:LINE_LIMIT])
+        key = (str(record["extra"].get("call", "-")), record["level"].name, text)
+        if (repeat := self._counts.get(key)) is not None:
+            repeat.last = record
+            repeat.count += 1
+            return True
+        self._counts[key] = _Repeat(record, time.monotonic())
+        return False
+
+    def due(self, record: Record) -> Iterator[tuple[Record, int]]:
+        """Yield what is to be told before `record`: the last of equal records, and how many were not written."""
+        call = str(record["extra"].get("call", "-"))
+        is_servers = (record["name"] or "").startswith("wsvoice")
+        now = time.monotonic()
+        surplus = len(self._counts) - REPEAT_KEYS
+        for number, (key, repeat) in enumerate(list(self._counts.items())):
+            if number < surplus or now - repeat.since >= REPEAT_WINDOW_S or (is_servers and key[0] == call):
+                del self._counts[key]
+                if repeat.count:
+                    yield repeat.last, repeat.count
+
+
+@dataclass(slots=True)
+class _Repeat:
+    last: Record
+    since: float
+    count: int = 0
 
 
 class RefusalLog:

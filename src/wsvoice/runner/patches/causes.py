@@ -7,10 +7,12 @@ import inspect
 import re
 from typing import Any
 
+from loguru import logger
 from pipecat.frames.frames import ErrorFrame
 from pipecat.processors.frame_processor import FrameProcessor
 from pipecat.utils.base_object import BaseObject
 
+from wsvoice.guest import raised
 from wsvoice.runner.diagnosis import Cause, Diagnosis, current, one_line
 
 _MARK = "_wsvoice_notes_causes"
@@ -57,7 +59,9 @@ def _note(diagnosis: Diagnosis, processor: FrameProcessor, error: ErrorFrame) ->
     # pipecat numbers the processors of a class: "CartesiaTTSService#0".
     name = re.sub(r"#\d+$", "", str(error.processor or processor))
     if error.exception is not None and error.error.startswith(_RAISED):
-        diagnosis.note_exception(error.exception, where=name)
+        if diagnosis.note_exception(error.exception, where=name):
+            # pipecat's own line tells neither the class nor the way there, and comes again for every frame.
+            logger.opt(exception=error.exception).error("{} {}", name, raised(error.exception))
         return
     text = one_line(error.error)
     diagnosis.note(Cause("service", text if name in text else f"{name}: {text}"))
