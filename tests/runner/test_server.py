@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
+from loguru import logger
 from pyngrok import conf, ngrok
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
@@ -331,11 +332,15 @@ class TestTunnel:
         # Nothing listens on port 9 of this machine.
         monkeypatch.setattr("pyngrok.installer.get_ngrok_cdn_url", lambda version: "http://127.0.0.1:9/ngrok.tgz")
         conf.set_default(conf.PyngrokConfig(ngrok_path=str(path), config_path=str(config)))
+        log: list[str] = []
+        sink = logger.add(lambda message: log.append(str(message)), format="{message}")
         try:
             with pytest.raises(ServerError, match="ngrok's agent could not be installed") as caught, ngrok_tunnel(7860):
                 pass
         finally:
             conf.set_default(conf.PyngrokConfig())
+            logger.remove(sink)
+        assert f"ngrok's agent is not on this machine: it is downloaded to {path}\n" in log
         assert "PYNGROK_NGROK_PATH" in (caught.value.hint or "")
         assert "AUTHTOKEN" not in (caught.value.hint or "")
         assert capsys.readouterr().out == "", "stdout is for data"

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from io import StringIO
+from pathlib import Path
 from urllib.parse import urlsplit
+
+from loguru import logger
 
 from wsvoice.errors import ServerError
 
@@ -23,9 +26,12 @@ def ngrok_tunnel(port: int) -> Iterator[str]:
 
     https://ngrok.com/docs/agent/
     """
-    from pyngrok import ngrok
+    from pyngrok import conf, ngrok
     from pyngrok.exception import PyngrokError
 
+    agent = Path(conf.get_default().ngrok_path)
+    if not agent.exists():
+        logger.info("ngrok's agent is not on this machine: it is downloaded to {}", agent)
     try:
         # A download tells its progress on stdout, which is for data.
         with redirect_stdout(StringIO()):
