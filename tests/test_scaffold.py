@@ -26,6 +26,7 @@ from wsvoice.scaffold import (
     check,
     load_templates,
     next_commands,
+    own_editable_folder,
     own_requirement,
     plan,
     project_name,
@@ -645,3 +646,10 @@ def test_a_name_that_is_too_long_for_the_disk(small: Callable[..., Plan], tmp_pa
 def test_an_installation_without_templates_says_so(tmp_path: Path) -> None:
     with pytest.raises(ScaffoldError, match="has no templates"):
         plan("my-bot", templates=load_templates(tmp_path))
+
+
+def test_an_editable_wsvoice_is_named_for_a_shell() -> None:
+    editable = {"url": "file:///home/me/my%20clones/wsvoice", "dir_info": {"editable": True}}
+    assert own_editable_folder(Installed(editable)) == "'/home/me/my clones/wsvoice'"
+    assert own_editable_folder(Installed(editable | {"dir_info": {}})) is None
+    assert own_editable_folder(Installed(None)) is None
