@@ -649,7 +649,7 @@ def test_an_installation_without_templates_says_so(tmp_path: Path) -> None:
 
 
 def test_an_editable_wsvoice_is_named_for_a_shell() -> None:
-    editable = {"url": "file:///home/me/my%20clones/wsvoice", "dir_info": {"editable": True}}
-    assert own_editable_folder(Installed(editable)) == "'/home/me/my clones/wsvoice'"
+    editable = {"url": "file:///srv/my%20clones/wsvoice", "dir_info": {"editable": True}}
+    assert own_editable_folder(Installed(editable)) == "'/srv/my clones/wsvoice'"
     assert own_editable_folder(Installed(editable | {"dir_info": {}})) is None
     assert own_editable_folder(Installed(None)) is None
