@@ -65,6 +65,7 @@ KEYS = [
     "findings",
     "recording",
     "causes",
+    "untested",
 ]
 #: How a line of the served bot's log begins in the timeline; a traceback there is the bot's own.
 LOG = "           | "
