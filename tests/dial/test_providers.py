@@ -150,15 +150,21 @@ def tones(pcm: np.ndarray[Any, Any], rate: int) -> list[int]:
     """Return which of the caller's two tones sound, in Hz and in their order; one that breaks off is still one."""
     size = rate // 20
     found: list[int] = []
+    clear = unclear = 0
     for start in range(0, len(pcm) - size, size):
         piece = pcm[start : start + size].astype(np.float64)
         if np.sqrt(np.mean(piece**2)) < 2000:
             continue
         spectrum = np.abs(np.fft.rfft(piece * np.hanning(size), rate))
         heard = 1000 if spectrum[1000] > spectrum[600] else 600
-        assert spectrum[heard] > 0.5 * spectrum.max()
+        # A piece in which the sound breaks off and goes on has no one pitch; most have.
+        if spectrum[heard] < 0.5 * spectrum.max():
+            unclear += 1
+            continue
+        clear += 1
         if found[-1:] != [heard]:
             found.append(heard)
+    assert unclear <= clear / 5, (unclear, clear)
     return found
 
 
