@@ -383,12 +383,6 @@ def rms(pcm: bytes) -> float:
     return math.sqrt(np.dot(samples, samples) / len(samples)) if len(samples) else 0.0
 
 
-def level_dbfs(pcm: bytes) -> float:
-    """Return the RMS level; a full-scale sine has -3.01 dBFS, digital silence -inf."""
-    level = rms(pcm)
-    return 20 * math.log10(level / 32768) if level else -math.inf
-
-
 # Format tags of Microsoft's mmreg.h, listed in https://www.rfc-editor.org/rfc/rfc2361
 _PCM, _FLOAT, _ALAW, _MULAW, _EXTENSIBLE = 0x0001, 0x0003, 0x0006, 0x0007, 0xFFFE
 _CODECS = {

@@ -8,7 +8,6 @@ Marks stand in the queue. The model is pure: every method is told the time.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wsvoice.dial.listener import is_loud
@@ -181,10 +180,6 @@ class Playback:
         heard = b"".join(self._heard)
         self._heard.clear()
         return heard
-
-    def pending_marks(self) -> Sequence[str]:
-        """Return the marks that are not reached yet."""
-        return [item for item in self._queue if isinstance(item, str)]
 
     def _hear(self, played: memoryview) -> None:
         self._heard.append(played)

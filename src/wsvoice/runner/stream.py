@@ -91,7 +91,6 @@ class StreamSocket(AcceptedSocket):
         self.sent_ms = 0.0
         self._cleared_ms = 0.0
         self.marks_sent = 0
-        self.clears_sent = 0
         self.digits = ""
         self.digit_count = 0
         #: Why the stream's start could not be used; empty if it could.
@@ -276,7 +275,6 @@ class StreamSocket(AcceptedSocket):
             self.marks_sent += 1
         elif isinstance(event, Clear):
             now = self._loop.time()
-            self.clears_sent += 1
             self._cleared_ms += self.pacer.queued_s(now) * 1000
             self.pacer.cleared(now)
             if self.audio_listener is not None:

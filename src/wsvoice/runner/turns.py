@@ -26,12 +26,6 @@ class TurnTimer:
         #: The caller's wait for each answer, in seconds.
         self.responses_s: list[float] = []
 
-    @property
-    def last_sound_at(self) -> float | None:
-        """When either end last made a sound."""
-        times = [at for at in (self.caller_sounded_at, self.bot_sounded_at) if at is not None]
-        return max(times, default=None)
-
     def caller(self, pcm: bytes, now: float) -> None:
         """Hear a piece of the caller's audio, s16le."""
         if rms(pcm) > SOUND_RMS:
