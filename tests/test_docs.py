@@ -33,8 +33,8 @@ from wsvoice.cli.main import app
 from wsvoice.config import RUN_SETTINGS
 from wsvoice.moved import MOVED
 from wsvoice.providers import PROVIDERS, load_provider
-from wsvoice.runner.patches import PATCHES
-from wsvoice.runner.patches.old_params import KEPT, RENAMED
+from wsvoice.runner.pipecat.patches import PATCHES
+from wsvoice.runner.pipecat.patches.old_params import KEPT, RENAMED
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -89,14 +89,7 @@ PURE_LAYERS = ("errors", "call", "providers")
 
 #: Each library's place: the modules, or packages, that may import it; in all others it is out of bounds.
 PLACES = {
-    "pipecat": (
-        "wsvoice.runner.transport",
-        "wsvoice.runner.client_transport",
-        "wsvoice.runner.server_transport",
-        "wsvoice.runner.dial_transport",
-        "wsvoice.runner.patches",
-        "wsvoice.dial.caller_bot",
-    ),
+    "pipecat": ("wsvoice.runner.pipecat", "wsvoice.dial.caller_bot"),
     "fastapi": ("wsvoice.runner",),
     "starlette": ("wsvoice.runner",),
     "uvicorn": ("wsvoice.runner", "wsvoice.bot"),
@@ -374,8 +367,8 @@ def test_a_module_that_breaks_a_rule_is_named(module: str, source: str, complain
             "import json, hmac\nfrom wsvoice.providers.base import Side\nimport cryptography.x509",
         ),
         ("wsvoice.audio", "import numpy as np\nimport wave\nimport audioop\nfrom wsvoice.errors import AudioFileError"),
-        ("wsvoice.runner.transport", "import pipecat.frames.frames"),
-        ("wsvoice.runner.patches.vad", "import pipecat"),
+        ("wsvoice.runner.pipecat.call_transport", "import pipecat.frames.frames"),
+        ("wsvoice.runner.pipecat.patches.vad", "import pipecat"),
         ("wsvoice.runner.app", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import httpx"),
         ("wsvoice.dial.caller", "from wsvoice import http\nimport websockets"),
         ("wsvoice.cli.run", "def run():\n    from wsvoice.runner.server import serve"),

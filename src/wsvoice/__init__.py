@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     from wsvoice.call import Call
     from wsvoice.config import RunConfig
     from wsvoice.runner.app import create_app, create_router
-    from wsvoice.runner.transport import CallArguments, CallTransport, create_transport, install
+    from wsvoice.runner.pipecat.call_transport import CallArguments, CallTransport, create_transport, install
 
 _PLACES = {
     "Call": "wsvoice.call",
-    "CallArguments": "wsvoice.runner.transport",
-    "CallTransport": "wsvoice.runner.transport",
+    "CallArguments": "wsvoice.runner.pipecat.call_transport",
+    "CallTransport": "wsvoice.runner.pipecat.call_transport",
     "RunConfig": "wsvoice.config",
     "create_app": "wsvoice.runner.app",
     "create_router": "wsvoice.runner.app",
-    "create_transport": "wsvoice.runner.transport",
-    "install": "wsvoice.runner.transport",
+    "create_transport": "wsvoice.runner.pipecat.call_transport",
+    "install": "wsvoice.runner.pipecat.call_transport",
 }
 
 __all__ = [

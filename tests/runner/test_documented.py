@@ -57,9 +57,9 @@ from tests.runner.carrier import Carrier, announce, dialled, main_frequency
 from tests.runner.test_calls import wait_for
 from tests.signals import tone
 from wsvoice.audio import read_wav, resample
-from wsvoice.runner.patches import apply_patches
-from wsvoice.runner.patches.notices import notices
-from wsvoice.runner.transport import CallTransport, create_transport
+from wsvoice.runner.pipecat.call_transport import CallTransport, create_transport
+from wsvoice.runner.pipecat.patches import apply_patches
+from wsvoice.runner.pipecat.patches.notices import notices
 
 Serve = Callable[..., Any]
 

@@ -25,7 +25,7 @@ from wsvoice.audio import read_wav, resample
 from wsvoice.config import resolve_run
 from wsvoice.errors import ConfigError
 from wsvoice.moved import MOVED
-from wsvoice.runner.patches import PATCHES, apply_patches
+from wsvoice.runner.pipecat.patches import PATCHES, apply_patches
 
 
 def python(program: str) -> str:
@@ -130,7 +130,7 @@ class TestContracts:
         assert not gone.exists()
 
     def test_serializers_complain_of_missing_credentials_in_these_words(self) -> None:
-        from wsvoice.runner.patches.serializers import COMPLAINT, SERIALIZERS
+        from wsvoice.runner.pipecat.patches.serializers import COMPLAINT, SERIALIZERS
 
         program = f"""
             import importlib
@@ -146,7 +146,7 @@ class TestContracts:
         """
         assert [line for line in python(program).splitlines() if line == "refused True"] == ["refused True"] * 3
         printed = python(f"""
-            from wsvoice.runner.transport import install
+            from wsvoice.runner.pipecat.call_transport import install
             install()
             {program}
             serializer = kind("MZ1", params=kind.InputParams(sample_rate=16000))
@@ -160,7 +160,7 @@ class TestContracts:
         import pipecat.audio.vad.silero as silero
 
         apply_patches()
-        from wsvoice.runner.patches.shared_models import SharedRuntime
+        from wsvoice.runner.pipecat.patches.shared_models import SharedRuntime
 
         assert isinstance(silero.onnxruntime, SharedRuntime)
         assert isinstance(smart_turn.ort, SharedRuntime)
@@ -175,7 +175,7 @@ class TestContracts:
 CONFIDENCES = """
     import hashlib
     if {patched}:
-        from wsvoice.runner.transport import install
+        from wsvoice.runner.pipecat.call_transport import install
         install()
     from pipecat.audio.vad.silero import SileroVADAnalyzer
     clips = [open(name, "rb").read() for name in {names!r}]
@@ -225,7 +225,7 @@ class TestOldModules:
     def test_imports_lead_to_the_same_classes_with_one_warning_each(self) -> None:
         printed = python("""
             import sys
-            from wsvoice.runner.transport import install
+            from wsvoice.runner.pipecat.call_transport import install
             install()
             assert not [name for name in sys.modules if name.startswith(("pipecat.transports.network", "pipecat.vad"))]
             assert "pipecat.transports.websocket.server" not in sys.modules
@@ -257,7 +257,7 @@ class TestOldModules:
 
     def test_a_params_argument_of_an_old_module_is_kept_too(self) -> None:
         printed = python("""
-            from wsvoice.runner.transport import install
+            from wsvoice.runner.pipecat.call_transport import install
             install()
             from pipecat.transports.network.websocket_server import WebsocketServerParams
             from pipecat.vad.silero import SileroVADAnalyzer
@@ -274,7 +274,7 @@ class TestSwitchingOff:
         assert len({patch.name for patch in PATCHES}) == len(PATCHES)
         for patch in PATCHES:
             assert patch.reason
-            assert callable(importlib.import_module(f"wsvoice.runner.patches.{patch.module}").apply)
+            assert callable(importlib.import_module(f"wsvoice.runner.pipecat.patches.{patch.module}").apply)
 
     def test_all_off(self) -> None:
         """Without any, pipecat is as it comes."""
@@ -284,7 +284,7 @@ class TestSwitchingOff:
             from pipecat.transports.base_transport import TransportParams
             before = (pipecat.runner.utils.create_transport, TransportParams.__init__, BaseInputTransport.setup)
             finders = list(sys.meta_path)
-            from wsvoice.runner.transport import install
+            from wsvoice.runner.pipecat.call_transport import install
             install(frozenset({[patch.name for patch in PATCHES]!r}))
             after = (pipecat.runner.utils.create_transport, TransportParams.__init__, BaseInputTransport.setup)
             print("same", before == after and finders == sys.meta_path)

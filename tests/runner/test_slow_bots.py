@@ -14,7 +14,7 @@ from tests.runner import bots
 from tests.runner.carrier import announce, dialled
 from tests.runner.test_calls import wait_for
 from tests.signals import tone
-from wsvoice.runner import transport
+from wsvoice.runner.pipecat import call_transport
 
 Serve = Callable[..., Any]
 
@@ -42,7 +42,7 @@ class Passing(FrameProcessor):
 
 @pytest.mark.parametrize("before", [0, 2], ids=["at the transport", "further behind"])
 def test_frames_do_not_pile_up(serve: Serve, monkeypatch: pytest.MonkeyPatch, before: int) -> None:
-    monkeypatch.setattr(transport, "MAX_WAITING_FRAMES", 50)
+    monkeypatch.setattr(call_transport, "MAX_WAITING_FRAMES", 50)
     stuck: list[Stuck] = []
     listener = bots.Listener()
 
@@ -75,7 +75,7 @@ def test_frames_do_not_pile_up(serve: Serve, monkeypatch: pytest.MonkeyPatch, be
 
 def test_marks_that_never_come_back(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor do marks pile up, of a carrier that returns none, or returns what nobody set."""
-    monkeypatch.setattr(transport, "MAX_MARKS", 10)
+    monkeypatch.setattr(call_transport, "MAX_MARKS", 10)
     kept: list[int] = []
     told: list[str] = []
 

@@ -23,7 +23,7 @@ from wsvoice.providers import load_provider
 from wsvoice.providers.base import Side
 from wsvoice.providers.events import Audio
 from wsvoice.runner.pacing import Pacer
-from wsvoice.runner.transport import CallSerializer, SteadyResampler
+from wsvoice.runner.pipecat.call_transport import CallSerializer, SteadyResampler
 from wsvoice.runner.turns import TurnTimer
 
 Serve = Callable[..., Any]

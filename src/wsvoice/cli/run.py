@@ -203,8 +203,8 @@ def run(
     with output.progress(f"Loading {config.bot}"), telling_misuse(config.causes):
         configure_logging(config.log_level)
 
+        from wsvoice.runner.pipecat.call_transport import install
         from wsvoice.runner.server import serve
-        from wsvoice.runner.transport import install
 
         # Before the bot is imported: it takes pipecat's create_transport by name.
         install(config.disabled_patches)

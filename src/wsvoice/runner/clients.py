@@ -271,7 +271,7 @@ class Clients:
         refusals: RefusalLog,
         on_ended: Callable[[ClientRecord], None],
     ) -> None:
-        from wsvoice.runner.client_transport import allowed_origins, client_arguments, is_eval_connect
+        from wsvoice.runner.pipecat.client_transport import allowed_origins, client_arguments, is_eval_connect
 
         self._bot = bot
         self._config = config

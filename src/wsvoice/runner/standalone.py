@@ -121,7 +121,7 @@ async def serve_one_by_one(bot: LoadedBot, config: RunConfig, *, on_ready: OnRea
         BotError: If it ends at once, several times in a row.
         ServerError: If the address cannot be listened on.
     """
-    from wsvoice.runner import server_transport
+    from wsvoice.runner.pipecat import server_transport
 
     desk = Desk(config, event_tasks=server_transport.event_tasks, logger=logger.bind(call="-"))
     sockets = listen(config.host, config.port)
@@ -166,7 +166,7 @@ async def dial_out(bot: LoadedBot, config: RunConfig, *, on_ready: OnReady, stop
         BotError: If it raises.
         ConnectError: If the server cannot be reached, or turns it away.
     """
-    from wsvoice.runner.dial_transport import dial_arguments
+    from wsvoice.runner.pipecat.dial_transport import dial_arguments
 
     if config.url is None:
         raise ConfigError("websocket-client needs the address that the bot dials", hint="set `url`")

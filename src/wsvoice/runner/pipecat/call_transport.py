@@ -58,8 +58,8 @@ from wsvoice.audio import Resampler
 from wsvoice.call import Call
 from wsvoice.errors import LocalProtocolError
 from wsvoice.providers.events import Audio, Clear, Digit, Event, Mark, SendDigits
-from wsvoice.runner.patches import apply_patches
-from wsvoice.runner.patches.input_vad import voice_of
+from wsvoice.runner.pipecat.patches import apply_patches
+from wsvoice.runner.pipecat.patches.input_vad import voice_of
 
 if TYPE_CHECKING:
     from wsvoice.providers.base import Stream

@@ -14,8 +14,8 @@ from typing import Any
 from pipecat.transports.base_transport import TransportParams
 
 from wsvoice.config import did_you_mean
-from wsvoice.runner.patches.imports import when_imported
-from wsvoice.runner.patches.notices import notices
+from wsvoice.runner.pipecat.patches.imports import when_imported
+from wsvoice.runner.pipecat.patches.notices import notices
 
 #: What each is called now.
 RENAMED = {

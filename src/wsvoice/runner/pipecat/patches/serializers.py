@@ -12,8 +12,8 @@ import inspect
 from types import ModuleType
 from typing import Any
 
-from wsvoice.runner.patches.imports import when_imported
-from wsvoice.runner.patches.notices import notices
+from wsvoice.runner.pipecat.patches.imports import when_imported
+from wsvoice.runner.pipecat.patches.notices import notices
 
 #: The serializers that hang up, by module.
 SERIALIZERS = {

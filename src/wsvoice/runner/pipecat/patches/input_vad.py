@@ -33,7 +33,7 @@ from pipecat.frames.frames import (
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor, FrameProcessorSetup
 from pipecat.transports.base_input import BaseInputTransport
 
-from wsvoice.runner.patches.old_params import ALLOW_INTERRUPTIONS
+from wsvoice.runner.pipecat.patches.old_params import ALLOW_INTERRUPTIONS
 
 if TYPE_CHECKING:
     from pipecat.audio.turn.base_turn_analyzer import BaseTurnAnalyzer

@@ -52,7 +52,7 @@ from pipecat.utils.security.allowed_origins import default_allowed_origins, is_o
 from wsvoice.call import Call
 from wsvoice.runner.activity import Activity
 from wsvoice.runner.pacing import InputLimit
-from wsvoice.runner.transport import LowLatencyResampler, waiting_frames
+from wsvoice.runner.pipecat.call_transport import LowLatencyResampler, waiting_frames
 
 if TYPE_CHECKING:
     from wsvoice.runner.clients import ClientSession, ClientSocket

@@ -12,7 +12,7 @@ from os import PathLike, fspath
 from types import ModuleType
 from typing import Any
 
-from wsvoice.runner.patches.imports import when_imported
+from wsvoice.runner.pipecat.patches.imports import when_imported
 
 #: The modules that load a model, each with the name by which it calls ONNX Runtime.
 USERS = {

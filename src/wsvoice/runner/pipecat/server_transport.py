@@ -25,7 +25,8 @@ from websockets.exceptions import ConnectionClosed
 
 from wsvoice.call import Call
 from wsvoice.runner.activity import Activity
-from wsvoice.runner.client_transport import (
+from wsvoice.runner.desk import Desk, Handler
+from wsvoice.runner.pipecat.client_transport import (
     ClientSerializer,
     FrameReceiver,
     TransportParams,
@@ -33,7 +34,6 @@ from wsvoice.runner.client_transport import (
     read_frame,
     resample_at_once,
 )
-from wsvoice.runner.desk import Desk, Handler
 
 _pipecat_serve = cast(Any, pipecat_server).websocket_serve
 

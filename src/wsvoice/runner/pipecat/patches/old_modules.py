@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from wsvoice.moved import MOVED, PACKAGES
-from wsvoice.runner.patches.notices import notices
+from wsvoice.runner.pipecat.patches.notices import notices
 
 
 class OldModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):

@@ -36,7 +36,8 @@ from wsvoice.call import Call
 from wsvoice.config import without_secrets
 from wsvoice.errors import ConnectError
 from wsvoice.runner.activity import Activity
-from wsvoice.runner.client_transport import (
+from wsvoice.runner.diagnosis import one_line
+from wsvoice.runner.pipecat.client_transport import (
     ClientSerializer,
     FrameReceiver,
     TransportParams,
@@ -45,7 +46,6 @@ from wsvoice.runner.client_transport import (
     read_frame,
     resample_at_once,
 )
-from wsvoice.runner.diagnosis import one_line
 
 #: How long the server may take to answer the handshake.
 CONNECT_TIMEOUT_S = 10.0
