@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
@@ -203,12 +206,15 @@ def run(
     with output.progress(f"Loading {config.bot}"), telling_misuse(config.causes):
         configure_logging(config.log_level)
 
-        from wsvoice.runner.pipecat.call_transport import install
-        from wsvoice.runner.server import serve
+        with uncollected():
+            from wsvoice.runner.pipecat.call_transport import install
+            from wsvoice.runner.server import serve
 
-        # Before the bot is imported: it takes pipecat's create_transport by name.
-        install(config.disabled_patches)
+            # Before the bot is imported: it takes pipecat's create_transport by name.
+            install(config.disabled_patches)
         loaded = load_bot(config.bot)
+        # What is loaded by now stays: no look for garbage, of a call or at the end, need go through it again.
+        gc.freeze()
         take_standard_logging(config.log_level)
 
     def announce(ready: Ready) -> None:
@@ -230,6 +236,19 @@ def run(
         run_alone(loaded, config, on_ready=announce)
     else:
         serve(loaded, config, on_ready=announce)
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Import without looks for garbage, which imports hardly leave, and keep what was imported out of later ones."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if was_enabled:
+            gc.enable()
 
 
 def show_banner(output: Output, bot: LoadedBot, config: RunConfig, ready: Ready) -> None:
