@@ -28,7 +28,7 @@ STATED = [
 ]
 if clone := own_editable_folder():
     STATED.append(f"note: that replaces your editable wsvoice; `pip install -e {clone}` afterwards keeps it")
-FILES = {str(path) for path, _ in TEMPLATES["echo"].files()}
+FILES = {path for path, _ in TEMPLATES["echo"].files()}
 
 
 @pytest.fixture(autouse=True)
@@ -201,11 +201,11 @@ def test_a_new_project_takes_a_call(tmp_path, template, provider, keys):
         (["--template", "ivrr"], "no template is called 'ivrr'", "did you mean `ivr`?"),
         (["-t", "twillio"], "no provider is called 'twillio'", "did you mean `twilio`?"),
         (["--stt", "deepgram"], "the template echo has no choice --stt", "leave it out"),
-        (["3bot!"], "'3bot!' is no name for a Python package", "`wsvoice init bot`"),
-        (["bots/class"], "'class' is no name for a Python package", "`wsvoice init bots/class-bot`"),
+        (["3bot!"], "'3bot!' is no name for a Python project", "`wsvoice init bot`"),
+        (["bots/wsvoice"], "'wsvoice' is the name of a package that every bot needs", "`wsvoice init bots/my-wsvoice`"),
         ([""], "the folder's name is empty", "`wsvoice init my-bot`"),
-        (["a-file"], "a-file is a file, not a folder", "choose another folder"),
-        (["a-file/my-bot"], "a-file is a file, not a folder", "choose another folder"),
+        (["a-file"], "a-file is not a folder", "choose another folder"),
+        (["a-file/my-bot"], "a-file is not a folder", "choose another folder"),
         (["taken"], "taken/bot.py already exists", "--force"),
         (["one", "two"], "unexpected extra argument", "`wsvoice init --help` lists what there is"),
         (["--templat", "ivr"], "no such option: --templat", "did you mean `--template`?"),
@@ -232,7 +232,10 @@ def test_a_full_disk_is_a_failure_that_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "write_bytes", write_bytes)
     result = invoke("my-bot", code=1)
-    assert result.stderr.splitlines()[0] == "error: the disk is full; nothing was written"
+    assert result.stderr.splitlines() == [
+        "error: my-bot cannot be written: No space left on device",
+        "hint:  nothing was written",
+    ]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -336,7 +339,7 @@ def test_answers_are_taken_and_wrong_ones_asked_again(terminal, tmp_path):
     terminal.answer("Telephone companies", "telnyx, twillio")
     terminal.answer("Telephone companies", "telnyx, twilio")
     assert terminal.finish() == 0, terminal.printed
-    assert "error: '3bot!' is no name for a Python package\r\n" in terminal.printed
+    assert "error: '3bot!' is no name for a Python project\r\n" in terminal.printed
     assert "did you mean `ivr`?" in terminal.printed
     assert "did you mean `twilio`?" in terminal.printed
     env = (tmp_path / "menu" / ".env.example").read_text()

@@ -99,7 +99,6 @@ def init(
     """
     from wsvoice.scaffold import (
         DEFAULT_NAME,
-        check,
         load_templates,
         next_commands,
         own_editable_folder,
@@ -123,12 +122,10 @@ def init(
         folder = DEFAULT_NAME if directory is None else directory
         made = plan(folder, template, transport or (), chosen, templates=templates, requirement=requirement)
 
+    with interrupted_by_signals():
+        write(made, overwrite=force, dry_run=dry_run)
     if dry_run:
-        check(made, overwrite=force)
-        output.tree(str(made.folder), [(str(each.path), f"{len(each.content):,} bytes") for each in made.files])
-    else:
-        with interrupted_by_signals():
-            write(made, overwrite=force)
+        output.tree(str(made.folder), [(path, f"{len(content):,} bytes") for path, content in made.files.items()])
     commands = next_commands(made)
     if as_json:
         output.data(
@@ -137,7 +134,7 @@ def init(
                 "template": made.template.name,
                 "providers": list(made.providers),
                 "choices": dict(made.chosen),
-                "files": [{"path": str(each.path), "bytes": len(each.content)} for each in made.files],
+                "files": [{"path": path, "bytes": len(content)} for path, content in made.files.items()],
                 "next": commands,
             }
         )
@@ -167,7 +164,7 @@ def show_templates(output: Output, templates: Mapping[str, Template], *, as_json
                         "name": each.name,
                         "description": each.description,
                         "choices": {
-                            name: {"default": choice.default, "options": list(choice.options)}
+                            name: {"default": each.defaults[name], "options": list(choice.options)}
                             for name, choice in each.choices.items()
                         },
                     }
@@ -209,7 +206,7 @@ def ask(output: Output, templates: Mapping[str, Template], requirement: str) -> 
         known = ", ".join(choice.options)
         chosen[name] = answer(
             f"{choice.help.rstrip('.')} ({known})",
-            choice.default,
+            template.defaults[name],
             lambda text, name=name, choice=choice: pick(name, text, choice.options),  # type: ignore[misc]
         )
     providers = answer(f"Telephone companies ({', '.join(PROVIDERS)})", next(iter(PROVIDERS)), read_providers)
