@@ -52,10 +52,10 @@ class ServerProcess:
         """What it has logged until now."""
         return self.log_file.read_text("utf-8", "replace")
 
-    def logged(self, needle: str, *, timeout_s: float = 10) -> str:
-        """Wait until the log holds `needle`; return the log."""
+    def logged(self, needle: str, *, timeout_s: float = 10, since: int = 0) -> str:
+        """Wait until the log holds `needle` behind its first `since` characters; return that part of it."""
         deadline = time.monotonic() + timeout_s
-        while needle not in (log := self.log()):
+        while needle not in (log := self.log()[since:]):
             assert time.monotonic() < deadline, f"{needle!r} was not logged:\n{log[-4000:]}"
             time.sleep(0.02)
         return log

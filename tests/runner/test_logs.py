@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,7 @@ from tests.attacks import heads
 from tests.process import ServerProcess, server_process
 from tests.runner import bots
 from tests.runner.carrier import FORM, dialled
-from wsvoice.config import DialConfig
-from wsvoice.dial.caller import dial as dial_call
+from tests.signals import tone
 from wsvoice.runner import logs
 from wsvoice.runner.logs import short_id
 
@@ -114,28 +113,64 @@ USES_LOGGING = """
             pass
 """
 
-NEVER_HEARD_OF_IT = """
+#: Has never heard of logging; or, where the call says so, has a processor that raises for each frame.
+PLAIN = """
     import logging
 
+    from pipecat.frames.frames import InputAudioRawFrame
+    from pipecat.pipeline.pipeline import Pipeline
+    from pipecat.pipeline.worker import PipelineWorker
+    from pipecat.processors.frame_processor import FrameProcessor
+    from pipecat.runner.utils import create_transport
+    from pipecat.transports.websocket.fastapi import FastAPIWebsocketParams
+    from pipecat.workers.runner import WorkerRunner
+
+
+    class Broken(FrameProcessor):
+        async def process_frame(self, frame, direction):
+            await super().process_frame(frame, direction)
+            if isinstance(frame, InputAudioRawFrame):
+                raise LookupError("no such thing")
+            await self.push_frame(frame, direction)
+
+
     async def bot(runner_args):
+        if (runner_args.body or {}).get("do") == "raise":
+            await raising(runner_args)
+            return
         logging.getLogger("library").warning("of a library")
         logging.getLogger("library").info("not asked for")
         async for _ in runner_args.websocket.iter_text():
             pass
+
+
+    async def raising(runner_args):
+        params = {"twilio": lambda: FastAPIWebsocketParams(audio_in_enabled=True, audio_out_enabled=True)}
+        transport = await create_transport(runner_args, params)
+        worker = PipelineWorker(Pipeline([transport.input(), Broken(), transport.output()]))
+        runner = WorkerRunner(handle_sigint=False)
+        await runner.add_workers(worker)
+        await runner.run()
 """
 
 
-def log_of_a_call(server: ServerProcess, call_sid: str = CALL) -> list[str]:
-    """Let a call be made; return the lines of the log."""
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    with server_process(tmp_path_factory.mktemp("plain"), PLAIN, "-t", "twilio", "--verify", "off") as server:
+        yield server
+
+
+def log_of_a_call(server: ServerProcess, call_sid: str = CALL, *, since: int = 0) -> list[str]:
+    """Let a call be made; return the lines of the log, without its first `since` characters."""
 
     async def main() -> None:
         async with dialled(server.url.replace("http", "ws", 1) + "ws", call_sid) as carrier:
-            await asyncio.to_thread(server.logged, f"call {call_sid}")
+            await asyncio.to_thread(server.logged, f"call {call_sid}", since=since)
             await asyncio.sleep(0.3)
             await carrier.stop()
 
     asyncio.run(main())
-    return server.logged(f"{short_id(call_sid)} ended by", timeout_s=20).splitlines()
+    return server.logged(f"{short_id(call_sid)} ended by", timeout_s=20, since=since).splitlines()
 
 
 def holding(lines: list[str], needle: str) -> list[str]:
@@ -209,18 +244,16 @@ def test_a_bot_that_uses_logging(tmp_path: Path) -> None:
     assert holding(lines, "of uvicorn \\x1b[31m 1")
 
 
-def test_a_bot_that_never_heard_of_logging(tmp_path: Path) -> None:
-    with server_process(tmp_path, NEVER_HEARD_OF_IT, "-t", "twilio") as server:
-        lines = log_of_a_call(server)
+def test_a_bot_that_never_heard_of_logging(plain: ServerProcess) -> None:
+    lines = log_of_a_call(plain, since=len(plain.log()))
     (line,) = holding(lines, "of a library")
     assert LINE.match(line)
     assert not holding(lines, "not asked for")
 
 
-def test_ids_are_short_before_lines_and_whole_once(tmp_path: Path) -> None:
+def test_ids_are_short_before_lines_and_whole_once(plain: ServerProcess) -> None:
     call_id = "v3:" + "k" * 60 + "end"
-    with server_process(tmp_path, NEVER_HEARD_OF_IT, "-t", "twilio") as server:
-        lines = log_of_a_call(server, call_id)
+    lines = log_of_a_call(plain, call_id, since=len(plain.log()))
     (whole,) = holding(lines, call_id)
     assert "stream started" in whole
     matches = [match[2] for line in lines if (match := LINE.match(line))]
@@ -230,9 +263,10 @@ def test_ids_are_short_before_lines_and_whole_once(tmp_path: Path) -> None:
 
 def refuse_webhooks(url: str) -> list[int]:
     bad = {**FORM, "CallSid": ""}
-    return [httpx.post(url, data=FORM).status_code for _ in range(30)] + [
-        httpx.post(url + "twilio", data=bad).status_code for _ in range(30)
-    ]
+    with httpx.Client() as client:
+        return [client.post(url, data=FORM).status_code for _ in range(30)] + [
+            client.post(url + "twilio", data=bad).status_code for _ in range(30)
+        ]
 
 
 def refuse_streams(url: str) -> list[int]:
@@ -241,9 +275,10 @@ def refuse_streams(url: str) -> list[int]:
 
 
 def refuse_clients(url: str) -> list[int]:
-    return [heads.upgrade(url, "/ws-client/forged", "Host: localhost") for _ in range(30)] + [
-        httpx.post(url + "start", json={}, headers={"Via": "1.1 x"}).status_code for _ in range(30)
-    ]
+    with httpx.Client() as client:
+        return [heads.upgrade(url, "/ws-client/forged", "Host: localhost") for _ in range(30)] + [
+            client.post(url + "start", json={}, headers={"Via": "1.1 x"}).status_code for _ in range(30)
+        ]
 
 
 @pytest.mark.parametrize(
@@ -285,39 +320,15 @@ def test_the_count_of_refusals_comes_by_itself(serve: Callable[..., Any], monkey
         time.sleep(0.02)
 
 
-RAISING = """
-    from pipecat.frames.frames import InputAudioRawFrame
-    from pipecat.pipeline.pipeline import Pipeline
-    from pipecat.pipeline.worker import PipelineWorker
-    from pipecat.processors.frame_processor import FrameProcessor
-    from pipecat.runner.utils import create_transport
-    from pipecat.transports.websocket.fastapi import FastAPIWebsocketParams
-    from pipecat.workers.runner import WorkerRunner
+def test_a_processor_that_fails_for_each_frame_is_told_once_and_counted(plain: ServerProcess) -> None:
+    async def main() -> None:
+        async with dialled(plain.url.replace("http", "ws", 1) + "ws", CALL, do="raise") as carrier:
+            await carrier.speak(tone(500, 1500, 8000))
+            await carrier.stop()
 
-
-    class Broken(FrameProcessor):
-        async def process_frame(self, frame, direction):
-            await super().process_frame(frame, direction)
-            if isinstance(frame, InputAudioRawFrame):
-                raise LookupError("no such thing")
-            await self.push_frame(frame, direction)
-
-
-    async def bot(runner_args):
-        params = {"twilio": lambda: FastAPIWebsocketParams(audio_in_enabled=True, audio_out_enabled=True)}
-        transport = await create_transport(runner_args, params)
-        worker = PipelineWorker(Pipeline([transport.input(), Broken(), transport.output()]))
-        runner = WorkerRunner(handle_sigint=False)
-        await runner.add_workers(worker)
-        await runner.run()
-"""
-
-
-def test_a_processor_that_fails_for_each_frame_is_told_once_and_counted(tmp_path: Path) -> None:
-    with server_process(tmp_path, RAISING, "-t", "twilio", "--verify", "off") as server:
-        config = DialConfig(target=server.url, duration_s=1.5, listen_s=0.0)
-        asyncio.run(dial_call(config))
-        log = server.logged("ended by the caller")
+    since = len(plain.log())
+    asyncio.run(main())
+    log = plain.logged("ended by the caller", since=since)
     # One traceback, with the class and the bot's own line.
     assert log.count("Traceback (most recent call last)") == 1
     assert "Broken raised LookupError: no such thing" in log
