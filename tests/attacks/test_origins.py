@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,9 +16,11 @@ from starlette.requests import Request
 from twilio.request_validator import RequestValidator
 
 from tests.attacks import heads
-from tests.process import ServerProcess, server_process
+from tests.attacks.web import web
 from tests.runner import bots
 from tests.runner.carrier import FORM
+from tests.runner.test_websocket_server import Served, echo
+from tests.runner.test_websocket_server import served as desk
 from wsvoice.config import START_KEY, RunConfig
 from wsvoice.providers import PROVIDERS, load_provider
 from wsvoice.runner import doorway
@@ -125,31 +126,31 @@ class TestPages:
         server = serve(bots.echo, transport="websocket")
         for page in LOCAL_PAGES:
             asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type,x-own"}
-            before = httpx.options(server.url + "start", headers={"Origin": page, **asked})
+            before = web.options(server.url + "start", headers={"Origin": page, **asked})
             assert before.status_code == 200
             assert before.headers["Access-Control-Allow-Origin"] == page
             assert "x-own" in before.headers["Access-Control-Allow-Headers"]
-            answer = httpx.post(server.url + "start", json={}, headers={"Origin": page})
+            answer = web.post(server.url + "start", json={}, headers={"Origin": page})
             assert answer.status_code == 200
             assert answer.headers["Access-Control-Allow-Origin"] == page
             assert answer.headers["Vary"] == "Origin"
-        foreign = httpx.options(server.url + "start", headers={"Origin": FOREIGN_PAGES[0], **asked})
+        foreign = web.options(server.url + "start", headers={"Origin": FOREIGN_PAGES[0], **asked})
         assert foreign.status_code == 403
         assert not [name for name in foreign.headers if name.startswith("access-control")]
 
     def test_pages_that_the_developer_has_allowed(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PIPECAT_ALLOWED_ORIGINS", "https://page.example")
         server = serve(bots.echo, transport="websocket")
-        answer = httpx.post(server.url + "start", json={}, headers={"Origin": "https://page.example"})
+        answer = web.post(server.url + "start", json={}, headers={"Origin": "https://page.example"})
         assert answer.status_code == 200
         assert answer.headers["Access-Control-Allow-Origin"] == "https://page.example"
         assert heads.upgrade(server.url, "/ws-client", "Host: localhost", "Origin: https://page.example") == 101
-        assert httpx.post(server.url + "start", json={}, headers={"Origin": "https://evil.example"}).status_code == 403
+        assert web.post(server.url + "start", json={}, headers={"Origin": "https://evil.example"}).status_code == 403
 
     def test_the_key_opens_start_and_the_token_the_stream(self, serve: Serve) -> None:
         server = serve(bots.echo, transport="websocket", credentials={START_KEY: KEY})
         headers = {"Origin": "https://evil.example", "Authorization": f"Bearer {KEY}"}
-        answer = httpx.post(server.url + "start", json={}, headers=headers)
+        answer = web.post(server.url + "start", json={}, headers=headers)
         assert answer.status_code == 200
         assert "Access-Control-Allow-Origin" not in answer.headers
         path = f"/ws-client?token={answer.json()['token']}"
@@ -159,38 +160,39 @@ class TestPages:
         server = serve(bots.echo, transport="websocket", proxy="bot.example", credentials={START_KEY: KEY})
         headers = {"Authorization": f"Bearer {KEY}"}
         for page, allowed in (("https://bot.example", True), ("http://localhost:5173", True), ("https://x.ex", False)):
-            answer = httpx.post(server.url + "start", json={}, headers={**headers, "Origin": page})
+            answer = web.post(server.url + "start", json={}, headers={**headers, "Origin": page})
             assert answer.status_code == 200
             assert ("Access-Control-Allow-Origin" in answer.headers) is allowed
-        assert httpx.post(server.url + "start", json={}, headers={"Origin": "https://bot.example"}).status_code == 403
+        assert web.post(server.url + "start", json={}, headers={"Origin": "https://bot.example"}).status_code == 403
 
-    def test_a_desk_on_this_machine(self, tmp_path: Path) -> None:
-        with desk(tmp_path) as server:
+    def test_a_desk_on_this_machine(self) -> None:
+        def knock(server: Served) -> None:
             for page in FOREIGN_PAGES:
                 assert heads.upgrade(server.url, "/", "Host: localhost", f"Origin: {page}") == 403, page
             for page in LOCAL_PAGES:
                 assert heads.upgrade(server.url, "/", "Host: localhost", f"Origin: {page}") == 101, page
             assert heads.upgrade(server.url, "/", "Host: localhost") == 101
-            assert "https://evil.example" in server.log()
+            assert server.lines("https://evil.example")
 
-    def test_a_desk_whose_bot_has_allowed_a_page(self, tmp_path: Path) -> None:
-        with desk(tmp_path, PIPECAT_ALLOWED_ORIGINS="https://page.example") as server:
+        at_a_desk(knock)
+
+    def test_a_desk_whose_bot_has_allowed_a_page(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def knock(server: Served) -> None:
             assert heads.upgrade(server.url, "/", "Host: localhost", "Origin: https://page.example") == 101
             assert heads.upgrade(server.url, "/", "Host: localhost", "Origin: https://evil.example") == 403
 
+        monkeypatch.setenv("PIPECAT_ALLOWED_ORIGINS", "https://page.example")
+        at_a_desk(knock)
 
-@contextmanager
-def desk(folder: Path, **environ: str) -> Iterator[ServerProcess]:
-    """Serve one client at a time on a port of this machine."""
-    bot = """
-        from tests.runner import bots
 
-        async def bot(runner_args):
-            await bots.run(runner_args.transport, bots.Echo())
-    """
-    clone = str(Path(__file__).parents[2])
-    with server_process(folder, bot, "-t", "websocket-server", PYTHONPATH=clone, **environ) as server:
-        yield server
+def at_a_desk(knock: Callable[[Served], None]) -> None:
+    """Serve one client at a time on a port of this machine, while a stranger does what `knock` does."""
+
+    async def main() -> None:
+        async with desk(echo) as server:
+            await asyncio.to_thread(knock, server)
+
+    asyncio.run(main())
 
 
 class TestProxies:
@@ -216,7 +218,7 @@ class TestProxies:
             assert heads.request(url, "POST /start HTTP/1.1", "Host: bot.example", "Accept: */*")[0] == 403
             if headers:
                 assert heads.upgrade(url, "/ws-client", "Host: bot.example") == 403
-        assert httpx.post(server.url + "start", json={}).status_code == 200
+        assert web.post(server.url + "start", json={}).status_code == 200
 
     @pytest.mark.parametrize("name", PROVIDERS)
     @pytest.mark.parametrize("scheme", ["https", "javascript"])
@@ -233,13 +235,13 @@ class TestProxies:
         ):
             asked = provider.webhook(call, server.url + path)
             sent = {**asked.headers, **headers}
-            answer = httpx.request(asked.method, asked.url, content=asked.body, headers=sent)
+            answer = web.request(asked.method, asked.url, content=asked.body, headers=sent)
             assert answer.status_code == 403, headers
             assert "/ws/" not in answer.text
             assert not any(each.split(":")[0] in answer.text for each in headers.values())
             assert len(server.lines("webhook refused (403)", words)) == 1
         asked = provider.webhook(call, server.url)
-        answer = httpx.request(asked.method, asked.url, content=asked.body, headers=asked.headers)
+        answer = web.request(asked.method, asked.url, content=asked.body, headers=asked.headers)
         assert f"{server.ws_url}ws/{name}/" in answer.text.replace("\\/", "/")
 
     @pytest.mark.parametrize("name", ["exotel", "telnyx"])
@@ -251,13 +253,13 @@ class TestProxies:
         asked = provider.sign(provider.webhook(call, server.url), now=time.time())
         for headers, status in (({"Host": "a-b.ngrok-free.app", "X-Forwarded-Proto": "https"}, 403), ({}, 200)):
             sent = {**asked.headers, **headers}
-            answer = httpx.request(asked.method, asked.url, content=asked.body, headers=sent)
+            answer = web.request(asked.method, asked.url, content=asked.body, headers=sent)
             assert answer.status_code == status
             assert ("/ws/" in answer.text) == (status == 200)
 
     def test_without_a_secret_the_way_out_names_the_address_too(self, serve: Serve) -> None:
         server = serve(bots.echo)
-        assert httpx.post(server.url, data=FORM, headers={"Host": "a-b.ngrok-free.app"}).status_code == 403
+        assert web.post(server.url, data=FORM, headers={"Host": "a-b.ngrok-free.app"}).status_code == 403
         assert server.lines("webhook refused (403)", "TWILIO_AUTH_TOKEN", "-x and the public host", "--verify off")
 
     def test_another_machine_may_ask_directly_where_nothing_is_verified(self) -> None:
@@ -285,15 +287,15 @@ class TestProxies:
         for url in ("https://other.example/", "http://other.example/"):
             signature = RequestValidator(TOKEN).compute_signature(url, FORM)
             headers = {"X-Twilio-Signature": signature, how: "other.example", "X-Forwarded-Proto": url[:5].strip(":")}
-            assert httpx.post(server.url, data=FORM, headers=headers).status_code == 403
+            assert web.post(server.url, data=FORM, headers=headers).status_code == 403
         # Somebody who opened a tunnel by hand learns what to do.
         assert len(server.lines("webhook refused (403)", "-x other.example")) == 2
         # Somebody who signs nothing is told nothing of the kind.
         unsigned = {"X-Twilio-Signature": "x", how: "evil.example"}
-        assert httpx.post(server.url, data=FORM, headers=unsigned).status_code == 403
+        assert web.post(server.url, data=FORM, headers=unsigned).status_code == 403
         assert not server.lines("-x evil.example")
         signed = {"X-Twilio-Signature": RequestValidator(TOKEN).compute_signature(server.url, FORM)}
-        assert httpx.post(server.url, data=FORM, headers=signed).status_code == 200
+        assert web.post(server.url, data=FORM, headers=signed).status_code == 200
 
 
 class TestHosts:
