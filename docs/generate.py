@@ -1,20 +1,30 @@
 """
-Write the pages of the commands from their help texts: ``python docs/generate.py``.
+Write what is generated in the docs.
 
-The help is printed as on a terminal of 80 columns without colours. ``tests/test_docs.py`` fails while a page is behind.
+``python docs/generate.py`` writes the pages of the commands from their help texts, as a terminal of 80 columns without
+colours shows them. ``python docs/generate.py picture`` places a call, and keeps its picture and its recording in
+``docs/images/``. ``tests/test_docs.py`` fails while a page or the picture is behind.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
 
 from wsvoice.config import DIAL_SETTINGS, RUN_SETTINGS, Setting
 
 FOLDER = Path(__file__).parent / "commands"
+IMAGES = Path(__file__).parent / "images"
+#: The call of the picture, placed in the root of the repository.
+CALL = ("wsvoice", "dial", "examples/echo.py", "--record", "docs/images/dial.wav")
 COMMANDS: dict[str, Sequence[Setting]] = {"run": RUN_SETTINGS, "dial": DIAL_SETTINGS, "init": ()}
 TABLES = {"run": "tool.wsvoice", "dial": "tool.wsvoice.dial"}
 EXIT_CODES = {
@@ -57,7 +67,38 @@ def page(command: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def call_text(*arguments: str) -> str:
+    """Place a call with the given command line, and return what a terminal of 100 columns shows, colours included."""
+    environ = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    environ |= {"COLUMNS": "100", "FORCE_COLOR": "1", "TERM": "xterm-256color"}
+    shown = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=Path(__file__).parents[1],
+        env=environ,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return shown.stderr
+
+
+def picture(command: str, shown: str) -> str:
+    """Return an SVG of a terminal in which `command` has shown something."""
+    console = Console(record=True, width=100, file=StringIO(), force_terminal=True, color_system="truecolor")
+    console.print(Text(f"$ {command}", style="bold"))
+    console.print(Text.from_ansi(shown.rstrip()))
+    svg = console.export_svg(title="wsvoice", unique_id="dial")
+    # rich names a font on somebody's server, which a viewer without a network, or with a strict policy, never gets.
+    svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)
+    return svg.replace("Fira Code, monospace", "ui-monospace, SFMono-Regular, Menlo, Consolas, monospace")
+
+
 def main() -> None:
+    if sys.argv[1:] == ["picture"]:
+        IMAGES.mkdir(exist_ok=True)
+        svg = picture(" ".join(CALL), call_text(*CALL))
+        (IMAGES / "dial.svg").write_text(svg, encoding="utf-8")
+        return
     FOLDER.mkdir(exist_ok=True)
     for command in COMMANDS:
         (FOLDER / f"{command}.md").write_text(page(command), encoding="utf-8")

@@ -6,6 +6,7 @@ A page is run from its top to its end in an empty folder. ``CONTRIBUTING.md`` sa
 
 from __future__ import annotations
 
+import html
 import importlib.util
 import os
 import re
@@ -16,6 +17,7 @@ import socket
 import subprocess
 import sys
 import time
+import wave
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -28,7 +30,7 @@ import pytest
 import typer
 
 from tests.environment import clean_environ
-from wsvoice.audio import write_wav
+from wsvoice.audio import rms, write_wav
 from wsvoice.cli.main import app
 from wsvoice.config import RUN_SETTINGS
 from wsvoice.moved import MOVED
@@ -157,6 +159,33 @@ def test_options_that_are_named_exist(page: str) -> None:
 def test_the_page_of_a_command_is_its_help(command: str) -> None:
     generated = generator().page(command)
     assert text_of(f"docs/commands/{command}.md") == generated, "run `python docs/generate.py`"
+
+
+def lines_of(svg: str) -> set[str]:
+    """Return the lines of a picture, with what is another one in each call left out."""
+    rows: dict[str, str] = {}
+    for y, text in re.findall(r'<text [^>]*y="([^"]+)"[^>]*clip-path[^>]*>([^<]*)</text>', svg):
+        rows[y] = rows.get(y, "") + html.unescape(text)
+    return {re.sub(r"\w+\.\.\.|[0-9.]+", "…", " ".join(row.split())) for row in rows.values()}
+
+
+def test_the_picture_of_a_call_is_what_a_call_shows(tmp_path: Path) -> None:
+    generate, kept = generator(), text_of("docs/images/dial.svg")
+    command = [*generate.CALL[:-1], str(tmp_path / "call.wav")]
+    shown = generate.call_text(*command).replace(command[-1], generate.CALL[-1])
+    # A machine that is busy may add what went wrong.
+    fresh = lines_of(generate.picture(" ".join(generate.CALL), shown))
+    assert len(fresh) > 12
+    assert lines_of(kept) <= fresh, "run `python docs/generate.py picture`"
+    # It shows everywhere, and asks nobody for anything.
+    assert not re.search(r"@font-face|@import|<image|href", kept)
+    for name in ("dial.svg", "dial.wav"):
+        assert (DOCS / "images" / name).stat().st_size < 200_000
+    with wave.open(str(DOCS / "images" / "dial.wav")) as file:
+        assert file.getnchannels() == 2
+        frames = np.frombuffer(file.readframes(file.getnframes()), "<i2").reshape(-1, 2)
+    caller, bot = (frames[:, channel].tobytes() for channel in (0, 1))
+    assert min(rms(caller), rms(bot)) > 500
 
 
 def test_every_setting_of_run_is_on_its_page() -> None:

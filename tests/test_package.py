@@ -166,8 +166,16 @@ def test_readme_shows_every_field_of_the_report() -> None:
     assert list(shown["turns"][0]) == list(report["turns"][0])
 
 
+def test_readmes_first_bot_has_five_lines_and_passes_a_call(tmp_path: Path) -> None:
+    bot, _ = blocks("python")
+    assert len(bot.split("async def bot(runner_args):\n")[1].splitlines()) == 5
+    (tmp_path / "bot.py").write_text(bot, encoding="utf-8")
+    called = run(sys.executable, "-m", "wsvoice", "dial", "bot.py", cwd=tmp_path, env=clean_environ())
+    assert called.returncode == 0, called.stderr
+
+
 def test_readmes_bot_passes_the_call_that_readme_makes(tmp_path: Path) -> None:
-    [bot] = blocks("python")
+    _, bot = blocks("python")
     (tmp_path / "bot.py").write_text(bot, encoding="utf-8")
     [line] = [line for block in blocks("sh") for line in block.splitlines() if "--param" in line]
 
