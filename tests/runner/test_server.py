@@ -194,6 +194,8 @@ class TestDrain:
             process.send_signal(signal.SIGINT)
             assert process.wait(15) == 130
             assert time.monotonic() - begun < 8
+            assert process.stderr is not None
+            assert "Traceback" not in process.stderr.read()
 
 
 class TestPort:
