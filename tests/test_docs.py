@@ -1,11 +1,12 @@
 """
 The docs tell the truth: their commands run, their links lead somewhere, and their options exist.
 
-A page is run from its top to its end in an empty folder. ``CONTRIBUTING.md`` says how a block is marked.
+A page is run from its top to its end in an empty folder. ``CONTRIBUTING.md`` says how, and how a block is marked.
 """
 
 from __future__ import annotations
 
+import asyncio
 import html
 import importlib.util
 import os
@@ -16,23 +17,29 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import wave
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import groupby
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 import typer
 
 from tests.environment import clean_environ
+from tests.process import ServerProcess, server_process
 from wsvoice.audio import rms, write_wav
 from wsvoice.cli.main import app
-from wsvoice.config import RUN_SETTINGS
+from wsvoice.config import RUN_SETTINGS, resolve_dial
+from wsvoice.dial.caller import dial as place_call
 from wsvoice.moved import MOVED
 from wsvoice.providers import PROVIDERS, load_provider
 from wsvoice.runner.pipecat.patches import PATCHES
@@ -46,6 +53,8 @@ OTHERS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md"
 
 #: The ports that pages name; each becomes a free one.
 PORTS = ("7860", "8765")
+#: The page that a newcomer follows: each of its commands is a process, and each call to a file has its own server.
+TO_THE_LETTER = "docs/getting-started.md"
 COMMAND_TIMEOUT_S = 60
 START_TIMEOUT_S = 45
 
@@ -100,9 +109,13 @@ def commands_in(text: str) -> list[list[str]]:
     return [shlex.split(line[line.index("wsvoice ") :].split(" > ")[0], comments=True) for line in lines]
 
 
+@cache
+def click_command(name: str) -> Any:
+    return typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
+
+
 def options_of(command: str) -> set[str]:
-    group = typer.main.get_command(app)
-    return {name for each in group.commands[command].params for name in (*each.opts, *each.secondary_opts)}  # type: ignore[attr-defined]
+    return {name for each in click_command(command).params for name in (*each.opts, *each.secondary_opts)}
 
 
 def generator() -> ModuleType:
@@ -269,13 +282,44 @@ def listens(port: int) -> bool:
     return True
 
 
+class Servers:
+    """
+    ``wsvoice run`` for each bot that pages call, started when it is first called, and shared by all of its calls.
+
+    Attributes:
+        secrets: What carriers sign with, by environment variable name; each server verifies with its counterpart.
+    """
+
+    def __init__(self, factory: pytest.TempPathFactory, stack: ExitStack) -> None:
+        self._factory = factory
+        self._stack = stack
+        self._lock = threading.Lock()
+        self._servers: dict[str, ServerProcess] = {}
+        self.secrets: dict[str, str] = {}
+        self._verifying: dict[str, str] = {}
+        for provider in map(load_provider, PROVIDERS):
+            carriers, bots = provider.test_credentials(os.urandom(32))
+            self.secrets |= carriers
+            # Not what the API is asked with: no server is told where a simulated one is.
+            self._verifying |= {name: bots[name] for name in provider.credential_names[:1] if name in bots}
+
+    def serving(self, bot: str) -> ServerProcess:
+        """Return the server of the bot with that source."""
+        with self._lock:
+            if bot not in self._servers:
+                folder = self._factory.mktemp("server")
+                self._servers[bot] = self._stack.enter_context(server_process(folder, bot, **self._verifying))
+            return self._servers[bot]
+
+
 class Reader:
     """Somebody who does what a page says, in an empty folder, with terminals for what goes on."""
 
-    def __init__(self, page: str, folder: Path, stack: ExitStack) -> None:
+    def __init__(self, page: str, folder: Path, servers: Servers, stack: ExitStack) -> None:
         self.page = page
         self.folder = self.cwd = folder
         self.said: list[str] = []
+        self._servers = servers
         self._stack = stack
         self._ports = {named: str(free_port()) for named in PORTS}
         # What is said in a call takes a second instead of four.
@@ -299,8 +343,41 @@ class Reader:
                 (self.cwd / block.file).write_text(block.text, encoding="utf-8")
             elif block.serves:
                 self._stack.enter_context(self._serve(block.text))
-            elif block.runs:
+            elif block.runs and self.page == TO_THE_LETTER:
                 self._run(block.text)
+            elif block.runs:
+                for is_call, lines in groupby(
+                    block.text.splitlines(True), lambda line: line.startswith("wsvoice dial ")
+                ):
+                    if is_call:
+                        for words in commands_in(self._with_free_ports("".join(lines))):
+                            self._dial(words[2:])
+                    else:
+                        self._run("".join(lines))
+
+    def _dial(self, words: list[str]) -> None:
+        """
+        Do what ``wsvoice dial`` does with these words, in this process.
+
+        A bot's file is called at the server that it shares with other calls, except where a call is answered through
+        the provider's API: a simulated one is known to a server of the call's own only.
+        """
+        params = click_command("dial").make_context("dial", words).params
+        config = resolve_dial(params, environ=self.environ, cwd=self.cwd).config
+        config = replace(config, environ=self.environ, cwd=self.cwd)
+        log = ""
+        if config.target != "bot.py":
+            report = asyncio.run(place_call(config))
+        elif config.quirks.get("webhook") == "call-control":
+            report = asyncio.run(place_call(replace(config, target=str(self.cwd / config.target))))
+        else:
+            server = self._servers.serving((self.cwd / "bot.py").read_text(encoding="utf-8"))
+            report = asyncio.run(place_call(replace(config, target=server.url, credentials=self._servers.secrets)))
+            log = server.log()
+        said = "\n".join(report.to_lines())
+        self.said.append(said)
+        assert report.verdict == "passed", f"{self.page}:\n{shlex.join(words)}\n{said}\n{log}"
+        assert " ERROR " not in log, f"{self.page}:\n{shlex.join(words)}\n{log}"
 
     def _run(self, text: str) -> None:
         place = self.folder / "cwd"
@@ -354,9 +431,9 @@ class Reader:
         return text
 
 
-def follow(page: str, folder: Path) -> list[str]:
+def follow(page: str, folder: Path, servers: Servers) -> list[str]:
     with ExitStack() as stack:
-        reader = Reader(page, folder, stack)
+        reader = Reader(page, folder, servers, stack)
         reader.follow()
     return reader.said
 
@@ -365,10 +442,17 @@ RUN_PAGES = [page for page in PAGES if page not in TESTED_ELSEWHERE and any(bloc
 
 
 @pytest.fixture(scope="module")
-def followed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[list[str]]]]:
-    """What each page's commands printed: pages are followed side by side, since most of a call is waiting."""
-    with ThreadPoolExecutor(3) as pool:
-        yield {page: pool.submit(follow, page, tmp_path_factory.mktemp(Path(page).stem)) for page in RUN_PAGES}
+def followed(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future[list[str]]]]:
+    """What each wanted page's commands printed: pages are followed side by side, since most of a call is waiting."""
+    wanted = {item.name for item in request.session.items}
+    with ExitStack() as stack:
+        servers = Servers(tmp_path_factory, stack)
+        pages = [page for page in RUN_PAGES if f"{test_the_commands_of_a_page_run.__name__}[{page}]" in wanted]
+        folders = {page: tmp_path_factory.mktemp(Path(page).stem) for page in pages}
+        pool = stack.enter_context(ThreadPoolExecutor(3))
+        yield {page: pool.submit(follow, page, folder, servers) for page, folder in folders.items()}
 
 
 @pytest.mark.skipif(shutil.which("bash") is None or shutil.which("curl") is None, reason="there is no bash or curl")

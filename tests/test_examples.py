@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
 import wave
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -18,6 +19,9 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.environment import clean_environ
+from tests.process import server_process
+from wsvoice.config import DialConfig
+from wsvoice.dial.caller import dial as place_call
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 RATE = 8000
@@ -32,8 +36,7 @@ GOODBYE_HZ = GREETING_HZ[::-1]
 class Example:
     """A call to an example: the report, and what the caller heard."""
 
-    code: int
-    stderr: str
+    path: Path
     report: dict[str, Any]
     heard: NDArray[np.float64]
 
@@ -66,44 +69,51 @@ def pitch(samples: NDArray[np.float64]) -> int | None:
     return nearest if abs(nearest - loudest) < 25 else None
 
 
-def dial(folder: Path, name: str, *arguments: str) -> Example:
-    """Run `wsvoice dial` against an example until it ends."""
-    recording = folder / f"{name}{'-'.join(arguments)}.wav".replace("/", "_").replace("*", "star")
-    command = [sys.executable, "-m", "wsvoice", "dial", str(EXAMPLES / name), "--json", "--record", str(recording)]
+def place(path: Path, url: str, recording: Path, keys: str) -> Example:
+    """Call an example that is served already, and press keys."""
+    report = asyncio.run(place_call(DialConfig(target=url, dtmf=keys, record=recording)))
+    return Example(path, report.to_dict(), heard_in(recording))
+
+
+def dial(path: Path, recording: Path) -> Example:
+    """Run `wsvoice dial` against an example's file until it ends."""
+    command = [sys.executable, "-m", "wsvoice", "dial", str(path), "--json", "--record", str(recording)]
     done = subprocess.run(
-        [*command, *arguments], cwd=folder, env=clean_environ(), capture_output=True, text=True, timeout=80, check=False
+        command, cwd=recording.parent, env=clean_environ(), capture_output=True, text=True, timeout=80, check=False
     )
-    assert done.stdout, done.stderr
+    assert done.returncode == 0, done.stderr
+    return Example(path, json.loads(done.stdout), heard_in(recording))
+
+
+def heard_in(recording: Path) -> NDArray[np.float64]:
     with wave.open(str(recording)) as file:
         samples = np.frombuffer(file.readframes(file.getnframes()), "<i2").reshape(-1, 2)
-    return Example(done.returncode, done.stderr, json.loads(done.stdout), samples[:, 1].astype(float))
+    return samples[:, 1].astype(float)
 
 
 @pytest.fixture(scope="module")
 def calls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Example]]]:
-    """Calls under way by name: all at once, since most of a call is waiting."""
+    """Calls under way by name, three at once, since most of a call is waiting; those to the keypad at one server."""
     folder = tmp_path_factory.mktemp("calls")
-    placed = {
-        "echo": ("echo.py",),
-        "3": ("keypad.py", "--dtmf", "3"),
-        "3#": ("keypad.py", "--dtmf", "3#"),
-        "2www#": ("keypad.py", "--dtmf", "2www#"),
-        "8w*": ("keypad.py", "--dtmf", "8w*"),
-    }
     with ThreadPoolExecutor(3) as pool:
-        yield {name: pool.submit(dial, folder, *arguments) for name, arguments in placed.items()}
+        placed = {"echo": pool.submit(dial, EXAMPLES / "echo.py", folder / "echo.wav")}
+        keypad = EXAMPLES / "keypad.py"
+        with server_process(folder, str(keypad)) as server:
+            for number, keys in enumerate(("3", "3#", "2www#", "8w*")):
+                placed[keys] = pool.submit(place, keypad, server.url, folder / f"{number}.wav", keys)
+            yield placed
+            wait(placed.values())
+            assert " ERROR " not in server.log()
 
 
 def test_every_example_is_called(calls: dict[str, Future[Example]]) -> None:
-    called = {call.result().report["target"] for call in calls.values()}
-    assert called == {str(path) for path in EXAMPLES.glob("*.py")}
+    assert {call.result().path for call in calls.values()} == set(EXAMPLES.glob("*.py"))
 
 
 @pytest.mark.parametrize("name", ["echo", "3", "3#", "2www#", "8w*"])
 def test_it_passes(calls: dict[str, Future[Example]], name: str) -> None:
     call = calls[name].result()
-    assert call.code == 0, call.stderr
-    assert (call.report["verdict"], call.report["close_code"]) == ("passed", 1000)
+    assert (call.report["verdict"], call.report["close_code"]) == ("passed", 1000), call.report
     assert [found for found in call.report["findings"] if found["level"] == "fail"] == []
 
 

@@ -5,20 +5,24 @@ bots that were written for it run here as they are.
 
 from __future__ import annotations
 
-import json
+import asyncio
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
 from tests.environment import clean_environ
 from tests.signals import speech_like
 from wsvoice.audio import write_wav
+from wsvoice.config import DialConfig
+from wsvoice.dial.caller import dial as place_call
+from wsvoice.dial.report import CallReport
 
 BOTS = Path(__file__).parent / "bots"
 START_TIMEOUT_S = 45
@@ -45,10 +49,19 @@ def free_port() -> int:
         return int(unused.getsockname()[1])
 
 
-@contextmanager
-def pipecat_runner(bot: Path, folder: Path) -> Iterator[int]:
-    """Run a bot as its own program, with pipecat's runner, and yield the port that it listens on."""
-    path = folder / "runner.log"
+@dataclass(frozen=True)
+class Runner:
+    """pipecat's runner: the port that it listens on, and its log."""
+
+    port: int
+    log: Path
+
+
+@pytest.fixture(scope="module")
+def pipecat_runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
+    """A bot as its own program, with pipecat's runner."""
+    folder = tmp_path_factory.mktemp("runner")
+    bot, path = BOTS / "pipecat_echo.py", folder / "runner.log"
     port = free_port()
     process = start(bot, folder, port, path)
     # pipecat's runner takes no port 0, and somebody else may have taken the free one in the meantime.
@@ -57,7 +70,7 @@ def pipecat_runner(bot: Path, folder: Path) -> Iterator[int]:
         process = start(bot, folder, port, path)
         assert comes_up(process, port, path), f"pipecat's runner found its port in use twice:\n{path.read_text()}"
     try:
-        yield port
+        yield Runner(port, path)
     finally:
         end(process)
 
@@ -95,34 +108,40 @@ def end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def dial(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run `wsvoice dial` with a short clip until it ends."""
-    write_wav(folder / "clip.wav", [speech_like(700, 8000)], 8000)
-    command = [sys.executable, "-m", "wsvoice", "dial", *map(str, arguments), "--audio", "clip.wav", "--json"]
-    return subprocess.run(
-        command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=60, check=False
-    )
+class Dialled(NamedTuple):
+    """A call that is over: its report, and what was told while it went on."""
+
+    report: CallReport
+    told: list[str]
 
 
-def test_a_call_to_pipecats_runner_passes(tmp_path: Path) -> None:
-    with pipecat_runner(BOTS / "pipecat_echo.py", tmp_path) as port:
-        done = dial(tmp_path, f"http://localhost:{port}/", "-t", "twilio", "--force-ws")
-    log = (tmp_path / "runner.log").read_text()
-    assert done.returncode == 0, done.stderr + log
-    assert f"the stream is ws://localhost:{port}/ws (ws:// instead of wss://, as asked)\n" in done.stderr
-    report = json.loads(done.stdout)
-    assert (report["verdict"], report["failure"], report["ended_by"]) == ("passed", None, "caller")
-    (turn,) = report["turns"]
-    assert turn["caller_start_ms"] < turn["bot_start_ms"] < turn["caller_end_ms"] + 1000
+def dial(folder: Path, target: str, **options: Any) -> Dialled:
+    """Place a call with a short clip."""
+    clip = folder / "clip.wav"
+    write_wav(clip, [speech_like(700, 8000)], 8000)
+    told: list[str] = []
+    config = DialConfig(target=target, audio=(clip,), listen_s=0.3, cwd=folder, **options)
+    return Dialled(asyncio.run(place_call(config, on_event=lambda event: told.append(event.text))), told)
+
+
+def test_a_call_to_pipecats_runner_passes(pipecat_runner: Runner, tmp_path: Path) -> None:
+    port = pipecat_runner.port
+    report, told = dial(tmp_path, f"http://localhost:{port}/", force_ws=True)
+    log = pipecat_runner.log.read_text()
+    assert (report.verdict, report.failure, report.ended_by) == ("passed", None, "caller"), log
+    assert f"the stream is ws://localhost:{port}/ws (ws:// instead of wss://, as asked)" in told
+    (turn,) = report.turns
+    assert turn.bot_start_ms is not None
+    assert turn.caller_start_ms < turn.bot_start_ms < turn.caller_end_ms + 1000
     # It was pipecat that answered, with its own transport.
     assert "the transport is a FastAPIWebsocketTransport\n" in log
 
 
-def test_without_force_ws_the_mend_is_named(tmp_path: Path) -> None:
-    with pipecat_runner(BOTS / "pipecat_echo.py", tmp_path) as port:
-        done = dial(tmp_path, f"http://localhost:{port}/", "-t", "twilio", "-q")
-    assert done.returncode == 1
-    assert "--force-ws" in json.loads(done.stdout)["failure"]
+def test_without_force_ws_the_mend_is_named(pipecat_runner: Runner, tmp_path: Path) -> None:
+    report, _ = dial(tmp_path, f"http://localhost:{pipecat_runner.port}/")
+    assert report.verdict == "failed"
+    assert report.failure is not None
+    assert "--force-ws" in report.failure
 
 
 @pytest.mark.parametrize(
@@ -130,13 +149,11 @@ def test_without_force_ws_the_mend_is_named(tmp_path: Path) -> None:
     [("pipecat_echo.py", "CallTransport"), ("pipecat_serializer.py", "FastAPIWebsocketTransport")],
 )
 def test_a_bot_for_pipecats_runner_runs_as_it_is(tmp_path: Path, bot: str, transport: str) -> None:
-    done = dial(tmp_path, BOTS / bot, "-v")
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
-    assert (report["verdict"], report["close_code"], len(report["turns"])) == ("passed", 1000, 1)
-    assert [found for found in report["findings"] if found["level"] == "fail"] == []
-    assert f" the transport is a {transport}\n" in done.stderr
+    report, told = dial(tmp_path, str(BOTS / bot))
+    assert (report.verdict, report.close_code, len(report.turns)) == ("passed", 1000, 1), told
+    assert [found for found in report.findings if found.level == "fail"] == []
+    assert f"the transport is a {transport}" in told
     # Its __main__ part, which starts pipecat's server, was left alone.
-    assert "Uvicorn running" not in done.stderr
+    assert not any("Uvicorn running" in line for line in told)
     if bot == "pipecat_serializer.py":
-        assert f" twilio {report['stream_id']} {report['call_id']}\n" in done.stderr
+        assert f"twilio {report.stream_id} {report.call_id}" in told
