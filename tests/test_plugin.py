@@ -146,7 +146,7 @@ def test_the_examples_of_the_docs_pass(project: pytest.Pytester) -> None:
     assert len(tests) > 5
     for number, test in enumerate(tests):
         (project.path / "tests" / f"test_{number}.py").write_text(test, "utf-8")
-    [bot] = [block for block in python_blocks(ROOT / "README.md") if "async def bot(" in block]
+    [bot] = [block for block in python_blocks(ROOT / "README.md") if "InputDTMFFrame" in block]
     (project.path / "bot.py").write_text(bot, "utf-8")
     write_wav(project.path / "tests" / "question.wav", [speech_like(400, 8000)], 8000)
 
