@@ -529,11 +529,17 @@ def test_a_bot_that_exits_without_a_word(write, tmp_path, code, reason):
     assert (error.hint or "").startswith("put it under")
 
 
-@pytest.mark.parametrize("name", ["assistant", "realtime"])
-def test_a_template_without_its_keys_says_so_in_one_line(name):
+TEMPLATES = Path(__file__).parents[1] / "templates"
+NO_KEY = (
+    r"bot\.py stops while it is imported: .*OPENAI_API_KEY must be set, in \.env for example;"
+    r" BOT_FAKES=1 does without \(services\.py, line \d+\)"
+)
+
+
+def test_a_template_without_its_keys_says_so_in_one_line():
     done = subprocess.run(
         [sys.executable, "-m", "wsvoice", "run", "bot.py", "--port", "0"],
-        cwd=Path(__file__).parents[1] / "templates" / name,
+        cwd=TEMPLATES / "assistant",
         env=clean_environ(OPENAI_API_KEY="", BOT_FAKES=""),
         capture_output=True,
         text=True,
@@ -542,12 +548,16 @@ def test_a_template_without_its_keys_says_so_in_one_line(name):
     )
     assert (done.returncode, done.stdout) == (1, "")
     error, hint = done.stderr.splitlines()
-    assert re.fullmatch(
-        r"error: bot\.py stops while it is imported: .*OPENAI_API_KEY must be set, in \.env for example;"
-        r" BOT_FAKES=1 does without \(services\.py, line \d+\)",
-        error,
-    )
+    assert re.fullmatch(f"error: {NO_KEY}", error)
     assert hint.startswith("hint:  ")
+
+
+def test_so_does_the_other_template(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "")
+    monkeypatch.setenv("BOT_FAKES", "")
+    error = refusal("bot.py", TEMPLATES / "realtime")
+    assert re.fullmatch(NO_KEY, error.message)
+    assert error.hint
 
 
 def test_a_bot_that_reads_a_command_line_it_is_not_given(write, tmp_path, capsys):

@@ -126,12 +126,6 @@ class TestDrain:
 
         asyncio.run(main())
 
-    def test_nobody_waits_for_a_caller_who_does_not_come(self, tmp_path: Path) -> None:
-        with run(tmp_path, ECHO, "-t", "twilio", "--drain-timeout", "1s") as (process, ready):
-            announce(ready["url"])
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(10) == 0
-
     def test_an_announced_call_is_waited_for_as_long_as_providers_take_to_dial(
         self, serve: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -178,13 +172,19 @@ class TestDrain:
         asyncio.run(main())
 
     def test_the_time_for_it_is_limited(self, tmp_path: Path) -> None:
+        """For a call that goes on, and for a caller who does not come."""
+
         async def main() -> None:
             with run(tmp_path, ECHO, "-t", "twilio", "--drain-timeout", "1s") as (process, ready):
+                await asyncio.to_thread(announce, ready["url"], "CA00000000000000000000000000000002")
                 async with dialled(await asyncio.to_thread(announce, ready["url"])) as carrier:
                     await carrier.speak(tone(500, 100, 8000))
                     process.send_signal(signal.SIGTERM)
                     assert (await carrier.closed(15))[0] == 1001
-                assert await asyncio.to_thread(process.wait, 20) == 0
+                assert await asyncio.to_thread(process.wait, 10) == 0
+                assert process.stderr is not None
+                assert "waiting for 1 call" in (log := process.stderr.read())
+                assert "1 announced call" in log
 
         asyncio.run(main())
 
