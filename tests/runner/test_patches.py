@@ -27,7 +27,6 @@ from wsvoice.errors import ConfigError
 from wsvoice.moved import MOVED
 from wsvoice.runner.pipecat.patches import PATCHES, apply_patches
 
-
 #: Looks for garbage are a third of what such a program takes.
 UNCOLLECTED = "import atexit, gc; gc.disable(); atexit.register(gc.freeze)\n"
 
