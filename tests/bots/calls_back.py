@@ -14,6 +14,8 @@ from pipecat.workers.runner import WorkerRunner
 RATE = 16000
 #: How long :func:`caller` goes on before it hangs up.
 TALK_S = 10.0
+#: How long :func:`brief_caller` does.
+BRIEFLY_S = 2.0
 #: A sound is over when it has been silent for that long; one that merely breaks off is not.
 OVER_S = 0.2
 
@@ -61,6 +63,10 @@ class Slow(FrameProcessor):
 
 async def caller(runner_args):
     await call_back(runner_args, talk_s=TALK_S)
+
+
+async def brief_caller(runner_args):
+    await call_back(runner_args, talk_s=BRIEFLY_S)
 
 
 async def slow_caller(runner_args):

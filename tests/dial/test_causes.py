@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,9 @@ from wsvoice.config import DialConfig
 from wsvoice.dial import CallReport, TimelineEvent
 from wsvoice.dial.caller import dial
 from wsvoice.dial.report import Cause, name_causes
+from wsvoice.dial.serve import ServedBot, bot_environment
 from wsvoice.errors import UsageError
+from wsvoice.providers import load_provider
 
 PIPELINE = """
 import asyncio, time
@@ -114,6 +119,23 @@ async def help_out():
     sys.exit("no key")
 """
 
+LISTENS = (
+    PIPELINE
+    + """
+async def bot(runner_args):
+    transport = runner_args.transport
+    worker = PipelineWorker(Pipeline([transport.input()]))
+
+    @transport.event_handler("on_client_disconnected")
+    async def on_client_disconnected(transport, client):
+        await worker.cancel()
+
+    runner = WorkerRunner(handle_sigint=False)
+    await runner.add_workers(worker)
+    await runner.run()
+"""
+)
+
 INTERRUPTS = """
 async def bot(runner_args):
     raise KeyboardInterrupt
@@ -129,44 +151,112 @@ async def bot(runner_args):
 
 REMOVES_SINKS = "from loguru import logger\nlogger.remove()\n" + SERVICE_FAILS
 
-BOTS = {
+#: Bots that are served for a call of their own, from the file to the report.
+WHOLE = {
+    "processor": RAISES_IN_PROCESSOR,
+    "blocks": BLOCKS,
+}
+
+#: Bots that share a server, which tells them apart by the number that is dialled.
+SHARED = {
     "raises": RAISES,
     "exits": EXITS_IN_A_TASK,
     "interrupts": INTERRUPTS,
     "enough": RAISES_NO_EXCEPTION,
     "handler": RAISES_IN_HANDLER,
-    "processor": RAISES_IN_PROCESSOR,
     "service": SERVICE_FAILS,
+    # What one bot does to the log takes nothing from the others'.
     "no_sinks": REMOVES_SINKS,
     "returns": RETURNS,
-    "blocks": BLOCKS,
+    "listens": LISTENS,
 }
+NUMBERS = {name: f"+1555010100{number}" for number, name in enumerate(SHARED)}
 
-Placed = tuple[CallReport, list[TimelineEvent]]
+SWITCHBOARD = f"""
+import importlib
+
+NAMES = { ({number: name for name, number in NUMBERS.items()}) }
+
+async def bot(runner_args):
+    await importlib.import_module(NAMES[runner_args.call.to_number]).bot(runner_args)
+"""
 
 
-async def place(target: str, **settings: object) -> Placed:
+@dataclass(frozen=True)
+class Placed:
+    """
+    A call.
+
+    Attributes:
+        report: Its report; of a call to the shared server, with the causes that the server noted of it.
+        log: What the server logged of it.
+    """
+
+    report: CallReport
+    log: list[str]
+
+
+async def place(target: str, **settings: object) -> tuple[CallReport, list[str]]:
+    """Place a call; return its report, and what a bot that was served for it logged."""
     events: list[TimelineEvent] = []
     config = DialConfig(**{"target": target, "listen_s": 0.0, "response_timeout_s": 2.0, **settings})  # type: ignore[arg-type]
-    return await dial(config, on_event=events.append), events
+    report = await dial(config, on_event=events.append)
+    return report, [event.text for event in events if event.kind == "log"]
+
+
+async def place_shared(folder: Path, few: asyncio.Semaphore, clip: Path) -> dict[str, Placed]:
+    """Serve the bots that share a server as a call serves its own, and place a call to each."""
+    carriers, bots = load_provider("twilio").test_credentials(bytes(32))
+    environ = bot_environment(os.environ, load_provider("twilio"), bots, None)
+    log: list[str] = []
+
+    def logged(report: CallReport) -> list[str]:
+        return [line for line in log if f"{report.call_id[:8]}…{report.call_id[-4:]}" in line]
+
+    async with ServedBot(str(folder / "switchboard.py"), "twilio", {}, environ, on_line=log.append) as served:
+
+        async def call(number: str) -> CallReport:
+            async with few:
+                report, _ = await place(served.url, to_number=number, credentials=carriers, audio=(clip,))
+            # The server may note what it knows a moment after the call.
+            await until(lambda: any(" ended by " in line for line in logged(report)))
+            causes = served.causes(report.call_id)
+            assert report.failure is not None
+            return replace(report, causes=causes, failure=name_causes(report.failure, causes))
+
+        reports = await asyncio.gather(*map(call, NUMBERS.values()))
+    return {name: Placed(report, logged(report)) for name, report in zip(NUMBERS, reports, strict=True)}
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
 def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Placed]:
-    """Place every call of this file at once, by the bot's name."""
+    """Place every call of this file, a few at a time, by the bot's name."""
     folder = tmp_path_factory.mktemp("causes")
     clip = folder / "clip.wav"
     write_wav(clip, [speech_like(400, 8000)], 8000)
-    for name, source in BOTS.items():
+    for name, source in {**WHOLE, **SHARED, "switchboard": SWITCHBOARD}.items():
         (folder / f"{name}.py").write_text(source)
 
-    async def place_all() -> list[Placed]:
-        return await asyncio.gather(*(place(str(folder / f"{name}.py"), audio=(clip,)) for name in BOTS))
+    async def place_all() -> dict[str, Placed]:
+        few = asyncio.Semaphore(4)
+
+        async def place_whole(name: str) -> Placed:
+            async with few:
+                return Placed(*await place(str(folder / f"{name}.py"), audio=(clip,)))
+
+        shared, *whole = await asyncio.gather(place_shared(folder, few, clip), *map(place_whole, WHOLE))
+        return {**shared, **dict(zip(WHOLE, whole, strict=True))}
 
     with pytest.MonkeyPatch.context() as patch:
         clean_process(patch)
         patch.chdir(folder)
-        return dict(zip(BOTS, asyncio.run(place_all()), strict=True))
+        return asyncio.run(place_all())
 
 
 def line_of(source: str, text: str) -> int:
@@ -208,16 +298,17 @@ def line_of(source: str, text: str) -> int:
         ("service", "the bot never made a sound: AcmeTTSService: name or service not known"),
         ("no_sinks", "the bot never made a sound: AcmeTTSService: name or service not known"),
         ("returns", "the bot ended the call before it made a sound (1000)"),
+        ("listens", "the bot never made a sound"),
     ],
 )
 def test_the_verdict_names_the_cause(calls: dict[str, Placed], name: str, failure: str) -> None:
-    report, _ = calls[name]
+    report = calls[name].report
     assert report.failure == failure
     assert report.to_lines()[-1] == f"failed: {failure}"
 
 
 def test_a_blocked_event_loop_is_named(calls: dict[str, Placed]) -> None:
-    report, _ = calls["blocks"]
+    report = calls["blocks"].report
     at = line_of(BLOCKS, "time.sleep(")
     assert re.fullmatch(
         "the bot never made a sound: the event loop was blocked for "
@@ -227,22 +318,24 @@ def test_a_blocked_event_loop_is_named(calls: dict[str, Placed]) -> None:
 
 
 def test_the_report_has_them_whole(calls: dict[str, Placed]) -> None:
-    report, _ = calls["processor"]
+    report = calls["processor"].report
     [cause] = report.to_dict()["causes"]
     assert (cause["kind"], cause["message"]) == ("exception", "Repeat: ZeroDivisionError: no frames")
     assert Path(cause["file"]).is_absolute()
-    assert calls["returns"][0].causes == []
+    assert calls["returns"].report.causes == []
 
 
 def test_the_bots_log_ends_with_the_cause(calls: dict[str, Placed]) -> None:
     def last(name: str) -> str:
-        return next(event.text for event in reversed(calls[name][1]) if " ended by " in event.text)
+        return next(line for line in reversed(calls[name].log) if " ended by " in line)
 
     assert "the bot raised RuntimeError: boom (raises.py:" in last("raises")
     assert "the bot called sys.exit('no key') (exits.py:" in last("exits")
     assert "the bot raised KeyboardInterrupt (interrupts.py:" in last("interrupts")
     assert "the bot raised Enough: of it (enough.py:" in last("enough")
     assert "the bot made no sound: AcmeTTSService: name or service not known" in last("service")
+    assert "the bot made no sound: AcmeTTSService: name or service not known" in last("no_sinks")
+    assert "Repeat: ZeroDivisionError: no frames (processor.py:" in last("processor")
 
 
 def test_a_server_that_cannot_be_started_as_asked_is_misuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,7 +344,8 @@ def test_a_server_that_cannot_be_started_as_asked_is_misuse(tmp_path: Path, monk
     with pytest.raises(UsageError) as caught:
         asyncio.run(place(f"{tmp_path / 'bot.py'}:misspelt"))
     assert caught.value.message == "bot.py has no coroutine function named `misspelt`"
-    assert "bot.py:bot" in str(caught.value.hint)
+    # The server's hint says `wsvoice run`, and what was typed is `wsvoice dial`.
+    assert re.search(r"`wsvoice dial .*bot\.py:bot`", str(caught.value.hint))
 
 
 def test_the_cause_that_explains_the_others_is_named() -> None:

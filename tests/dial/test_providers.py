@@ -1,4 +1,4 @@
-"""Whole calls of every provider, to bots in servers of their own; all of them placed at once."""
+"""Whole calls of every provider, to one server of all of them, and to bots that are served for the call."""
 
 from __future__ import annotations
 
@@ -27,7 +27,12 @@ from wsvoice.providers import PROVIDERS, load_provider
 ROOT = Path(__file__).parents[2]
 ECHO = ROOT / "examples" / "echo.py"
 CALLER = f"{ROOT / 'tests' / 'bots' / 'calls_back.py'}:caller"
-LEAVES = ROOT / "tests" / "bots" / "answers_and_leaves.py"
+BRIEF_CALLER = CALLER.replace(":caller", ":brief_caller")
+#: Of whose call the sound is followed for long; the others' differs in its format, which a few seconds show.
+LONGEST = "twilio"
+
+#: The others are served for whole calls in test_served_bots.py and test_commands.py.
+SERVED = [name for name in PROVIDERS if name not in ("twilio", "telnyx", "plivo")]
 
 SEED, OTHER_SEED = bytes(range(32)), bytes(32)
 
@@ -84,29 +89,29 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Placed]:
     environ = {key: value for _, bots in credentials.values() for key, value in bots.items()}
 
     async def place_all(url: str) -> dict[str, Placed]:
-        # Each of these starts a process, and those that talk for long are not to wait for them.
-        few = asyncio.Semaphore(4)
+        # Each goes at the pace of a real call, and a busy machine holds only so many.
+        # Those between two bots have lanes of their own: two pipelines that are late fall behind for good.
+        few, few_of_bots = asyncio.Semaphore(2), asyncio.Semaphore(2)
 
         async def soon(target: Path | str, **settings: Any) -> Placed:
-            async with few:
+            async with few_of_bots if "caller" in settings else few:
                 return await place(target, **settings)
 
         wanted = {}
         for name in PROVIDERS:
             running: dict[str, Any] = {"target": f"{url}{name}", "transport": name}
-            wanted[f"served {name}"] = soon(ECHO, transport=name, audio=(clip,), parameters={"language": "en"})
-            wanted[f"stranger {name}"] = soon(**running, audio=(clip,), credentials=strangers[name])
-            wanted[f"unsigned {name}"] = soon(**running, audio=(clip,))
-            wanted[f"bots {name}"] = place(
+            wanted[f"bots {name}"] = soon(
                 **running,
-                caller=CALLER,
+                caller=CALLER if name == LONGEST else BRIEF_CALLER,
                 duration_s=45.0,
                 record=folder / f"{name}.wav",
                 credentials=credentials[name][0],
             )
-        call_control = {"webhook": "call-control"}
-        wanted["commands"] = soon(ECHO, transport="telnyx", audio=(clip,), quirks=call_control)
-        wanted["leaves"] = soon(LEAVES, transport="plivo", audio=(clip,), duration_s=3.0)
+            wanted[f"running {name}"] = soon(**running, audio=(clip,), credentials=credentials[name][0])
+            wanted[f"stranger {name}"] = soon(**running, audio=(clip,), credentials=strangers[name])
+            wanted[f"unsigned {name}"] = soon(**running, audio=(clip,))
+        for name in SERVED:
+            wanted[f"served {name}"] = soon(ECHO, transport=name, audio=(clip,), parameters={"language": "en"})
         return dict(zip(wanted, await asyncio.gather(*wanted.values()), strict=True))
 
     with pytest.MonkeyPatch.context() as patch, server(folder, environ) as url:
@@ -116,9 +121,11 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Placed]:
         return asyncio.run(place_all(url))
 
 
-@pytest.mark.parametrize("name", PROVIDERS)
-def test_a_served_bot_passes_without_findings(name: str, calls: dict[str, Placed]) -> None:
-    placed = calls[f"served {name}"]
+@pytest.mark.parametrize(
+    ("how", "name"), [*(("running", name) for name in PROVIDERS), *(("served", name) for name in SERVED)]
+)
+def test_an_echo_passes_without_findings(how: str, name: str, calls: dict[str, Placed]) -> None:
+    placed = calls[f"{how} {name}"]
     assert (placed.report.provider, placed.report.failure, placed.found()) == (name, None, [])
     assert placed.report.turns[0].response_ms is not None
     assert (placed.report.ended_by, placed.report.close_code) == ("caller", 1000)
@@ -176,7 +183,7 @@ def test_two_bots_hear_each_other(name: str, calls: dict[str, Placed]) -> None:
     assert [found for found in calls[f"bots {name}"].found() if found[0] != "S3"] == []
     # The caller hung up by itself, when it had talked for long enough.
     assert report.ended_by == "caller"
-    assert 10_000 <= report.duration_ms < 45_000
+    assert (10_000 if name == LONGEST else 2000) <= report.duration_ms < 45_000
     assert report.turns
     assert all(turn.response_ms is not None for turn in report.turns[:-1])
     with wave.open(str(report.recording)) as file:
@@ -184,28 +191,9 @@ def test_two_bots_hear_each_other(name: str, calls: dict[str, Placed]) -> None:
         both = np.frombuffer(file.readframes(file.getnframes()), "<i2").reshape(-1, 2)
     # The caller says each tone when the bot has repeated the one before; it hangs up behind its last one.
     said, heard = tones(both[:, 0], rate), tones(both[:, 1], rate)
-    assert len(said) >= 6
+    assert len(said) >= (6 if name == LONGEST else 4)
     assert said == [1000, 600] * (len(said) // 2)
     assert heard in (said, said[:-1])
-
-
-def test_a_call_is_answered_by_a_command(calls: dict[str, Placed]) -> None:
-    placed = calls["commands"]
-    assert (placed.report.failure, placed.found()) == (None, [])
-    assert [text.rpartition(":")[0] for text in placed.told("webhook")[1:]] == [
-        "the webhook was told that the call was answered",
-        "the webhook was told that the call is streaming",
-        "the webhook was told that the call has ended",
-    ]
-    assert all(text.endswith(": 200") for text in placed.told("webhook")[1:])
-
-
-def test_a_bot_that_leaves_ends_the_call_through_the_api(calls: dict[str, Placed]) -> None:
-    placed = calls["leaves"]
-    assert placed.report.first_audio_ms is not None
-    assert placed.found() == []
-    assert placed.report.ended_by == "bot"
-    assert placed.told("hang-up") == ["the bot hangs up through the REST API"]
 
 
 def test_a_caller_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,16 +93,24 @@ def test_a_server_that_will_not_stop_is_killed(tmp_path: Path) -> None:
     assert not is_running(asyncio.run(use()))
 
 
-def test_a_server_is_stopped_when_the_caller_is_cancelled(tmp_path: Path) -> None:
-    served = Served(tmp_path, "import time; time.sleep(60)")
+@pytest.mark.parametrize("again", [False, True])
+def test_a_server_is_stopped_when_the_caller_is_cancelled(tmp_path: Path, again: bool) -> None:
+    # Once more while it is being stopped, which it puts off.
+    code = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" if again else ""
+    code += "import sys, time; print('importing', file=sys.stderr); time.sleep(60)"
+    served = Served(tmp_path, code, stop_timeout_s=20)
 
     async def use() -> int:
         task = asyncio.create_task(served.bot.__aenter__())
-        await until(lambda: served.bot._process is not None)
+        await until(lambda: served.lines == ["importing"])
         pid = served.pid
         task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        if again:
+            await asyncio.sleep(0.05)
+            task.cancel()
+        async with asyncio.timeout(8):
+            with pytest.raises(asyncio.CancelledError):
+                await task
         return pid
 
     assert not is_running(asyncio.run(use()))

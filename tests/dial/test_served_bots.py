@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from wsvoice.audio import write_wav
 from wsvoice.config import DialConfig
 from wsvoice.dial import CallReport, TimelineEvent
 from wsvoice.dial.caller import dial
-from wsvoice.errors import UsageError
 
 HANGS_UP = """
 import asyncio, base64, os, sys, urllib.request
@@ -112,10 +110,3 @@ def test_a_bot_that_takes_its_server_down_is_told_with_its_last_words(calls: dic
     assert report.failure.startswith(f"the server of {report.target} ended with exit code 3:")
     assert "the last words" in report.failure
     assert (report.ended_by, report.close_code) == ("bot", 1006)
-
-
-def test_a_hint_of_the_server_says_dial_where_dial_was_typed(tmp_path: Path) -> None:
-    (tmp_path / "bot.py").write_text("async def main(runner_args): ...\n")
-    with pytest.raises(UsageError) as caught:
-        asyncio.run(dial(DialConfig(target=str(tmp_path / "bot.py"))))
-    assert re.search(r"`wsvoice dial .*bot\.py:main`", str(caught.value.hint))
