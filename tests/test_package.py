@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 import wsvoice
 from tests.environment import clean_environ
@@ -174,15 +175,15 @@ def test_readmes_first_bot_has_five_lines_and_passes_a_call(tmp_path: Path) -> N
     assert called.returncode == 0, called.stderr
 
 
-def test_readmes_bot_passes_the_call_that_readme_makes(tmp_path: Path) -> None:
+def test_readmes_bot_passes_the_call_that_readme_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, bot = blocks("python")
     (tmp_path / "bot.py").write_text(bot, encoding="utf-8")
     [line] = [line for block in blocks("sh") for line in block.splitlines() if "--param" in line]
 
-    command = [sys.executable, "-m", *shlex.split(line), "--json", "-v"]
-    called = run(*command, cwd=tmp_path, env=clean_environ())
+    monkeypatch.chdir(tmp_path)
+    called = CliRunner().invoke(app, [*shlex.split(line)[1:], "--json", "-v"])
 
-    assert called.returncode == 0, called.stderr
+    assert called.exit_code == 0, called.stderr
     report = json.loads(called.stdout)
     assert (report["verdict"], report["ended_by"], report["digits_sent"]) == ("passed", "bot", "#")
     assert "language en" in called.stderr
