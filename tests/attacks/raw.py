@@ -94,11 +94,11 @@ def twilio_start(call_sid: str = "CA" + "1" * 32, stream_sid: str = "MZ" + "1" *
     return text_frame({"event": "connected", "protocol": "Call", "version": "1.0.0"}) + text_frame(start)
 
 
-def twilio_audio(pcm: bytes, stream_sid: str = "MZ" + "1" * 32) -> bytes:
-    """Return the messages that carry 8 kHz s16le audio, 20 ms each."""
+def twilio_audio(pcm: bytes, stream_sid: str = "MZ" + "1" * 32, **more: Any) -> bytes:
+    """Return the messages that carry 8 kHz s16le audio, 20 ms each, and in each of them what else is given."""
     mulaw = audioop.lin2ulaw(pcm, 2)
     frames = []
     for at in range(0, len(mulaw), 160):
         payload = base64.b64encode(mulaw[at : at + 160]).decode()
-        frames.append(text_frame({"event": "media", "streamSid": stream_sid, "media": {"payload": payload}}))
+        frames.append(text_frame({"event": "media", "streamSid": stream_sid, "media": {"payload": payload}, **more}))
     return b"".join(frames)

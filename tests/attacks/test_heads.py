@@ -1,13 +1,18 @@
-"""Requests that a stranger begins and does not end, or ends too late: heads, bodies, pipelines, open connections."""
+"""
+What a stranger begins and does not end, or what is none: heads, bodies, pipelines, open connections; and WebSocket
+messages with bad UTF-8, endless fragments, pings whose answers nobody reads.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import itertools
+import logging
 import select
 import signal
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -40,9 +45,14 @@ POST = b"POST / HTTP/1.1\r\nHost: localhost\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
+PATHS = {"twilio": "/ws/twilio", "websocket": "/ws-client", "websocket-server": "/"}
+ALL = pytest.mark.parametrize("process", PATHS, indirect=True)
+
+
 @pytest.fixture(scope="module", params=["twilio", "websocket-server"])
 def process(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     with server_process(tmp_path_factory.mktemp("server"), ECHO, "-t", request.param) as process:
+        process.ready["path"] = PATHS[request.param]
         yield process
 
 
@@ -194,7 +204,7 @@ class TestTime:
 )
 def test_many_connections_that_begin_and_do_not_end(process: ServerProcess, first: bytes) -> None:
     connections: list[socket.socket] = []
-    path = "/" if "websocket-server" in process.log() else "/ws/twilio"
+    path = process.ready["path"]
     with contextlib.closing(RawStream(process.port, path)) as stream:
         try:
             before_mb = process.memory_mb()
@@ -249,12 +259,16 @@ def test_connections_that_read_no_answers_make_room(monkeypatch: pytest.MonkeyPa
         assert connections[0].recv(1) == b""
 
 
-@pytest.mark.parametrize(
-    "first", [GET, POST + b"Content-Length: 60000\r\n\r\n", CHUNKED + b"5\r\na"], ids=["a head", "a body", "a chunk"]
-)
-def test_a_server_that_stops_waits_for_none_of_them(tmp_path: Path, first: bytes) -> None:
-    with server_process(tmp_path, ECHO, "-t", "twilio") as process, contextlib.ExitStack() as stack:
-        for _ in range(20):
+def test_what_breaks_off_is_no_error_and_what_does_not_end_is_not_waited_for(tmp_path: Path) -> None:
+    """Neither a head nor a body or a chunk of one keeps a server that stops."""
+    body = POST + b"Content-Length: 60000\r\n\r\n"
+    with server_process(tmp_path, SENDS_BACK, "-t", "twilio") as process, contextlib.ExitStack() as stack:
+        for _ in range(3):
+            with connection(process.url) as raw:
+                raw.sendall(body + b"abc")
+                time.sleep(0.1)
+        process.logged("webhook refused (408)")
+        for first in [GET, body, CHUNKED + b"5\r\na"] * 10:
             stack.enter_context(connection(process.url)).sendall(first)
         time.sleep(0.5)
         process.signal(signal.SIGTERM)
@@ -263,25 +277,22 @@ def test_a_server_that_stops_waits_for_none_of_them(tmp_path: Path, first: bytes
         assert "ERROR" not in process.log()
 
 
-def test_a_body_that_breaks_off_is_no_error_of_the_servers(tmp_path: Path) -> None:
-    with server_process(tmp_path, ECHO, "-t", "twilio") as process:
-        for _ in range(3):
-            with connection(process.url) as raw:
-                raw.sendall(POST + b"Content-Length: 60000\r\n\r\nabc")
-                time.sleep(0.1)
-        process.logged("webhook refused (408)")
-        assert "Traceback" not in process.log()
+def test_a_refused_websocket_is_no_error_of_the_servers(
+    serve: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def bot(runner_args: Any) -> None:
+        pass
 
-
-def test_a_refused_websocket_is_no_error_of_the_servers(tmp_path: Path) -> None:
-    with server_process(tmp_path, ECHO, "-t", "twilio", "-x", "bot.example.com", TWILIO_AUTH_TOKEN="0") as process:
-        for _ in range(3):
-            with connection(process.url) as raw:
-                raw.sendall(UPGRADE.replace(b"/ws", b"/ws/twilio") + b"\r\n")
-                assert raw.recv(65536).split(b" ")[1] in (b"401", b"403")
-                assert raw.recv(65536) == b""
-        time.sleep(0.2)
-        assert "ERROR" not in process.log()
+    server = serve(bot, proxy="bot.example.com", credentials={"TWILIO_AUTH_TOKEN": "0"})
+    for _ in range(3):
+        with connection(server.url) as raw:
+            raw.sendall(UPGRADE.replace(b"/ws", b"/ws/twilio") + b"\r\n")
+            assert raw.recv(65536).split(b" ")[1] in (b"401", b"403")
+            assert raw.recv(65536) == b""
+    time.sleep(0.2)
+    # Of uvicorn and the libraries below it, and the server's own.
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert not server.lines("ERROR")
 
 
 def test_others_do_not_wait_meanwhile(tmp_path: Path) -> None:
@@ -307,7 +318,7 @@ def test_others_do_not_wait_meanwhile(tmp_path: Path) -> None:
         thread.start()
         connects, echoes = [], []
         try:
-            for _ in range(60):
+            for _ in range(40):
                 begin = time.monotonic()
                 with connection(process.url) as raw:
                     raw.sendall(GET + b"Connection: close\r\n\r\n")
@@ -328,3 +339,86 @@ def test_others_do_not_wait_meanwhile(tmp_path: Path) -> None:
     for waits in (sorted(connects), sorted(echoes)):
         assert waits[len(waits) * 9 // 10] < 0.1, waits
         assert waits[-1] < 0.7, waits
+
+
+# -- WebSocket messages that are no messages --
+
+
+def frame(opcode: int, payload: bytes, *, final: bool = True) -> bytes:
+    """Return a short masked frame; its mask is zero."""
+    return bytes([opcode | (0x80 if final else 0), 0x80 | len(payload)]) + bytes(4) + payload
+
+
+TEXT, CONTINUATION, PING, CLOSE = 1, 0, 9, 8
+
+
+def stream(process: ServerProcess) -> RawStream:
+    raw = RawStream(process.port, process.ready["path"])
+    if process.ready["path"] == "/ws/twilio":
+        raw.send(twilio_start())
+    return raw
+
+
+def close_code(raw: RawStream) -> int:
+    """Read until the server has closed; return the code of its close frame, 0 if there was none."""
+    raw.socket.setblocking(True)
+    raw.socket.settimeout(10)
+    data = b""
+    try:
+        while piece := raw.socket.recv(65536):
+            data += piece
+    except ConnectionResetError:
+        pass
+    at = data.rfind(bytes([0x80 | CLOSE]))
+    return int(struct.unpack("!H", data[at + 2 : at + 4])[0]) if at >= 0 else 0
+
+
+@ALL
+@pytest.mark.parametrize("split", [False, True])
+def test_bad_utf_8(process: ServerProcess, split: bool) -> None:
+    before = len(process.log())
+    raw = stream(process)
+    if split:
+        raw.send(frame(TEXT, b'{"event": "\xc3', final=False), frame(CONTINUATION, b'\x28"}'))
+    else:
+        raw.send(frame(TEXT, b'{"event": "\xff"}'))
+    assert close_code(raw) == 1007
+    raw.close()
+    time.sleep(0.3)
+    log = process.log()[before:]
+    assert "Traceback" not in log, log
+    assert "UnicodeDecodeError" not in log, log
+    if process.ready["path"] != "/":
+        assert log.count("a text message was not UTF-8") == 1, log
+
+
+@ALL
+def test_endless_fragments(process: ServerProcess) -> None:
+    raw = stream(process)
+    before_mb = process.memory_mb()
+    raw.send(frame(TEXT, b"a", final=False))
+    sent = raw.flood(frame(CONTINUATION, b"", final=False) * 10_000, 100, timeout_s=3)
+    raw.close()
+    assert sent < 6_000_000
+    assert process.memory_mb() - before_mb < 15
+
+
+@ALL
+def test_pings_whose_answers_nobody_reads(process: ServerProcess) -> None:
+    raw = stream(process)
+    before_mb = process.memory_mb()
+    sent, pings = 0, frame(PING, b"x" * 125) * 400
+    deadline = time.monotonic() + 10
+    raw.socket.setblocking(True)
+    raw.socket.settimeout(1)
+    try:
+        for _ in itertools.count():
+            raw.socket.sendall(pings)
+            sent += len(pings)
+            if sent > 40_000_000 or time.monotonic() > deadline:
+                break
+    except OSError:
+        pass
+    raw.close()
+    assert sent < 30_000_000
+    assert process.memory_mb() - before_mb < 15

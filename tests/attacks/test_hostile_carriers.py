@@ -5,14 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.attacks.raw import RawStream, text_frame, twilio_audio, twilio_start
-from tests.attacks.test_endless_senders import LISTENER, ROOM_MB, short_call
-from tests.process import server_process
 from tests.runner.dialects import DIALECTS, Dialect, Exotel, Plivo, SignalWire, Telnyx, linear, on_line
 from tests.runner.test_calls import wait_for
 from tests.runner.test_pipecat_gaps import Ear, goes_on, url_of
@@ -119,24 +115,3 @@ def test_other_ids_in_the_middle(shared: Any, dialect: Dialect) -> None:
     asyncio.run(main())
     (record,) = shared.ended()
     assert (record.call.stream_id, record.faults) == (dialect.stream_id, {})
-
-
-def test_endless_messages_before_the_start(tmp_path: Path) -> None:
-    """Greetings, audio and keys, large ones, for as long as the start may take."""
-    greeting = {"event": "connected", "protocol": "Call", "version": "1.0.0", "padding": "x" * 60_000}
-    silence = json.dumps({"event": "media", "media": {"payload": "////" * 10_000}})
-    with server_process(tmp_path, LISTENER, "-t", "twilio") as server:
-        short_call(server)
-        before_mb = server.memory_mb()
-        streams = [RawStream(server.port) for _ in range(3)]
-        streams[0].flood(text_frame(greeting), 5000, timeout_s=1.5)
-        streams[1].flood(text_frame(silence), 5000, timeout_s=1.5)
-        streams[2].flood(twilio_audio(tone(500, 1000, 8000)), 1000, timeout_s=1.5)
-        assert server.memory_mb() - before_mb < ROOM_MB
-        # The first of what was said early is not lost, and the stream may still start.
-        streams[2].close()
-        started = RawStream(server.port)
-        started.send(twilio_audio(tone(500, 100, 8000)), twilio_start())
-        server.logged("call CA" + "1" * 32)
-        for stream in (*streams, started):
-            stream.close()
