@@ -36,7 +36,7 @@ from typer.testing import CliRunner
 
 from tests.environment import clean_environ
 from tests.signals import correlation_delay_ms, speech_like
-from wsvoice.audio import read_wav, write_wav
+from wsvoice.audio import read_audio, write_wav
 from wsvoice.cli.main import app
 from wsvoice.config import DialConfig
 from wsvoice.dial.caller import Limits, dial
@@ -256,7 +256,7 @@ def test_the_recording_has_the_caller_left_and_the_bot_right(calls: Calls) -> No
     turn = calls["echo"].report["turns"][0]
     left, right = stereo(calls.folder / "echo.wav")
     with as_file(files("wsvoice.dial") / "question.wav") as path:
-        question, question_rate = read_wav(path)
+        question, question_rate = read_audio(path)
     assert question_rate == 8000
 
     started_ms, likeness = correlation_delay_ms(question, left, 8000)

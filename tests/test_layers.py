@@ -75,7 +75,7 @@ OUTSIDE = {
     "errors": (),
     "call": (),
     "moved": (),
-    "audio": ("numpy", "audioop"),
+    "audio": ("numpy", "audioop", "soundfile"),
     "providers": ("cryptography",),
     "config": ("dotenv",),
     "http": ("httpx",),

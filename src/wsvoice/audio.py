@@ -1,5 +1,5 @@
 """
-The sound of a call: wire formats, WAV files, levels, and resampling with a few milliseconds of delay.
+The sound of a call: wire formats, files, levels, and resampling with a few milliseconds of delay.
 
 Everything here is pure and synchronous. ``pcm`` always means 16-bit little-endian mono samples.
 """
@@ -7,16 +7,15 @@ Everything here is pure and synchronous. ``pcm`` always means 16-bit little-endi
 from __future__ import annotations
 
 import math
-import re
 import shlex
-import struct
 import warnings
 import wave
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
+from io import BytesIO
 from os import PathLike
 from pathlib import Path
 
@@ -383,142 +382,42 @@ def rms(pcm: bytes) -> float:
     return math.sqrt(np.dot(samples, samples) / len(samples)) if len(samples) else 0.0
 
 
-# Format tags of Microsoft's mmreg.h, listed in https://www.rfc-editor.org/rfc/rfc2361
-_PCM, _FLOAT, _ALAW, _MULAW, _EXTENSIBLE = 0x0001, 0x0003, 0x0006, 0x0007, 0xFFFE
-_CODECS = {
-    _PCM: "linear PCM",
-    _FLOAT: "floating point",
-    _ALAW: "A-law",
-    _MULAW: "mu-law",
-    0x0002: "ADPCM",
-    0x0011: "IMA ADPCM",
-    0x0031: "GSM 6.10",
-    0x0040: "G.721",
-    0x0050: "MPEG",
-    0x0055: "MP3",
-    0x0064: "G.726",
-    0x0083: "G.729",
-    0x00FF: "AAC",
-}
-# An extensible format names its codec by a GUID: the tag, then this.
-# https://learn.microsoft.com/windows/win32/api/mmreg/ns-mmreg-waveformatextensible
-_GUID_TAIL = bytes.fromhex("0000 0000 1000 8000 00aa 0038 9b71")
-
-
-def read_wav(path: str | PathLike[str]) -> tuple[bytes, int]:
+def read_audio(path: str | PathLike[str]) -> tuple[bytes, int]:
     """
-    Return a WAV file's sound as PCM, mixed down to one channel, and its sample rate.
+    Return a file's sound as PCM, mixed down to one channel, and its sample rate.
 
-    Linear PCM of 8 to 32 bits, floating point, mu-law and A-law are read; so is a file whose program could
-    not go back to write the length of the sound.
+    Whatever libsndfile knows is read: WAV with every usual codec, FLAC, Ogg, MP3, AIFF; also a WAV file whose program
+    could not go back to write the length of the sound.
 
     Raises:
         AudioFileError: If there is no such file, or no sound in it that can be read.
     """
+    # It takes longer to import than a command without a call should.
+    import soundfile
+
     path = Path(path)
     try:
         content = path.read_bytes()
+        frames, sample_rate = soundfile.read(BytesIO(content), dtype="float32", always_2d=True)
+        if not len(frames) and int.from_bytes(content[4:8], "little") < len(content) - 8:
+            # A program that writes to a pipe cannot go back to say how much sound there is.
+            content = content.replace(b"data\0\0\0\0", b"data\xff\xff\xff\xff", 1)
+            frames, sample_rate = soundfile.read(BytesIO(content), dtype="float32", always_2d=True)
     except FileNotFoundError:
-        raise AudioFileError(f"{path} does not exist", hint="give the path of a WAV file") from None
+        raise AudioFileError(f"{path} does not exist", hint="give the path of a sound file") from None
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise AudioFileError(f"{path} cannot be read: {reason}", hint="give the path of a WAV file") from None
-    # The hint is to be pasted into a shell, so a name with blanks must not fall apart.
-    convert = f"convert it: ffmpeg -i {shlex.quote(str(path))} -ar 8000 -ac 1 out.wav"
-    again = "it was cut short; record or download it again"
-
-    if not content:
-        raise AudioFileError(f"{path} is an empty file", hint=again)
-    # RF64 is the WAV file of more than 4 GB, with its sizes in a chunk of their own.
-    if content[:4] not in (b"RIFF", b"RF64") or not b"WAVE".startswith(content[8:12]):
-        kind = _kind(content)
-        what = f"{kind}, not a WAV file" if kind else "not a WAV file"
-        raise AudioFileError(f"{path} is {what}", hint="give the path of a WAV file" if kind == _TEXT else convert)
-
-    format_chunk, data = _chunks(content)
-    if len(format_chunk) < 16 or data is None:
-        raise AudioFileError(f"{path} has an incomplete WAV header", hint=again)
-    tag, n_channels, sample_rate, _, _, bits = struct.unpack_from("<HHIIHH", format_chunk)
-    if tag == _EXTENSIBLE and format_chunk[26:40] == _GUID_TAIL:
-        (tag,) = struct.unpack_from("<H", format_chunk, 24)
-    decode = _WAV_DECODERS.get((tag, bits))
-    if decode is None:
-        codec = _CODECS.get(tag, f"format 0x{tag:04x}")
-        raise AudioFileError(f"{path} holds {bits}-bit {codec}, which wsvoice cannot read", hint=convert)
-    if not n_channels or not MIN_RATE <= sample_rate <= MAX_RATE:
-        raise AudioFileError(f"{path} claims {n_channels} channels at {sample_rate} Hz", hint=convert)
-
-    frame = n_channels * bits // 8
-    data = data[: len(data) // frame * frame]
-    if not data:
-        raise AudioFileError(f"{path} has no sound in it", hint="give a WAV file with at least one sample")
-    if n_channels == 1 and (tag, bits) == (_PCM, 16):
-        return data, sample_rate
-    mixed = decode(data).reshape(-1, n_channels).mean(axis=1)
-    return np.clip(np.rint(mixed), -32768, 32767).astype("<i2").tobytes(), sample_rate
-
-
-_TEXT = "a text file"
-_NOT_IN_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
-_MP3_SYNC = {b"\xe2", b"\xe3", b"\xf2", b"\xf3", b"\xfa", b"\xfb"}
-
-
-def _kind(content: bytes) -> str | None:
-    """Name the sort of file that people take for a WAV file, or return ``None``."""
-    # Without a tag in front, an MP3 begins with a frame's sync word, version and layer 3.
-    if content[:3] == b"ID3" or (content[0] == 0xFF and content[1:2] in _MP3_SYNC):
-        return "an MP3 file"
-    if content[4:8] == b"ftyp":
-        return "an MP4 (AAC) file"
-    known = {b"OggS": "an Ogg file", b"fLaC": "a FLAC file", b"FORM": "an AIFF file"}.get(content[:4])
-    if known is None and content[:1024].isascii() and not _NOT_IN_TEXT.search(content[:1024]):
-        return _TEXT
-    return known
-
-
-def _chunks(content: bytes) -> tuple[bytes, bytes | None]:
-    """Return a RIFF file's ``fmt`` chunk (empty if it has none) and ``data`` chunk (``None`` likewise)."""
-    format_chunk = b""
-    position = 12
-    while position + 8 <= len(content):
-        name, size = struct.unpack_from("<4sI", content, position)
-        start = position + 8
-        if name == b"data":
-            # A program that writes to a pipe cannot know the length; it leaves 0 or the largest number there.
-            riff_size = int.from_bytes(content[4:8], "little")
-            unknown = size == 0 and riff_size <= start
-            return format_chunk, content[start:] if unknown else content[start : start + size]
-        if name == b"fmt ":
-            format_chunk = content[start : start + size]
-        # Chunks start at even places.
-        position = start + size + (size & 1)
-    return format_chunk, None
-
-
-def _decode_24(data: bytes) -> Samples:
-    # Each sample becomes the upper three bytes of four.
-    wide = np.zeros((len(data) // 3, 4), np.uint8)
-    wide[:, 1:] = np.frombuffer(data, np.uint8).reshape(-1, 3)
-    return wide.view("<i4")[:, 0] / 65536
-
-
-def _decode_float(data: bytes, dtype: str) -> Samples:
-    samples = np.frombuffer(data, dtype).astype(np.float64)
+        raise AudioFileError(f"{path} cannot be read: {reason}", hint="give the path of a sound file") from None
+    except soundfile.LibsndfileError as error:
+        # The hint is to be pasted into a shell, so a name with blanks must not fall apart.
+        convert = f"convert it: ffmpeg -i {shlex.quote(str(path))} -ar 8000 -ac 1 out.wav"
+        raise AudioFileError(f"{path} cannot be read as sound: {error.error_string}", hint=convert) from None
+    if not len(frames) or not MIN_RATE <= sample_rate <= MAX_RATE:
+        problem = f"claims {sample_rate} samples a second" if len(frames) else "has no sound in it"
+        raise AudioFileError(f"{path} {problem}", hint="record or download it again")
     # A file may hold NaN and infinity, which no loudspeaker can play.
-    return np.nan_to_num(samples, nan=0.0, posinf=1.0, neginf=-1.0) * 32768
-
-
-# By format tag and bits a sample; each returns samples on the scale of 16 bits.
-_WAV_DECODERS: dict[tuple[int, int], Callable[[bytes], Samples]] = {
-    (_PCM, 8): lambda data: (np.frombuffer(data, np.uint8).astype(np.float64) - 128) * 256,
-    (_PCM, 16): lambda data: np.frombuffer(data, "<i2").astype(np.float64),
-    (_PCM, 24): _decode_24,
-    (_PCM, 32): lambda data: np.frombuffer(data, "<i4") / 65536,
-    (_FLOAT, 32): lambda data: _decode_float(data, "<f4"),
-    (_FLOAT, 64): lambda data: _decode_float(data, "<f8"),
-    (_ALAW, 8): lambda data: np.frombuffer(audioop.alaw2lin(data, 2), "=i2").astype(np.float64),
-    (_MULAW, 8): lambda data: np.frombuffer(audioop.ulaw2lin(data, 2), "=i2").astype(np.float64),
-}
+    mixed = np.nan_to_num(frames, nan=0.0, posinf=1.0, neginf=-1.0).mean(axis=1) * 32768
+    return np.clip(np.rint(mixed), -32768, 32767).astype("<i2").tobytes(), sample_rate
 
 
 def write_wav(path: str | PathLike[str], channels: Sequence[bytes], sample_rate: int) -> None:

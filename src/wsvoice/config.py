@@ -114,7 +114,7 @@ class DialConfig:
     Attributes:
         target: A webhook's ``http(s)`` URL, a stream's ``ws(s)`` URL, or a bot as in :class:`RunConfig`.
         transport: The provider to play.
-        audio: WAV files, one for each of the caller's turns; without them, `say` and `dtmf`, the built-in question.
+        audio: sound files, one for each of the caller's turns; without them, `say` and `dtmf`, the built-in question.
         say: Texts that are spoken after the audio, one for each turn.
         voice: Who speaks them: one of eSpeak NG's languages or voices, such as ``es`` or ``en-gb``.
         dtmf: Digits to press after that; ``w`` pauses half a second.

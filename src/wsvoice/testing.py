@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsvoice import guest
-from wsvoice.audio import read_wav, resample
+from wsvoice.audio import read_audio, resample
 from wsvoice.config import did_you_mean, resolve_dial
 from wsvoice.dial.caller import dial as place_call
 from wsvoice.dial.listener import Listener, audible_range
@@ -54,7 +54,7 @@ class CallOptions(TypedDict, total=False):
 
     Attributes:
         provider: The provider to play.
-        audio: What the caller says: WAV files, one a turn.
+        audio: What the caller says: sound files, one a turn.
         say: What the caller says after that: texts, one a turn. Needs ``wsvoice[say]``.
         voice: Who says them: a language or voice of eSpeak NG, such as ``es``.
         dtmf: Keys to press after that; ``w`` waits half a second.
@@ -180,7 +180,7 @@ class Report(CallReport):
             assert welcome[0] < menu[0]
 
         Args:
-            sound: A WAV file, or 16-bit samples at 8000 a second.
+            sound: A sound file, or 16-bit samples at 8000 a second.
             min_correlation: How alike it has to be: 1.0 is the same but for the loudness. The telephone's codec
                 leaves about 0.99, noise or another voice over it less; other words of the same voice have about 0.2.
 
@@ -225,7 +225,7 @@ class Report(CallReport):
             assert report.assert_heard("prompts/welcome.wav") < 1000
 
         Args:
-            sound: A WAV file, or 16-bit samples at 8000 a second.
+            sound: A sound file, or 16-bit samples at 8000 a second.
             min_correlation: How alike it has to be, as in :meth:`find`.
         """
         __tracebackhide__ = True
@@ -304,7 +304,7 @@ class Report(CallReport):
 
     def _likeness(self, sound: bytes | str | PathLike[str]) -> NDArray[np.float64]:
         """Return of each place in `heard` how alike it is to the audible part of `sound`, -1 to 1."""
-        pcm = bytes(sound) if isinstance(sound, bytes | bytearray) else resample(*read_wav(sound), SAMPLE_RATE)
+        pcm = bytes(sound) if isinstance(sound, bytes | bytearray) else resample(*read_audio(sound), SAMPLE_RATE)
         audible = audible_range(pcm, SAMPLE_RATE)
         if audible is None:
             raise ValueError("the sound to look for is silent")

@@ -18,7 +18,7 @@ import websockets
 from tests.runner import bots
 from tests.runner.carrier import announce, dialled, main_frequency
 from tests.signals import tone
-from wsvoice.audio import read_wav
+from wsvoice.audio import read_audio
 from wsvoice.runner import server as server_module
 
 Serve = Callable[..., Any]
@@ -499,7 +499,7 @@ class TestRecording:
         left, right = samples[:, 0], samples[:, 1]
         assert main_frequency(left.tobytes()) == pytest.approx(500, abs=25)
         assert main_frequency(right.tobytes()) == pytest.approx(500, abs=25)
-        assert read_wav(path)[1] == 8000
+        assert read_audio(path)[1] == 8000
 
     def test_a_folder_that_cannot_be_written_costs_no_call(self, serve: Serve, tmp_path: Any) -> None:
         blocked = tmp_path / "file"

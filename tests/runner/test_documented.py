@@ -56,7 +56,7 @@ from tests.runner import bots
 from tests.runner.carrier import Carrier, announce, dialled, main_frequency
 from tests.runner.test_calls import wait_for
 from tests.signals import tone
-from wsvoice.audio import read_wav, resample
+from wsvoice.audio import read_audio, resample
 from wsvoice.runner.pipecat.call_transport import CallTransport, create_transport
 from wsvoice.runner.pipecat.patches import apply_patches
 from wsvoice.runner.pipecat.patches.notices import notices
@@ -77,7 +77,7 @@ TURNS = (
 def question() -> bytes:
     """A spoken sentence at 8 kHz, with half a second of silence behind it."""
     with as_file(files("wsvoice.dial") / "question.wav") as path:
-        pcm, rate = read_wav(path)
+        pcm, rate = read_audio(path)
     return resample(pcm, rate, 8000) + bytes(8000)
 
 

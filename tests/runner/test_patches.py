@@ -21,7 +21,7 @@ import pytest
 
 from tests.environment import clean_environ
 from tests.signals import speech_like
-from wsvoice.audio import read_wav, resample
+from wsvoice.audio import read_audio, resample
 from wsvoice.config import resolve_run
 from wsvoice.errors import ConfigError
 from wsvoice.moved import MOVED
@@ -201,7 +201,7 @@ class TestSharedModels:
         names: dict[int, list[str]] = {}
         for rate in (8000, 16000):
             with as_file(files("wsvoice.dial") / "question.wav") as path:
-                spoken = resample(*read_wav(path), rate)
+                spoken = resample(*read_audio(path), rate)
             for number, pcm in enumerate([spoken, speech_like(2500, rate), speech_like(2500, rate, seed=7)]):
                 clip = tmp_path / f"{rate}-{number}.pcm"
                 clip.write_bytes(pcm)

@@ -51,8 +51,9 @@ def dial(
         list[str] | None,
         typer.Option(
             "--audio",
-            metavar="FILE.wav",
-            help="What the caller says. Repeatable: one file a turn.  [default: a built-in question]",
+            metavar="FILE",
+            help="What the caller says, in WAV, FLAC, Ogg or MP3. Repeatable: one file a turn.  "
+            "[default: a built-in question]",
             rich_help_panel=CALLER,
         ),
     ] = None,

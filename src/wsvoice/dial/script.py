@@ -14,7 +14,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Protocol
 
-from wsvoice.audio import read_wav, resample
+from wsvoice.audio import read_audio, resample
 from wsvoice.dial.listener import Listener, audible_range
 from wsvoice.dial.report import TurnReport
 from wsvoice.errors import UsageError
@@ -73,7 +73,7 @@ def load_turns(audio: Sequence[Path], dtmf: str, spoken: Sequence[Clip] = ()) ->
         AudioFileError: If a file cannot be read.
         UsageError: If there is a key in `dtmf` that no telephone has.
     """
-    turns: list[Turn] = [*(Clip(path.name, *read_wav(path)) for path in audio), *spoken]
+    turns: list[Turn] = [*(Clip(path.name, *read_audio(path)) for path in audio), *spoken]
     keys = dtmf.upper().replace("W", "w")
     if wrong := sorted(set(keys) - _DIGITS - {"w"}):
         raise UsageError(
@@ -81,7 +81,7 @@ def load_turns(audio: Sequence[Path], dtmf: str, spoken: Sequence[Clip] = ()) ->
         )
     if not turns and not keys.strip("w"):
         with as_file(files("wsvoice.dial") / "question.wav") as path:
-            turns.append(Clip("the built-in question", *read_wav(path)))
+            turns.append(Clip("the built-in question", *read_audio(path)))
     if keys.strip("w"):
         turns.append(Keys(keys))
     return turns
