@@ -287,6 +287,16 @@ def test_a_broken_authorization_is_none(name: str, header: str) -> None:
     assert api.request("GET", "/", headers={"authorization": header}).status_code == 401
 
 
+def test_a_body_may_come_in_chunks() -> None:
+    api = Api("twilio")
+    path = f"/2010-04-01/Accounts/{ACCOUNT}/Calls/{api.call.call_id}.json"
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    form = iter([b"Status=", b"completed"])
+    response = api.request("POST", path, content=form, headers=headers, auth=(ACCOUNT, "secret"))
+    assert response.status_code == 200
+    assert [command.kind for command in api.commands] == ["hang-up"]
+
+
 @pytest.mark.parametrize(
     "sent",
     [

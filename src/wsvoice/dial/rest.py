@@ -22,6 +22,8 @@ from http import HTTPStatus
 from types import TracebackType
 from typing import Literal, Self
 
+import h11
+
 from wsvoice.call import Call
 from wsvoice.dial.journal import Journal
 from wsvoice.errors import RemoteProtocolError
@@ -77,7 +79,7 @@ class FakeRestApi:
 
     async def __aenter__(self) -> Self:
         """Start to listen."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=_HEAD_LIMIT)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         port = self._server.sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         return self
@@ -91,17 +93,21 @@ class FakeRestApi:
         self.answered.cancel()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = h11.Connection(h11.SERVER, max_incomplete_event_size=_HEAD_LIMIT)
         try:
             async with asyncio.timeout(_TIMEOUT_S):
-                request = await self._read(reader)
+                request = await self._read(reader, connection)
                 answer = self._answer(request) if request else Answer('{"status": 400}', "application/json", 400)
                 body = answer.body.encode()
-                length = "" if answer.status == 204 else f"Content-Length: {len(body)}\r\n"
-                head = (
-                    f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}\r\n"
-                    f"Content-Type: {answer.media_type}\r\n{length}Connection: close\r\n\r\n"
-                )
-                writer.write(head.encode() + body)
+                headers = [("Content-Type", answer.media_type), ("Connection", "close")]
+                headers += [("Content-Length", f"{len(body)}")] if body else []
+                reason = HTTPStatus(answer.status).phrase
+                for event in (
+                    h11.Response(status_code=answer.status, headers=headers, reason=reason),
+                    h11.Data(data=body),
+                    h11.EndOfMessage(),
+                ):
+                    writer.write(connection.send(event) or b"")
                 await writer.drain()
         except (TimeoutError, OSError):
             # The client went away, which is its own affair.
@@ -109,25 +115,23 @@ class FakeRestApi:
         finally:
             writer.close()
 
-    async def _read(self, reader: asyncio.StreamReader) -> WebhookRequest | None:
+    async def _read(self, reader: asyncio.StreamReader, connection: h11.Connection) -> WebhookRequest | None:
+        head, body = None, b""
         try:
-            head = await reader.readuntil(b"\r\n\r\n")
-        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            while not isinstance(event := connection.next_event(), h11.EndOfMessage):
+                if event is h11.NEED_DATA:
+                    connection.receive_data(await reader.read(_HEAD_LIMIT))
+                elif isinstance(event, h11.Request):
+                    head = event
+                elif isinstance(event, h11.Data):
+                    body += event.data
+                if len(body) > _BODY_LIMIT or isinstance(event, h11.ConnectionClosed):
+                    return None
+        except h11.RemoteProtocolError:
             return None
-        first, *lines = head.decode("latin-1").split("\r\n")
-        words = first.split(" ")
-        headers = {}
-        for line in lines:
-            name, _, value = line.partition(":")
-            headers[name.strip().lower()] = value.strip()
-        length = headers.get("content-length", "0")
-        if len(words) != 3 or not length.isdigit() or int(length) > _BODY_LIMIT:
-            return None
-        try:
-            body = await reader.readexactly(int(length))
-        except asyncio.IncompleteReadError:
-            return None
-        return WebhookRequest(words[0], self.url + words[1], headers, body)
+        assert head is not None
+        headers = {name.decode(): value.decode("latin-1") for name, value in head.headers}
+        return WebhookRequest(head.method.decode(), self.url + head.target.decode(), headers, body)
 
     def _answer(self, request: WebhookRequest) -> Answer:
         provider = self._provider
