@@ -11,10 +11,10 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+import wrapt
 from pipecat.transports.base_transport import TransportParams
 
 from wsvoice.config import did_you_mean
-from wsvoice.runner.pipecat.patches.imports import when_imported
 from wsvoice.runner.pipecat.patches.notices import notices
 
 #: What each is called now.
@@ -46,7 +46,7 @@ Translate = Callable[[type[Any], dict[str, Any]], dict[str, Any]]
 def apply() -> None:
     """Make the params of transports and pipelines take what they once took."""
     _translate_arguments(TransportParams, _transport_params)
-    when_imported("pipecat.pipeline.worker", _change_pipeline_params)
+    wrapt.register_post_import_hook(_change_pipeline_params, "pipecat.pipeline.worker")
 
 
 def _change_pipeline_params(worker: ModuleType) -> None:

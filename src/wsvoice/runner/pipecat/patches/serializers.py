@@ -12,7 +12,8 @@ import inspect
 from types import ModuleType
 from typing import Any
 
-from wsvoice.runner.pipecat.patches.imports import when_imported
+import wrapt
+
 from wsvoice.runner.pipecat.patches.notices import notices
 
 #: The serializers that hang up, by module.
@@ -28,7 +29,7 @@ COMPLAINT = "auto_hang_up is enabled but missing required parameters"
 def apply() -> None:
     """Change each serializer as soon as it is imported."""
     for name in SERIALIZERS:
-        when_imported(name, _change)
+        wrapt.register_post_import_hook(_change, name)
 
 
 def _change(module: ModuleType) -> None:

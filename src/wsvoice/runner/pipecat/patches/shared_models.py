@@ -12,7 +12,7 @@ from os import PathLike, fspath
 from types import ModuleType
 from typing import Any
 
-from wsvoice.runner.pipecat.patches.imports import when_imported
+import wrapt
 
 #: The modules that load a model, each with the name by which it calls ONNX Runtime.
 USERS = {
@@ -48,7 +48,7 @@ class SharedRuntime:
 def apply() -> None:
     """Share the models of the modules that load one, as soon as a bot imports them."""
     for name in USERS:
-        when_imported(name, _share)
+        wrapt.register_post_import_hook(_share, name)
 
 
 def _share(module: ModuleType) -> None:
