@@ -1,13 +1,15 @@
 """
-What each patch relies on in pipecat, and that it does what it is for.
+That each patch does what it is for, and what it relies on that cannot be looked up quickly.
 
-A failure of a test in ``TestContracts`` after an upgrade of pipecat means: read pipecat's change, then mend the patch.
+What can be is in ``wsvoice/pipecat_contracts.py``. A failure of a test in ``TestContracts`` after an upgrade of pipecat
+means: read pipecat's change, then mend the patch.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import importlib
 import inspect
 import subprocess
 import sys
@@ -61,41 +63,11 @@ class TestContracts:
         assert source_hash(BaseInputTransport._audio_task_handler) == "79e927e3d6d9d3ba"
         assert source_hash(BaseInputTransport.push_audio_frame) == "3306f2143f4a2855"
 
-    def test_causes_takes_errors_where_pipecat_makes_them(self) -> None:
-        """Every error frame passes `push_error_frame`, and every handler is run, and its error kept, here."""
-        from pipecat.processors.frame_processor import FrameProcessor
+    def test_causes_runs_a_handler_as_this_does(self) -> None:
         from pipecat.utils.base_object import BaseObject
 
         apply_patches()
-        assert "self.push_error_frame(" in inspect.getsource(FrameProcessor.push_error)
-        assert 'error_msg=f"Error processing frame: {e}"' in inspect.getsource(FrameProcessor)
-        assert "error.processor" in inspect.getsource(inspect.unwrap(FrameProcessor.push_error_frame))
         assert source_hash(BaseObject._run_handler) == "5df02319e7da85a6"
-        assert "self._run_handler(event_handler.name, handler" in inspect.getsource(BaseObject._call_event_handler)
-
-    def test_input_vad_recognises_who_decides_about_turns(self) -> None:
-        from pipecat.audio.vad.silero import SileroVADAnalyzer
-        from pipecat.audio.vad.vad_controller import VADController
-        from pipecat.processors.aggregators.llm_context import LLMContext
-        from pipecat.processors.aggregators.llm_response_universal import (
-            LLMContextAggregatorPair,
-            LLMUserAggregatorParams,
-        )
-        from pipecat.processors.audio.vad_processor import VADProcessor
-        from pipecat.turns.user_turn_controller import UserTurnController
-        from pipecat.turns.user_turn_processor import UserTurnProcessor
-
-        async def main() -> None:
-            plain = LLMContextAggregatorPair(LLMContext()).user()
-            assert isinstance(plain._user_turn_controller, UserTurnController)
-            assert plain._vad_controller is None
-            params = LLMUserAggregatorParams(vad_analyzer=SileroVADAnalyzer())
-            listening = LLMContextAggregatorPair(LLMContext(), user_params=params).user()
-            assert isinstance(listening._vad_controller, VADController)
-            assert isinstance(UserTurnProcessor()._user_turn_controller, UserTurnController)
-            assert isinstance(VADProcessor(vad_analyzer=SileroVADAnalyzer())._vad_controller, VADController)
-
-        asyncio.run(main())
 
     def test_a_start_frame_carries_the_pipelines_metadata(self) -> None:
         from pipecat.pipeline.pipeline import Pipeline
@@ -266,13 +238,10 @@ class TestOldModules:
 
 
 class TestSwitchingOff:
-    def test_each_has_a_name_a_reason_and_an_apply(self) -> None:
-        import importlib
-
-        assert len({patch.name for patch in PATCHES}) == len(PATCHES)
-        for patch in PATCHES:
-            assert patch.reason
-            assert callable(importlib.import_module(f"wsvoice.runner.pipecat.patches.{patch.module}").apply)
+    @pytest.mark.parametrize("name", PATCHES)
+    def test_each_has_an_apply(self, name: str) -> None:
+        module = importlib.import_module(f"wsvoice.runner.pipecat.patches.{name.replace('-', '_')}")
+        assert callable(module.apply)
 
     def test_all_off(self) -> None:
         """Without any, pipecat is as it comes."""
@@ -283,7 +252,7 @@ class TestSwitchingOff:
             before = (pipecat.runner.utils.create_transport, TransportParams.__init__, BaseInputTransport.setup)
             finders = list(sys.meta_path)
             from wsvoice.runner.pipecat.call_transport import install
-            install(frozenset({[patch.name for patch in PATCHES]!r}))
+            install(frozenset({list(PATCHES)!r}))
             after = (pipecat.runner.utils.create_transport, TransportParams.__init__, BaseInputTransport.setup)
             print("same", before == after and finders == sys.meta_path)
             install()
@@ -293,7 +262,7 @@ class TestSwitchingOff:
         assert "same True" in printed
         assert "changed [True, True, True]" in printed
 
-    @pytest.mark.parametrize("name", [patch.name for patch in PATCHES])
+    @pytest.mark.parametrize("name", PATCHES)
     def test_the_environment_switches_each_off(self, name: str, tmp_path: Path) -> None:
         environ = {"WSVOICE_DISABLE_PATCHES": f"{name}, old-modules"}
         resolved = resolve_run({}, environ=environ, cwd=tmp_path)

@@ -133,6 +133,9 @@ _LOADING = threading.Lock()
 def _load_caller(spec: str, on_line: Callable[[str], None]) -> CallerBot:
     with _LOADING:
         # pipecat takes a second to import, which scripted calls need not wait for.
+        from wsvoice.pipecat_contracts import require_caller_features
+
+        require_caller_features()
         from wsvoice.dial.caller_bot import CallerBot
 
         return CallerBot(spec, on_line)

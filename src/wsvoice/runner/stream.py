@@ -57,8 +57,9 @@ class StreamSocket(AcceptedSocket):
     """
     An accepted media WebSocket.
 
-    There are two ways to listen: :meth:`deliver_to` (events; what a call's ready-made transport uses) and the WebSocket's own :meth:`receive` (messages, for bots that bring their own transport). Malformed
-    messages reach neither: each kind is logged once and counted in :attr:`faults`.
+    There are two ways to listen: :meth:`deliver_to` (events; what a call's ready-made transport uses) and the
+    WebSocket's own :meth:`receive` (messages, for bots that bring their own transport). Malformed messages reach
+    neither: each kind is logged once and counted in :attr:`faults`.
 
     Closing is a request: the session plays out the last audio and closes.
     """

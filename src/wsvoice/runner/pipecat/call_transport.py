@@ -1,16 +1,13 @@
-"""
-Where pipecat is met: the transport, the serializer and the arguments that a bot gets.
-
-Nothing else in the runner imports pipecat.
-"""
+"""The transport, the serializer and the arguments that a bot gets for a call."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -28,6 +25,7 @@ from pipecat.frames.frames import (
     Frame,
     InputAudioRawFrame,
     InputDTMFFrame,
+    InputTransportStartAudioStreamingFrame,
     InterruptionFrame,
     OutputAudioRawFrame,
     OutputDTMFFrame,
@@ -47,6 +45,7 @@ from pipecat.transports.base_input import BaseInputTransport
 from pipecat.transports.base_output import BaseOutputTransport
 from pipecat.transports.base_transport import BaseTransport
 from pipecat.transports.websocket.fastapi import (
+    FastAPIWebsocketCallbacks,
     FastAPIWebsocketClient,
     FastAPIWebsocketInputTransport,
     FastAPIWebsocketOutputTransport,
@@ -58,11 +57,12 @@ from wsvoice.audio import Resampler
 from wsvoice.call import Call
 from wsvoice.errors import LocalProtocolError
 from wsvoice.providers.events import Audio, Clear, Digit, Event, Mark, SendDigits
+from wsvoice.runner.pipecat import is_supported
 from wsvoice.runner.pipecat.patches import apply_patches
-from wsvoice.runner.pipecat.patches.input_vad import voice_of
 
 if TYPE_CHECKING:
     from wsvoice.providers.base import Stream
+    from wsvoice.runner.pipecat.patches.input_vad import InputVoice
     from wsvoice.runner.session import Session
     from wsvoice.runner.stream import StreamSocket
 
@@ -241,14 +241,26 @@ class CallClient(FastAPIWebsocketClient):
     def __init__(self, socket: StreamSocket, callbacks: Any, ws_close_timeout: float) -> None:
         super().__init__(cast(Any, socket), callbacks, ws_close_timeout)
         self._socket = socket
+        #: How many ends of the transport have not let go.
+        self._ends = 0
+        self._is_closing = False
+
+    async def setup(self, _: FrameProcessorSetup) -> None:
+        """Count one end of the transport."""
+        self._ends += 1
 
     async def disconnect(self) -> None:
         """Ask for the end of the call, once both ends of the transport have."""
-        self._leave_counter -= 1
-        if self._leave_counter > 0 or self._closing:
+        self._ends -= 1
+        if self._ends > 0 or self._is_closing:
             return
-        self._closing = True
+        self._is_closing = True
         self._socket.request_close()
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether the end of the call was asked for."""
+        return self._is_closing
 
     @property
     def is_connected(self) -> bool:
@@ -260,7 +272,10 @@ class CallInputTransport(FastAPIWebsocketInputTransport):
     """The caller's audio and digits, as frames."""
 
     _transport: CallTransport
+    _client: CallClient
     _params: FastAPIWebsocketParams
+    #: What listens to the audio, if the params ask for that; the patch ``input-vad`` puts it here.
+    _wsvoice_voice: InputVoice | None = None
 
     def __init__(
         self,
@@ -272,6 +287,7 @@ class CallInputTransport(FastAPIWebsocketInputTransport):
         **kwargs: Any,
     ) -> None:
         super().__init__(transport, client, params, **kwargs)
+        self._transport, self._client, self._params = transport, client, params
         self._socket = socket
         self._serializer = serializer
         self._streaming = True
@@ -294,28 +310,33 @@ class CallInputTransport(FastAPIWebsocketInputTransport):
             self._active_at = self._loop.time()
         elif isinstance(frame, SpeechControlParamsFrame) and frame.vad_params is not None:
             self._vad_in_pipeline = True
+        elif isinstance(frame, InputTransportStartAudioStreamingFrame):
+            self._streaming = True
         await super().process_frame(frame, direction)
 
-    async def _start_audio_in_streaming(self) -> None:
+    async def start_audio_in_streaming(self) -> None:
+        """Hand on the caller's audio from now on, if the params say not to from the start."""
         self._streaming = True
 
-    async def _monitor_websocket(self, timeout: float) -> None:
-        """Tell the bot of every silence of `timeout` seconds, once."""
-        self._active_at = self._loop.time()
-        told: float | None = None
-        while True:
-            active_at = self._last_activity()
-            # After a silence that was told of, the next can be over only a timeout after what ended it.
-            wait_s = timeout if active_at == told else active_at + timeout - self._loop.time()
-            if wait_s > 0:
-                await asyncio.sleep(wait_s)
-                continue
-            told = active_at
-            await self._client.trigger_client_timeout()
+    if is_supported("session-timeout"):
+
+        async def _monitor_websocket(self, timeout: float) -> None:
+            """Tell the bot of every silence of `timeout` seconds, once."""
+            self._active_at = self._loop.time()
+            told: float | None = None
+            while True:
+                active_at = self._last_activity()
+                # After a silence that was told of, the next can be over only a timeout after what ended it.
+                wait_s = timeout if active_at == told else active_at + timeout - self._loop.time()
+                if wait_s > 0:
+                    await asyncio.sleep(wait_s)
+                    continue
+                told = active_at
+                await self._client.trigger_client_timeout()
 
     def _last_activity(self) -> float:
         """Return when the caller or the bot last did something, on the loop's clock."""
-        turns, voice = self._socket.turns, voice_of(self)
+        turns, voice = self._socket.turns, self._wsvoice_voice
         moments = [self._active_at]
         if voice is not None:
             moments.append(voice.spoke_at or 0.0)
@@ -328,14 +349,12 @@ class CallInputTransport(FastAPIWebsocketInputTransport):
             moments.append(now if queued_s and now - turns.bot_sounded_at <= queued_s else turns.bot_sounded_at)
         return max(moments)
 
-    async def _receive_messages(self) -> None:
-        await self._socket.deliver_to(self._take)
-        if self._client.is_closing:
-            return
-        await self._client.trigger_client_disconnected()
-        if not self._transport.has_handler("on_client_disconnected"):
-            # Nobody else would end the pipeline, and the caller is gone.
-            await self.push_frame(CancelWorkerFrame(reason="the caller hung up"))
+    if is_supported("call-input"):
+
+        async def _receive_messages(self) -> None:
+            await self._socket.deliver_to(self._take)
+            if not self._client.is_closing:
+                await self._client.trigger_client_disconnected()
 
     async def _take(self, event: Event) -> None:
         if isinstance(event, Mark):
@@ -359,13 +378,27 @@ class CallInputTransport(FastAPIWebsocketInputTransport):
 
 def waiting_frames(transport: BaseInputTransport) -> int:
     """Return how many frames wait in an input and in the processors behind it, up to the bot's slowest."""
+    if not is_supported("backlog"):
+        return 0
     count = transport._audio_in_queue.qsize() if transport._audio_task is not None else 0
-    processor = transport._next
+    processor = transport.next
     while processor is not None:
         # What comes in waits in the first of a processor's queues, whose name is private to pipecat's base class.
         count += processor._FrameProcessor__input_queue.qsize()  # type: ignore[attr-defined]
-        processor = processor._next
+        processor = processor.next
     return count
+
+
+def has_handler(transport: BaseTransport, event_name: str) -> bool:
+    """Whether the bot listens to an event; true where that cannot be known."""
+    return not is_supported("hang-up") or bool(transport._event_handlers[event_name].handlers)
+
+
+def use_resampler(output: BaseOutputTransport, kind: type[BaseAudioResampler]) -> None:
+    """Make pipecat's media senders resample without holding audio back, as its own resampler does."""
+    if is_supported("low-latency"):
+        for sender in output._media_senders.values():
+            sender._resampler = kind()
 
 
 class WideCallInputTransport(CallInputTransport):
@@ -389,6 +422,7 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
     """
 
     _transport: CallTransport
+    _client: CallClient
     _params: FastAPIWebsocketParams
 
     def __init__(
@@ -401,6 +435,7 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
         **kwargs: Any,
     ) -> None:
         super().__init__(transport, client, params, **kwargs)
+        self._transport, self._client, self._params = transport, client, params
         self._socket = socket
         self._serializer = serializer
         self._wire = socket.stream.outbound_format
@@ -422,10 +457,9 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
             self._utterance_task = self.create_task(self._watch_utterances())
 
     async def set_transport_ready(self, frame: StartFrame) -> None:
-        """Make pipecat's media senders resample without holding audio back."""
+        """Begin to send, without delay where rates differ."""
         await super().set_transport_ready(frame)
-        for sender in self._media_senders.values():
-            sender._resampler = LowLatencyResampler()
+        use_resampler(self, LowLatencyResampler)
 
     async def stop(self, frame: EndFrame) -> None:
         """Send what is left, then let the session end the call."""
@@ -479,7 +513,7 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
         try:
             await self._socket.send_event(SendDigits("".join(button.value for button in frame.buttons or ())))
         except LocalProtocolError:
-            await self._write_dtmf_audio(frame)
+            await super().write_dtmf(frame)
 
     async def send_message(self, frame: OutputTransportMessageFrame | OutputTransportMessageUrgentFrame) -> None:
         """Send a message of the bot's own."""
@@ -563,20 +597,36 @@ class CallTransport(FastAPIWebsocketTransport):
         self._socket = socket
         serializer = CallSerializer(socket.stream)
         params.serializer = serializer
-        client = CallClient(socket, self._callbacks, params.ws_close_timeout)
-        self._client = client
+        callbacks = FastAPIWebsocketCallbacks(
+            on_client_connected=partial(self._call_event_handler, "on_client_connected"),
+            on_client_disconnected=self._caller_left,
+            on_session_timeout=partial(self._call_event_handler, "on_session_timeout"),
+        )
+        client = CallClient(socket, callbacks, params.ws_close_timeout)
         input_kind = CallInputTransport if params.audio_in_channels == 1 else WideCallInputTransport
-        self._input = input_kind(self, client, params, socket, serializer, name=self._input_name)
-        self._output = CallOutputTransport(self, client, params, socket, serializer, name=self._output_name)
+        self._input: CallInputTransport = input_kind(self, client, params, socket, serializer, name=input_name)
+        self._output: CallOutputTransport = CallOutputTransport(
+            self, client, params, socket, serializer, name=output_name
+        )
         self._register_event_handler("on_mark")
         #: Marks on their way, with the milliseconds of audio before them; ``None`` once that was cleared.
         self._marks: dict[str, float | None] = {}
         self._mark_count = 0
         self._confirmed_ms = 0.0
 
-    def has_handler(self, event_name: str) -> bool:
-        """Whether the bot listens to an event."""
-        return bool(self._event_handlers[event_name].handlers)
+    def input(self) -> CallInputTransport:
+        """Return the caller's audio and digits."""
+        return self._input
+
+    def output(self) -> CallOutputTransport:
+        """Return the bot's audio on its way to the caller."""
+        return self._output
+
+    async def _caller_left(self, websocket: Any) -> None:
+        await self._call_event_handler("on_client_disconnected", websocket)
+        if not has_handler(self, "on_client_disconnected"):
+            # Nobody else would end the pipeline, and the caller is gone.
+            await self._input.push_frame(CancelWorkerFrame(reason="the caller hung up"))
 
     @property
     def heard_ms(self) -> float:
@@ -697,9 +747,9 @@ async def call_arguments(session: Session, handshake: list[str]) -> CallArgument
     """Build a bot's arguments from the messages of the handshake, as pipecat's runner would."""
     call, socket = session.call, session.socket
     # pipecat's parser reads two messages; some providers send one before their audio, and others may send more.
-    messages = [*handshake, ""] if len(handshake) == 1 else handshake[-2:]
+    messages = [_tidied(each) for each in ([*handshake, ""] if len(handshake) == 1 else handshake[-2:])]
     try:
-        transport_type, call_data = await parse_telephony_websocket(cast(Any, _Replay([_tidied(m) for m in messages])))
+        transport_type, call_data = await parse_telephony_websocket(cast(Any, _Replay(messages)))
         if not isinstance(call_data, CallData):
             call_data = CallData.model_validate(call_data)
     except (ValueError, TypeError, AttributeError) as error:
@@ -713,8 +763,11 @@ async def call_arguments(session: Session, handshake: list[str]) -> CallArgument
     if not call_data.to_number:
         call_data.to_number = call.to_number or None
     call_data.body = {**call.parameters, **call_data.body}
-    # pipecat keeps the parse here, so a later parse_telephony_websocket() in the bot gives the same.
-    setattr(socket, "_pipecat_parsed_telephony", (call.provider, call_data))  # noqa: B010
+    if is_supported("parsed-handshake"):
+        # pipecat keeps the parse here, so a later parse_telephony_websocket() in the bot gives the same.
+        setattr(socket, "_pipecat_parsed_telephony", (call.provider, call_data))  # noqa: B010
+    else:
+        setattr(socket, "iter_text", _Replay(messages, socket).iter_text)  # noqa: B010
     arguments = CallArguments(
         websocket=cast(Any, socket),
         transport_type=call.provider,
@@ -738,14 +791,18 @@ def _tidied(message: str) -> str:
 
 
 class _Replay:
-    """The messages that were read already, in the shape that pipecat's parser reads."""
+    """The messages that were read already, in the shape that pipecat's parser reads, and those of `socket` behind."""
 
-    def __init__(self, messages: list[str]) -> None:
+    def __init__(self, messages: list[str], socket: StreamSocket | None = None) -> None:
         self._messages = messages
+        self._following = socket.iter_text() if socket is not None else None
 
-    async def iter_text(self) -> Any:
+    async def iter_text(self) -> AsyncIterator[str]:
         for message in self._messages:
             yield message
+        if self._following is not None:
+            async for message in self._following:
+                yield message
 
 
 def _telephone_params(params: FastAPIWebsocketParams) -> FastAPIWebsocketParams:

@@ -1,5 +1,5 @@
 """
-Where pipecat is met for plain WebSocket clients: their transport, and the arguments that a bot gets.
+The transport of plain WebSocket clients, and the arguments that a bot gets for one.
 
 What the transports of this package that are no calls have in common is here too: messages that a serializer cannot
 read are counted and left out, a WAV header is taken off, and the session timeout waits for silence.
@@ -17,9 +17,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from loguru import logger
-from pipecat.evals.fastapi_transport import EvalFastAPIWebsocketTransport
-from pipecat.evals.serializer import EvalConnectionFlags, EvalSerializer, parse_eval_connect
-from pipecat.evals.transport import EvalTransportParams
 from pipecat.frames.frames import (
     CancelWorkerFrame,
     Frame,
@@ -37,7 +34,6 @@ from pipecat.runner.utils import parse_telephony_websocket
 from pipecat.serializers.base_serializer import FrameSerializer
 from pipecat.serializers.protobuf import ProtobufFrameSerializer
 from pipecat.transports.base_input import BaseInputTransport
-from pipecat.transports.base_output import BaseOutputTransport
 from pipecat.transports.base_transport import BaseTransport
 from pipecat.transports.base_transport import TransportParams as BaseParams
 from pipecat.transports.websocket.fastapi import (
@@ -47,12 +43,17 @@ from pipecat.transports.websocket.fastapi import (
     FastAPIWebsocketParams,
     FastAPIWebsocketTransport,
 )
-from pipecat.utils.security.allowed_origins import default_allowed_origins, is_origin_allowed
 
 from wsvoice.call import Call
 from wsvoice.runner.activity import Activity
 from wsvoice.runner.pacing import InputLimit
-from wsvoice.runner.pipecat.call_transport import LowLatencyResampler, waiting_frames
+from wsvoice.runner.pipecat import is_supported
+from wsvoice.runner.pipecat.call_transport import LowLatencyResampler, has_handler, use_resampler, waiting_frames
+
+if is_supported("evals"):
+    from pipecat.evals.fastapi_transport import EvalFastAPIWebsocketTransport
+    from pipecat.evals.serializer import EvalConnectionFlags, EvalSerializer, parse_eval_connect
+    from pipecat.evals.transport import EvalTransportParams
 
 if TYPE_CHECKING:
     from wsvoice.runner.clients import ClientSession, ClientSocket
@@ -63,7 +64,7 @@ NoteFault = Callable[[str, str], None]
 
 def allowed_origins() -> list[str]:
     """Return the origins that pipecat's ``PIPECAT_ALLOWED_ORIGINS`` allows; empty for all of them."""
-    return default_allowed_origins()
+    return FastAPIWebsocketParams().allowed_origins
 
 
 # -- What is sent, and what arrives --
@@ -203,17 +204,6 @@ class UtteranceResampler(LowLatencyResampler):
         return await super().resample(audio, in_rate, out_rate)
 
 
-def resample_at_once(output: BaseOutputTransport) -> None:
-    """Let an output resample without pipecat's delay of 100 ms and more."""
-    for sender in output._media_senders.values():
-        sender._resampler = UtteranceResampler()
-
-
-def has_handler(transport: BaseTransport, event_name: str) -> bool:
-    """Whether the bot listens to an event."""
-    return bool(transport._event_handlers[event_name].handlers)
-
-
 # -- The transport --
 
 
@@ -240,11 +230,13 @@ class ClientInputTransport(FastAPIWebsocketInputTransport):
             # Nobody else would end the pipeline, and the client is gone.
             await self.push_frame(CancelWorkerFrame(reason="the client left"))
 
-    async def _monitor_websocket(self, timeout: int) -> None:
-        while True:
-            await self._transport.activity.silence(timeout)
-            await self._client.trigger_client_timeout()
-            await self._transport.activity.resumed()
+    if is_supported("session-timeout"):
+
+        async def _monitor_websocket(self, timeout: int) -> None:
+            while True:
+                await self._transport.activity.silence(timeout)
+                await self._client.trigger_client_timeout()
+                await self._transport.activity.resumed()
 
 
 class ClientOutputTransport(FastAPIWebsocketOutputTransport):
@@ -255,7 +247,7 @@ class ClientOutputTransport(FastAPIWebsocketOutputTransport):
     async def set_transport_ready(self, frame: StartFrame) -> None:
         """Begin to send, without delay where rates differ."""
         await super().set_transport_ready(frame)
-        resample_at_once(self)
+        use_resampler(self, UtteranceResampler)
 
     async def write_audio_frame(self, frame: OutputAudioRawFrame) -> bool:
         """Send one piece of audio, with a WAV header if the params ask for one."""
@@ -285,13 +277,19 @@ class ClientTransport(FastAPIWebsocketTransport):
         input_name: str | None = None,
         output_name: str | None = None,
     ) -> None:
-        if params.serializer is None:
-            params = params.model_copy(update={"serializer": ClientSerializer()})
         super().__init__(cast(Any, socket), params, input_name, output_name)
         self.socket = socket
         self.activity = Activity()
-        self._input = ClientInputTransport(self, self._client, params, name=self._input_name)
-        self._output = ClientOutputTransport(self, self._client, params, name=self._output_name)
+        self._input: ClientInputTransport = ClientInputTransport(self, self._client, params, name=input_name)
+        self._output: ClientOutputTransport = ClientOutputTransport(self, self._client, params, name=output_name)
+
+    def input(self) -> ClientInputTransport:
+        """Return what the client sends."""
+        return self._input
+
+    def output(self) -> ClientOutputTransport:
+        """Return what the bot says."""
+        return self._output
 
 
 # -- The arguments --
@@ -303,11 +301,12 @@ class ClientArguments(WebSocketRunnerArguments):
     What a bot is called with for a plain client: pipecat's arguments, and a ready-made transport.
 
     Attributes:
-        transport: The :class:`ClientTransport`, built when it is first asked for.
+        transport: The :class:`ClientTransport` (pipecat's own where that is not supported), built when it is first
+            asked for.
     """
 
     session: ClientSession = field(kw_only=True, repr=False)
-    _transport: ClientTransport | None = field(default=None, init=False, repr=False)
+    _transport: FastAPIWebsocketTransport | None = field(default=None, init=False, repr=False)
 
     @property
     def call(self) -> Call:
@@ -317,13 +316,13 @@ class ClientArguments(WebSocketRunnerArguments):
         return Call(provider="websocket", call_id=self.session_id or "", parameters=parameters)
 
     @property
-    def transport(self) -> ClientTransport:
+    def transport(self) -> FastAPIWebsocketTransport:
         """The ready-made transport; with audio both ways unless ``create_transport`` said otherwise."""
         if self._transport is None:
             return self.use_transport(FastAPIWebsocketParams(audio_in_enabled=True, audio_out_enabled=True))
         return self._transport
 
-    def use_transport(self, params: FastAPIWebsocketParams) -> ClientTransport:
+    def use_transport(self, params: FastAPIWebsocketParams) -> FastAPIWebsocketTransport:
         """
         Build the transport with the bot's own params.
 
@@ -332,9 +331,15 @@ class ClientArguments(WebSocketRunnerArguments):
         """
         if self._transport is not None:
             logger.debug("the transport is built a second time; the first is left unused")
-        if not is_origin_allowed(self.websocket.headers.get("origin", ""), params.allowed_origins):
+        params = with_serializer(params)
+        try:
+            if is_supported("client-transport"):
+                self._transport = ClientTransport(self.session.socket, params)
+            else:
+                self._transport = FastAPIWebsocketTransport(self.websocket, params)
+        except ValueError:
             self.session.refuse()
-        self._transport = ClientTransport(self.session.socket, params)
+            raise
         return self._transport
 
     async def make_transport(self, transport_params: TransportParams) -> BaseTransport:
@@ -389,7 +394,7 @@ async def client_arguments(session: ClientSession) -> WebSocketRunnerArguments:
 
 def is_eval_connect(raw: str | bytes) -> bool:
     """Whether a first message is that of ``pipecat eval``."""
-    if not isinstance(raw, str) or "eval-connect" not in raw:
+    if not is_supported("evals") or not isinstance(raw, str) or "eval-connect" not in raw:
         return False
     try:
         return parse_eval_connect(json.loads(raw)) is not None
@@ -398,6 +403,14 @@ def is_eval_connect(raw: str | bytes) -> bool:
 
 
 ParamsT = TypeVar("ParamsT", bound=BaseParams)
+
+
+def with_serializer(params: ParamsT) -> ParamsT:
+    """Return params that have a serializer: pipecat's protobuf one, unless the bot has chosen."""
+    if getattr(params, "serializer", None) is not None:
+        return params
+    kind = ClientSerializer if is_supported("client-transport") else ProtobufFrameSerializer
+    return params.model_copy(update={"serializer": kind()})
 
 
 def pick_params(transport_params: TransportParams, names: tuple[str, ...], kind: type[ParamsT]) -> ParamsT:

@@ -1,4 +1,4 @@
-"""Where pipecat is met for ``-t websocket-client``: the transport of a bot that dials out."""
+"""The transport of ``-t websocket-client``: that of a bot that dials out."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ from pipecat.transports.websocket.client import (
     WebsocketClientSession,
     WebsocketClientTransport,
 )
-from pipecat.utils.shared import acquires
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus, WebSocketException
 
@@ -37,15 +36,19 @@ from wsvoice.config import without_secrets
 from wsvoice.errors import ConnectError
 from wsvoice.runner.activity import Activity
 from wsvoice.runner.diagnosis import one_line
+from wsvoice.runner.pipecat import is_supported
+from wsvoice.runner.pipecat.call_transport import has_handler, use_resampler
 from wsvoice.runner.pipecat.client_transport import (
-    ClientSerializer,
     FrameReceiver,
     TransportParams,
-    has_handler,
+    UtteranceResampler,
     pick_params,
     read_frame,
-    resample_at_once,
+    with_serializer,
 )
+
+if is_supported("dial-transport"):
+    from pipecat.utils.shared import acquires
 
 #: How long the server may take to answer the handshake.
 CONNECT_TIMEOUT_S = 10.0
@@ -91,31 +94,33 @@ class DialSession(WebsocketClientSession):
         if not self.is_connected:
             self.outcome.closed.set()
 
-    @acquires("connection")
-    async def connect(self) -> None:
-        """
-        Dial, once for both ends of the transport.
+    if is_supported("dial-transport"):
 
-        Raises:
-            ConnectError: If nobody answers, or the server turns the bot away.
-        """
-        try:
-            self._websocket = cast(
-                Any,
-                await connect(
-                    self._uri,
-                    open_timeout=CONNECT_TIMEOUT_S,
-                    additional_headers=self._params.additional_headers,
-                ),
+        @acquires("connection")
+        async def connect(self) -> None:
+            """
+            Dial, once for both ends of the transport.
+
+            Raises:
+                ConnectError: If nobody answers, or the server turns the bot away.
+            """
+            try:
+                self._websocket = cast(
+                    Any,
+                    await connect(
+                        self._uri,
+                        open_timeout=CONNECT_TIMEOUT_S,
+                        additional_headers=self._params.additional_headers,
+                    ),
+                )
+            except (OSError, TimeoutError, WebSocketException) as error:
+                failure = connect_error(self._uri, error)
+                self.outcome.fail(failure)
+                raise failure from error
+            self._client_task = self.task_manager.create_task(
+                self._client_task_handler(), f"{self._transport_name}::client"
             )
-        except (OSError, TimeoutError, WebSocketException) as error:
-            failure = connect_error(self._uri, error)
-            self.outcome.fail(failure)
-            raise failure from error
-        self._client_task = self.task_manager.create_task(
-            self._client_task_handler(), f"{self._transport_name}::client"
-        )
-        await self._callbacks.on_connected(cast(Any, self._websocket))
+            await self._callbacks.on_connected(cast(Any, self._websocket))
 
 
 class DialInputTransport(WebsocketClientInputTransport):
@@ -162,7 +167,7 @@ class DialOutputTransport(WebsocketClientOutputTransport):
     async def set_transport_ready(self, frame: StartFrame) -> None:
         """Begin to send, without delay where rates differ."""
         await super().set_transport_ready(frame)
-        resample_at_once(self)
+        use_resampler(self, UtteranceResampler)
 
     async def send_message(self, frame: OutputTransportMessageFrame | OutputTransportMessageUrgentFrame) -> None:
         """Send a message that is no audio."""
@@ -184,8 +189,6 @@ class DialTransport(WebsocketClientTransport):
     """
 
     def __init__(self, uri: str, params: WebsocketClientParams, outcome: Outcome) -> None:
-        if params.serializer is None:
-            params = params.model_copy(update={"serializer": ClientSerializer()})
         super().__init__(uri, params)
         self.activity = Activity()
         callbacks = WebsocketClientCallbacks(
@@ -244,14 +247,15 @@ class DialArguments(RunnerArguments):
     Attributes:
         uri: The server's address.
         headers: What is sent to it in the handshake.
-        transport: The ready-made :class:`DialTransport`, built when it is first asked for.
+        transport: The ready-made :class:`DialTransport` (pipecat's own where that is not supported), built when it is
+            first asked for.
         outcome: Whether the server could be reached.
     """
 
     uri: str
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     outcome: Outcome = field(default_factory=Outcome, init=False, repr=False)
-    _transport: DialTransport | None = field(default=None, init=False, repr=False)
+    _transport: WebsocketClientTransport | None = field(default=None, init=False, repr=False)
 
     @property
     def call(self) -> Call:
@@ -259,7 +263,7 @@ class DialArguments(RunnerArguments):
         return Call(provider="websocket-client", call_id=self.session_id or "", direction="outbound")
 
     @property
-    def transport(self) -> DialTransport:
+    def transport(self) -> WebsocketClientTransport:
         """The ready-made transport; bare audio both ways unless ``create_transport`` said otherwise."""
         if self._transport is None:
             # pipecat's params send a WAV header with every piece by default, which most servers take for sound.
@@ -268,15 +272,19 @@ class DialArguments(RunnerArguments):
             )
         return self._transport
 
-    def use_transport(self, params: WebsocketClientParams) -> DialTransport:
+    def use_transport(self, params: WebsocketClientParams) -> WebsocketClientTransport:
         """Build the transport with the bot's own params; headers of the command line go before its own."""
         headers = {**(params.additional_headers or {}), **self.headers}
         update: dict[str, Any] = {"additional_headers": headers or None}
         if "audio_out_end_silence_secs" not in params.model_fields_set:
             # pipecat ends with two seconds of silence in one message, larger than servers take.
             update["audio_out_end_silence_secs"] = 0
-        params = params.model_copy(update=update)
-        self._transport = DialTransport(self.uri, params, self.outcome)
+        params = with_serializer(params.model_copy(update=update))
+        if is_supported("dial-transport"):
+            self._transport = DialTransport(self.uri, params, self.outcome)
+        else:
+            self._transport = WebsocketClientTransport(self.uri, params)
+            _wait_for_start(self._transport.input())
         return self._transport
 
     async def make_transport(self, transport_params: TransportParams) -> BaseTransport:
@@ -285,18 +293,34 @@ class DialArguments(RunnerArguments):
         return self.use_transport(pick_params(transport_params, names, WebsocketClientParams))
 
     async def silence(self, timeout_s: float) -> None:
-        """Wait until neither end has said anything for a while; for ever if the bot has a transport of its own."""
-        if self._transport is None:
-            await asyncio.Event().wait()
-        else:
+        """Wait until neither end has said anything for a while; for ever if the transport is not ours."""
+        if isinstance(self._transport, DialTransport):
             await self._transport.activity.silence(timeout_s)
+        else:
+            await asyncio.Event().wait()
 
     async def end_pipeline(self, because: str) -> bool:
-        """End the pipeline; false if there is none."""
-        if self._transport is None or not self._transport.is_connected:
+        """End the pipeline; false if there is none, or it has a transport that is not ours."""
+        if not isinstance(self._transport, DialTransport) or not self._transport.is_connected:
             return False
         await self._transport.end(because)
         return True
+
+
+def _wait_for_start(receiver: Any) -> None:
+    """Make pipecat's own input take no message before it has started: it could not, and would be deaf from then on."""
+    started = asyncio.Event()
+    start, on_message = receiver.start, receiver.on_message
+
+    async def start_and_tell(frame: StartFrame) -> None:
+        await start(frame)
+        started.set()
+
+    async def take(websocket: Any, message: Any) -> None:
+        await started.wait()
+        await on_message(websocket, message)
+
+    receiver.start, receiver.on_message = start_and_tell, take
 
 
 def dial_arguments(uri: str, headers: Mapping[str, str], *, body: dict[str, str], session_id: str) -> DialArguments:

@@ -1,4 +1,4 @@
-"""Where pipecat is met for ``-t websocket-server``: its single-client server transport, at our desk."""
+"""The transport of ``-t websocket-server``: pipecat's single-client server, at a port that is ours."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import pipecat
 import pipecat.transports.websocket.server as pipecat_server
 from loguru import logger
 from pipecat.frames.frames import CancelWorkerFrame, Frame, InterruptionFrame, OutputAudioRawFrame, StartFrame
@@ -24,18 +25,21 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
 from wsvoice.call import Call
+from wsvoice.pipecat_contracts import unusable
 from wsvoice.runner.activity import Activity
 from wsvoice.runner.desk import Desk, Handler
+from wsvoice.runner.pipecat import is_supported
+from wsvoice.runner.pipecat.call_transport import use_resampler
 from wsvoice.runner.pipecat.client_transport import (
-    ClientSerializer,
     FrameReceiver,
     TransportParams,
+    UtteranceResampler,
     pick_params,
     read_frame,
-    resample_at_once,
+    with_serializer,
 )
 
-_pipecat_serve = cast(Any, pipecat_server).websocket_serve
+_pipecat_serve: Any = getattr(pipecat_server, "websocket_serve", None)
 
 
 class ServerInputTransport(SingleClientWebsocketServerInputTransport):
@@ -76,6 +80,7 @@ class ServerInputTransport(SingleClientWebsocketServerInputTransport):
         self._websocket = None
 
     async def _monitor_websocket(self, websocket: ServerConnection, session_timeout: int) -> None:
+        # By the name of pipecat's, which it stands in for; it is called from here only.
         while True:
             await self._transport.activity.silence(session_timeout)
             await self._callbacks.on_session_timeout(websocket)
@@ -90,7 +95,7 @@ class ServerOutputTransport(SingleClientWebsocketServerOutputTransport):
     async def set_transport_ready(self, frame: StartFrame) -> None:
         """Begin to send, without delay where rates differ."""
         await super().set_transport_ready(frame)
-        resample_at_once(self)
+        use_resampler(self, UtteranceResampler)
 
     async def write_audio_frame(self, frame: OutputAudioRawFrame) -> bool:
         """Send one piece of audio, with a WAV header if the params ask for one."""
@@ -122,8 +127,6 @@ class ServerTransport(SingleClientWebsocketServerTransport):
         input_name: str | None = None,
         output_name: str | None = None,
     ) -> None:
-        if params.serializer is None:
-            params = params.model_copy(update={"serializer": ClientSerializer()})
         super().__init__(params, host, port, input_name, output_name)
         self.activity = Activity()
 
@@ -150,12 +153,13 @@ class ServerArguments(RunnerArguments):
     Attributes:
         host: Where it listens.
         port: On which port.
-        transport: The ready-made :class:`ServerTransport`, built when it is first asked for.
+        transport: The ready-made :class:`ServerTransport` (pipecat's own where that is not supported), built when
+            it is first asked for.
     """
 
     host: str
     port: int
-    _transport: ServerTransport | None = field(default=None, init=False, repr=False)
+    _transport: SingleClientWebsocketServerTransport | None = field(default=None, init=False, repr=False)
 
     @property
     def call(self) -> Call:
@@ -163,15 +167,16 @@ class ServerArguments(RunnerArguments):
         return Call(provider="websocket-server", call_id=self.session_id or "")
 
     @property
-    def transport(self) -> ServerTransport:
+    def transport(self) -> SingleClientWebsocketServerTransport:
         """The ready-made transport; with audio both ways unless ``create_transport`` said otherwise."""
         if self._transport is None:
             return self.use_transport(SingleClientWebsocketServerParams(audio_in_enabled=True, audio_out_enabled=True))
         return self._transport
 
-    def use_transport(self, params: SingleClientWebsocketServerParams) -> ServerTransport:
+    def use_transport(self, params: SingleClientWebsocketServerParams) -> SingleClientWebsocketServerTransport:
         """Build the transport with the bot's own params."""
-        self._transport = ServerTransport(params, self.host, self.port)
+        kind = ServerTransport if is_supported("server-transport") else SingleClientWebsocketServerTransport
+        self._transport = kind(with_serializer(params), self.host, self.port)
         return self._transport
 
     async def make_transport(self, transport_params: TransportParams) -> BaseTransport:
@@ -185,7 +190,12 @@ def take_over_port(desk: Desk) -> None:
     Let pipecat's server transports serve at `desk`, those that a bot builds by hand too.
 
     The port then stays open from one run of the bot to the next, and a client that comes in between is not lost.
+
+    Raises:
+        ConfigError: If this pipecat opens its port in another way.
     """
+    if not is_supported("server-port"):
+        raise unusable(pipecat.__version__, "-t websocket-server needs what has changed in it")
 
     def serve(
         handler: Handler, host: str, port: int, *, origins: Sequence[str] | None = None, **options: Any

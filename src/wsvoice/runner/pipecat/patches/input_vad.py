@@ -184,7 +184,7 @@ class InputVoice:
         await self._transport.broadcast_frame(kind, **arguments)
 
 
-def voice_of(transport: BaseInputTransport) -> InputVoice | None:
+def _voice_of(transport: BaseInputTransport) -> InputVoice | None:
     """Return what listens to a transport's audio, if its params ask for that."""
     voice: InputVoice | None = transport.__dict__.get(_ATTRIBUTE)
     return voice
@@ -216,20 +216,20 @@ def apply() -> None:
     @functools.wraps(original_cleanup)
     async def cleanup(self: BaseInputTransport) -> None:
         await original_cleanup(self)
-        voice = voice_of(self)
+        voice = _voice_of(self)
         if voice is not None:
             await voice.cleanup()
 
     @functools.wraps(original_process_frame)
     async def process_frame(self: BaseInputTransport, frame: Frame, direction: FrameDirection) -> None:
         await original_process_frame(self, frame, direction)
-        voice = voice_of(self)
+        voice = _voice_of(self)
         if voice is not None:
             await voice.process_frame(frame, direction)
 
     @functools.wraps(original_audio_task)
     def audio_task(self: BaseInputTransport) -> Coroutine[Any, Any, None]:
-        voice = voice_of(self)
+        voice = _voice_of(self)
         return voice.listen() if voice is not None else original_audio_task(self)
 
     setup._wsvoice = True  # type: ignore[attr-defined]

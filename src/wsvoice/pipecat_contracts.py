@@ -1,0 +1,472 @@
+"""
+What is relied on in pipecat beyond its documented API, so that a pipecat that nobody has tested breaks no call.
+
+Each :class:`Feature` lists its contracts. With a version of :data:`TESTED` nothing is checked. Any other is checked
+once, when pipecat is first needed: its modules' compiled code is read, and no module is imported for it. A feature
+whose contracts do not all hold is switched off, and one warning says what is lost.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from importlib.machinery import SourceFileLoader
+from importlib.util import find_spec
+from inspect import unwrap
+from operator import attrgetter
+from pathlib import Path
+from types import CodeType
+
+from wsvoice.errors import ConfigError
+
+#: The minor versions of pipecat that all tests have passed with.
+TESTED = ("1.14",)
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """
+    Something that pipecat does not promise.
+
+    Attributes:
+        place: ``module:Class.function``, or a module's name and a colon.
+        names: What its code has to mention: attributes that it sets, functions that it calls, words that it says.
+        parameters: What it has to take; ``None`` if it is no function, or they do not matter.
+        exactly: Whether it may take nothing else, because we put a function of our own in its place.
+    """
+
+    place: str
+    names: tuple[str, ...] = ()
+    parameters: tuple[str, ...] | None = None
+    exactly: bool = False
+
+    def holds(self) -> bool:
+        """Look into pipecat's compiled code."""
+        code = _code(self.place)
+        if code is None:
+            return False
+        if self.parameters is not None:
+            taken = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+            if taken != self.parameters if self.exactly else not set(self.parameters) <= set(taken):
+                return False
+        mentioned = _mentioned(code)
+        return all(
+            name in mentioned or (" " in name and any(each.startswith(name) for each in mentioned))
+            for name in self.names
+        )
+
+
+def uses(place: str, *names: str) -> Contract:
+    """Return the contract that a place mentions these names."""
+    return Contract(place, names)
+
+
+def calls(place: str, *parameters: str) -> Contract:
+    """Return the contract that a function can be called with these parameters."""
+    return Contract(place, parameters=parameters)
+
+
+def replaces(place: str, *parameters: str) -> Contract:
+    """Return the contract that a function of ours with these parameters can take this one's place."""
+    return Contract(place, parameters=parameters, exactly=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """
+    Something that needs more of pipecat than its documented API.
+
+    Attributes:
+        name: What it is called in the warning; a patch's name switches the patch off, too.
+        lost: What is without it.
+        contracts: What it relies on.
+        required: Whether there is no way without it.
+    """
+
+    name: str
+    lost: str
+    contracts: tuple[Contract, ...]
+    required: bool = False
+
+
+_BASE = "pipecat.utils.base_object:BaseObject"
+_PROCESSOR = "pipecat.processors.frame_processor:FrameProcessor"
+_INPUT = "pipecat.transports.base_input:BaseInputTransport"
+_OUTPUT = "pipecat.transports.base_output:BaseOutputTransport"
+_FASTAPI = "pipecat.transports.websocket.fastapi:FastAPIWebsocket"
+_SERVER = "pipecat.transports.websocket.server:SingleClientWebsocketServer"
+_CLIENT = "pipecat.transports.websocket.client:WebsocketClient"
+_EVENTS = (calls(f"{_BASE}._register_event_handler", "event_name"), calls(f"{_BASE}._call_event_handler", "event_name"))
+#: What a WebSocket client of pipecat's is replaced by: its connection, and who is told of it.
+_CLIENT_CONNECTION = (
+    calls(f"{_CLIENT}Session.__init__", "uri", "params", "callbacks", "transport_name"),
+    uses(f"{_CLIENT}Session.__init__", "_uri", "_params", "_callbacks", "_transport_name"),
+    uses(f"{_CLIENT}Session.disconnect", "_client_task", "task_manager"),
+    uses(f"{_CLIENT}Session", "connection", "acquires", "releases"),
+    calls("pipecat.utils.shared:acquires", "name"),
+    uses(f"{_CLIENT}Transport.__init__", "_session", "_input", "_output", "_params"),
+    replaces(f"{_CLIENT}Transport._on_connected", "self", "websocket"),
+    replaces(f"{_CLIENT}Transport._on_disconnected", "self", "websocket"),
+    calls(f"{_CLIENT}InputTransport.__init__", "transport", "session", "params"),
+    calls(f"{_CLIENT}OutputTransport.__init__", "transport", "session", "params"),
+)
+
+#: For ``wsvoice run`` and applications with a server of their own.
+RUNNER_FEATURES = (
+    Feature(
+        "calls",
+        "no call",
+        (
+            *_EVENTS,
+            uses("pipecat.processors.frame_processor:FrameProcessorSetup", "audio_in_sample_rate"),
+            calls(f"{_FASTAPI}Transport.__init__", "websocket", "params", "input_name", "output_name"),
+            calls(f"{_FASTAPI}Client.__init__", "websocket", "callbacks", "ws_close_timeout"),
+            calls(f"{_FASTAPI}InputTransport.__init__", "transport", "client", "params"),
+            calls(f"{_FASTAPI}OutputTransport.__init__", "transport", "client", "params"),
+            calls("pipecat.runner.utils:parse_telephony_websocket", "websocket"),
+        ),
+        required=True,
+    ),
+    Feature(
+        "call-input",
+        "marks do not come back to the bot, and a bot that does not keep up with the caller is not protected",
+        (
+            uses(f"{_FASTAPI}InputTransport.start", "_receive_messages"),
+            replaces(f"{_FASTAPI}InputTransport._receive_messages", "self"),
+        ),
+    ),
+    Feature(
+        "session-timeout",
+        "session_timeout counts from the start of the call, and not from the last activity",
+        (
+            uses(f"{_FASTAPI}InputTransport.start", "_monitor_websocket"),
+            replaces(f"{_FASTAPI}InputTransport._monitor_websocket", "self", "timeout"),
+        ),
+    ),
+    Feature(
+        "low-latency",
+        "the bot is heard about 0.1 s later",
+        (
+            uses(f"{_OUTPUT}.set_transport_ready", "_media_senders", "MediaSender"),
+            uses(f"{_OUTPUT}.MediaSender.__init__", "_resampler"),
+            uses(f"{_OUTPUT}.MediaSender", "resample"),
+            calls(
+                "pipecat.audio.resamplers.base_audio_resampler:BaseAudioResampler.resample",
+                *("audio", "in_rate", "out_rate"),
+            ),
+        ),
+    ),
+    Feature(
+        "backlog",
+        "what a bot that does not keep up has not taken is not bounded",
+        (
+            uses(f"{_INPUT}._create_audio_task", "_audio_task", "_audio_in_queue"),
+            uses(f"{_PROCESSOR}.__init__", "_FrameProcessor__input_queue"),
+        ),
+    ),
+    Feature(
+        "hang-up",
+        "a bot without a handler for the end of its call goes on until it is cancelled",
+        (
+            uses(f"{_BASE}.__init__", "_event_handlers"),
+            uses("pipecat.utils.base_object:EventHandler", "handlers"),
+            uses("pipecat.frames.frames:CancelWorkerFrame", "reason"),
+        ),
+    ),
+    Feature(
+        "parsed-handshake",
+        "a bot that calls parse_telephony_websocket twice waits for a handshake that has been",
+        (uses("pipecat.runner.utils:parse_telephony_websocket", "_pipecat_parsed_telephony"),),
+    ),
+    Feature(
+        "client-transport",
+        "-t websocket has pipecat's own transport: messages that cannot be read end a session's input",
+        (
+            uses(f"{_FASTAPI}InputTransport.start", "_receive_messages"),
+            replaces(f"{_FASTAPI}InputTransport._receive_messages", "self"),
+            uses(f"{_FASTAPI}Transport.__init__", "_client"),
+            uses("pipecat.serializers.protobuf:ProtobufFrameSerializer", "SERIALIZABLE_TYPES"),
+        ),
+    ),
+    Feature(
+        "evals",
+        "`pipecat eval` cannot connect",
+        (
+            calls("pipecat.evals.serializer:parse_eval_connect", "message"),
+            uses("pipecat.evals.serializer:EvalConnectionFlags"),
+            uses("pipecat.evals.serializer:EvalSerializer"),
+            uses("pipecat.evals.transport:EvalTransportParams"),
+            calls("pipecat.evals.fastapi_transport:EvalFastAPIWebsocketTransport.__init__", "websocket", "params"),
+        ),
+    ),
+    Feature(
+        "server-transport",
+        "-t websocket-server has pipecat's own transport: messages that cannot be read end a client's input",
+        (
+            uses(f"{_SERVER}InputTransport._server_task_handler", "_client_handler"),
+            replaces(f"{_SERVER}InputTransport._client_handler", "self", "websocket"),
+            calls(f"{_SERVER}InputTransport.__init__", "transport", "host", "port", "params", "callbacks"),
+            uses(f"{_SERVER}InputTransport.__init__", "_websocket", "_callbacks"),
+            uses(f"{_SERVER}Transport.__init__", "_host", "_port", "_params", "_callbacks", "_input", "_output"),
+            uses(f"{_SERVER}Transport.input", "_input", "_input_name"),
+            uses(f"{_SERVER}Transport.output", "_output", "_output_name"),
+            uses(f"{_BASE}._call_event_handler", "_event_tasks"),
+        ),
+    ),
+    Feature(
+        "server-port",
+        "-t websocket-server is not possible",
+        (
+            uses("pipecat.transports.websocket.server:", "websocket_serve"),
+            uses(f"{_SERVER}InputTransport._server_task_handler", "websocket_serve", "_host", "_port", "origins"),
+        ),
+    ),
+    Feature(
+        "dial-transport",
+        "-t websocket-client has pipecat's own transport: why a server cannot be reached is only in its log",
+        (
+            *_CLIENT_CONNECTION,
+            uses(f"{_CLIENT}Session.connect", "_client_task", "_client_task_handler", "_websocket"),
+            uses(f"{_CLIENT}Session._client_task_handler", "on_message", "on_disconnected"),
+            calls(f"{_CLIENT}InputTransport.on_message", "websocket", "message"),
+            calls(f"{_CLIENT}Transport._on_message", "websocket", "message"),
+            uses(f"{_CLIENT}Callbacks", "on_connected", "on_disconnected", "on_message"),
+        ),
+    ),
+    # From here on: patches.
+    Feature(
+        "create-transport",
+        "pipecat's create_transport needs the provider's credentials, and builds a transport without the call",
+        (replaces("pipecat.runner.utils:create_transport", "runner_args", "transport_params"),),
+    ),
+    Feature(
+        "old-modules",
+        "bots that import pipecat.transports.network and pipecat.vad, which are no longer there, could not be loaded",
+        (
+            uses("pipecat.transports.websocket.fastapi:"),
+            uses("pipecat.transports.websocket.server:"),
+            uses("pipecat.transports.websocket.client:"),
+            uses("pipecat.transports.smallwebrtc.transport:"),
+            uses("pipecat.transports.smallwebrtc.connection:"),
+            uses("pipecat.audio.vad.silero:"),
+            uses("pipecat.audio.vad.vad_analyzer:"),
+        ),
+    ),
+    Feature(
+        "old-params",
+        "params that pipecat has renamed, and misspelt ones, are dropped without a word",
+        (
+            uses(
+                "pipecat.transports.base_transport:TransportParams",
+                *("audio_in_enabled", "audio_in_passthrough", "video_in_enabled", "video_out_enabled"),
+                *("video_out_is_live", "video_out_width", "video_out_height", "video_out_bitrate"),
+                *("video_out_framerate", "video_out_color_format"),
+            ),
+            uses("pipecat.pipeline.worker:PipelineParams", "start_metadata"),
+            uses("pipecat.pipeline.worker:PipelineWorker._create_start_metadata", "start_metadata"),
+            uses("pipecat.audio.turn.base_turn_analyzer:BaseTurnAnalyzer"),
+            uses("pipecat.audio.vad.vad_analyzer:VADAnalyzer"),
+        ),
+    ),
+    Feature(
+        "input-vad",
+        "vad_analyzer and turn_analyzer in a transport's params do nothing",
+        (
+            uses(f"{_INPUT}._create_audio_task", "_audio_task_handler", "_audio_in_queue"),
+            replaces(f"{_INPUT}._audio_task_handler", "self"),
+            uses(f"{_INPUT}._audio_task_handler", "audio_in_filter", "audio_in_passthrough", "push_frame", "task_done"),
+            uses(f"{_INPUT}.__init__", "_params"),
+            replaces(f"{_INPUT}.setup", "self", "setup"),
+            replaces(f"{_INPUT}.cleanup", "self"),
+            replaces(f"{_INPUT}.process_frame", "self", "frame", "direction"),
+            uses(f"{_PROCESSOR}.processors"),
+            uses(f"{_PROCESSOR}.next"),
+            calls(f"{_PROCESSOR}.broadcast_frame", "frame_cls"),
+            uses(f"{_PROCESSOR}.broadcast_interruption"),
+            uses(
+                "pipecat.audio.vad.vad_controller:VADController.__init__",
+                *("on_speech_started", "on_speech_stopped", "on_speech_activity", "on_push_frame"),
+                "on_broadcast_frame",
+            ),
+            calls("pipecat.audio.vad.vad_controller:VADController.setup", "setup"),
+            calls("pipecat.audio.vad.vad_controller:VADController.process_frame", "frame"),
+            replaces("pipecat.audio.vad.vad_controller:VADController.start", "self"),
+            replaces("pipecat.audio.vad.vad_controller:VADController.stop", "self"),
+            calls("pipecat.audio.turn.base_turn_analyzer:BaseTurnAnalyzer.append_audio", "buffer", "is_speech"),
+            uses("pipecat.audio.turn.base_turn_analyzer:EndOfTurnState", "COMPLETE"),
+            # By these two it is recognised who decides about turns.
+            uses(
+                "pipecat.processors.aggregators.llm_response_universal:LLMUserAggregator.__init__",
+                *("_vad_controller", "_user_turn_controller"),
+            ),
+            uses("pipecat.turns.user_turn_processor:UserTurnProcessor.__init__", "_user_turn_controller"),
+            uses("pipecat.processors.audio.vad_processor:VADProcessor.__init__", "_vad_controller"),
+            uses("pipecat.frames.frames:VADUserStartedSpeakingFrame", "start_secs"),
+            uses("pipecat.frames.frames:VADUserStoppedSpeakingFrame", "stop_secs"),
+            uses("pipecat.frames.frames:SpeechControlParamsFrame", "turn_params"),
+            uses("pipecat.frames.frames:VADParamsUpdateFrame"),
+        ),
+    ),
+    Feature(
+        "serializers",
+        "a serializer that a bot makes without the provider's credentials ends every call with a ValueError",
+        tuple(
+            contract
+            for name in ("twilio", "telnyx", "plivo")
+            for contract in (
+                uses(
+                    f"pipecat.serializers.{name}:{name.title()}FrameSerializer.__init__",
+                    *("auto_hang_up", "auto_hang_up is enabled but missing required parameters"),
+                ),
+                calls(f"pipecat.serializers.{name}:{name.title()}FrameSerializer.__init__", "params"),
+                uses(f"pipecat.serializers.{name}:{name.title()}FrameSerializer.InputParams", "auto_hang_up"),
+            )
+        ),
+    ),
+    Feature(
+        "shared-models",
+        "every call loads the voice detection's and the turn detection's models again, while all others wait",
+        (
+            uses("pipecat.audio.vad.silero:", "onnxruntime"),
+            uses(
+                "pipecat.audio.vad.silero:SileroOnnxModel.__init__", "onnxruntime", "InferenceSession", "sess_options"
+            ),
+            calls("pipecat.audio.vad.silero:SileroVADAnalyzer.__init__", "sample_rate", "params"),
+            uses("pipecat.audio.turn.smart_turn.local_smart_turn_v3:", "ort"),
+            uses(
+                "pipecat.audio.turn.smart_turn.local_smart_turn_v3:LocalSmartTurnAnalyzerV3.__init__",
+                *("ort", "InferenceSession", "sess_options"),
+            ),
+        ),
+    ),
+    Feature(
+        "causes",
+        "a call's end does not say which service failed, or what a handler of the bot's raised",
+        (
+            uses(f"{_PROCESSOR}.push_error", "push_error_frame"),
+            calls(f"{_PROCESSOR}.push_error_frame", "error"),
+            uses(f"{_PROCESSOR}.push_error_frame", "processor"),
+            uses(_PROCESSOR, "Error processing frame: "),
+            uses("pipecat.frames.frames:ErrorFrame", "error", "exception", "processor"),
+            uses(f"{_BASE}._call_event_handler", "_run_handler"),
+            calls(f"{_BASE}._run_handler", "event_name", "handler"),
+        ),
+    ),
+)
+
+#: For ``wsvoice dial`` with a bot as the caller.
+CALLER_FEATURES = (
+    Feature(
+        "caller-bot",
+        "a bot cannot be the caller",
+        (
+            *_EVENTS,
+            *_CLIENT_CONNECTION,
+            uses(f"{_CLIENT}InputTransport.setup", "connect"),
+            uses(f"{_CLIENT}OutputTransport.write_audio_frame", "_write_frame"),
+            calls(f"{_CLIENT}OutputTransport._write_frame", "frame"),
+            uses(f"{_OUTPUT}.write_dtmf", "_supports_native_dtmf", "_write_dtmf_native"),
+            replaces(f"{_OUTPUT}._supports_native_dtmf", "self"),
+            replaces(f"{_OUTPUT}._write_dtmf_native", "self", "frame"),
+            uses(f"{_BASE}.__init__", "_event_handlers"),
+            uses("pipecat.utils.base_object:EventHandler", "handlers"),
+            uses("pipecat.frames.frames:CancelWorkerFrame", "reason"),
+        ),
+        required=True,
+    ),
+)
+
+
+def require_caller_features() -> None:
+    """
+    Look whether a bot can be the caller, before its transport is imported.
+
+    Raises:
+        ConfigError: If not, with the installed pipecat.
+    """
+    version = metadata.version("pipecat-ai")
+    if not is_tested(version):
+        missing(CALLER_FEATURES, version)
+
+
+def is_tested(version: str) -> bool:
+    """Whether all tests have passed with a version of pipecat."""
+    return version.startswith(tuple(f"{each}." for each in TESTED))
+
+
+def missing(features: Collection[Feature], version: str) -> dict[Feature, Contract]:
+    """
+    Return the features that are not possible with the installed pipecat, each with a contract that does not hold.
+
+    Raises:
+        ConfigError: If one of them is required.
+    """
+    broken = {}
+    for feature in features:
+        contract = next((each for each in feature.contracts if not each.holds()), None)
+        if contract is not None:
+            if feature.required:
+                raise unusable(version, f"{contract.place.replace(':', '.')} has changed")
+            broken[feature] = contract
+    return broken
+
+
+def unusable(version: str, why: str) -> ConfigError:
+    """Return the error for a pipecat with which nothing can be done."""
+    return ConfigError(
+        f"wsvoice cannot work with pipecat {version}: {why}",
+        hint=f"tested is pipecat {', '.join(f'{each}.x' for each in TESTED)}; "
+        f"install it (pip install 'pipecat-ai=={TESTED[-1]}.*'), or a newer wsvoice",
+    )
+
+
+def _code(place: str) -> CodeType | None:
+    """Return the compiled code of a module, a class or a function; ``None`` if it is not there."""
+    module, _, path = place.partition(":")
+    code = _module_code(module)
+    for name in filter(None, path.split(".")):
+        if code is None:
+            break
+        found = [each for each in code.co_consts if isinstance(each, CodeType) and each.co_name == name]
+        code = found[-1] if found else None
+    if code is None and module in sys.modules:
+        # A function may have come from a base class.
+        try:
+            live = unwrap(attrgetter(path)(sys.modules[module]))
+        except AttributeError:
+            return None
+        code = getattr(live, "__code__", None)
+    return code
+
+
+@cache
+def _module_code(module: str) -> CodeType | None:
+    """Return a module's compiled code, from its cache where there is one; nothing is executed."""
+    package, *parts = module.split(".")
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    path = Path(spec.submodule_search_locations[0], *parts)
+    for each in (path.with_suffix(".py"), path / "__init__.py"):
+        if each.is_file():
+            return SourceFileLoader(module, str(each)).get_code(module)
+    return None
+
+
+def _mentioned(code: CodeType) -> frozenset[str]:
+    return frozenset(_names(code))
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for each in code.co_consts:
+        if isinstance(each, CodeType):
+            yield each.co_name
+            yield from _names(each)
+        elif isinstance(each, str):
+            yield each
+        elif isinstance(each, tuple):
+            yield from (inner for inner in each if isinstance(inner, str))
