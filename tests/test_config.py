@@ -418,8 +418,8 @@ def test_the_proxy_is_a_domain_however_it_is_written(tmp_path, given, taken):
         ("::1", "-x takes an IPv6 address in brackets, got '::1'", "use `-x [::1]`"),
         (
             "[zz]",
-            "-x takes a domain; this is no IPv6 address in brackets: got '[zz]'",
-            "for example `-x [2001:db8::1]`",
+            "-x takes a domain, got '[zz]'",
+            "for example `-x bot.example.com`, or `-x bot.example.com:8443`",
         ),
     ],
 )
@@ -430,7 +430,23 @@ def test_what_is_no_domain_is_refused_with_the_mend(tmp_path, given, message, hi
 
 @pytest.mark.parametrize(
     "given",
-    ["", "  ", "https://", "/", "x y.io", "x..io", "-x.io", "x.io:", "x.io:0", "x.io:65536", "x.io:http", "[::1", "*"],
+    [
+        "",
+        "  ",
+        "https://",
+        "/",
+        "x y.io",
+        "x..io",
+        "-x.io",
+        "x.io:",
+        "x.io:0",
+        "x.io:65536",
+        "x.io:http",
+        "[::1",
+        "*",
+        "[::1]x",
+        "a" * 64,
+    ],
 )
 def test_other_nonsense_is_refused_as_a_proxy(tmp_path, given):
     assert refusal(tmp_path, proxy=given).message.startswith("-x takes a domain")

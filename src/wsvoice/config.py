@@ -15,6 +15,7 @@ import math
 import re
 import tomllib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from io import StringIO
 from pathlib import Path
@@ -346,12 +347,12 @@ def _transport(value: object, who: str) -> str:
 def _ws_url(value: object, who: str) -> str:
     text = _text(value, who).strip()
     scheme, separator, rest = text.partition("://")
-    host = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2]
     if not separator or scheme.lower() not in {"ws", "wss"}:
         other = {"http": "ws", "https": "wss"}.get(scheme.lower()) if separator else None
         example = f"{other}://{rest}" if other else "wss://bots.example.com/stream"
         raise ConfigError(f"{who} takes a ws:// or wss:// address, got {text!r}", hint=f"for example `--url {example}`")
-    if not re.sub(r":[0-9]*$", "", host) or re.search(r"\s", rest) or not _has_port(host):
+    host, _ = _host_and_port(rest)
+    if not host or re.search(r"\s", rest):
         raise ConfigError(
             f"{who} takes a ws:// or wss:// address, and {text!r} names no host",
             hint="for example `--url wss://bots.example.com/stream`",
@@ -359,10 +360,13 @@ def _ws_url(value: object, who: str) -> str:
     return text
 
 
-def _has_port(host: str) -> bool:
-    """Whether what follows the host, if anything, is a port."""
-    match = re.fullmatch(r"(?:\[[^\]]*\]|[^:]*)(?::([0-9]{0,5}))?", host)
-    return match is not None and int(match[1] or 0) <= 65535
+def _host_and_port(rest: str) -> tuple[str, int | None]:
+    """Return what an address names behind its scheme; the host is empty if it cannot be one."""
+    try:
+        parts = urlsplit(f"//{rest}")
+        return parts.hostname or "", parts.port
+    except ValueError:
+        return "", None
 
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -401,54 +405,33 @@ _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 def _proxy(value: object, who: str) -> str:
     """``host[:port]`` in lower case, from that, or from a URL that has nothing else in it."""
     text = _text(value, who).strip()
-    scheme, separator, rest = text.partition("://")
-    if not separator:
-        scheme, rest = "", text
-    elif scheme.lower() not in {"http", "https", "ws", "wss"}:
+    scheme, separator, rest = text.rpartition("://")
+    if separator and scheme.lower() not in {"http", "https", "ws", "wss"}:
         raise ConfigError(
             f"{who} takes a domain, not a {scheme}:// address: got {text!r}", hint="for example `-x bot.example.com`"
         )
-    cut = min((rest.index(character) for character in "/?#" if character in rest), default=len(rest))
-    authority, tail = rest[:cut].lower(), rest[cut:]
-    if not authority:
-        raise ConfigError(f"{who} takes a domain, got {text!r}", hint="for example `-x bot.example.com`")
-    if "@" in authority:
+    if _is_ipv6(rest):
+        raise ConfigError(f"{who} takes an IPv6 address in brackets, got {text!r}", hint=f"use `-x [{rest}]`")
+    host, port = _host_and_port(rest)
+    with suppress(UnicodeError):
+        host = f"[{host}]" if _is_ipv6(host) else host.encode("idna").decode("ascii")
+    is_domain = len(host) <= 253 and all(_LABEL.fullmatch(label) for label in host.split("."))
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    if not (is_domain or host.startswith("[")) or port == 0 or re.search(r":$|\][^:]", authority):
         raise ConfigError(
-            f"{who} takes a domain, not a URL with a user name: got {text!r}",
-            hint=f"use `-x {authority.rpartition('@')[2]}`",
+            f"{who} takes a domain, got {text!r}", hint="for example `-x bot.example.com`, or `-x bot.example.com:8443`"
         )
-    if tail not in ("", "/"):
-        part = {"/": "path", "?": "query", "#": "fragment"}[tail[0]]
-        raise ConfigError(f"{who} takes a domain, not a URL with a {part}: got {text!r}", hint=f"use `-x {authority}`")
-    host, port = _split_port(authority, text, who)
-    return f"{host}:{port}" if port else host
-
-
-def _split_port(authority: str, text: str, who: str) -> tuple[str, str]:
-    """Check `authority`, and return its host (an IPv6 address in brackets) and port."""
-    if authority.startswith("["):
-        address, bracket, port = authority[1:].partition("]")
-        if not bracket or not _is_ipv6(address) or (port and not port.startswith(":")):
-            raise ConfigError(
-                f"{who} takes a domain; this is no IPv6 address in brackets: got {text!r}",
-                hint="for example `-x [2001:db8::1]`",
-            )
-        host, colon, port = f"[{address}]", port[:1], port[1:]
-    else:
-        if _is_ipv6(authority):
-            raise ConfigError(f"{who} takes an IPv6 address in brackets, got {text!r}", hint=f"use `-x [{authority}]`")
-        host, colon, port = authority.partition(":")
-        try:
-            host = host.encode("idna").decode("ascii")
-        except UnicodeError:
-            host = ""
-        if len(host) > 253 or not all(_LABEL.fullmatch(label) for label in host.split(".")):
-            raise ConfigError(f"{who} takes a domain, got {text!r}", hint="for example `-x bot.example.com`")
-    if colon and not (re.fullmatch(r"[0-9]{1,5}", port) and 1 <= int(port) <= 65535):
-        raise ConfigError(
-            f"{who} takes a domain with a port from 1 to 65535, got {text!r}", hint=f"use `-x {host}`" if host else None
-        )
-    return host, port
+    taken = host if port is None else f"{host}:{port}"
+    parts = urlsplit(f"//{rest}")
+    for part, is_given in {
+        "user name": "@" in authority,
+        "path": parts.path[1:],
+        "query": parts.query,
+        "fragment": parts.fragment,
+    }.items():
+        if is_given:
+            raise ConfigError(f"{who} takes a domain, not a URL with a {part}: got {text!r}", hint=f"use `-x {taken}`")
+    return taken
 
 
 def _is_ipv6(text: str) -> bool:
