@@ -1,0 +1,125 @@
+"""
+A real telephone call through a real Asterisk to a plain WebSocket server: what passes, and that the sound is whole.
+
+Holds ``tests/golden/asterisk/`` against the Asterisk that is installed; nothing of wsvoice takes part.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.asyncio.server import ServerConnection, serve
+
+from tests.asterisk.capture import GOLDEN, MEDIA, SCENARIOS, SENTENCE, Record, calling
+from tests.asterisk.pbx import Extension, Pbx
+from tests.asterisk.phone import RATE, Phone, phone
+from tests.signals import correlation_delay_ms, speech_like
+from wsvoice.audio import PCMU_8K
+
+#: What no two calls have alike, in JSON and in plain text.
+CHANGING = re.compile(
+    r"WebSocket/\w+/0x[0-9a-f]+|\b[0-9]{10}\.[0-9]+\b|\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"
+    r"|(?<=queue_length.:)[0-9]+|(?<=queue_length:)[0-9]+"
+)
+CHANGING_HEADERS = ("host", "sec-websocket-key", "sec-websocket-accept")
+
+
+def steady(records: list[Record]) -> dict[str, Any]:
+    """Return what is alike in each run: one side's messages in order, and how long its pieces of audio are."""
+    result: dict[str, Any] = {}
+    for record in records:
+        side = result.setdefault(record["from"], {"messages": [], "audio": set()})
+        if record["kind"] == "audio":
+            side["audio"].add(record["bytes"])
+            continue
+        record = json.loads(CHANGING.sub("…", json.dumps(record)))
+        for name in CHANGING_HEADERS:
+            record.get("headers", {}).pop(name, None)
+        side["messages"].append(record)
+    return result
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_asterisk_sends_what_was_captured(pbx: Pbx, lab: Path, name: str) -> None:
+    lines = (GOLDEN / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    captured = steady([json.loads(line) for line in lines])
+
+    assert steady(asyncio.run(SCENARIOS[name](pbx, lab / "phone"))) == captured
+
+
+def test_sound_passes_whole_in_both_directions(pbx: Pbx, lab: Path) -> None:
+    answer = speech_like(2000, RATE, seed=9)
+
+    async def talk() -> tuple[bytes, bytes]:
+        async with calling(pbx, lab / "phone") as call:
+            await call.stream.audio(0.5)
+            encoded = PCMU_8K.encode(answer)
+            for start in range(0, len(encoded), 160):
+                await call.stream.send(encoded[start : start + 160])
+            await call.stream.command("MARK_MEDIA", correlation_id="said")
+            await call.stream.text("said")
+            await call.stream.audio(1)
+            await call.hang_up()
+            await call.stream.closed()
+            return PCMU_8K.decode(bytes(call.stream.heard)), call.phone.heard()
+
+    at_socket, at_phone = asyncio.run(talk())
+    delay_ms, likeness = correlation_delay_ms(SENTENCE, at_socket, RATE)
+    assert likeness > 0.99
+    assert -40 < delay_ms < 200
+    assert correlation_delay_ms(answer, at_phone, RATE)[1] > 0.99
+
+
+def test_twenty_phones_at_once(pbx: Pbx, lab: Path) -> None:
+    count = 20
+    sentences = [speech_like(1500, RATE, seed=100 + number) for number in range(count)]
+    streams = []
+
+    async def echo(connection: ServerConnection) -> None:
+        streams.append(connection.request.path if connection.request else "")
+        async for message in connection:
+            if isinstance(message, bytes):
+                await connection.send(message)
+
+    def talk(handset: Phone, number: int) -> bytes:
+        handset.call(pbx.sip_uri(str(200 + number)))
+        deadline = time.monotonic() + 20
+        while len(handset.heard()) < 2 * RATE * 3:
+            assert time.monotonic() < deadline, handset.log()
+            time.sleep(0.2)
+        handset.hang_up()
+        return handset.heard()
+
+    async def ring() -> list[bytes]:
+        loop = asyncio.get_running_loop()
+        async with serve(echo, "127.0.0.1", 0, subprotocols=[MEDIA], compression=None) as server:
+            port = next(iter(server.sockets)).getsockname()[1]
+            extensions = [Extension(str(200 + n), f"ws://127.0.0.1:{port}/{n}") for n in range(count)]
+            await asyncio.to_thread(pbx.serve, *extensions)
+            with ExitStack() as stack, ThreadPoolExecutor(count) as threads:
+                phones = []
+                for number, sentence in enumerate(sentences):
+                    folder = lab / str(number)
+                    folder.mkdir()
+                    microphone = bytes(RATE) + sentence + bytes(2 * RATE * 30)
+                    phones.append(
+                        stack.enter_context(phone(pbx.programs, folder, microphone, number=f"+1555010{number:02}"))
+                    )
+                each = (loop.run_in_executor(threads, talk, handset, n) for n, handset in enumerate(phones))
+                return await asyncio.gather(*each)
+
+    heard = asyncio.run(ring())
+    pbx.wait_idle()
+
+    assert sorted(streams, key=lambda path: int(path[1:])) == [f"/{number}" for number in range(count)]
+    for number, sound in enumerate(heard):
+        assert correlation_delay_ms(sentences[number], sound, RATE)[1] > 0.9, number
+        assert correlation_delay_ms(sentences[number - 1], sound, RATE)[1] < 0.5, number
