@@ -291,7 +291,7 @@ async def flush(call: Call) -> None:
 
 @scenario()
 async def flow_control(call: Call) -> None:
-    """More than 900 frames, five in a message, more than the 1000 that are kept, and on until there are fewer than 800."""
+    """More than 900 frames, five in a message; more than the 1000 that are kept; on until there are fewer than 800."""
     await call.frames(190, 800)
     await call.stream.text("MEDIA_XOFF")
     await call.status()

@@ -44,8 +44,10 @@ fi
 [[ $(uname -s) == Linux ]] && command -v apt-get >/dev/null || fail "this needs Debian or Ubuntu"
 ((EUID == 0)) || sudo -n true 2>/dev/null || fail "this needs root, or sudo without a password"
 
+# Built beside its place and moved at the end, so that a folder is whole or is not there.
+part=$folder.part
 log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+trap 'rm -f "$log"; as_root rm -rf --one-file-system "$part"' EXIT
 # The key that signs Debian's archive is in debian-archive-keyring, which Ubuntu leaves out of debootstrap.
 readonly KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 if ! command -v /usr/sbin/debootstrap >/dev/null || [[ ! -e $KEYRING ]]; then
@@ -54,8 +56,6 @@ if ! command -v /usr/sbin/debootstrap >/dev/null || [[ ! -e $KEYRING ]]; then
     apt-get -qq install -y --no-install-recommends debootstrap debian-archive-keyring
 fi
 
-# Built beside its place and moved at the end, so that a folder is whole or is not there.
-part=$folder.part
 mkdir -p "$(dirname "$folder")"
 as_root rm -rf --one-file-system "$part"
 logged "debootstrap" as_root /usr/sbin/debootstrap --variant=minbase --keyring="$KEYRING" sid "$part" "$MIRROR"
