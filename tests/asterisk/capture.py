@@ -235,6 +235,7 @@ def scenario(
         async def run(pbx: Pbx, folder: Path) -> list[Record]:
             async with calling(pbx, folder, **options) as call:
                 await call.stream.text("MEDIA_START")
+                await call.stream.audio(0.02)
                 await function(call)
                 await call.stream.closed()
             return call.records
@@ -298,6 +299,8 @@ async def flow_control(call: Call) -> None:
     await call.frames(20, 800)
     await call.status()
     await call.stream.text("MEDIA_XON", timeout_s=20)
+    # Asked for at once, the state would now and then still be a full queue.
+    await call.stream.audio(0.1)
     await call.status()
     await call.hang_up()
 
@@ -309,6 +312,7 @@ async def flow_control_flushed(call: Call) -> None:
     await call.stream.text("MEDIA_XOFF")
     await call.stream.command("FLUSH_MEDIA")
     await call.stream.text("MEDIA_XON")
+    await call.stream.audio(0.1)
     await call.status()
     await call.hang_up()
 

@@ -24,10 +24,10 @@ from tests.asterisk.phone import RATE, Phone, phone
 from tests.signals import correlation_delay_ms, speech_like
 from wsvoice.audio import PCMU_8K
 
-#: What no two calls have alike, in JSON and in plain text.
+#: What no two calls have alike, in JSON and in plain text. A long queue grows shorter while it is looked at.
 CHANGING = re.compile(
     r"WebSocket/\w+/0x[0-9a-f]+|\b[0-9]{10}\.[0-9]+\b|\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"
-    r"|(?<=queue_length.:)[0-9]+|(?<=queue_length:)[0-9]+"
+    r'|(?<="queue_length":)[0-9]{3,}|(?<= queue_length:)[0-9]{3,}'
 )
 CHANGING_HEADERS = ("host", "sec-websocket-key", "sec-websocket-accept")
 
@@ -40,10 +40,11 @@ def steady(records: list[Record]) -> dict[str, Any]:
         if record["kind"] == "audio":
             side["audio"].add(record["bytes"])
             continue
-        record = json.loads(CHANGING.sub("…", json.dumps(record)))
-        for name in CHANGING_HEADERS:
-            record.get("headers", {}).pop(name, None)
-        side["messages"].append(record)
+        message = {key: CHANGING.sub("…", value) if isinstance(value, str) else value for key, value in record.items()}
+        if "headers" in record:
+            headers = record["headers"].items()
+            message["headers"] = {name: value for name, value in headers if name not in CHANGING_HEADERS}
+        side["messages"].append(message)
     return result
 
 
