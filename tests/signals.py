@@ -112,6 +112,28 @@ def correlation_delay_ms(reference: bytes, heard: bytes, sample_rate: int) -> tu
     return (lag + offset) * 1000 / sample_rate, top - (left - right) * offset / 4
 
 
+def share_heard(reference: bytes, heard: bytes, sample_rate: int, piece_ms: float = 200) -> float:
+    """
+    Return how much of `reference` is somewhere in `heard`, by pieces that are whole or are not there.
+
+    Where a player waits for sound or leaves some out, all else is still itself, but no longer at one delay.
+    """
+    a, b = _samples(reference), _samples(heard)
+    length = round(piece_ms * sample_rate / 1000)
+    size = 1 << (len(b) + length).bit_length()
+    spectrum = np.fft.rfft(b, size)
+    squares = np.concatenate([[0.0], np.cumsum(b**2)])
+    # A piece of near silence is like everything.
+    energy = np.maximum(squares[length:] - squares[:-length], length * 100.0)
+    pieces = [a[start : start + length] for start in range(0, len(a) - length + 1, length)]
+    pieces = [piece for piece in pieces if piece @ piece > length * 10_000.0]
+    found = 0
+    for piece in pieces:
+        product = np.fft.irfft(spectrum * np.conj(np.fft.rfft(piece, size)), size)[: len(energy)]
+        found += bool(np.max(product / np.sqrt(energy * (piece @ piece))) > 0.98)
+    return found / len(pieces)
+
+
 def snr_db(reference: bytes, heard: bytes) -> float:
     """Return how far the difference is below `reference`, over the length of the shorter; inf if there is none."""
     n = min(len(reference), len(heard))

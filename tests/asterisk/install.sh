@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Puts a real Asterisk and two SIP user agents into a folder: bash tests/asterisk/install.sh FOLDER
+# Puts a real Asterisk and a SIP telephone into a folder: bash tests/asterisk/install.sh FOLDER
 # FOLDER may also come from WSVOICE_ASTERISK, which then tells the tests where to look. About a minute, 700 MB.
 #
 # The folder is a small Debian unstable, for Debian's stable releases have no Asterisk. Nothing in it is started or
@@ -7,7 +7,7 @@
 # Needs Debian or Ubuntu, and root or sudo without a password. A second run has nothing to do.
 set -euo pipefail
 
-readonly PACKAGES=(asterisk asterisk-modules baresip-core sip-tester)
+readonly PACKAGES=(asterisk asterisk-modules baresip-core)
 readonly MIRROR=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
 
 fail() {
@@ -30,7 +30,7 @@ logged() { # logged WHAT COMMAND...
 }
 
 is_installed() {
-  [[ -x $folder/usr/sbin/asterisk && -x $folder/usr/bin/baresip && -x $folder/usr/bin/sipp ]] &&
+  [[ -x $folder/usr/sbin/asterisk && -x $folder/usr/bin/baresip ]] &&
     compgen -G "$folder/usr/lib/*/asterisk/modules/chan_websocket.so" >/dev/null
 }
 
@@ -67,5 +67,5 @@ logged "the installation of Asterisk" as_root chroot "$part" env DEBIAN_FRONTEND
     apt-get -qq install -y --no-install-recommends "$@" && apt-get clean' sh "${PACKAGES[@]}"
 as_root rm -rf --one-file-system "$folder"
 as_root mv "$part" "$folder"
-is_installed || fail "the packages lack chan_websocket, baresip or sipp"
+is_installed || fail "the packages lack chan_websocket or baresip"
 printf 'Asterisk is installed in %s\n' "$folder"

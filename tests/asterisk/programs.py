@@ -1,5 +1,5 @@
 """
-Asterisk, baresip and sipp as ``install.sh`` put them into a folder, run in place by an ordinary user.
+Asterisk and baresip as ``install.sh`` put them into a folder, run in place by an ordinary user.
 
 The folder is another Debian release, so its programs are started by its own loader with its own libraries; a chroot
 would need root.

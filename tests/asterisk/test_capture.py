@@ -21,7 +21,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from tests.asterisk.capture import GOLDEN, MEDIA, SCENARIOS, SENTENCE, Record, calling
 from tests.asterisk.pbx import Extension, Pbx
 from tests.asterisk.phone import RATE, Phone, phone
-from tests.signals import correlation_delay_ms, speech_like
+from tests.signals import correlation_delay_ms, share_heard, speech_like
 from wsvoice.audio import PCMU_8K
 
 #: What no two calls have alike, in JSON and in plain text. A long queue grows shorter while it is looked at.
@@ -76,7 +76,7 @@ def test_sound_passes_whole_in_both_directions(pbx: Pbx, lab: Path) -> None:
     delay_ms, likeness = correlation_delay_ms(SENTENCE, at_socket, RATE)
     assert likeness > 0.99
     assert -40 < delay_ms < 200
-    assert correlation_delay_ms(answer, at_phone, RATE)[1] > 0.99
+    assert share_heard(answer, at_phone, RATE) > 0.8
 
 
 def test_twenty_phones_at_once(pbx: Pbx, lab: Path) -> None:
@@ -122,5 +122,5 @@ def test_twenty_phones_at_once(pbx: Pbx, lab: Path) -> None:
 
     assert sorted(streams, key=lambda path: int(path[1:])) == [f"/{number}" for number in range(count)]
     for number, sound in enumerate(heard):
-        assert correlation_delay_ms(sentences[number], sound, RATE)[1] > 0.9, number
-        assert correlation_delay_ms(sentences[number - 1], sound, RATE)[1] < 0.5, number
+        assert share_heard(sentences[number], sound, RATE) > 0.7, number
+        assert share_heard(sentences[number - 1], sound, RATE) < 0.2, number
