@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Puts a real Asterisk and a SIP telephone into a folder: bash tests/asterisk/install.sh FOLDER
-# FOLDER may also come from WSVOICE_ASTERISK, which then tells the tests where to look. About a minute, 700 MB.
+# FOLDER may also come from WSVOICE_ASTERISK, which then tells the tests where to look. About a minute, 450 MB.
 #
 # The folder is a small Debian unstable, for Debian's stable releases have no Asterisk. Nothing in it is started or
 # chrooted into afterwards: tests/asterisk/programs.py runs its programs in place, as an ordinary user.
