@@ -1,40 +1,54 @@
 """
-The providers that wsvoice knows: a name, and where its class is.
+The providers that wsvoice knows: the name of a package here, and what its classes' names begin with.
 
-A new provider is one module, one line here and its golden messages under ``tests/golden/``.
+A new provider is one package, one line here and its golden messages under ``tests/golden/``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from wsvoice.errors import UsageError
 
 if TYPE_CHECKING:
-    from wsvoice.providers.base import Provider
+    from wsvoice.providers.base import Server, Simulator
 
 PROVIDERS: dict[str, str] = {
-    "twilio": "wsvoice.providers.twilio:Twilio",
-    "telnyx": "wsvoice.providers.telnyx:Telnyx",
-    "plivo": "wsvoice.providers.plivo:Plivo",
-    "exotel": "wsvoice.providers.exotel:Exotel",
-    "signalwire": "wsvoice.providers.signalwire:SignalWire",
+    "twilio": "Twilio",
+    "telnyx": "Telnyx",
+    "plivo": "Plivo",
+    "exotel": "Exotel",
+    "signalwire": "SignalWire",
 }
 
 
-def load_provider(name: str, credentials: Mapping[str, str] | None = None) -> Provider:
+def load_server(name: str, credentials: Mapping[str, str] | None = None) -> Server:
     """
-    Return the provider called `name`, with its `credentials` by environment variable name.
+    Return the server's half of the provider called `name`.
+
+    Args:
+        name: As in ``wsvoice run -t NAME``.
+        credentials: Secrets and settings by environment variable name.
 
     Raises:
         UsageError: If there is none of that name.
+        ConfigError: If a setting has a value that it does not take.
     """
-    try:
-        module, _, attribute = PROVIDERS[name].partition(":")
-    except KeyError:
+    server: Server = _load(name, "server")(credentials or {})
+    return server
+
+
+def load_simulator(name: str, credentials: Mapping[str, str] | None = None) -> Simulator:
+    """Return the simulator's half of the provider called `name`; arguments and errors as in :func:`load_server`."""
+    simulator: Simulator = _load(name, "simulator")(credentials or {})
+    return simulator
+
+
+def _load(name: str, half: Literal["server", "simulator"]) -> Any:
+    if name not in PROVIDERS:
         known = ", ".join(PROVIDERS)
-        raise UsageError(f"no provider is called {name!r}", hint=f"known are: {known}") from None
-    provider: Provider = getattr(import_module(module), attribute)(credentials or {})
-    return provider
+        raise UsageError(f"no provider is called {name!r}", hint=f"known are: {known}")
+    module = import_module(f"wsvoice.providers.{name}.{half}")
+    return getattr(module, PROVIDERS[name] + half.title())

@@ -1,30 +1,46 @@
 """
-What a provider is, to the rest of wsvoice.
+What a provider is, to the rest of wsvoice: a telephone company with nothing special about it.
 
-A provider has two halves. The HTTP half is stateless: plain values in, plain values out; nothing here opens a
-socket, reads a clock or looks at the environment. The wire half is one :class:`Stream` object per media
-stream, which can play either end, so that the server and the simulated caller share the facts and nothing else.
+A company is met from two ends, which share its facts and nothing else. :class:`Server` is what ``wsvoice run`` needs:
+reading and verifying webhooks, answering them, and the bot's end of the stream. :class:`Simulator` is what ``wsvoice
+dial`` needs: playing the company, from the webhook to the carrier's end of the stream. What both send over the network
+is plain values in, plain values out: nothing here opens a socket, reads a clock or looks at the environment.
+
+A company's package states what is different about it: ``server.py``, ``simulator.py``, ``stream.py`` with the spelling
+of its messages, and where there is one ``rest.py`` with requests to its API and ``fake_api.py`` with its answers.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 from itertools import islice
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 from urllib.parse import parse_qsl
 
 from wsvoice.audio import PCMU_8K, AudioFormat
 from wsvoice.call import Call
-from wsvoice.errors import RemoteProtocolError
+from wsvoice.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 from wsvoice.providers.events import Event, StreamError
+from wsvoice.providers.fields import broken, shown, write_object
 
 Level = Literal["warn", "fail"]
 #: How far a call has come.
 Progress = Literal["answered", "streaming", "ended"]
+#: How a call stands, as the companies' APIs say it.
+CallStatus = Literal["ringing", "in-progress", "completed"]
+#: Why the next document is asked for: ``<Redirect>``, the ``action`` of a verb that is done, or a request to the API.
+Occasion = Literal["redirect", "action", "update"]
+#: What a status callback of a stream tells.
+StreamStatus = Literal["started", "stopped", "failed"]
+
+#: Characters of an id or a number.
+FIELD_LIMIT = 256
 
 #: What an answer sends along as custom parameters where a stream's start message does not tell it; the first two
 #: names are the ones that pipecat's own parser reads.
@@ -214,11 +230,15 @@ class NoStream:
         how: It hangs up, it connects the call to somebody else, or there is nothing left to do.
         to: Whom the call is connected to.
         skipped: Verbs before, in words.
+        reason: Why no stream comes of it, for the document that a call begins with.
+        kind: The same in a word, as errors have it.
     """
 
     how: Literal["hung-up", "transferred", "done"]
     to: str = ""
     skipped: Sequence[str] = ()
+    reason: str = ""
+    kind: str = "no-stream"
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +255,29 @@ class Quirk:
     default: str
     help: str
     choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """
+    What a request to the provider's API asks of a call that goes on.
+
+    Attributes:
+        kind: To end it, to go on with another document, to connect it to somebody else, to press keys, or to say
+            how it stands.
+        call_id: The call.
+        document: Of an update: the document itself; empty where it is to be asked for.
+        callback: Of an update: who is asked for the document.
+        to: Of a transfer: whom the call is connected to.
+        digits: The keys.
+    """
+
+    kind: Literal["hang-up", "update", "transfer", "digits", "look-up"]
+    call_id: str
+    document: bytes = b""
+    callback: Callback | None = None
+    to: str = ""
+    digits: str = ""
 
 
 class Stream(Protocol):
@@ -271,44 +314,75 @@ class Stream(Protocol):
         """Return, and forget, what was accepted since the last call though the provider would dislike it."""
 
 
-class Provider(Protocol):
+class Company:
     """
-    One telephone company. Constructed with its credentials: values by environment variable name.
+    The facts about a company that both ends need.
+
+    Args:
+        credentials: Secrets and settings by environment variable name; only those of :attr:`credential_names` count.
     """
 
     #: As in ``wsvoice run -t NAME``.
-    name: str
+    name: ClassVar[str]
     #: As the company writes itself.
-    title: str
+    title: ClassVar[str]
     #: The credentials it knows, by environment variable name, secrets for verification first.
-    credential_names: tuple[str, ...]
+    credential_names: ClassVar[tuple[str, ...]] = ()
     #: Whether it signs its webhooks; where it does not, there is nothing to verify.
-    signs: bool
-    #: How long a piece of audio from the carrier is.
-    frame_ms: int
-    #: Whether the carrier's audio comes in order; where it does not, it is put in order by its chunk numbers.
-    ordered: bool
+    signs: ClassVar[bool] = True
+    #: Whether a call is announced by a webhook; where it is not, the stream is dialled at once.
+    has_webhook: ClassVar[bool] = True
     #: The method of its webhook unless the user chooses another.
-    webhook_method: Literal["GET", "POST"]
-    #: Where the user enters the address of the webhook, in the provider's own words.
-    webhook_place: str
-    #: How much audio of the bot's it queues, in seconds; what comes beyond is thrown away.
-    queue_limit_s: float
-    #: Whether the stream of a call that we dialled may carry another id than its webhook did.
-    renames_dialled_calls: bool
-    #: What becomes of marks whose audio is cleared.
-    cleared_marks: Literal["returned", "dropped"]
-    #: How the simulated carrier can be made to deviate, by name.
-    quirks: Mapping[str, Quirk]
+    webhook_method: ClassVar[Literal["GET", "POST"]] = "POST"
+    #: The WebSocket subprotocol of its streams; empty for none.
+    subprotocol: ClassVar[str] = ""
+    #: How long a piece of audio from the carrier is.
+    frame_ms: ClassVar[int] = 20
+
+    def __init__(self, credentials: Mapping[str, str]) -> None:
+        self.credentials = {name: value for name in self.credential_names if (value := credentials.get(name))}
+
+    def credential(self, name: str) -> str:
+        """Return a credential; empty if it is not set."""
+        return self.credentials.get(name, "")
 
     def can_verify(self) -> bool:
         """Whether the secret that webhooks are signed with is known."""
+        return self.signs and bool(self.credential(self.credential_names[0]))
+
+    def setting(self, name: str, default: str, choices: Iterable[str]) -> str:
+        """
+        Return a setting that takes one of `choices`.
+
+        Raises:
+            ConfigError: If it is none of them.
+        """
+        value, choices = self.credential(name) or default, tuple(choices)
+        if value not in choices:
+            known = ", ".join(choices)
+            raise ConfigError(
+                f"{name} is {shown(value)}, which is not supported", hint=f"set it to one of {known}, or not at all"
+            )
+        return value
+
+
+class Server(Company):
+    """The server's half: what ``wsvoice run`` needs of a company. By itself it signs nothing and streams at once."""
+
+    #: Where the user enters the address of the webhook, in the provider's own words.
+    webhook_place: ClassVar[str] = "webhook of the number"
+    #: Whether the carrier's audio comes in order; where it does not, it is put in order by its chunk numbers.
+    ordered: ClassVar[bool] = True
+    #: Whether the stream of a call that we dialled may carry another id than its webhook did.
+    renames_dialled_calls: ClassVar[bool] = False
 
     def recognises(self, request: WebhookRequest) -> bool:
         """Whether a webhook has this provider's fields; used where one address serves all."""
+        return False
 
     def claims(self, message: Mapping[str, Any]) -> bool:
         """Whether the first or second message of a stream is this provider's start; where one address serves all."""
+        return False
 
     def read_webhook(self, request: WebhookRequest) -> Call | CallUpdate | None:
         """
@@ -319,31 +393,36 @@ class Provider(Protocol):
         Raises:
             RemoteProtocolError: If the request is not this provider's.
         """
+        raise broken("no-call", f"{self.title} sends no webhooks")
+
+    def checked(self, call: Call) -> Call:
+        """
+        Return `call`, whose ids and numbers are logged, repeated in the answer, and may be anybody's.
+
+        Raises:
+            RemoteProtocolError: Of kind ``bad-field``, if one of them cannot be real.
+        """
+        for value in (call.call_id, call.account_id, call.from_number, call.to_number):
+            if len(value) > FIELD_LIMIT or not value.isprintable():
+                raise broken("bad-field", f"a field of the webhook cannot be {self.title}'s: {shown(value)}")
+        return call
 
     def answer(self, call: Call, stream_url: str) -> Answer:
-        """Render the document that makes the provider stream `call` to `stream_url`."""
+        """
+        Render the document that makes the provider stream `call` to `stream_url`.
+
+        Raises:
+            LocalProtocolError: If the provider could not use `stream_url` or one of the call's parameters.
+        """
+        raise LocalProtocolError("no-answer", f"{self.title} asks for no document")
 
     def acknowledge(self) -> Answer:
         """Render the answer to a webhook that needs none."""
+        return Answer("", media_type="text/plain")
 
     def busy(self, call: Call | None = None) -> Answer:
         """Render the document, or the requests for this `call`, that turn a caller away: every place is taken."""
-
-    def read_answer(
-        self, body: bytes, content_type: str, *, base_url: str = "", quirks: Mapping[str, str] | None = None
-    ) -> StreamRequest:
-        """
-        Read an answer document as the provider would.
-
-        Args:
-            body: The document.
-            content_type: The answer's ``Content-Type``.
-            base_url: Where the document came from, which a relative stream URL starts at.
-            quirks: What the simulated carrier does where the document leaves it open.
-
-        Raises:
-            RemoteProtocolError: If the provider could not open a stream from it.
-        """
+        return Answer(write_object({"error": "every place is taken"}), "application/json", status=503)
 
     def verify(self, request: WebhookRequest, *, now: float) -> None:
         """
@@ -361,6 +440,7 @@ class Provider(Protocol):
         The latter is ``None`` where a provider that signs no time and no nonce sends no such token, so that a call
         which comes back to the same address cannot be told from a replay.
         """
+        return "", ""
 
     def verify_upgrade(self, request: WebhookRequest, *, now: float) -> str:
         """
@@ -369,15 +449,80 @@ class Provider(Protocol):
         Raises:
             SignatureError: If it matches none, or is missing.
         """
+        return f"nothing, for {self.title} signs no upgrade"
 
     def has_credentials(self, request: WebhookRequest) -> bool:
         """Whether an upgrade carries the credentials that the user gave the provider instead of a stream token."""
-
-    def upgrade_error(self, kind: Literal["timeout", "tls", "refused"]) -> str | None:
-        """Return the code under which the provider's debugger shows a stream that did not open."""
+        return False
 
     def hang_up(self, call: Call) -> HttpRequest | None:
         """Return the request that ends `call`; ``None`` if closing the stream does, or credentials are missing."""
+        return None
+
+    def stream(self) -> Stream:
+        """Return the bot's end of a new stream."""
+        raise NotImplementedError
+
+    def mirror(self) -> Stream:
+        """Return a carrier's end of a new stream, which reads what a bot sends by itself."""
+        raise NotImplementedError
+
+
+class Simulator(Company):
+    """The simulator's half: what ``wsvoice dial`` needs to play a company. By itself it sends no webhook."""
+
+    #: How much audio of the bot's the company queues, in seconds; what comes beyond is thrown away.
+    queue_limit_s: ClassVar[float] = 60.0
+    #: What becomes of marks whose audio is cleared.
+    cleared_marks: ClassVar[Literal["returned", "dropped"]] = "dropped"
+    #: How the simulated carrier can be made to deviate, by name.
+    quirks: ClassVar[Mapping[str, Quirk]] = {}
+    #: Settings that both ends of a test call must agree on, by environment variable name.
+    kept_settings: ClassVar[tuple[str, ...]] = ()
+
+    def quirk(self, quirks: Mapping[str, str] | None, name: str) -> str:
+        """
+        Return the value of a quirk.
+
+        Raises:
+            ConfigError: If it does not take the value.
+        """
+        quirk = self.quirks[name]
+        value = (quirks or {}).get(name, quirk.default)
+        if quirk.choices and value not in quirk.choices:
+            raise ConfigError(f"the quirk {name} is one of {', '.join(quirk.choices)}, not {shown(value)}")
+        return value
+
+    def new_call(self, *, from_number: str, to_number: str, parameters: Mapping[str, str], seed: bytes) -> Call:
+        """Invent a call and its stream, with ids of the provider's shape; `seed` is at least 32 random bytes."""
+        call_id, stream_id, account_id = self.new_ids(seed)
+        return Call(
+            provider=self.name,
+            call_id=call_id,
+            stream_id=stream_id,
+            account_id=account_id,
+            from_number=from_number,
+            to_number=to_number,
+            parameters=dict(parameters),
+        )
+
+    def new_ids(self, seed: bytes) -> tuple[str, str, str]:
+        """Invent the ids of a call, its stream and its account; `seed` is at least 32 random bytes."""
+        uuids = [str(uuid.UUID(bytes=each, version=4)) for each in (seed[:16], hashlib.sha256(seed).digest()[:16])]
+        return uuids[0], uuids[1], str(uuid.UUID(bytes=seed[16:32], version=4))
+
+    def test_credentials(self, seed: bytes) -> tuple[dict[str, str], dict[str, str]]:
+        """
+        Invent the credentials of a test call, by environment variable name.
+
+        Args:
+            seed: At least 32 random bytes.
+
+        Returns:
+            The simulated carrier's, which sign, and the bot's, which verify.
+        """
+        kept = {name: self.credentials[name] for name in self.kept_settings if name in self.credentials}
+        return dict(kept), kept
 
     def webhook(
         self,
@@ -398,75 +543,46 @@ class Provider(Protocol):
             quirks: What the simulated carrier does where there is a choice.
             now: Unix time in seconds, which some providers tell.
         """
+        raise NotImplementedError
 
-    def sign(self, request: WebhookRequest, *, now: float) -> WebhookRequest:
-        """Return `request` with the provider's signature headers."""
-
-    def upgrade_headers(self, url: str, *, now: float, quirks: Mapping[str, str] | None = None) -> dict[str, str]:
-        """Return the headers of the provider's WebSocket upgrade to `url`, signed if the secret is known."""
-
-    def test_credentials(self, seed: bytes) -> tuple[dict[str, str], dict[str, str]]:
+    def next_webhook(
+        self,
+        call: Call,
+        callback: Callback,
+        occasion: Occasion,
+        *,
+        answered: bool = True,
+        quirks: Mapping[str, str] | None = None,
+        now: float = 0.0,
+    ) -> WebhookRequest:
         """
-        Invent the credentials of a test call, by environment variable name.
+        Render the request for the next document of `call`, not yet signed.
 
         Args:
-            seed: At least 32 random bytes.
-
-        Returns:
-            The simulated carrier's, which sign, and the bot's, which verify.
+            call: The call.
+            callback: Who is asked.
+            occasion: Why.
+            answered: Whether the call has been answered; a first document may redirect before that.
+            quirks: What the simulated carrier does where there is a choice.
+            now: Unix time in seconds.
         """
+        return self.webhook(call, callback.url, method=callback.method, quirks=quirks, now=now)
 
-    def new_call(self, *, from_number: str, to_number: str, parameters: Mapping[str, str], seed: bytes) -> Call:
-        """Invent a call with ids of the provider's shape; `seed` is at least 32 random bytes."""
-
-    def stream(self, side: Side, quirks: Mapping[str, str] | None = None) -> Stream:
-        """Return a new stream's end; `quirks` are for the carrier's."""
-
-
-def _read_multipart(content_type: str, body: bytes) -> list[tuple[str, str]]:
-    """
-    Return the fields of a multipart form; files are none, nor is what has no name.
-
-    By hand: the standard library reads parts within parts, as deep as a stranger likes.
-
-    https://www.rfc-editor.org/rfc/rfc7578
-    """
-    boundary = _BOUNDARY.search(content_type)
-    if boundary is None:
-        return []
-    parts = (b"\r\n" + body).split(b"\r\n--" + boundary[1].rstrip().encode())
-    fields = []
-    for part in islice(parts, 1, _PART_LIMIT):
-        head, blank, content = part.partition(b"\r\n\r\n")
-        name = _PART_NAME.search(head[:_PART_HEAD_LIMIT])
-        if blank and name is not None and b"filename" not in head:
-            fields.append((name[1].decode("utf-8", "replace"), content.decode("utf-8", "replace")))
-    return fields
-
-
-@runtime_checkable
-class AnswersByRequest(Protocol):
-    """A provider whose calls can also be answered by a request to its API, instead of by a document."""
-
-    def read_answer_request(
-        self, request: WebhookRequest, *, call_id: str = "", quirks: Mapping[str, str] | None = None
-    ) -> StreamRequest | None:
+    def stream_webhook(
+        self, call: Call, callback: Callback, status: StreamStatus, *, name: str = "", error: str = "", now: float = 0.0
+    ) -> WebhookRequest | None:
         """
-        Read the stream that a request to the provider's API answers a call with; ``None`` if it is another request.
+        Render what a stream's status callback is told, not yet signed; ``None`` if it is told nothing.
 
         Args:
-            request: As the API gets it.
-            call_id: The one call that there is to answer; empty for any.
-            quirks: What the simulated carrier does where the request leaves it open.
-
-        Raises:
-            RemoteProtocolError: If the provider could not open a stream from it.
+            call: The call, with the id of its stream.
+            callback: Who is told.
+            status: What has happened.
+            name: The stream's name.
+            error: Why it failed.
+            now: Unix time in seconds.
         """
-
-
-@runtime_checkable
-class ReportsProgress(Protocol):
-    """A provider that tells the webhook how a call goes on."""
+        return None
 
     def progress_webhook(
         self,
@@ -491,111 +607,80 @@ class ReportsProgress(Protocol):
             quirks: What the simulated carrier does where there is a choice.
             now: Unix time in seconds, which some providers tell.
         """
+        return None
 
+    def sign(self, request: WebhookRequest, *, now: float) -> WebhookRequest:
+        """Return `request` with the provider's signature headers; as it is where no secret is known."""
+        return request
 
-#: Why the next document is asked for: ``<Redirect>``, the ``action`` of a verb that is done, or a request to the API.
-Occasion = Literal["redirect", "action", "update"]
-#: What a status callback of a stream tells.
-StreamStatus = Literal["started", "stopped", "failed"]
+    def upgrade_headers(self, url: str, *, now: float, quirks: Mapping[str, str] | None = None) -> dict[str, str]:
+        """Return the headers of the provider's WebSocket upgrade to `url`, signed if the secret is known."""
+        return {}
 
+    def upgrade_error(self, kind: Literal["timeout", "tls", "refused"]) -> str | None:
+        """Return the code under which the provider's debugger shows a stream that did not open."""
+        return None
 
-@runtime_checkable
-class FollowsDocuments(Protocol):
-    """A provider whose calls go from one answer document to the next."""
-
-    def read_document(
+    def read_answer(
         self, body: bytes, content_type: str, *, base_url: str = "", quirks: Mapping[str, str] | None = None
     ) -> StreamRequest | Redirect | NoStream:
         """
-        Read what a document does first of what changes a call's course; arguments as in :meth:`Provider.read_answer`.
+        Read an answer document as the provider would: what it does first of what changes a call's course.
+
+        Args:
+            body: The document.
+            content_type: The answer's ``Content-Type``.
+            base_url: Where the document came from, which a relative URL starts at.
+            quirks: What the simulated carrier does where the document leaves it open.
 
         Raises:
             RemoteProtocolError: If the provider could not read it.
         """
+        raise NotImplementedError
 
-    def next_webhook(
-        self,
-        call: Call,
-        callback: Callback,
-        occasion: Occasion,
-        *,
-        answered: bool = True,
-        quirks: Mapping[str, str] | None = None,
-        now: float = 0.0,
-    ) -> WebhookRequest:
-        """
-        Render the request for the next document of `call`, not yet signed.
+    def stream(self, quirks: Mapping[str, str] | None = None) -> Stream:
+        """Return the carrier's end of a new stream."""
+        raise NotImplementedError
 
-        Args:
-            call: The call.
-            callback: Who is asked.
-            occasion: Why.
-            answered: Whether the call has been answered; a first document may redirect before that.
-            quirks: What the simulated carrier does where there is a choice.
-            now: Unix time in seconds.
-        """
-
-    def stream_webhook(
-        self, call: Call, callback: Callback, status: StreamStatus, *, name: str = "", error: str = "", now: float = 0.0
-    ) -> WebhookRequest:
-        """
-        Render what a stream's status callback is told, not yet signed.
-
-        Args:
-            call: The call, with the id of its stream.
-            callback: Who is told.
-            status: What has happened.
-            name: The stream's name.
-            error: Why it failed.
-            now: Unix time in seconds.
-        """
+    def fake_api(self) -> FakeApi | None:
+        """Return what answers in the place of the company's REST API during a test call; ``None`` if nothing does."""
+        return None
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
-    """
-    What a request to the provider's API asks of a call that goes on.
-
-    Attributes:
-        kind: To end it, to go on with another document, to connect it to somebody else, to press keys, or to say
-            how it stands.
-        call_id: The call.
-        document: Of an update: the document itself; empty where it is to be asked for.
-        callback: Of an update: who is asked for the document.
-        to: Of a transfer: whom the call is connected to.
-        digits: The keys.
-    """
-
-    kind: Literal["hang-up", "update", "transfer", "digits", "look-up"]
-    call_id: str
-    document: bytes = b""
-    callback: Callback | None = None
-    to: str = ""
-    digits: str = ""
-
-
-@runtime_checkable
-class ControlsCalls(Protocol):
-    """A provider with an API by which a call that goes on can be told what to do."""
+class FakeApi(Protocol):
+    """What a company's REST API says to a bot in a test call."""
 
     def is_authorised(self, request: WebhookRequest) -> bool:
-        """Whether a request to the API carries our credentials; true where none are known."""
+        """Whether a request carries the bot's credentials; true where none are known."""
 
     def read_command(self, request: WebhookRequest) -> Command | None:
         """
-        Read a request to the API; ``None`` if it is none that a call in progress can be told.
+        Read a request; ``None`` if it is none that a call in progress can be told.
 
         Raises:
             RemoteProtocolError: If it lacks what it needs.
         """
 
-    def command_answer(
-        self, command: Command, call: Call, status: Literal["ringing", "in-progress", "completed"]
-    ) -> Answer:
-        """Render the API's answer to a command that is carried out, after which `call` is in that status."""
+    def read_answer_request(
+        self, request: WebhookRequest, *, call_id: str = "", quirks: Mapping[str, str] | None = None
+    ) -> StreamRequest | None:
+        """
+        Read the stream that a request answers a call with, instead of a document; ``None`` if it is another request.
+
+        Args:
+            request: As the API gets it.
+            call_id: The one call that there is to answer; empty for any.
+            quirks: What the simulated carrier does where the request leaves it open.
+
+        Raises:
+            RemoteProtocolError: If the provider could not open a stream from it.
+        """
+
+    def command_answer(self, command: Command, call: Call, status: CallStatus) -> Answer:
+        """Render the answer to a command that is carried out, after which `call` is in that status."""
 
     def api_error(self, status: Literal[400, 401, 404], message: str) -> Answer:
-        """Render an error of the API's."""
+        """Render an error."""
 
 
 @runtime_checkable
@@ -604,3 +689,24 @@ class RepliesToErrors(Protocol):
 
     def error_reply(self, error: RemoteProtocolError) -> StreamError | None:
         """Return what the carrier sends after its :meth:`Stream.receive` raised `error`; ``None`` if nothing."""
+
+
+def _read_multipart(content_type: str, body: bytes) -> list[tuple[str, str]]:
+    """
+    Return the fields of a multipart form; files are none, nor is what has no name.
+
+    By hand: the standard library reads parts within parts, as deep as a stranger likes.
+
+    https://www.rfc-editor.org/rfc/rfc7578
+    """
+    boundary = _BOUNDARY.search(content_type)
+    if boundary is None:
+        return []
+    parts = (b"\r\n" + body).split(b"\r\n--" + boundary[1].rstrip().encode())
+    fields = []
+    for part in islice(parts, 1, _PART_LIMIT):
+        head, blank, content = part.partition(b"\r\n\r\n")
+        name = _PART_NAME.search(head[:_PART_HEAD_LIMIT])
+        if blank and name is not None and b"filename" not in head:
+            fields.append((name[1].decode("utf-8", "replace"), content.decode("utf-8", "replace")))
+    return fields

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from wsvoice.providers.base import CallUpdate
-from wsvoice.providers.messages import broken, shown
+from wsvoice.providers.base import FIELD_LIMIT, CallUpdate
+from wsvoice.providers.fields import broken, shown
 
-#: Characters of an id or a number.
-FIELD_LIMIT = 256
 #: Characters of an event's name, of one field's value, and of all that is told of a report.
 EVENT_LIMIT, VALUE_LIMIT, DETAIL_LIMIT = 64, 100, 300
 

@@ -1,5 +1,5 @@
 """
-Text messages as media streams carry them: JSON objects that hold base64 audio.
+The fields of messages as media streams carry them: JSON objects that hold base64 audio.
 
 Reading is tolerant where providers differ (a counter is a number, a string, or missing) and strict where a
 mistake would be heard (base64). Whatever the other end sends, nothing but
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from binascii import a2b_base64, b2a_base64
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
@@ -17,6 +18,11 @@ from wsvoice.errors import RemoteProtocolError
 
 #: No error message of the other end's making is longer, in characters.
 MESSAGE_LIMIT = 200
+
+#: Characters of a text that is told and not needed.
+TEXT_LIMIT = 200
+#: The keys of a telephone.
+DIGITS = frozenset("0123456789*#ABCD")
 
 _COUNTER_DIGITS = 18
 _SHOWN = 40
@@ -191,3 +197,35 @@ def read_basic(header: str) -> tuple[str, str]:
     except ValueError:
         return "", ""
     return user, password
+
+
+def read_inner(content: Mapping[str, Any], name: str, kind: str) -> dict[str, Any]:
+    """
+    Return the object that a message holds under `name`.
+
+    Raises:
+        RemoteProtocolError: Of kind `kind`, if there is none.
+    """
+    inner = content.get(name)
+    if isinstance(inner, dict):
+        return inner
+    raise broken(kind, f"{name} is {shown(inner)}, not an object")
+
+
+def read_digit(value: object) -> str:
+    """
+    Return a key that was pressed, which some write as a number.
+
+    Raises:
+        RemoteProtocolError: Of kind ``bad-dtmf``.
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 9:
+        value = str(value)
+    if not isinstance(value, str) or value not in DIGITS:
+        raise broken("bad-dtmf", f"the digit is {shown(value)}, not one of 0-9 * # A-D")
+    return value
+
+
+def text_or_nothing(value: object, limit: int = TEXT_LIMIT) -> str:
+    """Return a text, cut after `limit` characters; nothing for what is none."""
+    return value[:limit] if isinstance(value, str) else ""

@@ -1,0 +1,126 @@
+"""
+A company's REST API as a bot meets it in a test call: what a request asks for, and what is answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from wsvoice.call import Call
+from wsvoice.errors import RemoteProtocolError
+from wsvoice.providers.base import Answer, CallStatus, Command, Company, StreamRequest, WebhookRequest
+from wsvoice.providers.fields import DIGITS, broken, read_basic, read_object, shown, write_object
+from wsvoice.providers.signing import is_same
+from wsvoice.providers.urls import read_callback
+
+
+class BaseApi:
+    """
+    An API with Basic credentials that knows nothing yet.
+
+    Args:
+        company: With the credentials that the bot was given.
+    """
+
+    #: The credentials that a request may carry: names of the user, and of the secret.
+    users: ClassVar[tuple[tuple[str, str], ...]] = ()
+
+    def __init__(self, company: Company) -> None:
+        self.company = company
+
+    def is_authorised(self, request: WebhookRequest) -> bool:
+        credential = self.company.credential
+        accepted = [(credential(user), secret) for user, name in self.users if (secret := credential(name))]
+        given, password = read_basic(request.headers.get("authorization", ""))
+        return not accepted or any(is_same(secret, password) and user in ("", given) for user, secret in accepted)
+
+    def read_command(self, request: WebhookRequest) -> Command | None:
+        raise NotImplementedError
+
+    def read_answer_request(
+        self, request: WebhookRequest, *, call_id: str = "", quirks: Mapping[str, str] | None = None
+    ) -> StreamRequest | None:
+        return None
+
+    def command_answer(self, command: Command, call: Call, status: CallStatus) -> Answer:
+        raise NotImplementedError
+
+    def api_error(self, status: Literal[400, 401, 404], message: str) -> Answer:
+        return json_answer({"error": message}, status)
+
+
+def json_answer(content: dict[str, Any], status: int = 200) -> Answer:
+    """Return an answer of the API's."""
+    return Answer(write_object(content), "application/json", status)
+
+
+def read_fields(request: WebhookRequest) -> dict[str, str]:
+    """
+    Return the texts of a request's body, which is a form or JSON.
+
+    Raises:
+        RemoteProtocolError: If it says that it is JSON, and is no object.
+    """
+    if request.method == "GET" or "json" not in request.headers.get("content-type", ""):
+        return dict(request.form)
+    content = read_object(request.body.decode("utf-8", "replace"))
+    return {name: value for name, value in content.items() if isinstance(value, str)}
+
+
+def read_digits(written: str) -> str:
+    """
+    Return the keys that a request asks to press; ``w`` and ``W`` wait.
+
+    Raises:
+        RemoteProtocolError: Of kind ``bad-command``.
+    """
+    if not written or not (DIGITS | frozenset("wW")).issuperset(written):
+        raise broken("bad-command", f"digits is {shown(written)}, not of 0-9 A-D * # w W")
+    return written
+
+
+def read_update(call_id: str, url: str | None, method: str | None, what: str, missing: str) -> Command:
+    """
+    Return the command that gives a call the document at `url`.
+
+    Args:
+        call_id: The call.
+        url: As it stands in the request.
+        method: How it is to be requested.
+        what: What names the URL, for the error.
+        missing: What is said where there is none.
+
+    Raises:
+        RemoteProtocolError: Of kind ``bad-command``.
+    """
+    try:
+        callback = read_callback(url, method, "", what)
+    except RemoteProtocolError as error:
+        raise broken("bad-command", error.message) from None
+    if callback is None:
+        raise broken("bad-command", missing)
+    return Command("update", call_id, callback=callback)
+
+
+def read_call_command(request: WebhookRequest, call_id: str, document: str) -> Command:
+    """
+    Read what a request asks of a call resource, of Twilio's or of those who repeat it.
+
+    Args:
+        request: A GET or a POST.
+        call_id: The call.
+        document: The field that holds a document.
+
+    Raises:
+        RemoteProtocolError: Of kind ``bad-command``.
+    """
+    if request.method == "GET":
+        return Command("look-up", call_id)
+    fields = read_fields(request)
+    if fields.get("Status") in ("completed", "canceled"):
+        return Command("hang-up", call_id)
+    if written := fields.get(document):
+        return Command("update", call_id, document=written.encode("utf-8", "surrogatepass"))
+    missing = f"none of Status, Url and {document} says what becomes of the call"
+    return read_update(call_id, fields.get("Url"), fields.get("Method"), "Url", missing)

@@ -1,0 +1,396 @@
+"""
+A media stream of JSON messages that hold base64 audio, as most companies have it.
+
+A company is a subclass that says its keys, the names of its messages and its encodings; :class:`JudgedStream` beside it
+makes the simulated carrier look at what a bot sends.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from wsvoice.audio import PCMU_8K, AudioFormat
+from wsvoice.errors import LocalProtocolError
+from wsvoice.providers.base import Finding, Level, Side
+from wsvoice.providers.events import (
+    Audio,
+    Clear,
+    Cleared,
+    Connected,
+    Digit,
+    Event,
+    Mark,
+    SendDigits,
+    StreamStarted,
+    StreamStopped,
+    Unknown,
+)
+from wsvoice.providers.fields import (
+    DIGITS,
+    broken,
+    read_counter,
+    read_digit,
+    read_inner,
+    read_object,
+    read_parameters,
+    read_payload,
+    read_text,
+    shown,
+    text_or_nothing,
+    write_object,
+    write_payload,
+)
+
+#: Characters of an unknown message's name.
+NAME_LIMIT = 64
+
+
+class JsonStream:
+    """
+    One end of a stream of JSON messages. By itself it is a plain dialect of Media Streams, as Twilio began them.
+
+    A class attribute that holds several keys names the one that is written first; all of them are read.
+    """
+
+    title: ClassVar[str]
+    #: The formats, and what the start message calls them.
+    encodings: ClassVar[Mapping[AudioFormat, str]] = {PCMU_8K: "audio/x-mulaw"}
+    default_format: ClassVar[AudioFormat] = PCMU_8K
+
+    #: The names of the carrier's messages.
+    carrier_messages: ClassVar[Mapping[type[Event], str]] = {
+        Connected: "connected",
+        StreamStarted: "start",
+        Audio: "media",
+        Digit: "dtmf",
+        Mark: "mark",
+        StreamStopped: "stop",
+    }
+    #: The names of the bot's messages.
+    bot_messages: ClassVar[Mapping[type[Event], str]] = {Audio: "media", Mark: "mark", Clear: "clear"}
+    #: The tracks that a carrier sends.
+    tracks: ClassVar[tuple[str, ...]] = ("inbound", "outbound")
+
+    stream_id_keys: ClassVar[tuple[str, ...]] = ("streamSid",)
+    call_id_keys: ClassVar[tuple[str, ...]] = ("callSid",)
+    account_id_keys: ClassVar[tuple[str, ...]] = ("accountSid",)
+    sequence_keys: ClassVar[tuple[str, ...]] = ("sequenceNumber",)
+    parameters_keys: ClassVar[tuple[str, ...]] = ("customParameters",)
+    format_keys: ClassVar[tuple[str, ...]] = ("mediaFormat",)
+    rate_keys: ClassVar[tuple[str, ...]] = ("sampleRate",)
+
+    def __init__(self, side: Side) -> None:
+        self.side = side
+        self.format = self.outbound_format = self.default_format
+        self.stream_id = self.call_id = self.account_id = ""
+        self._sequence = 0
+        self._chunks: dict[str, int] = defaultdict(int)
+        self._sent_bytes: dict[str, int] = defaultdict(int)
+        # The bot's media message around its payload: used 50 times a second.
+        self._media_head = self._media_tail = ""
+        mine, others = self.carrier_messages, self.bot_messages
+        if side is Side.BOT:
+            mine, others = others, mine
+        self._names = mine
+        self._kinds = {name: kind for kind, name in others.items()}
+
+    # Sending
+
+    def send(self, event: Event) -> str:
+        """
+        Render `event` as the message that this end sends.
+
+        Raises:
+            LocalProtocolError: If this end has no such message, or the stream has not started.
+        """
+        kind = type(event)
+        if not self.stream_id and not isinstance(event, Connected | StreamStarted):
+            raise LocalProtocolError("not-started", f"the stream has not started; {kind.__name__} cannot be sent yet")
+        name = self._names.get(kind)
+        if name is None:
+            end = "end" if self.side is Side.CARRIER else "bot's end"
+            raise LocalProtocolError("no-message", f"{self.title}'s {end} has no message for {kind.__name__}")
+        if isinstance(event, Audio):
+            if self.side is Side.BOT:
+                return f"{self._media_head}{write_payload(event.payload)}{self._media_tail}"
+            return write_object(self.envelope(name, event, self.media_content(event)))
+        if isinstance(event, Mark) and not event.name:
+            raise LocalProtocolError("bad-mark", "a mark has a name")
+        if isinstance(event, Digit | SendDigits):
+            keys = event.digit if isinstance(event, Digit) else event.digits
+            if not keys or not DIGITS.issuperset(keys) or (isinstance(event, Digit) and len(keys) > 1):
+                raise LocalProtocolError("bad-dtmf", f"keys are of 0-9 * # A-D, not {shown(keys)}")
+        if isinstance(event, StreamStarted):
+            if event.format not in self.encodings:
+                wire = event.format
+                raise LocalProtocolError(
+                    "bad-format", f"{self.title} streams no {wire.encoding} at {wire.sample_rate} Hz"
+                )
+            if not event.stream_id or not event.call_id:
+                raise LocalProtocolError("bad-start", "a stream starts with a stream id and a call id")
+            self.begin(event)
+        if self.side is Side.BOT:
+            return write_object(self.bot_message(name, event))
+        if isinstance(event, Connected):
+            return write_object({"event": name, **self.connected_content(event)})
+        return write_object(self.envelope(name, event, self.carrier_content(event)))
+
+    def envelope(self, name: str, event: Event, content: Any) -> dict[str, Any]:
+        """Return a message of the carrier's, called `name`, around its `content`."""
+        number = str(self.next_sequence(event))
+        return {"event": name, self.sequence_keys[0]: number, name: content, self.stream_id_keys[0]: self.stream_id}
+
+    def connected_content(self, event: Connected) -> dict[str, str]:
+        """Return what the carrier's first message, which is not counted, holds."""
+        return {"protocol": "Call", "version": event.version}
+
+    def next_sequence(self, event: Event) -> int:
+        """Count a message of the carrier's; one that has a number of its own keeps it."""
+        sequence = getattr(event, "sequence", None)
+        self._sequence = self._sequence + 1 if sequence is None else sequence
+        return self._sequence
+
+    def carrier_content(self, event: Event) -> Any:
+        """Return what the carrier's message of `event` holds under its own name."""
+        if isinstance(event, StreamStarted):
+            return self.start_content(event)
+        if isinstance(event, Digit):
+            return {"digit": event.digit}
+        if isinstance(event, Mark):
+            return {"name": event.name}
+        return {}
+
+    def start_content(self, event: StreamStarted) -> dict[str, Any]:
+        """Return what the start message holds under its own name."""
+        return {
+            self.account_id_keys[0]: event.account_id,
+            self.stream_id_keys[0]: event.stream_id,
+            self.call_id_keys[0]: event.call_id,
+            "tracks": ["inbound"],
+            self.format_keys[0]: {
+                "encoding": self.encodings[event.format],
+                self.rate_keys[0]: event.format.sample_rate,
+                "channels": 1,
+            },
+            self.parameters_keys[0]: dict(event.parameters),
+        }
+
+    def media_content(self, audio: Audio) -> dict[str, Any]:
+        """Return what the carrier's media message holds under its own name."""
+        track = audio.track
+        if track not in self.tracks:
+            known = " or ".join(self.tracks)
+            raise LocalProtocolError("bad-track", f"{self.title}'s track is {known}, not {shown(track)}")
+        chunk = self._chunks[track] = self._chunks[track] + 1 if audio.chunk is None else audio.chunk
+        self._sent_bytes[track] += len(audio.payload)
+        at_ms = self.sent_ms(track) if audio.timestamp_ms is None else audio.timestamp_ms
+        payload = write_payload(audio.payload)
+        return {"track": track, "chunk": str(chunk), "timestamp": str(at_ms), "payload": payload}
+
+    def sent_ms(self, track: str) -> int:
+        """Return how much audio of `track` the carrier has sent, which is the stream's age."""
+        return round(self.format.duration_ms(self._sent_bytes[track]))
+
+    def bot_message(self, name: str, event: Event) -> dict[str, Any]:
+        """Return the bot's message of `event`; of audio its payload is left out."""
+        message: dict[str, Any] = {"event": name, self.stream_id_keys[0]: self.stream_id}
+        if isinstance(event, Audio):
+            return {**message, name: {"payload": ""}}
+        return {**message, name: {"name": event.name}} if isinstance(event, Mark) else message
+
+    def begin(self, event: StreamStarted) -> None:
+        """Keep what the start of the stream settles."""
+        self.format = self.outbound_format = event.format
+        self.stream_id, self.call_id, self.account_id = event.stream_id, event.call_id, event.account_id
+        if self.side is Side.BOT:
+            message = write_object(self.bot_message(self._names[Audio], Audio(b"")))
+            head, key, tail = message.rpartition('"payload":"')
+            self._media_head, self._media_tail = head + key, tail
+
+    # Receiving
+
+    def receive(self, message: str | bytes) -> Event:
+        """
+        Read one message of the other end.
+
+        Raises:
+            RemoteProtocolError: If it is not one. Kinds: ``binary``, ``not-json``, ``not-object``, ``no-event``,
+                ``bad-start``, ``bad-media``, ``bad-base64``, ``bad-dtmf``, ``bad-mark``, and a company's own.
+        """
+        content = read_object(message)
+        name = content.get("event")
+        if not isinstance(name, str) or not name:
+            raise broken("no-event", f"the message's event is {shown(name)}")
+        kind = self._kinds.get(name)
+        if kind is Audio:
+            return self.read_media(name, content)
+        sequence = read_counter(first_of(content, self.sequence_keys)) if self.side is Side.BOT else None
+        event = self.read_event(kind, name, content, sequence) if kind else Unknown(name[:NAME_LIMIT])
+        if isinstance(event, StreamStarted):
+            self.begin(event)
+        elif self.side is Side.CARRIER:
+            self.judge(event, name, content)
+        return event
+
+    def read_event(self, kind: type[Event], name: str, content: dict[str, Any], sequence: int | None) -> Event:
+        """Read a message other than audio, called `name`, as an event of `kind`."""
+        if kind is StreamStarted:
+            return self.read_start(content, sequence)
+        if kind is Digit:
+            return Digit(read_digit(read_inner(content, name, "bad-dtmf").get("digit")), sequence)
+        if kind is Mark:
+            return Mark(read_text(read_inner(content, name, "bad-mark").get("name"), "bad-mark", "mark.name"), sequence)
+        if kind is Connected:
+            version = content.get("version")
+            return Connected(version) if isinstance(version, str) else Connected()
+        if kind is StreamStopped:
+            inner = content.get(name)
+            reason = inner.get("reason") if isinstance(inner, dict) else content.get("reason")
+            return StreamStopped(text_or_nothing(reason), sequence)
+        return Cleared(sequence) if kind is Cleared else Clear()
+
+    def read_start(self, content: dict[str, Any], sequence: int | None) -> StreamStarted:
+        """Read the start message."""
+        start = read_inner(content, "start", "bad-start")
+        stream_id = first_of(start, self.stream_id_keys) or first_of(content, self.stream_id_keys)
+        parameters = self.read_start_parameters(content, start)
+        return StreamStarted(
+            stream_id=read_text(stream_id, "bad-start", f"start.{self.stream_id_keys[0]}"),
+            call_id=read_text(first_of(start, self.call_id_keys), "bad-start", f"start.{self.call_id_keys[0]}"),
+            account_id=text_or_nothing(first_of(start, self.account_id_keys)),
+            # Where the message has no field for them, answers of ours, and pipecat's convention, send them along.
+            from_number=text_or_nothing(start.get("from")) or parameters.get("from_number", ""),
+            to_number=text_or_nothing(start.get("to")) or parameters.get("to_number", ""),
+            format=self.read_format(first_of(start, self.format_keys)),
+            parameters=parameters,
+            sequence=sequence,
+        )
+
+    def read_start_parameters(self, content: dict[str, Any], start: dict[str, Any]) -> dict[str, str]:
+        """Return the custom parameters of a start message."""
+        return read_parameters(first_of(start, self.parameters_keys))
+
+    def read_format(self, media_format: object) -> AudioFormat:
+        """
+        Return the format that a start message names; the default where it names none.
+
+        Raises:
+            RemoteProtocolError: If it is none that the company streams: it is not guessed.
+        """
+        if media_format is None:
+            return self.default_format
+        if not isinstance(media_format, dict):
+            raise broken("bad-start", f"start.{self.format_keys[0]} is {shown(media_format)}, not an object")
+        name, written = media_format.get("encoding"), first_of(media_format, self.rate_keys)
+        rate = read_counter(self.default_format.sample_rate if written is None else written)
+        name = self.encodings[self.default_format] if name is None else name
+        if (known := self.find_format(name, rate)) is not None:
+            return known
+        what = f"{shown(name)} at {shown(written) if rate is None else rate} Hz"
+        raise broken("bad-start", f"the audio is {what}, which {self.title} does not stream")
+
+    def find_format(self, name: object, rate: int | None) -> AudioFormat | None:
+        """Return the format that the start message calls `name`, at `rate`."""
+        pairs = self.encodings.items()
+        return next((each for each, called in pairs if (called, each.sample_rate) == (name, rate)), None)
+
+    def read_media(self, name: str, content: dict[str, Any]) -> Audio:
+        """Read a message of audio."""
+        media = read_inner(content, "media", "bad-media")
+        payload = read_payload(media.get("payload"))
+        wire = self.format if self.side is Side.BOT else self.outbound_format
+        over = len(payload) % wire.sample_width
+        if self.side is Side.CARRIER:
+            self.judge_media(content, media, payload)
+            # The half of a sample at the end is nothing that could be played.
+            return Audio(payload[: len(payload) - over])
+        if over:
+            raise broken("bad-media", f"the audio has {len(payload)} bytes, which end in the middle of a sample")
+        return Audio(
+            payload,
+            "outbound" if media.get("track") == "outbound" else "inbound",
+            read_counter(media.get("chunk")),
+            self.read_timestamp(media),
+            read_counter(first_of(content, self.sequence_keys)),
+        )
+
+    def read_timestamp(self, media: dict[str, Any]) -> int | None:
+        """Return the stream's age in milliseconds that a media message tells."""
+        return read_counter(media.get("timestamp"))
+
+    # What a simulated carrier thinks of a bot's messages
+
+    def judge(self, event: Event, name: str, content: dict[str, Any]) -> None:
+        """Look at a message of the bot's other than audio."""
+
+    def judge_media(self, content: dict[str, Any], media: dict[str, Any], payload: bytes) -> None:
+        """Look at a message of the bot's audio."""
+
+    def findings(self) -> list[Finding]:
+        """Return, and forget, what the bot sent since the last call though the company would dislike it."""
+        return []
+
+
+class JudgedStream(JsonStream):
+    """The carrier's end of a test call: it notes what the company would dislike about a bot's messages."""
+
+    #: How much audio a message may hold, in bytes, and how bad more is.
+    payload_limit: ClassVar[int] = 32 * 1024
+    payload_level: ClassVar[Level] = "warn"
+    #: Whether a bot's messages have to carry the stream's id.
+    needs_stream_id: ClassVar[bool] = True
+    #: What the company's debugger says of an unknown message.
+    unknown_error: ClassVar[str] = ""
+
+    def __init__(self, side: Side = Side.CARRIER) -> None:
+        super().__init__(side)
+        self._findings: list[Finding] = []
+
+    def findings(self) -> list[Finding]:
+        found, self._findings = self._findings, []
+        return found
+
+    def found(self, level: Level, message: str) -> None:
+        """Note what the company would dislike."""
+        self._findings.append(Finding("M1", level, message))
+
+    def judge(self, event: Event, name: str, content: dict[str, Any]) -> None:
+        if isinstance(event, Unknown):
+            self.found("warn", f"{self.title} knows no message {shown(name)} of a bot's{self.unknown_error}")
+        elif not isinstance(event, SendDigits):
+            self.judge_stream_id(name, content)
+
+    def judge_stream_id(self, name: str, content: dict[str, Any]) -> None:
+        """Look for the stream's id in a message of the bot's."""
+        if not self.needs_stream_id:
+            return
+        key = self.stream_id_keys[0]
+        stream_id = content.get(key)
+        if stream_id != self.stream_id or not stream_id:
+            which = f"no {key}" if not stream_id else f"the {key} of another stream"
+            self.found("fail", f"a {name} message has {which}")
+
+    def judge_media(self, content: dict[str, Any], media: dict[str, Any], payload: bytes) -> None:
+        name = self.bot_messages[Audio]
+        self.judge_stream_id(name, content)
+        if not payload:
+            self.found("warn", f"a {name} message has an empty payload")
+        elif payload.startswith(b"RIFF"):
+            self.found("fail", "the audio starts with a WAV header, which plays as noise: send the samples alone")
+        if len(payload) % self.outbound_format.sample_width:
+            self.found("fail", f"a {name} message ends in the middle of a 16-bit sample")
+        if len(payload) > self.payload_limit:
+            limit = (
+                f"{self.payload_limit // 1024} KiB" if not self.payload_limit % 1024 else f"{self.payload_limit} bytes"
+            )
+            self.found(self.payload_level, f"a {name} message holds more than {limit} of audio")
+
+
+def first_of(content: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
+    """Return the value of the first of `keys` that is there; ``None`` if none is."""
+    for key in keys:
+        if key in content:
+            return content[key]
+    return None

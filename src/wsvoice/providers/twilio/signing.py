@@ -1,0 +1,78 @@
+"""
+How Twilio signs, and those who speak its dialect: https://www.twilio.com/docs/usage/security
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import ClassVar, NamedTuple
+
+from wsvoice.providers.base import Company, WebhookRequest
+from wsvoice.providers.signing import Fields, SignedUrl, hmac_base64
+
+SETTINGS_HEADER = "X-Twilio-Webhooks-Signature-Settings"
+
+
+class TwilioCompany(Company):
+    """Twilio's facts, for both ends."""
+
+    name: ClassVar[str] = "twilio"
+    title: ClassVar[str] = "Twilio"
+    credential_names: ClassVar[tuple[str, ...]] = (
+        "TWILIO_AUTH_TOKEN",
+        "TWILIO_WEBHOOK_SHARED_KEY",
+        "TWILIO_WEBHOOK_SHARED_KEY_SID",
+        "TWILIO_ACCOUNT_SID",
+        "TWILIO_API_KEY",
+        "TWILIO_API_SECRET",
+        "TWILIO_REGION",
+        "TWILIO_EDGE",
+    )
+    #: The secret that signs; those who speak Twilio's dialect have others.
+    secret_name: ClassVar[str] = "TWILIO_AUTH_TOKEN"
+    #: The key that signs where there is one; only Twilio knows it.
+    shared_key_name: ClassVar[str] = "TWILIO_WEBHOOK_SHARED_KEY"
+    signature_header: ClassVar[str] = "X-Twilio-Signature"
+
+    def can_verify(self) -> bool:
+        """Whether a secret that webhooks are signed with is known."""
+        return bool(self.credential(self.secret_name) or self.credential(self.shared_key_name))
+
+
+class SigningKey(NamedTuple):
+    """A secret, and the hash that it is used with."""
+
+    secret: str
+    digest: str
+
+    def sign(self, url: str, fields: Fields = ()) -> str:
+        """
+        Return the signature of `url` and the form's `fields`.
+
+        A repeated field counts once for each different value, as in Twilio's own libraries.
+        """
+        values: dict[str, set[str]] = defaultdict(set)
+        for name, value in fields:
+            values[name].add(value)
+        signed = "".join([url, *(name + value for name in sorted(values) for value in sorted(values[name]))])
+        return hmac_base64(self.secret, signed, self.digest)
+
+
+def is_json(request: WebhookRequest) -> bool:
+    """Whether a webhook's body is JSON, which is signed by its hash."""
+    return request.method != "GET" and "json" in request.headers.get("content-type", "")
+
+
+def webhook_urls(written: str) -> Iterator[str]:
+    """Both forms of a webhook's URL: some of Twilio's products leave the port out of what they sign."""
+    url = SignedUrl.parse(written)
+    yield str(url)
+    yield str(url.other_port())
+    if str(url) != written:
+        yield written
+
+
+def write_settings(sid: str) -> Mapping[str, str]:
+    """Return the header that names the shared key of a signature."""
+    return {SETTINGS_HEADER: f"key={sid or 'webhooks_sharedkey_wsvoice'},algorithm=HMAC_SHA256"}

@@ -1,0 +1,279 @@
+"""
+Reading answer documents as a company would: the one walk through TwiML and the languages like it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+from urllib.parse import urlunsplit
+from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser, tostring
+
+from wsvoice.audio import PCMU_8K, AudioFormat
+from wsvoice.errors import RemoteProtocolError
+from wsvoice.providers.base import Callback, Finding, Level, NoStream, Redirect, Simulator, StreamRequest
+from wsvoice.providers.fields import broken, shown
+from wsvoice.providers.urls import read_callback, read_stream_url
+
+#: What an answer means that turns a call away as busy.
+BUSY = "the call was turned away as busy: every place is taken, or the server is stopping"
+#: Characters of what is told of a verb.
+WORDS_LIMIT = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """
+    What goes along while a document is read.
+
+    Attributes:
+        base_url: Where the document came from, which relative URLs start at.
+        quirks: What the simulated carrier does where the document leaves it open.
+        findings: What the company would dislike, so far.
+    """
+
+    base_url: str = ""
+    quirks: Mapping[str, str] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+    def found(self, level: Level, message: str, check: str = "W3") -> None:
+        """Note what the company would dislike."""
+        self.findings.append(Finding(check, level, message))
+
+
+class XmlSimulator(Simulator):
+    """A company whose webhook is answered with XML. By itself it is a plain dialect of TwiML."""
+
+    #: Bytes of a document.
+    document_limit: ClassVar[int] = 64 * 1024
+    #: What is looked for, for the error of a document that lacks it.
+    stream_element: ClassVar[str] = "<Connect><Stream>"
+    #: The element around a stream, which holds it alone; empty where a stream is a verb itself.
+    stream_parents: ClassVar[tuple[str, ...]] = ("Connect",)
+    #: Attributes that ``<Stream>`` has; empty where it may have any.
+    stream_attributes: ClassVar[frozenset[str]] = frozenset()
+    #: Characters of a custom parameter's name and value together; 0 for no limit.
+    parameter_limit: ClassVar[int] = 0
+    #: The attribute that names a stream's status callback.
+    status_callback: ClassVar[str] = "statusCallback"
+    #: Elements that connect the call to somebody else.
+    transfers: ClassVar[frozenset[str]] = frozenset({"Dial"})
+    #: Whether the query of a stream's URL is dialled.
+    keeps_query: ClassVar[bool] = True
+
+    def read_answer(
+        self,
+        body: bytes,
+        content_type: str,
+        *,
+        base_url: str = "",
+        quirks: Mapping[str, str] | None = None,
+        first: bool = True,
+    ) -> StreamRequest | Redirect | NoStream:
+        reading = Reading(base_url, quirks or {})
+        verbs = list(self.read_response(body, content_type, reading))
+        skipped: list[str] = []
+        for index, verb in enumerate(verbs):
+            stream = self.find_stream(verb)
+            if stream is not None:
+                later = verbs[index + 1 :]
+                return replace(self.read_stream(stream, verb, later, reading), skipped=skipped)
+            if verb.tag == "Redirect":
+                callback = read_callback("".join(verb.itertext()), verb.get("method"), base_url, "<Redirect>")
+                if callback is None:
+                    raise broken("bad-url", "<Redirect> names no URL")
+                return Redirect(callback, skipped)
+            if _hangs_up(verb):
+                return replace(_read_hang_up(verb), skipped=skipped)
+            # The call that a document begins with is answered in the end, whoever is dialled before.
+            if verb.tag in self.transfers and not first:
+                to = ", ".join(text for each in verb.itertext() if (text := each.strip()))
+                return NoStream("transferred", to[:WORDS_LIMIT] or "nobody", skipped)
+            skipped.append(self.describe(verb))
+        return NoStream("done", skipped=skipped, reason=self.explain_no_stream(verbs))
+
+    def read_response(self, body: bytes, content_type: str, reading: Reading) -> Element:
+        """
+        Return the root of a document.
+
+        Raises:
+            RemoteProtocolError: Of kind ``too-large``, ``bad-xml`` or ``bad-content-type``.
+        """
+        media_type = content_type.partition(";")[0].strip().lower()
+        if media_type not in ("text/xml", "application/xml"):
+            reading.found("warn", f"the answer's type is {shown(media_type)}; send application/xml")
+        return parse_response(body, limit=self.document_limit)
+
+    def find_stream(self, verb: Element) -> Element | None:
+        """Return the ``<Stream>`` that a verb opens."""
+        return verb.find("Stream") if verb.tag in self.stream_parents else None
+
+    def read_stream(self, stream: Element, verb: Element, later: Sequence[Element], reading: Reading) -> StreamRequest:
+        """
+        Return what `stream` asks for, which stands in `verb`, before the verbs `later`.
+
+        Raises:
+            RemoteProtocolError: If the company could not open it.
+        """
+        then: list[str] = []
+        for each in later:
+            # Where the call ends anyway, nothing of it is news.
+            if _hangs_up(each):
+                break
+            then.append(self.describe(each))
+        url = self.read_url(stream, reading)
+        parameters = self.read_parameters(stream, reading)
+        inbound, outbound = self.read_formats(stream, reading)
+        if unknown := sorted(set(stream.keys()) - self.stream_attributes) if self.stream_attributes else []:
+            names = ", ".join(unknown)[:WORDS_LIMIT]
+            reading.found("warn", f"<Stream> has attributes that {self.title} does not know: {names}")
+        if verb is not stream and len(verb) > 1:
+            reading.found("fail", f"<{verb.tag}> holds {len(verb)} nouns; only one is allowed")
+        self.judge_stream(stream, verb, later, reading)
+        status = self.status_callback
+        method = stream.get(f"{status.removesuffix('Url')}Method")
+        return StreamRequest(
+            url=url,
+            parameters=parameters,
+            format=inbound,
+            outbound_format=outbound,
+            headers=self.stream_headers(stream),
+            then=then,
+            findings=reading.findings,
+            reconnects=self.reconnects(stream),
+            name=stream.get("name", ""),
+            status_callback=_callback(stream.get(status), method, reading, f"<Stream {status}>"),
+            action=None
+            if verb is stream
+            else _callback(verb.get("action"), verb.get("method"), reading, f"<{verb.tag} action>"),
+            rest=write_rest(later) if then else b"",
+        )
+
+    def read_url(self, stream: Element, reading: Reading) -> str:
+        """Return the URL that the company would dial."""
+        written = stream.get("url", "").strip()
+        url = read_stream_url(written, reading.base_url)
+        if url.scheme == "ws":
+            reading.found("warn", f"the stream's URL is ws://; {self.title} refuses all but wss://")
+        return urlunsplit((url.scheme, url.netloc, url.path, url.query if self.keeps_query else "", ""))
+
+    def read_parameters(self, stream: Element, reading: Reading) -> dict[str, str]:
+        """Return the custom parameters that the start message will repeat."""
+        parameters = {}
+        for parameter in stream.findall("Parameter"):
+            name, value = parameter.get("name", ""), parameter.get("value", "")
+            if not name:
+                reading.found("warn", "a <Parameter> has no name")
+                continue
+            if self.parameter_limit and len(name) + len(value) > self.parameter_limit:
+                limit = self.parameter_limit
+                reading.found("fail", f"the parameter {shown(name)} is longer than {limit} characters")
+            parameters[name] = value
+        return parameters
+
+    def read_formats(self, stream: Element, reading: Reading) -> tuple[AudioFormat, AudioFormat | None]:
+        """Return the formats of the caller's audio and of the bot's; ``None`` where they are the same."""
+        return PCMU_8K, None
+
+    def stream_headers(self, stream: Element) -> dict[str, str]:
+        """Return headers that the document wants on the upgrade."""
+        return {}
+
+    def reconnects(self, stream: Element) -> bool:
+        """Whether the company dials the stream again when the bot closes it."""
+        return False
+
+    def judge_stream(self, stream: Element, verb: Element, later: Sequence[Element], reading: Reading) -> None:
+        """Note what the company would dislike about a stream."""
+
+    def describe(self, verb: Element) -> str:
+        """Say what a verb does, in a few words."""
+        text = " ".join("".join(verb.itertext()).split())
+        if verb.tag in ("Pause", "Wait"):
+            text = f"{verb.get('length', '1')[:WORDS_LIMIT]} s"
+        elif verb.tag in ("Start", "Connect"):
+            text = ", ".join(noun.tag for noun in verb)
+        elif verb.tag == "Hangup":
+            text = f"in {verb.get('schedule', '0')[:WORDS_LIMIT]} s"
+        words = f"{verb.tag}: {text}" if text else verb.tag
+        return words if len(words) <= WORDS_LIMIT else words[: WORDS_LIMIT - 3] + "..."
+
+    def explain_no_stream(self, verbs: Sequence[Element]) -> str:
+        """Say why a document opens no stream."""
+        if not verbs:
+            return "the answer is an empty <Response>, which ends the call"
+        for verb in verbs:
+            if verb.tag in self.stream_parents:
+                inside = _tags(verb) or "nothing"
+                return f"<{verb.tag}> holds {inside[:WORDS_LIMIT]}; it needs a <Stream>"
+        return f"the answer holds {_tags(verbs)[:WORDS_LIMIT]}, but no {self.stream_element}"
+
+
+class _Builder(TreeBuilder):
+    """Builds the tree, and stops at a document type: entities are how a small document becomes a huge one."""
+
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        raise broken("bad-xml", "the answer has a DOCTYPE; leave it out")
+
+
+def parse_response(body: bytes, *, limit: int) -> Element:
+    """
+    Return the ``<Response>`` of an XML document of at most `limit` bytes.
+
+    Raises:
+        RemoteProtocolError: Of kind ``too-large`` or ``bad-xml``, saying what is wrong and where.
+    """
+    if len(body) > limit:
+        raise broken("too-large", f"the answer has {len(body)} bytes; {limit} are allowed")
+    if not body.strip():
+        raise broken("bad-xml", "the answer is empty")
+    parser = XMLParser(target=_Builder())
+    try:
+        parser.feed(body)
+        root = parser.close()
+    except ParseError as error:
+        line, column = error.position
+        what = str(error).partition(":")[0]
+        raise broken("bad-xml", f"the answer is not XML: {what} at line {line}, column {column + 1}") from None
+    except (LookupError, ValueError) as error:
+        raise broken("bad-xml", f"the answer is not XML: {error}") from None
+    if not isinstance(root, Element):
+        raise broken("bad-xml", "the answer is not XML: it has no element")
+    if root.tag != "Response":
+        raise broken("bad-xml", f"the answer's root is {shown(root.tag)}; it must be Response")
+    return root
+
+
+def write_rest(verbs: Sequence[Element]) -> bytes:
+    """Return a document of `verbs`."""
+    response = Element("Response")
+    response.extend(verbs)
+    return tostring(response)
+
+
+def _callback(written: str | None, method: str | None, reading: Reading, what: str) -> Callback | None:
+    """Return an address that is asked or told; one that is no address is noted, and does without."""
+    try:
+        return read_callback(written, method, reading.base_url, what)
+    except RemoteProtocolError as error:
+        reading.found("warn", error.message)
+        return None
+
+
+def _hangs_up(verb: Element) -> bool:
+    return verb.tag == "Reject" or (verb.tag == "Hangup" and not verb.get("schedule"))
+
+
+def _read_hang_up(verb: Element) -> NoStream:
+    reason = verb.get("reason", "")
+    if reason == "busy":
+        return NoStream("hung-up", reason=BUSY, kind="rejected")
+    if verb.tag == "Reject" or reason:
+        why = reason[:WORDS_LIMIT] or "rejected"
+        return NoStream("hung-up", reason=f"the bot turned the call away with <{verb.tag}> ({why})", kind="rejected")
+    return NoStream("hung-up", reason="the bot hung up with <Hangup> before any stream", kind="hung-up")
+
+
+def _tags(elements: Iterable[Element]) -> str:
+    return ", ".join(f"<{each.tag}>" for each in elements)
