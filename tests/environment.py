@@ -6,11 +6,11 @@ import os
 
 import pytest
 
-from wsvoice.providers import PROVIDERS, load_provider
+from wsvoice.providers import PROVIDERS, load_company
 
 #: A provider's own prefix takes its credentials along, and what its SDK or pipecat reads besides.
 _PREFIXES = ("WSVOICE_", "NGROK_", "PIPECAT_", *(f"{name.upper()}_" for name in PROVIDERS))
-_CREDENTIALS = frozenset(name for provider in PROVIDERS for name in load_provider(provider).credential_names)
+_CREDENTIALS = frozenset(name for provider in PROVIDERS for name in load_company(provider).credential_names)
 
 
 def is_setting(name: str) -> bool:

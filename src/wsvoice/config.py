@@ -916,6 +916,6 @@ def _credentials(environ: Mapping[str, str], dotenv: Mapping[str, str]) -> dict[
 
 def _credential_names() -> Mapping[str, None]:
     """Return the variables that hold the providers' credentials, in their order."""
-    from wsvoice.providers import PROVIDERS, load_provider
+    from wsvoice.providers import PROVIDERS, load_company
 
-    return dict.fromkeys(name for provider in PROVIDERS for name in load_provider(provider).credential_names)
+    return dict.fromkeys(name for provider in PROVIDERS for name in load_company(provider).credential_names)

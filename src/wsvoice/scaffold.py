@@ -32,7 +32,7 @@ from urllib.request import url2pathname
 
 from wsvoice.config import did_you_mean
 from wsvoice.errors import ScaffoldError, UsageError
-from wsvoice.providers import PROVIDERS, load_provider
+from wsvoice.providers import PROVIDERS, load_company
 
 MANIFEST = "template.toml"
 #: What a project is called unless the user says otherwise.
@@ -182,7 +182,7 @@ def _texts(
 ) -> list[str]:
     """Return the texts in a project's files that depend on what the user chose."""
     picked = {f"{choice}: {option}": template.choices[choice].options[option] for choice, option in options.items()}
-    loaded = [load_provider(each) for each in providers]
+    loaded = [load_company(each) for each in providers]
     # The secret that webhooks are verified with; a company that signs none is known by a user and a password.
     needed = [(each.title, each.credential_names[: 1 if each.signs else 2]) for each in loaded]
     env: list[str] = []

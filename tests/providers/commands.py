@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from wsvoice.errors import RemoteProtocolError
-from wsvoice.providers.base import ControlsCalls, WebhookRequest
+from wsvoice.providers.base import FakeApi, WebhookRequest
 
 
-def hung_up(provider: ControlsCalls, request: WebhookRequest) -> str | None:
+def hung_up(provider: FakeApi, request: WebhookRequest) -> str | None:
     """Return the call that a request ends; ``None`` if it ends none."""
     try:
         command = provider.read_command(request)

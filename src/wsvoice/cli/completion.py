@@ -47,10 +47,10 @@ def transports(context: typer.Context, incomplete: str) -> list[str]:
 def quirks(context: typer.Context, incomplete: str) -> list[str]:
     """Complete a way in which the provider that was named can be made to deviate."""
     from wsvoice.config import DialConfig
-    from wsvoice.providers import PROVIDERS, load_provider
+    from wsvoice.providers import PROVIDERS, load_simulator
 
     name = context.params.get("transport") or DialConfig().transport
-    known = load_provider(name).quirks if name in PROVIDERS else {}
+    known = load_simulator(name).quirks if name in PROVIDERS else {}
     written = [f"{quirk}={value}" for quirk, about in known.items() for value in about.choices or ("",)]
     return _starting(incomplete, ["list", *written])
 

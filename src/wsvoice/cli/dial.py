@@ -285,10 +285,10 @@ def dial(
 def list_quirks(output: Output, transport: str | None) -> None:
     """Print how a provider can be made to deviate; every provider, unless one was chosen."""
     from wsvoice.dial.quirks import describe_quirks
-    from wsvoice.providers import PROVIDERS, load_provider
+    from wsvoice.providers import PROVIDERS, load_simulator
 
     for name in [transport] if transport else PROVIDERS:
-        provider = load_provider(name)
+        provider = load_simulator(name)
         quirks = describe_quirks(provider)
         output.line(f"{provider.title}'s quirks:" if quirks else f"{provider.title} has no quirks")
         output.fields((written, help) for written, help in quirks)

@@ -257,9 +257,9 @@ def show_banner(output: Output, bot: LoadedBot, config: RunConfig, ready: Ready)
         show_plain_banner(output, bot, config, ready)
         return
     from wsvoice.http import is_loopback
-    from wsvoice.providers import PROVIDERS, load_provider
+    from wsvoice.providers import PROVIDERS, load_server
 
-    providers = [load_provider(name, config.credentials) for name in ready.provider_names]
+    providers = [load_server(name, config.credentials) for name in ready.provider_names]
     local = ready.url.rstrip("/")
     public = ready.public_url.rstrip("/") if ready.public_url else None
 

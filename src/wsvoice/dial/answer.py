@@ -18,7 +18,7 @@ from wsvoice.call import Call
 from wsvoice.dial.journal import Journal
 from wsvoice.dial.target import DEFAULT_TARGET, Detour, Reach, shortened
 from wsvoice.errors import DialError, HttpError, RemoteProtocolError
-from wsvoice.providers.base import Callback, HttpRequest, Progress, Provider, ReportsProgress, WebhookRequest
+from wsvoice.providers.base import Callback, HttpRequest, Progress, Simulator, WebhookRequest
 
 #: More redirects no provider follows.
 MAX_REDIRECTS = 10
@@ -84,7 +84,7 @@ class Webhook:
 
     def __init__(
         self,
-        provider: Provider,
+        provider: Simulator,
         url: str,
         *,
         method: Literal["GET", "POST"],
@@ -222,10 +222,10 @@ class Webhook:
         """
         return await self._send(self._provider.sign(request, now=time.time()), timeout_s)
 
-    async def report(self, provider: ReportsProgress, call: Call, stage: Progress, duration_s: float) -> None:
+    async def report(self, call: Call, stage: Progress, duration_s: float) -> None:
         """Tell the server how `call` goes on, where the provider does; no call fails for what it makes of it."""
         now = time.time()
-        request = provider.progress_webhook(
+        request = self._provider.progress_webhook(
             call, self.url, stage, duration_s=duration_s, method=self._method, quirks=self._quirks, now=now
         )
         if request is None:

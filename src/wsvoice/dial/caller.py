@@ -36,9 +36,9 @@ from wsvoice.dial.target import Detour, Reach, Target, parse_target, shortened
 from wsvoice.dial.voice import Voice
 from wsvoice.errors import DialError, HttpError, RemoteProtocolError, UsageError
 from wsvoice.http import failure_kind, is_loopback
-from wsvoice.providers import load_provider
-from wsvoice.providers.base import Command, Progress, ReportsProgress, Side, StreamRequest
-from wsvoice.providers.documents import split_credentials
+from wsvoice.providers import load_simulator
+from wsvoice.providers.base import Command, Progress, StreamRequest
+from wsvoice.providers.urls import split_credentials
 from wsvoice.speech import speak
 
 if TYPE_CHECKING:
@@ -180,12 +180,12 @@ class _Caller:
         self._clock = clock
         self._limits = limits
         self._bot_credentials: Mapping[str, str] = {}
-        self._provider = load_provider(config.transport, config.credentials)
+        self._provider = load_simulator(config.transport, config.credentials)
         self._behaviour = read_behaviour(self._provider, config.quirks)
         if target.kind == "bot":
             # Made for this call, so that the real ones stay out of it.
             carriers, self._bot_credentials = self._provider.test_credentials(secrets.token_bytes(32))
-            self._provider = load_provider(config.transport, carriers)
+            self._provider = load_simulator(config.transport, carriers)
         elif self._behaviour.by_commands:
             raise UsageError(
                 "a call that is answered through the provider's API needs a simulated one, which no server knows",
@@ -255,7 +255,7 @@ class _Caller:
             url = await self._serve(stack)
         if self._target.kind == "stream":
             # No answer names a format, so it is what the provider streams by itself.
-            usual = self._provider.stream(Side.CARRIER, config.quirks)
+            usual = self._provider.stream(config.quirks)
             address, credentials = split_credentials(url)
             request = StreamRequest(
                 url=address,
@@ -370,8 +370,8 @@ class _Caller:
 
     async def _progress(self, stage: Progress, duration_s: float = 0.0) -> None:
         """Tell the webhook how the call goes on, where the provider does."""
-        if self._webhook is not None and isinstance(self._provider, ReportsProgress):
-            await self._webhook.report(self._provider, self._call, stage, duration_s)
+        if self._webhook is not None:
+            await self._webhook.report(self._call, stage, duration_s)
 
     async def _probe_webhook(self, webhook: Webhook) -> None:
         status = await webhook.probe(self._new_call())
@@ -392,8 +392,8 @@ class _Caller:
     async def _serve(self, stack: AsyncExitStack) -> str:
         journal, provider = self._journal, self._provider
         # The API knows what the bot was given, and the simulated carrier what it signs with.
-        asked = load_provider(provider.name, self._bot_credentials)
-        api = FakeRestApi(asked, self._call, self._take_command, journal, self._config.quirks)
+        owner = load_simulator(provider.name, self._bot_credentials)
+        api = FakeRestApi(owner, self._call, self._take_command, journal, self._config.quirks)
         self._api = await stack.enter_async_context(api)
         environ = {**os.environ, **self._config.environ}
         environ = bot_environment(environ, provider, self._bot_credentials, api.url)

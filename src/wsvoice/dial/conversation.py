@@ -32,7 +32,7 @@ from wsvoice.dial.report import CallReport, EndedBy
 from wsvoice.dial.script import SILENCE_MS, STEP_MS, Speaker
 from wsvoice.dial.target import shortened
 from wsvoice.errors import DialError, RemoteProtocolError
-from wsvoice.providers.base import Command, Provider, RepliesToErrors, Side, StreamRequest, StreamStatus
+from wsvoice.providers.base import Command, RepliesToErrors, Simulator, StreamRequest, StreamStatus
 from wsvoice.providers.events import (
     Audio,
     Clear,
@@ -105,7 +105,7 @@ class Dialogue:
         flow: How the call goes on when the bot has closed a stream, where a document says it.
     """
 
-    provider: Provider
+    provider: Simulator
     call: Call
     request: StreamRequest
     listener: Listener
@@ -279,7 +279,7 @@ class Conversation:
     def _new_line(self, socket: ClientConnection) -> Line:
         return Line(
             socket,
-            self._provider.stream(Side.CARRIER, self._quirks),
+            self._provider.stream(self._quirks),
             self._take,
             clock=self._clock,
             reorder=self._behaviour.reorder,

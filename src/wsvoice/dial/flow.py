@@ -12,17 +12,16 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from wsvoice.call import Call
-from wsvoice.dial.answer import Asked, Webhook
+from wsvoice.dial.answer import Asked, Webhook, no_stream
 from wsvoice.dial.journal import Journal
 from wsvoice.errors import DialError, HttpError, RemoteProtocolError
 from wsvoice.http import is_loopback
 from wsvoice.providers.base import (
     Callback,
     Command,
-    FollowsDocuments,
     NoStream,
     Occasion,
-    Provider,
+    Simulator,
     StreamRequest,
     StreamStatus,
     WebhookRequest,
@@ -50,7 +49,7 @@ class CallFlow:
 
     def __init__(
         self,
-        provider: Provider,
+        provider: Simulator,
         webhook: Webhook,
         *,
         journal: Journal,
@@ -58,7 +57,6 @@ class CallFlow:
         force_ws: bool = False,
     ) -> None:
         self._provider = provider
-        self._follower = provider if isinstance(provider, FollowsDocuments) else None
         self._webhook = webhook
         self._journal = journal
         self._quirks = quirks
@@ -77,18 +75,17 @@ class CallFlow:
         Raises:
             DialError: If no stream comes of it, in words for the report.
         """
-        while self._follower is not None:
+        while True:
             self._base_url = asked.url
-            document = self._webhook.read(asked, self._follower.read_document)
+            document = self._webhook.read(asked, self._provider.read_answer)
             if isinstance(document, StreamRequest):
                 return document
             if isinstance(document, NoStream):
-                break
+                raise no_stream(RemoteProtocolError(document.kind, document.reason), self._journal)
             for verb in document.skipped:
                 self._journal.tell("note", f"a real call would do first: {verb}")
             self._count()
-            asked = await self._ask(self._follower, call, document.callback, "redirect", answered=False)
-        return self._webhook.read(asked, self._provider.read_answer)
+            asked = await self._ask(call, document.callback, "redirect", answered=False)
 
     async def after(self, call: Call, request: StreamRequest) -> StreamRequest | None:
         """
@@ -97,45 +94,41 @@ class CallFlow:
         ``None`` if there is none, and the call ends or leaves the bot. What is wrong with a document is a finding, for
         the stream before was in order.
         """
-        assert self._follower is not None
         try:
             if request.action is not None:
                 self._count()
-                asked = await self._ask(self._follower, call, request.action, "action")
-                return await self._follow(self._follower, call, asked)
-            return await self._read(self._follower, call, request.rest, "application/xml")
+                asked = await self._ask(call, request.action, "action")
+                return await self._follow(call, asked)
+            return await self._read(call, request.rest, "application/xml")
         except DialError as error:
             self._journal.find("W6", "fail", error.message)
             return None
 
     async def update(self, call: Call, command: Command) -> StreamRequest | None:
         """Return the stream with which `call` goes on as an update through the API says; as in :meth:`after`."""
-        assert self._follower is not None
         self._base_url = self._webhook.url
         try:
             self._count()
             if command.callback is None:
-                return await self._read(self._follower, call, command.document, "application/xml")
-            return await self._follow(
-                self._follower, call, await self._ask(self._follower, call, command.callback, "update")
-            )
+                return await self._read(call, command.document, "application/xml")
+            return await self._follow(call, await self._ask(call, command.callback, "update"))
         except DialError as error:
             self._journal.find("W6", "fail", error.message)
             return None
 
-    async def _follow(self, follower: FollowsDocuments, call: Call, asked: Asked) -> StreamRequest | None:
+    async def _follow(self, call: Call, asked: Asked) -> StreamRequest | None:
         self._base_url = asked.url
         response = asked.response
         if response.status == 204:
             self._journal.tell("note", "the server has no more to say: the call ends")
             return None
-        return await self._read(follower, call, response.body, response.headers.get("content-type", ""))
+        return await self._read(call, response.body, response.headers.get("content-type", ""))
 
-    async def _read(
-        self, follower: FollowsDocuments, call: Call, body: bytes, content_type: str
-    ) -> StreamRequest | None:
+    async def _read(self, call: Call, body: bytes, content_type: str) -> StreamRequest | None:
         try:
-            document = follower.read_document(body, content_type, base_url=self._base_url, quirks=self._quirks)
+            document = self._provider.read_answer(
+                body, content_type, base_url=self._base_url, quirks=self._quirks, first=False
+            )
         except RemoteProtocolError as error:
             raise DialError(f"the next document cannot be used: {error.message}") from error
         if isinstance(document, NoStream):
@@ -146,8 +139,8 @@ class CallFlow:
         for verb in document.skipped:
             self._journal.tell("note", f"a real call would do next: {verb}")
         self._count()
-        asked = await self._ask(follower, call, document.callback, "redirect")
-        return await self._follow(follower, call, asked)
+        asked = await self._ask(call, document.callback, "redirect")
+        return await self._follow(call, asked)
 
     def _tell_end(self, document: NoStream) -> None:
         verbs = list(document.skipped)
@@ -158,9 +151,7 @@ class CallFlow:
         if document.how == "transferred":
             self._journal.tell("hang-up", f"the bot transfers the call to {document.to}")
 
-    async def _ask(
-        self, follower: FollowsDocuments, call: Call, callback: Callback, occasion: Occasion, *, answered: bool = True
-    ) -> Asked:
+    async def _ask(self, call: Call, callback: Callback, occasion: Occasion, *, answered: bool = True) -> Asked:
         what = "the answer's <Redirect>" if occasion == "redirect" else "<Connect action>"
         if occasion == "update":
             what = "the call's update"
@@ -168,7 +159,7 @@ class CallFlow:
 
         def render(url: str, method: Literal["GET", "POST"], now: float) -> WebhookRequest:
             at = Callback(url, method)
-            return follower.next_webhook(call, at, occasion, answered=answered, quirks=self._quirks, now=now)
+            return self._provider.next_webhook(call, at, occasion, answered=answered, quirks=self._quirks, now=now)
 
         return await self._webhook.ask(render, callback)
 
@@ -203,7 +194,7 @@ class CallFlow:
     def tell(self, call: Call, request: StreamRequest, status: StreamStatus, *, error: str = "") -> None:
         """Tell the stream's status callback, if the document names one, what has become of it; nothing waits for it."""
         callback = request.status_callback
-        if self._follower is None or callback is None:
+        if callback is None:
             return
         if not self._webhook.is_same_server(callback.url):
             url = callback.url[:_TEXT_LIMIT]
@@ -211,9 +202,11 @@ class CallFlow:
                 "note", f"the status callback {url} is on another server, which a test call leaves alone"
             )
             return
-        told = self._follower.stream_webhook(
+        told = self._provider.stream_webhook(
             call, callback, status, name=request.name, error=error[:_TEXT_LIMIT], now=time.time()
         )
+        if told is None:
+            return
         before = self._telling
 
         async def send() -> None:

@@ -14,8 +14,8 @@ from wsvoice.audio import AudioFormat, Encoding
 from wsvoice.config import did_you_mean
 from wsvoice.dial.script import STEP_MS
 from wsvoice.errors import UsageError
-from wsvoice.providers import PROVIDERS, load_provider
-from wsvoice.providers.base import Provider
+from wsvoice.providers import PROVIDERS, load_simulator
+from wsvoice.providers.base import Simulator
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Behaviour:
     by_commands: bool = False
 
 
-def describe_quirks(provider: Provider) -> list[tuple[str, str]]:
+def describe_quirks(provider: Simulator) -> list[tuple[str, str]]:
     """Return each quirk of `provider`'s as it is written, and what it changes, with its default."""
     return [
         (f"{name}={'|'.join(quirk.choices) or 'VALUE'}", f"{quirk.help} (default: {quirk.default})")
@@ -50,7 +50,7 @@ def describe_quirks(provider: Provider) -> list[tuple[str, str]]:
     ]
 
 
-def read_behaviour(provider: Provider, quirks: Mapping[str, str]) -> Behaviour:
+def read_behaviour(provider: Simulator, quirks: Mapping[str, str]) -> Behaviour:
     """
     Check `quirks`, and return what they ask of the caller.
 
@@ -74,7 +74,7 @@ def read_behaviour(provider: Provider, quirks: Mapping[str, str]) -> Behaviour:
     )
 
 
-def _check(provider: Provider, name: str, value: str) -> None:
+def _check(provider: Simulator, name: str, value: str) -> None:
     quirk = provider.quirks.get(name)
     if quirk is None:
         raise UsageError(f"{provider.title} has no quirk {name!r}", hint=_mend(provider, name))
@@ -85,10 +85,10 @@ def _check(provider: Provider, name: str, value: str) -> None:
         )
 
 
-def _mend(provider: Provider, name: str) -> str:
+def _mend(provider: Simulator, name: str) -> str:
     """Say who has the quirk `name`, or what it may have meant."""
-    if others := [each for each in PROVIDERS if name in load_provider(each).quirks]:
-        titles = " and ".join(load_provider(each).title for each in others)
+    if others := [each for each in PROVIDERS if name in load_simulator(each).quirks]:
+        titles = " and ".join(load_simulator(each).title for each in others)
         return f"{titles} {'has' if len(others) == 1 else 'have'} it: dial with -t {' or -t '.join(others)}"
     if not provider.quirks:
         return "it has none; `wsvoice dial --quirk list` lists every provider's"

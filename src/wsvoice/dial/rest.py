@@ -29,10 +29,9 @@ from wsvoice.dial.journal import Journal
 from wsvoice.errors import RemoteProtocolError
 from wsvoice.providers.base import (
     Answer,
-    AnswersByRequest,
     Command,
-    ControlsCalls,
-    Provider,
+    FakeApi,
+    Simulator,
     StreamRequest,
     WebhookRequest,
 )
@@ -60,7 +59,7 @@ class FakeRestApi:
 
     def __init__(
         self,
-        provider: Provider,
+        provider: Simulator,
         call: Call,
         on_command: Callable[[Command], None],
         journal: Journal,
@@ -135,37 +134,36 @@ class FakeRestApi:
 
     def _answer(self, request: WebhookRequest) -> Answer:
         provider = self._provider
-        if not isinstance(provider, ControlsCalls):
+        api = provider.fake_api()
+        if api is None:
             self._journal.tell("note", f"{provider.title}'s API is not simulated")
             return Answer(json.dumps({"status": 404}), "application/json", 404)
-        if not provider.is_authorised(request):
+        if not api.is_authorised(request):
             self._journal.tell("note", "the simulated REST API was asked with other credentials than the bot was given")
-            return provider.api_error(401, "Authenticate: these are not the credentials of the test call")
+            return api.api_error(401, "Authenticate: these are not the credentials of the test call")
         try:
-            if (answered := self._answer_call(provider, request)) is not None:
+            if (answered := self._answer_call(api, request)) is not None:
                 return answered
-            command = provider.read_command(request)
+            command = api.read_command(request)
         except RemoteProtocolError as error:
             self._journal.tell("note", f"the simulated REST API refuses {self._asked(request)}: {error.message}")
-            return provider.api_error(400, error.message)
+            return api.api_error(400, error.message)
         if command is None or command.call_id != self._call.call_id:
             what = self._asked(request)
             if command is not None:
                 what = "another call's hang-up" if command.kind == "hang-up" else f"another call: {what}"
             self._journal.tell("note", f"the simulated REST API does not know {what[:200]}")
-            return provider.api_error(404, "The requested resource was not found")
+            return api.api_error(404, "The requested resource was not found")
         if command.kind == "hang-up":
             self.status = "completed"
         if command.kind != "look-up":
             self._on_command(command)
-        return provider.command_answer(command, self._call, self.status)
+        return api.command_answer(command, self._call, self.status)
 
-    def _answer_call(self, provider: ControlsCalls, request: WebhookRequest) -> Answer | None:
+    def _answer_call(self, api: FakeApi, request: WebhookRequest) -> Answer | None:
         """Take a request that answers the call; ``None`` if it is another one."""
-        if not isinstance(provider, AnswersByRequest):
-            return None
         try:
-            stream = provider.read_answer_request(request, call_id=self._call.call_id, quirks=self._quirks)
+            stream = api.read_answer_request(request, call_id=self._call.call_id, quirks=self._quirks)
         except RemoteProtocolError as error:
             if not self.answered.done():
                 self.answered.set_exception(error)
@@ -174,7 +172,7 @@ class FakeRestApi:
             return None
         if not self.answered.done():
             self.answered.set_result(stream)
-        return provider.command_answer(Command("digits", self._call.call_id), self._call, self.status)
+        return api.command_answer(Command("digits", self._call.call_id), self._call, self.status)
 
     def _asked(self, request: WebhookRequest) -> str:
         return f"{request.method} {request.url[len(self.url) :]}"[:200]

@@ -26,7 +26,7 @@ from typing import Any, Self
 from wsvoice.config import CAUSES_VARIABLE
 from wsvoice.dial.report import Cause
 from wsvoice.errors import DialError, UsageError
-from wsvoice.providers.base import Provider
+from wsvoice.providers.base import Simulator
 
 #: The server, before its arguments.
 PROGRAM = (sys.executable, "-m", "wsvoice", "run")
@@ -47,7 +47,7 @@ _NOT_HERE = ("WSVOICE_NUMBER", "WSVOICE_RELOAD", "WSVOICE_WORKERS")
 
 
 def bot_environment(
-    environ: Mapping[str, str], provider: Provider, credentials: Mapping[str, str], api_url: str | None
+    environ: Mapping[str, str], provider: Simulator, credentials: Mapping[str, str], api_url: str | None
 ) -> dict[str, str]:
     """
     Return the environment for a served bot.

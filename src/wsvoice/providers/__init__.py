@@ -13,15 +13,18 @@ from typing import TYPE_CHECKING, Any, Literal
 from wsvoice.errors import UsageError
 
 if TYPE_CHECKING:
-    from wsvoice.providers.base import Server, Simulator
+    from wsvoice.providers.base import Company, Server, Simulator
 
 PROVIDERS: dict[str, str] = {
     "twilio": "Twilio",
-    "telnyx": "Telnyx",
-    "plivo": "Plivo",
-    "exotel": "Exotel",
     "signalwire": "SignalWire",
 }
+
+
+def load_company(name: str, credentials: Mapping[str, str] | None = None) -> Company:
+    """Return the facts about the provider called `name`; arguments and errors as in :func:`load_server`."""
+    company: Company = _load(name, "company")(credentials or {})
+    return company
 
 
 def load_server(name: str, credentials: Mapping[str, str] | None = None) -> Server:
@@ -46,9 +49,9 @@ def load_simulator(name: str, credentials: Mapping[str, str] | None = None) -> S
     return simulator
 
 
-def _load(name: str, half: Literal["server", "simulator"]) -> Any:
+def _load(name: str, part: Literal["company", "server", "simulator"]) -> Any:
     if name not in PROVIDERS:
         known = ", ".join(PROVIDERS)
         raise UsageError(f"no provider is called {name!r}", hint=f"known are: {known}")
-    module = import_module(f"wsvoice.providers.{name}.{half}")
-    return getattr(module, PROVIDERS[name] + half.title())
+    module = import_module(f"wsvoice.providers.{name}.{part}")
+    return getattr(module, PROVIDERS[name] + part.title())

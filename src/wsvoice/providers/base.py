@@ -6,8 +6,9 @@ reading and verifying webhooks, answering them, and the bot's end of the stream.
 dial`` needs: playing the company, from the webhook to the carrier's end of the stream. What both send over the network
 is plain values in, plain values out: nothing here opens a socket, reads a clock or looks at the environment.
 
-A company's package states what is different about it: ``server.py``, ``simulator.py``, ``stream.py`` with the spelling
-of its messages, and where there is one ``rest.py`` with requests to its API and ``fake_api.py`` with its answers.
+A company's package states what is different about it: ``company.py`` what both ends need, ``stream.py`` how its
+messages are spelt, ``server.py`` and ``simulator.py`` the two halves, and where there is an API ``rest.py`` requests to
+it and ``fake_api.py`` its answers in a test call.
 """
 
 from __future__ import annotations
@@ -622,7 +623,13 @@ class Simulator(Company):
         return None
 
     def read_answer(
-        self, body: bytes, content_type: str, *, base_url: str = "", quirks: Mapping[str, str] | None = None
+        self,
+        body: bytes,
+        content_type: str,
+        *,
+        base_url: str = "",
+        quirks: Mapping[str, str] | None = None,
+        first: bool = True,
     ) -> StreamRequest | Redirect | NoStream:
         """
         Read an answer document as the provider would: what it does first of what changes a call's course.
@@ -632,6 +639,7 @@ class Simulator(Company):
             content_type: The answer's ``Content-Type``.
             base_url: Where the document came from, which a relative URL starts at.
             quirks: What the simulated carrier does where the document leaves it open.
+            first: Whether the call begins with it. Whom it dials then is skipped, for the caller hears the bot after.
 
         Raises:
             RemoteProtocolError: If the provider could not read it.

@@ -249,7 +249,9 @@ class JsonStream:
             inner = content.get(name)
             reason = inner.get("reason") if isinstance(inner, dict) else content.get("reason")
             return StreamStopped(text_or_nothing(reason), sequence)
-        return Cleared(sequence) if kind is Cleared else Clear()
+        if kind is Cleared:
+            return Cleared(sequence)
+        return Clear() if kind is Clear else Unknown(name[:NAME_LIMIT])
 
     def read_start(self, content: dict[str, Any], sequence: int | None) -> StreamStarted:
         """Read the start message."""

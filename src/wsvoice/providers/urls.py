@@ -42,7 +42,7 @@ def read_stream_url(written: str, base_url: str = "") -> SplitResult:
         RemoteProtocolError: Of kind ``bad-url``.
     """
     if not written:
-        raise broken("bad-url", "the answer names no URL for the stream")
+        raise broken("bad-url", "the stream has no url")
     try:
         url = urlsplit(written)
         if not url.scheme:

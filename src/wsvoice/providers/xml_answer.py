@@ -202,7 +202,7 @@ class XmlSimulator(Simulator):
     def explain_no_stream(self, verbs: Sequence[Element]) -> str:
         """Say why a document opens no stream."""
         if not verbs:
-            return "the answer is an empty <Response>, which ends the call"
+            return "the answer holds nothing: an empty <Response> ends the call"
         for verb in verbs:
             if verb.tag in self.stream_parents:
                 inside = _tags(verb) or "nothing"

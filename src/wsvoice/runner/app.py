@@ -32,8 +32,8 @@ from wsvoice import http
 from wsvoice.call import Call
 from wsvoice.config import RunConfig
 from wsvoice.errors import HttpError, RemoteProtocolError, SignatureError, TokenError, WsvoiceError
-from wsvoice.providers import PROVIDERS, load_provider
-from wsvoice.providers.base import Answer, CallUpdate, HttpRequest, Provider, WebhookRequest
+from wsvoice.providers import PROVIDERS, load_server
+from wsvoice.providers.base import Answer, CallUpdate, HttpRequest, Server, WebhookRequest
 from wsvoice.runner import doorway
 from wsvoice.runner.accepted import MESSAGE_TOO_BIG
 from wsvoice.runner.bot_run import POLICY_VIOLATION
@@ -78,7 +78,7 @@ class Switchboard:
         self,
         bot: Bot,
         config: RunConfig,
-        providers: dict[str, Provider],
+        providers: dict[str, Server],
         *,
         on_call_ended: Callable[[CallRecord | ClientRecord], None] | None = None,
     ) -> None:
@@ -213,7 +213,7 @@ class Switchboard:
             self._refusals.warning(log, "webhook refused (403)", doorway.with_hint(error))
             return PlainTextResponse("The signature was used before.\n", 403)
 
-    def _note_update(self, provider: Provider, update: CallUpdate, log: Logger) -> None:
+    def _note_update(self, provider: Server, update: CallUpdate, log: Logger) -> None:
         """Log what a webhook reports about a call; a call that is over needs no place."""
         level = "WARNING" if update.failed else "INFO"
         detail = f": {update.detail[:UPDATE_LIMIT]}" if update.detail else ""
@@ -223,7 +223,7 @@ class Switchboard:
             self.gate.capacity.forget((provider.name, update.call_id))
             self.gate.replays.call_ended((provider.name, update.call_id))
 
-    async def _answer(self, provider: Provider, call: Call, request: Request, prefix: str, log: Logger) -> Response:
+    async def _answer(self, provider: Server, call: Call, request: Request, prefix: str, log: Logger) -> Response:
         """Answer the webhook of a call: keep a place, make a token, render the document."""
         stranger = None if self.gate.verifies(provider) else doorway.address(request, self.config)
         # A call that is running may finish, and so may go on with another stream.
@@ -266,7 +266,7 @@ class Switchboard:
             return False
         return True
 
-    async def _hang_up(self, provider: Provider, call: Call, log: Logger) -> None:
+    async def _hang_up(self, provider: Server, call: Call, log: Logger) -> None:
         """End the call by the provider's API, where closing its stream does not."""
         request = provider.hang_up(call)
         if request is None:
@@ -280,7 +280,7 @@ class Switchboard:
         if len(self._announced) > REMEMBERED_CALLS:
             self._announced.popitem(last=False)
 
-    def _find_provider(self, request: WebhookRequest, name: str | None) -> Provider | None:
+    def _find_provider(self, request: WebhookRequest, name: str | None) -> Server | None:
         if name is not None:
             return self.providers.get(name)
         if len(self.providers) == 1:
@@ -292,10 +292,10 @@ class Switchboard:
         other = self._other_path(request, None)
         return f"This is the webhook of a voice bot, and no provider's call{other or ''}. Webhooks: {paths}\n"
 
-    def _other_path(self, request: WebhookRequest, provider: Provider | None) -> str | None:
+    def _other_path(self, request: WebhookRequest, provider: Server | None) -> str | None:
         """Return where a webhook that came to the wrong address would be answered, as the end of a sentence."""
         for name in PROVIDERS:
-            other = self.providers.get(name) or load_provider(name, {})
+            other = self.providers.get(name) or load_server(name, {})
             if other.recognises(request) and (provider is None or provider.name != name):
                 if name in self.providers:
                     return f"; it looks like {other.title}'s, whose webhook is /{name}"
@@ -357,7 +357,7 @@ class Switchboard:
             close()
             place.leave()
 
-    def _admit(self, websocket: WebSocket, provider: Provider | None, token: str | None) -> tuple[Call | None, bool]:
+    def _admit(self, websocket: WebSocket, provider: Server | None, token: str | None) -> tuple[Call | None, bool]:
         """
         Return the call that the stream's token was made for, and whether it is a stranger's stream.
 
@@ -379,7 +379,7 @@ class Switchboard:
             raise TokenError("the stream carries no token")
         return None, doorway.is_public(websocket, self.config)
 
-    def _check_upgrade(self, websocket: WebSocket, provider: Provider, log: Logger) -> None:
+    def _check_upgrade(self, websocket: WebSocket, provider: Server, log: Logger) -> None:
         """
         Log whether the upgrade is signed, and how.
 
@@ -401,7 +401,7 @@ class Switchboard:
     async def _serve_stream(
         self,
         websocket: WebSocket,
-        provider: Provider | None,
+        provider: Server | None,
         announced: Call | None,
         log: Logger,
         *,
@@ -457,7 +457,7 @@ class Switchboard:
             self.sessions.discard(session)
         self._report(record)
 
-    def _stream_provider(self, name: str | None) -> Provider | None:
+    def _stream_provider(self, name: str | None) -> Server | None:
         if name is not None:
             return self.providers.get(name)
         return next(iter(self.providers.values())) if len(self.providers) == 1 else None
@@ -480,7 +480,7 @@ class Switchboard:
         query = connection.scope.get("query_string", b"").decode("latin-1")
         return f"{base}{path}?{query}" if query else f"{base}{path}"
 
-    def _signed_for(self, provider: Provider, asked: WebhookRequest, request: Request) -> str | None:
+    def _signed_for(self, provider: Server, asked: WebhookRequest, request: Request) -> str | None:
         """Return the host that a refused webhook is signed for, if it is not what the server takes for its own."""
         if self.config.public_url is not None or _is_signed(provider, asked):
             return None
@@ -537,7 +537,7 @@ def create_router(bot: Bot, config: RunConfig | None = None) -> APIRouter:
 
 
 def create_switchboard(
-    bot: Bot, config: RunConfig | None = None, providers: dict[str, Provider] | None = None
+    bot: Bot, config: RunConfig | None = None, providers: dict[str, Server] | None = None
 ) -> Switchboard:
     """Return what connects calls to `bot`, with pipecat prepared for it; `providers` if they are known already."""
     from wsvoice.runner.pipecat.call_transport import install
@@ -614,7 +614,7 @@ def _router(switchboard: Switchboard) -> APIRouter:
     )
 
 
-def _is_signed(provider: Provider, request: WebhookRequest) -> bool:
+def _is_signed(provider: Server, request: WebhookRequest) -> bool:
     try:
         provider.verify(request, now=time.time())
     except SignatureError:

@@ -12,15 +12,15 @@ from wsvoice.errors import RemoteProtocolError
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket
 
-    from wsvoice.providers.base import Provider
+    from wsvoice.providers.base import Server
 
 #: A provider's start is the first message or the second; whoever sends this many others is none.
 MESSAGE_LIMIT = 16
 
 
 async def detect_provider(
-    websocket: WebSocket, providers: Iterable[Provider], *, timeout_s: float, byte_limit: int
-) -> tuple[Provider | None, list[str | bytes]]:
+    websocket: WebSocket, providers: Iterable[Server], *, timeout_s: float, byte_limit: int
+) -> tuple[Server | None, list[str | bytes]]:
     """
     Read until a provider claims a message as its start.
 

@@ -26,8 +26,8 @@ from urllib.parse import urlsplit
 from wsvoice.call import Call
 from wsvoice.config import RunConfig, Verify
 from wsvoice.errors import ConfigError, SignatureError, TokenError
-from wsvoice.providers import PROVIDERS, load_provider
-from wsvoice.providers.base import Provider, WebhookRequest
+from wsvoice.providers import PROVIDERS, load_server
+from wsvoice.providers.base import Server, WebhookRequest
 
 #: How long a stream token is good for. Providers dial within seconds; Twilio gives up after 15.
 TOKEN_TTL_S = 60
@@ -57,7 +57,7 @@ def call_key(call: Call) -> CallKey:
     return call.provider, call.call_id
 
 
-def served_providers(config: RunConfig) -> dict[str, Provider]:
+def served_providers(config: RunConfig) -> dict[str, Server]:
     """
     Return the providers that a server with these settings serves, by name.
 
@@ -71,7 +71,7 @@ def served_providers(config: RunConfig) -> dict[str, Provider]:
         names = [config.transport] if config.transport in PROVIDERS else []
     else:
         names = list(PROVIDERS)
-    providers = {name: load_provider(name, config.credentials) for name in names}
+    providers = {name: load_server(name, config.credentials) for name in names}
     if config.verify == "off":
         return providers
     able = {name: each for name, each in providers.items() if each.signs and each.can_verify()}
@@ -103,13 +103,13 @@ def served_providers(config: RunConfig) -> dict[str, Provider]:
     return providers
 
 
-def _check_secret(provider: Provider) -> None:
+def _check_secret(provider: Server) -> None:
     with suppress(SignatureError):
         # No request is signed like this; a secret that is none is told now, and not by the first call.
         provider.verify(WebhookRequest("POST", "http://localhost/"), now=0.0)
 
 
-def _secrets(providers: Iterable[Provider]) -> str:
+def _secrets(providers: Iterable[Server]) -> str:
     return ", ".join(each.credential_names[0] for each in providers if each.signs)
 
 
@@ -561,11 +561,11 @@ class Gate:
     #: Set while the process drains: nobody new comes in.
     closed: bool = False
 
-    def verifies(self, provider: Provider) -> bool:
+    def verifies(self, provider: Server) -> bool:
         """Whether this provider's webhooks are checked."""
         return self.verify != "off" and provider.can_verify()
 
-    def check_webhook(self, provider: Provider, request: WebhookRequest, *, is_public: bool) -> None:
+    def check_webhook(self, provider: Server, request: WebhookRequest, *, is_public: bool) -> None:
         """
         Raise :exc:`~wsvoice.errors.SignatureError` unless this webhook comes from the provider.
 
@@ -590,9 +590,7 @@ class Gate:
             )
 
     @asynccontextmanager
-    async def admit(
-        self, provider: Provider, request: WebhookRequest, call_id: str
-    ) -> AsyncIterator[Callable[[], None]]:
+    async def admit(self, provider: Server, request: WebhookRequest, call_id: str) -> AsyncIterator[Callable[[], None]]:
         """
         Let a webhook in that was checked, unless it is a replay; see :meth:`ReplayGuard.admit`.
 
@@ -608,7 +606,7 @@ class Gate:
         with self.replays.admit(key, request_token, call) as succeed:
             yield succeed
 
-    def check_upgrade(self, provider: Provider, request: WebhookRequest) -> str | None:
+    def check_upgrade(self, provider: Server, request: WebhookRequest) -> str | None:
         """
         Return which form of its URL the upgrade is signed in; ``None`` if nothing is checked.
 
@@ -619,7 +617,7 @@ class Gate:
         return provider.verify_upgrade(request, now=time.time()) if self.verifies(provider) else None
 
 
-def _verify(provider: Provider, request: WebhookRequest) -> None:
+def _verify(provider: Server, request: WebhookRequest) -> None:
     """Verify a webhook; the URL of a site may be signed with its slash or without, and is asked with it either way."""
     now = time.time()
     try:

@@ -25,7 +25,7 @@ from wsvoice.runner.stream import TOLD_DIGITS
 if TYPE_CHECKING:
     from loguru import Logger
 
-    from wsvoice.providers.base import Provider
+    from wsvoice.providers.base import Server
     from wsvoice.runner.stream import StreamSocket
 
 #: https://www.rfc-editor.org/rfc/rfc6455#section-5.5
@@ -123,7 +123,7 @@ class Session:
         make_arguments: Callable[[Session, list[str]], Awaitable[Any]],
         config: RunConfig,
         *,
-        provider: Provider,
+        provider: Server,
         announced: Call | None,
         verified: bool,
         recall: Callable[[str], Call | None],

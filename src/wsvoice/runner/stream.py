@@ -19,7 +19,6 @@ from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from wsvoice.errors import RemoteProtocolError
-from wsvoice.providers.base import Side
 from wsvoice.providers.events import (
     Audio,
     Clear,
@@ -30,7 +29,7 @@ from wsvoice.providers.events import (
     StreamStopped,
     Unknown,
 )
-from wsvoice.providers.ordering import Reorderer
+from wsvoice.providers.reordering import Reorderer
 from wsvoice.runner.accepted import AcceptedSocket
 from wsvoice.runner.pacing import MAX_AHEAD_S, InputLimit, Pacer
 from wsvoice.runner.turns import TurnTimer
@@ -38,7 +37,7 @@ from wsvoice.runner.turns import TurnTimer
 if TYPE_CHECKING:
     from loguru import Logger
 
-    from wsvoice.providers.base import Provider, Stream
+    from wsvoice.providers.base import Server, Stream
 
 Sink = Callable[[Event], Awaitable[None]]
 
@@ -70,18 +69,18 @@ class StreamSocket(AcceptedSocket):
         receive: Receive,
         send: Send,
         *,
-        provider: Provider,
+        provider: Server,
         logger: Logger,
         lead_s: float = 0.1,
         message_limit: int = 64 * 1024,
         unread: Iterable[str | bytes] = (),
     ) -> None:
         super().__init__(scope, receive, send, logger=logger, message_limit=message_limit)
-        self.stream: Stream = provider.stream(Side.BOT)
+        self.stream: Stream = provider.stream()
         #: How long the carrier's pieces of audio are.
         self.carrier_frame_ms = provider.frame_ms
         #: Reads what a bot sends by itself, so that the record is right for every kind of bot.
-        self._mirror: Stream = provider.stream(Side.CARRIER)
+        self._mirror: Stream = provider.mirror()
         self.pacer = Pacer(lead_s)
         self.turns = TurnTimer()
         self._input_limit = InputLimit()

@@ -16,7 +16,7 @@ from wsvoice.providers.base import Answer, CallUpdate, Server, Side, Stream, Web
 from wsvoice.providers.callbacks import read_form_report
 from wsvoice.providers.fields import broken, read_signature, shown
 from wsvoice.providers.signing import Fields, SignedUrl, is_same
-from wsvoice.providers.twilio.signing import SETTINGS_HEADER, SigningKey, TwilioCompany, is_json, webhook_urls
+from wsvoice.providers.twilio.company import SETTINGS_HEADER, SigningKey, TwilioCompany, is_json, webhook_urls
 from wsvoice.providers.twilio.stream import TwilioStream
 from wsvoice.providers.urls import check_stream_url
 from wsvoice.providers.xml_writer import document, element

@@ -18,8 +18,8 @@ from wsvoice.errors import RemoteProtocolError
 from wsvoice.providers.base import Callback, FakeApi, Occasion, Stream, StreamStatus, WebhookRequest
 from wsvoice.providers.fields import broken, shown, write_time
 from wsvoice.providers.signing import Fields, SignedUrl
+from wsvoice.providers.twilio.company import SigningKey, TwilioCompany, is_json, write_settings
 from wsvoice.providers.twilio.fake_api import TwilioApi
-from wsvoice.providers.twilio.signing import SigningKey, TwilioCompany, is_json, write_settings
 from wsvoice.providers.twilio.stream import TwilioCarrier
 from wsvoice.providers.urls import form_request
 from wsvoice.providers.xml_answer import Reading, XmlSimulator

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsvoice.providers.events import Audio, Digit, Event, Mark
-from wsvoice.providers.ordering import WINDOW, Item, Reorderer
+from wsvoice.providers.reordering import WINDOW, Item, Reorderer
 
 
 def piece(chunk: int | None, track: str = "inbound", at_ms: int | None = None) -> Audio:

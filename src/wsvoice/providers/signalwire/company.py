@@ -1,0 +1,42 @@
+"""
+SignalWire's facts for both ends, and how it signs:
+https://github.com/signalwire/signalwire-python/blob/master/signalwire/request_validator.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from wsvoice.providers.signalwire.stream import CODECS
+from wsvoice.providers.signing import hmac_hex
+from wsvoice.providers.twilio.company import TwilioCompany
+
+
+class SignalWireCompany(TwilioCompany):
+    """SignalWire's facts."""
+
+    name: ClassVar[str] = "signalwire"
+    title: ClassVar[str] = "SignalWire"
+    credential_names: ClassVar[tuple[str, ...]] = (
+        "SIGNALWIRE_SIGNING_KEY",
+        "SIGNALWIRE_PROJECT_ID",
+        "SIGNALWIRE_API_TOKEN",
+        "SIGNALWIRE_SPACE",
+        "SIGNALWIRE_STREAM_CODEC",
+        "SIGNALWIRE_STREAM_REALTIME",
+    )
+    secret_name: ClassVar[str] = "SIGNALWIRE_SIGNING_KEY"
+    shared_key_name: ClassVar[str] = ""
+    signature_header: ClassVar[str] = "X-SignalWire-Signature"
+
+    def __init__(self, credentials: Mapping[str, str]) -> None:
+        super().__init__(credentials)
+        self.codec = self.setting("SIGNALWIRE_STREAM_CODEC", "PCMU@8000h", CODECS)
+        # Unless told, SignalWire buffers what the bot says, and may play it late.
+        self.realtime = self.setting("SIGNALWIRE_STREAM_REALTIME", "true", ("true", "false"))
+
+    def sign_json(self, url: str, body: bytes) -> str:
+        """Return the signature of a JSON body, which is signed as it is, after the URL."""
+        content = url.encode("utf-8", "surrogatepass") + body
+        return hmac_hex(self.credential(self.secret_name), content, "sha1")
