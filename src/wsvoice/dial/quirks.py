@@ -1,45 +1,19 @@
 """
 Quirks: ways in which the simulated carrier can be made to deviate from what it does by itself.
 
-Which there are is a provider's to say. Those that concern how messages are spelt are carried out by its stream;
-those of the caller's behaviour are read here.
+Which there are is a provider's to say, and so is what they change.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 
-from wsvoice.audio import AudioFormat, Encoding
 from wsvoice.config import did_you_mean
 from wsvoice.dial.script import STEP_MS
-from wsvoice.errors import UsageError
+from wsvoice.errors import ConfigError, UsageError
 from wsvoice.providers import PROVIDERS, load_simulator
-from wsvoice.providers.base import Simulator
-
-
-@dataclass(frozen=True, slots=True)
-class Behaviour:
-    """
-    What the caller does differently.
-
-    Attributes:
-        frame_ms: How much audio a media message holds.
-        reorder: How likely a media message is to change places with the next one.
-        start_delay_s: How long the stream's start waits after the socket has opened.
-        silent: No media is sent at all.
-        return_cleared_marks: Whether marks come back when their audio is cleared.
-        leg_format: The format of the telephone network's leg, which a document that names no codec gets.
-        by_commands: The webhook is only acknowledged, and the call answered through the provider's API.
-    """
-
-    frame_ms: int
-    reorder: float = 0.0
-    start_delay_s: float = 0.0
-    silent: bool = False
-    return_cleared_marks: bool = True
-    leg_format: AudioFormat | None = None
-    by_commands: bool = False
+from wsvoice.providers.base import Behaviour, Simulator
 
 
 def describe_quirks(provider: Simulator) -> list[tuple[str, str]]:
@@ -59,19 +33,13 @@ def read_behaviour(provider: Simulator, quirks: Mapping[str, str]) -> Behaviour:
     """
     for name, value in quirks.items():
         _check(provider, name, value)
-    values = {name: quirk.default for name, quirk in provider.quirks.items()} | dict(quirks)
-    frame_ms = _number(values, "frame-ms", provider.frame_ms, most=1000)
-    if frame_ms < STEP_MS or frame_ms % STEP_MS:
-        raise UsageError(f"the quirk frame-ms takes a multiple of {STEP_MS}, got {frame_ms:g}")
-    return Behaviour(
-        frame_ms=int(frame_ms),
-        reorder=_number(values, "reorder", 0.0, most=1.0),
-        start_delay_s=_number(values, "start-delay", 0.0, most=3600.0),
-        silent=values.get("silent") == "yes",
-        return_cleared_marks=provider.cleared_marks == "returned" or values.get("echo-cleared-marks") == "yes",
-        leg_format=AudioFormat(Encoding(values["leg-codec"])) if values.get("leg-codec") else None,
-        by_commands=values.get("webhook") == "call-control",
-    )
+    try:
+        behaviour = provider.behaviour(quirks)
+    except ConfigError as error:
+        raise UsageError(error.message, hint=error.hint) from None
+    if behaviour.frame_ms < STEP_MS or behaviour.frame_ms % STEP_MS:
+        raise UsageError(f"the quirk frame-ms takes a multiple of {STEP_MS}, got {behaviour.frame_ms:g}")
+    return replace(behaviour, frame_ms=int(behaviour.frame_ms))
 
 
 def _check(provider: Simulator, name: str, value: str) -> None:
@@ -95,16 +63,3 @@ def _mend(provider: Simulator, name: str) -> str:
     if meant := did_you_mean(name, provider.quirks):
         return meant
     return f"known are: {'; '.join(f'{written} ({help})' for written, help in describe_quirks(provider))}"
-
-
-def _number(values: Mapping[str, str], name: str, default: float, *, most: float) -> float:
-    text = values.get(name)
-    if text is None:
-        return default
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number <= most:
-        raise UsageError(f"the quirk {name} takes a number from 0 to {most:g}, got {text!r}")
-    return number

@@ -17,7 +17,7 @@ import hashlib
 import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
 from itertools import islice
@@ -251,11 +251,39 @@ class Quirk:
         default: What it does unless told.
         help: What it changes, in one line.
         choices: The values it takes; empty for any.
+        most: Of a number, the largest.
+        sets: The field of :class:`Behaviour` that it sets; empty where only the company's own stream knows it.
     """
 
     default: str
     help: str
     choices: tuple[str, ...] = ()
+    most: float = 0.0
+    sets: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Behaviour:
+    """
+    How a simulated call behaves.
+
+    Attributes:
+        frame_ms: How much audio a media message holds.
+        reorder: How likely a media message is to change places with the next one.
+        start_delay_s: How long the stream's start waits after the socket has opened.
+        silent: No media is sent at all.
+        return_cleared_marks: Whether marks come back when their audio is cleared.
+        leg_format: The format of the telephone network's leg, which a document that names no codec gets.
+        by_commands: The webhook is only acknowledged, and the call answered through the provider's API.
+    """
+
+    frame_ms: int = 20
+    reorder: float = 0.0
+    start_delay_s: float = 0.0
+    silent: bool = False
+    return_cleared_marks: bool = True
+    leg_format: AudioFormat | None = None
+    by_commands: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -494,6 +522,23 @@ class Simulator(Company):
             raise ConfigError(f"the quirk {name} is one of {', '.join(quirk.choices)}, not {shown(value)}")
         return value
 
+    def behaviour(self, quirks: Mapping[str, str]) -> Behaviour:
+        """
+        Return how a call behaves with `quirks`.
+
+        Raises:
+            ConfigError: If a quirk does not take its value.
+        """
+        chosen: dict[str, Any] = {}
+        for name, quirk in self.quirks.items():
+            value = self.quirk(quirks, name)
+            if quirk.most:
+                chosen[quirk.sets] = _read_number(name, value, quirk.most)
+            elif quirk.sets:
+                chosen[quirk.sets] = value == "yes"
+        usual = Behaviour(frame_ms=self.frame_ms, return_cleared_marks=self.cleared_marks == "returned")
+        return replace(usual, **chosen)
+
     def new_call(self, *, from_number: str, to_number: str, parameters: Mapping[str, str], seed: bytes) -> Call:
         """Invent a call and its stream, with ids of the provider's shape; `seed` is at least 32 random bytes."""
         call_id, stream_id, account_id = self.new_ids(seed)
@@ -653,6 +698,16 @@ class Simulator(Company):
     def fake_api(self) -> FakeApi | None:
         """Return what answers in the place of the company's REST API during a test call; ``None`` if nothing does."""
         return None
+
+
+def _read_number(name: str, written: str, most: float) -> float:
+    try:
+        number = float(written)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= most:
+        raise ConfigError(f"the quirk {name} takes a number from 0 to {most:g}, got {written!r}")
+    return number
 
 
 class FakeApi(Protocol):
