@@ -27,12 +27,11 @@ from wsvoice.dial.line import Line
 from wsvoice.dial.listener import Listener
 from wsvoice.dial.playback import MAX_MARK_NAMES, MAX_MARKS, Playback
 from wsvoice.dial.probe import Hazards
-from wsvoice.dial.quirks import Behaviour
 from wsvoice.dial.report import CallReport, EndedBy
 from wsvoice.dial.script import SILENCE_MS, STEP_MS, Speaker
 from wsvoice.dial.target import shortened
 from wsvoice.errors import DialError, RemoteProtocolError
-from wsvoice.providers.base import Command, RepliesToErrors, Simulator, StreamRequest, StreamStatus
+from wsvoice.providers.base import Behaviour, Command, RepliesToErrors, Simulator, StreamRequest, StreamStatus
 from wsvoice.providers.events import (
     Audio,
     Clear,

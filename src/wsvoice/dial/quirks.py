@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from wsvoice.config import did_you_mean
 from wsvoice.dial.script import STEP_MS
-from wsvoice.errors import ConfigError, UsageError
+from wsvoice.errors import UsageError
 from wsvoice.providers import PROVIDERS, load_simulator
 from wsvoice.providers.base import Behaviour, Simulator
 
@@ -33,10 +33,7 @@ def read_behaviour(provider: Simulator, quirks: Mapping[str, str]) -> Behaviour:
     """
     for name, value in quirks.items():
         _check(provider, name, value)
-    try:
-        behaviour = provider.behaviour(quirks)
-    except ConfigError as error:
-        raise UsageError(error.message, hint=error.hint) from None
+    behaviour = provider.behaviour(quirks)
     if behaviour.frame_ms < STEP_MS or behaviour.frame_ms % STEP_MS:
         raise UsageError(f"the quirk frame-ms takes a multiple of {STEP_MS}, got {behaviour.frame_ms:g}")
     return replace(behaviour, frame_ms=int(behaviour.frame_ms))
