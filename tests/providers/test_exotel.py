@@ -30,6 +30,7 @@ from pipecat.runner.utils import parse_telephony_websocket
 from pipecat.serializers.exotel import ExotelFrameSerializer
 from pipecat.utils.asyncio.task_manager import TaskManager
 
+from tests.providers.companies import Exotel, ExotelStream
 from wsvoice.audio import PCMU_8K, AudioFormat, Encoding
 from wsvoice.call import Call
 from wsvoice.config import RunConfig
@@ -47,7 +48,7 @@ from wsvoice.providers.events import (
     StreamStopped,
     Unknown,
 )
-from wsvoice.providers.exotel import FORMATS, Exotel, ExotelStream
+from wsvoice.providers.exotel.company import FORMATS
 from wsvoice.runner.gate import served_providers
 
 NOW = 0.0
@@ -222,7 +223,7 @@ def test_the_sample_rate_is_asked_for_in_the_url(rate: str, query: str) -> None:
 def test_another_sample_rate_is_a_mistake_in_the_settings(rate: str) -> None:
     with pytest.raises(ConfigError, match="EXOTEL_SAMPLE_RATE") as caught:
         Exotel({"EXOTEL_SAMPLE_RATE": rate})
-    assert caught.value.hint == "set it to 8000, 16000 or 24000"
+    assert caught.value.hint == "set it to one of 8000, 16000, 24000, or not at all"
 
 
 @pytest.mark.parametrize(
@@ -566,7 +567,7 @@ def bot_media(size: int, **changes: Any) -> str:
         (bot_media(3200), []),
         (bot_media(100_000 - 160), []),
         (bot_media(320), []),
-        (bot_media(0), [("warn", "holds no audio")]),
+        (bot_media(0), [("warn", "has an empty payload")]),
         (bot_media(3202), [("warn", "no multiple of 320")]),
         (bot_media(2200), [("warn", "no multiple of 320")]),
         (bot_media(3201), [("fail", "middle of a 16-bit sample")]),

@@ -6,20 +6,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 from xml.etree.ElementTree import Element
 
 from wsvoice.audio import PCMU_8K, AudioFormat
 from wsvoice.call import Call
 from wsvoice.providers.base import FakeApi, Simulator, Stream, WebhookRequest
+from wsvoice.providers.events import Event
 from wsvoice.providers.fields import shown
+from wsvoice.providers.judged_stream import JudgedStream
 from wsvoice.providers.signalwire.company import SignalWireCompany
-from wsvoice.providers.signalwire.stream import CODECS, SignalWireCarrier
+from wsvoice.providers.signalwire.stream import CODECS, SignalWireStream
 from wsvoice.providers.twilio.company import is_json, webhook_urls
 from wsvoice.providers.twilio.fake_api import TwilioApi
 from wsvoice.providers.twilio.simulator import TwilioSimulator
 from wsvoice.providers.urls import form_request
 from wsvoice.providers.xml_answer import Reading
+
+
+class SignalWireCarrier(SignalWireStream, JudgedStream):
+    """The simulated carrier's end."""
+
+    def judge(self, event: Event, name: str, content: dict[str, Any]) -> None:
+        # A bot may press keys, which a test call has no use for.
+        if name != "dtmf":
+            super().judge(event, name, content)
 
 
 class SignalWireApi(TwilioApi):

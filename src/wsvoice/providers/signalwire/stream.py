@@ -17,7 +17,6 @@ from wsvoice.providers.events import (
     StreamStarted,
     StreamStopped,
 )
-from wsvoice.providers.json_stream import JudgedStream
 from wsvoice.providers.twilio.stream import TwilioStream
 
 #: https://developer.signalwire.com/compatibility-api/cxml/voice/stream#supported-codecs
@@ -60,12 +59,3 @@ class SignalWireStream(TwilioStream):
             return {"event": name, "streamSid": self.stream_id}
         counted = {"event": name, "sequenceNumber": str(self.next_sequence(event))}
         return counted if isinstance(event, StreamStopped) else {**counted, name: content}
-
-
-class SignalWireCarrier(SignalWireStream, JudgedStream):
-    """The simulated carrier's end."""
-
-    def judge(self, event: Event, name: str, content: dict[str, Any]) -> None:
-        # A bot may press keys, which a test call has no use for.
-        if name != "dtmf":
-            super().judge(event, name, content)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from wsvoice.providers.events import Digit, Event, StreamStopped
-from wsvoice.providers.json_stream import JsonStream, JudgedStream
+from wsvoice.providers.json_stream import JsonStream
 
 
 class TwilioStream(JsonStream):
@@ -22,10 +22,3 @@ class TwilioStream(JsonStream):
         if isinstance(event, StreamStopped):
             return {"accountSid": self.account_id, "callSid": self.call_id}
         return super().carrier_content(event)
-
-
-class TwilioCarrier(TwilioStream, JudgedStream):
-    """The simulated carrier's end. Twilio names no limit of a message; WebSocket servers elsewhere stop at 64 KiB."""
-
-    #: https://www.twilio.com/docs/api/errors/31951
-    unknown_error: ClassVar[str] = " (error 31951)"

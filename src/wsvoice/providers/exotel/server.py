@@ -1,0 +1,168 @@
+"""
+The server's half of Exotel: what a flow asks for the stream's URL, and its callbacks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar
+from urllib.parse import quote, urlencode, urlunsplit
+
+from wsvoice.call import Call
+from wsvoice.errors import LocalProtocolError, RemoteProtocolError
+from wsvoice.providers.base import Answer, CallUpdate, Server, Side, Stream, WebhookRequest
+from wsvoice.providers.callbacks import details, report
+from wsvoice.providers.exotel.company import PARAMETER_COUNT, PARAMETERS_LIMIT, RATE_NAMES, ExotelCompany
+from wsvoice.providers.exotel.stream import ExotelStream
+from wsvoice.providers.fields import broken, read_basic, read_object, write_object
+from wsvoice.providers.signing import is_same
+from wsvoice.providers.urls import check_stream_url
+
+_CALL_ID = re.compile(r"[0-9a-z]{30,40}")
+#: https://developer.exotel.com/docs/references/webhooks
+_ENDED = frozenset({"completed", "failed", "busy", "no-answer", "canceled"})
+_TOLD = ("EventType", "Cause", "Reason", "ConversationDuration")
+#: https://support.exotel.com/support/solutions/articles/3000132269-working-with-passthru-applet-for-agentstream-beta-
+_TOLD_OF_STREAM = ("DisconnectedBy", "Duration", "Error", "Reason")
+
+
+class ExotelServer(ExotelCompany, Server):
+    """What ``wsvoice run -t exotel`` knows of Exotel. Closing the stream hangs up, or leads to the next applet."""
+
+    webhook_place: ClassVar[str] = "URL of the Voicebot applet"
+
+    def recognises(self, request: WebhookRequest) -> bool:
+        """Whether a request has the fields of Exotel's applets or callbacks, with a call id of Exotel's shape."""
+        try:
+            fields = _read_fields(request)
+        except RemoteProtocolError:
+            return False
+        return _CALL_ID.fullmatch(fields.get("callsid", "")) is not None and (
+            not fields.keys().isdisjoint(("callfrom", "callto", "flow_id", "dateupdated", "eventtype"))
+            or bool(_read_stream_report(fields))
+        )
+
+    def claims(self, message: Mapping[str, Any]) -> bool:
+        """Whether a message is Exotel's start: snake case, or camel case with numbers, which Twilio's has not."""
+        start = message.get("start")
+        if message.get("event") != "start" or not isinstance(start, Mapping):
+            return False
+        if {"stream_sid", "call_sid", "account_sid"} <= start.keys():
+            return True
+        # A start of Twilio's dialects names tracks and never says who calls.
+        return {"streamSid", "callSid", "accountSid", "from", "to"} <= start.keys() and "tracks" not in start
+
+    def read_webhook(self, request: WebhookRequest) -> Call | CallUpdate | None:
+        """
+        Read the call that a request for the stream's URL is about, or what a callback reports.
+
+        No page lists the fields that the Voicebot applet sends; they are read as other applets send them.
+
+        https://developer.exotel.com/docs/agentstream/stream-voicebot-applet
+        """
+        fields = _read_fields(request)
+        call_id = fields.get("callsid", "")
+        if not call_id:
+            raise broken("no-call", "the request has no CallSid, so it is not of Exotel's")
+        if (update := _read_report(call_id, fields)) is not None:
+            return update
+        return self.checked(
+            Call(
+                provider=self.name,
+                call_id=call_id,
+                account_id=fields.get("accountsid") or fields.get("tenant_id", ""),
+                from_number=fields.get("callfrom") or fields.get("from", ""),
+                to_number=fields.get("callto") or fields.get("to", ""),
+                direction="outbound" if fields.get("direction", "").startswith("out") else "inbound",
+            )
+        )
+
+    def answer(self, call: Call, stream_url: str) -> Answer:
+        """
+        Render the JSON that names the stream's URL, with the sample rate and the user's parameters as its query.
+
+        https://developer.exotel.com/docs/agentstream/stream-voicebot-applet#configuration-parameters
+        """
+        url = check_stream_url(stream_url)
+        parameters = urlencode(call.parameters, quote_via=quote)
+        if any(not name or name in RATE_NAMES for name in call.parameters):
+            raise LocalProtocolError("bad-parameter", "a parameter has no name, or the name of the sample rate")
+        if len(call.parameters) > PARAMETER_COUNT:
+            raise LocalProtocolError(
+                "many-parameters", f"there are {len(call.parameters)} parameters; Exotel takes {PARAMETER_COUNT}"
+            )
+        if len(parameters) > PARAMETERS_LIMIT:
+            raise LocalProtocolError(
+                "long-parameter",
+                f"the parameters have {len(parameters)} characters in the URL; Exotel takes {PARAMETERS_LIMIT}",
+            )
+        rate = f"sample-rate={self.sample_rate}" if self.sample_rate != 8000 else ""
+        query = "&".join(part for part in (url.query, rate, parameters) if part)
+        return Answer(write_object({"url": urlunsplit(url._replace(query=query))}), "application/json")
+
+    def has_credentials(self, request: WebhookRequest) -> bool:
+        """
+        Whether an upgrade carries the user name and password of the applet's ``wss://user:password@host/`` URL.
+
+        https://developer.exotel.com/docs/agentstream/stream-voicebot-applet#configuration-parameters
+        """
+        user, password = self.credential("EXOTEL_STREAM_USER"), self.credential("EXOTEL_STREAM_PASSWORD")
+        given = read_basic(request.headers.get("authorization", ""))
+        return bool(user and password) and is_same(user, given[0]) and is_same(password, given[1])
+
+    def stream(self) -> Stream:
+        return ExotelStream(Side.BOT)
+
+    def mirror(self) -> Stream:
+        return ExotelStream(Side.CARRIER)
+
+
+def _read_fields(request: WebhookRequest) -> dict[str, str]:
+    """
+    Return the fields of a query, a form or a JSON object by their names in lower case, for pages differ on capitals.
+
+    Raises:
+        RemoteProtocolError: If what says that it is JSON is no object.
+    """
+    fields = {name.lower(): value for name, value in request.fields.items()}
+    if request.method != "GET" and "json" in request.headers.get("content-type", ""):
+        for name, value in read_object(request.body.decode("utf-8", "replace")).items():
+            if isinstance(value, str | int) and not isinstance(value, bool):
+                fields[name.lower()] = str(value)
+            elif isinstance(value, dict):
+                fields[name.lower()] = write_object(value)
+    return fields
+
+
+def _read_report(call_id: str, fields: Mapping[str, str]) -> CallUpdate | None:
+    """
+    Read a status callback, or what a Passthru applet says of the stream before it; ``None`` if an applet asks.
+
+    Neither a status nor its date is among the fields of an applet.
+
+    https://developer.exotel.com/docs/voice-v1/api-reference/status-callback
+    """
+    if stream := _read_stream_report(fields):
+        stage = stream.get("status", "")
+        detail = details({name: stream.get(name.lower()) for name in _TOLD_OF_STREAM}, _TOLD_OF_STREAM)
+        return report(call_id, f"stream {stage}".strip(), detail, failed=stage in ("failed", "error"))
+    if fields.keys().isdisjoint(("eventtype", "status", "dateupdated")):
+        return None
+    kind, status = fields.get("eventtype", ""), fields.get("status", "")
+    detail = details({name: fields.get(name.lower()) for name in _TOLD}, _TOLD)
+    ended = kind == "terminal" or status in _ENDED
+    return report(call_id, status or kind or "callback", detail, failed=status == "failed", ended=ended)
+
+
+def _read_stream_report(fields: Mapping[str, str]) -> dict[str, object]:
+    """Return what is said of a stream, by names in lower case: ``Stream[Status]``, or all as JSON in ``Stream``."""
+    stream: dict[str, object] = {
+        name[7:-1]: value for name, value in fields.items() if name.startswith("stream[") and name.endswith("]")
+    }
+    if "stream" in fields:
+        try:
+            stream.update({name.lower(): value for name, value in read_object(fields["stream"]).items()})
+        except RemoteProtocolError:
+            stream.setdefault("status", "")
+    return stream

@@ -1,0 +1,67 @@
+"""
+The carrier's end of a test call, which looks at what a bot sends.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from wsvoice.providers.base import Finding, Level, Side
+from wsvoice.providers.events import Audio, Event, SendDigits, Unknown
+from wsvoice.providers.fields import shown
+from wsvoice.providers.json_stream import JsonStream
+
+
+class JudgedStream(JsonStream):
+    """A carrier's end that notes what the company would dislike about a bot's messages."""
+
+    #: How much audio a message may hold, in bytes, and how bad more is.
+    payload_limit: ClassVar[int] = 32 * 1024
+    payload_level: ClassVar[Level] = "warn"
+    #: Whether a bot's messages have to carry the stream's id.
+    needs_stream_id: ClassVar[bool] = True
+    #: What the company's debugger says of an unknown message.
+    unknown_error: ClassVar[str] = ""
+
+    def __init__(self, side: Side = Side.CARRIER) -> None:
+        super().__init__(side)
+        self._findings: list[Finding] = []
+
+    def findings(self) -> list[Finding]:
+        found, self._findings = self._findings, []
+        return found
+
+    def found(self, level: Level, message: str) -> None:
+        """Note what the company would dislike."""
+        self._findings.append(Finding("M1", level, message))
+
+    def judge(self, event: Event, name: str, content: dict[str, Any]) -> None:
+        if isinstance(event, Unknown):
+            self.found("warn", f"{self.title} knows no message {shown(name)} of a bot's{self.unknown_error}")
+        elif not isinstance(event, SendDigits):
+            self.judge_stream_id(name, content)
+
+    def judge_stream_id(self, name: str, content: dict[str, Any]) -> None:
+        """Look for the stream's id in a message of the bot's."""
+        if not self.needs_stream_id:
+            return
+        key = self.stream_id_keys[0]
+        stream_id = content.get(key)
+        if stream_id != self.stream_id or not stream_id:
+            which = f"no {key}" if not stream_id else f"the {key} of another stream"
+            self.found("fail", f"a {name} message has {which}")
+
+    def judge_media(self, content: dict[str, Any], media: dict[str, Any], payload: bytes) -> None:
+        name = self.bot_messages[Audio]
+        self.judge_stream_id(name, content)
+        if not payload:
+            self.found("warn", f"a {name} message has an empty payload")
+        elif payload.startswith(b"RIFF"):
+            self.found("fail", "the audio starts with a WAV header, which plays as noise: send the samples alone")
+        if len(payload) % self.outbound_format.sample_width:
+            self.found("fail", f"a {name} message ends in the middle of a 16-bit sample")
+        if len(payload) > self.payload_limit:
+            limit = (
+                f"{self.payload_limit // 1024} KiB" if not self.payload_limit % 1024 else f"{self.payload_limit} bytes"
+            )
+            self.found(self.payload_level, f"a {name} message holds more than {limit} of audio")
