@@ -267,13 +267,21 @@ def show_banner(output: Output, bot: LoadedBot, config: RunConfig, ready: Ready)
     rows = [("listens on", f"{local}/{_everywhere(config.host)}")]
     for provider in providers:
         path = "/" if len(providers) == 1 else f"/{provider.name}"
-        if public is not None:
+        if not provider.has_webhook:
+            streams = f"{public or local}/ws/{provider.name}".replace("http", "ws", 1)
+            rows.append((provider.title, f"dials {streams}"))
+        elif public is not None:
             rows.append((provider.title, f"{provider.webhook_place}: {public}{path} (HTTP {provider.webhook_method})"))
     first = providers[0]
     path = "/" if len(providers) == 1 else f"/{first.name}"
     # What the provider signs is the public address, so that is what a test call has to dial.
     rows.append(("try it", f"wsvoice dial {public or local}{path} -t {first.name}"))
     output.fields(rows)
+    for provider in providers:
+        lines = provider.setup_lines(f"{public or local}/ws/{provider.name}".replace("http", "ws", 1))
+        if lines and len(providers) == 1:
+            for line in lines:
+                output.line(line)
 
     if public is None:
         if len(providers) > 1:

@@ -32,7 +32,7 @@ from wsvoice.dial.report import CallReport, Cause, TimelineEvent, name_causes
 from wsvoice.dial.rest import FakeRestApi
 from wsvoice.dial.script import Clip, Script, Speaker, Turn, load_turns
 from wsvoice.dial.serve import PUBLIC_HOST, START_TIMEOUT_S, ServedBot, bot_environment
-from wsvoice.dial.target import Detour, Reach, Target, parse_target, shortened
+from wsvoice.dial.target import Detour, Reach, Target, parse_target, shortened, stream_address
 from wsvoice.dial.voice import Voice
 from wsvoice.errors import DialError, HttpError, RemoteProtocolError, UsageError
 from wsvoice.http import failure_kind, is_loopback
@@ -253,14 +253,16 @@ class _Caller:
         url = self._target.value
         if self._target.kind == "bot":
             url = await self._serve(stack)
-        if self._target.kind == "stream":
+        if self._target.kind != "stream" and not self._provider.has_webhook:
+            url = stream_address(url, self._provider.name)
+        if self._target.kind == "stream" or not self._provider.has_webhook:
             # No answer names a format, so it is what the provider streams by itself.
             usual = self._provider.stream(config.quirks)
             address, credentials = split_credentials(url)
             request = StreamRequest(
                 url=address,
                 headers=credentials,
-                parameters=config.parameters,
+                parameters=self._call.parameters,
                 format=self._behaviour.leg_format or usual.format,
                 outbound_format=usual.outbound_format,
             )
@@ -310,7 +312,7 @@ class _Caller:
                 speaker=speaker,
                 behaviour=self._behaviour,
                 quirks=config.quirks,
-                hazards=Hazards(limits.probe_quiet_s) if config.probe else None,
+                hazards=Hazards(self._provider.hazards, limits.probe_quiet_s) if config.probe else None,
                 open_line=self._connect,
                 new_stream_id=lambda: self._new_call().stream_id,
                 flow=self._flow,
@@ -457,6 +459,7 @@ class _Caller:
         # Takes 50 ms to import, which a mistake on the command line need not wait for.
         from websockets.asyncio.client import connect
         from websockets.exceptions import InvalidStatus, InvalidURI, WebSocketException
+        from websockets.typing import Subprotocol
 
         class Connect(connect):
             """Takes a redirect for the refusal that it is to a provider."""
@@ -474,6 +477,7 @@ class _Caller:
             return await Connect(
                 url,
                 additional_headers=headers,
+                subprotocols=[Subprotocol(self._provider.subprotocol)] if self._provider.subprotocol else None,
                 # The provider's own name is among the headers, and it offers nothing else.
                 user_agent_header=None,
                 compression=None,

@@ -38,6 +38,7 @@ from wsvoice.providers.events import (
     Cleared,
     Digit,
     Event,
+    FlowControl,
     Mark,
     SendDigits,
     StreamStarted,
@@ -138,6 +139,7 @@ class Conversation:
         self._behaviour = dialogue.behaviour
         self._quirks = dialogue.quirks
         self._hazards = dialogue.hazards
+        self._is_paused = False
         self._open_line = dialogue.open_line
         self._config = config
         self._new_stream_id = dialogue.new_stream_id
@@ -426,10 +428,21 @@ class Conversation:
             return
         discarded_ms = self._playback.discarded_ms
         self._return_marks(self._playback.add_audio(pcm, now))
+        self._control_flow()
         if self._playback.discarded_ms > discarded_ms:
             limit = f"{self._provider.queue_limit_s:g} s"
             text = f"more than {limit} of audio were queued; {self._provider.title} throws the rest away"
             self._journal.find("M2", "fail", text)
+
+    def _control_flow(self) -> None:
+        """Ask the bot for a pause, or for more, where the company does."""
+        if self._provider.pauses_at_s is None:
+            return
+        most_s, least_s = self._provider.pauses_at_s
+        queued_s = self._playback.queued_ms / 1000
+        if queued_s >= most_s if not self._is_paused else queued_s <= least_s:
+            self._is_paused = not self._is_paused
+            self._line.post(FlowControl(self._is_paused))
 
     def _take_mark(self, name: str, now: float) -> None:
         self._marks += 1
@@ -558,6 +571,7 @@ class Conversation:
 
     def _hear(self, now: float) -> None:
         self._return_marks(self._playback.advance(now))
+        self._control_flow()
         heard = self._playback.take_heard()
         self._listener.feed(heard)
         self._speaker.hear(heard)

@@ -4,17 +4,14 @@ What may come from a provider and must not end a call: said to the bot on purpos
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
+
+from wsvoice.providers.base import Hazard
 
 #: How long the stream is silent after its start, as it may be while a provider sets the call up.
 QUIET_S = 5.0
 #: From one hazard to the next.
 INTERVAL_MS = 200.0
-
-# The keys under which the providers count.
-_COUNTERS = frozenset({"sequenceNumber", "sequence_number", "chunk", "timestamp"})
 
 Media = list[str | bytes]
 
@@ -23,15 +20,19 @@ class Hazards:
     """
     The hazards, one after the other, in a stream of media.
 
+    Args:
+        hazards: The provider's.
+        quiet_s: How long the stream is silent first.
+
     Attributes:
-        said: Those that the bot has met, in words; the last one is what a bot that goes away went away of.
+        said: Those that the bot has met, in words; if the bot ends the call, the last one is why.
     """
 
-    def __init__(self, quiet_s: float = QUIET_S) -> None:
+    def __init__(self, hazards: Sequence[Hazard], quiet_s: float = QUIET_S) -> None:
         self.said: list[str] = []
         self._quiet_ms = quiet_s * 1000
         self._next_ms = self._quiet_ms + INTERVAL_MS
-        self._left = list(_HAZARDS)
+        self._left = list(hazards)
         self._pair: Media = []
 
     def over(self, now_ms: float) -> bool:
@@ -58,49 +59,3 @@ class Hazards:
         self.said.append(words)
         pair, self._pair = self._pair, []
         return spoil(*pair)
-
-
-def _renamed(first: str | bytes, second: str | bytes) -> Media:
-    content = json.loads(second)
-    content["event"] = "wsvoice-probe"
-    return [first, json.dumps(content), second]
-
-
-def _garbled(first: str | bytes, second: str | bytes) -> Media:
-    content = json.loads(second)
-    content["media"]["payload"] = "%%%"
-    return [first, json.dumps(content), second]
-
-
-def _array(first: str | bytes, second: str | bytes) -> Media:
-    return [first, "[1, 2, 3]", second]
-
-
-def _retyped(first: str | bytes, second: str | bytes) -> Media:
-    return [json.dumps(_other_counters(json.loads(each))) for each in (first, second)]
-
-
-def _swapped(first: str | bytes, second: str | bytes) -> Media:
-    return [second, first]
-
-
-_HAZARDS: tuple[tuple[str, Callable[[str | bytes, str | bytes], Media]], ...] = (
-    ("an event that nobody knows", _renamed),
-    ("a payload that is not base64", _garbled),
-    ("a JSON array", _array),
-    ("numbers as texts and texts as numbers", _retyped),
-    ("media out of order", _swapped),
-)
-
-
-def _other_counters(content: Any) -> Any:
-    """Write counters that are texts as numbers, and those that are numbers as texts."""
-    if not isinstance(content, dict):
-        return content
-    return {key: _other_type(value) if key in _COUNTERS else _other_counters(value) for key, value in content.items()}
-
-
-def _other_type(value: object) -> object:
-    if isinstance(value, str):
-        return int(value) if value.isdigit() else value
-    return str(value)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from wsvoice.config import without_secrets
 from wsvoice.errors import BotNotFoundError, HttpError, UsageError
@@ -62,6 +62,11 @@ class Detour:
             return url
         scheme = "ws" if parts.scheme.startswith("ws") else "http"
         return parts._replace(scheme=scheme, netloc=urlsplit(self.local_url).netloc).geturl()
+
+
+def stream_address(url: str, provider: str) -> str:
+    """Return where the server at `url` takes the streams of a provider that sends no webhook first."""
+    return urljoin(url, f"ws/{provider}").replace("http", "ws", 1)
 
 
 def shortened(text: str) -> str:

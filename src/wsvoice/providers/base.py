@@ -16,12 +16,12 @@ from __future__ import annotations
 import hashlib
 import re
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
 from itertools import islice
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 from urllib.parse import parse_qsl
 
 from wsvoice.audio import PCMU_8K, AudioFormat
@@ -309,6 +309,10 @@ class Command:
     digits: str = ""
 
 
+#: What may come from a company and must not end a call: its name, and two media messages made into others.
+Hazard: TypeAlias = tuple[str, Callable[[Any, Any], list[str | bytes]]]
+
+
 class Stream(Protocol):
     """
     One end of one media stream.
@@ -367,6 +371,8 @@ class Company:
     subprotocol: ClassVar[str] = ""
     #: How long a piece of audio from the carrier is.
     frame_ms: ClassVar[int] = 20
+    #: Whether the carrier says when a mark is reached; where it does not, that is estimated.
+    has_marks: ClassVar[bool] = True
 
     def __init__(self, credentials: Mapping[str, str]) -> None:
         self.credentials = {name: value for name in self.credential_names if (value := credentials.get(name))}
@@ -409,9 +415,18 @@ class Server(Company):
         """Whether a webhook has this provider's fields; used where one address serves all."""
         return False
 
-    def claims(self, message: Mapping[str, Any]) -> bool:
-        """Whether the first or second message of a stream is this provider's start; where one address serves all."""
+    def claims(self, message: object) -> bool:
+        """
+        Whether the first or second message of a stream is this provider's start; where one address serves all.
+
+        Args:
+            message: What it says in JSON, or the message as it is where it is no JSON.
+        """
         return False
+
+    def setup_lines(self, stream_url: str) -> list[str]:
+        """Return what the user has to write into the provider's configuration, where it is files that they have."""
+        return []
 
     def read_webhook(self, request: WebhookRequest) -> Call | CallUpdate | None:
         """
@@ -504,8 +519,12 @@ class Simulator(Company):
     queue_limit_s: ClassVar[float] = 60.0
     #: What becomes of marks whose audio is cleared.
     cleared_marks: ClassVar[Literal["returned", "dropped"]] = "dropped"
+    #: At how much queued audio the company asks for a pause, and at how much for more; ``None`` if it never does.
+    pauses_at_s: ClassVar[tuple[float, float] | None] = None
     #: How the simulated carrier can be made to deviate, by name.
     quirks: ClassVar[Mapping[str, Quirk]] = {}
+    #: What ``--probe`` tries a bot with: what is said of it, and what becomes of two media messages.
+    hazards: ClassVar[Sequence[Hazard]] = ()
     #: Settings that both ends of a test call must agree on, by environment variable name.
     kept_settings: ClassVar[tuple[str, ...]] = ()
 

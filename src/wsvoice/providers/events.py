@@ -116,6 +116,18 @@ class Cleared:
 
 
 @dataclass(frozen=True, slots=True)
+class FlowControl:
+    """
+    Carrier: its queue of the bot's audio is full, or has room again. Only some providers say so.
+
+    Attributes:
+        paused: Whether audio that is sent now would be thrown away.
+    """
+
+    paused: bool
+
+
+@dataclass(frozen=True, slots=True)
 class StreamError:
     """Carrier: a message of the bot's could not be used."""
 
@@ -148,6 +160,7 @@ Event: TypeAlias = (
     | Mark
     | Clear
     | Cleared
+    | FlowControl
     | StreamError
     | StreamStopped
     | Unknown

@@ -229,3 +229,9 @@ def read_digit(value: object) -> str:
 def text_or_nothing(value: object, limit: int = TEXT_LIMIT) -> str:
     """Return a text, cut after `limit` characters; nothing for what is none."""
     return value[:limit] if isinstance(value, str) else ""
+
+
+def start_of(message: object) -> Mapping[str, Any]:
+    """Return what a start message of JSON holds under ``start``; nothing for any other message."""
+    start = message.get("start") if isinstance(message, Mapping) and message.get("event") == "start" else None
+    return start if isinstance(start, Mapping) else {}

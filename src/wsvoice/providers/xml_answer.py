@@ -12,8 +12,9 @@ from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser, t
 
 from wsvoice.audio import PCMU_8K, AudioFormat
 from wsvoice.errors import RemoteProtocolError
-from wsvoice.providers.base import Callback, Finding, Level, NoStream, Redirect, Simulator, StreamRequest
+from wsvoice.providers.base import Callback, Finding, Hazard, Level, NoStream, Redirect, Simulator, StreamRequest
 from wsvoice.providers.fields import broken, shown
+from wsvoice.providers.hazards import JSON_HAZARDS
 from wsvoice.providers.urls import read_callback, read_stream_url
 
 #: What an answer means that turns a call away as busy.
@@ -45,6 +46,7 @@ class Reading:
 class XmlSimulator(Simulator):
     """A company whose webhook is answered with XML. By itself it is a plain dialect of TwiML."""
 
+    hazards: ClassVar[Sequence[Hazard]] = JSON_HAZARDS
     #: Bytes of a document.
     document_limit: ClassVar[int] = 64 * 1024
     #: What is looked for, for the error of a document that lacks it.

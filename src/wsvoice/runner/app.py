@@ -332,7 +332,8 @@ class Switchboard:
             await doorway.deny(websocket, 503, "Every place is taken.")
             return
         with self._line(announced, place) as close:
-            if await doorway.accept(websocket, log):
+            known = self.providers.values() if provider is None else [provider]
+            if await doorway.accept(websocket, log, [each.subprotocol for each in known if each.subprotocol]):
                 await self._serve_stream(
                     websocket, provider, announced, log, is_strangers=is_strangers, on_started=place.start, close=close
                 )

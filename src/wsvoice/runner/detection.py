@@ -55,11 +55,9 @@ async def detect_provider(
                     raise RemoteProtocolError("too-large", "the messages before its start are larger than the limit")
                 messages.append(raw)
                 try:
-                    message = json.loads(raw)
+                    message: object = json.loads(raw)
                 except (ValueError, RecursionError):
-                    continue
-                if not isinstance(message, dict):
-                    continue
+                    message = raw
                 for provider in providers:
                     if provider.claims(message):
                         return provider, messages

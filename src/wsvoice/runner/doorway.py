@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -101,10 +101,11 @@ def unread(response: Response) -> Response:
     return response
 
 
-async def accept(websocket: WebSocket, log: Logger) -> bool:
-    """Accept an upgrade; false if nobody is there any more."""
+async def accept(websocket: WebSocket, log: Logger, subprotocols: Iterable[str] = ()) -> bool:
+    """Accept an upgrade, with the first of `subprotocols` that it offers; false if nobody is there any more."""
+    offered = websocket.scope.get("subprotocols", [])
     try:
-        await websocket.accept()
+        await websocket.accept(subprotocol=next((each for each in subprotocols if each in offered), None))
     except (OSError, RuntimeError, WebSocketDisconnect):
         log.warning("the caller was gone before the stream was accepted")
         return False

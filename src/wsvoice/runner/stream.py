@@ -13,6 +13,7 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from starlette.types import Message, Receive, Scope, Send
@@ -23,6 +24,7 @@ from wsvoice.providers.events import (
     Audio,
     Clear,
     Event,
+    FlowControl,
     Mark,
     StreamError,
     StreamStarted,
@@ -103,6 +105,11 @@ class StreamSocket(AcceptedSocket):
         self._inbox_bytes = 0
         self._sink: Sink | None = None
         self._waiting_marks: dict[str, asyncio.Future[None]] = {}
+        self._has_marks = provider.has_marks
+        self._estimates: set[asyncio.Task[None]] = set()
+        #: Set unless the carrier has asked for a pause.
+        self._flowing = asyncio.Event()
+        self._flowing.set()
 
     # Reading
 
@@ -177,6 +184,11 @@ class StreamSocket(AcceptedSocket):
             self.note_gone("the caller hung up")
         elif isinstance(event, Unknown):
             self.note_fault("unknown-event", f"an event of an unknown kind, {event.name!r}")
+        elif isinstance(event, FlowControl):
+            if event.paused:
+                self._flowing.clear()
+            else:
+                self._flowing.set()
         elif isinstance(event, StreamError):
             self.note_fault("provider-error", f"the provider reports {event.code} {event.title} {event.detail}")
         else:
@@ -230,8 +242,38 @@ class StreamSocket(AcceptedSocket):
     # Writing
 
     async def send_event(self, event: Event) -> None:
-        """Send one event; nothing happens once the caller is gone."""
+        """
+        Send one event; nothing happens once the caller is gone.
+
+        Where the carrier has no marks, one is reached when all audio before it should have been played.
+        """
+        if isinstance(event, Mark) and not self._has_marks:
+            estimate = asyncio.create_task(self._reach(event, self.pacer.queued_s(self._loop.time()), self.clears_sent))
+            self._estimates.add(estimate)
+            estimate.add_done_callback(self._estimates.discard)
+            return
         await self._write(self.stream.send(event), event)
+
+    async def _reach(self, mark: Mark, after_s: float, clears: int) -> None:
+        """Take `mark` for reached after a while, unless it is cleared or nobody is there any more."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(after_s):
+                await self.gone.wait()
+        if not self.gone.is_set() and self.clears_sent == clears:
+            await self.take("", mark)
+
+    async def _may_send(self) -> bool:
+        """Wait while the carrier wants no audio; false if what waited for it was cleared meanwhile."""
+        if self._flowing.is_set():
+            return True
+        clears = self.clears_sent
+        flowing, gone = asyncio.ensure_future(self._flowing.wait()), asyncio.ensure_future(self.gone.wait())
+        try:
+            await asyncio.wait({flowing, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            flowing.cancel()
+            gone.cancel()
+        return self.clears_sent == clears
 
     async def send(self, message: Message) -> None:
         """Send a message as ASGI has it, for a bot that writes by itself; a close is noted as a request."""
@@ -258,6 +300,8 @@ class StreamSocket(AcceptedSocket):
         await self._write(json.dumps(message), None)
 
     async def _write(self, raw: str | bytes, event: Event | None) -> None:
+        if isinstance(event, Audio) and not await self._may_send():
+            return
         if not await self._put(raw):
             return
         if isinstance(event, Audio):

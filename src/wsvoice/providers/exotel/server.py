@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 from urllib.parse import quote, urlencode, urlunsplit
 
 from wsvoice.call import Call
@@ -15,7 +15,7 @@ from wsvoice.providers.base import Answer, CallUpdate, Server, Side, Stream, Web
 from wsvoice.providers.callbacks import details, report
 from wsvoice.providers.exotel.company import PARAMETER_COUNT, PARAMETERS_LIMIT, RATE_NAMES, ExotelCompany
 from wsvoice.providers.exotel.stream import ExotelStream
-from wsvoice.providers.fields import broken, read_basic, read_object, write_object
+from wsvoice.providers.fields import broken, read_basic, read_object, start_of, write_object
 from wsvoice.providers.signing import is_same
 from wsvoice.providers.urls import check_stream_url
 
@@ -43,11 +43,9 @@ class ExotelServer(ExotelCompany, Server):
             or bool(_read_stream_report(fields))
         )
 
-    def claims(self, message: Mapping[str, Any]) -> bool:
+    def claims(self, message: object) -> bool:
         """Whether a message is Exotel's start: snake case, or camel case with numbers, which Twilio's has not."""
-        start = message.get("start")
-        if message.get("event") != "start" or not isinstance(start, Mapping):
-            return False
+        start = start_of(message)
         if {"stream_sid", "call_sid", "account_sid"} <= start.keys():
             return True
         # A start of Twilio's dialects names tracks and never says who calls.

@@ -5,7 +5,7 @@ The simulator's half of Exotel: asking for the stream's URL, and the caller's en
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 from urllib.parse import parse_qsl, urlunsplit
 
@@ -13,6 +13,7 @@ from wsvoice.audio import AudioFormat
 from wsvoice.call import Call
 from wsvoice.providers.base import (
     Finding,
+    Hazard,
     Level,
     NoStream,
     Quirk,
@@ -27,6 +28,7 @@ from wsvoice.providers.events import Audio, Connected, Digit, Event, StreamStart
 from wsvoice.providers.exotel.company import FORMATS, PARAMETER_COUNT, PARAMETERS_LIMIT, RATE_NAMES, ExotelCompany
 from wsvoice.providers.exotel.stream import ExotelStream
 from wsvoice.providers.fields import broken, read_counter, read_object, shown
+from wsvoice.providers.hazards import JSON_HAZARDS
 from wsvoice.providers.judged_stream import JudgedStream
 from wsvoice.providers.urls import form_request, read_stream_url, split_credentials
 
@@ -105,6 +107,7 @@ class ExotelCarrier(ExotelStream, JudgedStream):
 class ExotelSimulator(ExotelCompany, Simulator):
     """What ``wsvoice dial -t exotel`` knows of Exotel."""
 
+    hazards: ClassVar[Sequence[Hazard]] = JSON_HAZARDS
     #: No page names one; a minute is what no bot should be ahead by.
     queue_limit_s: ClassVar[float] = 60.0
     #: No page says so either way; a bot that waits for marks it has cleared would wait for ever.

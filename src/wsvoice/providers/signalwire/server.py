@@ -4,9 +4,6 @@ The server's half of SignalWire: Twilio's, with ids, signatures and codecs of it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from wsvoice.providers.base import Side, Stream, WebhookRequest
 from wsvoice.providers.signalwire.company import SignalWireCompany
 from wsvoice.providers.signalwire.stream import SignalWireStream
@@ -22,7 +19,7 @@ class SignalWireServer(SignalWireCompany, TwilioServer):
         fields = request.fields
         return is_uuid(fields.get("CallSid")) and is_uuid(fields.get("AccountSid"))
 
-    def claims(self, message: Mapping[str, Any]) -> bool:
+    def claims(self, message: object) -> bool:
         return is_start(message) and has_uuid(message)
 
     def stream_settings(self) -> dict[str, str]:

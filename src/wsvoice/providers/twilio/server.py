@@ -6,15 +6,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Iterator
+from typing import ClassVar
 from urllib.parse import parse_qsl
 
 from wsvoice.call import Call
 from wsvoice.errors import LocalProtocolError, SignatureError
 from wsvoice.providers.base import Answer, CallUpdate, Server, Side, Stream, WebhookRequest
 from wsvoice.providers.callbacks import read_form_report
-from wsvoice.providers.fields import broken, read_signature, shown
+from wsvoice.providers.fields import broken, read_signature, shown, start_of
 from wsvoice.providers.signing import Fields, SignedUrl, is_same
 from wsvoice.providers.twilio.company import SETTINGS_HEADER, SigningKey, TwilioCompany, is_json, webhook_urls
 from wsvoice.providers.twilio.stream import TwilioStream
@@ -37,7 +37,7 @@ class TwilioServer(TwilioCompany, Server):
         fields = request.fields
         return fields.get("CallSid", "").startswith("CA") and fields.get("AccountSid", "").startswith("AC")
 
-    def claims(self, message: Mapping[str, Any]) -> bool:
+    def claims(self, message: object) -> bool:
         return is_start(message) and not has_uuid(message)
 
     def read_webhook(self, request: WebhookRequest) -> Call | CallUpdate | None:
@@ -225,11 +225,9 @@ class TwilioServer(TwilioCompany, Server):
         return SigningKey(secret, digest)
 
 
-def is_start(message: Mapping[str, Any]) -> bool:
+def is_start(message: object) -> bool:
     """Whether a message is a start of Twilio's dialect: camel case, with both ids."""
-    start = message.get("start")
-    if message.get("event") != "start" or not isinstance(start, Mapping):
-        return False
+    start = start_of(message)
     # Exotel has been seen to write camel case as well, but its start says who calls, which this one never does.
     return {"streamSid", "callSid"} <= start.keys() and not {"from", "to"} <= start.keys()
 
@@ -239,10 +237,9 @@ def is_uuid(value: object) -> bool:
     return isinstance(value, str) and _UUID.fullmatch(value) is not None
 
 
-def has_uuid(message: Mapping[str, Any]) -> bool:
+def has_uuid(message: object) -> bool:
     """Whether the call of a start message is named by a UUID."""
-    start = message.get("start")
-    return isinstance(start, Mapping) and is_uuid(start.get("callSid"))
+    return is_uuid(start_of(message).get("callSid"))
 
 
 def _upgrade_forms(url: str) -> Iterator[tuple[str, str, Fields]]:
