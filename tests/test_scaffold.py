@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 
 from wsvoice.errors import ScaffoldError, UsageError
-from wsvoice.providers import PROVIDERS, load_provider
+from tests.providers.companies import load_provider
+from wsvoice.providers import PROVIDERS
 from wsvoice.scaffold import (
     MANIFEST,
     Plan,

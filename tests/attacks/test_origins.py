@@ -22,7 +22,8 @@ from tests.runner.carrier import FORM
 from tests.runner.test_websocket_server import Served, echo
 from tests.runner.test_websocket_server import served as desk
 from wsvoice.config import START_KEY, RunConfig
-from wsvoice.providers import PROVIDERS, load_provider
+from tests.providers.companies import load_provider
+from wsvoice.providers import PROVIDERS
 from wsvoice.runner import doorway
 
 KEY = "correct-horse"

@@ -38,7 +38,8 @@ from wsvoice.cli.output import Output
 from wsvoice.cli.run import show_banner
 from wsvoice.config import RunConfig
 from wsvoice.errors import ConfigError
-from wsvoice.providers import PROVIDERS, load_provider
+from tests.providers.companies import load_provider
+from wsvoice.providers import PROVIDERS
 from wsvoice.providers.base import Provider, WebhookRequest
 from wsvoice.runner.server import Ready
 

@@ -21,7 +21,7 @@ from wsvoice.dial.caller import dial
 from wsvoice.dial.report import Cause, name_causes
 from wsvoice.dial.serve import ServedBot, bot_environment
 from wsvoice.errors import UsageError
-from wsvoice.providers import load_provider
+from tests.providers.companies import load_provider
 
 PIPELINE = """
 import asyncio, time

@@ -21,7 +21,8 @@ from wsvoice.dial.caller import Limits, dial
 from wsvoice.dial.conversation import Patience
 from wsvoice.dial.findings import CHECKS, explain
 from wsvoice.dial.probe import Hazards
-from wsvoice.providers import PROVIDERS, load_provider
+from tests.providers.companies import load_provider
+from wsvoice.providers import PROVIDERS
 from wsvoice.providers.base import Side
 from wsvoice.providers.events import Audio, StreamStarted
 

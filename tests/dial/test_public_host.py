@@ -16,7 +16,8 @@ from wsvoice.audio import write_wav
 from wsvoice.config import DialConfig
 from wsvoice.dial import CallReport, TimelineEvent
 from wsvoice.dial.caller import dial
-from wsvoice.providers import PROVIDERS, load_provider
+from tests.providers.companies import load_provider
+from wsvoice.providers import PROVIDERS
 
 ECHO = str(Path(__file__).parents[2] / "examples" / "echo.py")
 SEED = b"s" * 32

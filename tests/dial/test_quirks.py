@@ -22,7 +22,8 @@ from wsvoice.dial.caller import Limits, dial
 from wsvoice.dial.conversation import MAX_RECONNECTS, Patience
 from wsvoice.dial.quirks import Behaviour, describe_quirks, read_behaviour
 from wsvoice.errors import UsageError
-from wsvoice.providers import PROVIDERS, load_provider
+from tests.providers.companies import load_provider
+from wsvoice.providers import PROVIDERS
 
 QUICK = Limits(patience=Patience(close_s=1.0))
 TELNYX = 'codec="PCMU" bidirectionalMode="rtp" bidirectionalCodec="PCMU" bidirectionalSamplingRate="8000"'

@@ -18,7 +18,7 @@ from wsvoice.dial import TimelineEvent
 from wsvoice.dial.clock import MonotonicClock
 from wsvoice.dial.journal import Journal
 from wsvoice.dial.rest import FakeRestApi
-from wsvoice.providers import load_provider
+from tests.providers.companies import load_provider
 from wsvoice.providers.base import Callback, Command
 
 SEED = bytes(range(32))

@@ -13,7 +13,7 @@ import pytest
 from tests.environment import clean_environ
 from wsvoice.dial.serve import ServedBot, bot_environment
 from wsvoice.errors import DialError
-from wsvoice.providers import load_provider
+from tests.providers.companies import load_provider
 
 SERVER = """
 import json, os, signal, sys, time

@@ -13,7 +13,7 @@ import tracemalloc
 import pytest
 
 from wsvoice.errors import RemoteProtocolError
-from wsvoice.providers import load_provider
+from tests.providers.companies import load_provider
 from wsvoice.providers.base import StreamRequest
 
 TWIML = '<Response><Connect><Stream url="wss://h/ws"/></Connect></Response>'

@@ -15,7 +15,8 @@ from tests.runner.dialects import DIALECTS, Dialect, Exotel, Plivo, SignalWire, 
 from tests.runner.test_calls import wait_for
 from tests.runner.test_pipecat_gaps import Ear
 from tests.runner.test_providers import ask, read_document
-from wsvoice.providers import PROVIDERS, load_provider
+from tests.providers.companies import load_provider
+from wsvoice.providers import PROVIDERS
 from wsvoice.providers.base import WebhookRequest
 from wsvoice.runner import session
 

@@ -22,7 +22,8 @@ from tests.runner.carrier import FORM, announce, dialled
 from wsvoice.call import Call
 from wsvoice.config import RunConfig
 from wsvoice.errors import ConfigError, SignatureError, TokenError
-from wsvoice.providers import PROVIDERS, load_provider
+from tests.providers.companies import load_provider
+from wsvoice.providers import PROVIDERS
 from wsvoice.runner import gate
 from wsvoice.runner.gate import (
     REPEAT_AGE_S,

@@ -27,7 +27,8 @@ from tests.runner import bots
 from tests.runner.carrier import FORM, announce, dialled, main_frequency
 from tests.signals import tone
 from wsvoice.errors import ServerError
-from wsvoice.providers import PROVIDERS, load_provider
+from tests.providers.companies import load_provider
+from wsvoice.providers import PROVIDERS
 from wsvoice.runner.server import DrainingServer, listen
 from wsvoice.runner.tunnel import ngrok_tunnel
 from wsvoice.runner.watchdog import Watchdog

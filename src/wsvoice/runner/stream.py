@@ -110,6 +110,8 @@ class StreamSocket(AcceptedSocket):
         #: Set unless the carrier has asked for a pause.
         self._flowing = asyncio.Event()
         self._flowing.set()
+        #: How often the carrier's queue was cleared.
+        self._clears = 0
 
     # Reading
 
@@ -248,7 +250,7 @@ class StreamSocket(AcceptedSocket):
         Where the carrier has no marks, one is reached when all audio before it should have been played.
         """
         if isinstance(event, Mark) and not self._has_marks:
-            estimate = asyncio.create_task(self._reach(event, self.pacer.queued_s(self._loop.time()), self.clears_sent))
+            estimate = asyncio.create_task(self._reach(event, self.pacer.queued_s(self._loop.time()), self._clears))
             self._estimates.add(estimate)
             estimate.add_done_callback(self._estimates.discard)
             return
@@ -259,21 +261,21 @@ class StreamSocket(AcceptedSocket):
         with suppress(TimeoutError):
             async with asyncio.timeout(after_s):
                 await self.gone.wait()
-        if not self.gone.is_set() and self.clears_sent == clears:
+        if not self.gone.is_set() and self._clears == clears:
             await self.take("", mark)
 
     async def _may_send(self) -> bool:
         """Wait while the carrier wants no audio; false if what waited for it was cleared meanwhile."""
         if self._flowing.is_set():
             return True
-        clears = self.clears_sent
+        clears = self._clears
         flowing, gone = asyncio.ensure_future(self._flowing.wait()), asyncio.ensure_future(self.gone.wait())
         try:
             await asyncio.wait({flowing, gone}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             flowing.cancel()
             gone.cancel()
-        return self.clears_sent == clears
+        return self._clears == clears
 
     async def send(self, message: Message) -> None:
         """Send a message as ASGI has it, for a bot that writes by itself; a close is noted as a request."""
@@ -318,6 +320,7 @@ class StreamSocket(AcceptedSocket):
             self.marks_sent += 1
         elif isinstance(event, Clear):
             now = self._loop.time()
+            self._clears += 1
             self._cleared_ms += self.pacer.queued_s(now) * 1000
             self.pacer.cleared(now)
             if self.audio_listener is not None:
