@@ -36,12 +36,12 @@ import typer
 
 from tests.environment import clean_environ
 from tests.process import ServerProcess, server_process
+from tests.providers.companies import load_provider
 from wsvoice.audio import rms, write_wav
 from wsvoice.cli.main import app
 from wsvoice.config import RUN_SETTINGS, resolve_dial
 from wsvoice.dial.caller import dial as place_call
 from wsvoice.moved import MOVED
-from tests.providers.companies import load_provider
 from wsvoice.providers import PROVIDERS
 from wsvoice.runner.pipecat.patches import PATCHES
 from wsvoice.runner.pipecat.patches.old_params import KEPT, RENAMED

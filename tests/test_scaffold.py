@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from wsvoice.errors import ScaffoldError, UsageError
 from tests.providers.companies import load_provider
+from wsvoice.errors import ScaffoldError, UsageError
 from wsvoice.providers import PROVIDERS
 from wsvoice.scaffold import (
     MANIFEST,

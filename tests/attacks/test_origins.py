@@ -17,12 +17,12 @@ from twilio.request_validator import RequestValidator
 
 from tests.attacks import heads
 from tests.attacks.web import web
+from tests.providers.companies import load_provider
 from tests.runner import bots
 from tests.runner.carrier import FORM
 from tests.runner.test_websocket_server import Served, echo
 from tests.runner.test_websocket_server import served as desk
 from wsvoice.config import START_KEY, RunConfig
-from tests.providers.companies import load_provider
 from wsvoice.providers import PROVIDERS
 from wsvoice.runner import doorway
 

@@ -31,6 +31,7 @@ import websockets
 
 from tests.attacks.web import web
 from tests.process import ServerProcess, server_process
+from tests.providers.companies import load_provider
 from tests.runner.carrier import FORM, dialled
 from tests.runner.conftest import RunningServer, serving
 from wsvoice.call import Call
@@ -38,9 +39,8 @@ from wsvoice.cli.output import Output
 from wsvoice.cli.run import show_banner
 from wsvoice.config import RunConfig
 from wsvoice.errors import ConfigError
-from tests.providers.companies import load_provider
 from wsvoice.providers import PROVIDERS
-from wsvoice.providers.base import Provider, WebhookRequest
+from wsvoice.providers.base import WebhookRequest
 from wsvoice.runner.server import Ready
 
 SEED = bytes(range(32))
@@ -67,7 +67,7 @@ async def lingers(runner_args: Any) -> None:
     await asyncio.Event().wait()
 
 
-def carrier_and_secrets(name: str) -> tuple[Provider, dict[str, str]]:
+def carrier_and_secrets(name: str) -> tuple[Any, dict[str, str]]:
     """Return a provider that signs as the company does, and what its customer's server knows."""
     carrier, bot = load_provider(name).test_credentials(SEED)
     return load_provider(name, carrier), bot
@@ -87,7 +87,7 @@ def webhook(
     return carrier.sign(plain, now=time.time())
 
 
-def new_call(carrier: Provider, number: int, to_number: str = "+15550100002") -> Call:
+def new_call(carrier: Any, number: int, to_number: str = "+15550100002") -> Call:
     seed = number.to_bytes(32, "big")
     return carrier.new_call(from_number="+15550100001", to_number=to_number, parameters={}, seed=seed)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.environment import clean_process
+from tests.providers.companies import load_provider
 from tests.signals import speech_like
 from wsvoice.audio import write_wav
 from wsvoice.config import DialConfig
@@ -21,7 +22,6 @@ from wsvoice.dial.caller import dial
 from wsvoice.dial.report import Cause, name_causes
 from wsvoice.dial.serve import ServedBot, bot_environment
 from wsvoice.errors import UsageError
-from tests.providers.companies import load_provider
 
 PIPELINE = """
 import asyncio, time

@@ -13,6 +13,7 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.dial import fake_bots
 from tests.dial.fake_bots import FakeBot, Line, fake_bot, http_answer, twiml
+from tests.providers.companies import load_provider
 from tests.signals import speech_like, tone
 from wsvoice.audio import PCMU_8K, write_wav
 from wsvoice.config import DialConfig
@@ -21,7 +22,6 @@ from wsvoice.dial.caller import Limits, dial
 from wsvoice.dial.conversation import Patience
 from wsvoice.dial.findings import CHECKS, explain
 from wsvoice.dial.probe import Hazards
-from tests.providers.companies import load_provider
 from wsvoice.providers import PROVIDERS
 from wsvoice.providers.base import Side
 from wsvoice.providers.events import Audio, StreamStarted

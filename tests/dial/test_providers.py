@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 
 from tests.environment import clean_environ, clean_process
+from tests.providers.companies import load_provider
 from tests.signals import speech_like
 from wsvoice.audio import write_wav
 from wsvoice.config import DialConfig
 from wsvoice.dial import CallReport, TimelineEvent
 from wsvoice.dial.caller import dial
-from tests.providers.companies import load_provider
 from wsvoice.providers import PROVIDERS
 
 ROOT = Path(__file__).parents[2]

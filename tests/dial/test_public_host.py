@@ -11,12 +11,12 @@ import httpx
 import pytest
 
 from tests.process import ServerProcess, server_process
+from tests.providers.companies import load_provider
 from tests.signals import speech_like
 from wsvoice.audio import write_wav
 from wsvoice.config import DialConfig
 from wsvoice.dial import CallReport, TimelineEvent
 from wsvoice.dial.caller import dial
-from tests.providers.companies import load_provider
 from wsvoice.providers import PROVIDERS
 
 ECHO = str(Path(__file__).parents[2] / "examples" / "echo.py")

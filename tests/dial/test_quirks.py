@@ -14,6 +14,7 @@ import pytest
 
 from tests.dial import fake_bots
 from tests.dial.fake_bots import FakeBot, Line, fake_bot, http_answer
+from tests.providers.companies import load_provider
 from tests.signals import tone
 from wsvoice.audio import PCMU_8K, AudioFormat, Encoding, write_wav
 from wsvoice.config import DialConfig
@@ -22,7 +23,6 @@ from wsvoice.dial.caller import Limits, dial
 from wsvoice.dial.conversation import MAX_RECONNECTS, Patience
 from wsvoice.dial.quirks import Behaviour, describe_quirks, read_behaviour
 from wsvoice.errors import UsageError
-from tests.providers.companies import load_provider
 from wsvoice.providers import PROVIDERS
 
 QUICK = Limits(patience=Patience(close_s=1.0))

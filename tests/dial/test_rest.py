@@ -14,11 +14,11 @@ import pytest
 from twilio.base.exceptions import TwilioRestException
 from twilio.rest import Client
 
+from tests.providers.companies import load_provider
 from wsvoice.dial import TimelineEvent
 from wsvoice.dial.clock import MonotonicClock
 from wsvoice.dial.journal import Journal
 from wsvoice.dial.rest import FakeRestApi
-from tests.providers.companies import load_provider
 from wsvoice.providers.base import Callback, Command
 
 SEED = bytes(range(32))

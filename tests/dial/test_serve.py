@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.environment import clean_environ
+from tests.providers.companies import load_provider
 from wsvoice.dial.serve import ServedBot, bot_environment
 from wsvoice.errors import DialError
-from tests.providers.companies import load_provider
 
 SERVER = """
 import json, os, signal, sys, time

@@ -41,12 +41,6 @@ from wsvoice.providers.events import (
 )
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-SECRETS = {
-    "twilio": {"TWILIO_AUTH_TOKEN": "a token for tests"},
-    "telnyx": {"TELNYX_PRIVATE_KEY": base64.b64encode(bytes(range(32))).decode()},
-    "plivo": {"PLIVO_AUTH_TOKEN": "a token for tests"},
-    "signalwire": {"SIGNALWIRE_SIGNING_KEY": "a token for tests"},
-}
 #: Whose answers have no portable place for the user's parameters.
 WITHOUT_PARAMETERS = {"plivo"}
 NOW = 1_750_000_000.0
@@ -63,13 +57,19 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def provider(name: str) -> Any:
-    return load_provider(name, SECRETS.get(name))
+    return with_secrets(name)
+
+
+def with_secrets(name: str) -> Any:
+    """Return a provider that knows the secrets of both ends of a test call."""
+    carrier, bot = load_provider(name).test_credentials(SEED)
+    return load_provider(name, {**bot, **carrier})
 
 
 @dataclasses.dataclass(frozen=True)
 class Golden:
     side: Side
-    message: str
+    message: str | bytes
     event: Event
     resend: bool
 
@@ -89,7 +89,11 @@ def read_event(fields: dict[str, Any]) -> Event:
 def read_golden(path: Path) -> Golden:
     content = json.loads(path.read_text())
     assert content["source"].startswith("https://"), f"{path} does not say where it is from"
-    message = content["message"] if isinstance(content["message"], str) else json.dumps(content["message"])
+    # A text as it is, JSON as a value, or {"binary": base64}.
+    written = content["message"]
+    message: str | bytes = written if isinstance(written, str) else json.dumps(written)
+    if isinstance(written, dict) and written.keys() == {"binary"}:
+        message = base64.b64decode(written["binary"])
     return Golden(Side(content["from"]), message, read_event(content["event"]), content["resend"])
 
 
@@ -98,7 +102,11 @@ ALL_GOLDEN = [
     for name in sorted(PROVIDERS)
     for path in sorted((GOLDEN / name).glob("*.json"))
 ]
-CARRIER_TEXTS = [(name, read_golden(path).message) for name, path in (parameter.values for parameter in ALL_GOLDEN)]
+JSON_TEXTS = [
+    message
+    for name, path in (parameter.values for parameter in ALL_GOLDEN)
+    if isinstance(message := read_golden(path).message, str) and message.startswith("{")
+]
 
 
 def start_of(name: str) -> Golden:
@@ -154,11 +162,21 @@ carrier_events = (
 bot_events = st.builds(Audio, audio_bytes) | st.builds(Mark, names) | st.builds(Clear)
 
 
-def assert_same(received: Event, sent: Event) -> None:
-    """Assert that `received` is `sent`, but for counters that were left to the stream, or that it has not got."""
+def assert_same(received: Event, sent: Event, name: str) -> None:
+    """Assert that `received` is `sent`, but for counters that were left to the stream, and what it has not got."""
     assert type(received) is type(sent)
     if isinstance(sent, Connected):
         return  # Every carrier tells the version of its own protocol.
+    if isinstance(sent, StreamStarted):
+        assert isinstance(received, StreamStarted)
+        documented = start_of(name).event
+        assert isinstance(documented, StreamStarted)
+        untold = [field for field in ("account_id",) if not getattr(documented, field)]
+        if documented.stream_id == documented.call_id:
+            untold.append("stream_id")  # A stream without an id of its own.
+        sent = dataclasses.replace(sent, **{field: getattr(received, field) for field in untold})
+    if isinstance(sent, Mark | Digit | StreamStopped) and isinstance(received, Mark | Digit | StreamStopped):
+        sent = dataclasses.replace(sent, sequence=received.sequence if received.sequence is None else sent.sequence)
     open_ = {
         field: getattr(sent, field)
         for field in COUNTERS
@@ -178,7 +196,7 @@ def test_the_bot_receives_what_the_carrier_sends(provider: Any, event: Event) ->
     except LocalProtocolError:
         assert not isinstance(event, StreamStarted | Audio), "a carrier sends these"
         return
-    assert_same(bot.receive(message), event)
+    assert_same(bot.receive(message), event, provider.name)
     if isinstance(event, StreamStarted):
         assert bot.format == event.format
 
@@ -187,7 +205,17 @@ def test_the_bot_receives_what_the_carrier_sends(provider: Any, event: Event) ->
 @given(event=bot_events)
 def test_the_carrier_receives_what_the_bot_sends(provider: Any, event: Event) -> None:
     carrier, bot = ends(provider)
-    assert carrier.receive(bot.send(event)) == event
+    if isinstance(event, Mark) and not provider.has_marks:
+        with pytest.raises(LocalProtocolError):
+            bot.send(event)
+        return
+    received = carrier.receive(bot.send(event))
+    if isinstance(event, Audio) and isinstance(received, Audio):
+        # Some take whole frames alone, so that the last one is filled up with silence.
+        padding = received.payload[len(event.payload) :]
+        assert padding == bot.outbound_format.silence(len(padding))
+        event = Audio(event.payload + padding)
+    assert received == event
     assert carrier.findings() == []
 
 
@@ -200,11 +228,11 @@ def test_a_bot_cannot_say_what_only_a_carrier_says(provider: Any, event: Event) 
 
 def test_keys_are_pressed_on_the_stream_of_those_who_take_them(provider: Any) -> None:
     carrier, bot = ends(provider)
-    if provider.name != "plivo":
-        with pytest.raises(LocalProtocolError):
-            bot.send(SendDigits("1"))
+    try:
+        message = bot.send(SendDigits("1"))
+    except LocalProtocolError:
         return
-    assert carrier.receive(bot.send(SendDigits("1"))) == SendDigits("1")
+    assert carrier.receive(message) == SendDigits("1")
 
 
 @pytest.mark.parametrize("event", [Audio(bytes(320)), Mark("m"), Clear(), SendDigits("1")])
@@ -216,9 +244,16 @@ def test_a_bot_says_nothing_before_the_stream_has_started(provider: Any, event: 
 
 def test_an_unknown_message_is_no_error(provider: Any) -> None:
     carrier, bot = ends(provider)
-    message = json.dumps({"event": "surprise", "surprise": {"new": [1, None]}})
-    assert bot.receive(message) == Unknown("surprise")
-    assert carrier.receive(message) == Unknown("surprise")
+    for end, side in ((bot, Side.CARRIER), (carrier, Side.BOT)):
+        message = json.dumps({name_key(provider.name, side): "surprise", "surprise": {"new": [1, None]}})
+        assert end.receive(message) == Unknown("surprise")
+
+
+def name_key(name: str, side: Side) -> str:
+    """Return the key under which a company's messages say what they are: the first of a documented one."""
+    golden = [read_golden(path) for path in sorted((GOLDEN / name).glob("*.json"))]
+    texts = [one.message for one in golden if one.side is side and isinstance(one.message, str)]
+    return next(iter(json.loads(texts[0])))
 
 
 # Golden messages
@@ -245,11 +280,18 @@ def test_a_golden_event_is_sent_as_its_message(provider_name: str, path: Path) -
     golden = read_golden(path)
     carrier, bot = ends(load_provider(provider_name))
     sent = (carrier if golden.side is Side.CARRIER else bot).send(golden.event)
-    assert isinstance(sent, str)
     if golden.resend:
-        assert json.loads(sent) == json.loads(golden.message)
+        assert meaning(sent) == meaning(golden.message)
     else:
-        assert json.loads(sent) != json.loads(golden.message), "it is sent as it is documented, so say so"
+        assert meaning(sent) != meaning(golden.message), "it is sent as it is documented, so say so"
+
+
+def meaning(message: str | bytes) -> Any:
+    """Return the value of a text that is JSON; any other message as it is."""
+    try:
+        return json.loads(message) if isinstance(message, str) else message
+    except ValueError:
+        return message
 
 
 # Garbage
@@ -264,7 +306,7 @@ json_values = st.recursive(
 @st.composite
 def mutated(draw: st.DrawFn) -> str:
     """Draw a golden message with a value replaced, a key removed, or a character changed."""
-    text = draw(st.sampled_from([message for _, message in CARRIER_TEXTS]))
+    text = draw(st.sampled_from(JSON_TEXTS))
     way = draw(st.sampled_from(["value", "removal", "character"]))
     if way == "character":
         at = draw(st.integers(0, len(text) - 1))
@@ -408,7 +450,10 @@ def with_anything_anywhere(text: str) -> list[tuple[Any, Any, str]]:
 def test_anything_may_stand_anywhere(provider_name: str, path: Path) -> None:
     provider = load_provider(provider_name)
     carrier, bot = ends(provider)
-    for _, _, message in with_anything_anywhere(read_golden(path).message):
+    text = read_golden(path).message
+    if not isinstance(text, str) or not text.startswith("{"):
+        pytest.skip("no JSON")
+    for _, _, message in with_anything_anywhere(text):
         assert isinstance(provider.claims(json.loads(message)), bool)
         for stream in (carrier, bot):
             assert_only_protocol_errors(stream, message)
@@ -421,6 +466,7 @@ def test_a_start_needs_nothing_but_ids_and_a_format(provider_name: str, path: Pa
     provider = load_provider(provider_name)
     golden = read_golden(path)
     assert isinstance(golden.event, StreamStarted)
+    assert isinstance(golden.message, str)
     for key, value, message in with_anything_anywhere(golden.message):
         event = outcome(provider.stream(Side.BOT), message)
         if isinstance(event, RemoteProtocolError):
@@ -433,6 +479,14 @@ def test_a_start_needs_nothing_but_ids_and_a_format(provider_name: str, path: Pa
 # The HTTP half
 
 
+@pytest.fixture(scope="session")
+def caller(provider: Any) -> Any:
+    """A provider that announces its calls."""
+    if not provider.has_webhook:
+        pytest.skip(f"{provider.title} sends no webhooks")
+    return provider
+
+
 def a_call(provider: Any, parameters: dict[str, str] | None = None) -> Call:
     return provider.new_call(
         from_number="+15550100001", to_number="+15550100002", parameters=parameters or {}, seed=SEED
@@ -441,43 +495,43 @@ def a_call(provider: Any, parameters: dict[str, str] | None = None) -> Call:
 
 @relaxed
 @given(parameters=st.dictionaries(names, values, max_size=2))
-def test_an_answer_is_read_as_it_was_meant(provider: Any, parameters: dict[str, str]) -> None:
+def test_an_answer_is_read_as_it_was_meant(caller: Any, parameters: dict[str, str]) -> None:
     try:
-        answer = provider.answer(a_call(provider, parameters), "wss://voice.example.com/ws/token")
+        answer = caller.answer(a_call(caller, parameters), "wss://voice.example.com/ws/token")
     except LocalProtocolError as error:
         if error.kind != "long-parameter":
             raise
         return
-    request = provider.read_answer(answer.body.encode(), answer.media_type)
+    request = caller.read_answer(answer.body.encode(), answer.media_type)
     # Exotel's parameters are the URL's query.
     assert request.url.partition("?")[0] == "wss://voice.example.com/ws/token"
-    carried = {} if provider.name in WITHOUT_PARAMETERS else parameters
+    carried = {} if caller.name in WITHOUT_PARAMETERS else parameters
     assert {**request.parameters, **carried} == request.parameters
     assert request.findings == []
 
 
-def test_a_busy_answer_starts_no_stream(provider: Any) -> None:
-    answer = provider.busy()
+def test_a_busy_answer_starts_no_stream(caller: Any) -> None:
+    answer = caller.busy()
     with pytest.raises(RemoteProtocolError):
-        provider.read_answer(answer.body.encode(), answer.media_type)
+        caller.read_answer(answer.body.encode(), answer.media_type)
 
 
 @relaxed
 @given(body=st.binary() | st.text().map(str.encode), media_type=st.sampled_from(["text/xml", "application/json", ""]))
-def test_nothing_but_a_protocol_error_comes_of_a_garbled_answer(provider: Any, body: bytes, media_type: str) -> None:
+def test_nothing_but_a_protocol_error_comes_of_a_garbled_answer(caller: Any, body: bytes, media_type: str) -> None:
     with pytest.raises(RemoteProtocolError) as caught:
-        provider.read_answer(body, media_type)
+        caller.read_answer(body, media_type)
     assert len(caught.value.message) <= 200
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 @pytest.mark.parametrize("direction", ["inbound", "outbound"])
-def test_a_webhook_announces_its_call(provider: Any, method: str, direction: Any) -> None:
-    call = dataclasses.replace(a_call(provider), direction=direction)
-    request = provider.webhook(call, "https://voice.example.com/", method=method)
-    assert provider.recognises(request)
+def test_a_webhook_announces_its_call(caller: Any, method: str, direction: Any) -> None:
+    call = dataclasses.replace(a_call(caller), direction=direction)
+    request = caller.webhook(call, "https://voice.example.com/", method=method)
+    assert caller.recognises(request)
     assert all(header == header.lower() for header in request.headers)
-    read = provider.read_webhook(request)
+    read = caller.read_webhook(request)
     assert read == dataclasses.replace(call, stream_id="")
 
 
@@ -557,7 +611,7 @@ def odd_webhooks(draw: st.DrawFn, name: str) -> WebhookRequest:
         changed = draw(st.dictionaries(st.sampled_from(sorted(fields)) | odd_texts, odd_texts, max_size=3))
         body = urlencode({**fields, **changed}, errors="replace").encode()
         request = WebhookRequest("POST", "https://h/", {"content-type": FORM_TYPE}, body)
-    provider = load_provider(name, SECRETS.get(name))
+    provider = with_secrets(name)
     signed = provider.sign(request, now=NOW)
     headers = draw(st.dictionaries(st.sampled_from(sorted(signed.headers)), odd_texts, max_size=3))
     types = ["application/json", "multipart/form-data; boundary=", "multipart/form-data; boundary=h", "text/plain"]
@@ -578,23 +632,24 @@ def odd_webhooks(draw: st.DrawFn, name: str) -> WebhookRequest:
 
 @relaxed
 @given(data=st.data())
-def test_nothing_but_a_refusal_comes_of_an_odd_webhook(provider: Any, data: st.DataObject) -> None:
-    request = data.draw(odd_webhooks(provider.name))
-    assert isinstance(provider.recognises(request), bool)
-    assert isinstance(provider.has_credentials(request), bool)
-    key, mark = provider.replay_key(request)
+def test_nothing_but_a_refusal_comes_of_an_odd_webhook(caller: Any, data: st.DataObject) -> None:
+    request = data.draw(odd_webhooks(caller.name))
+    assert isinstance(caller.recognises(request), bool)
+    assert isinstance(caller.has_credentials(request), bool)
+    key, mark = caller.replay_key(request)
     assert isinstance(key, str)
     assert mark is None or isinstance(mark, str)
-    for check in (provider.verify, provider.verify_upgrade):
+    for check in (caller.verify, caller.verify_upgrade):
         with suppress(SignatureError):
             check(request, now=NOW)
     with suppress(RemoteProtocolError):
-        read = provider.read_webhook(request)
+        read = caller.read_webhook(request)
         texts = dataclasses.asdict(read) if read is not None else {}
         assert all(text.isprintable() and len(text) <= 300 for text in texts.values() if isinstance(text, str))
 
 
-def test_there_are_golden_webhooks_of_every_kind(name: str) -> None:
+def test_there_are_golden_webhooks_of_every_kind(caller: Any) -> None:
+    name = caller.name
     golden = [json.loads(path.read_text()) for path in (GOLDEN / name / "webhooks").glob("*.json")]
     updates = [CallUpdate(**each["update"]) for each in golden if "update" in each]
     assert {(update.ended, update.failed) for update in updates} >= {(False, False), (True, False), (False, True)}
@@ -626,7 +681,7 @@ def test_what_is_reported_of_a_call_can_be_logged(provider: Any) -> None:
 def signed_webhook(provider: Any) -> tuple[WebhookRequest, WebhookRequest]:
     if not provider.can_verify():
         pytest.skip(f"{provider.title} signs nothing")
-    plain = provider.webhook(a_call(provider), "https://voice.example.com/voice")
+    plain = provider.webhook(a_call(provider), "https://voice.example.com/voice", method=provider.webhook_method)
     return plain, provider.sign(plain, now=NOW)
 
 
@@ -650,7 +705,8 @@ def test_a_signed_webhook_is_accepted(provider: Any) -> None:
         provider.verify(plain, now=NOW)
     with pytest.raises(SignatureError):
         load_provider(provider.name).verify(signed, now=NOW)
-    assert provider.replay_key(signed)[0]
+    if provider.covers_body:
+        assert provider.replay_key(signed)[0]
     assert provider.replay_key(signed) == provider.replay_key(provider.sign(plain, now=NOW))
 
 
@@ -660,7 +716,7 @@ def test_a_changed_body_or_signature_is_refused(provider: Any, data: st.DataObje
     plain, signed = signed_webhook(provider)
     added = [name for name in sorted(set(signed.headers) - set(plain.headers)) if is_decisive(provider, signed, name)]
     assert added
-    part = data.draw(st.sampled_from(["body", *added]))
+    part = data.draw(st.sampled_from([*(["body"] if provider.covers_body else []), *added]))
     if part == "body":
         body = signed.body.decode()
         # Letters and digits that are no part of an escape: others can be changed without changing any field.

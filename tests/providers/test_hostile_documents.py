@@ -12,8 +12,8 @@ import tracemalloc
 
 import pytest
 
-from wsvoice.errors import RemoteProtocolError
 from tests.providers.companies import load_provider
+from wsvoice.errors import RemoteProtocolError
 from wsvoice.providers.base import StreamRequest
 
 TWIML = '<Response><Connect><Stream url="wss://h/ws"/></Connect></Response>'

@@ -17,12 +17,12 @@ import pytest
 import websockets
 from twilio.request_validator import RequestValidator
 
+from tests.providers.companies import load_provider
 from tests.runner import bots
 from tests.runner.carrier import FORM, announce, dialled
 from wsvoice.call import Call
 from wsvoice.config import RunConfig
 from wsvoice.errors import ConfigError, SignatureError, TokenError
-from tests.providers.companies import load_provider
 from wsvoice.providers import PROVIDERS
 from wsvoice.runner import gate
 from wsvoice.runner.gate import (

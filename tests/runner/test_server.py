@@ -23,11 +23,11 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from tests.environment import clean_environ
+from tests.providers.companies import load_provider
 from tests.runner import bots
 from tests.runner.carrier import FORM, announce, dialled, main_frequency
 from tests.signals import tone
 from wsvoice.errors import ServerError
-from tests.providers.companies import load_provider
 from wsvoice.providers import PROVIDERS
 from wsvoice.runner.server import DrainingServer, listen
 from wsvoice.runner.tunnel import ngrok_tunnel

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pipecat.frames.frames import OutputAudioRawFrame, OutputTransportMessageUrgentFrame
 
+from tests.providers.companies import load_provider
 from tests.runner import bots
 from tests.runner.carrier import announce, dialled, main_frequency
 from tests.runner.test_calls import wait_for
 from tests.signals import correlation_delay_ms, snr_db, speech_like, tone
 from tests.stalls import undisturbed
 from wsvoice.audio import PCMU_8K, Resampler, resample
-from tests.providers.companies import load_provider
 from wsvoice.providers.base import Side
 from wsvoice.providers.events import Audio
 from wsvoice.runner.pacing import Pacer

@@ -363,6 +363,8 @@ class Company:
     credential_names: ClassVar[tuple[str, ...]] = ()
     #: Whether it signs its webhooks; where it does not, there is nothing to verify.
     signs: ClassVar[bool] = True
+    #: Whether what it signs covers the body; a password does not.
+    covers_body: ClassVar[bool] = True
     #: Whether a call is announced by a webhook; where it is not, the stream is dialled at once.
     has_webhook: ClassVar[bool] = True
     #: The method of its webhook unless the user chooses another.

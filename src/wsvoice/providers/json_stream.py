@@ -10,9 +10,9 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from wsvoice.audio import PCMU_8K, AudioFormat
+from wsvoice.audio import AudioFormat
 from wsvoice.errors import LocalProtocolError
-from wsvoice.providers.base import Finding, Side
+from wsvoice.providers.base import Side
 from wsvoice.providers.events import (
     Audio,
     Clear,
@@ -21,13 +21,11 @@ from wsvoice.providers.events import (
     Digit,
     Event,
     Mark,
-    SendDigits,
     StreamStarted,
     StreamStopped,
     Unknown,
 )
 from wsvoice.providers.fields import (
-    DIGITS,
     broken,
     read_counter,
     read_digit,
@@ -41,22 +39,15 @@ from wsvoice.providers.fields import (
     write_object,
     write_payload,
 )
-
-#: Characters of an unknown message's name.
-NAME_LIMIT = 64
+from wsvoice.providers.media_stream import NAME_LIMIT, MediaStream
 
 
-class JsonStream:
+class JsonStream(MediaStream):
     """
     One end of a stream of JSON messages. By itself it is a plain dialect of Media Streams, as Twilio began them.
 
     A class attribute that holds several keys names the one that is written first; all of them are read.
     """
-
-    title: ClassVar[str]
-    #: The formats, and what the start message calls them.
-    encodings: ClassVar[Mapping[AudioFormat, str]] = {PCMU_8K: "audio/x-mulaw"}
-    default_format: ClassVar[AudioFormat] = PCMU_8K
 
     #: The names of the carrier's messages.
     carrier_messages: ClassVar[Mapping[type[Event], str]] = {
@@ -81,9 +72,7 @@ class JsonStream:
     rate_keys: ClassVar[tuple[str, ...]] = ("sampleRate",)
 
     def __init__(self, side: Side) -> None:
-        self.side = side
-        self.format = self.outbound_format = self.default_format
-        self.stream_id = self.call_id = self.account_id = ""
+        super().__init__(side)
         self._sequence = 0
         self._chunks: dict[str, int] = defaultdict(int)
         self._sent_bytes: dict[str, int] = defaultdict(int)
@@ -104,32 +93,14 @@ class JsonStream:
         Raises:
             LocalProtocolError: If this end has no such message, or the stream has not started.
         """
-        kind = type(event)
-        if not self.stream_id and not isinstance(event, Connected | StreamStarted):
-            raise LocalProtocolError("not-started", f"the stream has not started; {kind.__name__} cannot be sent yet")
-        name = self._names.get(kind)
+        self.check(event)
+        name = self._names.get(type(event))
         if name is None:
-            end = "end" if self.side is Side.CARRIER else "bot's end"
-            raise LocalProtocolError("no-message", f"{self.title}'s {end} has no message for {kind.__name__}")
+            raise self.no_message(event)
         if isinstance(event, Audio):
             if self.side is Side.BOT:
                 return f"{self._media_head}{write_payload(event.payload)}{self._media_tail}"
             return write_object(self.envelope(name, event, self.media_content(event)))
-        if isinstance(event, Mark) and not event.name:
-            raise LocalProtocolError("bad-mark", "a mark has a name")
-        if isinstance(event, Digit | SendDigits):
-            keys = event.digit if isinstance(event, Digit) else event.digits
-            if not keys or not DIGITS.issuperset(keys) or (isinstance(event, Digit) and len(keys) > 1):
-                raise LocalProtocolError("bad-dtmf", f"keys are of 0-9 * # A-D, not {shown(keys)}")
-        if isinstance(event, StreamStarted):
-            if event.format not in self.encodings:
-                wire = event.format
-                raise LocalProtocolError(
-                    "bad-format", f"{self.title} streams no {wire.encoding} at {wire.sample_rate} Hz"
-                )
-            if not event.stream_id or not event.call_id:
-                raise LocalProtocolError("bad-start", "a stream starts with a stream id and a call id")
-            self.begin(event)
         if self.side is Side.BOT:
             return write_object(self.bot_message(name, event))
         if isinstance(event, Connected):
@@ -200,9 +171,7 @@ class JsonStream:
         return {**message, name: {"name": event.name}} if isinstance(event, Mark) else message
 
     def begin(self, event: StreamStarted) -> None:
-        """Keep what the start of the stream settles."""
-        self.format = self.outbound_format = event.format
-        self.stream_id, self.call_id, self.account_id = event.stream_id, event.call_id, event.account_id
+        super().begin(event)
         if self.side is Side.BOT:
             message = write_object(self.bot_message(self._names[Audio], Audio(b"")))
             head, key, tail = message.rpartition('"payload":"')
@@ -328,10 +297,6 @@ class JsonStream:
 
     def judge_media(self, content: dict[str, Any], media: dict[str, Any], payload: bytes) -> None:
         """Look at a message of the bot's audio."""
-
-    def findings(self) -> list[Finding]:
-        """Return, and forget, what the bot sent since the last call though the company would dislike it."""
-        return []
 
 
 def first_of(content: Mapping[str, Any], keys: tuple[str, ...]) -> Any:

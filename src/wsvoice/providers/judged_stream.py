@@ -7,21 +7,20 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from wsvoice.providers.base import Finding, Level, Side
-from wsvoice.providers.events import Audio, Event, SendDigits, Unknown
+from wsvoice.providers.events import Event, SendDigits, Unknown
 from wsvoice.providers.fields import shown
 from wsvoice.providers.json_stream import JsonStream
+from wsvoice.providers.media_stream import MediaStream
 
 
-class JudgedStream(JsonStream):
+class Judge(MediaStream):
     """A carrier's end that notes what the company would dislike about a bot's messages."""
 
     #: How much audio a message may hold, in bytes, and how bad more is.
     payload_limit: ClassVar[int] = 32 * 1024
     payload_level: ClassVar[Level] = "warn"
-    #: Whether a bot's messages have to carry the stream's id.
-    needs_stream_id: ClassVar[bool] = True
-    #: What the company's debugger says of an unknown message.
-    unknown_error: ClassVar[str] = ""
+    #: What a message of audio is called.
+    audio_message: ClassVar[str] = "media"
 
     def __init__(self, side: Side = Side.CARRIER) -> None:
         super().__init__(side)
@@ -34,6 +33,27 @@ class JudgedStream(JsonStream):
     def found(self, level: Level, message: str) -> None:
         """Note what the company would dislike."""
         self._findings.append(Finding("M1", level, message))
+
+    def judge_audio(self, payload: bytes) -> None:
+        name = self.audio_message
+        if not payload:
+            self.found("warn", f"a {name} message has an empty payload")
+        elif payload.startswith(b"RIFF"):
+            self.found("fail", "the audio starts with a WAV header, which plays as noise: send the samples alone")
+        if len(payload) % self.outbound_format.sample_width:
+            self.found("fail", f"a {name} message ends in the middle of a 16-bit sample")
+        if len(payload) > self.payload_limit:
+            limit = f"{self.payload_limit // 1024} KiB" if self.payload_limit % 1000 else f"{self.payload_limit} bytes"
+            self.found(self.payload_level, f"a {name} message holds more than {limit} of audio")
+
+
+class JudgedStream(Judge, JsonStream):
+    """The same of JSON messages."""
+
+    #: Whether a bot's messages have to carry the stream's id.
+    needs_stream_id: ClassVar[bool] = True
+    #: What the company's debugger says of an unknown message.
+    unknown_error: ClassVar[str] = ""
 
     def judge(self, event: Event, name: str, content: dict[str, Any]) -> None:
         if isinstance(event, Unknown):
@@ -52,16 +72,5 @@ class JudgedStream(JsonStream):
             self.found("fail", f"a {name} message has {which}")
 
     def judge_media(self, content: dict[str, Any], media: dict[str, Any], payload: bytes) -> None:
-        name = self.bot_messages[Audio]
-        self.judge_stream_id(name, content)
-        if not payload:
-            self.found("warn", f"a {name} message has an empty payload")
-        elif payload.startswith(b"RIFF"):
-            self.found("fail", "the audio starts with a WAV header, which plays as noise: send the samples alone")
-        if len(payload) % self.outbound_format.sample_width:
-            self.found("fail", f"a {name} message ends in the middle of a 16-bit sample")
-        if len(payload) > self.payload_limit:
-            limit = (
-                f"{self.payload_limit // 1024} KiB" if not self.payload_limit % 1024 else f"{self.payload_limit} bytes"
-            )
-            self.found(self.payload_level, f"a {name} message holds more than {limit} of audio")
+        self.judge_stream_id(self.audio_message, content)
+        self.judge_audio(payload)

@@ -1,0 +1,83 @@
+"""
+A media stream whose audio is binary messages, the samples alone, and whose events are text.
+"""
+
+from __future__ import annotations
+
+from wsvoice.providers.base import Side
+from wsvoice.providers.events import Audio, Clear, Event, Mark, SendDigits, StreamStarted
+from wsvoice.providers.fields import broken
+from wsvoice.providers.media_stream import MediaStream
+
+
+class BinaryStream(MediaStream):
+    """One end of such a stream; a company says how its events are spelt, with :meth:`write` and :meth:`read`."""
+
+    def send(self, event: Event) -> str | bytes:
+        """
+        Render `event` as the message that this end sends.
+
+        Raises:
+            LocalProtocolError: If this end has no such message, or the stream has not started.
+        """
+        is_bots = isinstance(event, Audio | Mark | Clear | SendDigits)
+        if self.side is Side.BOT and not is_bots:
+            raise self.no_message(event)
+        self.check(event)
+        if isinstance(event, Audio):
+            return self.write_audio(event.payload)
+        text = self.write(event)
+        if text is None:
+            raise self.no_message(event)
+        return text
+
+    def receive(self, message: str | bytes) -> Event:
+        """
+        Read one message of the other end.
+
+        Raises:
+            RemoteProtocolError: If it is not one. Kinds: ``bad-media`` and those of the company's texts.
+        """
+        if isinstance(message, bytes):
+            return self.read_audio(message)
+        event = self.read(message)
+        if isinstance(event, StreamStarted):
+            self.begin(event)
+        elif self.side is Side.CARRIER:
+            self.judge(event, message)
+        return event
+
+    def write_audio(self, payload: bytes) -> bytes:
+        """Return the message that carries `payload`."""
+        return payload
+
+    def read_audio(self, message: bytes) -> Audio:
+        """
+        Read a message of audio.
+
+        Raises:
+            RemoteProtocolError: Of kind ``bad-media``, if the carrier's ends in the middle of a sample.
+        """
+        wire = self.format if self.side is Side.BOT else self.outbound_format
+        over = len(message) % wire.sample_width
+        if self.side is Side.CARRIER:
+            self.judge_audio(message)
+        elif over:
+            raise broken("bad-media", f"the audio has {len(message)} bytes, which end in the middle of a sample")
+        return Audio(message[: len(message) - over])
+
+    def write(self, event: Event) -> str | None:
+        """Return the text of `event`; ``None`` if this end has none."""
+        raise NotImplementedError
+
+    def read(self, text: str) -> Event:
+        """
+        Read a text of the other end.
+
+        Raises:
+            RemoteProtocolError: If it is none.
+        """
+        raise NotImplementedError
+
+    def judge(self, event: Event, text: str) -> None:
+        """Look at a bot's text, as a simulated carrier does."""
