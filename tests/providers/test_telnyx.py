@@ -35,10 +35,11 @@ from pipecat.serializers.telnyx import TelnyxFrameSerializer
 from pipecat.utils.asyncio.task_manager import TaskManager
 
 from tests.providers.commands import hung_up
+from tests.providers.companies import Telnyx, TelnyxStream, Twilio
 from wsvoice.audio import PCMU_8K, AudioFormat, Encoding
 from wsvoice.call import Call
 from wsvoice.errors import ConfigError, LocalProtocolError, RemoteProtocolError, SignatureError
-from wsvoice.providers.base import AnswersByRequest, CallUpdate, HttpRequest, RepliesToErrors, Side, WebhookRequest
+from wsvoice.providers.base import CallUpdate, HttpRequest, RepliesToErrors, Side, WebhookRequest
 from wsvoice.providers.events import (
     Audio,
     Clear,
@@ -52,8 +53,6 @@ from wsvoice.providers.events import (
     StreamStopped,
     Unknown,
 )
-from wsvoice.providers.telnyx import Telnyx, TelnyxStream
-from wsvoice.providers.twilio import Twilio
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "telnyx"
 NOW = 1_750_000_000
@@ -716,8 +715,8 @@ def test_the_bots_own_format(telnyx: Telnyx, codec: str | None, rate: str | None
         (b"<Response><Reject/></Response>", "rejected", "rejected"),
         (b'<Response><Reject reason="busy"/></Response>', "rejected", "busy"),
         (b"<Response><Hangup/></Response>", "hung-up", "hung up"),
-        (b"<Response><Redirect>/x</Redirect></Response>", "redirected", "Redirect"),
-        (b"<Response/>", "no-stream", "holds nothing"),
+        (b"<Response><Redirect>https://h/x</Redirect></Response>", "redirected", "Redirect"),
+        (b"<Response/>", "no-stream", "empty <Response>"),
         (b"<Response><Say>Hi</Say></Response>", "no-stream", "holds <Say>"),
         (b"<Response><Connect><AIAssistant/></Connect></Response>", "no-stream", "<Connect> holds <AIAssistant>"),
         (b"<Twiml/>", "bad-xml", "root"),
@@ -872,7 +871,6 @@ def test_a_call_control_call_is_turned_away_by_a_request(telnyx: Telnyx) -> None
 
 
 def test_an_answer_command_is_read_back(telnyx: Telnyx) -> None:
-    assert isinstance(telnyx, AnswersByRequest)
     call = dataclasses.replace(API_CALL, parameters={"customer": "Jörg"})
     command = as_webhook(telnyx.answer(call, STREAM_URL).requests[0])
     request = telnyx.read_answer_request(command, call_id=CALL.call_id)
@@ -1171,13 +1169,13 @@ def test_what_a_bot_tolerates(message: dict[str, Any], expected: Event) -> None:
 
 def test_l16_of_odd_length_is_no_audio() -> None:
     carrier, bot = ends(dataclasses.replace(STARTED, format=L16_16K))
-    with pytest.raises(RemoteProtocolError, match="within a sample") as caught:
+    with pytest.raises(RemoteProtocolError, match="in the middle of a sample") as caught:
         bot.receive(carrier.send(Audio(bytes(641))))
     assert caught.value.kind == "bad-media"
     # The bot's format is another one.
     assert carrier.receive(bot.send(Audio(bytes(641)))) == Audio(bytes(641))
     carrier.outbound_format = L16_16K
-    with pytest.raises(RemoteProtocolError, match="within a sample"):
+    with pytest.raises(RemoteProtocolError, match="in the middle of a sample"):
         carrier.receive(bot.send(Audio(bytes(641))))
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 PROVIDERS: dict[str, str] = {
     "twilio": "Twilio",
+    "telnyx": "Telnyx",
     "exotel": "Exotel",
     "signalwire": "SignalWire",
 }

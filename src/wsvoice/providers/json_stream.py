@@ -62,6 +62,8 @@ class JsonStream(MediaStream):
     bot_messages: ClassVar[Mapping[type[Event], str]] = {Audio: "media", Mark: "mark", Clear: "clear"}
     #: The tracks that a carrier sends.
     tracks: ClassVar[tuple[str, ...]] = ("inbound", "outbound")
+    #: Whether a bot's messages carry the stream's id.
+    needs_stream_id: ClassVar[bool] = True
 
     stream_id_keys: ClassVar[tuple[str, ...]] = ("streamSid",)
     call_id_keys: ClassVar[tuple[str, ...]] = ("callSid",)
@@ -165,7 +167,9 @@ class JsonStream(MediaStream):
 
     def bot_message(self, name: str, event: Event) -> dict[str, Any]:
         """Return the bot's message of `event`; of audio its payload is left out."""
-        message: dict[str, Any] = {"event": name, self.stream_id_keys[0]: self.stream_id}
+        message: dict[str, Any] = {"event": name}
+        if self.needs_stream_id:
+            message[self.stream_id_keys[0]] = self.stream_id
         if isinstance(event, Audio):
             return {**message, name: {"payload": ""}}
         return {**message, name: {"name": event.name}} if isinstance(event, Mark) else message
@@ -244,7 +248,7 @@ class JsonStream(MediaStream):
 
     def read_format(self, media_format: object) -> AudioFormat:
         """
-        Return the format that a start message names; the default where it names none.
+        Return the format that a start message names; the default where it names none, and an encoding's first rate.
 
         Raises:
             RemoteProtocolError: If it is none that the company streams: it is not guessed.
@@ -254,8 +258,9 @@ class JsonStream(MediaStream):
         if not isinstance(media_format, dict):
             raise broken("bad-start", f"start.{self.format_keys[0]} is {shown(media_format)}, not an object")
         name, written = media_format.get("encoding"), first_of(media_format, self.rate_keys)
-        rate = read_counter(self.default_format.sample_rate if written is None else written)
         name = self.encodings[self.default_format] if name is None else name
+        rates = (each.sample_rate for each, called in self.encodings.items() if called == name)
+        rate = next(rates, self.default_format.sample_rate) if written is None else read_counter(written)
         if (known := self.find_format(name, rate)) is not None:
             return known
         what = f"{shown(name)} at {shown(written) if rate is None else rate} Hz"

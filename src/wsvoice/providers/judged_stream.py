@@ -16,7 +16,7 @@ from wsvoice.providers.media_stream import MediaStream
 class Judge(MediaStream):
     """A carrier's end that notes what the company would dislike about a bot's messages."""
 
-    #: How much audio a message may hold, in bytes, and how bad more is.
+    #: How much audio a message may hold, in bytes, and how bad more is; 0 for no limit.
     payload_limit: ClassVar[int] = 32 * 1024
     payload_level: ClassVar[Level] = "warn"
     #: What a message of audio is called.
@@ -42,7 +42,7 @@ class Judge(MediaStream):
             self.found("fail", "the audio starts with a WAV header, which plays as noise: send the samples alone")
         if len(payload) % self.outbound_format.sample_width:
             self.found("fail", f"a {name} message ends in the middle of a 16-bit sample")
-        if len(payload) > self.payload_limit:
+        if 0 < self.payload_limit < len(payload):
             limit = f"{self.payload_limit // 1024} KiB" if self.payload_limit % 1000 else f"{self.payload_limit} bytes"
             self.found(self.payload_level, f"a {name} message holds more than {limit} of audio")
 
@@ -50,8 +50,6 @@ class Judge(MediaStream):
 class JudgedStream(Judge, JsonStream):
     """The same of JSON messages."""
 
-    #: Whether a bot's messages have to carry the stream's id.
-    needs_stream_id: ClassVar[bool] = True
     #: What the company's debugger says of an unknown message.
     unknown_error: ClassVar[str] = ""
 

@@ -1,0 +1,271 @@
+"""
+The server's half of Telnyx: webhooks verified, read, and answered with TeXML or with requests to the API.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from wsvoice.call import Call
+from wsvoice.errors import LocalProtocolError, RemoteProtocolError, SignatureError
+from wsvoice.providers.base import Answer, CallUpdate, HttpRequest, Server, Side, Stream, WebhookRequest
+from wsvoice.providers.callbacks import details, read_form_report, report
+from wsvoice.providers.fields import broken, read_object, read_signature, read_text, shown, start_of, text_or_nothing
+from wsvoice.providers.telnyx.company import (
+    API_NAMES,
+    SIGNATURE_HEADER,
+    TEXML_NAMES,
+    TIMESTAMP_HEADER,
+    TelnyxCompany,
+    read_key,
+)
+from wsvoice.providers.telnyx.rest import command
+from wsvoice.providers.telnyx.stream import TelnyxStream
+from wsvoice.providers.urls import check_stream_url
+from wsvoice.providers.xml_writer import document, element
+
+#: How far a webhook's timestamp may be from our clock, as in Telnyx's own libraries.
+#: https://github.com/team-telnyx/telnyx-python/blob/master/src/telnyx/lib/webhook_verification.py
+TIMESTAMP_TOLERANCE_S = 300
+
+#: Ends of a call in which nothing failed; others are worth a warning.
+#: https://developers.telnyx.com/api-reference/callbacks/call-hangup
+_CALM_CAUSES = frozenset(
+    {"", "normal_clearing", "originator_cancel", "timeout", "time_limit", "user_busy", "no_answer", "call_rejected"}
+)
+#: What an event of Call Control says of what happened.
+_TOLD = ("hangup_cause", "hangup_source", "sip_hangup_cause", "failure_reason", "result", "reason", "direction")
+_TIMESTAMP_DIGITS = 12
+
+
+class TelnyxServer(TelnyxCompany, Server):
+    """What ``wsvoice run -t telnyx`` knows of Telnyx."""
+
+    webhook_place: ClassVar[str] = "voice URL of the TeXML application"
+    #: https://developers.telnyx.com/api-reference/websockets/stream-call-media-over-websocket
+    ordered: ClassVar[bool] = False
+    #: Seen where a call is routed on after it was answered: https://github.com/dograh-hq/dograh
+    renames_dialled_calls: ClassVar[bool] = True
+
+    def recognises(self, request: WebhookRequest) -> bool:
+        try:
+            data = _read_event(request)
+        except RemoteProtocolError:
+            return False
+        if data is None:
+            return bool(re.match(r"v\d+:", request.fields.get("CallSid", ""))) or "CallSidLegacy" in request.fields
+        payload = data.get("payload")
+        return data.get("record_type") == "event" and isinstance(payload, dict) and "call_control_id" in payload
+
+    def claims(self, message: object) -> bool:
+        # Snake case, the stream's id outside, the call's inside.
+        return isinstance(message, Mapping) and "stream_id" in message and "call_control_id" in start_of(message)
+
+    def read_webhook(self, request: WebhookRequest) -> Call | CallUpdate | None:
+        """
+        Read the call that a webhook announces: TeXML's form or query, or Call Control's ``call.initiated``.
+
+        TeXML's callbacks, and all other events of Call Control, report on a call.
+
+        https://developers.telnyx.com/docs/voice/programmable-voice/texml-instruction-fetching
+        https://developers.telnyx.com/docs/voice/programmable-voice/voice-api-webhooks
+        """
+        data = _read_event(request)
+        return self._read_texml(request.fields) if data is None else self._read_call_control(data)
+
+    def _read_texml(self, fields: Mapping[str, str]) -> Call | CallUpdate:
+        if not fields.get("CallSid"):
+            raise broken("no-call", "the request has no CallSid, so it is not a webhook of Telnyx's")
+        # https://developers.telnyx.com/api-reference/callbacks/texml-call-answered
+        if (update := read_form_report(fields)) is not None:
+            return update
+        # No field is documented to tell the direction. Instructions for a call that comes in are fetched while it
+        # rings, for one that goes out when it has been answered.
+        direction = fields.get("Direction") or ("outbound" if fields.get("CallStatus") == "in-progress" else "inbound")
+        return self.checked(
+            Call(
+                provider=self.name,
+                call_id=fields["CallSid"],
+                account_id=fields.get("AccountSid", ""),
+                from_number=fields.get("From", ""),
+                to_number=fields.get("To", ""),
+                direction="outbound" if direction.startswith("outbound") else "inbound",
+            )
+        )
+
+    def _read_call_control(self, data: Mapping[str, Any]) -> Call | CallUpdate:
+        kind, payload = data.get("event_type"), data.get("payload")
+        if not isinstance(kind, str) or not isinstance(payload, dict):
+            raise broken("no-call", "the JSON is not an event of Telnyx's")
+        # Users have seen both spellings, though the documents know the dots alone.
+        kind = kind.replace("_", ".")
+        # A call that goes out is told to stream when it is dialled; there is nothing to answer.
+        if kind != "call.initiated" or text_or_nothing(payload.get("direction")).startswith("out"):
+            cause, call_id = text_or_nothing(payload.get("hangup_cause")), payload.get("call_control_id")
+            return report(
+                call_id if isinstance(call_id, str) else "",
+                kind,
+                details(payload, _TOLD),
+                failed=kind.endswith((".failed", ".error")) or cause not in _CALM_CAUSES,
+                ended=kind == "call.hangup",
+            )
+        return self.checked(
+            Call(
+                provider=self.name,
+                call_id=read_text(payload.get("call_control_id"), "no-call", "call_control_id"),
+                from_number=text_or_nothing(payload.get("from")),
+                to_number=text_or_nothing(payload.get("to")),
+                control="api",
+            )
+        )
+
+    def answer(self, call: Call, stream_url: str) -> Answer:
+        """
+        Render the TeXML that connects `call` to a two-way stream, or the request that answers it with one.
+
+        Raises:
+            LocalProtocolError: If Telnyx could not use `stream_url` or one of the parameters.
+            ConfigError: If the call is one of Call Control, and the API's key is not known.
+        """
+        check_stream_url(stream_url)
+        if "" in call.parameters:
+            raise LocalProtocolError("bad-parameter", "a custom parameter has no name")
+        parameters = [{"name": name, "value": value} for name, value in call.parameters.items()]
+        if call.control == "api":
+            content = {"stream_url": stream_url, **self.stream_settings(API_NAMES)}
+            if parameters:
+                content["custom_parameters"] = parameters
+            return replace(self.acknowledge(), requests=(command(self, call, "answer", content),))
+        settings = {name: str(value) for name, value in self.stream_settings(TEXML_NAMES).items()}
+        # Telnyx dials a stream again that was closed, unless it is told not to.
+        attributes = {"url": stream_url, **settings, "enableReconnect": "false"}
+        named = (element("Parameter", each) for each in parameters)
+        return Answer(document(element("Connect", None, element("Stream", attributes, *named))))
+
+    def busy(self, call: Call | None = None) -> Answer:
+        # https://developers.telnyx.com/docs/voice/programmable-voice/texml-verbs/reject
+        # https://developers.telnyx.com/api-reference/call-commands/reject-a-call
+        if call is None or call.control != "api":
+            return Answer(document(element("Reject", {"reason": "busy"})))
+        if not self.credential("TELNYX_API_KEY"):
+            return self.acknowledge()
+        return replace(self.acknowledge(), requests=(command(self, call, "reject", {"cause": "USER_BUSY"}),))
+
+    def hang_up(self, call: Call) -> HttpRequest | None:
+        # A TeXML call ends when the stream is closed, because its document says enableReconnect="false" and nothing
+        # follows.
+        by_request = call.control == "api" and self.credential("TELNYX_API_KEY")
+        return command(self, call, "hangup", {}) if by_request else None
+
+    def stream(self) -> Stream:
+        return TelnyxStream(Side.BOT, self)
+
+    def mirror(self) -> Stream:
+        return TelnyxStream(Side.CARRIER, self)
+
+    # Signatures
+
+    def verify(self, request: WebhookRequest, *, now: float) -> None:
+        """
+        Raise :exc:`~wsvoice.errors.SignatureError` unless Telnyx signed this webhook within the last 300 seconds.
+
+        What is signed is the timestamp and the raw body; the URL is not. For a GET, Telnyx's own default, nothing is
+        documented: a signature of the timestamp alone is accepted, and it cannot vouch for the query. A POST is
+        better. A GET that does carry a body is refused, for it may be a POST of Telnyx's that somebody sends again
+        with a query of their own.
+
+        Args:
+            request: With the body just as it came.
+            now: Unix time in seconds.
+
+        Raises:
+            SignatureError: If it is not signed, or too old.
+            ConfigError: If the public key is not one.
+
+        https://developers.telnyx.com/docs/voice/programmable-voice/receiving-webhooks
+        """
+        key = self._public_key()
+        if key is None:
+            raise SignatureError(
+                "the webhook's signature cannot be checked without a key",
+                hint="set TELNYX_PUBLIC_KEY; the portal has it under Keys & Credentials",
+            )
+        signature, timestamp = request.headers.get(SIGNATURE_HEADER, ""), request.headers.get(TIMESTAMP_HEADER, "")
+        for name, value in ((SIGNATURE_HEADER, signature), (TIMESTAMP_HEADER, timestamp)):
+            if not value:
+                hint = "it does not come from Telnyx, or a proxy removed the header"
+                if request.method == "GET":
+                    hint = "set the application's voice_method to post, for Telnyx may not sign a GET"
+                raise SignatureError(f"the webhook carries no {name}", hint=hint)
+        if not (timestamp.isascii() and timestamp.isdigit() and len(timestamp) <= _TIMESTAMP_DIGITS):
+            raise SignatureError(
+                f"the webhook's {TIMESTAMP_HEADER} is {shown(timestamp)}, not a number of seconds",
+                hint="it does not come from Telnyx",
+            )
+        if request.method == "GET" and request.body:
+            raise SignatureError(
+                "the webhook is a GET with a body, which Telnyx does not send",
+                hint="it does not come from Telnyx; if a proxy turns its POST into a GET, let it pass the method on",
+            )
+        age_s = int(now) - int(timestamp)
+        if abs(age_s) > TIMESTAMP_TOLERANCE_S:
+            when = f"{age_s} s ago" if age_s > 0 else f"{-age_s} s in the future"
+            raise SignatureError(
+                f"the webhook was signed {when}; {TIMESTAMP_TOLERANCE_S} s are allowed",
+                hint="either it is sent again by somebody, or this machine's clock is wrong",
+            )
+        signed = read_signature(signature)
+        if len(signed) != 64:
+            raise SignatureError(
+                f"the webhook's {SIGNATURE_HEADER} is not the base64 of 64 bytes", hint="it does not come from Telnyx"
+            )
+        try:
+            key.verify(signed, timestamp.encode() + b"|" + request.body)
+        except InvalidSignature:
+            raise SignatureError(
+                f"the webhook's {SIGNATURE_HEADER} does not match",
+                hint="TELNYX_PUBLIC_KEY is not that of the account that owns the number, or something on the way "
+                "rewrote the body",
+            ) from None
+
+    def _public_key(self) -> Ed25519PublicKey | None:
+        if written := self.credential("TELNYX_PUBLIC_KEY"):
+            return Ed25519PublicKey.from_public_bytes(read_key("TELNYX_PUBLIC_KEY", written))
+        private = self.private_key()
+        return private.public_key() if private is not None else None
+
+    def replay_key(self, request: WebhookRequest) -> tuple[str, str | None]:
+        """
+        Return an event's id, which Telnyx's retries repeat; TeXML has none, so its signature, however it is written.
+
+        https://developers.telnyx.com/docs/voice/programmable-voice/receiving-webhooks
+        """
+        try:
+            data = _read_event(request) or {}
+        except RemoteProtocolError:
+            data = {}
+        event_id = text_or_nothing(data.get("id"))
+        if event_id:
+            return event_id, event_id
+        return read_signature(request.headers.get(SIGNATURE_HEADER, "")).hex(), ""
+
+
+def _read_event(request: WebhookRequest) -> dict[str, Any] | None:
+    """
+    Return the event that a webhook of Call Control carries; ``None`` if it is one of TeXML.
+
+    Raises:
+        RemoteProtocolError: If it is neither.
+    """
+    if request.method == "GET" or not request.body.lstrip().startswith(b"{"):
+        return None
+    data = read_object(request.body.decode("utf-8", "replace")).get("data")
+    if not isinstance(data, dict):
+        raise broken("no-call", f"the JSON's data is {shown(data)}, so it is not an event of Telnyx's")
+    return data

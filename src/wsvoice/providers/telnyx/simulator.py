@@ -1,0 +1,264 @@
+"""
+The simulator's half of Telnyx: webhooks made and signed, TeXML carried out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from base64 import b64encode, urlsafe_b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import ClassVar, Literal
+from xml.etree.ElementTree import Element
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from wsvoice.audio import AudioFormat
+from wsvoice.call import Call
+from wsvoice.errors import RemoteProtocolError
+from wsvoice.providers.base import (
+    Callback,
+    FakeApi,
+    Occasion,
+    Progress,
+    Quirk,
+    Side,
+    Stream,
+    StreamRequest,
+    StreamStatus,
+    WebhookRequest,
+)
+from wsvoice.providers.events import StreamError
+from wsvoice.providers.fields import broken, write_object, write_time
+from wsvoice.providers.judged_stream import JudgedStream
+from wsvoice.providers.telnyx.company import SIGNATURE_HEADER, TEXML_NAMES, TIMESTAMP_HEADER, TelnyxCompany, stable_uuid
+from wsvoice.providers.telnyx.fake_api import TelnyxApi
+from wsvoice.providers.telnyx.formats import LEG_CODEC, read_formats
+from wsvoice.providers.telnyx.stream import TelnyxStream
+from wsvoice.providers.urls import form_request
+from wsvoice.providers.xml_answer import Reading, XmlSimulator
+
+#: How long a piece of the bot's audio may be.
+#: https://developers.telnyx.com/docs/voice/programmable-voice/media-streaming
+MIN_PIECE_MS, MAX_PIECE_MS = 20, 30_000
+
+_INVALID_MEDIA, _MALFORMED_FRAME = ("100004", "invalid_media"), ("100003", "malformed_frame")
+_AGENT = {"user-agent": "telnyx-webhooks"}
+
+
+class TelnyxCarrier(TelnyxStream, JudgedStream):
+    """The simulated carrier's end."""
+
+    payload_limit: ClassVar[int] = 0
+
+    def error_reply(self, error: RemoteProtocolError) -> StreamError | None:
+        code, title = _INVALID_MEDIA if error.kind in ("bad-media", "bad-base64") else _MALFORMED_FRAME
+        return StreamError(code, title, error.message)
+
+    def judge_audio(self, payload: bytes) -> None:
+        if len(payload) % self.outbound_format.sample_width:
+            raise broken("bad-media", f"media.payload holds {len(payload)} bytes, which end in the middle of a sample")
+        super().judge_audio(payload)
+        duration_ms = self.outbound_format.duration_ms(len(payload))
+        if payload and duration_ms < MIN_PIECE_MS:
+            self.found("warn", f"a media message holds less than {MIN_PIECE_MS} ms of audio, Telnyx's least")
+        elif duration_ms > MAX_PIECE_MS:
+            self.found("fail", f"a media message holds more than {MAX_PIECE_MS // 1000} s of audio, Telnyx's most")
+
+
+class TelnyxSimulator(TelnyxCompany, XmlSimulator):
+    """What ``wsvoice dial -t telnyx`` knows of Telnyx."""
+
+    #: Telnyx names no limit, but a longest message; an hour is more than any bot means to queue.
+    queue_limit_s: ClassVar[float] = 3600.0
+    #: https://developers.telnyx.com/docs/voice/programmable-voice/media-streaming
+    cleared_marks: ClassVar[Literal["returned", "dropped"]] = "returned"
+    quirks: ClassVar[Mapping[str, Quirk]] = {
+        "reorder": Quirk("0", "how likely two neighbouring pieces of audio change places, from 0 to 1"),
+        "leg-codec": LEG_CODEC,
+        "webhook": Quirk("texml", "what kind of application the number belongs to", ("texml", "call-control")),
+    }
+    kept_settings: ClassVar[tuple[str, ...]] = ("TELNYX_STREAM_CODEC", "TELNYX_L16_BYTE_ORDER")
+    #: A ``<Start><Stream>`` speaks as well, but the document goes on at once.
+    stream_parents: ClassVar[tuple[str, ...]] = ("Connect", "Start")
+
+    # The webhooks
+
+    def webhook(
+        self,
+        call: Call,
+        url: str,
+        *,
+        method: str = "POST",
+        quirks: Mapping[str, str] | None = None,
+        now: float = 0.0,
+    ) -> WebhookRequest:
+        # https://developers.telnyx.com/docs/voice/programmable-voice/texml-instruction-fetching
+        # https://developers.telnyx.com/api-reference/callbacks/texml-call-initiated
+        outbound = call.direction == "outbound"
+        if not self._by_events(call, quirks):
+            return form_request(url, method, self._texml_fields(call, outbound, now), _AGENT)
+        content = {
+            "direction": "outgoing" if outbound else "incoming",
+            "state": "bridging" if outbound else "parked",
+            "caller_id_name": call.from_number,
+            "calling_party_type": "pstn",
+            "start_time": write_time(now),
+        }
+        return self._event(call, url, "call.initiated", content, now)
+
+    def next_webhook(
+        self,
+        call: Call,
+        callback: Callback,
+        occasion: Occasion,
+        *,
+        answered: bool = True,
+        quirks: Mapping[str, str] | None = None,
+        now: float = 0.0,
+    ) -> WebhookRequest:
+        # https://developers.telnyx.com/docs/voice/programmable-voice/texml-verbs/redirect
+        fields = self._texml_fields(call, answered or call.direction == "outbound", now)
+        if occasion == "action":
+            fields["StreamSid"] = call.stream_id
+        return form_request(callback.url, callback.method, fields, _AGENT)
+
+    def stream_webhook(
+        self, call: Call, callback: Callback, status: StreamStatus, *, name: str = "", error: str = "", now: float = 0.0
+    ) -> WebhookRequest | None:
+        # https://developers.telnyx.com/api-reference/callbacks/texml-stream
+        fields = {
+            "AccountSid": call.account_id,
+            "CallSid": call.call_id,
+            "CallSidLegacy": call.call_id,
+            "StreamEvent": f"stream-{status}",
+            "StreamName": name,
+            "StreamSid": call.stream_id,
+            "Timestamp": write_time(now),
+            **({"StreamError": error} if error else {}),
+        }
+        return form_request(callback.url, callback.method, fields, _AGENT)
+
+    def progress_webhook(
+        self,
+        call: Call,
+        url: str,
+        progress: Progress,
+        *,
+        duration_s: float = 0.0,
+        method: str = "POST",
+        quirks: Mapping[str, str] | None = None,
+        now: float = 0.0,
+    ) -> WebhookRequest | None:
+        # https://developers.telnyx.com/docs/voice/programmable-voice/voice-api-webhooks
+        if not self._by_events(call, quirks):
+            return None
+        kind = {"answered": "call.answered", "streaming": "streaming.started", "ended": "call.hangup"}[progress]
+        hangup = {"hangup_cause": "normal_clearing", "hangup_source": "caller", "sip_hangup_cause": "200"}
+        return self._event(call, url, kind, hangup if progress == "ended" else {}, now)
+
+    def _by_events(self, call: Call, quirks: Mapping[str, str] | None) -> bool:
+        return call.control == "api" or self.quirk(quirks, "webhook") == "call-control"
+
+    def _texml_fields(self, call: Call, answered: bool, now: float) -> dict[str, str]:
+        return {
+            "AccountSid": call.account_id,
+            "ApiVersion": "v2/texml",
+            "CallInitiatedAt": write_time(now),
+            "CallSessionId": stable_uuid("session", call.call_id),
+            "CallSid": call.call_id,
+            # "Legacy call identifier, same as CallSid."
+            "CallSidLegacy": call.call_id,
+            "CallStatus": "in-progress" if answered else "ringing",
+            "CallerId": call.from_number,
+            "CallerName": call.from_number,
+            "CallingPartyType": "pstn",
+            "ConnectionId": _connection_id(call),
+            "Direction": "outbound" if call.direction == "outbound" else "inbound",
+            "From": call.from_number,
+            "FromSipUri": f"{call.from_number}@sip.telnyx.com",
+            "To": call.to_number,
+            "ToSipUri": f"{call.to_number}@sip.telnyx.com",
+        }
+
+    def _event(self, call: Call, url: str, kind: str, details: Mapping[str, str], now: float) -> WebhookRequest:
+        data = {
+            "record_type": "event",
+            "event_type": kind,
+            # The same when Telnyx repeats the event, so it follows from what the event is about.
+            "id": stable_uuid(kind, call.call_id),
+            "occurred_at": write_time(now),
+            "payload": {
+                "call_control_id": call.call_id,
+                "connection_id": _connection_id(call),
+                "call_leg_id": stable_uuid("leg", call.call_id),
+                "call_session_id": stable_uuid("session", call.call_id),
+                "client_state": None,
+                "from": call.from_number,
+                "to": call.to_number,
+                **details,
+            },
+        }
+        content = {"data": data, "meta": {"attempt": 1, "delivered_to": url}}
+        return WebhookRequest(
+            "POST", url, {**_AGENT, "content-type": "application/json"}, write_object(content).encode()
+        )
+
+    def sign(self, request: WebhookRequest, *, now: float) -> WebhookRequest:
+        key = self.private_key()
+        if key is None:
+            return request
+        timestamp = str(int(now))
+        signature = b64encode(key.sign(timestamp.encode() + b"|" + request.body)).decode()
+        return replace(request, headers={**request.headers, SIGNATURE_HEADER: signature, TIMESTAMP_HEADER: timestamp})
+
+    def upgrade_error(self, kind: Literal["timeout", "tls", "refused"]) -> str | None:
+        # What streaming.failed gives as its reason:
+        # https://developers.telnyx.com/docs/voice/programmable-voice/media-streaming
+        return "connection_failed"
+
+    def test_credentials(self, seed: bytes) -> tuple[dict[str, str], dict[str, str]]:
+        """Invent the key pair of a test call, one key for each end, and the bot's key to the API."""
+        key = hashlib.sha256(b"key" + seed).digest()
+        public = Ed25519PrivateKey.from_private_bytes(key).public_key().public_bytes_raw()
+        api_key = f"KEY{hashlib.sha256(b'api' + seed).hexdigest()[:32].upper()}"
+        carrier, bot = super().test_credentials(seed)
+        keys = {"TELNYX_PUBLIC_KEY": b64encode(public).decode(), "TELNYX_API_KEY": api_key}
+        return {"TELNYX_PRIVATE_KEY": b64encode(key).decode(), **carrier}, {**keys, **bot}
+
+    def new_ids(self, seed: bytes) -> tuple[str, str, str]:
+        _, stream_id, account_id = super().new_ids(seed)
+        call_id = urlsafe_b64encode(hashlib.sha512(seed).digest()[:40]).rstrip(b"=").decode()
+        return f"v3:{call_id}", stream_id.upper(), account_id
+
+    # TeXML: https://developers.telnyx.com/docs/voice/programmable-voice/texml-fundamentals
+
+    def read_stream(self, stream: Element, verb: Element, later: Sequence[Element], reading: Reading) -> StreamRequest:
+        request = super().read_stream(stream, verb, later, reading)
+        # What follows a <Start> has run by the time that its stream ends.
+        return replace(request, rest=b"") if verb.tag == "Start" else request
+
+    def read_formats(self, stream: Element, reading: Reading) -> tuple[AudioFormat, AudioFormat | None]:
+        return read_formats(self, lambda name: stream.get(name, ""), TEXML_NAMES, reading)
+
+    def reconnects(self, stream: Element) -> bool:
+        return stream.get("enableReconnect", "true").strip().lower() != "false"
+
+    def judge_stream(self, stream: Element, verb: Element, later: Sequence[Element], reading: Reading) -> None:
+        if verb.tag == "Start":
+            text = "does not wait for the stream: the call ends with the document; use <Connect>"
+            reading.found("warn" if later else "fail", f"<Start> {text}")
+        if self.reconnects(stream):
+            text = "dials the stream again when the bot closes it, so the call does not end"
+            reading.found("warn", f'Telnyx {text}: set enableReconnect="false"', "W4")
+
+    def stream(self, quirks: Mapping[str, str] | None = None) -> Stream:
+        return TelnyxCarrier(Side.CARRIER, self)
+
+    def fake_api(self) -> FakeApi | None:
+        return TelnyxApi(self)
+
+
+def _connection_id(call: Call) -> str:
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"telnyx:connection:{call.account_id}").int)[:19]
