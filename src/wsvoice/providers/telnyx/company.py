@@ -80,7 +80,7 @@ class TelnyxCompany(Company):
 
     def __init__(self, credentials: Mapping[str, str]) -> None:
         super().__init__(credentials)
-        # RTP has the network's order, but what is told of Telnyx's own demo, and most bridges that run, have the other:
+        # RTP is big-endian, but Telnyx's own demo is reported to be little-endian, and most bridges in use are:
         # https://github.com/team-telnyx/realtime-ai-demo
         self.big_endian = self.setting("TELNYX_L16_BYTE_ORDER", "little", ("little", "big")) == "big"
         codec = Encoding(self.setting("TELNYX_STREAM_CODEC", "PCMU", Encoding))

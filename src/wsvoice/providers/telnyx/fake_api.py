@@ -26,7 +26,7 @@ _TEXML_CALL = re.compile(r".*/texml/Accounts/[^/]+/Calls/([^/]+?)(?:\.json)?")
 
 
 class TelnyxApi(BaseApi):
-    """The API, with a key as the bearer's token."""
+    """The API, whose key is a bearer token."""
 
     company: TelnyxCompany
 
@@ -117,7 +117,7 @@ class TelnyxApi(BaseApi):
 
     def api_error(self, status: Literal[400, 401, 404], message: str) -> Answer:
         """
-        Render an error of the API's; what lacks a field is 422 there.
+        Render an error; a request that lacks a field is answered with 422.
 
         https://developers.telnyx.com/development/api-fundamentals/api-errors
         """

@@ -1,5 +1,5 @@
 """
-What an answer, a document or a request, says of a stream's audio, and what Telnyx would spoil of it.
+Reading what an answer, a document or a request, says about a stream's audio.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ def read_formats(
     Return the formats of the caller's audio and of the bot's.
 
     Args:
-        company: Whose audio it is.
+        company: Tells the byte order.
         get: Returns a setting of the answer; empty if it is not there.
         names: What the settings are called.
-        reading: Takes what Telnyx would spoil.
+        reading: Where it is noted what Telnyx would do to the audio.
 
     Raises:
         RemoteProtocolError: Of kind ``unsupported-codec``.

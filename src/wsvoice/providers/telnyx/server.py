@@ -36,11 +36,11 @@ TIMESTAMP_TOLERANCE_S = 300
 
 #: Ends of a call in which nothing failed; others are worth a warning.
 #: https://developers.telnyx.com/api-reference/callbacks/call-hangup
-_CALM_CAUSES = frozenset(
+_NORMAL_CAUSES = frozenset(
     {"", "normal_clearing", "originator_cancel", "timeout", "time_limit", "user_busy", "no_answer", "call_rejected"}
 )
-#: What an event of Call Control says of what happened.
-_TOLD = ("hangup_cause", "hangup_source", "sip_hangup_cause", "failure_reason", "result", "reason", "direction")
+#: The fields of a Call Control event that say what happened.
+_DETAILS = ("hangup_cause", "hangup_source", "sip_hangup_cause", "failure_reason", "result", "reason", "direction")
 _TIMESTAMP_DIGITS = 12
 
 
@@ -81,7 +81,7 @@ class TelnyxServer(TelnyxCompany, Server):
 
     def _read_texml(self, fields: Mapping[str, str]) -> Call | CallUpdate:
         if not fields.get("CallSid"):
-            raise broken("no-call", "the request has no CallSid, so it is not a webhook of Telnyx's")
+            raise broken("no-call", "the request has no CallSid, so it is not a Telnyx webhook")
         # https://developers.telnyx.com/api-reference/callbacks/texml-call-answered
         if (update := read_form_report(fields)) is not None:
             return update
@@ -102,7 +102,7 @@ class TelnyxServer(TelnyxCompany, Server):
     def _read_call_control(self, data: Mapping[str, Any]) -> Call | CallUpdate:
         kind, payload = data.get("event_type"), data.get("payload")
         if not isinstance(kind, str) or not isinstance(payload, dict):
-            raise broken("no-call", "the JSON is not an event of Telnyx's")
+            raise broken("no-call", "the JSON is not a Telnyx event")
         # Users have seen both spellings, though the documents know the dots alone.
         kind = kind.replace("_", ".")
         # A call that goes out is told to stream when it is dialled; there is nothing to answer.
@@ -111,8 +111,8 @@ class TelnyxServer(TelnyxCompany, Server):
             return report(
                 call_id if isinstance(call_id, str) else "",
                 kind,
-                details(payload, _TOLD),
-                failed=kind.endswith((".failed", ".error")) or cause not in _CALM_CAUSES,
+                details(payload, _DETAILS),
+                failed=kind.endswith((".failed", ".error")) or cause not in _NORMAL_CAUSES,
                 ended=kind == "call.hangup",
             )
         return self.checked(
@@ -177,7 +177,7 @@ class TelnyxServer(TelnyxCompany, Server):
 
         What is signed is the timestamp and the raw body; the URL is not. For a GET, Telnyx's own default, nothing is
         documented: a signature of the timestamp alone is accepted, and it cannot vouch for the query. A POST is
-        better. A GET that does carry a body is refused, for it may be a POST of Telnyx's that somebody sends again
+        better. A GET that does carry a body is refused, for it may be a POST from Telnyx that somebody sends again
         with a query of their own.
 
         Args:
@@ -267,5 +267,5 @@ def _read_event(request: WebhookRequest) -> dict[str, Any] | None:
         return None
     data = read_object(request.body.decode("utf-8", "replace")).get("data")
     if not isinstance(data, dict):
-        raise broken("no-call", f"the JSON's data is {shown(data)}, so it is not an event of Telnyx's")
+        raise broken("no-call", f"the JSON's data is {shown(data)}, so it is not a Telnyx event")
     return data

@@ -30,7 +30,7 @@ class TelnyxStream(JsonStream):
     """
     One end of a media stream.
 
-    The start message says how the caller's audio is encoded, the answer alone how the bot's is: so the latter is told
+    The start message says how the caller's audio is encoded, the answer alone how the bot's is: so the latter is given
     to both ends, as :attr:`outbound_format`.
 
     Args:
@@ -89,7 +89,7 @@ class TelnyxStream(JsonStream):
 
     def start_content(self, event: StreamStarted) -> dict[str, Any]:
         content = super().start_content(event)
-        # The tracks are not told, and the stream's id stands outside.
+        # There are no tracks, and the stream's id is outside.
         del content["tracks"], content["stream_id"]
         more = {"from": event.from_number, "to": event.to_number, "tags": []}
         return {**content, "call_session_id": stable_uuid("session", event.call_id), **more}
@@ -106,14 +106,16 @@ class TelnyxStream(JsonStream):
     def read_start_parameters(self, content: dict[str, Any], start: dict[str, Any]) -> dict[str, str]:
         parameters = read_parameters(named_values(start.get("custom_parameters")))
         if isinstance(client_state := start.get("client_state"), str) and client_state:
-            # What the API's user attached to the call, in base64; a custom parameter of the name goes first.
+            # What the API's user attached to the call, in base64; a custom parameter of that name wins.
             parameters.setdefault("client_state", client_state)
         return parameters
 
     def read_format(self, media_format: object) -> AudioFormat:
         if isinstance(media_format, dict) and (name := media_format.get("encoding")) in FOREIGN_CODECS:
-            mend = '<Stream codec="PCMU">, or stream_codec "PCMU" where the API answers'
-            raise broken("unsupported-codec", f"the stream's audio is {name}, which cannot be read; answer with {mend}")
+            remedy = '<Stream codec="PCMU">, or stream_codec "PCMU" where the API answers'
+            raise broken(
+                "unsupported-codec", f"the stream's audio is {name}, which cannot be read; answer with {remedy}"
+            )
         return super().read_format(media_format)
 
     def find_format(self, name: object, rate: int | None) -> AudioFormat | None:
