@@ -41,13 +41,24 @@ class Example:
     heard: NDArray[np.float64]
 
     def notes(self) -> list[int]:
-        """Return the pitch in Hz of each note that was heard whole or in part, in their order."""
-        notes: list[int] = []
+        """
+        Return the pitch in Hz of each note that was heard whole or in part, in their order.
+
+        A note that breaks off on a busy machine, and goes on later, is one: together its parts are no longer than it.
+        """
+        notes: list[tuple[int, float]] = []
         step = RATE // 25
         for start, end in runs(self.heard):
-            pitches = [pitch(self.heard[at : min(at + step, end)]) for at in range(start, end, step)]
-            notes += [key for key, _ in groupby(each for each in pitches if each is not None)]
-        return notes
+            pieces = [(at, min(at + step, end)) for at in range(start, end, step)]
+            pitches = [(pitch(self.heard[at:stop]), (stop - at) / RATE) for at, stop in pieces]
+            for key, parts in groupby((each for each in pitches if each[0] is not None), lambda each: each[0]):
+                assert key is not None
+                length_s = sum(part[1] for part in parts)
+                whole_s = 0.1 if key == BEEP_HZ else 0.2
+                if notes and notes[-1][0] == key and notes[-1][1] + length_s < 1.4 * whole_s:
+                    length_s += notes.pop()[1]
+                notes.append((key, length_s))
+        return [key for key, _ in notes]
 
 
 def runs(samples: NDArray[np.float64]) -> list[tuple[int, int]]:
