@@ -14,10 +14,11 @@ from xml.etree.ElementTree import Element
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from wsvoice.audio import AudioFormat
+from wsvoice.audio import AudioFormat, Encoding
 from wsvoice.call import Call
 from wsvoice.errors import RemoteProtocolError
 from wsvoice.providers.base import (
+    Behaviour,
     Callback,
     FakeApi,
     Occasion,
@@ -75,13 +76,20 @@ class TelnyxSimulator(TelnyxCompany, XmlSimulator):
     #: https://developers.telnyx.com/docs/voice/programmable-voice/media-streaming
     cleared_marks: ClassVar[Literal["returned", "dropped"]] = "returned"
     quirks: ClassVar[Mapping[str, Quirk]] = {
-        "reorder": Quirk("0", "how likely two neighbouring pieces of audio change places, from 0 to 1"),
+        "reorder": Quirk(
+            "0", "how likely two neighbouring pieces of audio change places, from 0 to 1", most=1.0, sets="reorder"
+        ),
         "leg-codec": LEG_CODEC,
         "webhook": Quirk("texml", "what kind of application the number belongs to", ("texml", "call-control")),
     }
     kept_settings: ClassVar[tuple[str, ...]] = ("TELNYX_STREAM_CODEC", "TELNYX_L16_BYTE_ORDER")
     #: A ``<Start><Stream>`` speaks as well, but the document goes on at once.
     stream_parents: ClassVar[tuple[str, ...]] = ("Connect", "Start")
+
+    def behaviour(self, quirks: Mapping[str, str]) -> Behaviour:
+        leg = AudioFormat(Encoding(self.quirk(quirks, "leg-codec")))
+        by_commands = self.quirk(quirks, "webhook") == "call-control"
+        return replace(super().behaviour(quirks), leg_format=leg, by_commands=by_commands)
 
     # The webhooks
 
