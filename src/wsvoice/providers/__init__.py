@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 PROVIDERS: dict[str, str] = {
     "twilio": "Twilio",
     "telnyx": "Telnyx",
+    "plivo": "Plivo",
     "exotel": "Exotel",
     "signalwire": "SignalWire",
 }

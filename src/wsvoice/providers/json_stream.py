@@ -58,6 +58,8 @@ class JsonStream(MediaStream):
         Mark: "mark",
         StreamStopped: "stop",
     }
+    #: Further names of the carrier's messages, which are read and never sent.
+    carrier_aliases: ClassVar[Mapping[str, type[Event]]] = {}
     #: The names of the bot's messages.
     bot_messages: ClassVar[Mapping[type[Event], str]] = {Audio: "media", Mark: "mark", Clear: "clear"}
     #: The tracks that a carrier sends.
@@ -85,6 +87,8 @@ class JsonStream(MediaStream):
             mine, others = others, mine
         self._names = mine
         self._kinds = {name: kind for kind, name in others.items()}
+        if side is Side.BOT:
+            self._kinds |= self.carrier_aliases
 
     # Sending
 

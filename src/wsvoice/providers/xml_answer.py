@@ -109,6 +109,8 @@ class XmlSimulator(Simulator):
 
     def find_stream(self, verb: Element) -> Element | None:
         """Return the ``<Stream>`` that a verb opens."""
+        if not self.stream_parents:
+            return verb if verb.tag == "Stream" else None
         return verb.find("Stream") if verb.tag in self.stream_parents else None
 
     def read_stream(self, stream: Element, verb: Element, later: Sequence[Element], reading: Reading) -> StreamRequest:

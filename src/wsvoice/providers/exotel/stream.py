@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from wsvoice.audio import AudioFormat
-from wsvoice.providers.base import Side
-from wsvoice.providers.events import StreamStopped
+from wsvoice.providers.events import Event, StreamStopped
 from wsvoice.providers.exotel.company import FORMATS
 from wsvoice.providers.json_stream import JsonStream
 
@@ -23,6 +22,8 @@ class ExotelStream(JsonStream):
     #: Called base64, raw and audio/x-raw, and always the same: the rate alone tells the format.
     encodings: ClassVar[Mapping[AudioFormat, str]] = dict.fromkeys(FORMATS.values(), "audio/x-raw")
     default_format: ClassVar[AudioFormat] = FORMATS[8000]
+    #: What Exotel's own bridge takes for an end: https://github.com/exotel/Agent-Stream
+    carrier_aliases: ClassVar[Mapping[str, type[Event]]] = {"closed": StreamStopped}
     tracks: ClassVar[tuple[str, ...]] = ("inbound",)
     stream_id_keys: ClassVar[tuple[str, ...]] = ("stream_sid", "streamSid")
     call_id_keys: ClassVar[tuple[str, ...]] = ("call_sid", "callSid")
@@ -31,11 +32,6 @@ class ExotelStream(JsonStream):
     parameters_keys: ClassVar[tuple[str, ...]] = ("custom_parameters", "customParameters")
     format_keys: ClassVar[tuple[str, ...]] = ("media_format", "mediaFormat")
     rate_keys: ClassVar[tuple[str, ...]] = ("sample_rate", "sampleRate")
-
-    def __init__(self, side: Side) -> None:
-        super().__init__(side)
-        # `closed` is what Exotel's own bridge takes for an end: https://github.com/exotel/Agent-Stream
-        self._kinds = {**self._kinds, "closed": StreamStopped} if side is Side.BOT else self._kinds
 
     def find_format(self, name: object, rate: int | None) -> AudioFormat | None:
         return FORMATS.get(rate or 0)
