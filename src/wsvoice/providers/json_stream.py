@@ -99,10 +99,10 @@ class JsonStream(MediaStream):
         Raises:
             LocalProtocolError: If this end has no such message, or the stream has not started.
         """
-        self.check(event)
         name = self._names.get(type(event))
         if name is None:
             raise self.no_message(event)
+        self.check(event)
         if isinstance(event, Audio):
             if self.side is Side.BOT:
                 return f"{self._media_head}{write_payload(event.payload)}{self._media_tail}"
