@@ -1,5 +1,5 @@
 """
-Reading answer documents as a company would: the one walk through TwiML and the languages like it.
+Asking for answer documents and reading them as a company would: the one walk through TwiML and the languages like it.
 """
 
 from __future__ import annotations
@@ -11,11 +11,23 @@ from urllib.parse import urlunsplit
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser, tostring
 
 from wsvoice.audio import PCMU_8K, AudioFormat
+from wsvoice.call import Call
 from wsvoice.errors import RemoteProtocolError
-from wsvoice.providers.base import Callback, Finding, Hazard, Level, NoStream, Redirect, Simulator, StreamRequest
+from wsvoice.providers.base import (
+    Callback,
+    Finding,
+    Hazard,
+    Level,
+    NoStream,
+    Occasion,
+    Redirect,
+    Simulator,
+    StreamRequest,
+    WebhookRequest,
+)
 from wsvoice.providers.fields import broken, shown
 from wsvoice.providers.hazards import JSON_HAZARDS
-from wsvoice.providers.urls import read_callback, read_stream_url
+from wsvoice.providers.urls import form_request, read_callback, read_stream_url
 
 #: What an answer means that turns a call away as busy.
 BUSY = "the call was turned away as busy: every place is taken, or the server is stopping"
@@ -63,6 +75,38 @@ class XmlSimulator(Simulator):
     transfers: ClassVar[frozenset[str]] = frozenset({"Dial"})
     #: Whether the query of a stream's URL is dialled.
     keeps_query: ClassVar[bool] = True
+
+    def webhook(
+        self,
+        call: Call,
+        url: str,
+        *,
+        method: str = "POST",
+        quirks: Mapping[str, str] | None = None,
+        now: float = 0.0,
+    ) -> WebhookRequest:
+        return self.request(url, method, self.webhook_fields(call, None, first_status(call), now), now)
+
+    def next_webhook(
+        self,
+        call: Call,
+        callback: Callback,
+        occasion: Occasion,
+        *,
+        answered: bool = True,
+        quirks: Mapping[str, str] | None = None,
+        now: float = 0.0,
+    ) -> WebhookRequest:
+        status = "in-progress" if answered else first_status(call)
+        return self.request(callback.url, callback.method, self.webhook_fields(call, occasion, status, now), now)
+
+    def webhook_fields(self, call: Call, occasion: Occasion | None, status: str, now: float) -> dict[str, str]:
+        """Return the fields of a request for a document: the first one or, on an `occasion`, the next."""
+        raise NotImplementedError
+
+    def request(self, url: str, method: str, fields: Mapping[str, str], now: float) -> WebhookRequest:
+        """Return a webhook that carries `fields`, not yet signed."""
+        return form_request(url, method, fields)
 
     def read_answer(
         self,
@@ -212,6 +256,11 @@ class XmlSimulator(Simulator):
                 inside = _tags(verb) or "nothing"
                 return f"<{verb.tag}> holds {inside[:WORDS_LIMIT]}; it needs a <Stream>"
         return f"the answer holds {_tags(verbs)[:WORDS_LIMIT]}, but no {self.stream_element}"
+
+
+def first_status(call: Call) -> str:
+    """Return what the first webhook says of a call's status."""
+    return "in-progress" if call.direction == "outbound" else "ringing"
 
 
 class _Builder(TreeBuilder):

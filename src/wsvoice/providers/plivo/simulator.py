@@ -55,7 +55,6 @@ EXTRA_HEADERS_LIMIT = 512
 PAYLOAD_ADVICE, PAYLOAD_LIMIT = 16 * 1024, 64 * 1024
 # What the XML reference says; the streaming guide says mu-law.
 _UNSAID_CONTENT_TYPE = "audio/x-l16;rate=8000"
-_HEADERS = {"accept": "*/*"}
 _PLAIN = re.compile(r"[A-Za-z0-9+_.-]+")
 _ALPHANUMERIC = re.compile(r"[A-Za-z0-9]+")
 
@@ -176,29 +175,23 @@ class PlivoSimulator(PlivoCompany, XmlSimulator):
 
     # The webhooks: https://www.plivo.com/docs/voice/concepts/callbacks
 
-    def webhook(
-        self,
-        call: Call,
-        url: str,
-        *,
-        method: str = "POST",
-        quirks: Mapping[str, str] | None = None,
-        now: float = 0.0,
-    ) -> WebhookRequest:
-        return form_request(url, method, _asking(call, "StartApp", False, now), _HEADERS)
-
-    def next_webhook(
-        self,
-        call: Call,
-        callback: Callback,
-        occasion: Occasion,
-        *,
-        answered: bool = True,
-        quirks: Mapping[str, str] | None = None,
-        now: float = 0.0,
-    ) -> WebhookRequest:
+    def webhook_fields(self, call: Call, occasion: Occasion | None, status: str, now: float) -> dict[str, str]:
         # https://www.plivo.com/docs/voice/xml/redirect
-        return form_request(callback.url, callback.method, _asking(call, "Redirect", answered, now), _HEADERS)
+        fields = {
+            **_identity(call),
+            "ALegUUID": call.call_id,
+            "BillRate": "0.0085",
+            "CallStatus": status,
+            "CallerName": without_plus(call.from_number),
+            "Event": "Redirect" if occasion else "StartApp",
+            "SessionStart": write_time(now).replace("T", " ").removesuffix("Z"),
+        }
+        if call.direction == "outbound":
+            fields["ALegRequestUUID"] = fields["RequestUUID"] = str(uuid.uuid5(uuid.NAMESPACE_URL, call.call_id))
+        return fields
+
+    def request(self, url: str, method: str, fields: Mapping[str, str], now: float) -> WebhookRequest:
+        return form_request(url, method, fields, {"accept": "*/*"})
 
     def stream_webhook(
         self, call: Call, callback: Callback, status: StreamStatus, *, name: str = "", error: str = "", now: float = 0.0
@@ -211,7 +204,7 @@ class PlivoSimulator(PlivoCompany, XmlSimulator):
             **({"StatusReason": error} if error else {}),
             "Timestamp": write_time(now),
         }
-        return form_request(callback.url, callback.method, fields, _HEADERS)
+        return self.request(callback.url, callback.method, fields, now)
 
     def progress_webhook(
         self,
@@ -237,7 +230,7 @@ class PlivoSimulator(PlivoCompany, XmlSimulator):
             "HangupCause": "NORMAL_CLEARING",
             "HangupSource": "Caller",
         }
-        return form_request(url, method, fields, _HEADERS)
+        return self.request(url, method, fields, now)
 
     def sign(self, request: WebhookRequest, *, now: float) -> WebhookRequest:
         """
@@ -353,23 +346,6 @@ def _identity(call: Call) -> dict[str, str]:
         "ParentAuthID": call.account_id,
         "To": without_plus(call.to_number),
     }
-
-
-def _asking(call: Call, event: str, answered: bool, now: float) -> dict[str, str]:
-    """Return the fields of a request for a document."""
-    outbound = call.direction == "outbound"
-    fields = {
-        **_identity(call),
-        "ALegUUID": call.call_id,
-        "BillRate": "0.0085",
-        "CallStatus": "in-progress" if answered or outbound else "ringing",
-        "CallerName": without_plus(call.from_number),
-        "Event": event,
-        "SessionStart": write_time(now).replace("T", " ").removesuffix("Z"),
-    }
-    if outbound:
-        fields["ALegRequestUUID"] = fields["RequestUUID"] = str(uuid.uuid5(uuid.NAMESPACE_URL, call.call_id))
-    return fields
 
 
 def _account_id(seed: bytes) -> str:

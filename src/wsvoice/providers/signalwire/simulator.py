@@ -11,7 +11,7 @@ from xml.etree.ElementTree import Element
 
 from wsvoice.audio import PCMU_8K, AudioFormat
 from wsvoice.call import Call
-from wsvoice.providers.base import FakeApi, Simulator, Stream, WebhookRequest
+from wsvoice.providers.base import FakeApi, Occasion, Simulator, Stream, WebhookRequest
 from wsvoice.providers.events import Event
 from wsvoice.providers.fields import shown
 from wsvoice.providers.judged_stream import JudgedStream
@@ -48,11 +48,11 @@ class SignalWireSimulator(SignalWireCompany, TwilioSimulator):
         "realtime",
     }
 
-    def webhook_fields(self, call: Call, status: str) -> dict[str, str]:
+    def webhook_fields(self, call: Call, occasion: Occasion | None, status: str, now: float) -> dict[str, str]:
         # https://developer.signalwire.com/compatibility-api/cxml#request-parameters
-        names = ("AccountSid", "ApiVersion", "CallSid", "CallStatus", "Direction", "From", "To")
-        fields = super().webhook_fields(call, status)
-        return {name: fields[name] for name in names}
+        names = ("AccountSid", "ApiVersion", "CallSid", "CallStatus", "Direction", "From", "To", "StreamSid")
+        fields = super().webhook_fields(call, occasion, status, now)
+        return {name: fields[name] for name in names if name in fields}
 
     def request(self, url: str, method: str, fields: Mapping[str, str], now: float) -> WebhookRequest:
         return form_request(url, method, fields)

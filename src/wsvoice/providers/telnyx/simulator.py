@@ -104,9 +104,9 @@ class TelnyxSimulator(TelnyxCompany, XmlSimulator):
     ) -> WebhookRequest:
         # https://developers.telnyx.com/docs/voice/programmable-voice/texml-instruction-fetching
         # https://developers.telnyx.com/api-reference/callbacks/texml-call-initiated
-        outbound = call.direction == "outbound"
         if not self._by_events(call, quirks):
-            return form_request(url, method, self._texml_fields(call, outbound, now), _AGENT)
+            return super().webhook(call, url, method=method, now=now)
+        outbound = call.direction == "outbound"
         content = {
             "direction": "outgoing" if outbound else "incoming",
             "state": "bridging" if outbound else "parked",
@@ -115,22 +115,6 @@ class TelnyxSimulator(TelnyxCompany, XmlSimulator):
             "start_time": write_time(now),
         }
         return self._event(call, url, "call.initiated", content, now)
-
-    def next_webhook(
-        self,
-        call: Call,
-        callback: Callback,
-        occasion: Occasion,
-        *,
-        answered: bool = True,
-        quirks: Mapping[str, str] | None = None,
-        now: float = 0.0,
-    ) -> WebhookRequest:
-        # https://developers.telnyx.com/docs/voice/programmable-voice/texml-verbs/redirect
-        fields = self._texml_fields(call, answered or call.direction == "outbound", now)
-        if occasion == "action":
-            fields["StreamSid"] = call.stream_id
-        return form_request(callback.url, callback.method, fields, _AGENT)
 
     def stream_webhook(
         self, call: Call, callback: Callback, status: StreamStatus, *, name: str = "", error: str = "", now: float = 0.0
@@ -146,7 +130,7 @@ class TelnyxSimulator(TelnyxCompany, XmlSimulator):
             "Timestamp": write_time(now),
             **({"StreamError": error} if error else {}),
         }
-        return form_request(callback.url, callback.method, fields, _AGENT)
+        return self.request(callback.url, callback.method, fields, now)
 
     def progress_webhook(
         self,
@@ -169,7 +153,8 @@ class TelnyxSimulator(TelnyxCompany, XmlSimulator):
     def _by_events(self, call: Call, quirks: Mapping[str, str] | None) -> bool:
         return call.control == "api" or self.quirk(quirks, "webhook") == "call-control"
 
-    def _texml_fields(self, call: Call, answered: bool, now: float) -> dict[str, str]:
+    def webhook_fields(self, call: Call, occasion: Occasion | None, status: str, now: float) -> dict[str, str]:
+        # https://developers.telnyx.com/docs/voice/programmable-voice/texml-verbs/redirect
         return {
             "AccountSid": call.account_id,
             "ApiVersion": "v2/texml",
@@ -178,7 +163,7 @@ class TelnyxSimulator(TelnyxCompany, XmlSimulator):
             "CallSid": call.call_id,
             # "Legacy call identifier, same as CallSid."
             "CallSidLegacy": call.call_id,
-            "CallStatus": "in-progress" if answered else "ringing",
+            "CallStatus": status,
             "CallerId": call.from_number,
             "CallerName": call.from_number,
             "CallingPartyType": "pstn",
@@ -188,7 +173,11 @@ class TelnyxSimulator(TelnyxCompany, XmlSimulator):
             "FromSipUri": f"{call.from_number}@sip.telnyx.com",
             "To": call.to_number,
             "ToSipUri": f"{call.to_number}@sip.telnyx.com",
+            **({"StreamSid": call.stream_id} if occasion == "action" else {}),
         }
+
+    def request(self, url: str, method: str, fields: Mapping[str, str], now: float) -> WebhookRequest:
+        return form_request(url, method, fields, _AGENT)
 
     def _event(self, call: Call, url: str, kind: str, details: Mapping[str, str], now: float) -> WebhookRequest:
         data = {

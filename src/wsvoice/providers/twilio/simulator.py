@@ -55,34 +55,6 @@ class TwilioSimulator(TwilioCompany, XmlSimulator):
 
     # The webhooks: https://www.twilio.com/docs/voice/twiml#request-parameters
 
-    def webhook(
-        self,
-        call: Call,
-        url: str,
-        *,
-        method: str = "POST",
-        quirks: Mapping[str, str] | None = None,
-        now: float = 0.0,
-    ) -> WebhookRequest:
-        return self.request(url, method, self.webhook_fields(call, first_status(call)), now)
-
-    def next_webhook(
-        self,
-        call: Call,
-        callback: Callback,
-        occasion: Occasion,
-        *,
-        answered: bool = True,
-        quirks: Mapping[str, str] | None = None,
-        now: float = 0.0,
-    ) -> WebhookRequest:
-        # https://www.twilio.com/docs/voice/twiml/connect#action
-        # https://www.twilio.com/docs/voice/twiml/redirect
-        fields = self.webhook_fields(call, "in-progress" if answered else first_status(call))
-        if occasion == "action":
-            fields["StreamSid"] = call.stream_id
-        return self.request(callback.url, callback.method, fields, now)
-
     def stream_webhook(
         self, call: Call, callback: Callback, status: StreamStatus, *, name: str = "", error: str = "", now: float = 0.0
     ) -> WebhookRequest | None:
@@ -99,8 +71,9 @@ class TwilioSimulator(TwilioCompany, XmlSimulator):
         }
         return self.request(callback.url, callback.method, fields, now)
 
-    def webhook_fields(self, call: Call, status: str) -> dict[str, str]:
-        """Return the fields of a request for a document."""
+    def webhook_fields(self, call: Call, occasion: Occasion | None, status: str, now: float) -> dict[str, str]:
+        # https://www.twilio.com/docs/voice/twiml/connect#action
+        # https://www.twilio.com/docs/voice/twiml/redirect
         return {
             "AccountSid": call.account_id,
             "ApiVersion": "2010-04-01",
@@ -118,10 +91,10 @@ class TwilioSimulator(TwilioCompany, XmlSimulator):
             "StirVerstat": "TN-Validation-Passed-A",
             "To": call.to_number,
             **_place("To"),
+            **({"StreamSid": call.stream_id} if occasion == "action" else {}),
         }
 
     def request(self, url: str, method: str, fields: Mapping[str, str], now: float) -> WebhookRequest:
-        """Return a webhook that carries `fields`."""
         headers = {
             "accept": "*/*",
             "user-agent": self.webhook_agent,
@@ -206,11 +179,6 @@ class TwilioSimulator(TwilioCompany, XmlSimulator):
 
     def fake_api(self) -> FakeApi | None:
         return TwilioApi(self)
-
-
-def first_status(call: Call) -> str:
-    """Return what the first webhook says of a call's status."""
-    return "in-progress" if call.direction == "outbound" else "ringing"
 
 
 def _place(prefix: str) -> dict[str, str]:
