@@ -209,6 +209,9 @@ def test_the_carrier_receives_what_the_bot_sends(provider: Any, event: Event) ->
         with pytest.raises(LocalProtocolError):
             bot.send(event)
         return
+    if isinstance(event, Audio) and (whole := bot.outbound_format.bytes_for(getattr(bot, "bot_frame_ms", 0))):
+        # No more than such a frame holds, and a little less.
+        event = Audio(event.payload[: whole - 32])
     received = carrier.receive(bot.send(event))
     if isinstance(event, Audio) and isinstance(received, Audio):
         # Some take whole frames alone, so that the last one is filled up with silence.
@@ -410,7 +413,10 @@ def test_nasty_messages(provider: Any, message: str | bytes) -> None:
     ],
 )
 def test_what_is_no_message_is_refused(provider: Any, label: str) -> None:
-    for stream in ends(provider):
+    carrier, bot = ends(provider)
+    if label.startswith("media") and isinstance(carrier.send(Audio(bytes(320))), bytes):
+        pytest.skip("its audio is no JSON")
+    for stream in (carrier, bot):
         with pytest.raises(RemoteProtocolError):
             stream.receive(NASTY[label])
 
@@ -420,7 +426,7 @@ STRANGE: list[Any] = [None, True, 0, -1, 1.5, 10**30, "", "x" * 300, "\u0000", [
 #: The fields without which a start is none: an event's name, and ids.
 ESSENTIAL = re.compile(r"event|start|stream_?(id|sid)|call_?(id|sid|control_id)", re.IGNORECASE)
 #: What says how the audio sounds: it is not guessed.
-FORMAT = re.compile(r"media_?format|encoding|sample_?rate", re.IGNORECASE)
+FORMAT = re.compile(r"media_?format|encoding|sample_?rate|content-type", re.IGNORECASE)
 
 
 def places(content: Any) -> list[tuple[Any, Any]]:

@@ -412,6 +412,8 @@ class Server(Company):
     ordered: ClassVar[bool] = True
     #: Whether the stream of a call that we dialled may carry another id than its webhook did.
     renames_dialled_calls: ClassVar[bool] = False
+    #: Statuses with which the company's API refuses to hang up because the call has ended by itself.
+    ended_statuses: ClassVar[frozenset[int]] = frozenset({404, 422})
 
     def recognises(self, request: WebhookRequest) -> bool:
         """Whether a webhook has this provider's fields; used where one address serves all."""
@@ -501,8 +503,14 @@ class Server(Company):
         """Whether an upgrade carries the credentials that the user gave the provider instead of a stream token."""
         return False
 
-    def hang_up(self, call: Call) -> HttpRequest | None:
-        """Return the request that ends `call`; ``None`` if closing the stream does, or credentials are missing."""
+    def hang_up(self, call: Call, *, now: float = 0.0) -> HttpRequest | None:
+        """
+        Return the request that ends `call`; ``None`` if closing the stream does, or credentials are missing.
+
+        Args:
+            call: The call.
+            now: Unix time in seconds, which some companies' credentials tell.
+        """
         return None
 
     def stream(self) -> Stream:

@@ -4,6 +4,8 @@ A media stream whose audio is binary messages, the samples alone, and whose even
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from wsvoice.providers.base import Side
 from wsvoice.providers.events import Audio, Clear, Event, Mark, SendDigits, StreamStarted
 from wsvoice.providers.fields import broken
@@ -12,6 +14,9 @@ from wsvoice.providers.media_stream import MediaStream
 
 class BinaryStream(MediaStream):
     """One end of such a stream; a company says how its events are spelt, with :meth:`write` and :meth:`read`."""
+
+    #: How much audio each of the bot's messages has to hold, in milliseconds; 0 for any amount.
+    bot_frame_ms: ClassVar[int] = 0
 
     def send(self, event: Event) -> str | bytes:
         """
@@ -48,7 +53,10 @@ class BinaryStream(MediaStream):
         return event
 
     def write_audio(self, payload: bytes) -> bytes:
-        """Return the message that carries `payload`."""
+        """Return the message that carries `payload`; a bot's is filled up with silence where frames are to be whole."""
+        if self.side is Side.BOT and self.bot_frame_ms:
+            wire = self.outbound_format
+            return payload + wire.silence(-len(payload) % wire.bytes_for(self.bot_frame_ms))
         return payload
 
     def read_audio(self, message: bytes) -> Audio:

@@ -67,6 +67,26 @@ def read_object(message: str | bytes) -> dict[str, Any]:
     Raises:
         RemoteProtocolError: Of kind ``binary``, ``not-json`` or ``not-object``.
     """
+    value = _read_json(message)
+    if not isinstance(value, dict):
+        raise broken("not-object", f"JSON, but {shown(value)} instead of an object")
+    return value
+
+
+def read_array(message: str | bytes) -> list[Any]:
+    """
+    Return the JSON array that is the text `message`.
+
+    Raises:
+        RemoteProtocolError: Of kind ``binary``, ``not-json`` or ``not-array``.
+    """
+    value = _read_json(message)
+    if not isinstance(value, list):
+        raise broken("not-array", f"JSON, but {shown(value)} instead of an array")
+    return value
+
+
+def _read_json(message: str | bytes) -> Any:
     if not isinstance(message, str):
         raise broken("binary", f"a binary message of {len(message)} bytes, where JSON text is due")
     try:
@@ -78,8 +98,6 @@ def read_object(message: str | bytes) -> dict[str, Any]:
         raise broken("not-json", "JSON that is nested too deeply") from None
     except ValueError as error:
         raise broken("not-json", f"not JSON: {_reason(error)}") from None
-    if not isinstance(value, dict):
-        raise broken("not-object", f"JSON, but {shown(value)} instead of an object")
     return value
 
 
@@ -210,6 +228,22 @@ def read_inner(content: Mapping[str, Any], name: str, kind: str) -> dict[str, An
     if isinstance(inner, dict):
         return inner
     raise broken(kind, f"{name} is {shown(inner)}, not an object")
+
+
+def with_plus(number: str) -> str:
+    """Return a number with its ``+``, which some write without."""
+    return f"+{number}" if number.isascii() and number.isdigit() else number
+
+
+def without_plus(number: str) -> str:
+    """Return a number as those write it who leave its ``+`` out."""
+    bare = number.removeprefix("+")
+    return bare if bare.isascii() and bare.isdigit() else number
+
+
+def squeezed(content_type: str) -> str:
+    """Return a content type in lower case, and without spaces."""
+    return "".join(content_type.split()).lower()
 
 
 def read_digit(value: object) -> str:

@@ -268,11 +268,11 @@ class Switchboard:
 
     async def _hang_up(self, provider: Server, call: Call, log: Logger) -> None:
         """End the call by the provider's API, where closing its stream does not."""
-        request = provider.hang_up(call)
+        request = provider.hang_up(call, now=time.time())
         if request is None:
             return
-        # 404 and 422: the call has ended by itself.
-        await self._send(request, log, "the call may still be up: its hang-up", settled=(404, 422))
+        settled = provider.ended_statuses
+        await self._send(request, log, "the call may still be up: its hang-up", settled=settled)
 
     def _remember(self, call: Call) -> None:
         """Keep what the webhook said: some providers' streams name no numbers, and may come without a token."""

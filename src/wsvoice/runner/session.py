@@ -201,7 +201,8 @@ class Session:
                         self._run.note_end("caller", f"{self.socket.gone_because} before the stream started")
                         return None
                     raw, event = item
-                    text = raw if isinstance(raw, str) else raw.decode()
+                    # Audio may come ahead of the start, and is no text.
+                    text = raw if isinstance(raw, str) else raw.decode("utf-8", "replace")
                     if isinstance(event, StreamStarted):
                         started = event
                     elif isinstance(event, Connected):

@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl
 
 from wsvoice.audio import PCMU_8K, AudioFormat, Encoding
 from wsvoice.providers.base import Company
+from wsvoice.providers.fields import squeezed
 from wsvoice.providers.signing import Fields
 
 #: What messages call the formats: https://docs.plivo.com/docs/voice/xml/audiostream
@@ -81,14 +82,3 @@ def signed_text(version: Version, nonce: str, method: str, url: str, fields: Fie
         query += "."
     mark = "?" if form or query else ""
     return f"{address}{mark}{query}{''.join(name + value for name, value in form)}.{nonce}"
-
-
-def squeezed(content_type: str) -> str:
-    """Return a content type in lower case, and without spaces."""
-    return "".join(content_type.split()).lower()
-
-
-def without_plus(number: str) -> str:
-    """Return a number as Plivo writes it."""
-    bare = number.removeprefix("+")
-    return bare if bare.isascii() and bare.isdigit() else number

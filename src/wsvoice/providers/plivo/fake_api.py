@@ -12,8 +12,7 @@ from urllib.parse import unquote, urlsplit
 from wsvoice.call import Call
 from wsvoice.providers.base import Answer, CallStatus, Command, WebhookRequest
 from wsvoice.providers.fake_api import BaseApi, json_answer, read_digits, read_fields, read_update
-from wsvoice.providers.fields import broken
-from wsvoice.providers.plivo.company import without_plus
+from wsvoice.providers.fields import broken, without_plus
 
 _CALL = re.compile(r".*/Account/[^/]+/Call/([^/]+)/?")
 _DTMF = re.compile(r".*/Account/[^/]+/Call/([^/]+)/DTMF/?")

@@ -11,7 +11,7 @@ from wsvoice.call import Call
 from wsvoice.errors import LocalProtocolError, SignatureError
 from wsvoice.providers.base import Answer, CallUpdate, HttpRequest, Server, Side, Stream, WebhookRequest
 from wsvoice.providers.callbacks import details, report
-from wsvoice.providers.fields import broken, shown, start_of
+from wsvoice.providers.fields import broken, shown, start_of, with_plus
 from wsvoice.providers.plivo import rest
 from wsvoice.providers.plivo.company import HEADERS, TOKEN_NAMES, URL_LIMIT, PlivoCompany, Version, signed_text
 from wsvoice.providers.plivo.stream import PlivoStream
@@ -88,8 +88,8 @@ class PlivoServer(PlivoCompany, Server):
                 provider=self.name,
                 call_id=call_id,
                 account_id=fields.get("AuthID", ""),
-                from_number=_with_plus(fields.get("From", "")),
-                to_number=_with_plus(fields.get("To", "")),
+                from_number=with_plus(fields.get("From", "")),
+                to_number=with_plus(fields.get("To", "")),
                 direction="outbound" if fields.get("Direction") == "outbound" else "inbound",
             )
         )
@@ -125,7 +125,7 @@ class PlivoServer(PlivoCompany, Server):
         # https://www.plivo.com/docs/voice/xml/hangup
         return Answer(document(element("Hangup", {"reason": "busy"})))
 
-    def hang_up(self, call: Call) -> HttpRequest | None:
+    def hang_up(self, call: Call, *, now: float = 0.0) -> HttpRequest | None:
         """
         Return the request that ends `call`, as far as the account is known.
 
@@ -264,8 +264,3 @@ def _read_report(fields: Mapping[str, str]) -> CallUpdate | None:
     failed = kind in _FAILURES or status == "failed"
     detail = details({name: lowered.get(name.lower()) for name in _TOLD}, _TOLD)
     return report(call_id, what, detail, failed=failed, ended=over or kind == "hangup")
-
-
-def _with_plus(number: str) -> str:
-    """Return a number as others write it; Plivo writes it without ``+``."""
-    return f"+{number}" if number.isascii() and number.isdigit() else number

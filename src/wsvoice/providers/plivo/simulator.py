@@ -29,7 +29,7 @@ from wsvoice.providers.base import (
     WebhookRequest,
 )
 from wsvoice.providers.events import Audio, Cleared, Digit, Event, Mark, StreamStarted
-from wsvoice.providers.fields import broken, read_counter, shown, write_time
+from wsvoice.providers.fields import broken, read_counter, shown, squeezed, without_plus, write_time
 from wsvoice.providers.judged_stream import JudgedStream
 from wsvoice.providers.plivo.company import (
     CONTENT_TYPES,
@@ -39,8 +39,6 @@ from wsvoice.providers.plivo.company import (
     PlivoCompany,
     Version,
     signed_text,
-    squeezed,
-    without_plus,
 )
 from wsvoice.providers.plivo.fake_api import PlivoApi
 from wsvoice.providers.plivo.stream import PlivoStream, read_pairs

@@ -25,9 +25,18 @@ from wsvoice.providers.events import (
     StreamStarted,
     StreamStopped,
 )
-from wsvoice.providers.fields import DIGITS, broken, read_counter, read_object, read_parameters, read_text, shown
+from wsvoice.providers.fields import (
+    DIGITS,
+    broken,
+    read_counter,
+    read_object,
+    read_parameters,
+    read_text,
+    shown,
+    squeezed,
+)
 from wsvoice.providers.json_stream import JsonStream
-from wsvoice.providers.plivo.company import ENCODINGS, squeezed
+from wsvoice.providers.plivo.company import ENCODINGS
 
 # Milliseconds: a timestamp beyond is Unix time (2008 and later), not the age of a stream.
 _UNIX_TIME_MS = 1_200_000_000_000

@@ -157,7 +157,7 @@ class TelnyxServer(TelnyxCompany, Server):
             return self.acknowledge()
         return replace(self.acknowledge(), requests=(command(self, call, "reject", {"cause": "USER_BUSY"}),))
 
-    def hang_up(self, call: Call) -> HttpRequest | None:
+    def hang_up(self, call: Call, *, now: float = 0.0) -> HttpRequest | None:
         # A TeXML call ends when the stream is closed, because its document says enableReconnect="false" and nothing
         # follows.
         by_request = call.control == "api" and self.credential("TELNYX_API_KEY")
