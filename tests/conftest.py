@@ -20,7 +20,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 #: Files whose tests take longest, together or each; first, so that no worker is left alone with one at the end.
 LONGEST = (
-    "dial/test_flow.py",
+    "dial/test_call_control.py",
     "runner/test_guests.py",
     "attacks/test_endless_senders.py",
     "test_docs.py",

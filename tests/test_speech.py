@@ -15,8 +15,8 @@ import pytest
 from wsvoice import speech
 from wsvoice.config import DialConfig, resolve_dial
 from wsvoice.dial.caller import dial
-from wsvoice.dial.listener import audible_range
 from wsvoice.dial.script import Clip, Keys, load_turns
+from wsvoice.dial.sound_detection import audible_range
 from wsvoice.errors import ConfigError, UsageError
 from wsvoice.speech import speak
 

@@ -35,8 +35,8 @@ from wsvoice import guest
 from wsvoice.audio import read_audio, resample
 from wsvoice.config import did_you_mean, resolve_dial
 from wsvoice.dial.caller import dial as place_call
-from wsvoice.dial.listener import Listener, audible_range
 from wsvoice.dial.report import CallReport, TimelineEvent
+from wsvoice.dial.sound_detection import Listener, audible_range
 from wsvoice.errors import UsageError, WsvoiceError
 
 #: The telephone's sample rate, in which sound is given and compared.

@@ -10,8 +10,8 @@ import pytest
 from tests.signals import tone
 from wsvoice.call import Call
 from wsvoice.dial.caller_bot import CallerBot
-from wsvoice.dial.listener import Listener
-from wsvoice.dial.voice import Voice
+from wsvoice.dial.caller_bot_audio import Voice
+from wsvoice.dial.sound_detection import Listener
 from wsvoice.guest import run_interruptibly
 
 BOT = Path(__file__).parents[1] / "bots" / "calls_back.py"

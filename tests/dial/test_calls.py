@@ -26,7 +26,7 @@ from wsvoice.config import DialConfig
 from wsvoice.dial import CallReport, TimelineEvent
 from wsvoice.dial.caller import Limits, dial
 from wsvoice.dial.conversation import Patience
-from wsvoice.dial.listener import audible_range
+from wsvoice.dial.sound_detection import audible_range
 from wsvoice.errors import AudioFileError, UsageError
 
 TOKEN = "wsvoice_test_auth_token_0000001"

@@ -20,7 +20,7 @@ from wsvoice.config import DialConfig
 from wsvoice.dial import CallReport, TimelineEvent
 from wsvoice.dial.caller import dial
 from wsvoice.dial.report import Cause, name_causes
-from wsvoice.dial.serve import ServedBot, bot_environment
+from wsvoice.dial.served_bot import ServedBot, bot_environment
 from wsvoice.errors import UsageError
 
 PIPELINE = """

@@ -1,7 +1,7 @@
 """
 Ctrl-C, a cancelled job or a closed terminal at any moment of a test call: it is hung up, and nothing of it is left.
 
-Once, while both talk, stands in test_end_to_end.py; twice, while the bot is imported, in test_serve.py.
+Once, while both talk, stands in test_end_to_end.py; twice, while the bot is imported, in test_served_bot.py.
 """
 
 from __future__ import annotations

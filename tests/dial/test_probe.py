@@ -19,8 +19,8 @@ from wsvoice.audio import PCMU_8K, write_wav
 from wsvoice.config import DialConfig
 from wsvoice.dial import CallReport, TimelineEvent
 from wsvoice.dial.caller import Limits, dial
+from wsvoice.dial.checks import CHECKS, explain
 from wsvoice.dial.conversation import Patience
-from wsvoice.dial.findings import CHECKS, explain
 from wsvoice.dial.probe import Hazards
 from wsvoice.providers import PROVIDERS
 from wsvoice.providers.base import Side

@@ -9,9 +9,9 @@ import pytest
 
 from tests.signals import tone
 from wsvoice.audio import write_wav
-from wsvoice.dial.listener import Listener
 from wsvoice.dial.playback import Playback
 from wsvoice.dial.script import Clip, Keys, Script, Turn, load_turns
+from wsvoice.dial.sound_detection import Listener
 from wsvoice.errors import AudioFileError, UsageError
 
 RATE = 8000

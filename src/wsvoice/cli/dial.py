@@ -270,7 +270,7 @@ def dial(
         output.data(report.to_dict())
     lines = report.to_lines()
     if config.probe and not quiet:
-        from wsvoice.dial.findings import explain
+        from wsvoice.dial.checks import explain
 
         *lines, verdict = lines
         lines += [*explain(found.id for found in report.findings), verdict]

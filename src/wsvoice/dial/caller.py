@@ -19,21 +19,21 @@ from urllib.parse import urlsplit
 
 from wsvoice.call import Call
 from wsvoice.config import DialConfig
-from wsvoice.dial.answer import Webhook, no_stream
+from wsvoice.dial.call_control import CallFlow
+from wsvoice.dial.caller_bot_audio import Voice
+from wsvoice.dial.checks import CONNECT_LIMIT_S, WEBHOOK_LIMIT_S, WEBHOOK_WARN_S
 from wsvoice.dial.clock import Clock, MonotonicClock
 from wsvoice.dial.conversation import Conversation, Dialogue, Patience
-from wsvoice.dial.findings import CONNECT_LIMIT_S, WEBHOOK_LIMIT_S, WEBHOOK_WARN_S
-from wsvoice.dial.flow import CallFlow
-from wsvoice.dial.journal import Journal
-from wsvoice.dial.listener import Listener
+from wsvoice.dial.fake_api_server import FakeRestApi
 from wsvoice.dial.probe import QUIET_S, Hazards
 from wsvoice.dial.quirks import read_behaviour
 from wsvoice.dial.report import CallReport, Cause, TimelineEvent, name_causes
-from wsvoice.dial.rest import FakeRestApi
 from wsvoice.dial.script import Clip, Script, Speaker, Turn, load_turns
-from wsvoice.dial.serve import PUBLIC_HOST, START_TIMEOUT_S, ServedBot, bot_environment
+from wsvoice.dial.served_bot import PUBLIC_HOST, START_TIMEOUT_S, ServedBot, bot_environment
+from wsvoice.dial.sound_detection import Listener
 from wsvoice.dial.target import Detour, Reach, Target, parse_target, shortened, stream_address
-from wsvoice.dial.voice import Voice
+from wsvoice.dial.timeline import Journal
+from wsvoice.dial.webhook import Webhook, no_stream
 from wsvoice.errors import DialError, HttpError, RemoteProtocolError, UsageError
 from wsvoice.http import failure_kind, is_loopback
 from wsvoice.providers import load_simulator

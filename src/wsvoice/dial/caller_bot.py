@@ -41,7 +41,7 @@ from pipecat.utils.shared import acquires, releases
 from wsvoice.audio import Resampler
 from wsvoice.bot import BotFunction, load_bot
 from wsvoice.call import Call
-from wsvoice.dial.voice import Voice
+from wsvoice.dial.caller_bot_audio import Voice
 from wsvoice.guest import Guest, current_guest, raised
 
 #: How long the caller may go on working after its call has ended.

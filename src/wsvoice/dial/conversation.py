@@ -19,17 +19,17 @@ from typing import TYPE_CHECKING
 from wsvoice.audio import resample, write_wav
 from wsvoice.call import Call
 from wsvoice.config import DialConfig
+from wsvoice.dial.call_control import CallFlow
+from wsvoice.dial.carrier_stream import Line
+from wsvoice.dial.checks import BARGE_IN_MS, MAX_LEAD_MS, MAX_LOST_MS, RESPONSE_WARN_MS
 from wsvoice.dial.clock import Clock
-from wsvoice.dial.findings import BARGE_IN_MS, MAX_LEAD_MS, MAX_LOST_MS, RESPONSE_WARN_MS
-from wsvoice.dial.flow import CallFlow
-from wsvoice.dial.journal import Journal
-from wsvoice.dial.line import Line
-from wsvoice.dial.listener import Listener
 from wsvoice.dial.playback import MAX_MARK_NAMES, MAX_MARKS, Playback
 from wsvoice.dial.probe import Hazards
 from wsvoice.dial.report import CallReport, EndedBy
 from wsvoice.dial.script import SILENCE_MS, STEP_MS, Speaker
+from wsvoice.dial.sound_detection import Listener
 from wsvoice.dial.target import shortened
+from wsvoice.dial.timeline import Journal
 from wsvoice.errors import DialError, RemoteProtocolError
 from wsvoice.providers.base import Behaviour, Command, RepliesToErrors, Simulator, StreamRequest, StreamStatus
 from wsvoice.providers.events import (

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from wsvoice.dial.listener import is_loud
+from wsvoice.dial.sound_detection import is_loud
 
 #: A shorter break in the audio is hidden by a telephone's jitter buffer.
 MIN_UNDERRUN_MS = 20.0

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Protocol
 
 from wsvoice.audio import read_audio, resample
-from wsvoice.dial.listener import Listener, audible_range
 from wsvoice.dial.report import TurnReport
+from wsvoice.dial.sound_detection import Listener, audible_range
 from wsvoice.errors import UsageError
 
 #: One step of the script, and of the caller's clock.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from wsvoice.dial.journal import EVENTS_TOLD, Journal
 from wsvoice.dial.report import TimelineEvent
+from wsvoice.dial.timeline import EVENTS_TOLD, Journal
 
 
 class Hand:

@@ -7,7 +7,7 @@ import pytest
 
 from tests.signals import speech_like, tone
 from wsvoice.audio import PCMU_8K
-from wsvoice.dial.listener import Listener, audible_range, is_loud
+from wsvoice.dial.sound_detection import Listener, audible_range, is_loud
 
 RATE = 8000
 

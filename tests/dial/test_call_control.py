@@ -21,9 +21,9 @@ from tests.signals import speech_like, tone
 from wsvoice.audio import PCMU_8K, write_wav
 from wsvoice.config import DialConfig
 from wsvoice.dial import CallReport, TimelineEvent
+from wsvoice.dial.call_control import MAX_DOCUMENTS
 from wsvoice.dial.caller import Limits, dial
 from wsvoice.dial.conversation import Patience
-from wsvoice.dial.flow import MAX_DOCUMENTS
 
 TOKEN = "wsvoice_test_auth_token_0000001"
 SEED = base64.b64encode(bytes(range(32))).decode()

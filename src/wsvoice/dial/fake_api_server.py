@@ -25,7 +25,7 @@ from typing import Literal, Self
 import h11
 
 from wsvoice.call import Call
-from wsvoice.dial.journal import Journal
+from wsvoice.dial.timeline import Journal
 from wsvoice.errors import RemoteProtocolError
 from wsvoice.providers.base import (
     Answer,

@@ -12,7 +12,7 @@ import pytest
 
 from tests.environment import clean_environ
 from tests.providers.companies import load_provider
-from wsvoice.dial.serve import ServedBot, bot_environment
+from wsvoice.dial.served_bot import ServedBot, bot_environment
 from wsvoice.errors import DialError
 
 SERVER = """

@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from wsvoice.dial.listener import Listener
 from wsvoice.dial.report import TurnReport
 from wsvoice.dial.script import SILENCE_MS, STEP_MS, Step, measure_turns
+from wsvoice.dial.sound_detection import Listener
 
 #: An utterance begins on the line once this much of it is there, so that it does not break off at once.
 BUFFER_MS = 60.0

@@ -15,8 +15,8 @@ from urllib.parse import urljoin, urlsplit
 
 from wsvoice import http
 from wsvoice.call import Call
-from wsvoice.dial.journal import Journal
 from wsvoice.dial.target import DEFAULT_TARGET, Detour, Reach, shortened
+from wsvoice.dial.timeline import Journal
 from wsvoice.errors import DialError, HttpError, RemoteProtocolError
 from wsvoice.providers.base import Callback, HttpRequest, Progress, Simulator, WebhookRequest
 

@@ -12,8 +12,8 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from wsvoice.call import Call
-from wsvoice.dial.answer import Asked, Webhook, no_stream
-from wsvoice.dial.journal import Journal
+from wsvoice.dial.timeline import Journal
+from wsvoice.dial.webhook import Asked, Webhook, no_stream
 from wsvoice.errors import DialError, HttpError, RemoteProtocolError
 from wsvoice.http import is_loopback
 from wsvoice.providers.base import (

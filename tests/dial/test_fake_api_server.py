@@ -17,8 +17,8 @@ from twilio.rest import Client
 from tests.providers.companies import load_provider
 from wsvoice.dial import TimelineEvent
 from wsvoice.dial.clock import MonotonicClock
-from wsvoice.dial.journal import Journal
-from wsvoice.dial.rest import FakeRestApi
+from wsvoice.dial.fake_api_server import FakeRestApi
+from wsvoice.dial.timeline import Journal
 from wsvoice.providers.base import Callback, Command
 
 SEED = bytes(range(32))

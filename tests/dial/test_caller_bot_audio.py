@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from tests.signals import tone
-from wsvoice.dial.listener import Listener
+from wsvoice.dial.caller_bot_audio import BUFFER_MS, LEAD_MS, Voice
 from wsvoice.dial.script import Step
-from wsvoice.dial.voice import BUFFER_MS, LEAD_MS, Voice
+from wsvoice.dial.sound_detection import Listener
 
 RATE = 8000
 STEP = 320
