@@ -14,8 +14,8 @@ from types import SimpleNamespace
 import pytest
 
 from tests.environment import clean_environ
-from wsvoice import bot as loading
-from wsvoice.bot import load_bot
+from wsvoice import bot_loading as loading
+from wsvoice.bot_loading import load_bot
 from wsvoice.errors import BotImportError, BotNotFoundError, WsvoiceError
 
 BOTS = Path(__file__).parent / "bots"

@@ -41,7 +41,7 @@ from wsvoice.audio import rms, write_wav
 from wsvoice.cli.main import app
 from wsvoice.config import RUN_SETTINGS, resolve_dial
 from wsvoice.dial.caller import dial as place_call
-from wsvoice.moved import MOVED
+from wsvoice.pipecat_moved import MOVED
 from wsvoice.providers import PROVIDERS
 from wsvoice.runner.pipecat.patches import PATCHES
 from wsvoice.runner.pipecat.patches.old_params import KEPT, RENAMED

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from wsvoice import moved
+from wsvoice import pipecat_moved
 from wsvoice._version import __version__
 
 # As typing's, which takes longer to import than everything here: Ctrl-C is handled once this module is there.
@@ -45,7 +45,7 @@ __all__ = [
     "install",
 ]
 
-moved.install_finder()
+pipecat_moved.install_finder()
 
 if not TYPE_CHECKING:  # A type checker would take every name for one of ours.
 

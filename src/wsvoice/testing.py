@@ -31,7 +31,7 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from wsvoice import guest
+from wsvoice import isolation
 from wsvoice.audio import read_audio, resample
 from wsvoice.config import did_you_mean, resolve_dial
 from wsvoice.dial.caller import dial as place_call
@@ -523,7 +523,7 @@ class _CallThread:
 
     def _main(self) -> None:
         try:
-            self._result.set_result(guest.run_interruptibly(self._place()))
+            self._result.set_result(isolation.run_interruptibly(self._place()))
         # It is raised again in the thread that waits for it.
         except BaseException as error:  # noqa: BLE001
             self._result.set_exception(error)

@@ -83,7 +83,7 @@ def start(each: Shared) -> int:
 
 class TestBodies:
     def test_a_slow_body_is_not_waited_for(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("wsvoice.runner.doorway.BODY_TIMEOUT_S", 0.5)
+        monkeypatch.setattr("wsvoice.runner.requests.BODY_TIMEOUT_S", 0.5)
         each = serve(bots.echo, transport="websocket")
         with heads.connection(each.url) as raw:
             raw.sendall(b"POST /start HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n")

@@ -24,7 +24,7 @@ from tests.runner.test_websocket_server import Served, echo
 from tests.runner.test_websocket_server import served as desk
 from wsvoice.config import START_KEY, RunConfig
 from wsvoice.providers import PROVIDERS
-from wsvoice.runner import doorway
+from wsvoice.runner import requests
 
 KEY = "correct-horse"
 TOKEN = "12345"
@@ -273,7 +273,7 @@ class TestProxies:
                 "server": ("10.0.0.7", 7860),
                 "headers": [(b"host", host.encode()), *headers],
             }
-            return doorway.unknown_host(Request(scope), RunConfig(host="0.0.0.0", **settings))
+            return requests.unknown_host(Request(scope), RunConfig(host="0.0.0.0", **settings))
 
         assert came("10.0.0.2", "bot:7860", verify="off") is None
         assert came("10.0.0.2", "bot:7860") == "bot:7860"

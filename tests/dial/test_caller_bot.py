@@ -12,7 +12,7 @@ from wsvoice.call import Call
 from wsvoice.dial.caller_bot import CallerBot
 from wsvoice.dial.caller_bot_audio import Voice
 from wsvoice.dial.sound_detection import Listener
-from wsvoice.guest import run_interruptibly
+from wsvoice.isolation import run_interruptibly
 
 BOT = Path(__file__).parents[1] / "bots" / "calls_back.py"
 CALL = Call(provider="twilio", call_id="CA1", stream_id="MZ1", from_number="+15550100001")

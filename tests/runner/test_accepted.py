@@ -10,7 +10,7 @@ import pytest
 from loguru import logger
 from starlette.types import Message
 
-from wsvoice.runner import accepted
+from wsvoice.runner import bounded_socket
 from wsvoice.runner.clients import ClientSocket
 
 
@@ -48,7 +48,7 @@ def test_a_send_that_fails_is_explained_by_the_close_that_comes_after_it(code: i
 
 
 def test_a_send_that_fails_and_that_no_close_explains(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accepted, "CLOSE_GRACE_S", 0.05)
+    monkeypatch.setattr(bounded_socket, "CLOSE_GRACE_S", 0.05)
 
     async def main() -> str:
         socket = Connection().socket()

@@ -560,7 +560,7 @@ class TestStrangers:
         asyncio.run(main())
 
     def test_a_body_that_trickles(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("wsvoice.runner.doorway.BODY_TIMEOUT_S", 0.3)
+        monkeypatch.setattr("wsvoice.runner.requests.BODY_TIMEOUT_S", 0.3)
         server = serve(bots.echo)
         parts = urlsplit(server.url)
         with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=10) as raw:
@@ -570,7 +570,7 @@ class TestStrangers:
     def test_a_bot_that_cannot_be_cancelled_does_not_keep_its_place(
         self, serve: Serve, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("wsvoice.runner.bot_run.CLEANUP_TIMEOUT_S", 0.2)
+        monkeypatch.setattr("wsvoice.runner.bot_task.CLEANUP_TIMEOUT_S", 0.2)
         release: list[asyncio.Event] = []
 
         async def bot(runner_args: Any) -> None:

@@ -19,7 +19,7 @@ from websockets.exceptions import ConnectionClosed
 from tests.process import ServerProcess, server_process
 from tests.runner.carrier import announce, dialled
 from tests.signals import tone
-from wsvoice import guest
+from wsvoice import isolation
 
 #: A bot that answers unless its call has a parameter that says what else it should do.
 BOT = """
@@ -240,7 +240,7 @@ class TestLoop:
             pass
 
         with pytest.raises(RuntimeError, match="broken"):
-            guest.run(main(), on_exit=told.append, loop_factory=loop_factory)
+            isolation.run(main(), on_exit=told.append, loop_factory=loop_factory)
         assert len(told) < 50
 
     def test_stops_in_a_row_are_not(self) -> None:
@@ -250,7 +250,7 @@ class TestLoop:
                 await asyncio.sleep(0)
             return "done"
 
-        assert guest.run(main(), on_exit=lambda _: None) == "done"
+        assert isolation.run(main(), on_exit=lambda _: None) == "done"
 
 
 class TestSignals:

@@ -26,7 +26,7 @@ from tests.signals import speech_like
 from wsvoice.audio import read_audio, resample
 from wsvoice.config import resolve_run
 from wsvoice.errors import ConfigError
-from wsvoice.moved import MOVED
+from wsvoice.pipecat_moved import MOVED
 from wsvoice.runner.pipecat.patches import PATCHES, apply_patches
 
 #: Looks for garbage are a third of what such a program takes.

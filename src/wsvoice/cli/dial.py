@@ -240,7 +240,7 @@ def dial(
 
     try:
         with output.progress(f"On the line with {config.target}"):
-            from wsvoice import guest
+            from wsvoice import isolation
             from wsvoice.dial.caller import dial as place_call
 
             if config.caller is not None:
@@ -251,7 +251,7 @@ def dial(
 
             # Ctrl-C cancels the call, which hangs up, and comes out of here as KeyboardInterrupt.
             with interrupted_by_signals():
-                report = guest.run_interruptibly(place_call(config, on_event=show))
+                report = isolation.run_interruptibly(place_call(config, on_event=show))
     except KeyboardInterrupt:
         # Everything has been taken back; nothing is left that one more could interrupt.
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -27,7 +27,7 @@ from wsvoice.config import (
 )
 
 if TYPE_CHECKING:
-    from wsvoice.bot import LoadedBot
+    from wsvoice.bot_loading import LoadedBot
     from wsvoice.runner.server import Ready
 
 
@@ -196,7 +196,7 @@ def run(
         output.settings(resolved)
     export_dotenv(resolved.dotenv, os.environ)
 
-    from wsvoice.bot import find_bot, load_bot
+    from wsvoice.bot_loading import find_bot, load_bot
     from wsvoice.runner.diagnosis import telling_misuse
     from wsvoice.runner.logs import configure_logging, take_standard_logging
 

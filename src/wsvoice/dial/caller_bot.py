@@ -39,10 +39,10 @@ from pipecat.transports.websocket.client import (
 from pipecat.utils.shared import acquires, releases
 
 from wsvoice.audio import Resampler
-from wsvoice.bot import BotFunction, load_bot
+from wsvoice.bot_loading import BotFunction, load_bot
 from wsvoice.call import Call
 from wsvoice.dial.caller_bot_audio import Voice
-from wsvoice.guest import Guest, current_guest, raised
+from wsvoice.isolation import Guest, current_guest, raised
 
 #: How long the caller may go on working after its call has ended.
 EXIT_TIMEOUT_S = 5.0

@@ -34,16 +34,16 @@ from wsvoice.config import RunConfig
 from wsvoice.errors import HttpError, RemoteProtocolError, SignatureError, TokenError, WsvoiceError
 from wsvoice.providers import PROVIDERS, load_server
 from wsvoice.providers.base import Answer, CallUpdate, HttpRequest, Server, WebhookRequest
-from wsvoice.runner import doorway
-from wsvoice.runner.accepted import MESSAGE_TOO_BIG
-from wsvoice.runner.bot_run import POLICY_VIOLATION
+from wsvoice.runner import requests
+from wsvoice.runner.bot_task import POLICY_VIOLATION
+from wsvoice.runner.bounded_socket import MESSAGE_TOO_BIG
 from wsvoice.runner.clients import Clients
 from wsvoice.runner.detection import detect_provider
 from wsvoice.runner.diagnosis import Cause
 from wsvoice.runner.gate import Capacity, Gate, Place, ReplayGuard, TokenMint, call_key, served_providers
 from wsvoice.runner.logs import RefusalLog
+from wsvoice.runner.media_socket import StreamSocket
 from wsvoice.runner.session import ID_LIMIT, Session
-from wsvoice.runner.stream import StreamSocket
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -149,17 +149,17 @@ class Switchboard:
     async def webhook(self, request: Request, provider_name: str | None = None) -> Response:
         """Answer a provider's webhook with the document that starts the stream."""
         try:
-            body = await doorway.read_body(request, self.config.message_limit)
+            body = await requests.read_body(request, self.config.message_limit)
         except TimeoutError:
             self._refusals.warning(
-                logger, "webhook refused (408)", f"its body did not come within {doorway.BODY_TIMEOUT_S:g} s"
+                logger, "webhook refused (408)", f"its body did not come within {requests.BODY_TIMEOUT_S:g} s"
             )
-            return doorway.unread(PlainTextResponse("The body did not come.\n", 408))
+            return requests.unread(PlainTextResponse("The body did not come.\n", 408))
         if body is None:
             self._refusals.warning(
                 logger, "webhook refused (413)", f"its body is larger than {self.config.message_limit} bytes"
             )
-            return doorway.unread(PlainTextResponse("The body is too large.\n", 413))
+            return requests.unread(PlainTextResponse("The body is too large.\n", 413))
         asked = WebhookRequest(
             method=request.method,
             url=self._public_url(request, websocket=False),
@@ -170,21 +170,21 @@ class Switchboard:
         if provider is None:
             return PlainTextResponse(self._guidance(asked), 404)
         log = logger.bind(call="-")
-        if not doorway.names_a_host(request, self.config):
+        if not requests.names_a_host(request, self.config):
             self._refusals.warning(log, "webhook refused (400)", "it names no host, or a bad one")
             return PlainTextResponse("The request must name one host.\n", 400)
         try:
-            self.gate.check_webhook(provider, asked, is_public=doorway.is_public(request, self.config))
+            self.gate.check_webhook(provider, asked, is_public=requests.is_public(request, self.config))
         except SignatureError as error:
             if (host := self._signed_for(provider, asked, request)) is not None:
                 error.hint = (
                     f"it is signed for {host}, which this server does not know: if that is yours, use -x {host}"
                 )
-            self._refusals.warning(log, "webhook refused (403)", doorway.with_hint(error))
+            self._refusals.warning(log, "webhook refused (403)", requests.with_hint(error))
             is_checked = self.gate.verifies(provider)
             refusal = "The signature is missing or wrong." if is_checked else "It cannot be verified; the log says why."
             return PlainTextResponse(f"{refusal}\n", 403)
-        if (host := doorway.unknown_host(request, self.config)) is not None:
+        if (host := requests.unknown_host(request, self.config)) is not None:
             named, option = (host, f"-x {host}") if host else ("a proxy", "-x and the public host")
             because = f"it came by {named}, which this server does not know: start it with {option}"
             self._refusals.warning(log, "webhook refused (403)", because)
@@ -210,7 +210,7 @@ class Switchboard:
                     succeed()
                 return response
         except SignatureError as error:
-            self._refusals.warning(log, "webhook refused (403)", doorway.with_hint(error))
+            self._refusals.warning(log, "webhook refused (403)", requests.with_hint(error))
             return PlainTextResponse("The signature was used before.\n", 403)
 
     def _note_update(self, provider: Server, update: CallUpdate, log: Logger) -> None:
@@ -225,18 +225,18 @@ class Switchboard:
 
     async def _answer(self, provider: Server, call: Call, request: Request, prefix: str, log: Logger) -> Response:
         """Answer the webhook of a call: keep a place, make a token, render the document."""
-        stranger = None if self.gate.verifies(provider) else doorway.address(request, self.config)
+        stranger = None if self.gate.verifies(provider) else requests.address(request, self.config)
         # A call that is running may finish, and so may go on with another stream.
         is_closed = self.gate.closed and not self.gate.capacity.knows(call_key(call))
         if is_closed or not self.gate.capacity.reserve(call, stranger=stranger):
             self._refusals.warning(log, "webhook answered busy", "draining" if is_closed else "every place is taken")
             return await self._respond(provider.busy(call), log)
-        base = doorway.stream_base(request, self.config) + prefix
+        base = requests.stream_base(request, self.config) + prefix
         stream_url = f"{base}/ws/{provider.name}/{self.gate.tokens.mint(call, verified=stranger is None)}"
         try:
             answer = provider.answer(self._with_parameters(call), stream_url)
         except WsvoiceError as error:
-            log.error("webhook not answered: {}", doorway.with_hint(error))
+            log.error("webhook not answered: {}", requests.with_hint(error))
             self.gate.capacity.forget(call_key(call))
             return PlainTextResponse("The answer could not be rendered.\n", 500)
         self._remember(call)
@@ -312,7 +312,7 @@ class Switchboard:
         provider = self._stream_provider(provider_name)
         log = logger.bind(call="-")
         if provider is None and provider_name is not None:
-            await doorway.deny(websocket, 404, "There is no such provider here.")
+            await requests.deny(websocket, 404, "There is no such provider here.")
             return
         try:
             announced, is_strangers = self._admit(websocket, provider, token)
@@ -321,19 +321,19 @@ class Switchboard:
             if provider is not None:
                 self._check_upgrade(websocket, provider, log)
         except (TokenError, SignatureError) as error:
-            self._refusals.warning(log, "stream refused (403)", doorway.with_hint(error))
-            await doorway.deny(websocket, 403, "The stream token or signature is missing or wrong.")
+            self._refusals.warning(log, "stream refused (403)", requests.with_hint(error))
+            await requests.deny(websocket, 403, "The stream token or signature is missing or wrong.")
             return
         # A caller who was told where to dial is let in, though the server has been asked to stop meanwhile.
         is_closed = self.gate.closed and announced is None
         place = None if is_closed else self.gate.capacity.occupy(announced, is_strangers=is_strangers)
         if place is None:
             self._refusals.warning(log, "stream refused (503)", "draining" if is_closed else "every place is taken")
-            await doorway.deny(websocket, 503, "Every place is taken.")
+            await requests.deny(websocket, 503, "Every place is taken.")
             return
         with self._line(announced, place) as close:
             known = self.providers.values() if provider is None else [provider]
-            if await doorway.accept(websocket, log, [each.subprotocol for each in known if each.subprotocol]):
+            if await requests.accept(websocket, log, [each.subprotocol for each in known if each.subprotocol]):
                 await self._serve_stream(
                     websocket, provider, announced, log, is_strangers=is_strangers, on_started=place.start, close=close
                 )
@@ -373,12 +373,12 @@ class Switchboard:
             return announcement.call, not announcement.verified
         if provider is not None and provider.has_credentials(self._upgrade_request(websocket)):
             return None, False  # What the user gave the provider instead of a token.
-        if doorway.needs_token(websocket, self.config):
-            whose = doorway.page(websocket)
-            if doorway.is_foreign_page(whose):
+        if requests.needs_token(websocket, self.config):
+            whose = requests.page(websocket)
+            if requests.is_foreign_page(whose):
                 raise TokenError(f"a web page of {whose!r:.100} dials, and no telephone company does it from one")
             raise TokenError("the stream carries no token")
-        return None, doorway.is_public(websocket, self.config)
+        return None, requests.is_public(websocket, self.config)
 
     def _check_upgrade(self, websocket: WebSocket, provider: Server, log: Logger) -> None:
         """
@@ -394,7 +394,7 @@ class Switchboard:
                 raise
             # A missing signature is no sign of a mistake: a proxy may have removed it.
             is_signed = any("signature" in name for name in websocket.headers)
-            log.log("WARNING" if is_signed else "DEBUG", "the stream is taken though {}", doorway.with_hint(error))
+            log.log("WARNING" if is_signed else "DEBUG", "the stream is taken though {}", requests.with_hint(error))
             return
         if matched is not None:
             log.debug("the upgrade's signature matches {}", matched)
@@ -419,12 +419,12 @@ class Switchboard:
                 )
             except RemoteProtocolError as error:
                 self._refusals.warning(log, "stream ended", error.message)
-                await doorway.close(websocket, MESSAGE_TOO_BIG)
+                await requests.close(websocket, MESSAGE_TOO_BIG)
                 return
         if provider is None:
             because = "none of its first messages is the start of a known provider's stream"
             self._refusals.warning(log, "stream ended", because)
-            await doorway.close(websocket, POLICY_VIOLATION, because)
+            await requests.close(websocket, POLICY_VIOLATION, because)
             return
         name, known = provider.name, provider
         socket = StreamSocket(
@@ -474,7 +474,7 @@ class Switchboard:
 
     def _public_url(self, connection: HTTPConnection, *, websocket: bool) -> str:
         """Return the URL that the provider signs: of the configured host, else of our own."""
-        base = doorway.signed_base(connection, self.config)
+        base = requests.signed_base(connection, self.config)
         if websocket:
             base = base.replace("http", "ws", 1)
         path = connection.scope.get("raw_path", connection.scope["path"].encode()).decode("latin-1")
@@ -485,8 +485,8 @@ class Switchboard:
         """Return the host that a refused webhook is signed for, if it is not what the server takes for its own."""
         if self.config.public_url is not None or _is_signed(provider, asked):
             return None
-        rest = asked.url.removeprefix(doorway.signed_base(request, self.config))
-        for host in doorway.claimed_hosts(request):
+        rest = asked.url.removeprefix(requests.signed_base(request, self.config))
+        for host in requests.claimed_hosts(request):
             if any(
                 _is_signed(provider, replace(asked, url=f"{scheme}://{host}{rest}")) for scheme in ("https", "http")
             ):
@@ -553,9 +553,9 @@ def create_switchboard(
 def _router(switchboard: Switchboard) -> APIRouter:
     def introduce(request: Request, response: Response) -> Response:
         """Tell a program on this machine whom it has reached."""
-        if doorway.is_local_program(request):
+        if requests.is_local_program(request):
             response.headers[http.PROVIDERS_HEADER] = ",".join(switchboard.providers)
-        if (host := doorway.public_host_for(request, switchboard.config)) is not None:
+        if (host := requests.public_host_for(request, switchboard.config)) is not None:
             response.headers[http.PUBLIC_HOST_HEADER] = host
         return response
 
@@ -571,7 +571,7 @@ def _router(switchboard: Switchboard) -> APIRouter:
 
     def health_of(request: Request, status: str, code: int) -> Response:
         # How busy a bot is concerns nobody but who runs it.
-        calls = {} if doorway.is_from_elsewhere(request) else {"calls": switchboard.gate.capacity.active}
+        calls = {} if requests.is_from_elsewhere(request) else {"calls": switchboard.gate.capacity.active}
         return introduce(request, JSONResponse({"status": status, **calls}, code))
 
     async def healthz(request: Request) -> Response:

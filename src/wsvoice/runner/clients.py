@@ -34,9 +34,9 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from wsvoice.call import Call
 from wsvoice.config import START_KEY, RunConfig
 from wsvoice.errors import TokenError
-from wsvoice.runner import doorway
-from wsvoice.runner.accepted import AcceptedSocket
-from wsvoice.runner.bot_run import POLICY_VIOLATION, Bot, BotRun
+from wsvoice.runner import requests
+from wsvoice.runner.bot_task import POLICY_VIOLATION, Bot, BotRun
+from wsvoice.runner.bounded_socket import AcceptedSocket
 from wsvoice.runner.diagnosis import Cause, Diagnosis, first_cause
 from wsvoice.runner.gate import TOKEN_TTL_S, Gate, Place
 from wsvoice.runner.logs import RefusalLog
@@ -271,7 +271,7 @@ class Clients:
         refusals: RefusalLog,
         on_ended: Callable[[ClientRecord], None],
     ) -> None:
-        from wsvoice.runner.pipecat.client_transport import allowed_origins, client_arguments, is_eval_connect
+        from wsvoice.runner.pipecat.websocket_transport import allowed_origins, client_arguments, is_eval_connect
 
         self._bot = bot
         self._config = config
@@ -299,7 +299,7 @@ class Clients:
 
         async def guide(_: Request) -> Response:
             refusal = "This is a voice bot for WebSocket clients: connect to /ws-client\n"
-            return doorway.unread(PlainTextResponse(refusal, 404))
+            return requests.unread(PlainTextResponse(refusal, 404))
 
         return [
             # A provider's webhook, or whoever plays the provider, comes by POST.
@@ -334,7 +334,7 @@ class Clients:
 
         pipecat's JavaScript client takes these two keys and refuses any other, so the session's id is in a header.
         """
-        page = doorway.page(request)
+        page = requests.page(request)
         # https://fetch.spec.whatwg.org/#http-cors-protocol
         allowed = page is not None and self._allows(page)
         if request.method == "OPTIONS":
@@ -356,21 +356,21 @@ class Clients:
 
     def _allows(self, page: str) -> bool:
         """Whether a web page may read what ``/start`` answers."""
-        return page in (self._origins or self._own_origins) or (not self._origins and doorway.is_local_page(page))
+        return page in (self._origins or self._own_origins) or (not self._origins and requests.is_local_page(page))
 
     async def _start(self, request: Request) -> Response:
         log = logger.bind(call="-")
-        if not doorway.names_a_host(request, self._config):
+        if not requests.names_a_host(request, self._config):
             self._refusals.warning(log, "start refused (400)", "it names no host, or a bad one")
             return _failure(400, "The request must name one host.")
         if (refusal := self._start_refusal(request)) is not None:
             self._refusals.warning(log, "start refused (403)", refusal)
             return _failure(403, refusal)
         try:
-            body = await doorway.read_body(request, self._config.message_limit)
+            body = await requests.read_body(request, self._config.message_limit)
         except TimeoutError:
             self._refusals.warning(
-                log, "start refused (408)", f"its body did not come within {doorway.BODY_TIMEOUT_S:g} s"
+                log, "start refused (408)", f"its body did not come within {requests.BODY_TIMEOUT_S:g} s"
             )
             return _failure(408, "The body did not come.")
         if body is None:
@@ -388,10 +388,10 @@ class Clients:
             return _failure(400, f"This server is for the transport {TRANSPORT!r} only.")
         call = Call(provider=TRANSPORT, call_id=str(uuid.uuid4()))
         # Where no key is asked for, nobody vouches for who comes in by a public address.
-        is_open = self._config.stream_auth == "none" and doorway.is_public(
+        is_open = self._config.stream_auth == "none" and requests.is_public(
             request, self._config, allowed_origins=self._origins
         )
-        stranger = doorway.address(request, self._config) if is_open else None
+        stranger = requests.address(request, self._config) if is_open else None
         if not self._has_room(len(body), stranger):
             self._refusals.warning(log, "start refused (503)", "too many sessions wait for their clients")
             return _failure(503, "Too many sessions wait for their clients.")
@@ -403,7 +403,7 @@ class Clients:
         log.bind(call=call.call_id).info("a client was given a token")
         return JSONResponse(
             {
-                "wsUrl": f"{doorway.stream_base(request, self._config)}{prefix}/ws-client",
+                "wsUrl": f"{requests.stream_base(request, self._config)}{prefix}/ws-client",
                 "token": self._gate.tokens.mint(call),
             },
             headers={SESSION_HEADER: call.call_id},
@@ -411,11 +411,11 @@ class Clients:
 
     def _start_refusal(self, request: Request) -> str | None:
         """Return why this request may not start a session, or ``None``."""
-        if not doorway.needs_token(request, self._config, allowed_origins=self._origins):
+        if not requests.needs_token(request, self._config, allowed_origins=self._origins):
             return None
         key = self._config.credentials.get(START_KEY)
-        page = doorway.page(request)
-        if not key and doorway.is_foreign_page(page, self._origins):
+        page = requests.page(request)
+        if not key and requests.is_foreign_page(page, self._origins):
             return f"/start is closed to pages of {page:.100} until PIPECAT_ALLOWED_ORIGINS names them on the server."
         if not key:
             return f"/start is closed on a public address until {START_KEY} is set on the server."
@@ -440,16 +440,16 @@ class Clients:
     async def connect(self, websocket: WebSocket, token: str | None, *, evals_only: bool = False) -> None:
         """Check who comes, accept the WebSocket, and run the bot for it."""
         log = logger.bind(call="-")
-        origin = doorway.page(websocket) or ""
+        origin = requests.page(websocket) or ""
         if self._origins and origin not in self._origins:
             self._refusals.warning(log, "client refused (403)", f"its origin {origin[:200]!r} is not allowed")
-            await doorway.deny(websocket, 403, "The origin is not allowed.")
+            await requests.deny(websocket, 403, "The origin is not allowed.")
             return
         try:
             announced = self._admit(websocket, token)
         except TokenError as error:
-            self._refusals.warning(log, "client refused (403)", doorway.with_hint(error))
-            await doorway.deny(websocket, 403, "The token is missing or wrong.")
+            self._refusals.warning(log, "client refused (403)", requests.with_hint(error))
+            await requests.deny(websocket, 403, "The token is missing or wrong.")
             return
         session_id = announced.call_id if announced is not None else str(uuid.uuid4())
         log = logger.bind(call=session_id)
@@ -457,10 +457,10 @@ class Clients:
         place = None if is_closed else self._gate.capacity.occupy(announced)
         if place is None:
             self._refusals.warning(log, "client refused (503)", self._no_place())
-            await doorway.deny(websocket, 503, "Every place is taken.")
+            await requests.deny(websocket, 503, "Every place is taken.")
             return
         try:
-            if await doorway.accept(websocket, log):
+            if await requests.accept(websocket, log):
                 await self._serve(websocket, session_id, place, log, evals_only=evals_only)
         finally:
             place.leave()
@@ -508,11 +508,11 @@ class Clients:
         Raises:
             TokenError: If it needs one, or has a bad one.
         """
-        needed = doorway.needs_token(websocket, self._config, allowed_origins=self._origins)
+        needed = requests.needs_token(websocket, self._config, allowed_origins=self._origins)
         token = path_token or _offered_token(websocket)
         if not token:
-            page = doorway.page(websocket)
-            if needed and doorway.is_foreign_page(page, self._origins):
+            page = requests.page(websocket)
+            if needed and requests.is_foreign_page(page, self._origins):
                 raise TokenError(
                     f"a web page of {page:.100} dials without a token",
                     hint="POST /start gives one; PIPECAT_ALLOWED_ORIGINS may name pages that need none on localhost",
@@ -540,4 +540,4 @@ def _offered_token(websocket: WebSocket) -> str | None:
 
 
 def _failure(status: int, detail: str) -> Response:
-    return doorway.unread(JSONResponse({"detail": detail}, status))
+    return requests.unread(JSONResponse({"detail": detail}, status))

@@ -14,7 +14,7 @@ from loguru import logger
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from wsvoice.runner.accepted import ABORT_EXTENSION
+from wsvoice.runner.bounded_socket import ABORT_EXTENSION
 
 #: The largest head of a request, in bytes, and how many header fields it may have. What comes with a body and is none
 #: of it, such as the sizes of chunks, may be as large again.

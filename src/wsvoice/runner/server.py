@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 from loguru import logger
 
-from wsvoice import guest
+from wsvoice import isolation
 from wsvoice.errors import ServerError
 from wsvoice.runner.app import application, create_switchboard
 from wsvoice.runner.gate import served_providers
@@ -28,7 +28,7 @@ from wsvoice.runner.tunnel import ngrok_tunnel
 from wsvoice.runner.watchdog import Watchdog
 
 if TYPE_CHECKING:
-    from wsvoice.bot import LoadedBot
+    from wsvoice.bot_loading import LoadedBot
     from wsvoice.config import RunConfig
     from wsvoice.runner.app import Switchboard
 
@@ -98,12 +98,12 @@ class DrainingServer(uvicorn.Server):
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until the process is asked to stop; no bot can end that by itself."""
         make_loop = self.config.get_loop_factory() or asyncio.new_event_loop
-        guest.run(self.serve(sockets), on_exit=tell_of_exit, loop_factory=make_loop)
+        isolation.run(self.serve(sockets), on_exit=tell_of_exit, loop_factory=make_loop)
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         """Handle signals while the context lasts, and look after the event loop."""
-        with guest.own_signals(self.handle_exit), self._watchdog.watching():
+        with isolation.own_signals(self.handle_exit), self._watchdog.watching():
             yield
         if self.signals:
             # Threads that a bot has left behind must not keep the process.

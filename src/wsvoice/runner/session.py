@@ -17,16 +17,16 @@ from wsvoice.call import Call
 from wsvoice.config import RunConfig
 from wsvoice.providers.base import CALL_PARAMETERS
 from wsvoice.providers.events import Connected, StreamStarted
-from wsvoice.runner.bot_run import Bot, BotRun
+from wsvoice.runner.bot_task import Bot, BotRun
 from wsvoice.runner.diagnosis import Cause, Diagnosis, first_cause
+from wsvoice.runner.media_socket import TOLD_DIGITS
 from wsvoice.runner.recording import CallRecorder
-from wsvoice.runner.stream import TOLD_DIGITS
 
 if TYPE_CHECKING:
     from loguru import Logger
 
     from wsvoice.providers.base import Server
-    from wsvoice.runner.stream import StreamSocket
+    from wsvoice.runner.media_socket import StreamSocket
 
 #: https://www.rfc-editor.org/rfc/rfc6455#section-5.5
 REASON_LIMIT = 123

@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
-from wsvoice import guest
+from wsvoice import isolation
 from wsvoice.config import without_secrets
 from wsvoice.errors import BotError, ConfigError
-from wsvoice.runner.desk import SETTLE_S, Desk
 from wsvoice.runner.memory import MemoryReturn
 from wsvoice.runner.server import FORCE_TIMEOUT_S, Ready, forced_exit_code, listen, tell_of_exit, url_host
+from wsvoice.runner.single_client import SETTLE_S, Desk
 from wsvoice.runner.watchdog import Watchdog
 
 if TYPE_CHECKING:
-    from wsvoice.bot import LoadedBot
+    from wsvoice.bot_loading import LoadedBot
     from wsvoice.config import RunConfig
 
 OnReady = Callable[[Ready], None]
@@ -100,7 +100,7 @@ def run_alone(bot: LoadedBot, config: RunConfig, *, on_ready: OnReady) -> None:
             loop.call_soon_threadsafe(stop.ask)
 
         stop = Stop()
-        with guest.own_signals(ask), watchdog.watching():
+        with isolation.own_signals(ask), watchdog.watching():
             try:
                 await run(bot, config, on_ready=on_ready, stop=stop)
             finally:
@@ -109,7 +109,7 @@ def run_alone(bot: LoadedBot, config: RunConfig, *, on_ready: OnReady) -> None:
                     watchdog.leave(FORCE_TIMEOUT_S, forced_exit_code(received))
         return signal.SIGINT in received
 
-    if guest.run(main(), on_exit=tell_of_exit):
+    if isolation.run(main(), on_exit=tell_of_exit):
         raise KeyboardInterrupt
 
 
@@ -121,12 +121,12 @@ async def serve_one_by_one(bot: LoadedBot, config: RunConfig, *, on_ready: OnRea
         BotError: If it ends at once, several times in a row.
         ServerError: If the address cannot be listened on.
     """
-    from wsvoice.runner.pipecat import server_transport
+    from wsvoice.runner.pipecat import websocket_server_transport
 
-    desk = Desk(config, event_tasks=server_transport.event_tasks, logger=logger.bind(call="-"))
+    desk = Desk(config, event_tasks=websocket_server_transport.event_tasks, logger=logger.bind(call="-"))
     sockets = listen(config.host, config.port)
     await desk.open(sockets)
-    server_transport.take_over_port(desk)
+    websocket_server_transport.take_over_port(desk)
     memory_return = asyncio.create_task(_return_memory(desk))
     try:
         on_ready(Ready(f"ws://{url_host(config.host)}:{desk.port}", None, ()))
@@ -135,18 +135,18 @@ async def serve_one_by_one(bot: LoadedBot, config: RunConfig, *, on_ready: OnRea
         while not stop.drain.is_set():
             started, served = loop.time(), desk.served
             session_id = str(uuid.uuid4())
-            arguments = server_transport.server_arguments(
+            arguments = websocket_server_transport.server_arguments(
                 config.host, desk.port, body=dict(config.parameters), session_id=session_id
             )
             task = _start(bot, arguments)
             stop.call_ids = [session_id]
             await _first(task, stop.drain)
             if not task.done():
-                await _drain_desk(task, desk, config, stop, server_transport.end_pipeline)
+                await _drain_desk(task, desk, config, stop, websocket_server_transport.end_pipeline)
             error = _error_of(task)
             if (orphan := await desk.drop(failed=error is not None)) is not None:
                 # A bot that failed beside its pipeline has left that running.
-                await server_transport.end_pipeline(orphan, "the bot has ended")
+                await websocket_server_transport.end_pipeline(orphan, "the bot has ended")
                 await _first(asyncio.create_task(desk.left()), timeout_s=ORPHAN_TIMEOUT_S)
             early = desk.served == served and loop.time() - started < START_S
             failures = failures + 1 if early and not stop.drain.is_set() else 0
@@ -154,7 +154,7 @@ async def serve_one_by_one(bot: LoadedBot, config: RunConfig, *, on_ready: OnRea
                 raise _given_up(bot, error)
     finally:
         memory_return.cancel()
-        server_transport.give_port_back()
+        websocket_server_transport.give_port_back()
         await desk.close()
 
 
@@ -166,7 +166,7 @@ async def dial_out(bot: LoadedBot, config: RunConfig, *, on_ready: OnReady, stop
         BotError: If it raises.
         ConnectError: If the server cannot be reached, or turns it away.
     """
-    from wsvoice.runner.pipecat.dial_transport import dial_arguments
+    from wsvoice.runner.pipecat.websocket_client_transport import dial_arguments
 
     if config.url is None:
         raise ConfigError("websocket-client needs the address that the bot dials", hint="set `url`")
@@ -203,7 +203,7 @@ async def dial_out(bot: LoadedBot, config: RunConfig, *, on_ready: OnReady, stop
     if outcome.error is not None:
         raise outcome.error
     if (error := _error_of(task)) is not None:
-        raise BotError(f"{bot.name} {guest.raised(error)}", hint="the log has its traceback")
+        raise BotError(f"{bot.name} {isolation.raised(error)}", hint="the log has its traceback")
 
 
 async def _return_memory(desk: Desk) -> None:
@@ -243,7 +243,7 @@ def _start(bot: LoadedBot, arguments: Any) -> BotTask:
 
     def fail(error: BaseException) -> None:
         nonlocal failure
-        logger.opt(exception=error).error("the bot {}", guest.raised(error))
+        logger.opt(exception=error).error("the bot {}", isolation.raised(error))
         failure = failure or error
 
     def exit_instead(error: BaseException) -> None:
@@ -251,7 +251,7 @@ def _start(bot: LoadedBot, arguments: Any) -> BotTask:
         task.cancel()
 
     async def run() -> BaseException | None:
-        guest.current_guest.set(guest.Guest(arguments.session_id, exit_instead))
+        isolation.current_guest.set(isolation.Guest(arguments.session_id, exit_instead))
         with logger.contextualize(call=arguments.session_id):
             try:
                 await bot.function(arguments)

@@ -21,7 +21,7 @@ from types import FrameType
 
 from loguru import logger
 
-from wsvoice import guest
+from wsvoice import isolation
 
 #: How often the loop shows that it turns, and how often that is looked at.
 BEAT_S = 0.25
@@ -176,7 +176,7 @@ class Watchdog:
         """Say where the loop's thread is: in which line of the bot's, or else of a library's."""
         other: FrameType | None = None
         # What runs the loop is nobody's block.
-        while frame is not None and (file := frame.f_code.co_filename) != guest.__file__:
+        while frame is not None and (file := frame.f_code.co_filename) != isolation.__file__:
             if self._is_the_bots(file):
                 return _spelt(frame)
             if other is None and not _is_loop(file):
@@ -204,5 +204,5 @@ def _call_of(loop: asyncio.AbstractEventLoop) -> str:
     """Return the id of the call whose task runs; nothing if that cannot be told."""
     task = asyncio.current_task(loop)
     context = getattr(task, "get_context", None)
-    running = None if context is None else context().get(guest.current_guest)
+    running = None if context is None else context().get(isolation.current_guest)
     return "" if running is None else str(running.name)

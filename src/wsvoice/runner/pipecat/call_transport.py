@@ -62,9 +62,9 @@ from wsvoice.runner.pipecat.patches import apply_patches
 
 if TYPE_CHECKING:
     from wsvoice.providers.base import Stream
+    from wsvoice.runner.media_socket import StreamSocket
     from wsvoice.runner.pipecat.patches.input_vad import InputVoice
     from wsvoice.runner.session import Session
-    from wsvoice.runner.stream import StreamSocket
 
 #: Audio leaves in pieces of this length, the step of telephony itself.
 FRAME_MS = 20

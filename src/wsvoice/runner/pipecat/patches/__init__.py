@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Collection
 
-from wsvoice import moved
+from wsvoice import pipecat_moved
 from wsvoice.config import did_you_mean
 from wsvoice.errors import ConfigError
 from wsvoice.runner.pipecat import is_supported
@@ -36,7 +36,7 @@ def apply_patches(disabled: Collection[str] = frozenset()) -> tuple[str, ...]:
                 f"there is no change in pipecat named {name!r} that could be left out",
                 hint=did_you_mean(name, PATCHES) or f"known are: {', '.join(PATCHES)}",
             )
-    moved.remove_finder()
+    pipecat_moved.remove_finder()
     applied = tuple(name for name in PATCHES if name not in disabled and is_supported(name))
     for name in applied:
         importlib.import_module(f"{__name__}.{name.replace('-', '_')}").apply()

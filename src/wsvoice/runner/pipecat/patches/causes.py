@@ -12,7 +12,7 @@ from pipecat.frames.frames import ErrorFrame
 from pipecat.processors.frame_processor import FrameProcessor
 from pipecat.utils.base_object import BaseObject
 
-from wsvoice.guest import raised
+from wsvoice.isolation import raised
 from wsvoice.runner.diagnosis import Cause, Diagnosis, current, one_line
 
 _MARK = "_wsvoice_notes_causes"

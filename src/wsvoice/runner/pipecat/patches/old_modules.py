@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from wsvoice.moved import MOVED, PACKAGES
+from wsvoice.pipecat_moved import MOVED, PACKAGES
 from wsvoice.runner.pipecat.patches.notices import notices
 
 

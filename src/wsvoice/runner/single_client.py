@@ -21,8 +21,8 @@ from websockets.http11 import Request, Response
 from websockets.protocol import State
 
 from wsvoice import http
-from wsvoice.runner import doorway
-from wsvoice.runner.bot_run import INTERNAL_ERROR
+from wsvoice.runner import requests
+from wsvoice.runner.bot_task import INTERNAL_ERROR
 from wsvoice.runner.logs import RefusalLog
 from wsvoice.runner.protocols import CONNECTION_LIMIT, HEAD_LIMIT, HEAD_TIMEOUT_S, UNREAD_LIMIT
 
@@ -205,7 +205,7 @@ class Desk:
             return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "The bot takes no new clients.\n")
         page = " ".join(request.headers.get_all("Origin")).lower() or None
         # Any page's browser reaches a port of its own machine, so one that nobody allowed is no client of such a port.
-        foreign = http.is_loopback(self._config.host) and doorway.is_foreign_page(page)
+        foreign = http.is_loopback(self._config.host) and requests.is_foreign_page(page)
         if foreign and self._origins is None:
             async with self._handler_changed:
                 await self._handler_changed.wait_for(lambda: self._origins is not None)

@@ -29,7 +29,7 @@ from typing import Any
 
 from wsvoice.config import nearest
 from wsvoice.errors import BotImportError, BotNotFoundError, WsvoiceError
-from wsvoice.guest import own_signals
+from wsvoice.isolation import own_signals
 
 BotFunction = Callable[[Any], Awaitable[Any]]
 

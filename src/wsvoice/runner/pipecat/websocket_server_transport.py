@@ -27,10 +27,9 @@ from websockets.exceptions import ConnectionClosed
 from wsvoice.call import Call
 from wsvoice.pipecat_contracts import unusable
 from wsvoice.runner.activity import Activity
-from wsvoice.runner.desk import Desk, Handler
 from wsvoice.runner.pipecat import is_supported
 from wsvoice.runner.pipecat.call_transport import use_resampler
-from wsvoice.runner.pipecat.client_transport import (
+from wsvoice.runner.pipecat.websocket_transport import (
     FrameReceiver,
     TransportParams,
     UtteranceResampler,
@@ -38,6 +37,7 @@ from wsvoice.runner.pipecat.client_transport import (
     read_frame,
     with_serializer,
 )
+from wsvoice.runner.single_client import Desk, Handler
 
 _pipecat_serve: Any = getattr(pipecat_server, "websocket_serve", None)
 

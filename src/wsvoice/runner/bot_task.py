@@ -12,14 +12,14 @@ from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsvoice.guest import Guest, current_guest, is_exit, raised
+from wsvoice.isolation import Guest, current_guest, is_exit, raised
 from wsvoice.runner.diagnosis import Diagnosis, diagnosing, place_of
 
 if TYPE_CHECKING:
     from loguru import Logger
 
     from wsvoice.config import RunConfig
-    from wsvoice.runner.accepted import AcceptedSocket
+    from wsvoice.runner.bounded_socket import AcceptedSocket
 
 Bot = Callable[[Any], Awaitable[Any]]
 

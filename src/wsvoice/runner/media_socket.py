@@ -32,7 +32,7 @@ from wsvoice.providers.events import (
     Unknown,
 )
 from wsvoice.providers.reordering import Reorderer
-from wsvoice.runner.accepted import AcceptedSocket
+from wsvoice.runner.bounded_socket import AcceptedSocket
 from wsvoice.runner.pacing import MAX_AHEAD_S, InputLimit, Pacer
 from wsvoice.runner.turns import TurnTimer
 

@@ -38,7 +38,7 @@ from wsvoice.runner.activity import Activity
 from wsvoice.runner.diagnosis import one_line
 from wsvoice.runner.pipecat import is_supported
 from wsvoice.runner.pipecat.call_transport import has_handler, use_resampler
-from wsvoice.runner.pipecat.client_transport import (
+from wsvoice.runner.pipecat.websocket_transport import (
     FrameReceiver,
     TransportParams,
     UtteranceResampler,
