@@ -701,7 +701,7 @@ def test_dial_explains_what_a_probe_found(caller):
     found = (CountedFinding("M3", "warn", "it talked on"),)
     caller.report = CallReport("twilio", "t", verdict="passed", findings=found)
     lines = invoke("dial", "--probe").stderr.splitlines()
-    explained = [line for line in lines if line.startswith(("warn M3", "M3 asks that", "   mend: "))]
+    explained = [line for line in lines if line.startswith(("warn M3", "M3 asks that", "   hint: "))]
     assert len(explained) == 3
     assert lines[-1] == "passed"
     assert not any(line.startswith("M3 asks") for line in invoke("dial").stderr.splitlines())

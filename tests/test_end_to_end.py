@@ -39,7 +39,8 @@ from tests.signals import correlation_delay_ms, speech_like
 from wsvoice.audio import read_audio, write_wav
 from wsvoice.cli.main import app
 from wsvoice.config import DialConfig
-from wsvoice.dial.caller import Limits, dial
+from wsvoice.dial.caller import dial
+from wsvoice.dial.timeouts import Timeouts
 
 BOTS = Path(__file__).parent / "bots"
 ECHO = Path(__file__).parent.parent / "examples" / "echo.py"
@@ -370,7 +371,7 @@ def test_a_slow_webhook_is_given_up_on() -> None:
         try:
             began = time.monotonic()
             # The command line has the providers' own limit of 15 s, which a test need not wait for.
-            report = asyncio.run(dial(config, limits=Limits(webhook_s=0.3)))
+            report = asyncio.run(dial(config, timeouts=Timeouts(webhook_s=0.3)))
             took_s = time.monotonic() - began
         finally:
             released.set()

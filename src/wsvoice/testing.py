@@ -36,7 +36,7 @@ from wsvoice.audio import read_audio, resample
 from wsvoice.config import did_you_mean, resolve_dial
 from wsvoice.dial.caller import dial as place_call
 from wsvoice.dial.report import CallReport, TimelineEvent
-from wsvoice.dial.sound_detection import Listener, audible_range
+from wsvoice.dial.sound_detection import SoundDetector, audible_range
 from wsvoice.errors import UsageError, WsvoiceError
 
 #: The telephone's sample rate, in which sound is given and compared.
@@ -164,10 +164,10 @@ class Report(CallReport):
     @cached_property
     def sounds(self) -> list[tuple[float, float]]:
         """When the bot was sounding: where each run of sound begins and ends, in ms since the stream started."""
-        listener = Listener(SAMPLE_RATE)
-        listener.feed(self.heard)
-        listener.flush()
-        return [(sound.start_ms, sound.end_ms) for sound in listener.sounds]
+        detector = SoundDetector(SAMPLE_RATE)
+        detector.feed(self.heard)
+        detector.flush()
+        return [(sound.start_ms, sound.end_ms) for sound in detector.sounds]
 
     def find(self, sound: bytes | str | PathLike[str], *, min_correlation: float = 0.6) -> list[float]:
         """

@@ -20,13 +20,13 @@ from tests.dial.fake_bots import FakeBot, Line, fake_bot, http_answer, twiml
 from wsvoice import http
 from wsvoice.config import DialConfig
 from wsvoice.dial import CallReport, TimelineEvent
-from wsvoice.dial.caller import Limits, dial
-from wsvoice.dial.conversation import Patience
-from wsvoice.dial.target import Reach
+from wsvoice.dial.caller import dial
+from wsvoice.dial.target import AddressPolicy
+from wsvoice.dial.timeouts import Timeouts
 from wsvoice.errors import HttpError
 from wsvoice.providers.base import HttpRequest
 
-QUICK = Limits(patience=Patience(close_s=0.5), webhook_s=3.0, connect_s=3.0)
+QUICK = Timeouts(close_s=0.5, webhook_s=3.0, connect_s=3.0)
 MIB = 1024 * 1024
 
 
@@ -34,7 +34,7 @@ def call(
     behaviour: fake_bots.Behaviour = fake_bots.silent,
     *,
     within_s: float = 15.0,
-    limits: Limits = QUICK,
+    timeouts: Timeouts = QUICK,
     served: dict[str, Any] | None = None,
     events: list[TimelineEvent] | None = None,
     **settings: Any,
@@ -46,7 +46,7 @@ def call(
             config = DialConfig(**{"target": bot.url, "listen_s": 0.0, "response_timeout_s": 0.5, **settings})
             seen = events if events is not None else []
             async with asyncio.timeout(within_s):
-                return await dial(config, on_event=seen.append, limits=limits)
+                return await dial(config, on_event=seen.append, timeouts=timeouts)
 
     return asyncio.run(place())
 
@@ -124,7 +124,7 @@ def ask(peer: Peer, *, timeout_s: float = 0.5, kind: str = "webhook") -> CallRep
         scheme = "http" if kind == "webhook" else "ws"
         config = DialConfig(target=f"{scheme}://127.0.0.1:{port}/")
         async with asyncio.timeout(15):
-            report = await dial(config, limits=Limits(webhook_s=timeout_s, connect_s=timeout_s))
+            report = await dial(config, timeouts=Timeouts(webhook_s=timeout_s, connect_s=timeout_s))
         server.close()
         return report
 
@@ -245,7 +245,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Names:
 
 def reach(origin: str, url: str, *, allow_private: bool = False) -> list[str] | str:
     try:
-        return list(asyncio.run(Reach(origin, allow_private=allow_private).addresses(url)))
+        return list(asyncio.run(AddressPolicy(origin, allow_private=allow_private).addresses(url)))
     except HttpError as error:
         return error.message
 
@@ -266,7 +266,7 @@ def test_only_a_private_server_sends_the_caller_to_private_addresses(names: Name
 
 def test_a_name_that_leads_elsewhere_the_second_time_is_not_asked_again(names: Names) -> None:
     names["bot.example.com"] = ["93.184.215.14", "169.254.169.254"]
-    turns = Reach("https://bot.example.com/")
+    turns = AddressPolicy("https://bot.example.com/")
 
     async def twice() -> list[Any]:
         return [await turns.addresses(f"{scheme}://bot.example.com/") for scheme in ("https", "wss")]
@@ -291,7 +291,7 @@ def test_the_address_that_was_looked_at_is_connected_to(names: Names) -> None:
     async def place() -> tuple[FakeBot, CallReport]:
         async with fake_bot(fake_bots.silent, webhook=webhook) as bot:
             config = DialConfig(target=bot.url.replace("127.0.0.1", "first.example.com"), duration_s=0.1)
-            return bot, await dial(config, limits=QUICK)
+            return bot, await dial(config, timeouts=QUICK)
 
     bot, report = asyncio.run(place())
     assert report.stream_id, report.failure
@@ -350,20 +350,18 @@ async def nonsense_for_ever(line: Line) -> None:
         await asyncio.sleep(0)
 
 
-IMPATIENT = Limits(patience=Patience(call_s=2.0, close_s=0.5))
+IMPATIENT = Timeouts(call_s=2.0, close_s=0.5)
 
 
 def test_ten_times_real_time_for_ever_ends_at_the_limit() -> None:
-    report = call(flooding(LOUD_ULAW * 10, pause_s=0.02), limits=IMPATIENT)
+    report = call(flooding(LOUD_ULAW * 10, pause_s=0.02), timeouts=IMPATIENT)
     assert report.failure == ("the call was not done within 2 s, and was hung up; --duration sets another time")
     assert report.ended_by == "caller"
     assert 1900 < report.duration_ms < 10_000
 
 
 def test_the_limit_is_for_calls_without_a_duration() -> None:
-    report = call(
-        flooding(LOUD_ULAW * 2, pause_s=0.02), limits=Limits(patience=Patience(call_s=0.2, close_s=0.5)), duration_s=0.6
-    )
+    report = call(flooding(LOUD_ULAW * 2, pause_s=0.02), timeouts=Timeouts(call_s=0.2, close_s=0.5), duration_s=0.6)
     assert 500 < report.duration_ms < 5_000
     assert report.failure is None or "not done within" not in report.failure
 
@@ -372,14 +370,14 @@ def test_the_limit_is_for_calls_without_a_duration() -> None:
 CALLER = """
 import asyncio, json, sys
 from wsvoice.config import DialConfig
-from wsvoice.dial.caller import Limits, dial
-from wsvoice.dial.conversation import Patience
+from wsvoice.dial.caller import dial
+from wsvoice.dial.timeouts import Timeouts
 
 for line in sys.stdin:
-    limits = Limits(patience=Patience(call_s=0.6, close_s=0.5))
+    timeouts = Timeouts(call_s=0.6, close_s=0.5)
     told = []
     config = DialConfig(target=line.strip(), listen_s=0, response_timeout_s=30)
-    report = asyncio.run(dial(config, on_event=told.append, limits=limits))
+    report = asyncio.run(dial(config, on_event=told.append, timeouts=timeouts))
     # Not `ru_maxrss`, which is that of the process that started this one if it was larger.
     status = dict(line.split(":", 1) for line in open("/proc/self/status"))
     peak_mb = int(status["VmHWM"].split()[0]) / 1e3
@@ -453,6 +451,6 @@ async def never_closes(line: Line) -> None:
 
 @pytest.mark.parametrize("behaviour", [stays_silent, never_closes])
 def test_a_server_that_does_nothing_more_is_let_go(behaviour: fake_bots.Behaviour) -> None:
-    report = call(behaviour, limits=IMPATIENT, duration_s=0.5)
+    report = call(behaviour, timeouts=IMPATIENT, duration_s=0.5)
     assert report.ended_by == "caller"
     assert report.failure

@@ -22,8 +22,8 @@ from wsvoice.audio import PCMU_8K, write_wav
 from wsvoice.config import DialConfig
 from wsvoice.dial import CallReport, TimelineEvent
 from wsvoice.dial.call_control import MAX_DOCUMENTS
-from wsvoice.dial.caller import Limits, dial
-from wsvoice.dial.conversation import Patience
+from wsvoice.dial.caller import dial
+from wsvoice.dial.timeouts import Timeouts
 
 TOKEN = "wsvoice_test_auth_token_0000001"
 SEED = base64.b64encode(bytes(range(32))).decode()
@@ -35,7 +35,7 @@ CREDENTIALS = {
     "signalwire": {"SIGNALWIRE_SIGNING_KEY": TOKEN},
 }
 WORDS = PCMU_8K.encode(tone(440, 200, 8000))
-QUICK = Limits(patience=Patience(close_s=1.0))
+QUICK = Timeouts(close_s=1.0)
 Pages = Callable[[FakeBot, str, int], str | bytes]
 
 
@@ -101,7 +101,7 @@ def call(
                 listen_s=0.0,
                 duration_s=duration_s,
             )
-            report = await dial(config, on_event=events.append, limits=QUICK)
+            report = await dial(config, on_event=events.append, timeouts=QUICK)
             await asyncio.sleep(0)
             return Called(report, bot, events)
 

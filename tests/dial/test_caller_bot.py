@@ -10,8 +10,8 @@ import pytest
 from tests.signals import tone
 from wsvoice.call import Call
 from wsvoice.dial.caller_bot import CallerBot
-from wsvoice.dial.caller_bot_audio import Voice
-from wsvoice.dial.sound_detection import Listener
+from wsvoice.dial.caller_bot_audio import CallerBotAudio
+from wsvoice.dial.sound_detection import SoundDetector
 from wsvoice.isolation import run_interruptibly
 
 BOT = Path(__file__).parents[1] / "bots" / "calls_back.py"
@@ -19,12 +19,12 @@ CALL = Call(provider="twilio", call_id="CA1", stream_id="MZ1", from_number="+155
 RATE = 8000
 
 
-def voice() -> Voice:
-    return Voice(Listener(RATE), sample_rate=RATE, heard_rate=RATE)
+def voice() -> CallerBotAudio:
+    return CallerBotAudio(SoundDetector(RATE), sample_rate=RATE, heard_rate=RATE)
 
 
 def test_what_is_heard_before_the_pipeline_is_up_is_not_lost() -> None:
-    async def call() -> tuple[Voice, bytes]:
+    async def call() -> tuple[CallerBotAudio, bytes]:
         bot, ears = CallerBot(f"{BOT}:slow_caller", print), voice()
         bot.start(ears, CALL)
         said = b""
@@ -47,7 +47,7 @@ def test_what_is_heard_before_the_pipeline_is_up_is_not_lost() -> None:
 
 
 def test_a_bot_that_does_not_end_is_ended() -> None:
-    async def call() -> Voice:
+    async def call() -> CallerBotAudio:
         bot, ears = CallerBot(f"{BOT}:stubborn", print), voice()
         bot.start(ears, CALL)
         await asyncio.sleep(0)
@@ -62,7 +62,7 @@ def test_a_bot_that_does_not_end_is_ended() -> None:
 def test_an_exit_ends_its_call_and_not_the_caller(name: str) -> None:
     lines: list[str] = []
 
-    async def call() -> Voice:
+    async def call() -> CallerBotAudio:
         bot, ears = CallerBot(f"{BOT}:{name}", lines.append), voice()
         bot.start(ears, CALL)
         async with asyncio.timeout(10):

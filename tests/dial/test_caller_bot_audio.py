@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from tests.signals import tone
-from wsvoice.dial.caller_bot_audio import BUFFER_MS, LEAD_MS, Voice
+from wsvoice.dial.caller_bot_audio import BUFFER_MS, LEAD_MS, CallerBotAudio
 from wsvoice.dial.script import Step
-from wsvoice.dial.sound_detection import Listener
+from wsvoice.dial.sound_detection import SoundDetector
 
 RATE = 8000
 STEP = 320
@@ -19,8 +19,8 @@ class Line:
     """Steps a voice, and keeps what it said."""
 
     def __init__(self) -> None:
-        self.listener = Listener(RATE)
-        self.voice = Voice(self.listener, sample_rate=RATE, heard_rate=RATE)
+        self.detector = SoundDetector(RATE)
+        self.voice = CallerBotAudio(self.detector, sample_rate=RATE, heard_rate=RATE)
         self.now_ms = 0.0
         self.said = b""
         self.steps: list[Step] = []
@@ -151,7 +151,7 @@ def test_turns_are_told_apart_by_ear() -> None:
     kinds = [kind for step in line.steps for kind, _ in step.notes]
     assert kinds == ["caller-speaks", "caller-silent", "caller-speaks", "caller-silent"]
 
-    line.listener.feed(bytes(2 * 8 * 800) + tone(400, 200, RATE) + bytes(2 * 8 * 100))
+    line.detector.feed(bytes(2 * 8 * 800) + tone(400, 200, RATE) + bytes(2 * 8 * 100))
     first, second = line.voice.turns()
     assert first.response_ms == pytest.approx(800 - first.caller_end_ms, abs=5)
     assert second.response_ms is None

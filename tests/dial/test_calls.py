@@ -24,15 +24,15 @@ from tests.stalls import undisturbed
 from wsvoice.audio import PCMU_8K, write_wav
 from wsvoice.config import DialConfig
 from wsvoice.dial import CallReport, TimelineEvent
-from wsvoice.dial.caller import Limits, dial
-from wsvoice.dial.conversation import Patience
+from wsvoice.dial.caller import dial
 from wsvoice.dial.sound_detection import audible_range
+from wsvoice.dial.timeouts import Timeouts
 from wsvoice.errors import AudioFileError, UsageError
 
 TOKEN = "wsvoice_test_auth_token_0000001"
 SPEECH = speech_like(400, 8000, seed=3)
 WORDS = PCMU_8K.encode(tone(440, 300, 8000))
-QUICK = Limits(patience=Patience(close_s=1.0))
+QUICK = Timeouts(close_s=1.0)
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def call(
     behaviour: fake_bots.Behaviour,
     *,
     stream: bool = False,
-    limits: Limits = QUICK,
+    timeouts: Timeouts = QUICK,
     served: dict[str, Any] | None = None,
     url: Callable[[FakeBot], str] | None = None,
     **settings: Any,
@@ -77,7 +77,7 @@ def call(
         async with fake_bot(behaviour, **(served or {})) as bot:
             target = url(bot) if url else bot.stream_url if stream else bot.url
             config = DialConfig(**{"target": target, "listen_s": 0.0, "response_timeout_s": 0.6, **settings})
-            report = await dial(config, on_event=events.append, limits=limits)
+            report = await dial(config, on_event=events.append, timeouts=timeouts)
             await asyncio.sleep(0)
             assert report.verdict == ("failed" if report.failure else "passed")
             return Called(report, bot, events)
@@ -547,14 +547,14 @@ def test_a_server_without_tls() -> None:
 
 
 def test_a_slow_webhook_is_told_and_a_slower_one_fails(clip: Path) -> None:
-    limits = Limits(webhook_warn_s=0.1, webhook_s=10)
-    called = call(fake_bots.echo, served={"delay_s": 0.25}, limits=limits, audio=(clip,), duration_s=0.3)
+    timeouts = Timeouts(webhook_warn_s=0.1, webhook_s=10)
+    called = call(fake_bots.echo, served={"delay_s": 0.25}, timeouts=timeouts, audio=(clip,), duration_s=0.3)
     assert called.report.failure is None
     assert called.found() == [("W1", "warn", 1)]
     assert called.report.webhook_ms is not None
     assert called.report.webhook_ms >= 250
 
-    called = call(fake_bots.echo, served={"delay_s": 2}, limits=Limits(webhook_s=0.2))
+    called = call(fake_bots.echo, served={"delay_s": 2}, timeouts=Timeouts(webhook_s=0.2))
     assert called.report.failure == f"the webhook did not answer within 0.2 s: {called.bot.url}"
     assert called.found() == [("W1", "fail", 1)]
 
@@ -679,7 +679,7 @@ def test_a_stream_that_does_not_open_in_time() -> None:
         mute.bind(("127.0.0.1", 0))
         mute.listen()
         url = f"ws://127.0.0.1:{mute.getsockname()[1]}/"
-        called = call(fake_bots.echo, url=lambda bot: url, limits=Limits(connect_s=0.2))
+        called = call(fake_bots.echo, url=lambda bot: url, timeouts=Timeouts(connect_s=0.2))
     assert called.report.failure == (
         f"the stream at {url} did not open within 0.2 s; Twilio reports this as error 31901"
     )
@@ -722,7 +722,7 @@ def test_a_cancelled_call_is_hung_up_in_good_order(clip: Path, tmp_path: Path) -
                     spoken.set()
 
             config = DialConfig(target=bot.url, audio=(clip,), listen_s=0, record=path)
-            task = asyncio.create_task(dial(config, on_event=on_event, limits=QUICK))
+            task = asyncio.create_task(dial(config, on_event=on_event, timeouts=QUICK))
             await asyncio.wait_for(spoken.wait(), 10)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):

@@ -18,7 +18,7 @@ from tests.providers.companies import load_provider
 from wsvoice.dial import TimelineEvent
 from wsvoice.dial.clock import MonotonicClock
 from wsvoice.dial.fake_api_server import FakeRestApi
-from wsvoice.dial.timeline import Journal
+from wsvoice.dial.timeline import Timeline
 from wsvoice.providers.base import Callback, Command
 
 SEED = bytes(range(32))
@@ -44,8 +44,8 @@ class Api:
         self.events: list[TimelineEvent] = []
 
     def serve(self) -> FakeRestApi:
-        journal = Journal(self.events.append, MonotonicClock())
-        return FakeRestApi(self.provider, self.call, self.commands.append, journal)
+        timeline = Timeline(self.events.append, MonotonicClock())
+        return FakeRestApi(self.provider, self.call, self.commands.append, timeline)
 
     def ask(self, use: Callable[[str], Any]) -> Any:
         """Serve the API while `use` runs in a thread with its address."""

@@ -18,10 +18,10 @@ from tests.signals import speech_like, tone
 from wsvoice.audio import PCMU_8K, write_wav
 from wsvoice.config import DialConfig
 from wsvoice.dial import CallReport, TimelineEvent
-from wsvoice.dial.caller import Limits, dial
+from wsvoice.dial.caller import dial
 from wsvoice.dial.checks import CHECKS, explain
-from wsvoice.dial.conversation import Patience
-from wsvoice.dial.probe import Hazards
+from wsvoice.dial.probe import Probe
+from wsvoice.dial.timeouts import Timeouts
 from wsvoice.providers import PROVIDERS
 from wsvoice.providers.base import Side
 from wsvoice.providers.events import Audio, StreamStarted
@@ -30,7 +30,7 @@ from wsvoice.providers.hazards import JSON_HAZARDS
 TOKEN = "wsvoice_test_auth_token_0000001"
 WORDS = PCMU_8K.encode(tone(440, 300, 8000))
 SPEECH = PCMU_8K.encode(tone(440, 2500, 8000))
-QUICK = Limits(patience=Patience(close_s=1.0), probe_quiet_s=0.2)
+QUICK = Timeouts(close_s=1.0, probe_quiet_s=0.2)
 
 Found = list[tuple[str, str]]
 
@@ -51,17 +51,17 @@ def media_of(provider: str) -> Callable[[], str | bytes]:
 def say_all(provider: str) -> list[list[str | bytes]]:
     """Return what is sent while every hazard is said once, message by message, or several in the place of one."""
     media, known = media_of(provider), load_provider(provider).hazards
-    hazards = Hazards(known, 0.1)
+    probe = Probe(known, 0.1)
     sent: list[list[str | bytes]] = []
     now_ms = 0.0
-    while not hazards.over(now_ms):
+    while not probe.is_over(now_ms):
         now_ms += 20
         assert now_ms < 3000
-        if not hazards.is_quiet(now_ms):
-            sent.append(hazards.media(media(), now_ms))
+        if not probe.is_quiet(now_ms):
+            sent.append(probe.media(media(), now_ms))
         else:
             assert now_ms <= 100
-    assert hazards.said == ["no media for 0.1 s after the start", *(name for name, _ in known)]
+    assert probe.tried == ["no media for 0.1 s after the start", *(name for name, _ in known)]
     return sent
 
 
@@ -189,7 +189,7 @@ def tried(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tried]:
                     **settings,
                 }
             )
-            return Tried(await dial(config, on_event=events.append, limits=QUICK), events, bot)
+            return Tried(await dial(config, on_event=events.append, timeouts=QUICK), events, bot)
 
     def strict(bot: FakeBot, number: int) -> bytes:
         signed = "x-twilio-signature" in bot.webhooks[-1][2]
@@ -289,4 +289,4 @@ def test_every_finding_is_explained(tried: dict[str, Tried]) -> None:
     assert [line[:2] for line in lines] == ["W1", "  ", "M3", "  "]
     for call in tried.values():
         assert {found.id for found in call.report.findings} <= set(CHECKS)
-    assert all("\n" not in each for check in CHECKS.values() for each in (check.holds, check.mend))
+    assert all("\n" not in each for check in CHECKS.values() for each in (check.holds, check.hint))

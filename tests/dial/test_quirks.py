@@ -19,13 +19,14 @@ from tests.signals import tone
 from wsvoice.audio import PCMU_8K, AudioFormat, Encoding, write_wav
 from wsvoice.config import DialConfig
 from wsvoice.dial import CallReport, TimelineEvent
-from wsvoice.dial.caller import Limits, dial
-from wsvoice.dial.conversation import MAX_RECONNECTS, Patience
+from wsvoice.dial.caller import dial
+from wsvoice.dial.conversation import MAX_RECONNECTS
 from wsvoice.dial.quirks import Behaviour, describe_quirks, read_behaviour
+from wsvoice.dial.timeouts import Timeouts
 from wsvoice.errors import UsageError
 from wsvoice.providers import PROVIDERS
 
-QUICK = Limits(patience=Patience(close_s=1.0))
+QUICK = Timeouts(close_s=1.0)
 TELNYX = 'codec="PCMU" bidirectionalMode="rtp" bidirectionalCodec="PCMU" bidirectionalSamplingRate="8000"'
 
 
@@ -151,7 +152,7 @@ def call(behaviour: fake_bots.Behaviour, answer: str | None = None, **settings: 
         async with fake_bot(behaviour, webhook=webhook if answer else None) as bot:
             target = bot.url if answer else bot.stream_url
             given = {"target": target, "listen_s": 0.0, "response_timeout_s": 0.6, **settings}
-            report = await dial(DialConfig(**given), on_event=events.append, limits=QUICK)
+            report = await dial(DialConfig(**given), on_event=events.append, timeouts=QUICK)
             return Called(report, bot, events)
 
     return asyncio.run(place())

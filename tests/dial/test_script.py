@@ -11,7 +11,7 @@ from tests.signals import tone
 from wsvoice.audio import write_wav
 from wsvoice.dial.playback import Playback
 from wsvoice.dial.script import Clip, Keys, Script, Turn, load_turns
-from wsvoice.dial.sound_detection import Listener
+from wsvoice.dial.sound_detection import SoundDetector
 from wsvoice.errors import AudioFileError, UsageError
 
 RATE = 8000
@@ -23,8 +23,8 @@ class Conversation:
     """A conversation that has been held."""
 
     def __init__(self, turns: list[Turn], bot: Bot, *, listen_s: float = 1.0, timeout_s: float = 10.0) -> None:
-        listener, playback = Listener(RATE), Playback(RATE, 0.0, limit_s=600.0)
-        self.script = Script(turns, listener, sample_rate=RATE, listen_s=listen_s, response_timeout_s=timeout_s)
+        detector, playback = SoundDetector(RATE), Playback(RATE, 0.0, limit_s=600.0)
+        self.script = Script(turns, detector, sample_rate=RATE, listen_s=listen_s, response_timeout_s=timeout_s)
         self.said = bytearray()
         self.pressed: list[tuple[float, str]] = []
         self.notes: list[tuple[float, str]] = []
@@ -33,14 +33,14 @@ class Conversation:
             self.now_ms += 20
             assert self.now_ms < 200_000, "the conversation does not end"
             playback.advance(self.now_ms / 1000)
-            listener.feed(playback.take_heard())
+            detector.feed(playback.take_heard())
             step = self.script.step(self.now_ms, audible_queued=playback.audible_ms > 0)
             self.said += step.pcm + bytes(320 - len(step.pcm))
             self.pressed += [(self.now_ms, digit) for digit in step.digits]
             self.notes += [(self.now_ms, kind) for kind, _ in step.notes]
             if words := bot(self.now_ms, bytes(self.said[-320:]), step.digits):
                 playback.add_audio(words, self.now_ms / 1000)
-        listener.flush()
+        detector.flush()
         self.turns = self.script.turns()
 
 

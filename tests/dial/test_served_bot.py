@@ -69,7 +69,7 @@ def test_a_server_is_started_read_and_stopped(tmp_path: Path) -> None:
     async def use() -> int:
         async with served.bot as bot:
             assert bot.url == "http://127.0.0.1:1234/"
-            assert await bot.death() is None
+            assert await bot.exit_message() is None
             await until(lambda: "two" in served.lines)
             return served.pid
 
@@ -150,7 +150,7 @@ def test_a_bot_that_dies_in_the_call_is_told(tmp_path: Path) -> None:
     async def use() -> str | None:
         async with served.bot as bot:
             os.kill(served.pid, signal.SIGKILL)
-            return await bot.death(within_s=10)
+            return await bot.exit_message(within_s=10)
 
     death = asyncio.run(use())
     assert death is not None

@@ -7,7 +7,7 @@ import pytest
 
 from tests.signals import speech_like, tone
 from wsvoice.audio import PCMU_8K
-from wsvoice.dial.sound_detection import Listener, audible_range, is_loud
+from wsvoice.dial.sound_detection import SoundDetector, audible_range, is_loud
 
 RATE = 8000
 
@@ -17,11 +17,11 @@ def silence(ms: float) -> bytes:
 
 
 def heard(pcm: bytes, piece: int = 320) -> list[tuple[float, float]]:
-    listener = Listener(RATE)
+    detector = SoundDetector(RATE)
     for at in range(0, len(pcm), piece):
-        listener.feed(pcm[at : at + piece])
-    listener.flush()
-    return [(sound.start_ms, sound.end_ms) for sound in listener.sounds]
+        detector.feed(pcm[at : at + piece])
+    detector.flush()
+    return [(sound.start_ms, sound.end_ms) for sound in detector.sounds]
 
 
 def test_silence_has_no_sound() -> None:
@@ -76,14 +76,14 @@ def test_the_same_sound_has_its_edges_at_the_same_places_wherever_it_is() -> Non
 
 
 def test_a_sound_lasts_beyond_a_moment() -> None:
-    listener = Listener(RATE)
-    listener.feed(tone(500, 100, RATE) + silence(300) + tone(500, 100, RATE) + silence(100))
-    assert (found := listener.since(50)) is not None
+    detector = SoundDetector(RATE)
+    detector.feed(tone(500, 100, RATE) + silence(300) + tone(500, 100, RATE) + silence(100))
+    assert (found := detector.since(50)) is not None
     assert found.start_ms < 1
-    assert (found := listener.since(200)) is not None
+    assert (found := detector.since(200)) is not None
     assert found.start_ms == pytest.approx(400, abs=1)
-    assert listener.since(550) is None
-    assert listener.silent_ms(600) == pytest.approx(100, abs=1)
+    assert detector.since(550) is None
+    assert detector.silent_ms(600) == pytest.approx(100, abs=1)
 
 
 def test_a_file_of_silence_has_no_audible_range() -> None:

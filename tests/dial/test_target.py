@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from wsvoice.dial.target import Detour, Target, parse_target, shortened
+from wsvoice.dial.target import HostOverride, Target, parse_target, shortened
 from wsvoice.errors import BotNotFoundError, UsageError
 
 
@@ -61,7 +61,7 @@ def test_what_cannot_be_dialled_is_the_users_mistake(text: str) -> None:
     ],
 )
 def test_a_detour_is_for_its_host_only(url: str, goes_to: str) -> None:
-    assert Detour("bot.invalid", "http://127.0.0.1:41234/").apply(url) == goes_to
+    assert HostOverride("bot.invalid", "http://127.0.0.1:41234/").apply(url) == goes_to
 
 
 def test_urls_and_ids_are_cut_for_people() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wsvoice.dial.report import TimelineEvent
-from wsvoice.dial.timeline import EVENTS_TOLD, Journal
+from wsvoice.dial.timeline import EVENTS_TOLD, Timeline
 
 
 class Hand:
@@ -22,33 +22,33 @@ class Hand:
 def test_what_is_noticed_late_stands_in_its_place() -> None:
     told: list[TimelineEvent] = []
     clock = Hand()
-    journal = Journal(told.append, clock)
-    journal.tell("note", "before the stream")
+    timeline = Timeline(told.append, clock)
+    timeline.add("note", "before the stream")
     assert [event.text for event in told] == ["before the stream"]
-    journal.started_at = 10.0
+    timeline.started_at = 10.0
     clock.at = 10.7
-    journal.tell("caller-speaks", "c")
-    journal.tell("bot-silent", "a", at_ms=100)
-    journal.tell("bot-speaks", "b", at_ms=100)
-    journal.advance(800)
+    timeline.add("caller-speaks", "c")
+    timeline.add("bot-silent", "a", at_ms=100)
+    timeline.add("bot-speaks", "b", at_ms=100)
+    timeline.advance(800)
     assert [event.text for event in told[1:]] == []
-    journal.advance(900)
+    timeline.advance(900)
     assert [event.text for event in told[1:]] == ["a", "b"]
     clock.at = 11.0
-    journal.tell("closed", "d")
-    journal.flush()
+    timeline.add("closed", "d")
+    timeline.flush()
     assert [(round(event.at_ms), event.text) for event in told[3:]] == [(700, "c"), (1000, "d")]
     # What a server writes while it is stopped has nothing to wait for.
-    journal.tell("log", "e")
+    timeline.add("log", "e")
     assert told[-1].text == "e"
 
 
 def test_of_a_kind_only_so_many_are_told_and_a_log_whole() -> None:
     told: list[TimelineEvent] = []
-    journal = Journal(told.append, Hand())
+    timeline = Timeline(told.append, Hand())
     for number in range(EVENTS_TOLD + 100):
-        journal.tell("mark", f"mark {number}")
-        journal.tell("log", "line")
+        timeline.add("mark", f"mark {number}")
+        timeline.add("log", "line")
     assert sum(event.kind == "log" for event in told) == EVENTS_TOLD + 100
     marks = [event.text for event in told if event.kind == "mark"]
     assert len(marks) == EVENTS_TOLD + 1

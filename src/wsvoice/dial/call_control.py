@@ -12,8 +12,8 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from wsvoice.call import Call
-from wsvoice.dial.timeline import Journal
-from wsvoice.dial.webhook import Asked, Webhook, no_stream
+from wsvoice.dial.timeline import Timeline
+from wsvoice.dial.webhook import Webhook, WebhookAnswer, no_stream
 from wsvoice.errors import DialError, HttpError, RemoteProtocolError
 from wsvoice.http import is_loopback
 from wsvoice.providers.base import (
@@ -35,14 +35,14 @@ CALLBACK_TIMEOUT_S = 5.0
 _TEXT_LIMIT = 200
 
 
-class CallFlow:
+class CallControl:
     """
     The course of one call, document by document.
 
     Args:
         provider: Who reads the documents.
         webhook: The call's webhook, which the first document came from.
-        journal: Told what happens.
+        timeline: Told what happens.
         quirks: What the provider does differently.
         force_ws: Streams are dialled without TLS.
     """
@@ -52,23 +52,23 @@ class CallFlow:
         provider: Simulator,
         webhook: Webhook,
         *,
-        journal: Journal,
+        timeline: Timeline,
         quirks: Mapping[str, str],
         force_ws: bool = False,
     ) -> None:
         self._provider = provider
         self._webhook = webhook
-        self._journal = journal
+        self._timeline = timeline
         self._quirks = quirks
         self._force_ws = force_ws
         self._documents = 0
         #: Where the last document came from, which relative URLs in it start at.
         self._base_url = webhook.url
-        self._telling: asyncio.Task[None] | None = None
+        self._status_task: asyncio.Task[None] | None = None
 
     # Documents
 
-    async def first(self, call: Call, asked: Asked) -> StreamRequest:
+    async def first(self, call: Call, asked: WebhookAnswer) -> StreamRequest:
         """
         Read the stream that the webhook's answer asks for, by way of redirects.
 
@@ -81,9 +81,9 @@ class CallFlow:
             if isinstance(document, StreamRequest):
                 return document
             if isinstance(document, NoStream):
-                raise no_stream(RemoteProtocolError(document.kind, document.reason), self._journal)
+                raise no_stream(RemoteProtocolError(document.kind, document.reason), self._timeline)
             for verb in document.skipped:
-                self._journal.tell("note", f"a real call would do first: {verb}")
+                self._timeline.add("note", f"a real call would do first: {verb}")
             self._count()
             asked = await self._ask(call, document.callback, "redirect", answered=False)
 
@@ -101,7 +101,7 @@ class CallFlow:
                 return await self._follow(call, asked)
             return await self._read(call, request.rest, "application/xml")
         except DialError as error:
-            self._journal.find("W6", "fail", error.message)
+            self._timeline.add_finding("W6", "fail", error.message)
             return None
 
     async def update(self, call: Call, command: Command) -> StreamRequest | None:
@@ -113,14 +113,14 @@ class CallFlow:
                 return await self._read(call, command.document, "application/xml")
             return await self._follow(call, await self._ask(call, command.callback, "update"))
         except DialError as error:
-            self._journal.find("W6", "fail", error.message)
+            self._timeline.add_finding("W6", "fail", error.message)
             return None
 
-    async def _follow(self, call: Call, asked: Asked) -> StreamRequest | None:
+    async def _follow(self, call: Call, asked: WebhookAnswer) -> StreamRequest | None:
         self._base_url = asked.url
         response = asked.response
         if response.status == 204:
-            self._journal.tell("note", "the server has no more to say: the call ends")
+            self._timeline.add("note", "the server has no more to say: the call ends")
             return None
         return await self._read(call, response.body, response.headers.get("content-type", ""))
 
@@ -132,30 +132,30 @@ class CallFlow:
         except RemoteProtocolError as error:
             raise DialError(f"the next document cannot be used: {error.message}") from error
         if isinstance(document, NoStream):
-            self._tell_end(document)
+            self._report_end(document)
             return None
         if isinstance(document, StreamRequest):
             return self.settle(document, "next")
         for verb in document.skipped:
-            self._journal.tell("note", f"a real call would do next: {verb}")
+            self._timeline.add("note", f"a real call would do next: {verb}")
         self._count()
         asked = await self._ask(call, document.callback, "redirect")
         return await self._follow(call, asked)
 
-    def _tell_end(self, document: NoStream) -> None:
+    def _report_end(self, document: NoStream) -> None:
         verbs = list(document.skipped)
         if document.how == "hung-up":
             verbs.append("Hangup")
         if verbs:
-            self._journal.tell("note", f"a real call goes on with: {'; '.join(verbs)}")
+            self._timeline.add("note", f"a real call goes on with: {'; '.join(verbs)}")
         if document.how == "transferred":
-            self._journal.tell("hang-up", f"the bot transfers the call to {document.to}")
+            self._timeline.add("hang-up", f"the bot transfers the call to {document.to}")
 
-    async def _ask(self, call: Call, callback: Callback, occasion: Occasion, *, answered: bool = True) -> Asked:
+    async def _ask(self, call: Call, callback: Callback, occasion: Occasion, *, answered: bool = True) -> WebhookAnswer:
         what = "the answer's <Redirect>" if occasion == "redirect" else "<Connect action>"
         if occasion == "update":
             what = "the call's update"
-        self._journal.tell("webhook", f"{what} leads to {callback.method} {self._webhook.shown(callback.url)}")
+        self._timeline.add("webhook", f"{what} leads to {callback.method} {self._webhook.shown(callback.url)}")
 
         def render(url: str, method: Literal["GET", "POST"], now: float) -> WebhookRequest:
             at = Callback(url, method)
@@ -172,60 +172,60 @@ class CallFlow:
 
     def settle(self, request: StreamRequest, when: str = "first") -> StreamRequest:
         """Tell what is to be known of a stream before it is dialled, and return it as it is to be dialled."""
-        journal = self._journal
+        timeline = self._timeline
         for verb in request.skipped:
-            journal.tell("note", f"a real call would do {when}: {verb}")
+            timeline.add("note", f"a real call would do {when}: {verb}")
         # On this machine there is no TLS, and the same server has it once it has a public address.
         local = request.url.startswith("ws://") and is_loopback(urlsplit(request.url).hostname or "")
         for found in request.findings:
             if local and "ws://" in found.message:
-                journal.tell("note", f"{found.message}; fine for a local test")
+                timeline.add("note", f"{found.message}; fine for a local test")
             else:
-                journal.find(found.id, found.level, found.message)
+                timeline.add_finding(found.id, found.level, found.message)
         how = ""
         if self._force_ws and request.url.startswith("wss://"):
             request = replace(request, url="ws://" + request.url.removeprefix("wss://"))
             how = " (ws:// instead of wss://, as asked)"
-        journal.tell("answer", f"the stream is {self._webhook.shown(request.url)}{how}")
+        timeline.add("answer", f"the stream is {self._webhook.shown(request.url)}{how}")
         return request
 
     # Status callbacks
 
-    def tell(self, call: Call, request: StreamRequest, status: StreamStatus, *, error: str = "") -> None:
+    def send_status(self, call: Call, request: StreamRequest, status: StreamStatus, *, error: str = "") -> None:
         """Tell the stream's status callback, if the document names one, what has become of it; nothing waits for it."""
         callback = request.status_callback
         if callback is None:
             return
         if not self._webhook.is_same_server(callback.url):
             url = callback.url[:_TEXT_LIMIT]
-            self._journal.tell(
+            self._timeline.add(
                 "note", f"the status callback {url} is on another server, which a test call leaves alone"
             )
             return
-        told = self._provider.stream_webhook(
+        request_ = self._provider.stream_webhook(
             call, callback, status, name=request.name, error=error[:_TEXT_LIMIT], now=time.time()
         )
-        if told is None:
+        if request_ is None:
             return
-        before = self._telling
+        before = self._status_task
 
         async def send() -> None:
             if before is not None:
                 await asyncio.wait([before])
             what = f"the status callback that the stream has {status}"
             try:
-                response = await self._webhook.send(told, timeout_s=CALLBACK_TIMEOUT_S)
+                response = await self._webhook.send(request_, timeout_s=CALLBACK_TIMEOUT_S)
             except HttpError as failure:
-                self._journal.find("W6", "warn", f"{what} got no answer: {failure.message}", kind="callback")
+                self._timeline.add_finding("W6", "warn", f"{what} got no answer: {failure.message}", kind="callback")
                 return
             if not 200 <= response.status < 300:
-                self._journal.find("W6", "warn", f"{what} was answered {response.status}", kind="callback")
+                self._timeline.add_finding("W6", "warn", f"{what} was answered {response.status}", kind="callback")
                 return
-            self._journal.tell("webhook", f"told that the stream has {status}: {response.status}")
+            self._timeline.add("webhook", f"told that the stream has {status}: {response.status}")
 
-        self._telling = asyncio.create_task(send())
+        self._status_task = asyncio.create_task(send())
 
     async def finish(self) -> None:
         """Wait until everybody has been told."""
-        if self._telling is not None:
-            await asyncio.wait([self._telling])
+        if self._status_task is not None:
+            await asyncio.wait([self._status_task])

@@ -12,27 +12,27 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from wsvoice.call import Call
 from wsvoice.config import DialConfig
-from wsvoice.dial.call_control import CallFlow
-from wsvoice.dial.caller_bot_audio import Voice
-from wsvoice.dial.checks import CONNECT_LIMIT_S, WEBHOOK_LIMIT_S, WEBHOOK_WARN_S
+from wsvoice.dial.call_control import CallControl
+from wsvoice.dial.caller_bot_audio import CallerBotAudio
 from wsvoice.dial.clock import Clock, MonotonicClock
-from wsvoice.dial.conversation import Conversation, Dialogue, Patience
+from wsvoice.dial.conversation import CallSetup, Conversation
 from wsvoice.dial.fake_api_server import FakeRestApi
-from wsvoice.dial.probe import QUIET_S, Hazards
+from wsvoice.dial.probe import Probe
 from wsvoice.dial.quirks import read_behaviour
 from wsvoice.dial.report import CallReport, Cause, TimelineEvent, name_causes
 from wsvoice.dial.script import Clip, Script, Speaker, Turn, load_turns
-from wsvoice.dial.served_bot import PUBLIC_HOST, START_TIMEOUT_S, ServedBot, bot_environment
-from wsvoice.dial.sound_detection import Listener
-from wsvoice.dial.target import Detour, Reach, Target, parse_target, shortened, stream_address
-from wsvoice.dial.timeline import Journal
+from wsvoice.dial.served_bot import PUBLIC_HOST, ServedBot, bot_environment
+from wsvoice.dial.sound_detection import SoundDetector
+from wsvoice.dial.target import AddressPolicy, HostOverride, Target, parse_target, shortened, stream_address
+from wsvoice.dial.timeline import Timeline
+from wsvoice.dial.timeouts import Timeouts
 from wsvoice.dial.webhook import Webhook, no_stream
 from wsvoice.errors import DialError, HttpError, RemoteProtocolError, UsageError
 from wsvoice.http import failure_kind, is_loopback
@@ -56,28 +56,6 @@ CAUSE_GRACE_S = 0.3
 CALLER_DURATION_S = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """
-    How long the caller waits, as a provider does.
-
-    Attributes:
-        webhook_warn_s: A webhook that takes longer is a finding.
-        webhook_s: A webhook that takes longer fails the call.
-        connect_s: For the WebSocket to open.
-        start_s: For a bot to be imported and served.
-        probe_quiet_s: How long a probed stream is silent after its start.
-        patience: In the conversation.
-    """
-
-    webhook_warn_s: float = WEBHOOK_WARN_S
-    webhook_s: float = WEBHOOK_LIMIT_S
-    connect_s: float = CONNECT_LIMIT_S
-    start_s: float = START_TIMEOUT_S
-    probe_quiet_s: float = QUIET_S
-    patience: Patience = field(default_factory=Patience)
-
-
 def _ignore(event: TimelineEvent) -> None:
     pass
 
@@ -87,7 +65,7 @@ async def dial(
     *,
     on_event: Callable[[TimelineEvent], None] = _ignore,
     clock: Clock | None = None,
-    limits: Limits | None = None,
+    timeouts: Timeouts | None = None,
 ) -> CallReport:
     """
     Place a simulated call.
@@ -99,7 +77,7 @@ async def dial(
         config: Whom to call, and what to say.
         on_event: Told what happens, as it happens.
         clock: What the call's media run by; the system's clock unless given.
-        limits: How long to wait for the other end.
+        timeouts: How long to wait for the other end.
 
     Raises:
         UsageError: If the call could not be placed because of what the user asked for.
@@ -112,7 +90,7 @@ async def dial(
     if config.record is not None:
         _check_recording(config.record)
     clock = clock or MonotonicClock()
-    journal = Journal(on_event, clock)
+    timeline = Timeline(on_event, clock)
     bot: CallerBot | None = None
     if (spec := config.caller) is not None:
         if config.audio or config.say or config.dtmf:
@@ -120,9 +98,9 @@ async def dial(
         if config.duration_s is None:
             config = replace(config, duration_s=CALLER_DURATION_S)
         # In a thread, for it takes its time and may run a loop of its own.
-        bot = await asyncio.to_thread(_load_caller, spec, lambda line: journal.tell("caller-log", line))
+        bot = await asyncio.to_thread(_load_caller, spec, lambda line: timeline.add("caller-log", line))
     turns = [] if bot else load_turns(config.audio, config.dtmf, _speak(config.say, config.voice))
-    caller = _Caller(config, target, turns, bot, journal, clock, limits or Limits())
+    caller = _TestCall(config, target, turns, bot, timeline, clock, timeouts or Timeouts())
     return await caller.call()
 
 
@@ -159,7 +137,7 @@ def _check_recording(path: Path) -> None:
         raise UsageError(f"{path} is a folder", hint=f"give a file: {path / 'call.wav'}")
 
 
-class _Caller:
+class _TestCall:
     """One call, from the webhook to the report."""
 
     def __init__(
@@ -168,17 +146,17 @@ class _Caller:
         target: Target,
         turns: list[Turn],
         bot: CallerBot | None,
-        journal: Journal,
+        timeline: Timeline,
         clock: Clock,
-        limits: Limits,
+        timeouts: Timeouts,
     ) -> None:
         self._config = config
         self._target = target
         self._turns = turns
         self._bot = bot
-        self._journal = journal
+        self._timeline = timeline
         self._clock = clock
-        self._limits = limits
+        self._timeouts = timeouts
         self._bot_credentials: Mapping[str, str] = {}
         self._provider = load_simulator(config.transport, config.credentials)
         self._behaviour = read_behaviour(self._provider, config.quirks)
@@ -194,12 +172,12 @@ class _Caller:
         self._call = self._new_call()
         self._served: ServedBot | None = None
         self._api: FakeRestApi | None = None
-        self._detour: Detour | None = None
-        self._reach = Reach(target.value, allow_private=config.allow_private)
+        self._host_override: HostOverride | None = None
+        self._address_policy = AddressPolicy(target.value, allow_private=config.allow_private)
         self._webhook: Webhook | None = None
-        self._flow: CallFlow | None = None
+        self._call_control: CallControl | None = None
         self._conversation: Conversation | None = None
-        self._rest_hung_up = False
+        self._hung_up_by_api = False
         self._update: Command | None = None
         self._untested: list[str] = []
         self._report = CallReport(provider=self._provider.name, target=config.target, call_id=self._call.call_id)
@@ -223,11 +201,11 @@ class _Caller:
             except DialError as error:
                 failure = error.message
             finally:
-                self._journal.flush()
-            failure = await self._death(failure) or failure
-        self._journal.flush()
+                self._timeline.flush()
+            failure = await self._process_failure(failure) or failure
+        self._timeline.flush()
         report = self._report
-        findings = self._journal.findings
+        findings = self._timeline.findings
         if failure is None and report.failure is not None:
             failure = name_causes(report.failure, report.causes)
         if failure is None and (found := findings.first_failure()):
@@ -240,19 +218,19 @@ class _Caller:
             untested=tuple(self._untested),
         )
 
-    async def _death(self, failure: str | None) -> str | None:
+    async def _process_failure(self, failure: str | None) -> str | None:
         """Return the failure of a bot's process that has ended by itself, which explains all others."""
         if self._served is None:
             return None
         # The broken connection may be noticed a moment before the end of the process that broke it.
         broken = failure is not None or self._report.close_code == 1006
-        return await self._served.death(within_s=1.0 if broken else 0.0)
+        return await self._served.exit_message(within_s=1.0 if broken else 0.0)
 
     async def _place(self, stack: AsyncExitStack) -> None:
-        config, journal = self._config, self._journal
+        config, timeline = self._config, self._timeline
         url = self._target.value
         if self._target.kind == "bot":
-            url = await self._serve(stack)
+            url = await self._serve_bot(stack)
         if self._target.kind != "stream" and not self._provider.has_webhook:
             url = stream_address(url, self._provider.name)
         if self._target.kind == "stream" or not self._provider.has_webhook:
@@ -268,82 +246,82 @@ class _Caller:
             )
         else:
             if config.parameters and self._target.kind == "webhook":
-                journal.tell("note", "--param is not used: a webhook's own answer names the parameters")
+                timeline.add("note", "--param is not used: a webhook's own answer names the parameters")
             self._webhook = Webhook(
                 self._provider,
                 url,
                 method=config.method or self._provider.webhook_method,
                 quirks=config.quirks,
-                journal=journal,
-                timeout_s=self._limits.webhook_s,
-                detour=self._detour,
-                reach=self._reach,
+                timeline=timeline,
+                timeout_s=self._timeouts.webhook_s,
+                host_override=self._host_override,
+                address_policy=self._address_policy,
             )
-            self._flow = CallFlow(
-                self._provider, self._webhook, journal=journal, quirks=config.quirks, force_ws=config.force_ws
+            self._call_control = CallControl(
+                self._provider, self._webhook, timeline=timeline, quirks=config.quirks, force_ws=config.force_ws
             )
             # Before the server is stopped, which is told.
-            stack.push_async_callback(self._flow.finish)
-            request = await self._ask(self._webhook, self._flow)
+            stack.push_async_callback(self._call_control.finish)
+            request = await self._ask_webhook(self._webhook, self._call_control)
         try:
             socket = await self._connect(request)
         except DialError as error:
-            if self._flow is not None:
-                self._flow.tell(self._call, request, "failed", error=error.message)
+            if self._call_control is not None:
+                self._call_control.send_status(self._call, request, "failed", error=error.message)
             raise
         if self._api is not None:
             self._api.status = "in-progress"
         await self._progress("answered")
-        await self._converse(request, socket)
+        await self._hold_conversation(request, socket)
         if config.probe and self._webhook is not None:
             await self._probe_webhook(self._webhook)
 
-    async def _converse(self, request: StreamRequest, socket: ClientConnection) -> None:
-        config, limits = self._config, self._limits
+    async def _hold_conversation(self, request: StreamRequest, socket: ClientConnection) -> None:
+        config, timeouts = self._config, self._timeouts
         bot_rate = (request.outbound_format or request.format).sample_rate
-        listener = Listener(bot_rate)
-        speaker, voice = self._speaker(listener, request.format.sample_rate, bot_rate)
+        detector = SoundDetector(bot_rate)
+        speaker, bot_audio = self._speaker(detector, request.format.sample_rate, bot_rate)
         conversation = self._conversation = Conversation(
-            Dialogue(
+            CallSetup(
                 provider=self._provider,
                 call=self._call,
                 request=request,
-                listener=listener,
+                detector=detector,
                 speaker=speaker,
                 behaviour=self._behaviour,
                 quirks=config.quirks,
-                hazards=Hazards(self._provider.hazards, limits.probe_quiet_s) if config.probe else None,
-                open_line=self._connect,
+                probe=Probe(self._provider.hazards, timeouts.probe_quiet_s) if config.probe else None,
+                open_stream=self._connect,
                 new_stream_id=lambda: self._new_call().stream_id,
-                flow=self._flow,
+                call_control=self._call_control,
             ),
             socket,
             config,
-            journal=self._journal,
+            timeline=self._timeline,
             clock=self._clock,
-            patience=limits.patience,
+            timeouts=timeouts,
         )
-        if self._rest_hung_up:
+        if self._hung_up_by_api:
             conversation.hang_up()
         elif self._update is not None:
             conversation.update(self._update)
         try:
-            if self._bot is not None and voice is not None:
-                self._bot.start(voice, self._call)
+            if self._bot is not None and bot_audio is not None:
+                self._bot.start(bot_audio, self._call)
             await conversation.run(on_started=lambda: self._progress("streaming"))
         finally:
             if config.probe and speaker.interrupted_at_ms is None:
-                why = speaker.not_interrupted or "the call was over before"
+                why = speaker.no_interruption_reason or "the call was over before"
                 self._untested.append(f"an interruption: {why}")
             if self._bot is not None:
                 await self._bot.finish()
-            if conversation.over:
+            if conversation.is_over:
                 self._report = conversation.complete(self._report)
                 if self._served is not None:
                     self._report = replace(self._report, causes=await self._causes(self._served, conversation))
-                if voice is not None and voice.failure:
-                    self._report = replace(self._report, failure=voice.failure)
-                self._save(conversation)
+                if bot_audio is not None and bot_audio.failure:
+                    self._report = replace(self._report, failure=bot_audio.failure)
+                self._save_recording(conversation)
         await self._progress("ended", self._report.duration_ms / 1000)
 
     async def _causes(self, served: ServedBot, conversation: Conversation) -> list[Cause]:
@@ -354,15 +332,17 @@ class _Caller:
             causes = served.causes(self._call.call_id, until=conversation.hung_up_at)
         return causes
 
-    def _speaker(self, listener: Listener, sample_rate: int, heard_rate: int) -> tuple[Speaker, Voice | None]:
+    def _speaker(
+        self, detector: SoundDetector, sample_rate: int, heard_rate: int
+    ) -> tuple[Speaker, CallerBotAudio | None]:
         config = self._config
         if self._bot is not None:
-            voice = Voice(listener, sample_rate=sample_rate, heard_rate=heard_rate)
-            return voice, voice
+            bot_audio = CallerBotAudio(detector, sample_rate=sample_rate, heard_rate=heard_rate)
+            return bot_audio, bot_audio
         clips = [turn for turn in self._turns if isinstance(turn, Clip)]
         script = Script(
             self._turns,
-            listener,
+            detector,
             sample_rate=sample_rate,
             listen_s=config.listen_s,
             response_timeout_s=config.response_timeout_s,
@@ -373,7 +353,7 @@ class _Caller:
     async def _progress(self, stage: Progress, duration_s: float = 0.0) -> None:
         """Tell the webhook how the call goes on, where the provider does."""
         if self._webhook is not None:
-            await self._webhook.report(self._call, stage, duration_s)
+            await self._webhook.report_progress(self._call, stage, duration_s)
 
     async def _probe_webhook(self, webhook: Webhook) -> None:
         status = await webhook.probe(self._new_call())
@@ -381,79 +361,81 @@ class _Caller:
             self._untested.append("an unsigned webhook: no secret is known, or no answer came")
         if status is not None and status not in (401, 403):
             text = f"a webhook without a signature was answered with {status}: anybody who finds the URL can run calls"
-            self._journal.find("W2", "fail", text)
+            self._timeline.add_finding("W2", "fail", text)
 
-    def _save(self, conversation: Conversation) -> None:
+    def _save_recording(self, conversation: Conversation) -> None:
         try:
             self._report = replace(self._report, recording=conversation.record())
         except OSError as error:
             text = f"the recording cannot be written to {self._config.record}: {error.strerror or error}"
-            self._journal.tell("note", text)
+            self._timeline.add("note", text)
             self._report = replace(self._report, failure=self._report.failure or text)
 
-    async def _serve(self, stack: AsyncExitStack) -> str:
-        journal, provider = self._journal, self._provider
+    async def _serve_bot(self, stack: AsyncExitStack) -> str:
+        timeline, provider = self._timeline, self._provider
         # The API knows what the bot was given, and the simulated carrier what it signs with.
         owner = load_simulator(provider.name, self._bot_credentials)
-        api = FakeRestApi(owner, self._call, self._take_command, journal, self._config.quirks)
+        api = FakeRestApi(owner, self._call, self._on_command, timeline, self._config.quirks)
         self._api = await stack.enter_async_context(api)
         environ = {**os.environ, **self._config.environ}
         environ = bot_environment(environ, provider, self._bot_credentials, api.url)
         bot = self._target.value
-        journal.tell("note", f"serving {bot}")
+        timeline.add("note", f"serving {bot}")
         served = self._served = ServedBot(
             bot,
             provider.name,
             self._config.parameters,
             environ,
             cwd=self._config.cwd,
-            on_line=lambda line: journal.tell("log", line),
-            start_timeout_s=self._limits.start_s,
+            on_line=lambda line: timeline.add("log", line),
+            start_timeout_s=self._timeouts.start_s,
         )
         await stack.enter_async_context(served)
-        self._detour = Detour(PUBLIC_HOST, served.url)
-        self._reach = Reach(served.url, allow_private=self._config.allow_private)
+        self._host_override = HostOverride(PUBLIC_HOST, served.url)
+        self._address_policy = AddressPolicy(served.url, allow_private=self._config.allow_private)
         url = f"https://{PUBLIC_HOST}/"
-        journal.tell("note", f"{bot} is served at {served.url}")
+        timeline.add("note", f"{bot} is served at {served.url}")
         return url
 
-    def _take_command(self, command: Command) -> None:
+    def _on_command(self, command: Command) -> None:
         """Do what the bot asks for through the REST API."""
         if command.kind == "digits":
-            self._journal.tell("digit", f"the bot presses {command.digits[:60]}")
+            self._timeline.add("digit", f"the bot presses {command.digits[:60]}")
             return
         if command.kind == "update":
-            self._journal.tell("note", "the bot gives the call another document through the REST API")
+            self._timeline.add("note", "the bot gives the call another document through the REST API")
             self._update = command
             if self._conversation is not None:
                 self._conversation.update(command)
             return
         if command.kind == "transfer":
-            self._journal.tell("hang-up", f"the bot transfers the call to {command.to[:60]}")
+            self._timeline.add("hang-up", f"the bot transfers the call to {command.to[:60]}")
         else:
-            self._journal.tell("hang-up", "the bot hangs up through the REST API")
-        self._rest_hung_up = True
+            self._timeline.add("hang-up", "the bot hangs up through the REST API")
+        self._hung_up_by_api = True
         if self._conversation is not None:
             self._conversation.hang_up()
 
-    async def _ask(self, webhook: Webhook, flow: CallFlow) -> StreamRequest:
-        asked = await webhook.announce(self._call, warn_s=self._limits.webhook_warn_s)
-        self._detour = webhook.detour
-        request = await (self._await_command() if self._behaviour.by_commands else flow.first(self._call, asked))
+    async def _ask_webhook(self, webhook: Webhook, call_control: CallControl) -> StreamRequest:
+        asked = await webhook.announce(self._call, warn_s=self._timeouts.webhook_warn_s)
+        self._host_override = webhook.host_override
+        request = await (
+            self._await_command() if self._behaviour.by_commands else call_control.first(self._call, asked)
+        )
         self._report = replace(self._report, webhook_ms=asked.elapsed_ms)
-        return flow.settle(request)
+        return call_control.settle(request)
 
     async def _await_command(self) -> StreamRequest:
         """Wait until the bot's server answers the call through the API."""
         assert self._api is not None
-        limit_s = self._limits.webhook_s
+        limit_s = self._timeouts.webhook_s
         try:
             async with asyncio.timeout(limit_s):
                 return await self._api.answered
         except TimeoutError:
             raise DialError(f"the call was announced, but not answered through the API within {limit_s:g} s") from None
         except RemoteProtocolError as error:
-            raise no_stream(error, self._journal) from error
+            raise no_stream(error, self._timeline) from error
 
     async def _connect(self, request: StreamRequest) -> ClientConnection:
         # Takes 50 ms to import, which a mistake on the command line need not wait for.
@@ -469,7 +451,7 @@ class _Caller:
 
         signed = self._provider.upgrade_headers(request.url, now=time.time(), quirks=self._config.quirks)
         headers = {**signed, **request.headers}
-        url = self._detour.apply(request.url) if self._detour else request.url
+        url = self._host_override.apply(request.url) if self._host_override else request.url
         began = time.monotonic()
 
         async def open_at(address: str | None) -> ClientConnection:
@@ -484,7 +466,7 @@ class _Caller:
                 proxy=None if address or is_loopback(urlsplit(url).hostname or "") else True,
                 # All addresses together have the time of one.
                 open_timeout=None,
-                close_timeout=self._limits.patience.close_s,
+                close_timeout=self._timeouts.close_s,
                 ping_interval=None,
                 max_size=MESSAGE_LIMIT,
                 max_queue=MESSAGES_QUEUED,
@@ -492,8 +474,8 @@ class _Caller:
             )
 
         try:
-            async with asyncio.timeout(self._limits.connect_s):
-                addresses = await self._reach.addresses(url)
+            async with asyncio.timeout(self._timeouts.connect_s):
+                addresses = await self._address_policy.addresses(url)
                 for number, address in enumerate(addresses or [None], 1):
                     try:
                         socket = await open_at(address)
@@ -508,7 +490,7 @@ class _Caller:
         except (InvalidURI, ValueError) as error:
             raise DialError(f"the stream's URL {url[:200]} cannot be dialled: {error}") from error
         except TimeoutError as error:
-            seconds = f"{self._limits.connect_s:g} s"
+            seconds = f"{self._timeouts.connect_s:g} s"
             message = f"the stream at {shortened(url)} did not open within {seconds}"
             raise self._no_stream(message, "timeout", url) from error
         except (OSError, EOFError, WebSocketException) as error:
@@ -516,7 +498,7 @@ class _Caller:
         elapsed_ms = (time.monotonic() - began) * 1000
         if self._report.connect_ms is None:
             self._report = replace(self._report, connect_ms=elapsed_ms, stream_id=self._call.stream_id)
-        self._journal.tell("connected", f"the WebSocket is open after {elapsed_ms:.0f} ms")
+        self._timeline.add("connected", f"the WebSocket is open after {elapsed_ms:.0f} ms")
         return socket
 
     def _upgrade_refused(self, status: int) -> DialError:
@@ -528,14 +510,14 @@ class _Caller:
             503: " (every place is taken, or the server is stopping)",
         }.get(status, "")
         short = f"the stream was refused: {status}"
-        way_out = ""
+        hint = ""
         if self._target.kind == "stream" and status in (401, 403, 404, 426):
             # Only the webhook's answer names a stream with its token.
             parts = urlsplit(self._target.value)
             webhook = parts._replace(scheme=parts.scheme.replace("ws", "http"), path="/", query="").geturl()
-            way_out = f" - dial the webhook instead: `wsvoice dial {webhook}`"
+            hint = f" - dial the webhook instead: `wsvoice dial {webhook}`"
         text = f"{short} to the WebSocket's upgrade{why}"
-        return self._no_stream(text, "refused", way_out=way_out, short=short)
+        return self._no_stream(text, "refused", hint=hint, short=short)
 
     def _not_connected(self, error: Exception, url: str) -> DialError:
         host = urlsplit(url).hostname or url
@@ -546,11 +528,11 @@ class _Caller:
             return self._no_stream(f"the stream's host {host} is unknown", "refused", url)
         reason = (str(error) or type(error).__name__)[:200]
         if url.startswith("wss://"):
-            mend = "; is it a plain ws:// server? dial with --force-ws" if is_loopback(host) else ""
-            return self._no_stream(f"no TLS connection to {host} for the stream: {reason}{mend}", "tls", url)
+            hint = "; is it a plain ws:// server? dial with --force-ws" if is_loopback(host) else ""
+            return self._no_stream(f"no TLS connection to {host} for the stream: {reason}{hint}", "tls", url)
         return self._no_stream(f"the stream at {shortened(url)} did not open: {reason}", "refused", url)
 
-    def _way_out(self, url: str) -> str:
+    def _dial_hint(self, url: str) -> str:
         """
         Say how to dial a server that was dialled by a local name, and whose stream is elsewhere.
 
@@ -558,7 +540,7 @@ class _Caller:
         know that its caller is on this machine.
         """
         dialled, stream = urlsplit(self._target.value), urlsplit(url)
-        if self._target.kind != "webhook" or self._detour is not None or not stream.hostname:
+        if self._target.kind != "webhook" or self._host_override is not None or not stream.hostname:
             return ""
         if not is_loopback(dialled.hostname or "") or is_loopback(stream.hostname):
             return ""
@@ -571,14 +553,14 @@ class _Caller:
         kind: Literal["timeout", "tls", "refused"],
         url: str = "",
         *,
-        way_out: str = "",
+        hint: str = "",
         short: str = "",
     ) -> DialError:
         """Return why there is no stream; it is a finding too, in `short` if that says enough."""
         if code := self._provider.upgrade_error(kind):
             message = f"{message}; {self._provider.title} reports this as error {code}"
-        message += way_out or self._way_out(url)
+        message += hint or self._dial_hint(url)
         # A stream that is dialled again was in order once.
         if self._conversation is None:
-            self._journal.find("S1", "fail", short or message)
+            self._timeline.add_finding("S1", "fail", short or message)
         return DialError(message)

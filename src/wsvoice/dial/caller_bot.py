@@ -41,7 +41,7 @@ from pipecat.utils.shared import acquires, releases
 from wsvoice.audio import Resampler
 from wsvoice.bot_loading import BotFunction, load_bot
 from wsvoice.call import Call
-from wsvoice.dial.caller_bot_audio import Voice
+from wsvoice.dial.caller_bot_audio import CallerBotAudio
 from wsvoice.isolation import Guest, current_guest, raised
 
 #: How long the caller may go on working after its call has ended.
@@ -50,27 +50,27 @@ EXIT_TIMEOUT_S = 5.0
 CANCELLATIONS, CANCEL_TIMEOUT_S = 3, 1.0
 
 
-class CarrierSerializer(FrameSerializer):
+class CallerSerializer(FrameSerializer):
     """
     Translates between pipecat's frames and 16-bit audio at the line's rates.
 
     The provider's messages are made further on, where they have their time: 50 a second, or ten.
     """
 
-    def __init__(self, voice: Voice) -> None:
+    def __init__(self, audio: CallerBotAudio) -> None:
         super().__init__()
-        self._voice = voice
-        self._in_rate = voice.heard_rate
+        self._audio = audio
+        self._in_rate = audio.heard_rate
         self._decoder: Resampler | None = None
         self._encoder: Resampler | None = None
-        self._encoder_rate = voice.sample_rate
+        self._encoder_rate = audio.sample_rate
 
     async def setup(self, setup: FrameProcessorSetup) -> None:  # type: ignore[override]
         """Take the pipeline's input rate."""
         rate = setup.audio_in_sample_rate
         if rate != self._in_rate:
             self._in_rate = rate
-            self._decoder = None if rate == self._voice.heard_rate else Resampler(self._voice.heard_rate, rate)
+            self._decoder = None if rate == self._audio.heard_rate else Resampler(self._audio.heard_rate, rate)
 
     async def deserialize(self, data: str | bytes) -> Frame | None:
         """Return the frame for what was heard."""
@@ -85,8 +85,8 @@ class CarrierSerializer(FrameSerializer):
             return None
         if frame.sample_rate != self._encoder_rate:
             self._encoder_rate = frame.sample_rate
-            same = frame.sample_rate == self._voice.sample_rate
-            self._encoder = None if same else Resampler(frame.sample_rate, self._voice.sample_rate)
+            same = frame.sample_rate == self._audio.sample_rate
+            self._encoder = None if same else Resampler(frame.sample_rate, self._audio.sample_rate)
         pcm = frame.audio if self._encoder is None else self._encoder.process(frame.audio)
         return pcm or None
 
@@ -96,12 +96,14 @@ class CarrierSerializer(FrameSerializer):
             self._encoder.reset()
 
 
-class LineSession(WebsocketClientSession):
+class CallerSession(WebsocketClientSession):
     """pipecat's WebSocket, which is the line here: connected from the start, closed when somebody hangs up."""
 
-    def __init__(self, voice: Voice, params: WebsocketClientParams, callbacks: Any, transport_name: str) -> None:
-        super().__init__("wsvoice:line", params, callbacks, transport_name)
-        self._voice = voice
+    def __init__(
+        self, audio: CallerBotAudio, params: WebsocketClientParams, callbacks: Any, transport_name: str
+    ) -> None:
+        super().__init__("wsvoice:caller", params, callbacks, transport_name)
+        self._audio = audio
         self._heard: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._ready = asyncio.Event()
         self._connected = False
@@ -110,7 +112,7 @@ class LineSession(WebsocketClientSession):
     async def connect(self) -> None:
         """Pick up the telephone."""
         self._connected = True
-        self._voice.on_heard(self._heard.put_nowait)
+        self._audio.on_heard(self._heard.put_nowait)
         self._client_task = self.task_manager.create_task(self._hand_on(), f"{self}::hand_on")
         await self._callbacks.on_connected(cast(Any, self))
 
@@ -119,13 +121,13 @@ class LineSession(WebsocketClientSession):
         """Hang up."""
         if self._connected:
             self._connected = False
-            self._voice.hang_up()
+            self._audio.hang_up()
             await self.task_manager.cancel_task(self._client_task)
 
     async def send(self, message: str | bytes) -> bool:
         """Say 16-bit samples, and return when it is time for the next ones."""
         if isinstance(message, bytes) and self._connected:
-            await self._voice.say(message)
+            await self._audio.say(message)
         return self._connected
 
     @property
@@ -152,14 +154,14 @@ class LineSession(WebsocketClientSession):
         while (pcm := await self._heard.get()) is not None:
             await self._callbacks.on_message(cast(Any, self), pcm)
         self._connected = False
-        self._voice.fall_silent()
+        self._audio.fall_silent()
         await self._callbacks.on_disconnected(cast(Any, self))
 
 
-class LineInputTransport(WebsocketClientInputTransport):
+class CallerInputTransport(WebsocketClientInputTransport):
     """What the caller hears, as frames."""
 
-    _session: LineSession
+    _session: CallerSession
 
     async def set_transport_ready(self, frame: StartFrame) -> None:
         """Begin to hear."""
@@ -171,15 +173,17 @@ class LineInputTransport(WebsocketClientInputTransport):
         await self.push_frame(CancelWorkerFrame(reason="the other end hung up"))
 
 
-class LineOutputTransport(WebsocketClientOutputTransport):
+class CallerOutputTransport(WebsocketClientOutputTransport):
     """What the caller says; the line, not a guess of the time, says when it may go on."""
 
     _params: WebsocketClientParams
 
-    def __init__(self, transport: Any, session: LineSession, params: WebsocketClientParams, voice: Voice) -> None:
+    def __init__(
+        self, transport: Any, session: CallerSession, params: WebsocketClientParams, audio: CallerBotAudio
+    ) -> None:
         super().__init__(transport, session, params)
         self._line = session
-        self._voice = voice
+        self._audio = audio
 
     async def set_transport_ready(self, frame: StartFrame) -> None:
         """Begin to speak; by now whatever listens is there as well."""
@@ -189,8 +193,8 @@ class LineOutputTransport(WebsocketClientOutputTransport):
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         """Handle a frame; at an interruption what waits for its time on the line is dropped."""
         if isinstance(frame, InterruptionFrame):
-            cast(CarrierSerializer, self._params.serializer).forget()
-            self._voice.fall_silent()
+            cast(CallerSerializer, self._params.serializer).forget()
+            self._audio.fall_silent()
         await super().process_frame(frame, direction)
 
     async def write_audio_frame(self, frame: OutputAudioRawFrame) -> bool:
@@ -204,10 +208,10 @@ class LineOutputTransport(WebsocketClientOutputTransport):
 
     async def _write_dtmf_native(self, frame: OutputDTMFFrame | OutputDTMFUrgentFrame) -> None:
         for key in frame.buttons or ():
-            self._voice.press(str(key.value))
+            self._audio.press(str(key.value))
 
 
-class LineTransport(WebsocketClientTransport):
+class CallerTransport(WebsocketClientTransport):
     """
     The transport of a caller's bot.
 
@@ -215,27 +219,27 @@ class LineTransport(WebsocketClientTransport):
     ``on_client_connected`` and ``on_client_disconnected``, so that one bot can play both parts.
     """
 
-    def __init__(self, voice: Voice) -> None:
+    def __init__(self, audio: CallerBotAudio) -> None:
         params = WebsocketClientParams(
-            audio_in_enabled=True, audio_out_enabled=True, add_wav_header=False, serializer=CarrierSerializer(voice)
+            audio_in_enabled=True, audio_out_enabled=True, add_wav_header=False, serializer=CallerSerializer(audio)
         )
-        super().__init__("wsvoice:line", params)
-        self._voice = voice
-        self._session: LineSession = LineSession(voice, params, self._session._callbacks, self.name)
+        super().__init__("wsvoice:caller", params)
+        self._audio = audio
+        self._session: CallerSession = CallerSession(audio, params, self._session._callbacks, self.name)
         self._register_event_handler("on_client_connected")
         self._register_event_handler("on_client_disconnected")
 
-    def input(self) -> LineInputTransport:
+    def input(self) -> CallerInputTransport:
         """Return what the caller hears."""
         if self._input is None:
-            self._input = LineInputTransport(self, self._session, self._params)
-        return cast(LineInputTransport, self._input)
+            self._input = CallerInputTransport(self, self._session, self._params)
+        return cast(CallerInputTransport, self._input)
 
-    def output(self) -> LineOutputTransport:
+    def output(self) -> CallerOutputTransport:
         """Return what the caller says."""
         if self._output is None:
-            self._output = LineOutputTransport(self, self._session, self._params, self._voice)
-        return cast(LineOutputTransport, self._output)
+            self._output = CallerOutputTransport(self, self._session, self._params, self._audio)
+        return cast(CallerOutputTransport, self._output)
 
     def close(self) -> None:
         """Tell the pipeline that the call is over."""
@@ -250,7 +254,7 @@ class LineTransport(WebsocketClientTransport):
         await super()._on_disconnected(websocket)  # type: ignore[no-untyped-call]
         await self._call_event_handler("on_client_disconnected", websocket)
         if not handled and self._input is not None:
-            await cast(LineInputTransport, self._input).cancel_pipeline()
+            await cast(CallerInputTransport, self._input).cancel_pipeline()
 
 
 @dataclass
@@ -263,7 +267,7 @@ class CallerArguments(RunnerArguments):
         call: The call that it places.
     """
 
-    transport: LineTransport
+    transport: CallerTransport
     call: Call
 
 
@@ -286,12 +290,12 @@ class CallerBot:
         self.name = loaded.name
         self._function: BotFunction = loaded.function
         self._file = str(loaded.path)
-        self._transport: LineTransport | None = None
+        self._transport: CallerTransport | None = None
         self._task: asyncio.Task[None] | None = None
 
-    def start(self, voice: Voice, call: Call) -> None:
-        """Let it place `call`, with `voice` for its voice and ears."""
-        self._transport = LineTransport(voice)
+    def start(self, audio: CallerBotAudio, call: Call) -> None:
+        """Let it place `call`, with `audio` for its audio and ears."""
+        self._transport = CallerTransport(audio)
         arguments = CallerArguments(
             transport=self._transport,
             call=call,
@@ -307,7 +311,7 @@ class CallerBot:
             body=dict(call.parameters),
             session_id=call.call_id,
         )
-        self._task = asyncio.create_task(self._run(arguments, voice), name="wsvoice-caller-bot")
+        self._task = asyncio.create_task(self._run(arguments, audio), name="wsvoice-caller-bot")
 
     async def finish(self, timeout_s: float = EXIT_TIMEOUT_S) -> None:
         """Tell it that the call is over, and wait for its end; it is cancelled if that takes too long."""
@@ -323,13 +327,13 @@ class CallerBot:
             timeout_s = CANCEL_TIMEOUT_S
         self._on_line(f"the caller's bot {self.name} does not end")
 
-    async def _run(self, arguments: CallerArguments, voice: Voice) -> None:
+    async def _run(self, arguments: CallerArguments, audio: CallerBotAudio) -> None:
         def fail(error: BaseException) -> None:
             for line in "".join(traceback.format_exception(error)).splitlines():
                 self._on_line(line)
             own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == self._file]
             place = f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
-            voice.hang_up(f"the caller's bot {self.name} {raised(error)}{place}")
+            audio.hang_up(f"the caller's bot {self.name} {raised(error)}{place}")
 
         current_guest.set(Guest(self.name, fail))
         try:
@@ -339,4 +343,4 @@ class CallerBot:
         except BaseException as error:  # noqa: BLE001 - not even an exit of the bot's may end the call's report
             fail(error)
         else:
-            voice.hang_up()
+            audio.hang_up()

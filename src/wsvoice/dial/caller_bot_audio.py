@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from wsvoice.dial.report import TurnReport
 from wsvoice.dial.script import SILENCE_MS, STEP_MS, Step, measure_turns
-from wsvoice.dial.sound_detection import Listener
+from wsvoice.dial.sound_detection import SoundDetector
 
 #: An utterance begins on the line once this much of it is there, so that it does not break off at once.
 BUFFER_MS = 60.0
@@ -18,7 +18,7 @@ BUFFER_MS = 60.0
 LEAD_MS = 160.0
 
 
-class Voice:
+class CallerBotAudio:
     """
     A caller that is a bot.
 
@@ -27,19 +27,19 @@ class Voice:
         heard_rate: The rate of what the caller hears.
     """
 
-    leaves = True
+    hangs_up_when_done = True
 
-    def __init__(self, listener: Listener, *, sample_rate: int, heard_rate: int) -> None:
+    def __init__(self, detector: SoundDetector, *, sample_rate: int, heard_rate: int) -> None:
         self.sample_rate = sample_rate
         self.heard_rate = heard_rate
         self.done = False
         self.failure: str | None = None
         self.digits_sent = ""
         self.interrupted_at_ms: float | None = None
-        self.not_interrupted = "the caller is a bot"
-        self._listener = listener
+        self.no_interruption_reason = "the caller is a bot"
+        self._detector = detector
         # The caller's own sound, by the same ear, for where its turns are.
-        self._own = Listener(sample_rate)
+        self._own = SoundDetector(sample_rate)
         self._told = 0
         self._talking = False
         self._queue = bytearray()
@@ -115,7 +115,7 @@ class Voice:
                 spans[-1] = (spans[-1][0], sound.end_ms)
             else:
                 spans.append((sound.start_ms, sound.end_ms))
-        return measure_turns(spans, self._listener)
+        return measure_turns(spans, self._detector)
 
     def missing(self, *, bot_ended: bool) -> str | None:
         """Return why the caller failed; nobody but it knows who should have had the last word."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Message = str | bytes
 
 
-class Line:
+class CarrierStream:
     """
     One stream; a call has another one if the provider dials again.
 
@@ -39,7 +39,7 @@ class Line:
         *,
         clock: Clock,
         reorder: float = 0.0,
-        chance: random.Random | None = None,
+        rng: random.Random | None = None,
     ) -> None:
         self.socket = socket
         self.stream = stream
@@ -47,7 +47,7 @@ class Line:
         self._on_message = on_message
         self._clock = clock
         self._reorder = reorder
-        self._chance = chance or random.Random()
+        self._rng = rng or random.Random()
         self._late: Message | None = None
         self._outbox: asyncio.Queue[Message | None] = asyncio.Queue()
         self._reader: asyncio.Task[None] | None = None
@@ -76,7 +76,7 @@ class Line:
             late, self._late = self._late, None
             self._outbox.put_nowait(message)
             self._outbox.put_nowait(late)
-        elif self._reorder and self._chance.random() < self._reorder:
+        elif self._reorder and self._rng.random() < self._reorder:
             self._late = message
         else:
             self._outbox.put_nowait(message)
@@ -92,7 +92,7 @@ class Line:
         assert self._reader is not None
         return self._reader.done() or self.socket.protocol.close_rcvd is not None
 
-    async def take_the_rest(self, timeout_s: float) -> None:
+    async def drain(self, timeout_s: float) -> None:
         """Take what came before the other end's close; one that does not end the connection is not awaited."""
         assert self._reader is not None
         if self.ended_at is None:
@@ -122,7 +122,7 @@ class Line:
                 await self.socket.close(1000)
         return self.socket.protocol.close_rcvd is not None or self._clock.now() - began < 0.9 * timeout_s
 
-    async def let_go(self) -> None:
+    async def abort(self) -> None:
         """Close the connection, whatever the other end does about it."""
         tasks = [task for task in (self._reader, self._sender) if task is not None]
         for task in tasks:

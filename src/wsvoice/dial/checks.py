@@ -33,12 +33,12 @@ class Check:
 
     Attributes:
         holds: What should hold, in one line.
-        mend: What to do where it does not.
+        hint: What to do where it does not.
         provoked: Whether it is looked at with ``--probe`` only.
     """
 
     holds: str
-    mend: str
+    hint: str
     provoked: bool = False
 
 
@@ -110,9 +110,9 @@ CHECKS: Mapping[str, Check] = {
 
 
 def explain(ids: Iterable[str]) -> Iterator[str]:
-    """Return, for each of the checks in their order, a line with what should hold and one with the mend."""
+    """Return, for each of the checks in their order, a line with what should hold and one with the hint."""
     wanted = set(ids)
     for id, check in CHECKS.items():
         if id in wanted:
             yield f"{id} asks that {check.holds}"
-            yield f"   mend: {check.mend}"
+            yield f"   hint: {check.hint}"

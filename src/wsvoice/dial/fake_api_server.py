@@ -25,7 +25,7 @@ from typing import Literal, Self
 import h11
 
 from wsvoice.call import Call
-from wsvoice.dial.timeline import Journal
+from wsvoice.dial.timeline import Timeline
 from wsvoice.errors import RemoteProtocolError
 from wsvoice.providers.base import (
     Answer,
@@ -53,7 +53,7 @@ class FakeRestApi:
         provider: Whose API it is, with the credentials that the bot was given.
         call: The one call that there is.
         on_command: Told what is to become of the call.
-        journal: Told what it does not know.
+        timeline: Told what it does not know.
         quirks: What the provider does differently.
     """
 
@@ -62,7 +62,7 @@ class FakeRestApi:
         provider: Simulator,
         call: Call,
         on_command: Callable[[Command], None],
-        journal: Journal,
+        timeline: Timeline,
         quirks: Mapping[str, str] | None = None,
     ) -> None:
         self.url = ""
@@ -72,7 +72,7 @@ class FakeRestApi:
         self.status: Literal["ringing", "in-progress", "completed"] = "ringing"
         self._call = call
         self._on_command = on_command
-        self._journal = journal
+        self._timeline = timeline
         self._quirks = quirks or {}
         self._server: asyncio.Server | None = None
 
@@ -136,23 +136,23 @@ class FakeRestApi:
         provider = self._provider
         api = provider.fake_api()
         if api is None:
-            self._journal.tell("note", f"{provider.title}'s API is not simulated")
+            self._timeline.add("note", f"{provider.title}'s API is not simulated")
             return Answer(json.dumps({"status": 404}), "application/json", 404)
         if not api.is_authorised(request):
-            self._journal.tell("note", "the simulated REST API was asked with other credentials than the bot was given")
+            self._timeline.add("note", "the simulated REST API was asked with other credentials than the bot was given")
             return api.api_error(401, "Authenticate: these are not the credentials of the test call")
         try:
             if (answered := self._answer_call(api, request)) is not None:
                 return answered
             command = api.read_command(request)
         except RemoteProtocolError as error:
-            self._journal.tell("note", f"the simulated REST API refuses {self._asked(request)}: {error.message}")
+            self._timeline.add("note", f"the simulated REST API refuses {self._describe(request)}: {error.message}")
             return api.api_error(400, error.message)
         if command is None or command.call_id != self._call.call_id:
-            what = self._asked(request)
+            what = self._describe(request)
             if command is not None:
                 what = "another call's hang-up" if command.kind == "hang-up" else f"another call: {what}"
-            self._journal.tell("note", f"the simulated REST API does not know {what[:200]}")
+            self._timeline.add("note", f"the simulated REST API does not know {what[:200]}")
             return api.api_error(404, "The requested resource was not found")
         if command.kind == "hang-up":
             self.status = "completed"
@@ -174,5 +174,5 @@ class FakeRestApi:
             self.answered.set_result(stream)
         return api.command_answer(Command("digits", self._call.call_id), self._call, self.status)
 
-    def _asked(self, request: WebhookRequest) -> str:
+    def _describe(self, request: WebhookRequest) -> str:
         return f"{request.method} {request.url[len(self.url) :]}"[:200]

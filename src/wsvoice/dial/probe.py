@@ -1,5 +1,5 @@
 """
-What may come from a provider and must not end a call: said to the bot on purpose with ``--probe``.
+What may come from a provider and must not end a call: tried to the bot on purpose with ``--probe``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ INTERVAL_MS = 200.0
 Media = list[str | bytes]
 
 
-class Hazards:
+class Probe:
     """
     The hazards, one after the other, in a stream of media.
 
@@ -25,17 +25,17 @@ class Hazards:
         quiet_s: How long the stream is silent first.
 
     Attributes:
-        said: Those that the bot has met, in words; if the bot ends the call, the last one is why.
+        tried: Those that the bot has met, in words; if the bot ends the call, the last one is why.
     """
 
     def __init__(self, hazards: Sequence[Hazard], quiet_s: float = QUIET_S) -> None:
-        self.said: list[str] = []
+        self.tried: list[str] = []
         self._quiet_ms = quiet_s * 1000
         self._next_ms = self._quiet_ms + INTERVAL_MS
         self._left = list(hazards)
         self._pair: Media = []
 
-    def over(self, now_ms: float) -> bool:
+    def is_over(self, now_ms: float) -> bool:
         """Whether the bot has met them all, and had time to go away of the last one."""
         return not self._left and now_ms >= self._next_ms
 
@@ -43,8 +43,8 @@ class Hazards:
         """Whether no media are to be sent."""
         if now_ms > self._quiet_ms:
             return False
-        if not self.said:
-            self.said.append(f"no media for {self._quiet_ms / 1000:g} s after the start")
+        if not self.tried:
+            self.tried.append(f"no media for {self._quiet_ms / 1000:g} s after the start")
         return True
 
     def media(self, message: str | bytes, now_ms: float) -> Media:
@@ -56,6 +56,6 @@ class Hazards:
             return []
         words, spoil = self._left.pop(0)
         self._next_ms = now_ms + INTERVAL_MS
-        self.said.append(words)
+        self.tried.append(words)
         pair, self._pair = self._pair, []
         return spoil(*pair)

@@ -42,7 +42,7 @@ def read_behaviour(provider: Simulator, quirks: Mapping[str, str]) -> Behaviour:
 def _check(provider: Simulator, name: str, value: str) -> None:
     quirk = provider.quirks.get(name)
     if quirk is None:
-        raise UsageError(f"{provider.title} has no quirk {name!r}", hint=_mend(provider, name))
+        raise UsageError(f"{provider.title} has no quirk {name!r}", hint=_hint(provider, name))
     if quirk.choices and value not in quirk.choices:
         raise UsageError(
             f"the quirk {name} takes {' or '.join(quirk.choices)}, got {value!r}",
@@ -50,7 +50,7 @@ def _check(provider: Simulator, name: str, value: str) -> None:
         )
 
 
-def _mend(provider: Simulator, name: str) -> str:
+def _hint(provider: Simulator, name: str) -> str:
     """Say who has the quirk `name`, or what it may have meant."""
     if others := [each for each in PROVIDERS if name in load_simulator(each).quirks]:
         titles = " and ".join(load_simulator(each).title for each in others)

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from wsvoice.audio import read_audio, resample
 from wsvoice.dial.report import TurnReport
-from wsvoice.dial.sound_detection import Listener, audible_range
+from wsvoice.dial.sound_detection import SoundDetector, audible_range
 from wsvoice.errors import UsageError
 
 #: One step of the script, and of the caller's clock.
@@ -112,19 +112,19 @@ class Speaker(Protocol):
         failure: Why the conversation did not go as it should.
         digits_sent: The digits pressed so far.
         interrupted_at_ms: When the caller spoke over the bot on purpose; ``None`` if it did not.
-        not_interrupted: Why it did not though it was to; empty if that is not known yet.
-        leaves: Whether the caller, once done, hangs up before the time that was set for the call.
+        no_interruption_reason: Why it did not though it was to; empty if that is not known yet.
+        hangs_up_when_done: Whether the caller, once done, hangs up before the time that was set for the call.
     """
 
-    leaves: bool
+    hangs_up_when_done: bool
     done: bool
     failure: str | None
     digits_sent: str
     interrupted_at_ms: float | None
-    not_interrupted: str
+    no_interruption_reason: str
 
     def hear(self, pcm: bytes) -> None:
-        """Take what was heard of the bot since the last step; the listener has heard it already."""
+        """Take what was heard of the bot since the last step; the detector has heard it already."""
 
     def step(self, now_ms: float, *, audible_queued: bool) -> Step:
         """
@@ -142,23 +142,23 @@ class Speaker(Protocol):
         """Return what the conversation lacks now that it is over, in words."""
 
 
-def measure_turns(spans: Sequence[tuple[float, float]], listener: Listener) -> list[TurnReport]:
+def measure_turns(spans: Sequence[tuple[float, float]], detector: SoundDetector) -> list[TurnReport]:
     """
     Find the bot's answers to what the caller said.
 
     Args:
         spans: Where each of the caller's turns begins and ends, in milliseconds since the stream started.
-        listener: What was heard of the bot.
+        detector: What was heard of the bot.
     """
     reports = []
     for number, (start_ms, end_ms) in enumerate(spans):
         # Sound that begins in the caller's next turn is an answer to that one.
         until_ms = spans[number + 1][0] if number + 1 < len(spans) else math.inf
-        answer = listener.since(end_ms)
+        answer = detector.since(end_ms)
         if answer is None or answer.start_ms >= until_ms:
             reports.append(TurnReport(start_ms, end_ms))
             continue
-        begins = [sound.start_ms for sound in listener.sounds if start_ms <= sound.start_ms <= answer.start_ms]
+        begins = [sound.start_ms for sound in detector.sounds if start_ms <= sound.start_ms <= answer.start_ms]
         bot_start_ms = begins[0] if begins else answer.start_ms
         reports.append(TurnReport(start_ms, end_ms, bot_start_ms, max(0.0, answer.start_ms - end_ms)))
     return reports
@@ -171,12 +171,12 @@ class Script:
     With an `interruption` it says that over the last answer, once the bot has begun with it.
     """
 
-    leaves = False
+    hangs_up_when_done = False
 
     def __init__(
         self,
         turns: Sequence[Turn],
-        listener: Listener,
+        detector: SoundDetector,
         *,
         sample_rate: int,
         listen_s: float,
@@ -187,10 +187,10 @@ class Script:
         self.failure: str | None = None
         self.digits_sent = ""
         self.interrupted_at_ms: float | None = None
-        self.not_interrupted = "" if interruption else "the caller says nothing"
+        self.no_interruption_reason = "" if interruption else "the caller says nothing"
         self._interruption = interruption
         self._turns = list(turns)
-        self._listener = listener
+        self._detector = detector
         self._rate = sample_rate
         self._listen_ms = listen_s * 1000
         self._timeout_ms = response_timeout_s * 1000
@@ -201,7 +201,7 @@ class Script:
         self._now_ms = 0.0
 
     def hear(self, pcm: bytes) -> None:
-        """Leave it to the listener."""
+        """Leave it to the detector."""
 
     def step(self, now_ms: float, *, audible_queued: bool) -> Step:
         """Return what the caller does in the 20 ms before `now_ms`."""
@@ -224,7 +224,7 @@ class Script:
 
     def turns(self) -> list[TurnReport]:
         """Return the turns that the caller has finished, and what was heard of the bot in each."""
-        return measure_turns(self._spans, self._listener)[: self._finished()]
+        return measure_turns(self._spans, self._detector)[: self._finished()]
 
     def missing(self, *, bot_ended: bool) -> str | None:
         """Return what the conversation lacks now that it is over, in words."""
@@ -253,14 +253,14 @@ class Script:
         return sum(end_ms <= self._now_ms for _, end_ms in self._spans)
 
     def _may_begin(self, now_ms: float, audible_queued: bool) -> bool:
-        if self._listener.sounds or audible_queued:
+        if self._detector.sounds or audible_queued:
             self._heard_greeting = True
         if not self._heard_greeting:
             return now_ms > self._listen_ms
         return self._bot_finished(now_ms, audible_queued) or now_ms > GREETING_LIMIT_MS
 
     def _bot_finished(self, now_ms: float, audible_queued: bool) -> bool:
-        return not audible_queued and self._listener.silent_ms(now_ms) >= SILENCE_MS
+        return not audible_queued and self._detector.silent_ms(now_ms) >= SILENCE_MS
 
     def _begin(self, at_ms: float) -> _SpokenClip | _PressedKeys:
         turn = self._turns.pop(0)
@@ -277,10 +277,10 @@ class Script:
                 self._current = None
                 self.done = True
             return
-        answer = self._listener.since(end_ms)
+        answer = self._detector.since(end_ms)
         if answer is not None and self._interruption is not None and not self._turns:
             spoken_ms = now_ms - max(answer.start_ms, end_ms)
-            if spoken_ms >= INTERRUPT_AFTER_MS and self._listener.silent_ms(now_ms) <= 3 * STEP_MS:
+            if spoken_ms >= INTERRUPT_AFTER_MS and self._detector.silent_ms(now_ms) <= 3 * STEP_MS:
                 self._interrupt(now_ms, step)
                 return
         if answer is not None:
@@ -297,8 +297,8 @@ class Script:
         self._current = None
         self.done = not self._turns
         if self.done and self._interruption is not None and not self.failure:
-            self.not_interrupted = "the bot's last answer is too short to be interrupted"
-            step.notes.append(("note", self.not_interrupted))
+            self.no_interruption_reason = "the bot's last answer is too short to be interrupted"
+            step.notes.append(("note", self.no_interruption_reason))
 
     def _interrupt(self, now_ms: float, step: Step) -> None:
         assert self._interruption is not None

@@ -165,12 +165,12 @@ class ServedBot:
             call_id: The call.
             until: Unix time of the caller's hang-up, if it hung up: what failed later may have failed of that.
         """
-        noted = self._noted()
+        noted = self._read_causes()
         return [cause for content in noted if (cause := _read_cause(content, call_id, until)) is not None]
 
     def _misuse(self) -> UsageError:
         """Return why the server did not start, as it said."""
-        for content in self._noted():
+        for content in self._read_causes():
             if content.get("kind") == "usage":
                 hint = content.get("hint")
                 # Its hints are those of `wsvoice run`; what was typed is `wsvoice dial`.
@@ -178,7 +178,7 @@ class ServedBot:
                 return UsageError(str(content.get("message")), hint=hint)
         return UsageError(self._last_words("ended with exit code 2"))
 
-    def _noted(self) -> list[dict[str, Any]]:
+    def _read_causes(self) -> list[dict[str, Any]]:
         try:
             with self._causes.open(encoding="utf-8", errors="replace") as file:
                 lines = file.read(_CAUSES_LIMIT).splitlines()
@@ -191,7 +191,7 @@ class ServedBot:
                 noted.append(json.loads(line))
         return [content for content in noted if isinstance(content, dict)]
 
-    async def death(self, *, within_s: float = 0.0) -> str | None:
+    async def exit_message(self, *, within_s: float = 0.0) -> str | None:
         """Return how the process ended if it has, with its last words; ``None`` if it runs on."""
         process = self._process
         if process is None:

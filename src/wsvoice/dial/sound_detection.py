@@ -33,7 +33,7 @@ class Sound:
     end_ms: float
 
 
-class Listener:
+class SoundDetector:
     """
     Finds the runs of sound in a stream of PCM.
 

@@ -43,7 +43,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Detour:
+class HostOverride:
     """
     A host that stands for a server on this machine, as a tunnel's does.
 
@@ -81,7 +81,7 @@ def shortened(text: str) -> str:
     return ("/".join([f"{scheme}://{host[:100]}", *path]) + mark + query)[:200]
 
 
-class Reach:
+class AddressPolicy:
     """
     Where the caller lets a server send it, by the URLs in what the server answers: streams, redirects, callbacks.
 

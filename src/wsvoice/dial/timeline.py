@@ -17,7 +17,7 @@ LATEST_MS = 800.0
 EVENTS_TOLD = 1000
 
 
-class Journal:
+class Timeline:
     """
     The call's timeline and findings.
 
@@ -43,7 +43,7 @@ class Journal:
         """Return the milliseconds since the stream started; 0 before that."""
         return 0.0 if self.started_at is None else (self._clock.now() - self.started_at) * 1000
 
-    def tell(self, kind: str, text: str, *, at_ms: float | None = None) -> None:
+    def add(self, kind: str, text: str, *, at_ms: float | None = None) -> None:
         """Tell what happened, now or `at_ms`."""
         self._kinds[kind] += 1
         if kind not in ("log", "caller-log") and self._kinds[kind] > EVENTS_TOLD:
@@ -69,7 +69,7 @@ class Journal:
         while self._held:
             self._on_event(heapq.heappop(self._held)[2])
 
-    def find(self, id: str, level: Level, message: str, *, kind: str | None = None) -> None:
+    def add_finding(self, id: str, level: Level, message: str, *, kind: str | None = None) -> None:
         """Count a finding, and tell of the first one of its kind."""
         if self.findings.add(id, level, message, kind=kind):
-            self.tell("finding", f"{level} {id}: {message}")
+            self.add("finding", f"{level} {id}: {message}")

@@ -15,8 +15,8 @@ from urllib.parse import urljoin, urlsplit
 
 from wsvoice import http
 from wsvoice.call import Call
-from wsvoice.dial.target import DEFAULT_TARGET, Detour, Reach, shortened
-from wsvoice.dial.timeline import Journal
+from wsvoice.dial.target import DEFAULT_TARGET, AddressPolicy, HostOverride, shortened
+from wsvoice.dial.timeline import Timeline
 from wsvoice.errors import DialError, HttpError, RemoteProtocolError
 from wsvoice.providers.base import Callback, HttpRequest, Progress, Simulator, WebhookRequest
 
@@ -25,7 +25,7 @@ MAX_REDIRECTS = 10
 #: More of an answer no provider reads, in bytes.
 ANSWER_LIMIT = 256 * 1024
 #: How long a server on this machine may take to say who it is; the call goes on without that.
-INTRODUCTION_TIMEOUT_S = 2.0
+PUBLIC_HOST_TIMEOUT_S = 2.0
 
 _TEXT_LIMIT = 200
 _STAGES: Mapping[Progress, str] = {
@@ -49,7 +49,7 @@ Render = Callable[[str, Literal["GET", "POST"], float], WebhookRequest]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class WebhookAnswer:
     """
     A webhook that was answered.
 
@@ -76,10 +76,10 @@ class Webhook:
         url: Where.
         method: How it is requested; a redirect is followed as a provider does, by GET unless it is a 307 or 308.
         quirks: What the provider does differently.
-        journal: Told what happens.
+        timeline: Told what happens.
         timeout_s: A slower answer is a failure, redirects included.
-        detour: A host whose requests go to a server on this machine.
-        reach: Where the server may send the caller; anywhere unless given.
+        host_override: A host whose requests go to a server on this machine.
+        address_policy: Where the server may send the caller; anywhere unless given.
     """
 
     def __init__(
@@ -89,21 +89,21 @@ class Webhook:
         *,
         method: Literal["GET", "POST"],
         quirks: Mapping[str, str],
-        journal: Journal,
+        timeline: Timeline,
         timeout_s: float,
-        detour: Detour | None = None,
-        reach: Reach | None = None,
+        host_override: HostOverride | None = None,
+        address_policy: AddressPolicy | None = None,
     ) -> None:
         self._provider = provider
         self.url = url
         self._method = method
         self._quirks = quirks
-        self._journal = journal
+        self._timeline = timeline
         self._timeout_s = timeout_s
-        self.detour = detour
-        self._reach = reach
+        self.host_override = host_override
+        self._address_policy = address_policy
 
-    async def announce(self, call: Call, *, warn_s: float) -> Asked:
+    async def announce(self, call: Call, *, warn_s: float) -> WebhookAnswer:
         """
         Announce `call`, and return the answer; the request is signed where the provider knows its secret.
 
@@ -114,7 +114,7 @@ class Webhook:
         Raises:
             DialError: If it is not an answer that a provider takes, in words for the report.
         """
-        await self._meet(call)
+        await self._find_public_host(call)
         return await self._request(
             lambda url, method, now: self._provider.webhook(call, url, method=method, quirks=self._quirks, now=now),
             self.url,
@@ -122,7 +122,7 @@ class Webhook:
             warn_s=warn_s,
         )
 
-    async def ask(self, render: Render, callback: Callback) -> Asked:
+    async def ask(self, render: Render, callback: Callback) -> WebhookAnswer:
         """
         Ask for a later document of the call's, and return the answer.
 
@@ -135,25 +135,25 @@ class Webhook:
         """
         return await self._request(render, callback.url, callback.method)
 
-    async def _meet(self, call: Call) -> None:
+    async def _find_public_host(self, call: Call) -> None:
         """Ask a server on this machine for its public host, which the signature has to cover."""
         now = time.time()
         request = self._provider.webhook(call, self.url, method=self._method, quirks=self._quirks, now=now)
-        if self.detour is not None or not http.is_loopback(urlsplit(self.url).hostname or ""):
+        if self.host_override is not None or not http.is_loopback(urlsplit(self.url).hostname or ""):
             return
         if self._provider.sign(request, now=now) == request:
             return
         asked = WebhookRequest(method="GET", url=urljoin(self.url, "healthz"), headers={})
         # Another server than ours may answer as it likes, or not at all.
         with suppress(HttpError):
-            response = await self._send(asked, INTRODUCTION_TIMEOUT_S)
+            response = await self._send(asked, PUBLIC_HOST_TIMEOUT_S)
             self.url = self._own_url(response, self.url) or self.url
 
     async def _request(
         self, render: Render, url: str, verb: Literal["GET", "POST"], *, warn_s: float | None = None
-    ) -> Asked:
+    ) -> WebhookAnswer:
         """Send what `render` makes of a URL, a method and the time, wherever redirects lead it."""
-        journal = self._journal
+        timeline = self._timeline
         elapsed_s = 0.0
         for _ in range(MAX_REDIRECTS + 1):
             now = time.time()
@@ -162,7 +162,7 @@ class Webhook:
             try:
                 response = await self._send(signed, self._timeout_s - elapsed_s)
             except HttpError as error:
-                raise self._no_response(error, url) from error
+                raise self._failure(error, url) from error
             elapsed_s += response.elapsed_s
             if (own := self._own_url(response, url)) is not None:
                 self.url = url = own
@@ -175,20 +175,22 @@ class Webhook:
                     raise DialError(f"the webhook redirects to {url[:_TEXT_LIMIT]}, which is no web address")
                 if response.status not in (307, 308):
                     verb = "GET"
-                journal.tell("webhook", f"redirected to {self.shown(url)}")
+                timeline.add("webhook", f"redirected to {self.shown(url)}")
                 continue
             break
         else:
             raise DialError(f"the webhook redirects more than {MAX_REDIRECTS} times")
         elapsed_ms = elapsed_s * 1000
-        journal.tell("webhook", f"{verb} {self.shown(url)} answered {response.status} in {elapsed_ms:.0f} ms")
+        timeline.add("webhook", f"{verb} {self.shown(url)} answered {response.status} in {elapsed_ms:.0f} ms")
         if warn_s is not None and elapsed_s > warn_s:
-            journal.find("W1", "warn", f"the webhook took {elapsed_s:.1f} s; callers hear nothing until it answers")
+            timeline.add_finding(
+                "W1", "warn", f"the webhook took {elapsed_s:.1f} s; callers hear nothing until it answers"
+            )
         if not 200 <= response.status < 300:
-            raise self._refused(response, url, was_signed=signed != request)
-        return Asked(url, response, elapsed_s * 1000)
+            raise self._refusal(response, url, was_signed=signed != request)
+        return WebhookAnswer(url, response, elapsed_s * 1000)
 
-    def read(self, asked: Asked, reader: Callable[..., Document]) -> Document:
+    def read(self, asked: WebhookAnswer, reader: Callable[..., Document]) -> Document:
         """
         Return what `reader`, one of the provider's, makes of an answer.
 
@@ -198,16 +200,16 @@ class Webhook:
         response = asked.response
         if response.is_cut:
             message = f"it is longer than {ANSWER_LIMIT // 1024} KiB"
-            raise no_stream(RemoteProtocolError("too-long", message), self._journal)
+            raise no_stream(RemoteProtocolError("too-long", message), self._timeline)
         content_type = response.headers.get("content-type", "")
         if _is_page(response.body):
             said = plain_text(response.body)
             message = "it is a web page" + (f" ({said!r})" if said else "")
-            raise no_stream(RemoteProtocolError("page", message), self._journal)
+            raise no_stream(RemoteProtocolError("page", message), self._timeline)
         try:
             return reader(response.body, content_type, base_url=asked.url, quirks=self._quirks)
         except RemoteProtocolError as error:
-            raise no_stream(error, self._journal) from error
+            raise no_stream(error, self._timeline) from error
 
     def is_same_server(self, url: str) -> bool:
         """Whether `url` lies on the server that the webhook is on."""
@@ -222,7 +224,7 @@ class Webhook:
         """
         return await self._send(self._provider.sign(request, now=time.time()), timeout_s)
 
-    async def report(self, call: Call, stage: Progress, duration_s: float) -> None:
+    async def report_progress(self, call: Call, stage: Progress, duration_s: float) -> None:
         """Tell the server how `call` goes on, where the provider does; no call fails for what it makes of it."""
         now = time.time()
         request = self._provider.progress_webhook(
@@ -233,52 +235,52 @@ class Webhook:
         try:
             response = await self._send(self._provider.sign(request, now=now), self._timeout_s)
         except HttpError as error:
-            self._journal.tell("note", f"the report that the call is {stage} got no answer: {error.message}")
+            self._timeline.add("note", f"the report that the call is {stage} got no answer: {error.message}")
             return
-        self._journal.tell("webhook", f"the webhook was told that {_STAGES[stage]}: {response.status}")
+        self._timeline.add("webhook", f"the webhook was told that {_STAGES[stage]}: {response.status}")
 
     async def probe(self, call: Call) -> int | None:
         """Announce `call` without a signature, and return the answer's status; ``None`` if there is no answer."""
         now = time.time()
         request = self._provider.webhook(call, self.url, method=self._method, quirks=self._quirks, now=now)
         if self._provider.sign(request, now=now) == request:
-            self._journal.tell("note", "no secret is known to sign webhooks with, so an unsigned one proves nothing")
+            self._timeline.add("note", "no secret is known to sign webhooks with, so an unsigned one proves nothing")
             return None
         try:
             response = await self._send(request, self._timeout_s)
         except HttpError as error:
-            self._journal.tell("note", f"a webhook without a signature got no answer: {error.message}")
+            self._timeline.add("note", f"a webhook without a signature got no answer: {error.message}")
             return None
-        self._journal.tell("webhook", f"an unsigned webhook was answered {response.status}")
+        self._timeline.add("webhook", f"an unsigned webhook was answered {response.status}")
         return response.status
 
     def _own_url(self, response: http.HttpResponse, url: str) -> str | None:
         """Return the public URL of a server on this machine that says by which host it is known to the world."""
         host = response.headers.get(http.PUBLIC_HOST_HEADER, "")
         parts = urlsplit(url)
-        if self.detour is not None or not _HOST.fullmatch(host) or not http.is_loopback(parts.hostname or ""):
+        if self.host_override is not None or not _HOST.fullmatch(host) or not http.is_loopback(parts.hostname or ""):
             return None
-        self.detour = Detour(host, url)
-        self._journal.tell("note", f"{host} is this server; calling it locally")
+        self.host_override = HostOverride(host, url)
+        self._timeline.add("note", f"{host} is this server; calling it locally")
         return parts._replace(scheme="https", netloc=host).geturl()
 
     def shown(self, url: str) -> str:
         """Return `url` for people: where it really goes, without what nobody reads."""
-        return shortened(self.detour.apply(url) if self.detour else url)
+        return shortened(self.host_override.apply(url) if self.host_override else url)
 
     async def _send(self, request: WebhookRequest, timeout_s: float) -> http.HttpResponse:
-        url = self.detour.apply(request.url) if self.detour else request.url
+        url = self.host_override.apply(request.url) if self.host_override else request.url
         return await http.send(
             HttpRequest(request.method, url, request.headers, request.body),
             timeout_s=max(0.001, timeout_s),
             body_limit=ANSWER_LIMIT,
-            look_up=self._reach.addresses if self._reach else None,
+            look_up=self._address_policy.addresses if self._address_policy else None,
         )
 
-    def _no_response(self, error: HttpError, url: str) -> DialError:
+    def _failure(self, error: HttpError, url: str) -> DialError:
         if error.kind == "timeout":
             message = f"the webhook did not answer within {self._timeout_s:g} s"
-            self._journal.find("W1", "fail", f"{message}; {self._provider.title} gives up then")
+            self._timeline.add_finding("W1", "fail", f"{message}; {self._provider.title} gives up then")
             return DialError(f"{message}: {url}")
         if error.kind == "refused":
             if http.is_loopback(urlsplit(url).hostname or ""):
@@ -295,7 +297,7 @@ class Webhook:
             )
         return DialError(error.message)
 
-    def _refused(self, response: http.HttpResponse, url: str, *, was_signed: bool) -> DialError:
+    def _refusal(self, response: http.HttpResponse, url: str, *, was_signed: bool) -> DialError:
         status = response.status
         served = response.headers.get(http.PROVIDERS_HEADER, "")[:_TEXT_LIMIT]
         if served and self._provider.name not in served.split(","):
@@ -326,11 +328,11 @@ class Webhook:
         return DialError(f"the webhook refused the call: {status}")
 
 
-def no_stream(error: RemoteProtocolError, journal: Journal) -> DialError:
+def no_stream(error: RemoteProtocolError, timeline: Timeline) -> DialError:
     """Return what an answer that opens no stream means for the call; a mistake in it is a finding."""
     if error.kind in ("rejected", "hung-up"):
         return DialError(error.message)
-    journal.find("W3", "fail", error.message, kind=error.kind)
+    timeline.add_finding("W3", "fail", error.message, kind=error.kind)
     return DialError(f"the webhook's answer cannot be used: {error.message}")
 
 
