@@ -179,9 +179,7 @@ class StreamSocket(AcceptedSocket):
             if self.audio_listener is not None:
                 self.audio_listener("caller", pcm, now)
         elif isinstance(event, Mark):
-            waiting = self._waiting_marks.pop(event.name, None)
-            if waiting is not None and not waiting.done():
-                waiting.set_result(None)
+            self._mark_reached(event)
         elif isinstance(event, StreamStopped):
             self.note_gone("the caller hung up")
         elif isinstance(event, Unknown):
@@ -261,8 +259,18 @@ class StreamSocket(AcceptedSocket):
         with suppress(TimeoutError):
             async with asyncio.timeout(after_s):
                 await self.gone.wait()
-        if not self.gone.is_set() and self._clears == clears:
+        if self.gone.is_set() or self._clears != clears:
+            return
+        if self._sink is not None:
             await self.take("", mark)
+        else:
+            # A bot that reads messages by itself has no use for one that was never sent.
+            self._mark_reached(mark)
+
+    def _mark_reached(self, mark: Mark) -> None:
+        waiting = self._waiting_marks.pop(mark.name, None)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
 
     async def _may_send(self) -> bool:
         """Wait while the carrier wants no audio; false if what waited for it was cleared meanwhile."""
