@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
     from wsvoice.call import Call
     from wsvoice.config import RunConfig
-    from wsvoice.runner.app import create_app, create_router
     from wsvoice.runner.pipecat.call_transport import CallArguments, CallTransport, create_transport, install
+    from wsvoice.runner.routes import create_app, create_router
 
 _PLACES = {
     "Call": "wsvoice.call",
     "CallArguments": "wsvoice.runner.pipecat.call_transport",
     "CallTransport": "wsvoice.runner.pipecat.call_transport",
     "RunConfig": "wsvoice.config",
-    "create_app": "wsvoice.runner.app",
-    "create_router": "wsvoice.runner.app",
+    "create_app": "wsvoice.runner.routes",
+    "create_router": "wsvoice.runner.routes",
     "create_transport": "wsvoice.runner.pipecat.call_transport",
     "install": "wsvoice.runner.pipecat.call_transport",
 }

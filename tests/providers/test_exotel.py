@@ -49,7 +49,7 @@ from wsvoice.providers.events import (
     Unknown,
 )
 from wsvoice.providers.exotel.company import FORMATS
-from wsvoice.runner.gate import served_providers
+from wsvoice.runner.auth import served_providers
 
 NOW = 0.0
 CALL = Call(

@@ -363,6 +363,6 @@ def test_the_providers_are_made_once(serve: Callable[..., Any], monkeypatch: pyt
         made.append(name)
         return load_provider(name, *credentials)
 
-    monkeypatch.setattr("wsvoice.runner.gate.load_provider", load)
+    monkeypatch.setattr("wsvoice.runner.auth.load_server", load)
     serve(bots.echo, transport=None)
     assert made == list(PROVIDERS)

@@ -35,10 +35,11 @@ from wsvoice.call import Call
 from wsvoice.config import START_KEY, RunConfig
 from wsvoice.errors import TokenError
 from wsvoice.runner import requests
+from wsvoice.runner.auth import StreamTokens
 from wsvoice.runner.bot_task import POLICY_VIOLATION, Bot, BotRun
 from wsvoice.runner.bounded_socket import AcceptedSocket
+from wsvoice.runner.capacity import TOKEN_TTL_S, Capacity, Place
 from wsvoice.runner.diagnosis import Cause, Diagnosis, first_cause
-from wsvoice.runner.gate import TOKEN_TTL_S, Gate, Place
 from wsvoice.runner.logs import RefusalLog
 
 if TYPE_CHECKING:
@@ -258,7 +259,8 @@ class Clients:
     Args:
         bot: The user's coroutine function.
         config: The server's settings.
-        gate: Tokens, the cap on sessions, and whether anybody comes in at all.
+        tokens: Issues and checks the clients' tokens.
+        capacity: How many sessions run at once.
         refusals: What warns of who is turned away.
         on_ended: Called with the record of each session that has ended.
     """
@@ -267,7 +269,8 @@ class Clients:
         self,
         bot: Bot,
         config: RunConfig,
-        gate: Gate,
+        tokens: StreamTokens,
+        capacity: Capacity,
         refusals: RefusalLog,
         on_ended: Callable[[ClientRecord], None],
     ) -> None:
@@ -275,7 +278,8 @@ class Clients:
 
         self._bot = bot
         self._config = config
-        self._gate = gate
+        self._tokens = tokens
+        self._capacity = capacity
         self._refusals = refusals
         self._on_ended = on_ended
         self._sessions: set[ClientSession] = set()
@@ -395,7 +399,7 @@ class Clients:
         if not self._has_room(len(body), stranger):
             self._refusals.warning(log, "start refused (503)", "too many sessions wait for their clients")
             return _failure(503, "Too many sessions wait for their clients.")
-        if self._gate.closed or not self._gate.capacity.reserve(call, stranger=stranger):
+        if self._capacity.draining or not self._capacity.reserve(call, stranger=stranger):
             self._refusals.warning(log, "start refused (503)", self._no_place())
             return _failure(503, "Every place is taken.")
         self._started[call.call_id] = _Started(body, time.monotonic() + TOKEN_TTL_S, stranger)
@@ -404,7 +408,7 @@ class Clients:
         return JSONResponse(
             {
                 "wsUrl": f"{requests.stream_base(request, self._config)}{prefix}/ws-client",
-                "token": self._gate.tokens.mint(call),
+                "token": self._tokens.issue(call),
             },
             headers={SESSION_HEADER: call.call_id},
         )
@@ -453,8 +457,8 @@ class Clients:
             return
         session_id = announced.call_id if announced is not None else str(uuid.uuid4())
         log = logger.bind(call=session_id)
-        is_closed = self._gate.closed and announced is None
-        place = None if is_closed else self._gate.capacity.occupy(announced)
+        is_closed = self._capacity.draining and announced is None
+        place = None if is_closed else self._capacity.occupy(announced)
         if place is None:
             self._refusals.warning(log, "client refused (503)", self._no_place())
             await requests.deny(websocket, 503, "Every place is taken.")
@@ -521,7 +525,7 @@ class Clients:
                 raise TokenError("the client carries no token", hint="POST /start gives one")
             return None
         try:
-            return self._gate.tokens.redeem(token, TRANSPORT).call
+            return self._tokens.redeem(token, TRANSPORT).call
         except TokenError:
             # Where no token is needed, a header or a query may be somebody else's business.
             if needed or path_token:
@@ -529,7 +533,7 @@ class Clients:
             return None
 
     def _no_place(self) -> str:
-        return "draining" if self._gate.closed else "every place is taken"
+        return "draining" if self._capacity.draining else "every place is taken"
 
 
 def _offered_token(websocket: WebSocket) -> str | None:

@@ -20,17 +20,18 @@ from loguru import logger
 
 from wsvoice import isolation
 from wsvoice.errors import ServerError
-from wsvoice.runner.app import application, create_switchboard
-from wsvoice.runner.gate import served_providers
+from wsvoice.runner.auth import served_providers
 from wsvoice.runner.memory import MemoryReturn
 from wsvoice.runner.protocols import HttpProtocol, StreamProtocol
+from wsvoice.runner.routes import application
+from wsvoice.runner.switchboard import create_switchboard
 from wsvoice.runner.tunnel import ngrok_tunnel
 from wsvoice.runner.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from wsvoice.bot_loading import LoadedBot
     from wsvoice.config import RunConfig
-    from wsvoice.runner.app import Switchboard
+    from wsvoice.runner.switchboard import Switchboard
 
 #: A caller that vanished without a close is noticed after both together.
 PING_INTERVAL_S = 5.0

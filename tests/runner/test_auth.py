@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import http.client
 import re
-from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -24,18 +23,15 @@ from wsvoice.call import Call
 from wsvoice.config import RunConfig
 from wsvoice.errors import ConfigError, SignatureError, TokenError
 from wsvoice.providers import PROVIDERS
-from wsvoice.runner import gate
-from wsvoice.runner.gate import (
+from wsvoice.runner import auth
+from wsvoice.runner.auth import (
     REPEAT_AGE_S,
     REPEAT_LIMIT,
     REPEAT_WINDOW_S,
-    STRANGER_TTL_S,
     TOKEN_TTL_S,
-    Announcement,
-    Capacity,
     ReplayGuard,
-    TokenMint,
-    call_key,
+    StreamTokens,
+    TokenClaims,
     served_providers,
 )
 
@@ -241,7 +237,7 @@ class TestStreams:
     def test_expired_token(self, serve: Callable[..., Any]) -> None:
         server = serve(bots.echo)
         url = announce(server.url)
-        tokens = server.switchboard.gate.tokens
+        tokens = server.switchboard.auth.tokens
         clock = tokens._now
         tokens._now = lambda: clock() + TOKEN_TTL_S + 1
         assert asyncio.run(refused(url))[0] == 403
@@ -358,27 +354,27 @@ def test_limits_unless_told_otherwise() -> None:
     assert config.message_limit == 64 * 1024
 
 
-class TestTokenMint:
+class TestStreamTokens:
     def test_round_trip(self) -> None:
-        mint = TokenMint()
-        token = mint.mint(CALL)
+        tokens = StreamTokens()
+        token = tokens.issue(CALL)
         assert re.fullmatch(r"[A-Za-z0-9_.-]+", token)
-        assert mint.redeem(token, "twilio") == Announcement(CALL, verified=True)
-        unverified = mint.mint(CALL, verified=False)
-        assert mint.redeem(unverified, "twilio") == Announcement(CALL, verified=False)
+        assert tokens.redeem(token, "twilio") == TokenClaims(CALL, verified=True)
+        unverified = tokens.issue(CALL, verified=False)
+        assert tokens.redeem(unverified, "twilio") == TokenClaims(CALL, verified=False)
 
     def test_expires(self) -> None:
         now = [1000.0]
-        mint = TokenMint(now=lambda: now[0])
-        token = mint.mint(CALL)
+        tokens = StreamTokens(now=lambda: now[0])
+        token = tokens.issue(CALL)
         now[0] += TOKEN_TTL_S + 1
         with pytest.raises(TokenError, match="expired"):
-            mint.redeem(token, "twilio")
+            tokens.redeem(token, "twilio")
 
     def test_other_provider(self) -> None:
-        mint = TokenMint()
+        tokens = StreamTokens()
         with pytest.raises(TokenError, match="twilio"):
-            mint.redeem(mint.mint(CALL), "plivo")
+            tokens.redeem(tokens.issue(CALL), "plivo")
 
     @pytest.mark.parametrize(
         "token",
@@ -387,28 +383,28 @@ class TestTokenMint:
     )
     def test_forged(self, token: str) -> None:
         with pytest.raises(TokenError):
-            TokenMint().redeem(token, "twilio")
+            StreamTokens().redeem(token, "twilio")
 
     def test_every_changed_character_is_noticed(self) -> None:
-        mint = TokenMint()
-        token = mint.mint(CALL)
+        tokens = StreamTokens()
+        token = tokens.issue(CALL)
         for index, letter in enumerate(token):
             changed = token[:index] + ("A" if letter != "A" else "B") + token[index + 1 :]
             with pytest.raises(TokenError):
-                mint.redeem(changed, "twilio")
-        mint.redeem(token, "twilio")
+                tokens.redeem(changed, "twilio")
+        tokens.redeem(token, "twilio")
 
     def test_used_ones_are_forgotten_when_they_have_expired(self) -> None:
         now = [1000.0]
-        mint = TokenMint(now=lambda: now[0])
+        tokens = StreamTokens(now=lambda: now[0])
         for _ in range(100):
-            mint.redeem(mint.mint(CALL), "twilio")
+            tokens.redeem(tokens.issue(CALL), "twilio")
             now[0] += TOKEN_TTL_S
-        assert len(mint._used) <= 3
+        assert len(tokens._used) <= 3
 
     def test_a_shared_secret_works_in_another_process(self) -> None:
-        token = TokenMint(secret=b"s" * 32).mint(CALL)
-        assert TokenMint(secret=b"s" * 32).redeem(token, "twilio").call == CALL
+        token = StreamTokens(secret=b"s" * 32).issue(CALL)
+        assert StreamTokens(secret=b"s" * 32).redeem(token, "twilio").call == CALL
 
 
 class TestReplayGuard:
@@ -523,182 +519,10 @@ class TestReplayGuard:
         assert not self.admit(guard, "a", "x")
 
     def test_it_keeps_no_more_than_it_says(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(gate, "REPLAY_ENTRIES", 10)
+        monkeypatch.setattr(auth, "REPLAY_ENTRIES", 10)
         guard = ReplayGuard()
         for number in range(100):
             with guard.admit(str(number), str(number), ("twilio", str(number))) as succeed:
                 succeed()
         assert max(len(guard._answered), len(guard._requests), len(guard._calls)) <= 11
         assert not guard._under_way
-
-
-def call(number: int) -> Call:
-    return Call("twilio", f"CA{number}")
-
-
-class TestCapacity:
-    def test_reserving_twice_takes_one_place(self) -> None:
-        capacity = Capacity(1)
-        assert capacity.reserve(CALL)
-        assert capacity.reserve(CALL)
-        assert capacity.occupy(None) is None
-        place = capacity.occupy(CALL)
-        assert place is not None
-        assert not capacity.reserve(call(2))
-        place.leave()
-        assert capacity.reserve(call(2))
-
-    def test_a_place_that_is_not_taken_is_given_back(self) -> None:
-        now = [0.0]
-        capacity = Capacity(1, now=lambda: now[0])
-        assert capacity.reserve(CALL)
-        now[0] = TOKEN_TTL_S + 1
-        assert capacity.occupy(None) is not None
-
-    def test_a_place_is_freed_once(self) -> None:
-        capacity = Capacity(2)
-        place = capacity.occupy(CALL)
-        assert place is not None
-        for _ in range(2):
-            place.close()
-            place.leave()
-        assert (capacity.active, capacity.present) == (0, 0)
-
-    def test_a_running_call_gets_no_second_place(self) -> None:
-        capacity = Capacity(2)
-        capacity.reserve(CALL)
-        first = capacity.occupy(CALL)
-        assert first is not None
-        assert capacity.reserve(CALL)
-        assert capacity.reserve(call(2))
-        assert not capacity.reserve(call(3))
-        # The place is kept for its next stream, whether that comes before the end of the first or after it.
-        first.leave()
-        assert not capacity.reserve(call(3))
-        second = capacity.occupy(CALL)
-        assert second is not None
-        assert capacity.reserve(CALL)
-        third = capacity.occupy(CALL)
-        assert third is not None
-        assert capacity.active == 1
-        second.leave()
-        assert capacity.active == 1
-        third.leave()
-        assert capacity.active == 0
-        assert capacity.reserve(call(3))
-
-    def test_one_place_is_not_for_many_streams(self) -> None:
-        capacity = Capacity(2)
-        places = []
-        for _ in range(10):
-            capacity.reserve(CALL)
-            places.append(capacity.occupy(CALL))
-        # One of them has its next one beside it, and another place there is.
-        assert sum(place is not None for place in places) == 3
-
-    def test_a_call_that_is_over_gives_its_reservation_back(self) -> None:
-        capacity = Capacity(1)
-        capacity.reserve(CALL)
-        capacity.forget(call_key(CALL))
-        assert capacity.reserve(call(2))
-        running = capacity.occupy(call(2))
-        assert running is not None
-        capacity.forget(call_key(call(2)))
-        assert capacity.active == 1
-        assert not capacity.reserve(CALL)
-
-    def test_a_bot_that_lingers_keeps_no_place_unless_too_many_do(self) -> None:
-        capacity = Capacity(2)
-        lingering = []
-        for number in range(4):
-            place = capacity.occupy(call(number))
-            assert place is not None
-            place.close()
-            lingering.append(place)
-        assert (capacity.active, capacity.present) == (0, 4)
-        assert capacity.occupy(call(9)) is None
-        lingering.pop().leave()
-        assert capacity.occupy(call(9)) is not None
-
-    def test_strangers_keep_a_quarter_each_and_half_together(self) -> None:
-        now = [0.0]
-        capacity = Capacity(8, now=lambda: now[0])
-        for stranger in ("192.0.2.1", "192.0.2.2", "192.0.2.3"):
-            for number in range(20):
-                # All are answered: there is room, and their streams may find a place.
-                assert capacity.reserve(Call("exotel", f"{stranger}-{number}"), stranger=stranger)
-        assert capacity.reserved == 4
-        assert all(capacity.reserve(call(number)) for number in range(4))
-        assert not capacity.reserve(Call("exotel", "x"), stranger="192.0.2.4")
-        now[0] = STRANGER_TTL_S + 1
-        assert capacity.reserved == 4
-        assert not capacity._stranger_counts
-
-    def test_strangers_who_stream_and_say_nothing_leave_half_of_the_places(self) -> None:
-        capacity = Capacity(10)
-        places = []
-        for number in range(10):
-            assert capacity.reserve(call(number), stranger="192.0.2.1")
-            places.append(capacity.occupy(call(number), is_strangers=True))
-        silent = [place for place in places if place is not None]
-        assert len(silent) == capacity.active == 5
-        # Who has a signature finds room, whatever else strangers ask for.
-        for number in range(20, 40):
-            capacity.reserve(call(number), stranger=f"192.0.2.{number}")
-        for number in range(100, 105):
-            assert capacity.reserve(call(number))
-            assert capacity.occupy(call(number)) is not None
-        assert not capacity.reserve(call(105))
-        # A call that has started is one, whoever it is from; and so is one that has gone.
-        silent[0].start()
-        silent[1].leave()
-        assert capacity.occupy(call(50), is_strangers=True) is not None
-        assert capacity.occupy(call(51), is_strangers=True) is None
-        for place in silent:
-            place.start()
-            place.leave()
-        assert capacity._silent_strangers == 1
-
-    @pytest.mark.parametrize("limit", [1, 2, 10])
-    def test_a_place_that_is_kept_for_a_stranger_is_not_kept_from_a_verified_caller(self, limit: int) -> None:
-        capacity = Capacity(limit)
-        for number in range(limit):
-            capacity.reserve(call(number), stranger="192.0.2.1")
-        for number in range(100, 100 + limit):
-            assert capacity.reserve(call(number))
-        assert not capacity.reserve(call(200))
-        assert not capacity.reserve(call(201), stranger="192.0.2.2")
-        assert capacity.reserved == limit
-        assert not capacity._stranger_counts
-
-    def test_what_one_webhook_costs_does_not_grow_with_what_is_reserved(self) -> None:
-        now = [0.0]
-        capacity = Capacity(100_000, now=lambda: now[0])
-        looked_at = 0
-
-        class Counting(OrderedDict[Any, Any]):
-            def __iter__(self) -> Any:
-                nonlocal looked_at
-                for each in super().__iter__():
-                    looked_at += 1
-                    yield each
-
-            def values(self) -> Any:
-                return (self[each] for each in self)
-
-            def items(self) -> Any:
-                return ((each, self[each]) for each in self)
-
-        capacity._reserved = Counting()
-        for number in range(5_000):
-            assert capacity.reserve(call(number))
-        assert looked_at < 3 * 5_000
-        now[0] = TOKEN_TTL_S + 1
-        assert capacity.reserve(call(-1))
-        assert capacity.reserved == 1
-
-    def test_strangers_are_few_where_calls_are_not_limited(self) -> None:
-        capacity = Capacity(None)
-        for number in range(5000):
-            assert capacity.reserve(call(number), stranger=f"192.0.2.{number % 250}")
-        assert capacity.reserved <= 500

@@ -1,5 +1,5 @@
 """
-Who may come in: signed webhooks, stream tokens, and how many calls at once.
+Who may come in: signed webhooks, stream tokens, and no replays.
 
 A webhook that passes gets a stream token, which is the only way to a stream on a public address. The token is
 signed, bound to the call's id, works once and for a minute: long enough for a provider to dial, too short to
@@ -17,7 +17,7 @@ import json
 import math
 import secrets
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -28,15 +28,10 @@ from wsvoice.config import RunConfig, Verify
 from wsvoice.errors import ConfigError, SignatureError, TokenError
 from wsvoice.providers import PROVIDERS, load_server
 from wsvoice.providers.base import Server, WebhookRequest
+from wsvoice.runner.capacity import TOKEN_TTL_S, CallKey
 
-#: How long a stream token is good for. Providers dial within seconds; Twilio gives up after 15.
-TOKEN_TTL_S = 60
 #: How many characters a stream token may have; those that are minted have far fewer.
 TOKEN_LIMIT = 32 * 1024
-#: How long a place is kept for the stream of a webhook that nobody signed.
-STRANGER_TTL_S = 15
-#: What strangers have a share of where calls are not limited, in places.
-UNLIMITED_PLACES = 1000
 #: How long a seen webhook is remembered, and how many are; whichever ends first.
 REPLAY_WINDOW_S = 24 * 3600
 REPLAY_ENTRIES = 100_000
@@ -47,14 +42,6 @@ REPEAT_AGE_S = 4 * 3600
 REPEAT_LIMIT = 100
 #: How long a repeated webhook waits for the end of its call's stream, which it may have overtaken.
 STREAM_END_WAIT_S = 1.0
-
-#: A call as the gate knows it: its provider's name and its id.
-CallKey = tuple[str, str]
-
-
-def call_key(call: Call) -> CallKey:
-    """Return what tells `call` from every other."""
-    return call.provider, call.call_id
 
 
 def served_providers(config: RunConfig) -> dict[str, Server]:
@@ -120,7 +107,7 @@ def _or_off(config: RunConfig) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Announcement:
+class TokenClaims:
     """
     What a stream token says.
 
@@ -133,7 +120,7 @@ class Announcement:
     verified: bool
 
 
-class TokenMint:
+class StreamTokens:
     """
     Makes and checks stream tokens: the call they are for, when they end, and a signature over both.
 
@@ -145,7 +132,7 @@ class TokenMint:
         self._now = now
         self._used: OrderedDict[str, float] = OrderedDict()
 
-    def mint(self, call: Call, *, verified: bool = True) -> str:
+    def issue(self, call: Call, *, verified: bool = True) -> str:
         """Return a token for one stream of `call`; it holds nothing but ``A-Za-z0-9_-.``."""
         claims = [
             call.provider,
@@ -162,7 +149,7 @@ class TokenMint:
         body = _b64(json.dumps(claims, separators=(",", ":")).encode())
         return f"{body}.{self._sign(body)}"
 
-    def redeem(self, token: str, provider: str) -> Announcement:
+    def redeem(self, token: str, provider: str) -> TokenClaims:
         """
         Return what `token` says, and use the token up.
 
@@ -187,7 +174,7 @@ class TokenMint:
             raise TokenError("the stream token was used before")
         self._used[nonce] = expires
         names = ("call_id", "account_id", "from_number", "to_number", "direction", "control")
-        return Announcement(Call(provider=name, **dict(zip(names, fields, strict=True))), verified)
+        return TokenClaims(Call(provider=name, **dict(zip(names, fields, strict=True))), verified)
 
     def _sign(self, body: str) -> str:
         return _b64(hmac.new(self._secret, body.encode(), hashlib.sha256).digest()[:16])
@@ -330,240 +317,24 @@ class ReplayGuard:
             self._calls.popitem(last=False)
 
 
-@dataclass(slots=True)
-class _Line:
-    """A call that is running: how many streams it has, and until when a place is kept for its next one."""
-
-    streams: int = 1
-    next_until: float = -math.inf
-    stranger: str | None = None
-
-
-class Place:
+class Authenticator:
     """
-    A place that a stream has taken.
-
-    :meth:`leave` is called in any case, and :meth:`start` and :meth:`close` before it if it comes to that.
-    """
-
-    def __init__(self, capacity: Capacity, call: CallKey | None, *, is_strangers: bool) -> None:
-        self._capacity = capacity
-        self._call = call
-        self._is_silent = is_strangers
-        self._is_closed = False
-        self._has_left = False
-
-    def start(self) -> None:
-        """Note that the stream has started, so that it is a call like any other."""
-        if self._is_silent:
-            self._is_silent = False
-            self._capacity._silent_strangers -= 1
-
-    def close(self) -> None:
-        """Free the line: the stream is closed, though its bot may still have something to do."""
-        self.start()
-        if not self._is_closed:
-            self._is_closed = True
-            self._capacity._close(self._call)
-
-    def leave(self) -> None:
-        """Go: the bot has ended as well."""
-        self.close()
-        if not self._has_left:
-            self._has_left = True
-            self._capacity._leave()
-
-
-class Capacity:
-    """
-    How many calls may run at once; checked and reserved in one step.
-
-    A webhook reserves a place for as long as its token is good; the stream takes the place over. A call has one
-    place however many webhooks ask for it: one that comes while it runs (a redirect) keeps the place for the call's
-    next stream.
-
-    Strangers' webhooks, those that nobody signed, are answered while there is room, but keep few places, and not for
-    long: :data:`STRANGER_TTL_S`, at most a quarter of all for one address and half of them for all strangers, one at
-    least. A webhook beyond its share is answered too; its stream takes a place if there is one when it comes. So a
-    stranger who asks and never dials blocks nobody for long, and many callers behind one proxy, tunnel or provider's
-    address are served all the same. A verified webhook that finds no room takes a place that is kept for a stranger.
-
-    Strangers' streams that have not started may hold half of the places, two at least (two callers may come at the
-    same moment). One that has started is a call like any other and may fill every place: who serves webhooks without
-    verifying them (``--verify off``, a provider that signs nothing, localhost) accepts everybody as a caller, and a
-    start message is as easily sent as a webhook. Only signatures tell callers from strangers.
-
-    A call whose line is free no longer counts, though its bot may still be at work, unless more bots do that than
-    there are places.
+    Checks that webhooks and streams come from whom they claim to.
 
     Args:
-        limit: How many at once; ``None`` for no limit.
+        verify: The ``--verify`` option.
+        chosen_provider: The provider that was chosen by name, whose webhooks are accepted even if it signs nothing.
     """
 
-    def __init__(self, limit: int | None, *, now: Callable[[], float] = time.monotonic) -> None:
-        self.limit = limit
-        self._now = now
-        places = UNLIMITED_PLACES if limit is None else limit
-        self._share = max(1, places // 4)
-        self._strangers_share = max(1, places // 2)
-        self._silent_share = max(2, places // 2)
-        # Strangers' streams that have not started.
-        self._silent_strangers = 0
-        # Both in the order in which they expire. A stranger's comes with its address.
-        self._reserved: OrderedDict[CallKey, float] = OrderedDict()
-        self._strangers: OrderedDict[CallKey, tuple[float, str]] = OrderedDict()
-        self._stranger_counts: Counter[str] = Counter()
-        self._lines: dict[CallKey, _Line] = {}
-        self._active = 0
-        self._present = 0
-
-    @property
-    def active(self) -> int:
-        """How many calls are running."""
-        return self._active
-
-    @property
-    def present(self) -> int:
-        """How many streams' bots are at work; more than there are calls while some have something to finish."""
-        return self._present
-
-    @property
-    def reserved(self) -> int:
-        """For how many calls a place is kept whose streams may still come."""
-        self._forget_expired()
-        return len(self._reserved) + len(self._strangers)
-
-    def reserve(self, call: Call, *, stranger: str | None = None) -> bool:
-        """
-        Keep a place for the stream of `call`; false if there is none.
-
-        Args:
-            call: The call.
-            stranger: The address that an unsigned webhook came from; ``None`` for one that can be trusted.
-        """
-        self._forget_expired()
-        key = call_key(call)
-        if (line := self._lines.get(key)) is not None:
-            line.next_until = self._now() + (TOKEN_TTL_S if stranger is None else STRANGER_TTL_S)
-            line.stranger = stranger
-            return True
-        was_trusted = key in self._reserved
-        if not self._drop(key) and self._is_full() and not (stranger is None and self._displace_stranger()):
-            return False
-        self._keep(key, None if was_trusted else stranger)
-        return True
-
-    def knows(self, call: CallKey) -> bool:
-        """Whether a call is running, or has a place kept for it."""
-        self._forget_expired()
-        return call in self._lines or call in self._reserved or call in self._strangers
-
-    def forget(self, call: CallKey) -> None:
-        """Give back the place that is kept for a call's stream; a call that is running goes on."""
-        self._drop(call)
-        if (line := self._lines.get(call)) is not None:
-            line.next_until = -math.inf
-
-    def occupy(self, call: Call | None, *, is_strangers: bool = False) -> Place | None:
-        """
-        Take a place for a stream, the one kept for its call if there is one; ``None`` if there is none.
-
-        Args:
-            call: The call that its token is for; ``None`` without one.
-            is_strangers: Whether nobody vouches for it, so that it counts as a stranger's until it starts.
-        """
-        self._forget_expired()
-        if is_strangers and self._silent_strangers >= self._silent_share:
-            return None
-        key = call_key(call) if call is not None else None
-        line = self._lines.get(key) if key is not None else None
-        if line is not None and line.streams == 1 and line.next_until >= self._now():
-            # Of the two streams one is about to end: a call has one at a time.
-            line.streams = 2
-            line.next_until = -math.inf
-        else:
-            if not (key is not None and self._drop(key)) and self._is_full():
-                return None
-            if line is not None:
-                key = None
-            elif key is not None:
-                self._lines[key] = _Line()
-            self._active += 1
-        self._present += 1
-        self._silent_strangers += is_strangers
-        return Place(self, key, is_strangers=is_strangers)
-
-    def _close(self, key: CallKey | None) -> None:
-        line = self._lines.get(key) if key is not None else None
-        if key is not None and line is not None:
-            line.streams -= 1
-            if line.streams:
-                return
-            del self._lines[key]
-        self._active -= 1
-        if key is not None and line is not None and line.next_until >= self._now():
-            self._keep(key, line.stranger)
-
-    def _leave(self) -> None:
-        self._present -= 1
-
-    def _is_full(self) -> bool:
-        if self.limit is None:
-            return False
-        lingering = max(0, self._present - self._active)
-        taken = self._active + len(self._reserved) + len(self._strangers)
-        return taken + max(0, lingering - self.limit) >= self.limit
-
-    def _displace_stranger(self) -> bool:
-        """Give up the oldest place that is kept for a stranger; false if that does not make room."""
-        if self._strangers:
-            self._drop(next(iter(self._strangers)))
-        return not self._is_full()
-
-    def _keep(self, key: CallKey, stranger: str | None) -> None:
-        now = self._now()
-        if stranger is None:
-            self._reserved[key] = now + TOKEN_TTL_S
-        elif self._stranger_counts[stranger] < self._share and len(self._strangers) < self._strangers_share:
-            self._strangers[key] = (now + STRANGER_TTL_S, stranger)
-            self._stranger_counts[stranger] += 1
-
-    def _drop(self, key: CallKey) -> bool:
-        if self._reserved.pop(key, None) is not None:
-            return True
-        kept = self._strangers.pop(key, None)
-        if kept is None:
-            return False
-        _, stranger = kept
-        self._stranger_counts[stranger] -= 1
-        if not self._stranger_counts[stranger]:
-            del self._stranger_counts[stranger]
-        return True
-
-    def _forget_expired(self) -> None:
-        now = self._now()
-        while self._reserved and next(iter(self._reserved.values())) < now:
-            self._reserved.popitem(last=False)
-        while self._strangers and next(iter(self._strangers.values()))[0] < now:
-            self._drop(next(iter(self._strangers)))
-
-
-@dataclass(slots=True)
-class Gate:
-    """Everything that stands between the internet and a bot."""
-
-    verify: Verify
-    tokens: TokenMint
-    replays: ReplayGuard
-    capacity: Capacity
-    #: The provider that was asked for by name, which is taken as it is if it signs nothing.
-    asked_for: str | None = None
-    #: Set while the process drains: nobody new comes in.
-    closed: bool = False
+    def __init__(self, verify: Verify, *, chosen_provider: str | None = None) -> None:
+        self.tokens = StreamTokens()
+        self.replays = ReplayGuard()
+        self._verify = verify
+        self._chosen_provider = chosen_provider
 
     def verifies(self, provider: Server) -> bool:
         """Whether this provider's webhooks are checked."""
-        return self.verify != "off" and provider.can_verify()
+        return self._verify != "off" and provider.can_verify()
 
     def check_webhook(self, provider: Server, request: WebhookRequest, *, is_public: bool) -> None:
         """
@@ -576,7 +347,7 @@ class Gate:
         """
         if self.verifies(provider):
             _verify(provider, request)
-        elif is_public and self.verify != "off" and (provider.signs or provider.name != self.asked_for):
+        elif is_public and self._verify != "off" and (provider.signs or provider.name != self._chosen_provider):
             if provider.signs:
                 raise SignatureError(
                     f"{provider.title}'s webhooks cannot be verified, for {provider.credential_names[0]} is not set",

@@ -1,31 +1,17 @@
-"""
-The routes: where a provider's webhook and media WebSocket come in. What happens then is the session's.
-
-============================  =======================================================================
-``GET/POST /``                the webhook of the one provider that is served, or of whichever it is
-``GET/POST /<provider>``      the webhook of one provider; a slash more at its end is the same
-``WS /ws/<provider>/<token>`` a stream that a webhook announced
-``WS /ws``, ``/ws/<provider>`` a stream without a token; only on localhost, or with ``--stream-auth none``
-``POST /start``               a token for a plain client, and ``/ws-client/<token>``; with ``-t websocket``
-``GET /healthz``              200 while the process works; on this machine also how many calls there are
-``GET /readyz``               200 while it takes calls, 503 once it drains
-============================  =======================================================================
-"""
+"""Connects a provider's webhooks and media WebSockets to the bot."""
 
 from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Container
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Container
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from fastapi import APIRouter, FastAPI
 from loguru import logger
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route, WebSocketRoute
+from starlette.responses import PlainTextResponse, Response
 from starlette.websockets import WebSocket
 
 from wsvoice import http
@@ -35,25 +21,24 @@ from wsvoice.errors import HttpError, RemoteProtocolError, SignatureError, Token
 from wsvoice.providers import PROVIDERS, load_server
 from wsvoice.providers.base import Answer, CallUpdate, HttpRequest, Server, WebhookRequest
 from wsvoice.runner import requests
-from wsvoice.runner.bot_task import POLICY_VIOLATION
+from wsvoice.runner.auth import Authenticator, served_providers
+from wsvoice.runner.bot_task import POLICY_VIOLATION, Bot
 from wsvoice.runner.bounded_socket import MESSAGE_TOO_BIG
+from wsvoice.runner.capacity import Capacity, Place, call_key
 from wsvoice.runner.clients import Clients
 from wsvoice.runner.detection import detect_provider
 from wsvoice.runner.diagnosis import Cause
-from wsvoice.runner.gate import Capacity, Gate, Place, ReplayGuard, TokenMint, call_key, served_providers
 from wsvoice.runner.logs import RefusalLog
 from wsvoice.runner.media_socket import StreamSocket
 from wsvoice.runner.session import ID_LIMIT, Session
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
 
     from loguru import Logger
 
     from wsvoice.runner.clients import ClientRecord
     from wsvoice.runner.session import CallRecord
-
-Bot = Callable[[Any], Awaitable[Any]]
 
 #: How long a provider's API may take.
 REST_TIMEOUT_S = 5.0
@@ -70,7 +55,7 @@ class Switchboard:
     Args:
         bot: The user's coroutine function.
         config: The server's settings.
-        providers: As :func:`~wsvoice.runner.gate.served_providers` returns them.
+        providers: As :func:`~wsvoice.runner.auth.served_providers` returns them.
         on_call_ended: Called with the record of each call that has ended.
     """
 
@@ -87,37 +72,32 @@ class Switchboard:
 
         self.bot = bot
         self.config = config
-        self.gate = Gate(
-            verify=config.verify,
-            tokens=TokenMint(),
-            replays=ReplayGuard(),
-            capacity=Capacity(config.max_calls),
-            asked_for=config.transport,
-        )
+        self.auth = Authenticator(config.verify, chosen_provider=config.transport)
+        self.capacity = Capacity(config.max_calls)
         self.providers = providers
         self._refusals = RefusalLog()
         self.sessions: set[Session] = set()
         self._announced: OrderedDict[tuple[str, str], Call] = OrderedDict()
         #: Where plain clients come in; ``None`` where providers do.
-        self.clients = (
-            Clients(bot, config, self.gate, self._refusals, self._report) if config.transport == "websocket" else None
-        )
+        self.clients: Clients | None = None
+        if config.transport == "websocket":
+            self.clients = Clients(bot, config, self.auth.tokens, self.capacity, self._refusals, self._report)
         self._make_arguments = call_arguments
         self._on_call_ended = on_call_ended
 
     @property
     def active_calls(self) -> int:
         """How many calls are running, or have a bot that is still at work."""
-        return self.gate.capacity.present
+        return self.capacity.present
 
     def drain(self) -> None:
         """Take no new calls; those that run go on."""
-        self.gate.closed = True
+        self.capacity.draining = True
 
     @property
     def pending(self) -> int:
         """How many calls were announced by a webhook whose streams have not come yet."""
-        return self.gate.capacity.reserved
+        return self.capacity.reserved
 
     @property
     def call_ids(self) -> list[str]:
@@ -174,14 +154,14 @@ class Switchboard:
             self._refusals.warning(log, "webhook refused (400)", "it names no host, or a bad one")
             return PlainTextResponse("The request must name one host.\n", 400)
         try:
-            self.gate.check_webhook(provider, asked, is_public=requests.is_public(request, self.config))
+            self.auth.check_webhook(provider, asked, is_public=requests.is_public(request, self.config))
         except SignatureError as error:
             if (host := self._signed_for(provider, asked, request)) is not None:
                 error.hint = (
                     f"it is signed for {host}, which this server does not know: if that is yours, use -x {host}"
                 )
             self._refusals.warning(log, "webhook refused (403)", requests.with_hint(error))
-            is_checked = self.gate.verifies(provider)
+            is_checked = self.auth.verifies(provider)
             refusal = "The signature is missing or wrong." if is_checked else "It cannot be verified; the log says why."
             return PlainTextResponse(f"{refusal}\n", 403)
         if (host := requests.unknown_host(request, self.config)) is not None:
@@ -199,7 +179,7 @@ class Switchboard:
         call_id = event.call_id if event is not None else ""
         log = logger.bind(call=call_id if 0 < len(call_id) <= ID_LIMIT and call_id.isprintable() else "-")
         try:
-            async with self.gate.admit(provider, asked, call_id) as succeed:
+            async with self.auth.admit(provider, asked, call_id) as succeed:
                 if isinstance(event, Call):
                     response = await self._answer(provider, event, request, prefix, log)
                 else:
@@ -220,29 +200,29 @@ class Switchboard:
         log.log(level, "{} reports {}{}", provider.title, update.event[:UPDATE_LIMIT], detail)
         if update.ended and update.call_id:
             # Where nothing is signed a stranger may say so, who has to know the id. A call that is running goes on.
-            self.gate.capacity.forget((provider.name, update.call_id))
-            self.gate.replays.call_ended((provider.name, update.call_id))
+            self.capacity.forget((provider.name, update.call_id))
+            self.auth.replays.call_ended((provider.name, update.call_id))
 
     async def _answer(self, provider: Server, call: Call, request: Request, prefix: str, log: Logger) -> Response:
         """Answer the webhook of a call: keep a place, make a token, render the document."""
-        stranger = None if self.gate.verifies(provider) else requests.address(request, self.config)
+        stranger = None if self.auth.verifies(provider) else requests.address(request, self.config)
         # A call that is running may finish, and so may go on with another stream.
-        is_closed = self.gate.closed and not self.gate.capacity.knows(call_key(call))
-        if is_closed or not self.gate.capacity.reserve(call, stranger=stranger):
+        is_closed = self.capacity.draining and not self.capacity.knows(call_key(call))
+        if is_closed or not self.capacity.reserve(call, stranger=stranger):
             self._refusals.warning(log, "webhook answered busy", "draining" if is_closed else "every place is taken")
             return await self._respond(provider.busy(call), log)
         base = requests.stream_base(request, self.config) + prefix
-        stream_url = f"{base}/ws/{provider.name}/{self.gate.tokens.mint(call, verified=stranger is None)}"
+        stream_url = f"{base}/ws/{provider.name}/{self.auth.tokens.issue(call, verified=stranger is None)}"
         try:
             answer = provider.answer(self._with_parameters(call), stream_url)
         except WsvoiceError as error:
             log.error("webhook not answered: {}", requests.with_hint(error))
-            self.gate.capacity.forget(call_key(call))
+            self.capacity.forget(call_key(call))
             return PlainTextResponse("The answer could not be rendered.\n", 500)
         self._remember(call)
         response = await self._respond(answer, log)
         if response.status_code >= 300:
-            self.gate.capacity.forget(call_key(call))
+            self.capacity.forget(call_key(call))
             return response
         log.info("webhook answered: {} calls {}", call.from_number or "somebody", call.to_number or "the bot")
         return response
@@ -325,8 +305,8 @@ class Switchboard:
             await requests.deny(websocket, 403, "The stream token or signature is missing or wrong.")
             return
         # A caller who was told where to dial is let in, though the server has been asked to stop meanwhile.
-        is_closed = self.gate.closed and announced is None
-        place = None if is_closed else self.gate.capacity.occupy(announced, is_strangers=is_strangers)
+        is_closed = self.capacity.draining and announced is None
+        place = None if is_closed else self.capacity.occupy(announced, is_strangers=is_strangers)
         if place is None:
             self._refusals.warning(log, "stream refused (503)", "draining" if is_closed else "every place is taken")
             await requests.deny(websocket, 503, "Every place is taken.")
@@ -347,11 +327,11 @@ class Switchboard:
             nonlocal is_closed
             place.close()
             if announced is not None and not is_closed:
-                self.gate.replays.stream_ended(call_key(announced))
+                self.auth.replays.stream_ended(call_key(announced))
             is_closed = True
 
         if announced is not None:
-            self.gate.replays.stream_started(call_key(announced))
+            self.auth.replays.stream_started(call_key(announced))
         try:
             yield close
         finally:
@@ -369,7 +349,7 @@ class Switchboard:
             TokenError: If it needs a token, or has a bad one.
         """
         if token is not None and provider is not None:
-            announcement = self.gate.tokens.redeem(token, provider.name)
+            announcement = self.auth.tokens.redeem(token, provider.name)
             return announcement.call, not announcement.verified
         if provider is not None and provider.has_credentials(self._upgrade_request(websocket)):
             return None, False  # What the user gave the provider instead of a token.
@@ -388,7 +368,7 @@ class Switchboard:
             SignatureError: With ``--verify enforce``, if it is not.
         """
         try:
-            matched = self.gate.check_upgrade(provider, self._upgrade_request(websocket))
+            matched = self.auth.check_upgrade(provider, self._upgrade_request(websocket))
         except SignatureError as error:
             if self.config.verify == "enforce":
                 raise
@@ -494,49 +474,6 @@ class Switchboard:
         return None
 
 
-def create_app(bot: Bot, config: RunConfig | None = None) -> FastAPI:
-    """
-    Return the FastAPI application that serves `bot`: webhooks, media streams and health checks.
-
-    Args:
-        bot: A coroutine function that takes the call's arguments.
-        config: The settings; those of a development server on localhost by default.
-
-    Raises:
-        ConfigError: If the settings contradict each other.
-    """
-    return application(create_switchboard(bot, config))
-
-
-def application(switchboard: Switchboard) -> FastAPI:
-    """Return an application with the switchboard's routes and nothing else."""
-    app = FastAPI(title="wsvoice", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
-    app.state.switchboard = switchboard
-    app.include_router(_router(switchboard))
-    if switchboard.clients is None:
-        # Only where all paths are ours: whoever has entered a provider's path that is not served learns why.
-        guides = [_guide(switchboard, name, slash) for name in PROVIDERS for slash in ("", "/")]
-        app.router.routes.extend(guides)
-    return app
-
-
-def create_router(bot: Bot, config: RunConfig | None = None) -> APIRouter:
-    """
-    Return the same routes for an application of your own: ``app.include_router(create_router(bot), prefix="/voice")``.
-
-    The application's middleware and lifespan apply. Run it with ``--ws-max-size 65536`` and WebSocket pings, as
-    ``wsvoice run`` does, so that the server itself refuses large messages and notices callers that vanish.
-
-    Args:
-        bot: A coroutine function that takes the call's arguments.
-        config: The settings; those of a development server on localhost by default.
-
-    Raises:
-        ConfigError: If the settings contradict each other.
-    """
-    return _router(create_switchboard(bot, config))
-
-
 def create_switchboard(
     bot: Bot, config: RunConfig | None = None, providers: dict[str, Server] | None = None
 ) -> Switchboard:
@@ -550,85 +487,12 @@ def create_switchboard(
     return Switchboard(bot, config, providers)
 
 
-def _router(switchboard: Switchboard) -> APIRouter:
-    def introduce(request: Request, response: Response) -> Response:
-        """Tell a program on this machine whom it has reached."""
-        if requests.is_local_program(request):
-            response.headers[http.PROVIDERS_HEADER] = ",".join(switchboard.providers)
-        if (host := requests.public_host_for(request, switchboard.config)) is not None:
-            response.headers[http.PUBLIC_HOST_HEADER] = host
-        return response
-
-    async def answer(request: Request, name: str | None = None) -> Response:
-        return introduce(request, await switchboard.webhook(request, name))
-
-    async def webhook(request: Request) -> Response:
-        return await answer(request)
-
-    async def stream(websocket: WebSocket) -> None:
-        path = websocket.path_params
-        await switchboard.stream(websocket, path.get("provider"), path.get("token"))
-
-    def health_of(request: Request, status: str, code: int) -> Response:
-        # How busy a bot is concerns nobody but who runs it.
-        calls = {} if requests.is_from_elsewhere(request) else {"calls": switchboard.gate.capacity.active}
-        return introduce(request, JSONResponse({"status": status, **calls}, code))
-
-    async def healthz(request: Request) -> Response:
-        return health_of(request, "ok", 200)
-
-    async def readyz(request: Request) -> Response:
-        return health_of(request, "draining", 503) if switchboard.gate.closed else health_of(request, "ready", 200)
-
-    def webhook_of(name: str) -> Callable[[Request], Awaitable[Response]]:
-        async def provider_webhook(request: Request) -> Response:
-            return await answer(request, name)
-
-        return provider_webhook
-
-    @asynccontextmanager
-    async def lifespan(_: Any) -> AsyncIterator[None]:
-        yield
-        switchboard.end_all("the server stops")
-
-    health = [Route("/healthz", healthz), Route("/readyz", readyz)]
-    if switchboard.clients is not None:
-        return APIRouter(lifespan=lifespan, redirect_slashes=False, routes=[*health, *switchboard.clients.routes()])
-    # One route for each provider: a pattern would take paths of the application that this is part of.
-    # Both forms of each, for a redirect would lead to this server's own address, and lose the signature.
-    webhooks = [
-        Route(f"/{name}{slash}", webhook_of(name), methods=["GET", "POST"])
-        for name in switchboard.providers
-        for slash in ("", "/")
-    ]
-    return APIRouter(
-        lifespan=lifespan,
-        redirect_slashes=False,
-        routes=[
-            *health,
-            Route("/", webhook, methods=["GET", "POST"]),
-            *webhooks,
-            WebSocketRoute("/ws", stream),
-            WebSocketRoute("/ws/{provider}", stream),
-            WebSocketRoute("/ws/{provider}/{token}", stream),
-        ],
-    )
-
-
 def _is_signed(provider: Server, request: WebhookRequest) -> bool:
     try:
         provider.verify(request, now=time.time())
     except SignatureError:
         return False
     return True
-
-
-def _guide(switchboard: Switchboard, name: str, slash: str) -> Route:
-    async def guide(_: Request) -> Response:
-        served = ", ".join(f"/{each}" for each in switchboard.providers)
-        return PlainTextResponse(f"Not served here (-t {name}). Webhooks: {served}\n", 404)
-
-    return Route(f"/{name}{slash}", guide, methods=["GET", "POST"])
 
 
 def _response(answer: Answer) -> Response:

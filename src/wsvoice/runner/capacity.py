@@ -1,0 +1,249 @@
+"""How many calls run at once, and for which announced calls a place is reserved."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from wsvoice.call import Call
+
+#: How long a stream token is valid, and a place is reserved for its stream. Providers dial within seconds; Twilio gives
+#: up after 15.
+TOKEN_TTL_S = 60
+#: How long a place is kept for the stream of a webhook that nobody signed.
+STRANGER_TTL_S = 15
+#: The number of places that strangers have a share of where calls are not limited.
+UNLIMITED_PLACES = 1000
+
+#: What identifies a call: its provider's name and its id.
+CallKey = tuple[str, str]
+
+
+def call_key(call: Call) -> CallKey:
+    """Return what tells `call` from every other."""
+    return call.provider, call.call_id
+
+
+@dataclass(slots=True)
+class _Line:
+    """A call that is running: how many streams it has, and until when a place is kept for its next one."""
+
+    streams: int = 1
+    next_until: float = -math.inf
+    stranger: str | None = None
+
+
+class Place:
+    """
+    A place that a stream has taken.
+
+    :meth:`leave` is called in any case, and :meth:`start` and :meth:`close` before it if it comes to that.
+    """
+
+    def __init__(self, capacity: Capacity, call: CallKey | None, *, is_strangers: bool) -> None:
+        self._capacity = capacity
+        self._call = call
+        self._is_silent = is_strangers
+        self._is_closed = False
+        self._has_left = False
+
+    def start(self) -> None:
+        """Note that the stream has started, so that it is a call like any other."""
+        if self._is_silent:
+            self._is_silent = False
+            self._capacity._silent_strangers -= 1
+
+    def close(self) -> None:
+        """Free the line: the stream is closed, though its bot may still have something to do."""
+        self.start()
+        if not self._is_closed:
+            self._is_closed = True
+            self._capacity._close(self._call)
+
+    def leave(self) -> None:
+        """Go: the bot has ended as well."""
+        self.close()
+        if not self._has_left:
+            self._has_left = True
+            self._capacity._leave()
+
+
+class Capacity:
+    """
+    How many calls may run at once; checked and reserved in one step.
+
+    A webhook reserves a place for as long as its token is good; the stream takes the place over. A call has one
+    place however many webhooks ask for it: one that comes while it runs (a redirect) keeps the place for the call's
+    next stream.
+
+    Strangers' webhooks, those that nobody signed, are answered while there is room, but keep few places, and not for
+    long: :data:`STRANGER_TTL_S`, at most a quarter of all for one address and half of them for all strangers, one at
+    least. A webhook beyond its share is answered too; its stream takes a place if there is one when it comes. So a
+    stranger who asks and never dials blocks nobody for long, and many callers behind one proxy, tunnel or provider's
+    address are served all the same. A verified webhook that finds no room takes a place that is kept for a stranger.
+
+    Strangers' streams that have not started may hold half of the places, two at least (two callers may come at the
+    same moment). One that has started is a call like any other and may fill every place: who serves webhooks without
+    verifying them (``--verify off``, a provider that signs nothing, localhost) accepts everybody as a caller, and a
+    start message is as easily sent as a webhook. Only signatures tell callers from strangers.
+
+    A call whose line is free no longer counts, though its bot may still be at work, unless more bots do that than
+    there are places.
+
+    Attributes:
+        draining: The process is about to stop: no new calls are taken.
+
+    Args:
+        limit: How many at once; ``None`` for no limit.
+    """
+
+    def __init__(self, limit: int | None, *, now: Callable[[], float] = time.monotonic) -> None:
+        self.limit = limit
+        self.draining = False
+        self._now = now
+        places = UNLIMITED_PLACES if limit is None else limit
+        self._share = max(1, places // 4)
+        self._strangers_share = max(1, places // 2)
+        self._silent_share = max(2, places // 2)
+        # Strangers' streams that have not started.
+        self._silent_strangers = 0
+        # Both in the order in which they expire. A stranger's comes with its address.
+        self._reserved: OrderedDict[CallKey, float] = OrderedDict()
+        self._strangers: OrderedDict[CallKey, tuple[float, str]] = OrderedDict()
+        self._stranger_counts: Counter[str] = Counter()
+        self._lines: dict[CallKey, _Line] = {}
+        self._active = 0
+        self._present = 0
+
+    @property
+    def active(self) -> int:
+        """How many calls are running."""
+        return self._active
+
+    @property
+    def present(self) -> int:
+        """How many streams' bots are at work; more than there are calls while some have something to finish."""
+        return self._present
+
+    @property
+    def reserved(self) -> int:
+        """For how many calls a place is kept whose streams may still come."""
+        self._forget_expired()
+        return len(self._reserved) + len(self._strangers)
+
+    def reserve(self, call: Call, *, stranger: str | None = None) -> bool:
+        """
+        Keep a place for the stream of `call`; false if there is none.
+
+        Args:
+            call: The call.
+            stranger: The address that an unsigned webhook came from; ``None`` for one that can be trusted.
+        """
+        self._forget_expired()
+        key = call_key(call)
+        if (line := self._lines.get(key)) is not None:
+            line.next_until = self._now() + (TOKEN_TTL_S if stranger is None else STRANGER_TTL_S)
+            line.stranger = stranger
+            return True
+        was_trusted = key in self._reserved
+        if not self._drop(key) and self._is_full() and not (stranger is None and self._displace_stranger()):
+            return False
+        self._keep(key, None if was_trusted else stranger)
+        return True
+
+    def knows(self, call: CallKey) -> bool:
+        """Whether a call is running, or has a place kept for it."""
+        self._forget_expired()
+        return call in self._lines or call in self._reserved or call in self._strangers
+
+    def forget(self, call: CallKey) -> None:
+        """Give back the place that is kept for a call's stream; a call that is running goes on."""
+        self._drop(call)
+        if (line := self._lines.get(call)) is not None:
+            line.next_until = -math.inf
+
+    def occupy(self, call: Call | None, *, is_strangers: bool = False) -> Place | None:
+        """
+        Take a place for a stream, the one kept for its call if there is one; ``None`` if there is none.
+
+        Args:
+            call: The call that its token is for; ``None`` without one.
+            is_strangers: Whether nobody vouches for it, so that it counts as a stranger's until it starts.
+        """
+        self._forget_expired()
+        if is_strangers and self._silent_strangers >= self._silent_share:
+            return None
+        key = call_key(call) if call is not None else None
+        line = self._lines.get(key) if key is not None else None
+        if line is not None and line.streams == 1 and line.next_until >= self._now():
+            # Of the two streams one is about to end: a call has one at a time.
+            line.streams = 2
+            line.next_until = -math.inf
+        else:
+            if not (key is not None and self._drop(key)) and self._is_full():
+                return None
+            if line is not None:
+                key = None
+            elif key is not None:
+                self._lines[key] = _Line()
+            self._active += 1
+        self._present += 1
+        self._silent_strangers += is_strangers
+        return Place(self, key, is_strangers=is_strangers)
+
+    def _close(self, key: CallKey | None) -> None:
+        line = self._lines.get(key) if key is not None else None
+        if key is not None and line is not None:
+            line.streams -= 1
+            if line.streams:
+                return
+            del self._lines[key]
+        self._active -= 1
+        if key is not None and line is not None and line.next_until >= self._now():
+            self._keep(key, line.stranger)
+
+    def _leave(self) -> None:
+        self._present -= 1
+
+    def _is_full(self) -> bool:
+        if self.limit is None:
+            return False
+        lingering = max(0, self._present - self._active)
+        taken = self._active + len(self._reserved) + len(self._strangers)
+        return taken + max(0, lingering - self.limit) >= self.limit
+
+    def _displace_stranger(self) -> bool:
+        """Give up the oldest place that is kept for a stranger; false if that does not make room."""
+        if self._strangers:
+            self._drop(next(iter(self._strangers)))
+        return not self._is_full()
+
+    def _keep(self, key: CallKey, stranger: str | None) -> None:
+        now = self._now()
+        if stranger is None:
+            self._reserved[key] = now + TOKEN_TTL_S
+        elif self._stranger_counts[stranger] < self._share and len(self._strangers) < self._strangers_share:
+            self._strangers[key] = (now + STRANGER_TTL_S, stranger)
+            self._stranger_counts[stranger] += 1
+
+    def _drop(self, key: CallKey) -> bool:
+        if self._reserved.pop(key, None) is not None:
+            return True
+        kept = self._strangers.pop(key, None)
+        if kept is None:
+            return False
+        _, stranger = kept
+        self._stranger_counts[stranger] -= 1
+        if not self._stranger_counts[stranger]:
+            del self._stranger_counts[stranger]
+        return True
+
+    def _forget_expired(self) -> None:
+        now = self._now()
+        while self._reserved and next(iter(self._reserved.values())) < now:
+            self._reserved.popitem(last=False)
+        while self._strangers and next(iter(self._strangers.values()))[0] < now:
+            self._drop(next(iter(self._strangers)))

@@ -1,0 +1,153 @@
+"""
+The routes of the server, and the application and the router that have them.
+
+============================  =======================================================================
+``GET/POST /``                the webhook of the one provider that is served, or of whichever it is
+``GET/POST /<provider>``      the webhook of one provider; a slash more at its end is the same
+``WS /ws/<provider>/<token>`` a stream that a webhook announced
+``WS /ws``, ``/ws/<provider>`` a stream without a token; only on localhost, or with ``--stream-auth none``
+``POST /start``               a token for a plain client, and ``/ws-client/<token>``; with ``-t websocket``
+``GET /healthz``              200 while the process works; on this machine also how many calls there are
+``GET /readyz``               200 while it takes calls, 503 once it drains
+============================  =======================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, FastAPI
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
+
+from wsvoice import http
+from wsvoice.config import RunConfig
+from wsvoice.providers import PROVIDERS
+from wsvoice.runner import requests
+from wsvoice.runner.bot_task import Bot
+from wsvoice.runner.switchboard import Switchboard, create_switchboard
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+def create_app(bot: Bot, config: RunConfig | None = None) -> FastAPI:
+    """
+    Return the FastAPI application that serves `bot`: webhooks, media streams and health checks.
+
+    Args:
+        bot: A coroutine function that takes the call's arguments.
+        config: The settings; those of a development server on localhost by default.
+
+    Raises:
+        ConfigError: If the settings contradict each other.
+    """
+    return application(create_switchboard(bot, config))
+
+
+def application(switchboard: Switchboard) -> FastAPI:
+    """Return an application with the switchboard's routes and nothing else."""
+    app = FastAPI(title="wsvoice", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    app.state.switchboard = switchboard
+    app.include_router(_router(switchboard))
+    if switchboard.clients is None:
+        # Only where all paths are ours: whoever has entered a provider's path that is not served learns why.
+        guides = [_guide(switchboard, name, slash) for name in PROVIDERS for slash in ("", "/")]
+        app.router.routes.extend(guides)
+    return app
+
+
+def create_router(bot: Bot, config: RunConfig | None = None) -> APIRouter:
+    """
+    Return the same routes for an application of your own: ``app.include_router(create_router(bot), prefix="/voice")``.
+
+    The application's middleware and lifespan apply. Run it with ``--ws-max-size 65536`` and WebSocket pings, as
+    ``wsvoice run`` does, so that the server itself refuses large messages and notices callers that vanish.
+
+    Args:
+        bot: A coroutine function that takes the call's arguments.
+        config: The settings; those of a development server on localhost by default.
+
+    Raises:
+        ConfigError: If the settings contradict each other.
+    """
+    return _router(create_switchboard(bot, config))
+
+
+def _router(switchboard: Switchboard) -> APIRouter:
+    def introduce(request: Request, response: Response) -> Response:
+        """Tell a program on this machine whom it has reached."""
+        if requests.is_local_program(request):
+            response.headers[http.PROVIDERS_HEADER] = ",".join(switchboard.providers)
+        if (host := requests.public_host_for(request, switchboard.config)) is not None:
+            response.headers[http.PUBLIC_HOST_HEADER] = host
+        return response
+
+    async def answer(request: Request, name: str | None = None) -> Response:
+        return introduce(request, await switchboard.webhook(request, name))
+
+    async def webhook(request: Request) -> Response:
+        return await answer(request)
+
+    async def stream(websocket: WebSocket) -> None:
+        path = websocket.path_params
+        await switchboard.stream(websocket, path.get("provider"), path.get("token"))
+
+    def health_of(request: Request, status: str, code: int) -> Response:
+        # How busy a bot is concerns nobody but who runs it.
+        calls = {} if requests.is_from_elsewhere(request) else {"calls": switchboard.capacity.active}
+        return introduce(request, JSONResponse({"status": status, **calls}, code))
+
+    async def healthz(request: Request) -> Response:
+        return health_of(request, "ok", 200)
+
+    async def readyz(request: Request) -> Response:
+        if switchboard.capacity.draining:
+            return health_of(request, "draining", 503)
+        return health_of(request, "ready", 200)
+
+    def webhook_of(name: str) -> Callable[[Request], Awaitable[Response]]:
+        async def provider_webhook(request: Request) -> Response:
+            return await answer(request, name)
+
+        return provider_webhook
+
+    @asynccontextmanager
+    async def lifespan(_: Any) -> AsyncIterator[None]:
+        yield
+        switchboard.end_all("the server stops")
+
+    health = [Route("/healthz", healthz), Route("/readyz", readyz)]
+    if switchboard.clients is not None:
+        return APIRouter(lifespan=lifespan, redirect_slashes=False, routes=[*health, *switchboard.clients.routes()])
+    # One route for each provider: a pattern would take paths of the application that this is part of.
+    # Both forms of each, for a redirect would lead to this server's own address, and lose the signature.
+    webhooks = [
+        Route(f"/{name}{slash}", webhook_of(name), methods=["GET", "POST"])
+        for name in switchboard.providers
+        for slash in ("", "/")
+    ]
+    return APIRouter(
+        lifespan=lifespan,
+        redirect_slashes=False,
+        routes=[
+            *health,
+            Route("/", webhook, methods=["GET", "POST"]),
+            *webhooks,
+            WebSocketRoute("/ws", stream),
+            WebSocketRoute("/ws/{provider}", stream),
+            WebSocketRoute("/ws/{provider}/{token}", stream),
+        ],
+    )
+
+
+def _guide(switchboard: Switchboard, name: str, slash: str) -> Route:
+    async def guide(_: Request) -> Response:
+        served = ", ".join(f"/{each}" for each in switchboard.providers)
+        return PlainTextResponse(f"Not served here (-t {name}). Webhooks: {served}\n", 404)
+
+    return Route(f"/{name}{slash}", guide, methods=["GET", "POST"])
