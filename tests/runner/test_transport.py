@@ -239,11 +239,21 @@ class TestOutput:
 
         asyncio.run(main())
 
-    def test_interruption_clears_at_once_and_forgets(self, serve: Serve) -> None:
+    @pytest.mark.parametrize("busy_s", [0.0, 0.1])
+    def test_interruption_clears_at_once_and_forgets(self, serve: Serve, busy_s: float) -> None:
         heard_ms: list[float] = []
 
         async def bot(runner_args: Any) -> None:
             transport = runner_args.transport
+            output = transport.output()
+            stop_all_metrics = output.stop_all_metrics
+
+            async def stop_all_metrics_late() -> None:
+                # Between the clear and the emptying of pipecat's queue.
+                await asyncio.sleep(busy_s)
+                await stop_all_metrics()
+
+            output.stop_all_metrics = stop_all_metrics_late
 
             @transport.event_handler("on_client_connected")
             async def on_client_connected(transport: Any, client: Any) -> None:

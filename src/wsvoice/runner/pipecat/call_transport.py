@@ -444,6 +444,8 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
         self._utterance_end_s = max(UTTERANCE_END_S, 1.5 * socket.carrier_frame_ms / 1000)
         self._pending = bytearray()
         self._interruptions = 0
+        #: Whether pipecat has yet to empty its queue, because of an interruption.
+        self._interrupting = False
         self._last_write = 0.0
         #: Whether a piece of audio is on its way, however long that takes.
         self._writing = False
@@ -487,8 +489,14 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
             self._serializer.forget()
             self._wrote.clear()
             self._transport.marks_cleared()
-            await self._socket.send_event(Clear())
-        elif isinstance(frame, OutputAudioRawFrame) and frame.num_channels != 1:
+            self._interrupting = True
+            try:
+                await self._socket.send_event(Clear())
+                await BaseOutputTransport.process_frame(self, frame, direction)
+            finally:
+                self._interrupting = False
+            return
+        if isinstance(frame, OutputAudioRawFrame) and frame.num_channels != 1:
             frame = _mono(frame)
         await BaseOutputTransport.process_frame(self, frame, direction)
 
@@ -498,6 +506,8 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
             if self._params.audio_out_mixer:
                 # It makes audio without end, and nothing else would hold it back now.
                 await asyncio.sleep(IDLE_MIXER_S)
+            return False
+        if self._interrupting and frame.interruptible:
             return False
         self._pending += self._serializer.encode(frame.audio, self.sample_rate)
         self._writing = True
