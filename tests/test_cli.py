@@ -432,7 +432,7 @@ def test_run_takes_every_option(served, clean_process):
 
 
 def test_run_puts_its_create_transport_in_place_before_the_bot_is_imported(served, tmp_path):
-    from wsvoice.runner.pipecat.call_transport import create_transport
+    from wsvoice.runner.pipecat.call_arguments import create_transport
 
     (tmp_path / "bot.py").write_text("from pipecat.runner.utils import create_transport\n" + GOOD)
     invoke("run")

@@ -19,18 +19,20 @@ if TYPE_CHECKING:
 
     from wsvoice.call import Call
     from wsvoice.config import RunConfig
-    from wsvoice.runner.pipecat.call_transport import CallArguments, CallTransport, create_transport, install
+    from wsvoice.runner.pipecat.call_arguments import CallArguments, create_transport
+    from wsvoice.runner.pipecat.call_transport import CallTransport
+    from wsvoice.runner.pipecat.patches import install
     from wsvoice.runner.routes import create_app, create_router
 
 _PLACES = {
     "Call": "wsvoice.call",
-    "CallArguments": "wsvoice.runner.pipecat.call_transport",
+    "CallArguments": "wsvoice.runner.pipecat.call_arguments",
     "CallTransport": "wsvoice.runner.pipecat.call_transport",
     "RunConfig": "wsvoice.config",
     "create_app": "wsvoice.runner.routes",
     "create_router": "wsvoice.runner.routes",
-    "create_transport": "wsvoice.runner.pipecat.call_transport",
-    "install": "wsvoice.runner.pipecat.call_transport",
+    "create_transport": "wsvoice.runner.pipecat.call_arguments",
+    "install": "wsvoice.runner.pipecat.patches",
 }
 
 __all__ = [

@@ -57,13 +57,14 @@ from tests.runner.carrier import Carrier, announce, dialled, main_frequency
 from tests.runner.test_calls import wait_for
 from tests.signals import tone
 from wsvoice.audio import read_audio, resample
-from wsvoice.runner.pipecat.call_transport import CallTransport, create_transport
-from wsvoice.runner.pipecat.patches import apply_patches
+from wsvoice.runner.pipecat.call_arguments import create_transport
+from wsvoice.runner.pipecat.call_transport import CallTransport
+from wsvoice.runner.pipecat.patches import install
 from wsvoice.runner.pipecat.patches.notices import notices
 
 Serve = Callable[..., Any]
 
-apply_patches()
+install()
 
 TURNS = (
     VADUserStartedSpeakingFrame,

@@ -27,7 +27,7 @@ from wsvoice.audio import read_audio, resample
 from wsvoice.config import resolve_run
 from wsvoice.errors import ConfigError
 from wsvoice.pipecat_moved import MOVED
-from wsvoice.runner.pipecat.patches import PATCHES, apply_patches
+from wsvoice.runner.pipecat.patches import PATCHES, install
 
 #: Looks for garbage are a third of what such a program takes.
 UNCOLLECTED = "import atexit, gc; gc.disable(); atexit.register(gc.freeze)\n"
@@ -59,21 +59,21 @@ class TestContracts:
         """``InputVoice.listen`` does what this function does, and listens besides."""
         from pipecat.transports.base_input import BaseInputTransport
 
-        apply_patches()
+        install()
         assert source_hash(BaseInputTransport._audio_task_handler) == "79e927e3d6d9d3ba"
         assert source_hash(BaseInputTransport.push_audio_frame) == "3306f2143f4a2855"
 
     def test_causes_runs_a_handler_as_this_does(self) -> None:
         from pipecat.utils.base_object import BaseObject
 
-        apply_patches()
+        install()
         assert source_hash(BaseObject._run_handler) == "5df02319e7da85a6"
 
     def test_a_start_frame_carries_the_pipelines_metadata(self) -> None:
         from pipecat.pipeline.pipeline import Pipeline
         from pipecat.pipeline.worker import PipelineParams, PipelineWorker
 
-        apply_patches()
+        install()
 
         async def main() -> None:
             worker = PipelineWorker(Pipeline([]), params=PipelineParams(allow_interruptions=False))
@@ -120,7 +120,7 @@ class TestContracts:
         assert "[]" in unpatched
         assert [line for line in unpatched if line == "refused True"] == ["refused True"] * 3
         printed = python(f"""
-            from wsvoice.runner.pipecat.call_transport import install
+            from wsvoice.runner.pipecat.patches import install
             install()
             {program}
             serializer = kind("MZ1", params=kind.InputParams(sample_rate=16000))
@@ -133,7 +133,7 @@ class TestContracts:
         import pipecat.audio.turn.smart_turn.local_smart_turn_v3 as smart_turn
         import pipecat.audio.vad.silero as silero
 
-        apply_patches()
+        install()
         from wsvoice.runner.pipecat.patches.shared_models import SharedRuntime
 
         assert isinstance(silero.onnxruntime, SharedRuntime)
@@ -149,7 +149,7 @@ class TestContracts:
 CONFIDENCES = """
     import hashlib
     if {patched}:
-        from wsvoice.runner.pipecat.call_transport import install
+        from wsvoice.runner.pipecat.patches import install
         install()
     from pipecat.audio.vad.silero import SileroVADAnalyzer
     for rate, names in {names!r}.items():
@@ -186,7 +186,7 @@ class TestSharedModels:
         assert digests[0] == digests[1]
 
     def test_another_analyzer_costs_nothing(self) -> None:
-        apply_patches()
+        install()
         from pipecat.audio.vad.silero import SileroVADAnalyzer
 
         def cost_s() -> float:
@@ -203,7 +203,7 @@ class TestOldModules:
         """And a params argument of theirs is kept."""
         printed = python("""
             import sys
-            from wsvoice.runner.pipecat.call_transport import install
+            from wsvoice.runner.pipecat.patches import install
             install()
             assert not [name for name in sys.modules if name.startswith(("pipecat.transports.network", "pipecat.vad"))]
             assert "pipecat.transports.websocket.server" not in sys.modules
@@ -251,7 +251,7 @@ class TestSwitchingOff:
             from pipecat.transports.base_transport import TransportParams
             before = (pipecat.runner.utils.create_transport, TransportParams.__init__, BaseInputTransport.setup)
             finders = list(sys.meta_path)
-            from wsvoice.runner.pipecat.call_transport import install
+            from wsvoice.runner.pipecat.patches import install
             install(frozenset({list(PATCHES)!r}))
             after = (pipecat.runner.utils.create_transport, TransportParams.__init__, BaseInputTransport.setup)
             print("same", before == after and finders == sys.meta_path)
@@ -271,14 +271,14 @@ class TestSwitchingOff:
 
     def test_an_unknown_name_is_told(self) -> None:
         with pytest.raises(ConfigError, match="named 'old-param'") as caught:
-            apply_patches({"old-param"})
+            install({"old-param"})
         assert caught.value.hint == "did you mean `old-params`?"
 
     def test_twice_is_once(self) -> None:
         from pipecat.transports.base_input import BaseInputTransport
         from pipecat.transports.base_transport import TransportParams
 
-        apply_patches()
+        install()
         before = TransportParams.__init__, BaseInputTransport.setup, list(sys.meta_path)
-        apply_patches()
+        install()
         assert before == (TransportParams.__init__, BaseInputTransport.setup, list(sys.meta_path))

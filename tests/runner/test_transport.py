@@ -23,7 +23,8 @@ from wsvoice.audio import PCMU_8K, Resampler, resample
 from wsvoice.providers.base import Side
 from wsvoice.providers.events import Audio
 from wsvoice.runner.pacing import Pacer
-from wsvoice.runner.pipecat.call_transport import CallSerializer, SteadyResampler
+from wsvoice.runner.pipecat.call_serializer import CallSerializer
+from wsvoice.runner.pipecat.resamplers import SteadyResampler
 from wsvoice.runner.turns import TurnTimer
 
 Serve = Callable[..., Any]

@@ -31,7 +31,7 @@ from tests.signals import correlation_delay_ms, speech_like, tone
 from wsvoice.config import RunConfig, resolve_run
 from wsvoice.errors import BotError, ConfigError, ConnectError
 from wsvoice.runner import standalone
-from wsvoice.runner.pipecat.call_transport import install
+from wsvoice.runner.pipecat.patches import install
 from wsvoice.runner.standalone import Stop, dial_out
 
 RATES = {"audio_in_sample_rate": RATE, "audio_out_sample_rate": RATE}

@@ -30,7 +30,7 @@ from tests.runner.test_websocket_clients import closed, refused
 from tests.signals import correlation_delay_ms, speech_like, tone
 from wsvoice.config import RunConfig
 from wsvoice.errors import BotError
-from wsvoice.runner.pipecat.call_transport import install
+from wsvoice.runner.pipecat.patches import install
 from wsvoice.runner.standalone import Stop, serve_one_by_one
 
 RATES = {"audio_in_sample_rate": RATE, "audio_out_sample_rate": RATE}

@@ -207,7 +207,7 @@ def run(
         configure_logging(config.log_level)
 
         with uncollected():
-            from wsvoice.runner.pipecat.call_transport import install
+            from wsvoice.runner.pipecat.patches import install
             from wsvoice.runner.server import serve
 
             # Before the bot is imported: it takes pipecat's create_transport by name.

@@ -68,7 +68,7 @@ class Switchboard:
         on_call_ended: Callable[[CallRecord | ClientRecord], None] | None = None,
     ) -> None:
         # pipecat takes most of a second to import; nobody who only asks for help waits for it.
-        from wsvoice.runner.pipecat.call_transport import call_arguments
+        from wsvoice.runner.pipecat.call_arguments import call_arguments
 
         self.bot = bot
         self.config = config
@@ -478,7 +478,7 @@ def create_switchboard(
     bot: Bot, config: RunConfig | None = None, providers: dict[str, Server] | None = None
 ) -> Switchboard:
     """Return what connects calls to `bot`, with pipecat prepared for it; `providers` if they are known already."""
-    from wsvoice.runner.pipecat.call_transport import install
+    from wsvoice.runner.pipecat.patches import install
 
     config = config or RunConfig()
     if providers is None:

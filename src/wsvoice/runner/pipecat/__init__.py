@@ -28,7 +28,7 @@ def _hold_against_contracts(version: str) -> None:
         importlib.import_module("pipecat.transports.websocket.fastapi")
         lost = missing(RUNNER_FEATURES, version)
         _missing = frozenset(feature.name for feature in lost)
-        importlib.import_module(f"{__name__}.call_transport")
+        importlib.import_module(f"{__name__}.call_arguments")
     except ImportError as error:
         raise unusable(version, str(error)) from error
     if lost:

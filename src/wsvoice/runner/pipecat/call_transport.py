@@ -1,22 +1,13 @@
-"""The transport, the serializer and the arguments that a bot gets for a call."""
+"""The ready-made transport of a call."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import math
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import pipecat.runner.utils
-from loguru import logger
-from pipecat.audio.dtmf.types import KeypadEntry
-from pipecat.audio.resamplers.base_audio_resampler import BaseAudioResampler
 from pipecat.frames.frames import (
-    AudioRawFrame,
     BotSpeakingFrame,
     BotStoppedSpeakingFrame,
     CancelFrame,
@@ -24,7 +15,6 @@ from pipecat.frames.frames import (
     EndFrame,
     Frame,
     InputAudioRawFrame,
-    InputDTMFFrame,
     InputTransportStartAudioStreamingFrame,
     InterruptionFrame,
     OutputAudioRawFrame,
@@ -38,9 +28,6 @@ from pipecat.frames.frames import (
     VADUserStoppedSpeakingFrame,
 )
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessorSetup
-from pipecat.runner.types import CallData, WebSocketRunnerArguments
-from pipecat.runner.utils import parse_telephony_websocket
-from pipecat.serializers.base_serializer import FrameSerializer
 from pipecat.transports.base_input import BaseInputTransport
 from pipecat.transports.base_output import BaseOutputTransport
 from pipecat.transports.base_transport import BaseTransport
@@ -53,18 +40,16 @@ from pipecat.transports.websocket.fastapi import (
     FastAPIWebsocketTransport,
 )
 
-from wsvoice.audio import Resampler
 from wsvoice.call import Call
 from wsvoice.errors import LocalProtocolError
 from wsvoice.providers.events import Audio, Clear, Digit, Event, Mark, SendDigits
 from wsvoice.runner.pipecat import is_supported
-from wsvoice.runner.pipecat.patches import apply_patches
+from wsvoice.runner.pipecat.call_serializer import CallSerializer
+from wsvoice.runner.pipecat.resamplers import LowLatencyResampler, use_resampler
 
 if TYPE_CHECKING:
-    from wsvoice.providers.base import Stream
     from wsvoice.runner.media_socket import StreamSocket
     from wsvoice.runner.pipecat.patches.input_vad import InputVoice
-    from wsvoice.runner.session import Session
 
 #: Audio leaves in pieces of this length, the step of telephony itself.
 FRAME_MS = 20
@@ -82,157 +67,6 @@ _SPEECH_FRAMES = (UserSpeakingFrame, VADUserStoppedSpeakingFrame, BotSpeakingFra
 
 #: How the names of the transport's own marks begin.
 OWN_MARK = "wsvoice-"
-
-TransportParams = Mapping[str, Callable[[], Any]]
-
-_pipecat_create_transport = pipecat.runner.utils.create_transport
-
-
-class SteadyResampler:
-    """
-    A resampler that returns as much audio as it takes, from the first piece on.
-
-    :class:`~wsvoice.audio.Resampler` holds a few milliseconds back, so its first piece comes out short, and whoever
-    sends whole frames of 20 ms would then wait for the next one: a delay of 20 ms instead of five. Here each
-    utterance begins with that much silence instead.
-    """
-
-    def __init__(self, in_rate: int, out_rate: int) -> None:
-        self._resampler = Resampler(in_rate, out_rate)
-        #: How many samples of silence, at the input's rate, an utterance begins with.
-        self.delay_samples = math.ceil(self._resampler.delay_ms * in_rate / 1000)
-        self._begun = False
-
-    def process(self, pcm: bytes) -> bytes:
-        """Convert a piece of s16le audio."""
-        if not self._begun:
-            self._begun = True
-            # A first sample or two may come out already; without them every piece has its exact length.
-            self._resampler.process(bytes(2 * self.delay_samples))
-        return self._resampler.process(pcm)
-
-    def flush(self) -> bytes:
-        """Return what is held back; what comes next is a new utterance."""
-        if not self._begun:
-            return b""
-        self._begun = False
-        return self._resampler.flush()
-
-    def reset(self) -> None:
-        """Forget what is held back; what comes next is a new utterance."""
-        self._begun = False
-        self._resampler.reset()
-
-
-class LowLatencyResampler(BaseAudioResampler):
-    """
-    :class:`wsvoice.audio.Resampler` as pipecat wants one.
-
-    pipecat's own holds back 120 to 160 ms at telephone rates.
-    """
-
-    def __init__(self) -> None:
-        self._resampler: SteadyResampler | None = None
-        self._rates = (0, 0)
-
-    async def resample(self, audio: bytes, in_rate: int, out_rate: int) -> bytes:
-        """Convert s16le audio; at a change of rates what was held back comes first."""
-        if in_rate == out_rate:
-            return audio
-        tail = b""
-        if self._resampler is None or self._rates != (in_rate, out_rate):
-            tail = await self.flush()
-            self._resampler = SteadyResampler(in_rate, out_rate)
-            self._rates = (in_rate, out_rate)
-        return tail + self._resampler.process(audio)
-
-    async def flush(self) -> bytes:
-        """Return what is held back."""
-        return self._resampler.flush() if self._resampler is not None else b""
-
-    async def reset(self) -> None:
-        """Forget what is held back."""
-        if self._resampler is not None:
-            self._resampler.reset()
-
-
-class CallSerializer(FrameSerializer):
-    """
-    Translates between pipecat's frames and a provider's messages.
-
-    The provider's rules are the :class:`~wsvoice.providers.base.Stream`'s; what is added here is the conversion
-    between the wire's format and the pipeline's rate, which holds back a few milliseconds and loses nothing.
-    """
-
-    def __init__(self, stream: Stream) -> None:
-        super().__init__()
-        self._stream = stream
-        self._in_rate = stream.format.sample_rate
-        self._decoder: SteadyResampler | None = None
-        self._encoder: SteadyResampler | None = None
-        self._encoder_rate = 0
-
-    async def setup(self, setup: FrameProcessorSetup) -> None:  # type: ignore[override]
-        """Take the pipeline's input rate."""
-        self.use_input_rate(setup.audio_in_sample_rate)
-
-    def use_input_rate(self, sample_rate: int) -> None:
-        """Decode the caller's audio to `sample_rate` Hz from now on."""
-        if self._decoder is None or sample_rate != self._in_rate:
-            self._in_rate = sample_rate
-            self._decoder = SteadyResampler(self._stream.format.sample_rate, sample_rate)
-
-    async def deserialize(self, data: str | bytes) -> Frame | None:
-        """Return the frame that a message of the provider's stands for, or ``None``."""
-        return self.frame(self._stream.receive(data))
-
-    async def serialize(self, frame: Frame) -> str | bytes | None:
-        """Return the message that stands for a frame, or ``None``."""
-        if isinstance(frame, InterruptionFrame):
-            return self._stream.send(Clear())
-        if isinstance(frame, AudioRawFrame):
-            payload = self.encode(frame.audio, frame.sample_rate)
-            return self._stream.send(Audio(payload)) if payload else None
-        if isinstance(frame, (OutputTransportMessageFrame, OutputTransportMessageUrgentFrame)):
-            return None if self.should_ignore_frame(frame) else json.dumps(frame.message)
-        return None
-
-    def frame(self, event: Event) -> Frame | None:
-        """Return the frame that an event stands for, or ``None``."""
-        if isinstance(event, Audio):
-            pcm = self._stream.format.decode(event.payload)
-            if self._decoder is not None:
-                pcm = self._decoder.process(pcm)
-            if not pcm:
-                return None
-            return InputAudioRawFrame(audio=pcm, sample_rate=self._in_rate, num_channels=1)
-        if isinstance(event, Digit):
-            try:
-                return InputDTMFFrame(KeypadEntry(event.digit))
-            except ValueError:
-                return None  # A to D: pipecat's keypad has no such keys.
-        return None
-
-    def encode(self, pcm: bytes, sample_rate: int) -> bytes:
-        """Return s16le mono audio of `sample_rate` Hz in the wire's format; a little is held back."""
-        wire = self._stream.outbound_format
-        if sample_rate != wire.sample_rate or self._encoder is not None:
-            if self._encoder is None or sample_rate != self._encoder_rate:
-                tail = self.flush()
-                self._encoder = SteadyResampler(sample_rate, wire.sample_rate)
-                self._encoder_rate = sample_rate
-                return tail + wire.encode(self._encoder.process(pcm))
-            pcm = self._encoder.process(pcm)
-        return wire.encode(pcm)
-
-    def flush(self) -> bytes:
-        """Return what :meth:`encode` has held back, encoded."""
-        return self._stream.outbound_format.encode(self._encoder.flush()) if self._encoder is not None else b""
-
-    def forget(self) -> None:
-        """Drop what :meth:`encode` has held back."""
-        if self._encoder is not None:
-            self._encoder.reset()
 
 
 class CallClient(FastAPIWebsocketClient):
@@ -392,13 +226,6 @@ def waiting_frames(transport: BaseInputTransport) -> int:
 def has_handler(transport: BaseTransport, event_name: str) -> bool:
     """Whether the bot listens to an event; true where that cannot be known."""
     return not is_supported("hang-up") or bool(transport._event_handlers[event_name].handlers)
-
-
-def use_resampler(output: BaseOutputTransport, kind: type[BaseAudioResampler]) -> None:
-    """Make pipecat's media senders resample without holding audio back, as its own resampler does."""
-    if is_supported("low-latency"):
-        for sender in output._media_senders.values():
-            sender._resampler = kind()
 
 
 class WideCallInputTransport(CallInputTransport):
@@ -670,151 +497,6 @@ class CallTransport(FastAPIWebsocketTransport):
             await self._call_event_handler("on_mark", name, position_ms is not None)
 
 
-@dataclass
-class CallArguments(WebSocketRunnerArguments):
-    """
-    What a bot is called with.
-
-    A ``WebSocketRunnerArguments``, so bots for pipecat's runner work as they are.
-
-    Attributes:
-        call: The call: ids, numbers, direction, parameters.
-        transport: The ready-made :class:`CallTransport`, built when it is first asked for.
-    """
-
-    call: Call = field(kw_only=True)
-    _transport: CallTransport | None = field(default=None, init=False, repr=False)
-
-    @property
-    def transport(self) -> CallTransport:
-        """The ready-made transport; with audio both ways unless ``create_transport`` said otherwise."""
-        if self._transport is None:
-            self.use_transport(FastAPIWebsocketParams(audio_in_enabled=True, audio_out_enabled=True))
-        assert self._transport is not None
-        return self._transport
-
-    def use_transport(self, params: FastAPIWebsocketParams) -> CallTransport:
-        """Build the transport with the bot's own params."""
-        if self._transport is not None:
-            logger.debug("the transport is built a second time; the first is left unused")
-        self._transport = CallTransport(cast(Any, self.websocket), params, self.call)
-        return self._transport
-
-
-async def create_transport(runner_args: Any, transport_params: TransportParams) -> BaseTransport:
-    """
-    Return the ready-made transport of a call, with the bot's params for its provider.
-
-    The same as ``pipecat.runner.utils.create_transport``, whose place it takes while a bot is served; arguments
-    that are not a call's go there.
-
-    Raises:
-        ValueError: If `transport_params` has no entry for the call's provider.
-    """
-    if not isinstance(runner_args, CallArguments):
-        make_transport = getattr(runner_args, "make_transport", None)
-        if make_transport is not None:
-            # The arguments of a plain client, or of a bot that serves or dials by itself.
-            transport: BaseTransport = await make_transport(transport_params)
-            return transport
-        return await _pipecat_create_transport(runner_args, dict(transport_params))
-    name = runner_args.call.provider
-    factory = transport_params.get(name)
-    if factory is None:
-        known = ", ".join(sorted(transport_params)) or "nothing"
-        raise ValueError(
-            f'transport_params has no "{name}" (it has {known}); '
-            f'add "{name}": lambda: FastAPIWebsocketParams(audio_in_enabled=True, audio_out_enabled=True)'
-        )
-    params = factory()
-    if not isinstance(params, FastAPIWebsocketParams):
-        raise ValueError(
-            f'transport_params["{name}"] makes a {type(params).__name__}; a FastAPIWebsocketParams is needed'
-        )
-    return runner_args.use_transport(params)
-
-
-def install(disabled: Collection[str] = frozenset()) -> tuple[str, ...]:
-    """
-    Change pipecat as ``wsvoice run`` does, for an application with a server of its own.
-
-    Old module names lead to the new ones, and params, serializers and models work as ``docs/from-pipecat-runner.md``
-    lists it. Call it before the first import from pipecat; a second call does nothing that was done.
-
-    Args:
-        disabled: The names of changes that are not to be made.
-
-    Returns:
-        The names of the changes that are made.
-
-    Raises:
-        ConfigError: If `disabled` names none.
-    """
-    return apply_patches(disabled)
-
-
-async def call_arguments(session: Session, handshake: list[str]) -> CallArguments:
-    """Build a bot's arguments from the messages of the handshake, as pipecat's runner would."""
-    call, socket = session.call, session.socket
-    # pipecat's parser reads two messages; some providers send one before their audio, and others may send more.
-    messages = [_tidied(each) for each in ([*handshake, ""] if len(handshake) == 1 else handshake[-2:])]
-    try:
-        transport_type, call_data = await parse_telephony_websocket(cast(Any, _Replay(messages)))
-        if not isinstance(call_data, CallData):
-            call_data = CallData.model_validate(call_data)
-    except (ValueError, TypeError, AttributeError) as error:
-        # It takes every field for what it should be; our own reader has found the ones that matter.
-        session.logger.warning("pipecat cannot read the start message: {}", type(error).__name__)
-        transport_type = "unknown"
-    if transport_type == "unknown":
-        call_data = CallData(stream_id=call.stream_id, call_id=call.call_id)
-    if not call_data.from_number:
-        call_data.from_number = call.from_number or None
-    if not call_data.to_number:
-        call_data.to_number = call.to_number or None
-    call_data.body = {**call.parameters, **call_data.body}
-    if is_supported("parsed-handshake"):
-        # pipecat keeps the parse here, so a later parse_telephony_websocket() in the bot gives the same.
-        setattr(socket, "_pipecat_parsed_telephony", (call.provider, call_data))  # noqa: B010
-    else:
-        setattr(socket, "iter_text", _Replay(messages, socket).iter_text)  # noqa: B010
-    arguments = CallArguments(
-        websocket=cast(Any, socket),
-        transport_type=call.provider,
-        call=call,
-        call_data=call_data,
-        body=dict(call.parameters),
-        session_id=call.call_id,
-    )
-    arguments.handle_sigint = False
-    arguments.handle_sigterm = False
-    return arguments
-
-
-def _tidied(message: str) -> str:
-    """Return a start message without the fields that hold nothing, for which pipecat's parser has its defaults."""
-    content = json.loads(message) if message else {}
-    start = content.get("start")
-    if not isinstance(start, dict) or None not in start.values():
-        return message
-    return json.dumps({**content, "start": {name: value for name, value in start.items() if value is not None}})
-
-
-class _Replay:
-    """The messages that were read already, in the shape that pipecat's parser reads, and those of `socket` behind."""
-
-    def __init__(self, messages: list[str], socket: StreamSocket | None = None) -> None:
-        self._messages = messages
-        self._following = socket.iter_text() if socket is not None else None
-
-    async def iter_text(self) -> AsyncIterator[str]:
-        for message in self._messages:
-            yield message
-        if self._following is not None:
-            async for message in self._following:
-                yield message
-
-
 def _telephone_params(params: FastAPIWebsocketParams) -> FastAPIWebsocketParams:
     """Return a copy with what a call needs where the bot said nothing: 20 ms chunks, no blind silence at the end."""
     chosen = params.model_fields_set
@@ -837,14 +519,3 @@ def _mono(frame: OutputAudioRawFrame) -> OutputAudioRawFrame:
     mono.transport_destination = frame.transport_destination
     mono.interruptible = frame.interruptible
     return mono
-
-
-__all__ = [
-    "BaseInputTransport",
-    "CallArguments",
-    "CallSerializer",
-    "CallTransport",
-    "call_arguments",
-    "create_transport",
-    "install",
-]

@@ -37,11 +37,11 @@ from wsvoice.errors import ConnectError
 from wsvoice.runner.activity import Activity
 from wsvoice.runner.diagnosis import one_line
 from wsvoice.runner.pipecat import is_supported
-from wsvoice.runner.pipecat.call_transport import has_handler, use_resampler
+from wsvoice.runner.pipecat.call_transport import has_handler
+from wsvoice.runner.pipecat.resamplers import UtteranceResampler, use_resampler
 from wsvoice.runner.pipecat.websocket_transport import (
     FrameReceiver,
     TransportParams,
-    UtteranceResampler,
     pick_params,
     read_frame,
     with_serializer,

@@ -28,11 +28,10 @@ from wsvoice.call import Call
 from wsvoice.pipecat_contracts import unusable
 from wsvoice.runner.activity import Activity
 from wsvoice.runner.pipecat import is_supported
-from wsvoice.runner.pipecat.call_transport import use_resampler
+from wsvoice.runner.pipecat.resamplers import UtteranceResampler, use_resampler
 from wsvoice.runner.pipecat.websocket_transport import (
     FrameReceiver,
     TransportParams,
-    UtteranceResampler,
     pick_params,
     read_frame,
     with_serializer,

@@ -48,7 +48,8 @@ from wsvoice.call import Call
 from wsvoice.runner.activity import Activity
 from wsvoice.runner.pacing import InputLimit
 from wsvoice.runner.pipecat import is_supported
-from wsvoice.runner.pipecat.call_transport import LowLatencyResampler, has_handler, use_resampler, waiting_frames
+from wsvoice.runner.pipecat.call_transport import has_handler, waiting_frames
+from wsvoice.runner.pipecat.resamplers import UtteranceResampler, use_resampler
 
 if is_supported("evals"):
     from pipecat.evals.fastapi_transport import EvalFastAPIWebsocketTransport
@@ -179,29 +180,6 @@ class FrameReceiver:
             await self._transport.broadcast_frame(InputTransportMessageFrame, message=frame.message)
         else:
             await self._transport.push_frame(frame)
-
-
-class UtteranceResampler(LowLatencyResampler):
-    """
-    A resampler whose utterances are told apart by the pauses between them.
-
-    The few milliseconds that are held back when the bot falls silent must not come out with its next words.
-    """
-
-    #: pipecat's own resampler waits as long.
-    PAUSE_S = 0.2
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._last = 0.0
-
-    async def resample(self, audio: bytes, in_rate: int, out_rate: int) -> bytes:
-        """Convert s16le audio."""
-        now = time.monotonic()
-        if now - self._last > self.PAUSE_S:
-            await self.reset()
-        self._last = now
-        return await super().resample(audio, in_rate, out_rate)
 
 
 # -- The transport --

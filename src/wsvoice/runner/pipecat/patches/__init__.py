@@ -20,15 +20,21 @@ from wsvoice.runner.pipecat import is_supported
 PATCHES = ("create-transport", "old-modules", "old-params", "input-vad", "serializers", "shared-models", "causes")
 
 
-def apply_patches(disabled: Collection[str] = frozenset()) -> tuple[str, ...]:
+def install(disabled: Collection[str] = frozenset()) -> tuple[str, ...]:
     """
-    Change pipecat, but for the patches in `disabled`; what was changed before stays so.
+    Change pipecat as ``wsvoice run`` does, for an application with a server of its own.
+
+    Old module names lead to the new ones, and params, serializers and models work as ``docs/from-pipecat-runner.md``
+    lists it. Call it before the first import from pipecat; a second call does nothing that was done.
+
+    Args:
+        disabled: The names of patches that are not to be applied; those that were applied before stay.
 
     Returns:
-        The names of the patches that were made: not disabled, and possible with this pipecat.
+        The names of the patches that are applied: not disabled, and possible with this pipecat.
 
     Raises:
-        ConfigError: If `disabled` names a patch that there is not.
+        ConfigError: If `disabled` names a patch that does not exist.
     """
     for name in sorted(disabled):
         if name not in PATCHES:

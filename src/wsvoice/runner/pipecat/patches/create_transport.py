@@ -7,6 +7,6 @@ import pipecat.runner.utils
 
 def apply() -> None:
     """Put wsvoice's function of the same name in the place of pipecat's; bots import it from there by name."""
-    from wsvoice.runner.pipecat.call_transport import create_transport
+    from wsvoice.runner.pipecat.call_arguments import create_transport
 
     pipecat.runner.utils.create_transport = create_transport

@@ -1,0 +1,153 @@
+"""What a bot gets for a call: its arguments, and what ``create_transport`` returns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+import pipecat.runner.utils
+from loguru import logger
+from pipecat.runner.types import CallData, WebSocketRunnerArguments
+from pipecat.runner.utils import parse_telephony_websocket
+from pipecat.transports.base_transport import BaseTransport
+from pipecat.transports.websocket.fastapi import FastAPIWebsocketParams
+
+from wsvoice.call import Call
+from wsvoice.runner.pipecat import is_supported
+from wsvoice.runner.pipecat.call_transport import CallTransport
+
+if TYPE_CHECKING:
+    from wsvoice.runner.media_socket import StreamSocket
+    from wsvoice.runner.session import Session
+
+TransportParams = Mapping[str, Callable[[], Any]]
+
+_pipecat_create_transport = pipecat.runner.utils.create_transport
+
+
+@dataclass
+class CallArguments(WebSocketRunnerArguments):
+    """
+    What a bot is called with.
+
+    A ``WebSocketRunnerArguments``, so bots for pipecat's runner work as they are.
+
+    Attributes:
+        call: The call: ids, numbers, direction, parameters.
+        transport: The ready-made :class:`CallTransport`, built when it is first asked for.
+    """
+
+    call: Call = field(kw_only=True)
+    _transport: CallTransport | None = field(default=None, init=False, repr=False)
+
+    @property
+    def transport(self) -> CallTransport:
+        """The ready-made transport; with audio both ways unless ``create_transport`` said otherwise."""
+        if self._transport is None:
+            self.use_transport(FastAPIWebsocketParams(audio_in_enabled=True, audio_out_enabled=True))
+        assert self._transport is not None
+        return self._transport
+
+    def use_transport(self, params: FastAPIWebsocketParams) -> CallTransport:
+        """Build the transport with the bot's own params."""
+        if self._transport is not None:
+            logger.debug("the transport is built a second time; the first is left unused")
+        self._transport = CallTransport(cast(Any, self.websocket), params, self.call)
+        return self._transport
+
+
+async def create_transport(runner_args: Any, transport_params: TransportParams) -> BaseTransport:
+    """
+    Return the ready-made transport of a call, with the bot's params for its provider.
+
+    The same as ``pipecat.runner.utils.create_transport``, whose place it takes while a bot is served; arguments
+    that are not a call's go there.
+
+    Raises:
+        ValueError: If `transport_params` has no entry for the call's provider.
+    """
+    if not isinstance(runner_args, CallArguments):
+        make_transport = getattr(runner_args, "make_transport", None)
+        if make_transport is not None:
+            # The arguments of a plain client, or of a bot that serves or dials by itself.
+            transport: BaseTransport = await make_transport(transport_params)
+            return transport
+        return await _pipecat_create_transport(runner_args, dict(transport_params))
+    name = runner_args.call.provider
+    factory = transport_params.get(name)
+    if factory is None:
+        known = ", ".join(sorted(transport_params)) or "nothing"
+        raise ValueError(
+            f'transport_params has no "{name}" (it has {known}); '
+            f'add "{name}": lambda: FastAPIWebsocketParams(audio_in_enabled=True, audio_out_enabled=True)'
+        )
+    params = factory()
+    if not isinstance(params, FastAPIWebsocketParams):
+        raise ValueError(
+            f'transport_params["{name}"] makes a {type(params).__name__}; a FastAPIWebsocketParams is needed'
+        )
+    return runner_args.use_transport(params)
+
+
+async def call_arguments(session: Session, handshake: list[str]) -> CallArguments:
+    """Build a bot's arguments from the messages of the handshake, as pipecat's runner would."""
+    call, socket = session.call, session.socket
+    # pipecat's parser reads two messages; some providers send one before their audio, and others may send more.
+    messages = [_tidied(each) for each in ([*handshake, ""] if len(handshake) == 1 else handshake[-2:])]
+    try:
+        transport_type, call_data = await parse_telephony_websocket(cast(Any, _Replay(messages)))
+        if not isinstance(call_data, CallData):
+            call_data = CallData.model_validate(call_data)
+    except (ValueError, TypeError, AttributeError) as error:
+        # It takes every field for what it should be; our own reader has found the ones that matter.
+        session.logger.warning("pipecat cannot read the start message: {}", type(error).__name__)
+        transport_type = "unknown"
+    if transport_type == "unknown":
+        call_data = CallData(stream_id=call.stream_id, call_id=call.call_id)
+    if not call_data.from_number:
+        call_data.from_number = call.from_number or None
+    if not call_data.to_number:
+        call_data.to_number = call.to_number or None
+    call_data.body = {**call.parameters, **call_data.body}
+    if is_supported("parsed-handshake"):
+        # pipecat keeps the parse here, so a later parse_telephony_websocket() in the bot gives the same.
+        setattr(socket, "_pipecat_parsed_telephony", (call.provider, call_data))  # noqa: B010
+    else:
+        setattr(socket, "iter_text", _Replay(messages, socket).iter_text)  # noqa: B010
+    arguments = CallArguments(
+        websocket=cast(Any, socket),
+        transport_type=call.provider,
+        call=call,
+        call_data=call_data,
+        body=dict(call.parameters),
+        session_id=call.call_id,
+    )
+    arguments.handle_sigint = False
+    arguments.handle_sigterm = False
+    return arguments
+
+
+def _tidied(message: str) -> str:
+    """Return a start message without the fields that hold nothing, for which pipecat's parser has its defaults."""
+    content = json.loads(message) if message else {}
+    start = content.get("start")
+    if not isinstance(start, dict) or None not in start.values():
+        return message
+    return json.dumps({**content, "start": {name: value for name, value in start.items() if value is not None}})
+
+
+class _Replay:
+    """The messages that were read already, in the shape that pipecat's parser reads, and those of `socket` behind."""
+
+    def __init__(self, messages: list[str], socket: StreamSocket | None = None) -> None:
+        self._messages = messages
+        self._following = socket.iter_text() if socket is not None else None
+
+    async def iter_text(self) -> AsyncIterator[str]:
+        for message in self._messages:
+            yield message
+        if self._following is not None:
+            async for message in self._following:
+                yield message

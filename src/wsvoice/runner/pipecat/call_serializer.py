@@ -1,0 +1,104 @@
+"""The serializer of a call: a provider's messages as pipecat's frames, and back."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from pipecat.audio.dtmf.types import KeypadEntry
+from pipecat.frames.frames import (
+    AudioRawFrame,
+    Frame,
+    InputAudioRawFrame,
+    InputDTMFFrame,
+    InterruptionFrame,
+    OutputTransportMessageFrame,
+    OutputTransportMessageUrgentFrame,
+)
+from pipecat.processors.frame_processor import FrameProcessorSetup
+from pipecat.serializers.base_serializer import FrameSerializer
+
+from wsvoice.providers.events import Audio, Clear, Digit, Event
+from wsvoice.runner.pipecat.resamplers import SteadyResampler
+
+if TYPE_CHECKING:
+    from wsvoice.providers.base import Stream
+
+
+class CallSerializer(FrameSerializer):
+    """
+    Translates between pipecat's frames and a provider's messages.
+
+    The provider's rules are the :class:`~wsvoice.providers.base.Stream`'s; what is added here is the conversion
+    between the wire's format and the pipeline's rate, which holds back a few milliseconds and loses nothing.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        super().__init__()
+        self._stream = stream
+        self._in_rate = stream.format.sample_rate
+        self._decoder: SteadyResampler | None = None
+        self._encoder: SteadyResampler | None = None
+        self._encoder_rate = 0
+
+    async def setup(self, setup: FrameProcessorSetup) -> None:  # type: ignore[override]
+        """Take the pipeline's input rate."""
+        self.use_input_rate(setup.audio_in_sample_rate)
+
+    def use_input_rate(self, sample_rate: int) -> None:
+        """Decode the caller's audio to `sample_rate` Hz from now on."""
+        if self._decoder is None or sample_rate != self._in_rate:
+            self._in_rate = sample_rate
+            self._decoder = SteadyResampler(self._stream.format.sample_rate, sample_rate)
+
+    async def deserialize(self, data: str | bytes) -> Frame | None:
+        """Return the frame that a message of the provider's stands for, or ``None``."""
+        return self.frame(self._stream.receive(data))
+
+    async def serialize(self, frame: Frame) -> str | bytes | None:
+        """Return the message that stands for a frame, or ``None``."""
+        if isinstance(frame, InterruptionFrame):
+            return self._stream.send(Clear())
+        if isinstance(frame, AudioRawFrame):
+            payload = self.encode(frame.audio, frame.sample_rate)
+            return self._stream.send(Audio(payload)) if payload else None
+        if isinstance(frame, (OutputTransportMessageFrame, OutputTransportMessageUrgentFrame)):
+            return None if self.should_ignore_frame(frame) else json.dumps(frame.message)
+        return None
+
+    def frame(self, event: Event) -> Frame | None:
+        """Return the frame that an event stands for, or ``None``."""
+        if isinstance(event, Audio):
+            pcm = self._stream.format.decode(event.payload)
+            if self._decoder is not None:
+                pcm = self._decoder.process(pcm)
+            if not pcm:
+                return None
+            return InputAudioRawFrame(audio=pcm, sample_rate=self._in_rate, num_channels=1)
+        if isinstance(event, Digit):
+            try:
+                return InputDTMFFrame(KeypadEntry(event.digit))
+            except ValueError:
+                return None  # A to D: pipecat's keypad has no such keys.
+        return None
+
+    def encode(self, pcm: bytes, sample_rate: int) -> bytes:
+        """Return s16le mono audio of `sample_rate` Hz in the wire's format; a little is held back."""
+        wire = self._stream.outbound_format
+        if sample_rate != wire.sample_rate or self._encoder is not None:
+            if self._encoder is None or sample_rate != self._encoder_rate:
+                tail = self.flush()
+                self._encoder = SteadyResampler(sample_rate, wire.sample_rate)
+                self._encoder_rate = sample_rate
+                return tail + wire.encode(self._encoder.process(pcm))
+            pcm = self._encoder.process(pcm)
+        return wire.encode(pcm)
+
+    def flush(self) -> bytes:
+        """Return what :meth:`encode` has held back, encoded."""
+        return self._stream.outbound_format.encode(self._encoder.flush()) if self._encoder is not None else b""
+
+    def forget(self) -> None:
+        """Drop what :meth:`encode` has held back."""
+        if self._encoder is not None:
+            self._encoder.reset()
