@@ -159,8 +159,12 @@ class Webhook:
             now = time.time()
             request = render(url, verb, now)
             signed = self._provider.sign(request, now=now)
+            knock = self._provider.knock(request, quirks=self._quirks) if signed != request else None
             try:
-                response = await self._send(signed, self._timeout_s - elapsed_s)
+                response = await self._send(knock or signed, self._timeout_s - elapsed_s)
+                if knock is not None and response.status == 401 and "www-authenticate" in response.headers:
+                    elapsed_s, knock = elapsed_s + response.elapsed_s, None
+                    response = await self._send(signed, self._timeout_s - elapsed_s)
             except HttpError as error:
                 raise self._failure(error, url) from error
             elapsed_s += response.elapsed_s
@@ -187,7 +191,7 @@ class Webhook:
                 "W1", "warn", f"the webhook took {elapsed_s:.1f} s; callers hear nothing until it answers"
             )
         if not 200 <= response.status < 300:
-            raise self._refusal(response, url, was_signed=signed != request)
+            raise self._refusal(response, url, was_signed=signed != request, was_asked=knock is None)
         return WebhookAnswer(url, response, elapsed_s * 1000)
 
     def read(self, asked: WebhookAnswer, reader: Callable[..., Document]) -> Document:
@@ -297,7 +301,7 @@ class Webhook:
             )
         return DialError(error.message)
 
-    def _refusal(self, response: http.HttpResponse, url: str, *, was_signed: bool) -> DialError:
+    def _refusal(self, response: http.HttpResponse, url: str, *, was_signed: bool, was_asked: bool) -> DialError:
         status = response.status
         served = response.headers.get(http.PROVIDERS_HEADER, "")[:_TEXT_LIMIT]
         if served and self._provider.name not in served.split(","):
@@ -310,12 +314,20 @@ class Webhook:
                 "the server takes plain WebSocket clients, and no telephone calls"
                 f" - start it with `wsvoice run bot.py -t {self._provider.name}`"
             )
-        if status == 403:
+        if not was_asked and status not in (404, 405):
+            return DialError(
+                f"the webhook answered {status} to a request without credentials, which {self._provider.title}"
+                " sends only where a 401 with WWW-Authenticate asks for them"
+            )
+        if status in (401, 403):
             if was_signed:
-                return DialError("the webhook refused the call: 403 (is the signing secret the same on both sides?)")
+                return DialError(
+                    f"the webhook refused the call: {status} (is the signing secret the same on both sides?)"
+                )
             names = self._provider.credential_names[0]
             return DialError(
-                f"the webhook refused the call: 403 (it wants a signature; set {names} to the value the server uses)"
+                f"the webhook refused the call: {status}"
+                f" (it wants a signature; set {names} to the value the server uses)"
             )
         if status == 404:
             return DialError(f"the webhook's server knows no such path: 404 at {url}")

@@ -410,6 +410,9 @@ class Server(Company):
     webhook_place: ClassVar[str] = "webhook of the number"
     #: Whether the carrier's audio comes in order; where it does not, it is put in order by its chunk numbers.
     ordered: ClassVar[bool] = True
+    #: The challenge that a webhook without credentials is answered with, where the provider sends them only when asked:
+    #: https://www.rfc-editor.org/rfc/rfc9110#name-www-authenticate
+    challenge: ClassVar[str] = ""
     #: Whether the stream of a call that we dialled may carry another id than its webhook did.
     renames_dialled_calls: ClassVar[bool] = False
     #: Statuses with which the company's API refuses to hang up because the call has ended by itself.
@@ -687,6 +690,10 @@ class Simulator(Company):
     def sign(self, request: WebhookRequest, *, now: float) -> WebhookRequest:
         """Return `request` with the provider's signature headers; as it is where no secret is known."""
         return request
+
+    def knock(self, request: WebhookRequest, *, quirks: Mapping[str, str] | None = None) -> WebhookRequest | None:
+        """Return what is sent before `request`, to be asked for credentials; ``None`` if it is signed without."""
+        return None
 
     def upgrade_headers(self, url: str, *, now: float, quirks: Mapping[str, str] | None = None) -> dict[str, str]:
         """Return the headers of the provider's WebSocket upgrade to `url`, signed if the secret is known."""

@@ -15,13 +15,14 @@ _COUNTERS = frozenset({"sequenceNumber", "sequence_number", "chunk", "timestamp"
 
 def _renamed(first: str | bytes, second: str | bytes) -> list[str | bytes]:
     content = json.loads(second)
-    content["event"] = "wsvoice-probe"
+    # What a message is called stands first in it.
+    content[next(iter(content))] = "wsvoice-probe"
     return [first, json.dumps(content), second]
 
 
 def _garbled(first: str | bytes, second: str | bytes) -> list[str | bytes]:
     content = json.loads(second)
-    content["media"]["payload"] = "%%%"
+    content.get("media", content)["payload"] = "%%%"
     return [first, json.dumps(content), second]
 
 

@@ -49,6 +49,8 @@ class JsonStream(MediaStream):
     A class attribute that holds several keys names the one that is written first; all of them are read.
     """
 
+    #: The key of a message's name, which stands first in it.
+    name_key: ClassVar[str] = "event"
     #: The names of the carrier's messages.
     carrier_messages: ClassVar[Mapping[type[Event], str]] = {
         Connected: "connected",
@@ -110,13 +112,14 @@ class JsonStream(MediaStream):
         if self.side is Side.BOT:
             return write_object(self.bot_message(name, event))
         if isinstance(event, Connected):
-            return write_object({"event": name, **self.connected_content(event)})
+            return write_object({self.name_key: name, **self.connected_content(event)})
         return write_object(self.envelope(name, event, self.carrier_content(event)))
 
     def envelope(self, name: str, event: Event, content: Any) -> dict[str, Any]:
         """Return a message of the carrier's, called `name`, around its `content`."""
         number = str(self.next_sequence(event))
-        return {"event": name, self.sequence_keys[0]: number, name: content, self.stream_id_keys[0]: self.stream_id}
+        ids = {self.name_key: name, self.sequence_keys[0]: number}
+        return {**ids, name: content, self.stream_id_keys[0]: self.stream_id}
 
     def connected_content(self, event: Connected) -> dict[str, str]:
         """Return what the carrier's first message, which is not counted, holds."""
@@ -171,7 +174,7 @@ class JsonStream(MediaStream):
 
     def bot_message(self, name: str, event: Event) -> dict[str, Any]:
         """Return the bot's message of `event`; of audio its payload is left out."""
-        message: dict[str, Any] = {"event": name}
+        message: dict[str, Any] = {self.name_key: name}
         if self.needs_stream_id:
             message[self.stream_id_keys[0]] = self.stream_id
         if isinstance(event, Audio):
@@ -196,9 +199,9 @@ class JsonStream(MediaStream):
                 ``bad-start``, ``bad-media``, ``bad-base64``, ``bad-dtmf``, ``bad-mark``, and a company's own.
         """
         content = read_object(message)
-        name = content.get("event")
+        name = content.get(self.name_key)
         if not isinstance(name, str) or not name:
-            raise broken("no-event", f"the message's event is {shown(name)}")
+            raise broken("no-event", f"the message's {self.name_key} is {shown(name)}")
         kind = self._kinds.get(name)
         if kind is Audio:
             return self.read_media(name, content)

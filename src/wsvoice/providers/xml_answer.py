@@ -65,6 +65,9 @@ class XmlSimulator(Simulator):
     stream_element: ClassVar[str] = "<Connect><Stream>"
     #: The element around a stream, which holds it alone; empty where a stream is a verb itself.
     stream_parents: ClassVar[tuple[str, ...]] = ("Connect",)
+    #: The attribute that holds a stream's URL, and the element of a custom parameter.
+    url_attribute: ClassVar[str] = "url"
+    parameter_element: ClassVar[str] = "Parameter"
     #: Attributes that ``<Stream>`` has; empty where it may have any.
     stream_attributes: ClassVar[frozenset[str]] = frozenset()
     #: Characters of a custom parameter's name and value together; 0 for no limit.
@@ -126,7 +129,7 @@ class XmlSimulator(Simulator):
                 later = verbs[index + 1 :]
                 return replace(self.read_stream(stream, verb, later, reading), skipped=skipped)
             if verb.tag == "Redirect":
-                callback = read_callback("".join(verb.itertext()), verb.get("method"), base_url, "<Redirect>")
+                callback = self.read_redirect(verb, base_url)
                 if callback is None:
                     raise broken("bad-url", "<Redirect> names no URL")
                 return Redirect(callback, skipped)
@@ -150,6 +153,10 @@ class XmlSimulator(Simulator):
         if media_type not in ("text/xml", "application/xml"):
             reading.found("warn", f"the answer's type is {shown(media_type)}; send application/xml")
         return parse_response(body, limit=self.document_limit)
+
+    def read_redirect(self, verb: Element, base_url: str) -> Callback | None:
+        """Return where a ``<Redirect>`` leads."""
+        return read_callback("".join(verb.itertext()), verb.get("method"), base_url, "<Redirect>")
 
     def find_stream(self, verb: Element) -> Element | None:
         """Return the ``<Stream>`` that a verb opens."""
@@ -175,7 +182,7 @@ class XmlSimulator(Simulator):
         inbound, outbound = self.read_formats(stream, reading)
         if unknown := sorted(set(stream.keys()) - self.stream_attributes) if self.stream_attributes else []:
             names = ", ".join(unknown)[:WORDS_LIMIT]
-            reading.found("warn", f"<Stream> has attributes that {self.title} does not know: {names}")
+            reading.found("warn", f"<{stream.tag}> has attributes that {self.title} does not know: {names}")
         if verb is not stream and len(verb) > 1:
             reading.found("fail", f"<{verb.tag}> holds {len(verb)} nouns; only one is allowed")
         self.judge_stream(stream, verb, later, reading)
@@ -191,7 +198,7 @@ class XmlSimulator(Simulator):
             findings=reading.findings,
             reconnects=self.reconnects(stream),
             name=stream.get("name", ""),
-            status_callback=_callback(stream.get(status), method, reading, f"<Stream {status}>"),
+            status_callback=_callback(stream.get(status), method, reading, f"<{stream.tag} {status}>"),
             action=None
             if verb is stream
             else _callback(verb.get("action"), verb.get("method"), reading, f"<{verb.tag} action>"),
@@ -200,7 +207,7 @@ class XmlSimulator(Simulator):
 
     def read_url(self, stream: Element, reading: Reading) -> str:
         """Return the URL that the company would dial."""
-        written = stream.get("url", "").strip()
+        written = stream.get(self.url_attribute, "").strip()
         url = read_stream_url(written, reading.base_url)
         if url.scheme == "ws":
             reading.found("warn", f"the stream's URL is ws://; {self.title} refuses all but wss://")
@@ -209,10 +216,10 @@ class XmlSimulator(Simulator):
     def read_parameters(self, stream: Element, reading: Reading) -> dict[str, str]:
         """Return the custom parameters that the start message will repeat."""
         parameters = {}
-        for parameter in stream.findall("Parameter"):
+        for parameter in stream.findall(self.parameter_element):
             name, value = parameter.get("name", ""), parameter.get("value", "")
             if not name:
-                reading.found("warn", "a <Parameter> has no name")
+                reading.found("warn", f"a <{self.parameter_element}> has no name")
                 continue
             if self.parameter_limit and len(name) + len(value) > self.parameter_limit:
                 limit = self.parameter_limit

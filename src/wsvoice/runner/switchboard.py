@@ -156,6 +156,11 @@ class Switchboard:
         try:
             self.auth.check_webhook(provider, asked, is_public=requests.is_public(request, self.config))
         except SignatureError as error:
+            if self.auth.verifies(provider) and provider.challenge and "authorization" not in asked.headers:
+                log.debug("webhook asked for its credentials (401)")
+                return PlainTextResponse(
+                    "The credentials are missing.\n", 401, {"WWW-Authenticate": provider.challenge}
+                )
             if (host := self._signed_for(provider, asked, request)) is not None:
                 error.hint = (
                     f"it is signed for {host}, which this server does not know: if that is yours, use -x {host}"
