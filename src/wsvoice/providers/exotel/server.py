@@ -14,7 +14,7 @@ from wsvoice.errors import LocalProtocolError, RemoteProtocolError
 from wsvoice.providers.base import Answer, CallUpdate, Server, Side, Stream, WebhookRequest
 from wsvoice.providers.callbacks import details, report
 from wsvoice.providers.exotel.company import PARAMETER_COUNT, PARAMETERS_LIMIT, RATE_NAMES, ExotelCompany
-from wsvoice.providers.exotel.stream import ExotelStream
+from wsvoice.providers.exotel.stream import ExotelMirror, ExotelStream
 from wsvoice.providers.fields import broken, read_basic, read_object, start_of, write_object
 from wsvoice.providers.signing import is_same
 from wsvoice.providers.urls import check_stream_url
@@ -113,7 +113,7 @@ class ExotelServer(ExotelCompany, Server):
         return ExotelStream(Side.BOT)
 
     def mirror(self) -> Stream:
-        return ExotelStream(Side.CARRIER)
+        return ExotelMirror()
 
 
 def _read_fields(request: WebhookRequest) -> dict[str, str]:

@@ -14,7 +14,6 @@ from wsvoice.call import Call
 from wsvoice.providers.base import (
     Finding,
     Hazard,
-    Level,
     NoStream,
     Quirk,
     Redirect,
@@ -26,21 +25,16 @@ from wsvoice.providers.base import (
 )
 from wsvoice.providers.events import Audio, Connected, Digit, Event, StreamStarted, StreamStopped
 from wsvoice.providers.exotel.company import FORMATS, PARAMETER_COUNT, PARAMETERS_LIMIT, RATE_NAMES, ExotelCompany
-from wsvoice.providers.exotel.stream import ExotelStream
+from wsvoice.providers.exotel.stream import ExotelMirror
 from wsvoice.providers.fields import broken, read_counter, read_object, shown
 from wsvoice.providers.hazards import JSON_HAZARDS
-from wsvoice.providers.judged_stream import JudgedStream
 from wsvoice.providers.urls import form_request, read_stream_url, split_credentials
 
-#: A message holds a multiple of it, in bytes. The page names 3200 as the least, too; a later one recommends 640 and
-#: less, for quick interruptions, so small messages are not held against a bot.
-#: https://developer.exotel.com/docs/agentstream/stream-voicebot-applet#audio-format
-PAYLOAD_MULTIPLE = 320
 #: Bytes of an answer that are read; a URL is never as long.
 ANSWER_LIMIT = 64 * 1024
 
 
-class ExotelCarrier(ExotelStream, JudgedStream):
+class ExotelCarrier(ExotelMirror):
     """
     The simulated carrier's end.
 
@@ -49,9 +43,6 @@ class ExotelCarrier(ExotelStream, JudgedStream):
         camel: Whether keys are written in camel case.
         encoding_label: What the audio's encoding is called; no reader may rely on it.
     """
-
-    payload_limit: ClassVar[int] = 100_000
-    payload_level: ClassVar[Level] = "fail"
 
     def __init__(self, *, numbers: bool = False, camel: bool = False, encoding_label: str = "audio/x-raw") -> None:
         super().__init__(Side.CARRIER)
@@ -97,11 +88,6 @@ class ExotelCarrier(ExotelStream, JudgedStream):
             "timestamp": self._number(content["timestamp"]),
             "payload": content["payload"],
         }
-
-    def judge_media(self, content: dict[str, Any], media: dict[str, Any], payload: bytes) -> None:
-        super().judge_media(content, media, payload)
-        if len(payload) % PAYLOAD_MULTIPLE and not len(payload) & 1:
-            self.found("warn", f"a media message is no multiple of {PAYLOAD_MULTIPLE} bytes, which plays with gaps")
 
 
 class ExotelSimulator(ExotelCompany, Simulator):

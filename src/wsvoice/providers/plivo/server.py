@@ -14,7 +14,7 @@ from wsvoice.providers.callbacks import details, report
 from wsvoice.providers.fields import broken, shown, start_of, with_plus
 from wsvoice.providers.plivo import rest
 from wsvoice.providers.plivo.company import HEADERS, TOKEN_NAMES, URL_LIMIT, PlivoCompany, Version, signed_text
-from wsvoice.providers.plivo.stream import PlivoStream
+from wsvoice.providers.plivo.stream import PlivoMirror, PlivoStream
 from wsvoice.providers.signing import SignedUrl, hmac_base64, is_same
 from wsvoice.providers.urls import check_stream_url
 from wsvoice.providers.xml_writer import document, element
@@ -138,7 +138,7 @@ class PlivoServer(PlivoCompany, Server):
         return PlivoStream(Side.BOT)
 
     def mirror(self) -> Stream:
-        return PlivoStream(Side.CARRIER)
+        return PlivoMirror()
 
     # Signatures: https://plivo.com/docs/voice/concepts/signature-validation
 

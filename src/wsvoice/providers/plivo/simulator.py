@@ -30,7 +30,6 @@ from wsvoice.providers.base import (
 )
 from wsvoice.providers.events import Audio, Cleared, Digit, Event, Mark, StreamStarted
 from wsvoice.providers.fields import broken, read_counter, shown, squeezed, without_plus, write_time
-from wsvoice.providers.judged_stream import JudgedStream
 from wsvoice.providers.plivo.company import (
     CONTENT_TYPES,
     HEADERS,
@@ -41,23 +40,20 @@ from wsvoice.providers.plivo.company import (
     signed_text,
 )
 from wsvoice.providers.plivo.fake_api import PlivoApi
-from wsvoice.providers.plivo.stream import PlivoStream, read_pairs
+from wsvoice.providers.plivo.stream import PlivoMirror, read_pairs
 from wsvoice.providers.signing import Fields, SignedUrl, hmac_base64
 from wsvoice.providers.urls import form_request, read_stream_url
 from wsvoice.providers.xml_answer import Reading, XmlSimulator
 
 #: Bytes of the ``extraHeaders`` attribute: https://docs.plivo.com/docs/voice/xml/audiostream
 EXTRA_HEADERS_LIMIT = 512
-#: Characters of base64 in one message: advised, and allowed.
-#: https://www.plivo.com/docs/voice-agents/audio-streaming/concepts/audio-streaming-guide
-PAYLOAD_ADVICE, PAYLOAD_LIMIT = 16 * 1024, 64 * 1024
 # What the XML reference says; the streaming guide says mu-law.
 _UNSAID_CONTENT_TYPE = "audio/x-l16;rate=8000"
 _PLAIN = re.compile(r"[A-Za-z0-9+_.-]+")
 _ALPHANUMERIC = re.compile(r"[A-Za-z0-9]+")
 
 
-class PlivoCarrier(PlivoStream, JudgedStream):
+class PlivoCarrier(PlivoMirror):
     """
     The simulated carrier's end.
 
@@ -67,9 +63,6 @@ class PlivoCarrier(PlivoStream, JudgedStream):
             all values; those that they cannot write come as JSON.
         timestamp_base_ms: What timestamps count from.
     """
-
-    payload_limit: ClassVar[int] = 0
-    audio_message: ClassVar[str] = "playAudio"
 
     def __init__(self, *, strings: bool = False, extra_headers: str = "pairs", timestamp_base_ms: int = 0) -> None:
         super().__init__()
@@ -111,23 +104,6 @@ class PlivoCarrier(PlivoStream, JudgedStream):
 
     def sent_ms(self, track: str) -> int:
         return self._timestamp_base_ms + super().sent_ms(track)
-
-    def judge_stream_id(self, name: str, content: dict[str, Any]) -> None:
-        if name != self.audio_message:
-            super().judge_stream_id(name, content)
-        elif content.get("streamId") not in (None, self.stream_id):
-            # Audio needs none; pipecat's serializer adds it.
-            self.found("warn", f"a {name} message has the streamId of another stream")
-
-    def judge_media(self, content: dict[str, Any], media: dict[str, Any], payload: bytes) -> None:
-        super().judge_media(content, media, payload)
-        if isinstance(media["sampleRate"], str):
-            self.found("warn", "media.sampleRate is a text; Plivo documents a number")
-        size = len(media["payload"])
-        if size > PAYLOAD_LIMIT:
-            self.found("fail", f"a playAudio message holds more than {PAYLOAD_LIMIT // 1024} KiB of base64")
-        elif size > PAYLOAD_ADVICE:
-            self.found("warn", f"a playAudio message holds more than {PAYLOAD_ADVICE // 1024} KiB of base64")
 
 
 class PlivoSimulator(PlivoCompany, XmlSimulator):

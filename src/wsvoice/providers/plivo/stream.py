@@ -36,11 +36,17 @@ from wsvoice.providers.fields import (
     squeezed,
 )
 from wsvoice.providers.json_stream import JsonStream
+from wsvoice.providers.judged_stream import JudgedStream
 from wsvoice.providers.plivo.company import ENCODINGS
 
 # Milliseconds: a timestamp beyond is Unix time (2008 and later), not the age of a stream.
 _UNIX_TIME_MS = 1_200_000_000_000
 _CALLER_HEADER = re.compile("^x-ph-", re.IGNORECASE)
+
+
+#: Characters of base64 in one message: advised, and allowed.
+#: https://www.plivo.com/docs/voice-agents/audio-streaming/concepts/audio-streaming-guide
+PAYLOAD_ADVICE, PAYLOAD_LIMIT = 16 * 1024, 64 * 1024
 
 
 class PlivoStream(JsonStream):
@@ -141,6 +147,30 @@ class PlivoStream(JsonStream):
         if len(payload) % wire.sample_width:
             raise broken("incorrect-payload", f"{len(payload)} bytes of 16-bit audio end in the middle of a sample")
         super().judge_media(content, media, payload)
+
+
+class PlivoMirror(PlivoStream, JudgedStream):
+    """The carrier's end, which looks at what a bot sends."""
+
+    payload_limit: ClassVar[int] = 0
+    audio_message: ClassVar[str] = "playAudio"
+
+    def judge_stream_id(self, name: str, content: dict[str, Any]) -> None:
+        if name != self.audio_message:
+            super().judge_stream_id(name, content)
+        elif content.get("streamId") not in (None, self.stream_id):
+            # Audio needs none; pipecat's serializer adds it.
+            self.found("warn", f"a {name} message has the streamId of another stream")
+
+    def judge_media(self, content: dict[str, Any], media: dict[str, Any], payload: bytes) -> None:
+        super().judge_media(content, media, payload)
+        if isinstance(media["sampleRate"], str):
+            self.found("warn", "media.sampleRate is a text; Plivo documents a number")
+        size = len(media["payload"])
+        if size > PAYLOAD_LIMIT:
+            self.found("fail", f"a playAudio message holds more than {PAYLOAD_LIMIT // 1024} KiB of base64")
+        elif size > PAYLOAD_ADVICE:
+            self.found("warn", f"a playAudio message holds more than {PAYLOAD_ADVICE // 1024} KiB of base64")
 
 
 def read_pairs(written: str) -> dict[str, str]:

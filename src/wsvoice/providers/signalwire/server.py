@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from wsvoice.providers.base import Side, Stream, WebhookRequest
 from wsvoice.providers.signalwire.company import SignalWireCompany
-from wsvoice.providers.signalwire.stream import SignalWireStream
+from wsvoice.providers.signalwire.stream import SignalWireMirror, SignalWireStream
 from wsvoice.providers.signing import is_same
 from wsvoice.providers.twilio.company import is_json, webhook_urls
 from wsvoice.providers.twilio.server import TwilioServer, has_uuid, is_start, is_uuid
@@ -30,7 +30,7 @@ class SignalWireServer(SignalWireCompany, TwilioServer):
         return SignalWireStream(Side.BOT)
 
     def mirror(self) -> Stream:
-        return SignalWireStream(Side.CARRIER)
+        return SignalWireMirror()
 
     def verify(self, request: WebhookRequest, *, now: float) -> None:
         """

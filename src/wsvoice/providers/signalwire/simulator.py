@@ -6,31 +6,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 from xml.etree.ElementTree import Element
 
 from wsvoice.audio import PCMU_8K, AudioFormat
 from wsvoice.call import Call
 from wsvoice.providers.base import FakeApi, Occasion, Simulator, Stream, WebhookRequest
-from wsvoice.providers.events import Event
 from wsvoice.providers.fields import shown
-from wsvoice.providers.judged_stream import JudgedStream
 from wsvoice.providers.signalwire.company import SignalWireCompany
-from wsvoice.providers.signalwire.stream import CODECS, SignalWireStream
+from wsvoice.providers.signalwire.stream import CODECS, SignalWireMirror
 from wsvoice.providers.twilio.company import is_json, webhook_urls
 from wsvoice.providers.twilio.fake_api import TwilioApi
 from wsvoice.providers.twilio.simulator import TwilioSimulator
 from wsvoice.providers.urls import form_request
 from wsvoice.providers.xml_answer import Reading
-
-
-class SignalWireCarrier(SignalWireStream, JudgedStream):
-    """The simulated carrier's end."""
-
-    def judge(self, event: Event, name: str, content: dict[str, Any]) -> None:
-        # A bot may press keys, which a test call has no use for.
-        if name != "dtmf":
-            super().judge(event, name, content)
 
 
 class SignalWireApi(TwilioApi):
@@ -90,7 +79,7 @@ class SignalWireSimulator(SignalWireCompany, TwilioSimulator):
         return {"Authorization": f"Bearer {token}"} if token else {}
 
     def stream(self, quirks: Mapping[str, str] | None = None) -> Stream:
-        return SignalWireCarrier()
+        return SignalWireMirror()
 
     def fake_api(self) -> FakeApi | None:
         return SignalWireApi(self)

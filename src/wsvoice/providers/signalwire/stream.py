@@ -17,6 +17,7 @@ from wsvoice.providers.events import (
     StreamStarted,
     StreamStopped,
 )
+from wsvoice.providers.judged_stream import JudgedStream
 from wsvoice.providers.twilio.stream import TwilioStream
 
 #: https://developer.signalwire.com/compatibility-api/cxml/voice/stream#supported-codecs
@@ -59,3 +60,12 @@ class SignalWireStream(TwilioStream):
             return {"event": name, "streamSid": self.stream_id}
         counted = {"event": name, "sequenceNumber": str(self.next_sequence(event))}
         return counted if isinstance(event, StreamStopped) else {**counted, name: content}
+
+
+class SignalWireMirror(SignalWireStream, JudgedStream):
+    """The carrier's end, which looks at what a bot sends."""
+
+    def judge(self, event: Event, name: str, content: dict[str, Any]) -> None:
+        # A bot may press keys, which a test call has no use for.
+        if name != "dtmf":
+            super().judge(event, name, content)

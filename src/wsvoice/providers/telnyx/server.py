@@ -26,7 +26,7 @@ from wsvoice.providers.telnyx.company import (
     read_key,
 )
 from wsvoice.providers.telnyx.rest import command
-from wsvoice.providers.telnyx.stream import TelnyxStream
+from wsvoice.providers.telnyx.stream import TelnyxMirror, TelnyxStream
 from wsvoice.providers.urls import check_stream_url
 from wsvoice.providers.xml_writer import document, element
 
@@ -167,7 +167,7 @@ class TelnyxServer(TelnyxCompany, Server):
         return TelnyxStream(Side.BOT, self)
 
     def mirror(self) -> Stream:
-        return TelnyxStream(Side.CARRIER, self)
+        return TelnyxMirror(Side.CARRIER, self)
 
     # Signatures
 

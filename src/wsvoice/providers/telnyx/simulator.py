@@ -31,41 +31,24 @@ from wsvoice.providers.base import (
     WebhookRequest,
 )
 from wsvoice.providers.events import StreamError
-from wsvoice.providers.fields import broken, write_object, write_time
-from wsvoice.providers.judged_stream import JudgedStream
+from wsvoice.providers.fields import write_object, write_time
 from wsvoice.providers.telnyx.company import SIGNATURE_HEADER, TEXML_NAMES, TIMESTAMP_HEADER, TelnyxCompany, stable_uuid
 from wsvoice.providers.telnyx.fake_api import TelnyxApi
 from wsvoice.providers.telnyx.formats import LEG_CODEC, read_formats
-from wsvoice.providers.telnyx.stream import TelnyxStream
+from wsvoice.providers.telnyx.stream import TelnyxMirror
 from wsvoice.providers.urls import form_request
 from wsvoice.providers.xml_answer import Reading, XmlSimulator
-
-#: How long a piece of the bot's audio may be.
-#: https://developers.telnyx.com/docs/voice/programmable-voice/media-streaming
-MIN_PIECE_MS, MAX_PIECE_MS = 20, 30_000
 
 _INVALID_MEDIA, _MALFORMED_FRAME = ("100004", "invalid_media"), ("100003", "malformed_frame")
 _AGENT = {"user-agent": "telnyx-webhooks"}
 
 
-class TelnyxCarrier(TelnyxStream, JudgedStream):
+class TelnyxCarrier(TelnyxMirror):
     """The simulated carrier's end."""
-
-    payload_limit: ClassVar[int] = 0
 
     def error_reply(self, error: RemoteProtocolError) -> StreamError | None:
         code, title = _INVALID_MEDIA if error.kind in ("bad-media", "bad-base64") else _MALFORMED_FRAME
         return StreamError(code, title, error.message)
-
-    def judge_audio(self, payload: bytes) -> None:
-        if len(payload) % self.outbound_format.sample_width:
-            raise broken("bad-media", f"media.payload holds {len(payload)} bytes, which end in the middle of a sample")
-        super().judge_audio(payload)
-        duration_ms = self.outbound_format.duration_ms(len(payload))
-        if payload and duration_ms < MIN_PIECE_MS:
-            self.found("warn", f"a media message holds less than {MIN_PIECE_MS} ms of audio, Telnyx's least")
-        elif duration_ms > MAX_PIECE_MS:
-            self.found("fail", f"a media message holds more than {MAX_PIECE_MS // 1000} s of audio, Telnyx's most")
 
 
 class TelnyxSimulator(TelnyxCompany, XmlSimulator):

@@ -23,7 +23,12 @@ from wsvoice.providers.fields import (
     write_time,
 )
 from wsvoice.providers.json_stream import JsonStream
+from wsvoice.providers.judged_stream import JudgedStream
 from wsvoice.providers.telnyx.company import FOREIGN_CODECS, SAMPLE_RATES, TelnyxCompany, stable_uuid
+
+#: How long a piece of the bot's audio may be.
+#: https://developers.telnyx.com/docs/voice/programmable-voice/media-streaming
+MIN_PIECE_MS, MAX_PIECE_MS = 20, 30_000
 
 
 class TelnyxStream(JsonStream):
@@ -121,6 +126,22 @@ class TelnyxStream(JsonStream):
     def find_format(self, name: object, rate: int | None) -> AudioFormat | None:
         found = super().find_format(name, rate)
         return self._company.audio_format(found.encoding, found.sample_rate) if found else None
+
+
+class TelnyxMirror(TelnyxStream, JudgedStream):
+    """The carrier's end, which looks at what a bot sends."""
+
+    payload_limit: ClassVar[int] = 0
+
+    def judge_audio(self, payload: bytes) -> None:
+        if len(payload) % self.outbound_format.sample_width:
+            raise broken("bad-media", f"media.payload holds {len(payload)} bytes, which end in the middle of a sample")
+        super().judge_audio(payload)
+        duration_ms = self.outbound_format.duration_ms(len(payload))
+        if payload and duration_ms < MIN_PIECE_MS:
+            self.found("warn", f"a media message holds less than {MIN_PIECE_MS} ms of audio, Telnyx's least")
+        elif duration_ms > MAX_PIECE_MS:
+            self.found("fail", f"a media message holds more than {MAX_PIECE_MS // 1000} s of audio, Telnyx's most")
 
 
 def named_values(written: object) -> object:

@@ -17,7 +17,7 @@ from wsvoice.providers.callbacks import read_form_report
 from wsvoice.providers.fields import broken, read_signature, shown, start_of
 from wsvoice.providers.signing import Fields, SignedUrl, is_same
 from wsvoice.providers.twilio.company import SETTINGS_HEADER, SigningKey, TwilioCompany, is_json, webhook_urls
-from wsvoice.providers.twilio.stream import TwilioStream
+from wsvoice.providers.twilio.stream import TwilioMirror, TwilioStream
 from wsvoice.providers.urls import check_stream_url
 from wsvoice.providers.xml_writer import document, element
 
@@ -106,7 +106,7 @@ class TwilioServer(TwilioCompany, Server):
         return TwilioStream(Side.BOT)
 
     def mirror(self) -> Stream:
-        return TwilioStream(Side.CARRIER)
+        return TwilioMirror()
 
     # Signatures
 

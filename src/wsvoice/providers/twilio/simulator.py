@@ -17,22 +17,14 @@ from wsvoice.call import Call
 from wsvoice.errors import RemoteProtocolError
 from wsvoice.providers.base import Callback, FakeApi, Occasion, Stream, StreamStatus, WebhookRequest
 from wsvoice.providers.fields import broken, shown, write_time
-from wsvoice.providers.judged_stream import JudgedStream
 from wsvoice.providers.signing import Fields, SignedUrl
 from wsvoice.providers.twilio.company import SigningKey, TwilioCompany, is_json, write_settings
 from wsvoice.providers.twilio.fake_api import TwilioApi
-from wsvoice.providers.twilio.stream import TwilioStream
+from wsvoice.providers.twilio.stream import TwilioMirror
 from wsvoice.providers.urls import form_request
 from wsvoice.providers.xml_answer import Reading, XmlSimulator
 
 _FORM = "application/x-www-form-urlencoded; charset=UTF-8"
-
-
-class TwilioCarrier(TwilioStream, JudgedStream):
-    """The simulated carrier's end. Twilio names no limit of a message; WebSocket servers elsewhere stop at 64 KiB."""
-
-    #: https://www.twilio.com/docs/api/errors/31951
-    unknown_error: ClassVar[str] = " (error 31951)"
 
 
 class TwilioSimulator(TwilioCompany, XmlSimulator):
@@ -175,7 +167,7 @@ class TwilioSimulator(TwilioCompany, XmlSimulator):
         return super().explain_no_stream(verbs)
 
     def stream(self, quirks: Mapping[str, str] | None = None) -> Stream:
-        return TwilioCarrier()
+        return TwilioMirror()
 
     def fake_api(self) -> FakeApi | None:
         return TwilioApi(self)

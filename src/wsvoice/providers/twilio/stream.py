@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from wsvoice.providers.events import Digit, Event, StreamStopped
 from wsvoice.providers.json_stream import JsonStream
+from wsvoice.providers.judged_stream import JudgedStream
 
 
 class TwilioStream(JsonStream):
@@ -22,3 +23,14 @@ class TwilioStream(JsonStream):
         if isinstance(event, StreamStopped):
             return {"accountSid": self.account_id, "callSid": self.call_id}
         return super().carrier_content(event)
+
+
+class TwilioMirror(TwilioStream, JudgedStream):
+    """
+    The carrier's end, which looks at what a bot sends.
+
+    Twilio names no limit of a message; WebSocket servers elsewhere stop at 64 KiB.
+    """
+
+    #: https://www.twilio.com/docs/api/errors/31951
+    unknown_error: ClassVar[str] = " (error 31951)"
