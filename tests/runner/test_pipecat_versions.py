@@ -8,11 +8,14 @@ pipecats are the installed one with a few words of its source changed, and a ver
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import subprocess
 import sys
 import textwrap
 import tomllib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ import pytest
 from websockets.asyncio.server import serve
 
 from tests.environment import clean_environ
-from tests.process import ServerProcess, server_process
+from tests.process import server_process
 from tests.runner.peers import RATE, audio_message, next_audio, peer
 from tests.signals import tone
 from wsvoice.audio import write_wav
@@ -61,12 +64,43 @@ BREAKS = {
 }
 #: What relies on the same, and is switched off with it.
 ALONG = {"call-input": {"client-transport"}}
+#: What one connection may do without, by its kind.
+MET = {
+    "call": ("call-input", "session-timeout", "low-latency", "backlog", "hang-up", "parsed-handshake"),
+    "client": ("client-transport", "session-timeout", "low-latency", "evals"),
+    "client of a port": ("server-transport", "low-latency", "hang-up"),
+    "bot that dials": ("dial-transport", "client-transport", "low-latency", "hang-up"),
+}
+#: In which two of four pipecats each feature is lost. Of any that meet in one connection, each is lost somewhere while
+#: the other works; patches have nothing to do with each other.
+LOST_IN = {
+    "call-input": {0, 1},
+    "session-timeout": {0, 2},
+    "low-latency": {0, 3},
+    "backlog": {1, 2},
+    "hang-up": {1, 3},
+    "parsed-handshake": {2, 3},
+    "client-transport": {0, 1},
+    "evals": {1, 2},
+    "server-transport": {0, 2},
+    "dial-transport": {2, 3},
+    "create-transport": {1, 3},
+    "old-modules": {0, 1},
+    "old-params": {1, 2},
+    "input-vad": {2, 3},
+    "serializers": {0, 3},
+    "shared-models": {0, 2},
+    "causes": {2, 3},
+}
 
 ECHO = """
+    import sys
+
     from pipecat.frames.frames import InputAudioRawFrame, OutputAudioRawFrame
     from pipecat.pipeline.pipeline import Pipeline
     from pipecat.pipeline.worker import PipelineWorker
     from pipecat.processors.frame_processor import FrameProcessor
+    from pipecat.runner.utils import parse_telephony_websocket
     from pipecat.workers.runner import WorkerRunner
 
 
@@ -79,17 +113,78 @@ ECHO = """
 
 
     async def bot(runner_args):
+        kind = type(runner_args).__name__
+        if kind == "CallArguments":
+            spoken, data = await parse_telephony_websocket(runner_args.websocket)
+            print("parsed", spoken, data["call_id"] == runner_args.call.call_id, file=sys.stderr, flush=True)
         transport = runner_args.transport
         worker = PipelineWorker(Pipeline([transport.input(), Echo(), transport.output()]), enable_rtvi=False)
 
         async def leave(transport, *_):
             await worker.cancel()
 
-        client = runner_args.__class__.__name__ == "DialArguments"
-        transport.add_event_handler("on_disconnected" if client else "on_client_disconnected", leave)
+        transport.add_event_handler("on_disconnected" if kind == "DialArguments" else "on_client_disconnected", leave)
         runner = WorkerRunner(handle_sigint=False)
         await runner.add_workers(worker)
         await runner.run()
+"""
+
+
+#: Serves the bot in every way at once, and dials with it. It prints where it listens, and when it has dialled.
+EVERYTHING = """
+    import asyncio, json, sys, threading
+    import wsvoice
+
+    wsvoice.install()
+
+    from wsvoice.bot_loading import load_bot
+    from wsvoice.config import RunConfig
+    from wsvoice.runner.server import serve
+    from wsvoice.runner.standalone import Stop, dial_out, serve_one_by_one
+
+    bot, places, listen = load_bot("bot.py"), {}, {"host": "127.0.0.1", "port": 0}
+
+    def on_ready(kind):
+        def note(ready):
+            places[kind] = ready.url
+            if len(places) == 3:
+                print(json.dumps(places), flush=True)
+        return note
+
+    for kind in ("twilio", "websocket"):
+        arguments = (bot, RunConfig(transport=kind, **listen))
+        threading.Thread(target=serve, args=arguments, kwargs={"on_ready": on_ready(kind)}, daemon=True).start()
+
+    async def main():
+        config = RunConfig(transport="websocket-server", **listen)
+        desk = serve_one_by_one(bot, config, on_ready=on_ready("websocket-server"), stop=Stop())
+        serving = asyncio.create_task(desk)
+        config = RunConfig(transport="websocket-client", url=sys.argv[1])
+        await dial_out(bot, config, on_ready=lambda _: None, stop=Stop())
+        print("dialled", flush=True)
+        await serving
+
+    asyncio.run(main())
+"""
+#: Prints what each of several pipecats lacks, of which none is imported.
+LOOKS = """
+    import importlib, json, sys
+    from importlib import metadata
+    from wsvoice import pipecat_contracts as contracts
+    from wsvoice.errors import ConfigError
+
+    found = {}
+    for site in sys.argv[1:]:
+        sys.path.insert(0, site)
+        importlib.invalidate_caches()
+        contracts._module_code.cache_clear()
+        version = metadata.version("pipecat-ai")
+        assert not contracts.is_tested(version)
+        lost = [feature.name for feature in contracts.missing(contracts.RUNNER_FEATURES, version)]
+        found[site] = lost
+        sys.path.remove(site)
+    assert "pipecat" not in sys.modules
+    print(json.dumps(found))
 """
 
 
@@ -125,13 +220,41 @@ def _link(source: Path, target: Path, at: str, changes: dict[str, list[tuple[str
             (target / each.name).write_text(text)
 
 
-def call(server: ServerProcess, folder: Path, provider: str = "twilio") -> None:
+@asynccontextmanager
+async def started(folder: Path, site: Path, program: str, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run a program beside the bot until the context ends; it logs to ``log`` in the folder."""
+    (folder / "bot.py").write_text(textwrap.dedent(ECHO))
+    with (folder / "log").open("w") as log:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", textwrap.dedent(program), *arguments),
+            stdout=subprocess.PIPE,
+            stderr=log,
+            cwd=folder,
+            env=clean_environ(PYTHONPATH=str(site)),
+        )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def printed(process: asyncio.subprocess.Process, folder: Path, timeout_s: float = 30) -> str:
+    """Return the next line that a program prints."""
+    assert process.stdout is not None
+    async with asyncio.timeout(timeout_s):
+        line = await process.stdout.readline()
+    assert line, (folder / "log").read_text()
+    return line.decode()
+
+
+async def call(url: str, folder: Path, provider: str = "twilio") -> None:
     """Call a bot that repeats what it hears, and expect a good call."""
-    word = folder / "word.wav"
+    word = folder / f"{provider}.wav"
     write_wav(word, [tone(500, 500, 8000)], 8000)
-    place = server.url if server.ready["providers"] == [provider] else f"{server.url}{provider}"
-    report = asyncio.run(dial(DialConfig(target=place, transport=provider, audio=(word,), listen_s=0.1)))
-    assert report.verdict == "passed", f"{report}\n{server.log()}"
+    report = await dial(DialConfig(target=url, transport=provider, audio=(word,), listen_s=0.1))
+    assert report.verdict == "passed", report
 
 
 async def converse(url: str) -> None:
@@ -206,6 +329,10 @@ def test_every_feature_says_what_is_lost_and_can_be_broken() -> None:
     assert all(feature.lost and feature.contracts for feature in FEATURES.values())
     assert set(BREAKS) == set(FEATURES)
     assert set(PATCHES) <= set(FEATURES)
+    assert set(LOST_IN) == {feature.name for feature in RUNNER_FEATURES if not feature.required} - {"server-port"}
+    assert set(LOST_IN) == set(PATCHES).union(*MET.values())
+    assert all(len(where) == 2 for where in LOST_IN.values())
+    assert all(len({tuple(sorted(LOST_IN[name])) for name in names}) == len(names) for names in MET.values())
 
 
 #: What a telephone call may do without.
@@ -217,64 +344,22 @@ IN_CALLS = [
 
 
 class TestAnUntestedVersion:
-    def test_with_all_contracts_kept_is_like_a_tested_one(self, tmp_path: Path) -> None:
-        site = changed_pipecat(tmp_path)
-        with server_process(tmp_path, ECHO, "-t", "twilio", PYTHONPATH=str(site)) as server:
-            call(server, tmp_path)
-            assert warnings(server.log()) == []
+    def test_each_feature_is_lost_by_itself(self, tmp_path: Path) -> None:
+        names = [feature.name for feature in RUNNER_FEATURES if not feature.required]
+        sites = {str(changed_pipecat(tmp_path / name, name)): name for name in names}
+        whole = str(changed_pipecat(tmp_path))
+        result = run([sys.executable, "-c", textwrap.dedent(LOOKS), whole, *sites], tmp_path, Path())
+        assert result.returncode == 0, result.stderr
+        found = json.loads(result.stdout)
+        assert found.pop(whole) == []
+        assert {sites[site]: set(lost) for site, lost in found.items()} == {
+            name: {name} | ALONG.get(name, set()) for name in names
+        }
 
-    @pytest.mark.parametrize("name", IN_CALLS)
-    def test_a_call_goes_on_without(self, name: str, tmp_path: Path) -> None:
-        site = changed_pipecat(tmp_path, name)
-        with server_process(tmp_path, ECHO, "-t", "twilio", PYTHONPATH=str(site)) as server:
-            call(server, tmp_path)
-            log = server.log()
-            assert lost(log) == {name} | ALONG.get(name, set())
-            assert "Traceback" not in log
-
-    def test_every_providers_call_goes_on_without_any(self, tmp_path: Path) -> None:
-        site = changed_pipecat(tmp_path, *IN_CALLS)
-        with server_process(tmp_path, ECHO, PYTHONPATH=str(site)) as server:
-            for provider in server.ready["providers"]:
-                call(server, tmp_path, provider)
-            log = server.log()
-            assert set(IN_CALLS) <= lost(log)
-            assert "Traceback" not in log
-
-    def test_a_handshake_that_the_bot_parses_itself(self, tmp_path: Path) -> None:
-        site = changed_pipecat(tmp_path, "parsed-handshake")
-        bot = ECHO.replace(
-            "transport = runner_args.transport",
-            """from pipecat.runner.utils import parse_telephony_websocket
-        kind, data = await parse_telephony_websocket(runner_args.websocket)
-        print("parsed", kind, data["call_id"] == runner_args.call.call_id, file=__import__("sys").stderr, flush=True)
-        transport = runner_args.transport""",
-        )
-        with server_process(tmp_path, bot, "-t", "twilio", PYTHONPATH=str(site)) as server:
-            call(server, tmp_path)
-            assert "parsed twilio True" in server.log()
-
-    @pytest.mark.parametrize("name", ["client-transport", "evals", "call-input", "session-timeout", "low-latency"])
-    def test_a_client_is_served_without(self, name: str, tmp_path: Path) -> None:
-        site = changed_pipecat(tmp_path, name)
-        with server_process(tmp_path, ECHO, "-t", "websocket", PYTHONPATH=str(site)) as server:
-            asyncio.run(converse(f"{server.url.replace('http', 'ws', 1)}ws-client"))
-            log = server.log()
-            assert name in lost(log)
-            assert "Traceback" not in log
-
-    @pytest.mark.parametrize("names", [("server-transport",), ("server-transport", "low-latency", "hang-up")])
-    def test_clients_are_served_one_by_one_without(self, names: tuple[str, ...], tmp_path: Path) -> None:
-        site = changed_pipecat(tmp_path, *names)
-        with server_process(tmp_path, ECHO, "-t", "websocket-server", PYTHONPATH=str(site)) as server:
-            asyncio.run(converse(server.url))
-            asyncio.run(converse(server.url))
-            log = server.log()
-            assert lost(log) == set(names)
-            assert "Traceback" not in log
-
-    @pytest.mark.parametrize("names", [("dial-transport",), ("dial-transport", "client-transport", "hang-up")])
-    def test_a_bot_dials_out_without(self, names: tuple[str, ...], tmp_path: Path) -> None:
+    @pytest.mark.parametrize("where", [set(), {0}, {1}, {2}, {3}, {0, 1, 2, 3}], ids=str)
+    def test_every_kind_of_conversation_goes_on_without(self, where: set[int], tmp_path: Path) -> None:
+        """With all contracts kept, it is like a tested one."""
+        names = {name for name, places in LOST_IN.items() if places & where}
         site = changed_pipecat(tmp_path, *names)
         heard = bytearray()
 
@@ -283,25 +368,47 @@ class TestAnUntestedVersion:
             while len(heard) < RATE // 5:
                 heard.extend((await next_audio(connection)).audio)
 
-        async def main() -> str:
+        async def to_the_port(url: str) -> None:
+            await converse(url)
+            await converse(url)
+
+        async def main() -> None:
             async with serve(talk, "127.0.0.1", 0) as listening:
                 url = f"ws://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
-                arguments = ("-t", "websocket-client", "--url", url)
-                with server_process(tmp_path, ECHO, *arguments, PYTHONPATH=str(site)) as process:
-                    assert await asyncio.to_thread(process.wait, 20) == 0
-                    return process.log()
+                async with started(tmp_path, site, EVERYTHING, url) as process:
+                    places = json.loads(await printed(process, tmp_path))
+                    await asyncio.gather(
+                        call(places["twilio"], tmp_path),
+                        converse(f"{places['websocket'].replace('http', 'ws', 1)}ws-client"),
+                        to_the_port(places["websocket-server"]),
+                    )
+                    assert await printed(process, tmp_path) == "dialled\n"
 
-        log = asyncio.run(main())
+        asyncio.run(main())
+        log = (tmp_path / "log").read_text()
         assert len(heard) >= RATE // 5
-        assert lost(log) == set(names)
+        assert "parsed twilio True" in log
+        assert (lost(log) if names else set(warnings(log))) == names
         assert "Traceback" not in log
 
-    def test_a_patch_that_is_not_possible_is_not_made(self, tmp_path: Path) -> None:
-        site = changed_pipecat(tmp_path, "input-vad", "causes")
-        program = "import wsvoice; print(*wsvoice.install({'old-params'}))"
-        result = run([sys.executable, "-c", program], tmp_path, site)
-        assert result.stdout.split() == [name for name in PATCHES if name not in ("input-vad", "causes", "old-params")]
-        assert lost(result.stderr) == {"input-vad", "causes"}
+    def test_every_providers_call_goes_on_without_any(self, tmp_path: Path) -> None:
+        site = changed_pipecat(tmp_path, *IN_CALLS)
+
+        async def call_all(url: str, providers: list[str]) -> None:
+            few = asyncio.Semaphore(2)
+
+            async def soon(provider: str) -> None:
+                async with few:
+                    await call(f"{url}{provider}", tmp_path, provider)
+
+            await asyncio.gather(*map(soon, providers))
+
+        bot = ECHO.replace('kind == "CallArguments"', "False")
+        with server_process(tmp_path, bot, PYTHONPATH=str(site)) as server:
+            asyncio.run(call_all(server.url, server.ready["providers"]))
+            log = server.log()
+            assert set(IN_CALLS) <= lost(log)
+            assert "Traceback" not in log
 
 
 class TestNoCallIsPossible:
@@ -313,7 +420,6 @@ class TestNoCallIsPossible:
         ("name", "arguments", "message"),
         [
             ("calls", ["run"], r"pipecat\.utils\.base_object\.BaseObject\._register_event_handler has changed"),
-            ("server-port", ["run", "-t", "websocket-server"], "-t websocket-server needs what has changed in it"),
             ("caller-bot", ["dial", "--caller", "bot.py"], r"[\w.]+BaseOutputTransport\.[\w.]+ has changed"),
         ],
     )
@@ -328,15 +434,33 @@ class TestNoCallIsPossible:
             del BREAKS["gone"]
         self.fails(tmp_path, site, ["run"], "No module named 'pipecat.transports.websocket.fastapi'")
 
-    def fails(self, folder: Path, site: Path, arguments: list[str], message: str) -> None:
+    def test_one_transport_is_not_possible_and_some_patches(self, tmp_path: Path) -> None:
+        site = changed_pipecat(tmp_path, "server-port", "input-vad", "causes")
+        program = "import wsvoice.__main__; print(*wsvoice.install({'old-params'})); wsvoice.__main__.main()"
+        message = "-t websocket-server needs what has changed in it"
+        result = self.fails(tmp_path, site, ["run", "-t", "websocket-server"], message, program=("-c", program))
+        made = [name for name in PATCHES if name not in ("input-vad", "causes", "old-params")]
+        assert result.stdout.split() == made
+        assert lost(result.stderr.partition("error: ")[0]) == {"server-port", "input-vad", "causes"}
+
+    def fails(
+        self,
+        folder: Path,
+        site: Path,
+        arguments: list[str],
+        message: str,
+        *,
+        program: tuple[str, ...] = ("-m", "wsvoice"),
+    ) -> subprocess.CompletedProcess[str]:
         (folder / "bot.py").write_text(textwrap.dedent(ECHO))
         more = ["bot.py", "--port", "0"] if arguments[0] == "run" else []
-        result = run([sys.executable, "-m", "wsvoice", *arguments, *more], folder, site)
+        result = run([sys.executable, *program, *arguments, *more], folder, site)
         assert result.returncode == 2, result
         line = next(each for each in result.stderr.splitlines() if "error: " in each)
         assert re.search(f"error: wsvoice cannot work with pipecat 1.99.0: {message}$", line), result.stderr
         assert self.HINT in result.stderr
         assert "Traceback" not in result.stderr
+        return result
 
 
 def run(command: list[str], folder: Path, site: Path) -> subprocess.CompletedProcess[str]:
