@@ -547,7 +547,7 @@ def _check_positive(**bounds: float | None) -> None:
     for name, bound in bounds.items():
         # Not `bound < 0`, which is false of what is no number.
         if bound is not None and not bound >= 0:
-            raise ValueError(f"{name} is a time from 0 up, got {bound:g}")
+            raise ValueError(f"{name} cannot be {bound:g}: it takes 0 or more")
 
 
 @contextmanager

@@ -20,8 +20,8 @@ from tests.dial.fake_bots import FakeBot, Line, fake_bot, http_answer, twiml
 from wsvoice import http
 from wsvoice.config import DialConfig
 from wsvoice.dial import CallReport, TimelineEvent
+from wsvoice.dial.addresses import AddressPolicy
 from wsvoice.dial.caller import dial
-from wsvoice.dial.target import AddressPolicy
 from wsvoice.dial.timeouts import Timeouts
 from wsvoice.errors import HttpError
 from wsvoice.providers.base import HttpRequest
@@ -210,7 +210,7 @@ def test_no_answer_sends_the_caller_to_an_address_that_no_call_goes_to(url: str)
     report = call(served={"webhook": lambda bot, number: http_answer(twiml(url))}, allow_private=True)
     assert report.connect_ms is None
     assert "is not dialled: " in str(report.failure)
-    assert "an address that no call goes to" in str(report.failure)
+    assert "an address that is never dialled" in str(report.failure)
 
 
 def test_no_redirect_does() -> None:
@@ -256,7 +256,7 @@ def test_only_a_private_server_sends_the_caller_to_private_addresses(names: Name
     refused = reach("https://bot.example.com/", "wss://inside.example.com/ws")
     assert refused == (
         f"wss://inside.example.com/ws is not dialled: inside.example.com ({private}) is a private address,"
-        " and the server that names it is a public one; --allow-private dials it"
+        " and the server that names it is public; --allow-private dials it"
     )
     assert reach("https://bot.example.com/", "wss://inside.example.com/ws", allow_private=True) == [private]
     assert reach("http://intranet/", "wss://inside.example.com/ws") == [private]

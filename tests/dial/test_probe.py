@@ -257,7 +257,7 @@ def test_a_bot_that_goes_away_is_told_with_what_it_went_away_of(tried: dict[str,
 def test_a_bot_that_is_deaf_afterwards_is_told(tried: dict[str, Tried]) -> None:
     call = tried["deaf"]
     assert ("S2", "fail") in call.found()
-    assert call.message("S2").startswith("nothing was heard of the bot any more after no media for 0.2 s")
+    assert call.message("S2").startswith("the bot was not heard again after no media for 0.2 s")
     assert call.report.failure == "the bot did not answer turn 1 within 1 s"
 
 
@@ -273,7 +273,7 @@ def test_a_bot_that_heeds_an_interruption_passes(tried: dict[str, Tried]) -> Non
 def test_a_bot_that_talks_on_is_told(tried: dict[str, Tried]) -> None:
     call = tried["rude"]
     assert (call.report.failure, call.found()) == (None, [("M3", "warn")])
-    assert call.message("M3").startswith("the bot spoke on for ")
+    assert call.message("M3").startswith("the bot went on speaking for ")
     assert call.message("M3").endswith("it cleared nothing")
     assert call.report.verdict == "passed"
 

@@ -89,7 +89,7 @@ def test_its_public_host_is_dialled_locally(
 def test_a_server_of_another_providers_says_so(tmp_path: Path, unsigned: ServerProcess) -> None:
     report, _ = call(tmp_path, unsigned.url, "plivo", dict(load_provider("plivo").test_credentials(SEED)[0]))
     assert report.failure is not None
-    assert report.failure.startswith("the server takes no calls of Plivo's: 4")
+    assert report.failure.startswith("the server takes no calls from Plivo: 4")
     assert report.failure.endswith(" - dial with -t twilio")
 
 
@@ -97,8 +97,7 @@ def test_a_server_for_plain_clients_says_so(tmp_path: Path) -> None:
     with server_process(tmp_path, ECHO, "-t", "websocket") as server:
         report, _ = call(tmp_path, server.url, "twilio", {})
     assert report.failure == (
-        "the server takes plain WebSocket clients, and no telephone calls"
-        " - start it with `wsvoice run bot.py -t twilio`"
+        "the server takes plain WebSocket clients, not telephone calls - start it with `wsvoice run bot.py -t twilio`"
     )
 
 

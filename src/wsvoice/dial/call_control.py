@@ -1,5 +1,5 @@
 """
-How a call goes on: the documents after the first one, and who is told what becomes of its streams.
+The course of a call: its documents, from the first to the last, and status callbacks.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from wsvoice.providers.base import (
     WebhookRequest,
 )
 
-#: How many documents a call is given after the first one. Real calls have no such limit, but a test call has an end.
+#: How many documents a call may ask for after the first one, so that a test call ends.
 MAX_DOCUMENTS = 10
-#: How long a status callback may take; nothing waits for it but the call's report.
+#: How long a status callback may take; only the call's report waits for it.
 CALLBACK_TIMEOUT_S = 5.0
 
 _TEXT_LIMIT = 200
@@ -40,11 +40,11 @@ class CallControl:
     The course of one call, document by document.
 
     Args:
-        provider: Who reads the documents.
-        webhook: The call's webhook, which the first document came from.
-        timeline: Told what happens.
-        quirks: What the provider does differently.
-        force_ws: Streams are dialled without TLS.
+        provider: Reads the documents.
+        webhook: The call's webhook, which answers with the first document.
+        timeline: Where events and findings go.
+        quirks: How the provider deviates.
+        force_ws: Dial streams without TLS.
     """
 
     def __init__(
@@ -62,22 +62,22 @@ class CallControl:
         self._quirks = quirks
         self._force_ws = force_ws
         self._documents = 0
-        #: Where the last document came from, which relative URLs in it start at.
+        #: Where the last document came from: the base of its relative URLs.
         self._base_url = webhook.url
         self._status_task: asyncio.Task[None] | None = None
 
     # Documents
 
-    async def first(self, call: Call, asked: WebhookAnswer) -> StreamRequest:
+    async def first(self, call: Call, answer: WebhookAnswer) -> StreamRequest:
         """
-        Read the stream that the webhook's answer asks for, by way of redirects.
+        Return the stream that the webhook's answer asks for, following redirects.
 
         Raises:
-            DialError: If no stream comes of it, in words for the report.
+            DialError: If it asks for none, in words for the report.
         """
         while True:
-            self._base_url = asked.url
-            document = self._webhook.read(asked, self._provider.read_answer)
+            self._base_url = answer.url
+            document = self._webhook.read(answer, self._provider.read_answer)
             if isinstance(document, StreamRequest):
                 return document
             if isinstance(document, NoStream):
@@ -85,42 +85,41 @@ class CallControl:
             for verb in document.skipped:
                 self._timeline.add("note", f"a real call would do first: {verb}")
             self._count()
-            asked = await self._ask(call, document.callback, "redirect", answered=False)
+            answer = await self._ask(call, document.callback, "redirect", answered=False)
 
     async def after(self, call: Call, request: StreamRequest) -> StreamRequest | None:
         """
-        Return the stream with which `call` goes on now that the bot has closed the one of `request`.
+        Return the next stream of `call` after the bot has closed the one of `request`.
 
-        ``None`` if there is none, and the call ends or leaves the bot. What is wrong with a document is a finding, for
-        the stream before was in order.
+        ``None`` if the call ends or leaves the bot. A document that cannot be used is a finding.
         """
         try:
             if request.action is not None:
                 self._count()
-                asked = await self._ask(call, request.action, "action")
-                return await self._follow(call, asked)
-            return await self._read(call, request.rest, "application/xml")
+                answer = await self._ask(call, request.action, "action")
+                return await self._follow(call, answer)
+            return await self._read(call, request.rest, self._provider.document_type)
         except DialError as error:
             self._timeline.add_finding("W6", "fail", error.message)
             return None
 
     async def update(self, call: Call, command: Command) -> StreamRequest | None:
-        """Return the stream with which `call` goes on as an update through the API says; as in :meth:`after`."""
+        """Return the next stream of `call` after an update through the API; as :meth:`after`."""
         self._base_url = self._webhook.url
         try:
             self._count()
             if command.callback is None:
-                return await self._read(call, command.document, "application/xml")
+                return await self._read(call, command.document, self._provider.document_type)
             return await self._follow(call, await self._ask(call, command.callback, "update"))
         except DialError as error:
             self._timeline.add_finding("W6", "fail", error.message)
             return None
 
-    async def _follow(self, call: Call, asked: WebhookAnswer) -> StreamRequest | None:
-        self._base_url = asked.url
-        response = asked.response
+    async def _follow(self, call: Call, answer: WebhookAnswer) -> StreamRequest | None:
+        self._base_url = answer.url
+        response = answer.response
         if response.status == 204:
-            self._timeline.add("note", "the server has no more to say: the call ends")
+            self._timeline.add("note", "the server has nothing more to say: the call ends")
             return None
         return await self._read(call, response.body, response.headers.get("content-type", ""))
 
@@ -139,23 +138,23 @@ class CallControl:
         for verb in document.skipped:
             self._timeline.add("note", f"a real call would do next: {verb}")
         self._count()
-        asked = await self._ask(call, document.callback, "redirect")
-        return await self._follow(call, asked)
+        answer = await self._ask(call, document.callback, "redirect")
+        return await self._follow(call, answer)
 
     def _report_end(self, document: NoStream) -> None:
         verbs = list(document.skipped)
         if document.how == "hung-up":
-            verbs.append("Hangup")
+            verbs.append("hang-up")
         if verbs:
             self._timeline.add("note", f"a real call goes on with: {'; '.join(verbs)}")
         if document.how == "transferred":
             self._timeline.add("hang-up", f"the bot transfers the call to {document.to}")
 
     async def _ask(self, call: Call, callback: Callback, occasion: Occasion, *, answered: bool = True) -> WebhookAnswer:
-        what = "the answer's <Redirect>" if occasion == "redirect" else "<Connect action>"
-        if occasion == "update":
-            what = "the call's update"
-        self._timeline.add("webhook", f"{what} leads to {callback.method} {self._webhook.shown(callback.url)}")
+        what = {"redirect": "the answer's redirect", "action": "the stream's action", "update": "the call's update"}
+        self._timeline.add(
+            "webhook", f"{what[occasion]} leads to {callback.method} {self._webhook.shown(callback.url)}"
+        )
 
         def render(url: str, method: Literal["GET", "POST"], now: float) -> WebhookRequest:
             at = Callback(url, method)
@@ -167,15 +166,15 @@ class CallControl:
         self._documents += 1
         if self._documents > MAX_DOCUMENTS:
             raise DialError(
-                f"the bot's server leads the call on more than {MAX_DOCUMENTS} times; the test call ends here"
+                f"the bot's server gives the call more than {MAX_DOCUMENTS} documents; the test call ends here"
             )
 
     def settle(self, request: StreamRequest, when: str = "first") -> StreamRequest:
-        """Tell what is to be known of a stream before it is dialled, and return it as it is to be dialled."""
+        """Report what an answer says beside its stream, and return the stream as it is to be dialled."""
         timeline = self._timeline
         for verb in request.skipped:
             timeline.add("note", f"a real call would do {when}: {verb}")
-        # On this machine there is no TLS, and the same server has it once it has a public address.
+        # A server on this machine has no TLS until it has a public address.
         local = request.url.startswith("ws://") and is_loopback(urlsplit(request.url).hostname or "")
         for found in request.findings:
             if local and "ws://" in found.message:
@@ -192,7 +191,7 @@ class CallControl:
     # Status callbacks
 
     def send_status(self, call: Call, request: StreamRequest, status: StreamStatus, *, error: str = "") -> None:
-        """Tell the stream's status callback, if the document names one, what has become of it; nothing waits for it."""
+        """Send the stream's status to its callback, if the document names one, without waiting for the answer."""
         callback = request.status_callback
         if callback is None:
             return
@@ -202,10 +201,10 @@ class CallControl:
                 "note", f"the status callback {url} is on another server, which a test call leaves alone"
             )
             return
-        request_ = self._provider.stream_webhook(
+        status_request = self._provider.stream_webhook(
             call, callback, status, name=request.name, error=error[:_TEXT_LIMIT], now=time.time()
         )
-        if request_ is None:
+        if status_request is None:
             return
         before = self._status_task
 
@@ -214,18 +213,18 @@ class CallControl:
                 await asyncio.wait([before])
             what = f"the status callback that the stream has {status}"
             try:
-                response = await self._webhook.send(request_, timeout_s=CALLBACK_TIMEOUT_S)
+                response = await self._webhook.send(status_request, timeout_s=CALLBACK_TIMEOUT_S)
             except HttpError as failure:
                 self._timeline.add_finding("W6", "warn", f"{what} got no answer: {failure.message}", kind="callback")
                 return
             if not 200 <= response.status < 300:
                 self._timeline.add_finding("W6", "warn", f"{what} was answered {response.status}", kind="callback")
                 return
-            self._timeline.add("webhook", f"told that the stream has {status}: {response.status}")
+            self._timeline.add("webhook", f"{what} was answered {response.status}")
 
         self._status_task = asyncio.create_task(send())
 
     async def finish(self) -> None:
-        """Wait until everybody has been told."""
+        """Wait until every status callback has been answered."""
         if self._status_task is not None:
             await asyncio.wait([self._status_task])

@@ -1,5 +1,5 @@
 """
-The simulated caller: places a call to a bot, exactly as its provider would, and reports how it went.
+One test call: calls a bot as its provider would, and reports how it went.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from wsvoice.call import Call
 from wsvoice.config import DialConfig
+from wsvoice.dial.addresses import AddressPolicy, HostOverride, shortened, stream_address
 from wsvoice.dial.call_control import CallControl
 from wsvoice.dial.caller_bot_audio import CallerBotAudio
 from wsvoice.dial.clock import Clock, MonotonicClock
@@ -30,7 +31,7 @@ from wsvoice.dial.report import CallReport, Cause, TimelineEvent, name_causes
 from wsvoice.dial.script import Clip, Script, Speaker, Turn, load_turns
 from wsvoice.dial.served_bot import PUBLIC_HOST, ServedBot, bot_environment
 from wsvoice.dial.sound_detection import SoundDetector
-from wsvoice.dial.target import AddressPolicy, HostOverride, Target, parse_target, shortened, stream_address
+from wsvoice.dial.target import Target, parse_target
 from wsvoice.dial.timeline import Timeline
 from wsvoice.dial.timeouts import Timeouts
 from wsvoice.dial.webhook import Webhook, no_stream
@@ -46,13 +47,13 @@ if TYPE_CHECKING:
 
     from wsvoice.dial.caller_bot import CallerBot
 
-#: The largest message that is taken from a bot, in bytes; ten minutes of audio in base64 fit.
+#: The largest message that a bot may send, in bytes: ten minutes of audio in base64.
 MESSAGE_LIMIT = 16 * 1024 * 1024
-#: How many messages wait for the caller: while one is worked on, no more is read of a bot that floods it.
+#: How many messages are read ahead; a bot that sends more has to wait.
 MESSAGES_QUEUED = 2
-#: How long the server of a call that failed may take to write why: it may have been held up until the hang-up.
+#: How long to wait for the server to write why a call failed: it may have been blocked until the hang-up.
 CAUSE_GRACE_S = 0.3
-#: How long a call lasts whose caller is a bot, unless the user says otherwise.
+#: How long a call with a bot as the caller lasts, unless the user says otherwise.
 CALLER_DURATION_S = 30.0
 
 
@@ -70,17 +71,17 @@ async def dial(
     """
     Place a simulated call.
 
-    What goes wrong at the other end is in the report, whose verdict is then ``failed``. A cancellation hangs up
-    in good order, writes the recording, and goes on.
+    What goes wrong at the other end is in the report, whose verdict is then ``failed``. If it is cancelled, it hangs
+    up in good order and writes the recording first.
 
     Args:
         config: Whom to call, and what to say.
-        on_event: Told what happens, as it happens.
-        clock: What the call's media run by; the system's clock unless given.
+        on_event: Called with each event as it happens.
+        clock: The clock of the call's media; the system's unless given.
         timeouts: How long to wait for the other end.
 
     Raises:
-        UsageError: If the call could not be placed because of what the user asked for.
+        UsageError: If the call cannot be placed as the user asked.
         BotImportError: If the caller is a bot that fails while it is imported.
     """
     target = parse_target(config.target)
@@ -97,20 +98,20 @@ async def dial(
             raise UsageError("a caller that is a bot says what it likes", hint="leave out --audio, --say and --dtmf")
         if config.duration_s is None:
             config = replace(config, duration_s=CALLER_DURATION_S)
-        # In a thread, for it takes its time and may run a loop of its own.
+        # In a thread, because it takes a while and may run its own event loop.
         bot = await asyncio.to_thread(_load_caller, spec, lambda line: timeline.add("caller-log", line))
     turns = [] if bot else load_turns(config.audio, config.dtmf, _speak(config.say, config.voice))
     caller = _TestCall(config, target, turns, bot, timeline, clock, timeouts or Timeouts())
     return await caller.call()
 
 
-#: A bot is imported with a command line and an event loop of its own in place, of which a process has one.
+#: Importing a bot replaces the command line and the event loop, of which a process has one.
 _LOADING = threading.Lock()
 
 
 def _load_caller(spec: str, on_line: Callable[[str], None]) -> CallerBot:
     with _LOADING:
-        # pipecat takes a second to import, which scripted calls need not wait for.
+        # pipecat takes a second to import, and scripted calls do not need it.
         from wsvoice.pipecat_contracts import require_caller_features
 
         require_caller_features()
@@ -124,13 +125,13 @@ def _speak(texts: Sequence[str], voice: str) -> list[Clip]:
 
 
 def _check_time(name: str, time_s: float | None) -> None:
-    # Not `time_s < 0`, which is false of what is no number.
+    # Not `time_s < 0`, which is false for NaN.
     if time_s is not None and not 0 <= time_s < math.inf:
-        raise UsageError(f"the {name} is a time from 0 up, got {time_s:g} s")
+        raise UsageError(f"the {name} cannot be {time_s:g} s: it takes 0 or more")
 
 
 def _check_recording(path: Path) -> None:
-    # After a minute's call it is late to find out that there is nowhere to put it.
+    # Checked before the call, not after it.
     if not path.absolute().parent.is_dir():
         raise UsageError(f"{path} cannot be written: its folder does not exist", hint="make the folder first")
     if path.is_dir():
@@ -161,13 +162,13 @@ class _TestCall:
         self._provider = load_simulator(config.transport, config.credentials)
         self._behaviour = read_behaviour(self._provider, config.quirks)
         if target.kind == "bot":
-            # Made for this call, so that the real ones stay out of it.
+            # Made for this call, so that no real ones are used.
             carriers, self._bot_credentials = self._provider.test_credentials(secrets.token_bytes(32))
             self._provider = load_simulator(config.transport, carriers)
         elif self._behaviour.by_commands:
             raise UsageError(
-                "a call that is answered through the provider's API needs a simulated one, which no server knows",
-                hint="dial the bot's file: it is served with the address of the simulated API",
+                "a call that is answered through the provider's API needs a simulated API, unknown to a running server",
+                hint="dial the bot's file: it is served with the simulated API's address",
             )
         self._call = self._new_call()
         self._served: ServedBot | None = None
@@ -187,7 +188,7 @@ class _TestCall:
         return self._provider.new_call(
             from_number=config.from_number,
             to_number=config.to_number,
-            # A served bot gets them from its server, which puts them into the answer.
+            # The served bot's server puts them into its answer.
             parameters={} if self._target.kind == "bot" else config.parameters,
             seed=secrets.token_bytes(32),
         )
@@ -219,10 +220,10 @@ class _TestCall:
         )
 
     async def _process_failure(self, failure: str | None) -> str | None:
-        """Return the failure of a bot's process that has ended by itself, which explains all others."""
+        """Return how the bot's process ended if it ended by itself, which explains every other failure."""
         if self._served is None:
             return None
-        # The broken connection may be noticed a moment before the end of the process that broke it.
+        # A broken connection may be noticed before the end of the process that broke it.
         broken = failure is not None or self._report.close_code == 1006
         return await self._served.exit_message(within_s=1.0 if broken else 0.0)
 
@@ -234,7 +235,7 @@ class _TestCall:
         if self._target.kind != "stream" and not self._provider.has_webhook:
             url = stream_address(url, self._provider.name)
         if self._target.kind == "stream" or not self._provider.has_webhook:
-            # No answer names a format, so it is what the provider streams by itself.
+            # Without an answer that names a format, it is the provider's default.
             usual = self._provider.stream(config.quirks)
             address, credentials = split_credentials(url)
             request = StreamRequest(
@@ -260,7 +261,7 @@ class _TestCall:
             self._call_control = CallControl(
                 self._provider, self._webhook, timeline=timeline, quirks=config.quirks, force_ws=config.force_ws
             )
-            # Before the server is stopped, which is told.
+            # Before the server is stopped: it gets the status callbacks.
             stack.push_async_callback(self._call_control.finish)
             request = await self._ask_webhook(self._webhook, self._call_control)
         try:
@@ -325,7 +326,7 @@ class _TestCall:
         await self._progress("ended", self._report.duration_ms / 1000)
 
     async def _causes(self, served: ServedBot, conversation: Conversation) -> list[Cause]:
-        """Return what the server knows of a call; of one that failed, a moment later if it knows nothing yet."""
+        """Return what the server has noted about the call; if the call failed and there is nothing, look twice."""
         causes = served.causes(self._call.call_id, until=conversation.hung_up_at)
         if self._report.failure and not causes:
             await asyncio.sleep(CAUSE_GRACE_S)
@@ -351,7 +352,7 @@ class _TestCall:
         return script, None
 
     async def _progress(self, stage: Progress, duration_s: float = 0.0) -> None:
-        """Tell the webhook how the call goes on, where the provider does."""
+        """Report the call's progress to the webhook, if the provider does."""
         if self._webhook is not None:
             await self._webhook.report_progress(self._call, stage, duration_s)
 
@@ -360,7 +361,9 @@ class _TestCall:
         if status is None:
             self._untested.append("an unsigned webhook: no secret is known, or no answer came")
         if status is not None and status not in (401, 403):
-            text = f"a webhook without a signature was answered with {status}: anybody who finds the URL can run calls"
+            text = (
+                f"a webhook without a signature was answered with {status}: anybody who finds the URL can start calls"
+            )
             self._timeline.add_finding("W2", "fail", text)
 
     def _save_recording(self, conversation: Conversation) -> None:
@@ -373,7 +376,7 @@ class _TestCall:
 
     async def _serve_bot(self, stack: AsyncExitStack) -> str:
         timeline, provider = self._timeline, self._provider
-        # The API knows what the bot was given, and the simulated carrier what it signs with.
+        # The API checks the bot's credentials; the carrier has its own, to sign with.
         owner = load_simulator(provider.name, self._bot_credentials)
         api = FakeRestApi(owner, self._call, self._on_command, timeline, self._config.quirks)
         self._api = await stack.enter_async_context(api)
@@ -398,7 +401,7 @@ class _TestCall:
         return url
 
     def _on_command(self, command: Command) -> None:
-        """Do what the bot asks for through the REST API."""
+        """Carry out a command that the bot sent to the REST API."""
         if command.kind == "digits":
             self._timeline.add("digit", f"the bot presses {command.digits[:60]}")
             return
@@ -417,12 +420,12 @@ class _TestCall:
             self._conversation.hang_up()
 
     async def _ask_webhook(self, webhook: Webhook, call_control: CallControl) -> StreamRequest:
-        asked = await webhook.announce(self._call, warn_s=self._timeouts.webhook_warn_s)
+        answer = await webhook.announce(self._call, warn_s=self._timeouts.webhook_warn_s)
         self._host_override = webhook.host_override
         request = await (
-            self._await_command() if self._behaviour.by_commands else call_control.first(self._call, asked)
+            self._await_command() if self._behaviour.by_commands else call_control.first(self._call, answer)
         )
-        self._report = replace(self._report, webhook_ms=asked.elapsed_ms)
+        self._report = replace(self._report, webhook_ms=answer.elapsed_ms)
         return call_control.settle(request)
 
     async def _await_command(self) -> StreamRequest:
@@ -438,13 +441,13 @@ class _TestCall:
             raise no_stream(error, self._timeline) from error
 
     async def _connect(self, request: StreamRequest) -> ClientConnection:
-        # Takes 50 ms to import, which a mistake on the command line need not wait for.
+        # Takes 50 ms to import, so a mistake on the command line is reported first.
         from websockets.asyncio.client import connect
         from websockets.exceptions import InvalidStatus, InvalidURI, WebSocketException
         from websockets.typing import Subprotocol
 
         class Connect(connect):
-            """Takes a redirect for the refusal that it is to a provider."""
+            """Does not follow redirects, as providers do not."""
 
             def process_redirect(self, exc: Exception) -> Exception | str:
                 return exc
@@ -460,11 +463,11 @@ class _TestCall:
                 url,
                 additional_headers=headers,
                 subprotocols=[Subprotocol(self._provider.subprotocol)] if self._provider.subprotocol else None,
-                # The provider's own name is among the headers, and it offers nothing else.
+                # The provider's own User-Agent is among the headers.
                 user_agent_header=None,
                 compression=None,
                 proxy=None if address or is_loopback(urlsplit(url).hostname or "") else True,
-                # All addresses together have the time of one.
+                # The timeout below is for all addresses together.
                 open_timeout=None,
                 close_timeout=self._timeouts.close_s,
                 ping_interval=None,
@@ -504,15 +507,15 @@ class _TestCall:
     def _upgrade_refused(self, status: int) -> DialError:
         why = {
             401: " (it wants credentials)",
-            403: " (a stream token that is missing, used or too old, or a signature that does not match)",
-            404: " (nothing takes streams at this path)",
-            426: " (nothing takes WebSockets at this path)",
+            403: " (the stream token is missing, used or too old, or the signature does not match)",
+            404: " (there is no stream at this path)",
+            426: " (there is no WebSocket at this path)",
             503: " (every place is taken, or the server is stopping)",
         }.get(status, "")
         short = f"the stream was refused: {status}"
         hint = ""
         if self._target.kind == "stream" and status in (401, 403, 404, 426):
-            # Only the webhook's answer names a stream with its token.
+            # Only the webhook's answer has the stream's token.
             parts = urlsplit(self._target.value)
             webhook = parts._replace(scheme=parts.scheme.replace("ws", "http"), path="/", query="").geturl()
             hint = f" - dial the webhook instead: `wsvoice dial {webhook}`"
@@ -534,10 +537,10 @@ class _TestCall:
 
     def _dial_hint(self, url: str) -> str:
         """
-        Say how to dial a server that was dialled by a local name, and whose stream is elsewhere.
+        Return a hint for a server that was dialled by a local name and names a stream elsewhere.
 
-        A server on this machine says which public host stands for it. Behind a proxy, or in a container, it does not
-        know that its caller is on this machine.
+        A server on this machine names its public host. Behind a proxy or in a container it does not know that its
+        caller is on this machine.
         """
         dialled, stream = urlsplit(self._target.value), urlsplit(url)
         if self._target.kind != "webhook" or self._host_override is not None or not stream.hostname:
@@ -556,11 +559,11 @@ class _TestCall:
         hint: str = "",
         short: str = "",
     ) -> DialError:
-        """Return why there is no stream; it is a finding too, in `short` if that says enough."""
+        """Return the error for a stream that did not open, which is a finding too; `short` is the finding's text."""
         if code := self._provider.upgrade_error(kind):
             message = f"{message}; {self._provider.title} reports this as error {code}"
         message += hint or self._dial_hint(url)
-        # A stream that is dialled again was in order once.
+        # A later stream is not the webhook's first answer.
         if self._conversation is None:
             self._timeline.add_finding("S1", "fail", short or message)
         return DialError(message)

@@ -1,8 +1,7 @@
 """
-What the simulated caller looks at, and what each finding means.
+What a test call checks, and what each finding means.
 
-A finding is made only of what was seen in the call. Three checks have to provoke what they look at, and do so with
-``wsvoice dial --probe`` only.
+Three checks have to provoke what they look for, so they run with ``wsvoice dial --probe`` only.
 """
 
 from __future__ import annotations
@@ -16,25 +15,25 @@ WEBHOOK_WARN_S = 2.0
 WEBHOOK_LIMIT_S = 15.0
 #: For a WebSocket to open.
 CONNECT_LIMIT_S = 10.0
-#: How long the caller may wait for the bot's first sound.
+#: How long the bot may take to answer a turn.
 RESPONSE_WARN_MS = 3000.0
-#: How long a bot may talk on when the caller interrupts it.
+#: How long a bot may go on talking when the caller interrupts it.
 BARGE_IN_MS = 300.0
-#: A bot that is further ahead of real time has audio in the provider's buffer that it can only throw away.
+#: How far the bot's audio may be ahead of real time.
 MAX_LEAD_MS = 5000.0
-#: Less audible audio than this may be lost at the end without anybody's missing it.
+#: Less audio than this may be lost at the end: nobody notices.
 MAX_LOST_MS = 100.0
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
     """
-    Something that is looked at in a call.
+    Something that is checked in a call.
 
     Attributes:
         holds: What should hold, in one line.
-        hint: What to do where it does not.
-        provoked: Whether it is looked at with ``--probe`` only.
+        hint: What to do if it does not.
+        provoked: Whether it is checked with ``--probe`` only.
     """
 
     holds: str
@@ -57,24 +56,24 @@ CHECKS: Mapping[str, Check] = {
         "compare the answer with the provider's reference",
     ),
     "W4": Check(
-        "the answer names codec, mode and whether to dial again, whose defaults do harm",
-        'set codec, bidirectionalMode="rtp" and enableReconnect="false"',
+        "the answer leaves nothing to a default that spoils the audio or dials an ended stream again",
+        "set what the finding names",
     ),
     "W5": Check(
-        "the answer names the audio's type, both directions, and keeps the call up",
-        "set contentType, bidirectional and keepCallAlive",
+        "the answer asks for a stream in both directions that keeps the call up",
+        "set what the finding names",
     ),
     "W6": Check(
-        "what the answer names beside the stream, such as an action or a status callback, answers with 2xx",
-        "look at the server's log: a path is wrong, or its check of the signature",
+        "every other URL in the answer, such as an action or a status callback, answers with 2xx",
+        "look at the server's log: the path or the signature check is wrong",
     ),
     "S1": Check(
         f"the WebSocket opens within {CONNECT_LIMIT_S:g} s, with no subprotocol or extension forced on it",
-        "look at the server's log: a stream token, a path, TLS or a proxy is wrong",
+        "look at the server's log: the stream token, the path, TLS or a proxy is wrong",
     ),
     "S2": Check(
         "the call survives silence, unknown events, bad base64, arrays, other counters and media out of order",
-        "ignore what cannot be read, and bound every wait for the first media",
+        "ignore what cannot be read, and limit every wait for the first media",
         provoked=True,
     ),
     "S3": Check(
@@ -82,24 +81,24 @@ CHECKS: Mapping[str, Check] = {
         "stream the answer, or say that it takes a moment",
     ),
     "M1": Check(
-        "what the bot sends is as the provider wants it",
+        "the bot's messages are as the provider documents them",
         "compare the message with the provider's reference",
     ),
     "M2": Check(
-        "the bot's audio comes in time, and not far ahead of it",
-        f"pace the audio: at most {MAX_LEAD_MS / 1000:g} s ahead, and never behind",
+        "the bot's audio arrives in time, and not far ahead of time",
+        f"pace the audio: at most {MAX_LEAD_MS / 1000:g} s ahead, and never late",
     ),
     "M3": Check(
-        f"a bot that is interrupted is silent, or clears its audio, within {BARGE_IN_MS:g} ms",
+        f"a bot that is interrupted falls silent, or clears its audio, within {BARGE_IN_MS:g} ms",
         "send the provider's clear as soon as the caller speaks",
         provoked=True,
     ),
     "M4": Check(
-        "every mark comes back once, and no two have the same name",
+        "no two marks have the same name, and not too many wait at once",
         "number the marks",
     ),
     "E1": Check(
-        "the server lets go of a call that was hung up within 5 s",
+        "the server closes the stream within 5 s of the caller's hang-up",
         "close the WebSocket when the other end does",
     ),
     "E2": Check(
@@ -110,7 +109,7 @@ CHECKS: Mapping[str, Check] = {
 
 
 def explain(ids: Iterable[str]) -> Iterator[str]:
-    """Return, for each of the checks in their order, a line with what should hold and one with the hint."""
+    """Yield two lines for each of these checks: what should hold, and what to do."""
     wanted = set(ids)
     for id, check in CHECKS.items():
         if id in wanted:

@@ -1,9 +1,8 @@
 """
-The media stream of a simulated call: sends the caller's audio, plays the bot's, and ends the call.
+The media of a simulated call: sends the caller's audio, plays the bot's, and ends the call.
 
-Frame `n` carries the caller's sound of the 20 ms before it is sent, as a telephone network's does: what is said
-at a time cannot be on the wire earlier. All of it runs by one absolute clock, so that a stall is caught up with
-and never shifts what follows.
+A frame carries the caller's sound of the 20 ms before it is sent, as in a telephone network. Everything runs by one
+absolute clock, so a stall is caught up with and does not shift what follows.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 from wsvoice.audio import resample, write_wav
 from wsvoice.call import Call
 from wsvoice.config import DialConfig
+from wsvoice.dial.addresses import shortened
 from wsvoice.dial.call_control import CallControl
 from wsvoice.dial.carrier_stream import CarrierStream
 from wsvoice.dial.checks import BARGE_IN_MS, MAX_LEAD_MS, MAX_LOST_MS, RESPONSE_WARN_MS
@@ -28,7 +28,6 @@ from wsvoice.dial.probe import Probe
 from wsvoice.dial.report import CallReport, EndedBy
 from wsvoice.dial.script import SILENCE_MS, STEP_MS, Speaker
 from wsvoice.dial.sound_detection import SoundDetector
-from wsvoice.dial.target import shortened
 from wsvoice.dial.timeline import Timeline
 from wsvoice.dial.timeouts import Timeouts
 from wsvoice.errors import DialError, RemoteProtocolError
@@ -49,12 +48,12 @@ from wsvoice.providers.events import (
 if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
 
-#: How many names of marks and times of clears are remembered; a bot may send as many as it likes.
+#: How many marks' names and clears' times are remembered.
 REMEMBERED = 10_000
-#: How often a provider that does dials the stream again when the bot has closed it.
+#: How often a provider that reconnects dials a stream again after the bot has closed it.
 MAX_RECONNECTS = 3
 
-# So far a call whose process was held up may be beyond its time: what was due is still done.
+# How far a call may be beyond its time if its process was held up.
 _LATE_MS = 5000.0
 
 _CODES_IN_ORDER = (1000, 1005)
@@ -62,7 +61,7 @@ _CODES = {
     1001: "the server stopped during the call (1001)",
     1006: "the connection broke: the bot's end went away without closing it (1006)",
     1008: "the bot refused the call: it closed it with 1008",
-    1009: "the bot took a message for too large: it closed the call with 1009",
+    1009: "the bot found a message too large: it closed the call with 1009",
     1011: "the bot crashed (it closed the call with 1011)",
     1012: "the server stopped during the call (1012)",
     1013: "the bot's server is overloaded: it closed the call with 1013",
@@ -72,20 +71,20 @@ _CODES = {
 @dataclass(frozen=True, slots=True)
 class CallSetup:
     """
-    What is held in a conversation.
+    What a conversation is between, and how.
 
     Attributes:
-        provider: Who streams.
+        provider: The provider that streams.
         call: The call.
         request: The stream that was asked for.
-        detector: What hears the bot, at the rate of the bot's audio.
+        detector: Finds the bot's sounds, at the rate of the bot's audio.
         speaker: What the caller says.
-        behaviour: What the caller does differently.
-        quirks: What the provider's stream does differently.
+        behaviour: How the caller deviates.
+        quirks: How the provider's stream deviates.
         probe: What the bot is tried with first, or ``None``.
-        open_stream: Opens the WebSocket again, for a provider that dials a stream which the bot has closed.
-        new_stream_id: Invents the id that the stream has then.
-        call_control: How the call goes on when the bot has closed a stream, where a document says it.
+        open_stream: Opens another WebSocket, for the call's next stream.
+        new_stream_id: Invents that stream's id.
+        call_control: The call's next documents; ``None`` for a call without a webhook.
     """
 
     provider: Simulator
@@ -102,7 +101,7 @@ class CallSetup:
 
 
 class Conversation:
-    """One call's media, from the start of its first stream to the end of its last."""
+    """One call's media, from its first stream to its last."""
 
     def __init__(
         self,
@@ -130,11 +129,11 @@ class Conversation:
         self._timeline = timeline
         self._clock = clock
         self._timeouts = timeouts
-        # What the caller sends, and what the bot does.
+        # What the caller sends, and what the bot sends.
         self._format = self._request.format
         self._bot_format = self._request.outbound_format or self._request.format
         self._frame_steps = self._behaviour.frame_ms // STEP_MS
-        # Seeded, so that a call that went wrong can be repeated.
+        # Seeded, so that a call can be repeated.
         self._rng = random.Random(0)
         self._carrier = self._new_carrier_stream(socket)
         self._reconnects = 0
@@ -144,7 +143,7 @@ class Conversation:
         #: Unix time of the caller's hang-up; ``None`` if the bot ended the call.
         self.hung_up_at: float | None = None
         self._hung_up_by_api = False
-        # Between two streams: what the call goes on with, once its document is there.
+        # Between two streams: the next one, once its document is there.
         self._next_stream: asyncio.Task[StreamRequest | None] | None = None
         self._between_streams = False
         self._update: Command | None = None
@@ -152,12 +151,12 @@ class Conversation:
         self._reported_sounds = 0
         self._sent_frames = 0
         self._marks = 0
-        # Of a name only its hash: it may be as long as a message.
+        # Hashes, because a name may be as long as a message.
         self._mark_names: set[int] = set()
         self._clears = 0
         self._cleared_ms: deque[float] = deque(maxlen=REMEMBERED)
         self._probed_until_ms: float | None = None
-        # Both sides of the recording, and the caller's frame that is being filled.
+        # Both sides of the recording, and the caller's next frame.
         self._caller_pcm = bytearray()
         self._bot_pcm = bytearray()
         self._frame = b""
@@ -166,10 +165,10 @@ class Conversation:
         """
         Hold the conversation.
 
-        A cancellation hangs up in good order before it goes on.
+        If it is cancelled, it hangs up in good order first.
 
         Args:
-            on_started: Awaited once the stream has started, while the conversation goes on.
+            on_started: Run once the stream has started, beside the conversation.
         """
         started = False
         told: asyncio.Future[None] | None = None
@@ -198,11 +197,11 @@ class Conversation:
         return self._ended_at is not None
 
     def hang_up(self) -> None:
-        """End the call for the bot, which asked for it through the REST API."""
+        """End the call because the bot asked for it through the REST API."""
         self._hung_up_by_api = True
 
     def update(self, command: Command) -> None:
-        """Go on with another document, which the bot asked for through the REST API."""
+        """Go on with another document because the bot asked for it through the REST API."""
         self._update = command
 
     def record(self) -> str | None:
@@ -224,7 +223,7 @@ class Conversation:
         return str(path)
 
     def complete(self, report: CallReport) -> CallReport:
-        """Return `report` with what is known of the stream."""
+        """Return `report` with what is known about the media."""
         started_at = self._timeline.started_at
         assert started_at is not None
         assert self._ended_at is not None
@@ -271,7 +270,7 @@ class Conversation:
         )
 
     async def _start(self) -> bool:
-        """Start the stream, and the clock with the first one."""
+        """Start the stream; the first one also starts the clock."""
         call = self._call
         await self._carrier.start(
             StreamStarted(
@@ -300,13 +299,13 @@ class Conversation:
             self._call_control.send_status(self._call, self._request, status, error=error)
 
     async def _reconnect(self) -> bool:
-        """Dial the stream again, which the bot has closed, as a provider does that was not told otherwise."""
+        """Dial a stream again that the bot has closed, if the provider does; false if it does not."""
         title = self._provider.title
         if not self._request.reconnects or self._reconnects >= MAX_RECONNECTS:
             return False
         self._reconnects += 1
         self._report_closed()
-        text = f"{title} dials a stream again that the bot has closed, unless the answer forbids it: no hang-up"
+        text = f"the bot closed the stream, and {title} dials it again unless the answer forbids it: that is no hang-up"
         self._timeline.add_finding("W4", "warn", text)
         await self._carrier.abort()
         try:
@@ -320,12 +319,12 @@ class Conversation:
         return True
 
     async def _await_next_stream(self) -> bool:
-        """Let go of a stream that the bot has closed if a document says how the call goes on; false if none does."""
+        """After the bot has closed a stream, ask for the next one if a document says how; false if none does."""
         request, update = self._request, self._update
         if self._call_control is None or not (request.action or request.rest or update):
             return False
         await self._carrier.abort()
-        # Only now it is known for sure.
+        # The close code is certain only now.
         if self._carrier.socket.close_code not in _CODES_IN_ORDER:
             return False
         self._play(self._carrier.ended_at or self._clock.now())
@@ -334,7 +333,7 @@ class Conversation:
         self._playback.clear(self._clock.now())
         self._between_streams = True
         if update is not None:
-            # The bot has given the call another document, and need not wait until its stream is ended for it.
+            # The bot has updated the call, and closed the stream before we did.
             self._update = None
             self._next_stream = asyncio.create_task(self._call_control.update(self._call, update))
         else:
@@ -342,11 +341,11 @@ class Conversation:
         return True
 
     async def _stop_stream(self, command: Command) -> None:
-        """End the stream because the call goes on with another document."""
+        """End the stream because the bot has updated the call."""
         self._update = None
         if self._call_control is None:
             return
-        # What was played until now has been heard; the rest is gone with the stream.
+        # What is still queued is lost with the stream.
         self._play(self._clock.now())
         self._playback.clear(self._clock.now())
         await self._carrier.hang_up(StreamStopped(reason="stopped"), self._timeouts.close_s)
@@ -356,13 +355,13 @@ class Conversation:
         self._next_stream = asyncio.create_task(self._call_control.update(self._call, command))
 
     async def _start_next_stream(self, request: StreamRequest | None) -> bool:
-        """Go on with the stream of another document; false if there is none, or it does not open."""
+        """Start the stream of the next document; false if there is none, or it does not open."""
         if request is None:
             return False
         outbound = request.outbound_format or request.format
         rates = (self._format.sample_rate, self._bot_format.sample_rate)
         if (request.format.sample_rate, outbound.sample_rate) != rates:
-            self._timeline.add("note", "the call goes on at another sample rate, which a test call cannot")
+            self._timeline.add("note", "the next stream has another sample rate, which a test call cannot follow")
             return False
         self._request = request
         self._call = replace(self._call, stream_id=self._new_stream_id())
@@ -418,7 +417,7 @@ class Conversation:
             self._timeline.add_finding("M2", "fail", text)
 
     def _control_flow(self) -> None:
-        """Ask the bot for a pause, or for more, where the company does."""
+        """Ask the bot to pause or to go on, if the provider has flow control."""
         if self._provider.pauses_at_s is None:
             return
         most_s, least_s = self._provider.pauses_at_s
@@ -430,7 +429,7 @@ class Conversation:
     def _receive_mark(self, name: str, now: float) -> None:
         self._marks += 1
         if hash(name) in self._mark_names:
-            self._timeline.add_finding("M4", "warn", "the bot used the name of a mark again", kind="repeated")
+            self._timeline.add_finding("M4", "warn", "the bot used a mark's name again", kind="repeated")
         elif len(self._mark_names) < REMEMBERED:
             self._mark_names.add(hash(name))
         self._return_marks(self._playback.add_mark(name, now))
@@ -441,15 +440,15 @@ class Conversation:
     def _receive_clear(self, now: float) -> None:
         self._clears += 1
         self._cleared_ms.append(self._timeline.now_ms())
-        # What was played until now leaves the queue first, and is not cleared.
+        # What has been played by now is not cleared.
         self._return_marks(self._playback.advance(now))
-        # Many bots clear at every word of the caller's, to be on the safe side.
+        # Many bots clear whenever the caller speaks, with nothing queued.
         if (queued_ms := self._playback.queued_ms) >= 1:
             self._timeline.add("clear", f"the bot cleared {queued_ms:.0f} ms of queued audio")
         cleared = self._playback.clear(now)
         if self._behaviour.return_cleared_marks:
             self._return_marks(cleared)
-        # Only some providers say that they have cleared.
+        # Only some providers confirm a clear.
         self._carrier.post(Cleared())
 
     def _return_marks(self, names: list[str]) -> None:
@@ -460,7 +459,7 @@ class Conversation:
     # What the caller sends
 
     async def _run_steps(self) -> None:
-        """Keep the call going until it is to be ended, and say who ends it."""
+        """Run the call, 20 ms at a time, until somebody ends it."""
         assert self._timeline.started_at is not None
         duration_ms = None if self._config.duration_s is None else self._config.duration_s * 1000
         limit_ms = self._timeouts.call_s * 1000 if duration_ms is None else duration_ms
@@ -490,13 +489,13 @@ class Conversation:
             self._step(step * STEP_MS)
             self._timeline.advance(step * STEP_MS)
             if self._carrier.backlog > backlog:
-                self._failure = f"the bot does not read its stream: {self._timeouts.backlog_s:g} s of audio wait for it"
+                self._failure = f"the bot does not read its stream: {self._timeouts.backlog_s:g} s of audio are waiting"
                 self._ended_by = "caller"
                 return
             if self._speaker.done and (duration_ms is None or self._speaker.hangs_up_when_done):
                 self._ended_by = "caller"
                 return
-            # By the clock too: steps that each take long must not stretch the call.
+            # By the clock too, in case the steps take long.
             if step * STEP_MS >= limit_ms or self._timeline.now_ms() >= limit_ms + _LATE_MS:
                 self._ended_by = "caller"
                 if duration_ms is None:
@@ -519,7 +518,7 @@ class Conversation:
         self._send_audio(pcm, now_ms)
 
     def _is_probing(self, now_ms: float) -> bool:
-        """Whether the bot is still being tried with what must not end a call."""
+        """Whether the probe is still going on."""
         if self._probe is None or self._probed_until_ms is not None:
             return False
         if self._probe.is_over(now_ms):
@@ -539,7 +538,7 @@ class Conversation:
             return
         frame, self._frame = self._frame, b""
         if self._next_stream is not None:
-            return  # Nobody listens between two streams.
+            return  # Between two streams nobody listens.
         if self._behaviour.silent or (self._probe is not None and self._probe.is_quiet(now_ms)):
             return
         self._sent_frames += 1
@@ -575,7 +574,7 @@ class Conversation:
 
     async def _end(self) -> None:
         if self._between_streams:
-            # The last one was closed in good order, and nothing has come of the next.
+            # The last stream was closed in good order, and there is no next one.
             if self._ended_by == "caller":
                 self._timeline.add("hang-up", "the caller hangs up")
             self._ended_at = self._ended_at or self._clock.now()
@@ -603,7 +602,7 @@ class Conversation:
         close_s = self._timeouts.close_s
         self._ended_at = self._clock.now()
         if not await self._carrier.hang_up(StreamStopped(reason="callended"), close_s):
-            text = f"the bot's server did not let go of the call within {close_s:g} s of the hang-up"
+            text = f"the bot's server did not close the stream within {close_s:g} s of the hang-up"
             self._timeline.add_finding("E1", "fail", text)
         await self._carrier.abort()
         self._report_closed()
@@ -634,7 +633,7 @@ class Conversation:
         cleared_ms = next((cleared - at_ms for cleared in self._cleared_ms if cleared >= at_ms), None)
         if cleared_ms is None or cleared_ms > BARGE_IN_MS:
             cleared = "it cleared nothing" if cleared_ms is None else f"it cleared its audio after {cleared_ms:.0f} ms"
-            text = f"the bot spoke on for {sound.end_ms - at_ms:.0f} ms when the caller interrupted it; {cleared}"
+            text = f"the bot went on speaking for {sound.end_ms - at_ms:.0f} ms when it was interrupted; {cleared}"
             self._timeline.add_finding("M3", "warn", text)
 
     def _check_survival(self) -> None:
@@ -646,7 +645,7 @@ class Conversation:
                 text = f"the bot ended the call after {probe.tried[-1]}"
                 self._timeline.add_finding("S2", "fail", text)
         elif self._speaker.failure and self._detector.since(self._probed_until_ms) is None:
-            text = f"nothing was heard of the bot any more after {', '.join(probe.tried)}"
+            text = f"the bot was not heard again after {', '.join(probe.tried)}"
             self._timeline.add_finding("S2", "fail", text)
 
     def _check_lost_audio(self, how: str) -> None:
@@ -662,7 +661,7 @@ class Conversation:
         sent = socket.protocol.close_sent
         self._report_closed()
         if sent is not None and not socket.protocol.close_rcvd_then_sent:
-            # The only closes of ours before a hang-up are the ones that the WebSocket protocol demands.
+            # We close first only where the WebSocket protocol demands it.
             text = f"the bot broke the WebSocket protocol ({sent.code}: {sent.reason or 'no reason'})"
             self._timeline.add_finding("M1", "fail", text)
             self._failure = text

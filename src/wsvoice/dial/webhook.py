@@ -1,5 +1,5 @@
 """
-The webhook: asks the bot's server what to do with a call, as the provider does.
+The webhook: how the provider asks the bot's server what to do with a call.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from urllib.parse import urljoin, urlsplit
 
 from wsvoice import http
 from wsvoice.call import Call
-from wsvoice.dial.target import DEFAULT_TARGET, AddressPolicy, HostOverride, shortened
+from wsvoice.dial.addresses import AddressPolicy, HostOverride, shortened
+from wsvoice.dial.target import DEFAULT_TARGET
 from wsvoice.dial.timeline import Timeline
 from wsvoice.errors import DialError, HttpError, RemoteProtocolError
 from wsvoice.providers.base import Callback, HttpRequest, Progress, Simulator, WebhookRequest
 
-#: More redirects no provider follows.
+#: The most redirects that are followed.
 MAX_REDIRECTS = 10
-#: More of an answer no provider reads, in bytes.
+#: The most of an answer that is read, in bytes.
 ANSWER_LIMIT = 256 * 1024
-#: How long a server on this machine may take to say who it is; the call goes on without that.
+#: How long a server on this machine may take to name its public host; the call goes on without.
 PUBLIC_HOST_TIMEOUT_S = 2.0
 
 _TEXT_LIMIT = 200
@@ -33,29 +34,29 @@ _STAGES: Mapping[Progress, str] = {
     "streaming": "the call is streaming",
     "ended": "the call has ended",
 }
-#: How the answer of a server of ours to whatever is no plain client begins.
+#: How wsvoice answers HTTP requests when it serves plain WebSocket clients.
 _CLIENTS_ONLY = "This is a voice bot for WebSocket clients"
 _PAGE = re.compile(r"<(!doctype html|html|head|body|h\d|p|div|center|title)\b", re.IGNORECASE)
 _TITLE = re.compile(r"<title[^>]{0,200}>([^<]{0,500})", re.IGNORECASE)
-# Scripts and styles are no text; and what a cut page has of them stands at its end.
+# Scripts and styles are not text; in a page that was cut they may lack their end.
 _UNSEEN = re.compile(r"<(script|style|head)\b.*?(</\1\s*>|$)", re.IGNORECASE | re.DOTALL)
 _BLOCKS = re.compile(r"</?(h\d|p|div|br|body|html|table|tr|li|ul|hr|center|pre)\b[^>]*(>|$)", re.IGNORECASE)
 _TAGS = re.compile(r"<[^>]*(>|$)")
 _HOST = re.compile(r"[a-z0-9._-]{1,253}(:[0-9]{1,5})?")
 
 Document = TypeVar("Document")
-#: Makes a request of a URL, a method and the time.
+#: Makes a request from a URL, a method and the time.
 Render = Callable[[str, Literal["GET", "POST"], float], WebhookRequest]
 
 
 @dataclass(frozen=True, slots=True)
 class WebhookAnswer:
     """
-    A webhook that was answered.
+    A webhook's answer.
 
     Attributes:
-        url: Where, after the redirects.
-        response: The answer.
+        url: Where it came from, after redirects.
+        response: The HTTP response.
         elapsed_ms: How long it took, redirects included.
     """
 
@@ -69,16 +70,16 @@ class Webhook:
     The webhook of one call.
 
     Attributes:
-        url: Where it is.
+        url: Its URL; a server on this machine may replace it by its public one.
 
     Args:
-        provider: Who asks.
-        url: Where.
-        method: How it is requested; a redirect is followed as a provider does, by GET unless it is a 307 or 308.
-        quirks: What the provider does differently.
-        timeline: Told what happens.
-        timeout_s: A slower answer is a failure, redirects included.
-        host_override: A host whose requests go to a server on this machine.
+        provider: Makes and signs the requests.
+        url: Its URL.
+        method: Its HTTP method; a redirect is followed by GET unless it is a 307 or 308, as providers do.
+        quirks: How the provider deviates.
+        timeline: Where events and findings go.
+        timeout_s: A slower answer fails the call; redirects are included.
+        host_override: A public host that is served on this machine.
         address_policy: Where the server may send the caller; anywhere unless given.
     """
 
@@ -105,14 +106,10 @@ class Webhook:
 
     async def announce(self, call: Call, *, warn_s: float) -> WebhookAnswer:
         """
-        Announce `call`, and return the answer; the request is signed where the provider knows its secret.
-
-        Args:
-            call: The call.
-            warn_s: A slower answer is a finding.
+        Announce `call`, and return the answer; a slower one than `warn_s` is a finding.
 
         Raises:
-            DialError: If it is not an answer that a provider takes, in words for the report.
+            DialError: If the provider could not use the answer, in words for the report.
         """
         await self._find_public_host(call)
         return await self._request(
@@ -124,35 +121,35 @@ class Webhook:
 
     async def ask(self, render: Render, callback: Callback) -> WebhookAnswer:
         """
-        Ask for a later document of the call's, and return the answer.
+        Ask `callback` for a later document of the call, and return the answer.
 
         Args:
-            render: Makes the request of a URL, a method and the time, not yet signed.
-            callback: Who is asked.
+            render: Makes the request, not yet signed.
+            callback: Where to ask.
 
         Raises:
-            DialError: If it is not an answer that a provider takes, in words for the report.
+            DialError: If the provider could not use the answer, in words for the report.
         """
         return await self._request(render, callback.url, callback.method)
 
     async def _find_public_host(self, call: Call) -> None:
-        """Ask a server on this machine for its public host, which the signature has to cover."""
+        """Ask a server on this machine for its public host, because the signature has to cover it."""
         now = time.time()
         request = self._provider.webhook(call, self.url, method=self._method, quirks=self._quirks, now=now)
         if self.host_override is not None or not http.is_loopback(urlsplit(self.url).hostname or ""):
             return
         if self._provider.sign(request, now=now) == request:
             return
-        asked = WebhookRequest(method="GET", url=urljoin(self.url, "healthz"), headers={})
-        # Another server than ours may answer as it likes, or not at all.
+        health = WebhookRequest(method="GET", url=urljoin(self.url, "healthz"), headers={})
+        # Another server than wsvoice may answer anything, or not at all.
         with suppress(HttpError):
-            response = await self._send(asked, PUBLIC_HOST_TIMEOUT_S)
+            response = await self._send(health, PUBLIC_HOST_TIMEOUT_S)
             self.url = self._own_url(response, self.url) or self.url
 
     async def _request(
         self, render: Render, url: str, verb: Literal["GET", "POST"], *, warn_s: float | None = None
     ) -> WebhookAnswer:
-        """Send what `render` makes of a URL, a method and the time, wherever redirects lead it."""
+        """Send the request that `render` makes, and follow redirects."""
         timeline = self._timeline
         elapsed_s = 0.0
         for _ in range(MAX_REDIRECTS + 1):
@@ -171,12 +168,12 @@ class Webhook:
             if (own := self._own_url(response, url)) is not None:
                 self.url = url = own
                 if response.status == 403 and signed != request:
-                    # It was signed for the name by which we dialled.
+                    # It was signed for the local name.
                     continue
             if response.status in (301, 302, 303, 307, 308) and (location := response.headers.get("location")):
                 url = urljoin(url, location)
                 if urlsplit(url).scheme not in ("http", "https"):
-                    raise DialError(f"the webhook redirects to {url[:_TEXT_LIMIT]}, which is no web address")
+                    raise DialError(f"the webhook redirects to {url[:_TEXT_LIMIT]}, which is not a web address")
                 if response.status not in (307, 308):
                     verb = "GET"
                 timeline.add("webhook", f"redirected to {self.shown(url)}")
@@ -194,14 +191,14 @@ class Webhook:
             raise self._refusal(response, url, was_signed=signed != request, was_asked=knock is None)
         return WebhookAnswer(url, response, elapsed_s * 1000)
 
-    def read(self, asked: WebhookAnswer, reader: Callable[..., Document]) -> Document:
+    def read(self, answer: WebhookAnswer, reader: Callable[..., Document]) -> Document:
         """
-        Return what `reader`, one of the provider's, makes of an answer.
+        Read an answer with `reader`, one of the provider's methods.
 
         Raises:
-            DialError: If it makes nothing of it, in words for the report.
+            DialError: If it cannot be read, in words for the report.
         """
-        response = asked.response
+        response = answer.response
         if response.is_cut:
             message = f"it is longer than {ANSWER_LIMIT // 1024} KiB"
             raise no_stream(RemoteProtocolError("too-long", message), self._timeline)
@@ -211,17 +208,17 @@ class Webhook:
             message = "it is a web page" + (f" ({said!r})" if said else "")
             raise no_stream(RemoteProtocolError("page", message), self._timeline)
         try:
-            return reader(response.body, content_type, base_url=asked.url, quirks=self._quirks)
+            return reader(response.body, content_type, base_url=answer.url, quirks=self._quirks)
         except RemoteProtocolError as error:
             raise no_stream(error, self._timeline) from error
 
     def is_same_server(self, url: str) -> bool:
-        """Whether `url` lies on the server that the webhook is on."""
+        """Whether `url` is on the webhook's server."""
         return _server(url) == _server(self.url)
 
     async def send(self, request: WebhookRequest, *, timeout_s: float) -> http.HttpResponse:
         """
-        Send a request of the provider's, signed; redirects are not followed.
+        Sign and send a request; redirects are not followed.
 
         Raises:
             HttpError: If there was no response.
@@ -229,7 +226,7 @@ class Webhook:
         return await self._send(self._provider.sign(request, now=time.time()), timeout_s)
 
     async def report_progress(self, call: Call, stage: Progress, duration_s: float) -> None:
-        """Tell the server how `call` goes on, where the provider does; no call fails for what it makes of it."""
+        """Report the progress of `call` to the server, if the provider does; the answer never fails the call."""
         now = time.time()
         request = self._provider.progress_webhook(
             call, self.url, stage, duration_s=duration_s, method=self._method, quirks=self._quirks, now=now
@@ -239,16 +236,18 @@ class Webhook:
         try:
             response = await self._send(self._provider.sign(request, now=now), self._timeout_s)
         except HttpError as error:
-            self._timeline.add("note", f"the report that the call is {stage} got no answer: {error.message}")
+            self._timeline.add("note", f"the report that {_STAGES[stage]} got no answer: {error.message}")
             return
         self._timeline.add("webhook", f"the webhook was told that {_STAGES[stage]}: {response.status}")
 
     async def probe(self, call: Call) -> int | None:
-        """Announce `call` without a signature, and return the answer's status; ``None`` if there is no answer."""
+        """Announce `call` without a signature, and return the answer's status; ``None`` if that proves nothing."""
         now = time.time()
         request = self._provider.webhook(call, self.url, method=self._method, quirks=self._quirks, now=now)
         if self._provider.sign(request, now=now) == request:
-            self._timeline.add("note", "no secret is known to sign webhooks with, so an unsigned one proves nothing")
+            self._timeline.add(
+                "note", "no secret is known to sign webhooks with, so an unsigned one would prove nothing"
+            )
             return None
         try:
             response = await self._send(request, self._timeout_s)
@@ -259,7 +258,7 @@ class Webhook:
         return response.status
 
     def _own_url(self, response: http.HttpResponse, url: str) -> str | None:
-        """Return the public URL of a server on this machine that says by which host it is known to the world."""
+        """Return the public URL for `url` if a server on this machine has named its public host in its response."""
         host = response.headers.get(http.PUBLIC_HOST_HEADER, "")
         parts = urlsplit(url)
         if self.host_override is not None or not _HOST.fullmatch(host) or not http.is_loopback(parts.hostname or ""):
@@ -269,7 +268,7 @@ class Webhook:
         return parts._replace(scheme="https", netloc=host).geturl()
 
     def shown(self, url: str) -> str:
-        """Return `url` for people: where it really goes, without what nobody reads."""
+        """Return `url` for people: where it really goes, and cut."""
         return shortened(self.host_override.apply(url) if self.host_override else url)
 
     async def _send(self, request: WebhookRequest, timeout_s: float) -> http.HttpResponse:
@@ -306,12 +305,12 @@ class Webhook:
         served = response.headers.get(http.PROVIDERS_HEADER, "")[:_TEXT_LIMIT]
         if served and self._provider.name not in served.split(","):
             return DialError(
-                f"the server takes no calls of {self._provider.title}'s: {status}"
+                f"the server takes no calls from {self._provider.title}: {status}"
                 f" - dial with -t {' or -t '.join(served.split(','))}"
             )
         if plain_text(response.body).startswith(_CLIENTS_ONLY):
             return DialError(
-                "the server takes plain WebSocket clients, and no telephone calls"
+                "the server takes plain WebSocket clients, not telephone calls"
                 f" - start it with `wsvoice run bot.py -t {self._provider.name}`"
             )
         if not was_asked and status not in (404, 405):
@@ -330,10 +329,10 @@ class Webhook:
                 f" (it wants a signature; set {names} to the value the server uses)"
             )
         if status == 404:
-            return DialError(f"the webhook's server knows no such path: 404 at {url}")
+            return DialError(f"the webhook's server has no such path: 404 at {url}")
         if status == 405:
             other = "POST" if self._method == "GET" else "GET"
-            return DialError(f"the webhook takes another method: 405 at {url} (try --method {other})")
+            return DialError(f"the webhook takes another HTTP method: 405 at {url} (try --method {other})")
         if status >= 500:
             said = plain_text(response.body)
             return DialError(f"the webhook failed: {status}" + (f", {said}" if said else ""))
@@ -341,7 +340,7 @@ class Webhook:
 
 
 def no_stream(error: RemoteProtocolError, timeline: Timeline) -> DialError:
-    """Return what an answer that opens no stream means for the call; a mistake in it is a finding."""
+    """Return the error for an answer that opens no stream; a mistake in the answer is a finding."""
     if error.kind in ("rejected", "hung-up"):
         return DialError(error.message)
     timeline.add_finding("W3", "fail", error.message, kind=error.kind)
@@ -349,7 +348,7 @@ def no_stream(error: RemoteProtocolError, timeline: Timeline) -> DialError:
 
 
 def _server(url: str) -> tuple[str, str, int | None]:
-    """Return what tells one server from another: scheme, host and port."""
+    """Return what identifies a server: scheme, host and port."""
     parts = urlsplit(url)
     return parts.scheme, (parts.hostname or "").rstrip("."), parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
@@ -359,14 +358,14 @@ def _is_page(body: bytes) -> bool:
 
 
 def plain_text(body: bytes) -> str:
-    """Return the title of a page, or the first line with something in it: printable, without tags, and bounded."""
+    """Return the title of a page, or its first line of text: printable, without tags, at most 200 characters."""
     text = body[:8192].decode("utf-8", "replace").strip()
     if _is_page(body):
         title = _TITLE.search(text)
         if title is not None and title[1].strip():
             text = " ".join(title[1].split())
         else:
-            # A block ends a line, and what is within one does not.
+            # Only block elements end a line.
             text = _TAGS.sub("", _BLOCKS.sub("\n", " ".join(_UNSEEN.sub(" ", text).split())))
         text = unescape(text)
     text = text.strip().partition("\n")[0].strip()

@@ -538,6 +538,8 @@ class Simulator(Company):
     quirks: ClassVar[Mapping[str, Quirk]] = {}
     #: What ``--probe`` tries a bot with: what is said of it, and what becomes of two media messages.
     hazards: ClassVar[Sequence[Hazard]] = ()
+    #: The media type of the company's documents, where no HTTP answer names it.
+    document_type: ClassVar[str] = "application/xml"
     #: Settings that both ends of a test call must agree on, by environment variable name.
     kept_settings: ClassVar[tuple[str, ...]] = ()
 
