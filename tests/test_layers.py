@@ -107,9 +107,7 @@ OUTSIDE = {
 PURE_LAYERS = ("errors", "call", "providers")
 
 #: Of the providers, what plays a company in a test call, and what answers a company's calls: neither knows the other.
-SIMULATORS = re.compile(
-    r"wsvoice\.providers\.(\w+\.(simulator|fake_api)|xml_answer|hazards|fake_api)(\.|$)"
-)
+SIMULATORS = re.compile(r"wsvoice\.providers\.(\w+\.(simulator|fake_api)|xml_answer|hazards|fake_api)(\.|$)")
 SERVERS = re.compile(r"wsvoice\.providers\.(\w+\.server|xml_writer|callbacks)(\.|$)")
 
 
