@@ -14,10 +14,10 @@ import httpx
 import pytest
 from pipecat.serializers.protobuf import ProtobufFrameSerializer
 
-from tests.attacks import heads
-from tests.attacks.raw import RawStream, binary_frame
-from tests.attacks.shared import Shared
-from tests.attacks.web import web
+from tests.attacks import raw_http
+from tests.attacks.http_client import web
+from tests.attacks.raw_websocket import RawStream, binary_frame
+from tests.attacks.shared_server import Shared
 from tests.process import ServerProcess, server_process
 from tests.runner import bots
 from tests.runner.peers import audio_message
@@ -85,7 +85,7 @@ class TestBodies:
     def test_a_slow_body_is_not_waited_for(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("wsvoice.runner.requests.BODY_TIMEOUT_S", 0.5)
         each = serve(bots.echo, transport="websocket")
-        with heads.connection(each.url) as raw:
+        with raw_http.connection(each.url) as raw:
             raw.sendall(b"POST /start HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n")
             started = time.monotonic()
             answer = b""
@@ -117,7 +117,7 @@ class TestBodies:
         if how == "chunked":
             piece = b"4000\r\n" + piece + b"\r\n"
         sent, answer = 0, b""
-        with heads.connection(each.url) as raw:
+        with raw_http.connection(each.url) as raw:
             raw.sendall(head.encode())
             try:
                 while sent < 64 * 1024 * 1024:
@@ -202,7 +202,7 @@ class TestFloods:
                 forwarded = {"X-Forwarded-For": f"203.0.113.{number}"}
                 assert client.post(each.url + "start", json={}, headers=forwarded).status_code == 200
         # They come too, beside those that have asked and never do.
-        assert heads.upgrade(each.url, "/ws-client", "Host: bot.example") == 101
+        assert raw_http.upgrade(each.url, "/ws-client", "Host: bot.example") == 101
 
 
 class TestSenders:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.attacks.raw import RawStream, text_frame, twilio_audio, twilio_start
-from tests.attacks.shared import Shared
+from tests.attacks.raw_websocket import RawStream, text_frame, twilio_audio, twilio_start
+from tests.attacks.shared_server import Shared
 from tests.process import ServerProcess, server_process
 from tests.signals import tone
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tests.runner.dialects import DIALECTS, Dialect, Exotel, Plivo, SignalWire, Telnyx, linear, on_line
-from tests.runner.test_calls import wait_for
-from tests.runner.test_pipecat_gaps import Ear, goes_on, url_of
+from tests.runner.test_provider_messages import Ear, goes_on, url_of
+from tests.runner.test_session import wait_for
 from tests.signals import tone
 
 Serve = Callable[..., Any]

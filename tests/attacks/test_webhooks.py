@@ -29,7 +29,7 @@ import httpx
 import pytest
 import websockets
 
-from tests.attacks.web import web
+from tests.attacks.http_client import web
 from tests.process import ServerProcess, server_process
 from tests.providers.companies import load_provider
 from tests.runner.carrier import FORM, dialled

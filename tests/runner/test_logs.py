@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.attacks import heads
+from tests.attacks import raw_http
 from tests.process import ServerProcess, server_process
 from tests.runner import bots
 from tests.runner.carrier import FORM, dialled
@@ -271,12 +271,12 @@ def refuse_webhooks(url: str) -> list[int]:
 
 def refuse_streams(url: str) -> list[int]:
     port = httpx.URL(url).port
-    return [heads.upgrade(url, "/ws/twilio/forged", f"Host: localhost:{port}") for _ in range(60)]
+    return [raw_http.upgrade(url, "/ws/twilio/forged", f"Host: localhost:{port}") for _ in range(60)]
 
 
 def refuse_clients(url: str) -> list[int]:
     with httpx.Client() as client:
-        return [heads.upgrade(url, "/ws-client/forged", "Host: localhost") for _ in range(30)] + [
+        return [raw_http.upgrade(url, "/ws-client/forged", "Host: localhost") for _ in range(30)] + [
             client.post(url + "start", json={}, headers={"Via": "1.1 x"}).status_code for _ in range(30)
         ]
 

@@ -18,7 +18,7 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect
 
-from tests.attacks.raw import RawStream, twilio_start
+from tests.attacks.raw_websocket import RawStream, twilio_start
 from tests.process import ServerProcess, server_process
 from wsvoice.runner import memory
 from wsvoice.runner.memory import MemoryReturn

@@ -38,7 +38,7 @@ from tests.runner.dialects import (
     linear,
     on_line,
 )
-from tests.runner.test_calls import wait_for
+from tests.runner.test_session import wait_for
 from tests.signals import correlation_delay_ms, snr_db, speech_like, tone
 
 Serve = Callable[..., Any]

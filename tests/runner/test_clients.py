@@ -31,8 +31,8 @@ from pipecat.transports.websocket.fastapi import FastAPIWebsocketParams, FastAPI
 
 from tests.runner import bots
 from tests.runner.peers import RATE, Peer, audio_message, next_audio, peer, running
-from tests.runner.test_calls import wait_for
 from tests.runner.test_server import ECHO, run
+from tests.runner.test_session import wait_for
 from tests.signals import correlation_delay_ms, speech_like, tone
 from wsvoice.config import START_KEY
 from wsvoice.runner.activity import Activity

@@ -15,13 +15,13 @@ import pytest
 from starlette.requests import Request
 from twilio.request_validator import RequestValidator
 
-from tests.attacks import heads
-from tests.attacks.web import web
+from tests.attacks import raw_http
+from tests.attacks.http_client import web
 from tests.providers.companies import load_provider
 from tests.runner import bots
 from tests.runner.carrier import FORM
-from tests.runner.test_websocket_server import Served, echo
-from tests.runner.test_websocket_server import served as desk
+from tests.runner.test_single_client import Served, echo
+from tests.runner.test_single_client import served as desk
 from wsvoice.config import START_KEY, RunConfig
 from wsvoice.providers import PROVIDERS
 from wsvoice.runner import requests
@@ -100,16 +100,16 @@ class TestPages:
     def test_this_machines_own_pages_are_local(self, served: Any) -> None:
         server, path = served
         for page in LOCAL_PAGES:
-            assert heads.upgrade(server.url, path, "Host: localhost", f"Origin: {page}") == 101, page
+            assert raw_http.upgrade(server.url, path, "Host: localhost", f"Origin: {page}") == 101, page
 
     def test_pages_of_other_sites_reach_no_stream(self, served: Any) -> None:
         server, path = served
         for page in FOREIGN_PAGES:
-            assert heads.upgrade(server.url, path, "Host: localhost", f"Origin: {page}") == 403, page
+            assert raw_http.upgrade(server.url, path, "Host: localhost", f"Origin: {page}") == 403, page
         both = ("Origin: http://localhost", "Origin: http://evil.example")
-        assert heads.upgrade(server.url, path, "Host: localhost", *both) in (400, 403)
+        assert raw_http.upgrade(server.url, path, "Host: localhost", *both) in (400, 403)
         # A page whose name was made to lead here, after it was loaded from elsewhere.
-        assert heads.upgrade(server.url, path, "Host: evil.example:7860") == 403
+        assert raw_http.upgrade(server.url, path, "Host: evil.example:7860") == 403
         assert not server.lines("Traceback")
 
     def test_start_gives_them_no_token(self, serve: Serve) -> None:
@@ -117,7 +117,7 @@ class TestPages:
         for page in FOREIGN_PAGES:
             # Such a body needs no leave from the server before the browser sends it.
             headers = ("Host: localhost", f"Origin: {page}", "Content-Type: text/plain")
-            status, answer = heads.request(server.url, "POST /start HTTP/1.1", *headers, body=b"{}")
+            status, answer = raw_http.request(server.url, "POST /start HTTP/1.1", *headers, body=b"{}")
             assert status == 403, page
             assert b"token" not in answer
             assert b"access-control" not in answer.lower()
@@ -145,7 +145,7 @@ class TestPages:
         answer = web.post(server.url + "start", json={}, headers={"Origin": "https://page.example"})
         assert answer.status_code == 200
         assert answer.headers["Access-Control-Allow-Origin"] == "https://page.example"
-        assert heads.upgrade(server.url, "/ws-client", "Host: localhost", "Origin: https://page.example") == 101
+        assert raw_http.upgrade(server.url, "/ws-client", "Host: localhost", "Origin: https://page.example") == 101
         assert web.post(server.url + "start", json={}, headers={"Origin": "https://evil.example"}).status_code == 403
 
     def test_the_key_opens_start_and_the_token_the_stream(self, serve: Serve) -> None:
@@ -155,7 +155,7 @@ class TestPages:
         assert answer.status_code == 200
         assert "Access-Control-Allow-Origin" not in answer.headers
         path = f"/ws-client?token={answer.json()['token']}"
-        assert heads.upgrade(server.url, path, "Host: localhost", "Origin: https://evil.example") == 101
+        assert raw_http.upgrade(server.url, path, "Host: localhost", "Origin: https://evil.example") == 101
 
     def test_the_servers_own_page_on_a_public_address(self, serve: Serve) -> None:
         server = serve(bots.echo, transport="websocket", proxy="bot.example", credentials={START_KEY: KEY})
@@ -169,18 +169,18 @@ class TestPages:
     def test_a_desk_on_this_machine(self) -> None:
         def knock(server: Served) -> None:
             for page in FOREIGN_PAGES:
-                assert heads.upgrade(server.url, "/", "Host: localhost", f"Origin: {page}") == 403, page
+                assert raw_http.upgrade(server.url, "/", "Host: localhost", f"Origin: {page}") == 403, page
             for page in LOCAL_PAGES:
-                assert heads.upgrade(server.url, "/", "Host: localhost", f"Origin: {page}") == 101, page
-            assert heads.upgrade(server.url, "/", "Host: localhost") == 101
+                assert raw_http.upgrade(server.url, "/", "Host: localhost", f"Origin: {page}") == 101, page
+            assert raw_http.upgrade(server.url, "/", "Host: localhost") == 101
             assert server.lines("https://evil.example")
 
         at_a_desk(knock)
 
     def test_a_desk_whose_bot_has_allowed_a_page(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def knock(server: Served) -> None:
-            assert heads.upgrade(server.url, "/", "Host: localhost", "Origin: https://page.example") == 101
-            assert heads.upgrade(server.url, "/", "Host: localhost", "Origin: https://evil.example") == 403
+            assert raw_http.upgrade(server.url, "/", "Host: localhost", "Origin: https://page.example") == 101
+            assert raw_http.upgrade(server.url, "/", "Host: localhost", "Origin: https://evil.example") == 403
 
         monkeypatch.setenv("PIPECAT_ALLOWED_ORIGINS", "https://page.example")
         at_a_desk(knock)
@@ -199,26 +199,26 @@ def at_a_desk(knock: Callable[[Served], None]) -> None:
 class TestProxies:
     def test_whatever_a_proxy_says_is_public(self, served: Any) -> None:
         server, path = served
-        assert heads.upgrade(server.url, path, "Host: localhost:7860") == 101
+        assert raw_http.upgrade(server.url, path, "Host: localhost:7860") == 101
         for header in PROXIED:
-            assert heads.upgrade(server.url, path, "Host: localhost:7860", header) == 403, header
+            assert raw_http.upgrade(server.url, path, "Host: localhost:7860", header) == 403, header
 
     def test_start_too(self, serve: Serve) -> None:
         server = serve(bots.echo, transport="websocket")
         for header in PROXIED:
-            status, answer = heads.request(server.url, "POST /start HTTP/1.1", "Host: localhost", header)
+            status, answer = raw_http.request(server.url, "POST /start HTTP/1.1", "Host: localhost", header)
             assert status == 403, header
             assert START_KEY.encode() in answer
         # What nginx says to an upstream of which nobody told it more.
-        assert heads.request(server.url, "POST /start HTTP/1.0", "Host: localhost:7860")[0] == 403
+        assert raw_http.request(server.url, "POST /start HTTP/1.0", "Host: localhost:7860")[0] == 403
 
     @pytest.mark.parametrize("headers", [(), ("X-Real-IP: 203.0.113.9",)])
     def test_behind_a_reverse_proxy(self, serve: Serve, headers: tuple[str, ...]) -> None:
         server = serve(bots.echo, transport="websocket")
         with reverse_proxy(server.url, *headers) as url:
-            assert heads.request(url, "POST /start HTTP/1.1", "Host: bot.example", "Accept: */*")[0] == 403
+            assert raw_http.request(url, "POST /start HTTP/1.1", "Host: bot.example", "Accept: */*")[0] == 403
             if headers:
-                assert heads.upgrade(url, "/ws-client", "Host: bot.example") == 403
+                assert raw_http.upgrade(url, "/ws-client", "Host: bot.example") == 403
         assert web.post(server.url + "start", json={}).status_code == 200
 
     @pytest.mark.parametrize("name", PROVIDERS)
@@ -306,18 +306,18 @@ class TestHosts:
             path = "/ws-client" if transport == "websocket" else "/ws"
             for host in BAD_HOSTS:
                 for line in ("POST /start", "POST /", "POST /twilio/", "GET /healthz", "POST /nowhere/"):
-                    status, _ = heads.request(server.url, f"{line} HTTP/1.1", f"Host: {host}")
+                    status, _ = raw_http.request(server.url, f"{line} HTTP/1.1", f"Host: {host}")
                     assert status < 500, (line, host)
-                status, answer = heads.request(server.url, "POST /start HTTP/1.1", f"Host: {host}", body=b"{}")
+                status, answer = raw_http.request(server.url, "POST /start HTTP/1.1", f"Host: {host}", body=b"{}")
                 assert b'"token"' not in answer, host
-                assert heads.upgrade(server.url, path, f"Host: {host}") in (0, 400, 403), host
+                assert raw_http.upgrade(server.url, path, f"Host: {host}") in (0, 400, 403), host
             assert not server.lines("Traceback")
 
     def test_one_host_and_no_more(self, serve: Serve) -> None:
         server = serve(bots.echo, transport="websocket")
         for headers in ((), ("Host: localhost", "Host: evil.example"), ("Host: localhost", "Host: localhost")):
-            assert heads.request(server.url, "POST /start HTTP/1.1", *headers)[0] in (400, 403), headers
-            assert heads.upgrade(server.url, "/ws-client", *headers) in (400, 403), headers
+            assert raw_http.request(server.url, "POST /start HTTP/1.1", *headers)[0] in (400, 403), headers
+            assert raw_http.upgrade(server.url, "/ws-client", *headers) in (400, 403), headers
         assert not server.lines("Traceback")
 
     def test_odd_targets(self, serve: Serve) -> None:
@@ -336,10 +336,10 @@ class TestHosts:
             "evil.example:80",
         ):
             for method in ("POST", "OPTIONS", "GET"):
-                status, answer = heads.request(server.url, f"{method} {target} HTTP/1.1", "Host: localhost")
+                status, answer = raw_http.request(server.url, f"{method} {target} HTTP/1.1", "Host: localhost")
                 assert status < 500, (method, target)
                 assert b"wsUrl" not in answer or b"evil" not in answer
-            assert heads.upgrade(server.url, target, "Host: localhost") in (0, 101, 400, 403, 404), target
+            assert raw_http.upgrade(server.url, target, "Host: localhost") in (0, 101, 400, 403, 404), target
         assert not server.lines("Traceback")
 
 

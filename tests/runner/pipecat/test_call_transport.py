@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import audioop
-import itertools
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pipecat.frames.frames import OutputAudioRawFrame, OutputTransportMessageUrgentFrame
 
 from tests.providers.companies import load_provider
 from tests.runner import bots
 from tests.runner.carrier import announce, dialled, main_frequency
-from tests.runner.test_calls import wait_for
+from tests.runner.test_session import wait_for
 from tests.signals import correlation_delay_ms, snr_db, speech_like, tone
 from tests.stalls import undisturbed
 from wsvoice.audio import PCMU_8K, Resampler, resample
 from wsvoice.providers.base import Side
 from wsvoice.providers.events import Audio
-from wsvoice.runner.pacing import Pacer
 from wsvoice.runner.pipecat.call_serializer import CallSerializer
 from wsvoice.runner.pipecat.resamplers import SteadyResampler
-from wsvoice.runner.turns import TurnTimer
 
 Serve = Callable[..., Any]
 
@@ -123,67 +118,6 @@ class TestConversion:
         wire += serializer.encode(tone(500, 200, 8000), 8000)
         wire += serializer.flush()
         assert len(wire) == pytest.approx(600 * 8, abs=100)
-
-
-class TestPacer:
-    def test_leads_and_then_keeps_real_time(self) -> None:
-        pacer = Pacer(0.1)
-        now, sent = 0.0, []
-        for _ in range(100):
-            wait = pacer.wait_s(now, 0.02)
-            now += wait
-            sent.append(now)
-            pacer.sent(now, 0.02)
-        assert sent[:5] == [0.0] * 5
-        steps = [b - a for a, b in itertools.pairwise(sent[5:])]
-        assert steps == pytest.approx([0.02] * len(steps))
-        # An absolute clock: the hundredth piece is exactly where it belongs.
-        assert sent[-1] == pytest.approx(99 * 0.02 - 0.08)
-
-    def test_a_stall_is_made_up_for(self) -> None:
-        pacer = Pacer(0.1)
-        now = 0.0
-        for _ in range(20):
-            now += pacer.wait_s(now, 0.02)
-            pacer.sent(now, 0.02)
-        now += 0.081
-        assert pacer.queued_s(now) > 0
-        behind = 0
-        while pacer.wait_s(now, 0.02) == 0:
-            pacer.sent(now, 0.02)
-            behind += 1
-        assert behind == 4
-
-    @given(st.lists(st.floats(0, 0.2), max_size=50))
-    def test_never_more_than_the_lead_waits(self, stalls: list[float]) -> None:
-        pacer = Pacer(0.1)
-        now = 0.0
-        for stall in stalls:
-            now += stall
-            now += pacer.wait_s(now, 0.02)
-            pacer.sent(now, 0.02)
-            assert pacer.queued_s(now) <= 0.1 + 1e-9
-
-    def test_cleared(self) -> None:
-        pacer = Pacer(0.1)
-        pacer.sent(1.0, 5.0)
-        pacer.cleared(2.0)
-        assert pacer.queued_s(2.0) == 0
-        assert pacer.wait_s(2.0, 0.02) == 0
-
-
-class TestTurnTimer:
-    def test_measures_from_sound_to_sound(self) -> None:
-        loud, quiet = tone(500, 20, 8000), bytes(320)
-        timer = TurnTimer()
-        for step in range(50):
-            timer.caller(loud if step < 25 else quiet, step * 0.02)
-            if step == 30:
-                timer.bot(quiet, step * 0.02)  # Silence is no answer.
-            if step >= 40:
-                timer.bot(loud, step * 0.02)
-        assert timer.first_sound_at == pytest.approx(0.8)
-        assert timer.responses_s == pytest.approx([0.8 - 24 * 0.02])
 
 
 class TestOutput:

@@ -23,8 +23,8 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import connect
 
-from tests.attacks.heads import connection, exchange
-from tests.attacks.raw import RawStream, text_frame, twilio_audio, twilio_start
+from tests.attacks.raw_http import connection, exchange
+from tests.attacks.raw_websocket import RawStream, text_frame, twilio_audio, twilio_start
 from tests.process import ServerProcess, server_process
 from wsvoice.runner import protocols
 

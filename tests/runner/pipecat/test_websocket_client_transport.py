@@ -25,8 +25,8 @@ from websockets.exceptions import ConnectionClosed
 from tests.environment import clean_environ
 from tests.runner import bots
 from tests.runner.peers import RATE, audio_message, next_audio
-from tests.runner.test_calls import wait_for
 from tests.runner.test_server import ECHO
+from tests.runner.test_session import wait_for
 from tests.signals import correlation_delay_ms, speech_like, tone
 from wsvoice.config import RunConfig, resolve_run
 from wsvoice.errors import BotError, ConfigError, ConnectError

@@ -13,9 +13,9 @@ import pytest
 
 from tests.providers.companies import load_provider
 from tests.runner.dialects import DIALECTS, Dialect, Exotel, Plivo, SignalWire, Telnyx, Twilio, on_line
-from tests.runner.test_calls import wait_for
-from tests.runner.test_pipecat_gaps import Ear
-from tests.runner.test_providers import ask, read_document
+from tests.runner.test_provider_messages import Ear
+from tests.runner.test_session import wait_for
+from tests.runner.test_switchboard import ask, read_document
 from wsvoice.providers import PROVIDERS
 from wsvoice.providers.base import WebhookRequest
 from wsvoice.runner import session

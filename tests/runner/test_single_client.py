@@ -24,9 +24,9 @@ from pipecat.transports.websocket.server import (
 
 from tests.runner import bots
 from tests.runner.peers import RATE, audio_message, next_audio, peer
-from tests.runner.test_calls import wait_for
+from tests.runner.test_clients import closed, refused
 from tests.runner.test_server import ECHO, run
-from tests.runner.test_websocket_clients import closed, refused
+from tests.runner.test_session import wait_for
 from tests.signals import correlation_delay_ms, speech_like, tone
 from wsvoice.config import RunConfig
 from wsvoice.errors import BotError

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.runner.carrier import announce, dialled
-from tests.runner.test_calls import wait_for
-from tests.runner.test_documented import question
+from tests.runner.pipecat.test_documented_features import question
 from tests.runner.test_server import run
+from tests.runner.test_session import wait_for
 
-BOTS = Path(__file__).parents[1] / "bots"
+BOTS = Path(__file__).parents[2] / "bots"
 
 
 async def call(url: str, number: int, log: list[str]) -> None:

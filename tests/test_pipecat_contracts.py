@@ -33,7 +33,7 @@ from wsvoice.dial.caller import dial
 from wsvoice.pipecat_contracts import CALLER_FEATURES, RUNNER_FEATURES, TESTED, Contract, is_tested
 from wsvoice.runner.pipecat.patches import PATCHES
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 PIPECAT = Path(pipecat.__file__).parent
 UNTESTED = "1.99.0"
 FEATURES = {feature.name: feature for feature in (*RUNNER_FEATURES, *CALLER_FEATURES)}

@@ -45,7 +45,7 @@ from tests.runner.dialects import (
     linear,
     on_line,
 )
-from tests.runner.test_calls import wait_for
+from tests.runner.test_session import wait_for
 from tests.signals import tone
 
 Serve = Callable[..., Any]

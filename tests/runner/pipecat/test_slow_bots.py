@@ -12,7 +12,7 @@ from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 
 from tests.runner import bots
 from tests.runner.carrier import announce, dialled
-from tests.runner.test_calls import wait_for
+from tests.runner.test_session import wait_for
 from tests.signals import tone
 from wsvoice.runner.pipecat import call_transport
 

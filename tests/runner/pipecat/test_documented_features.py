@@ -54,7 +54,7 @@ from pipecat.turns.user_turn_strategies import UserTurnStrategies
 
 from tests.runner import bots
 from tests.runner.carrier import Carrier, announce, dialled, main_frequency
-from tests.runner.test_calls import wait_for
+from tests.runner.test_session import wait_for
 from tests.signals import tone
 from wsvoice.audio import read_audio, resample
 from wsvoice.runner.pipecat.call_arguments import create_transport

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.attacks.raw import RawStream, text_frame, twilio_audio, twilio_start
+from tests.attacks.raw_websocket import RawStream, text_frame, twilio_audio, twilio_start
 from tests.process import server_process
 from tests.signals import tone
 
