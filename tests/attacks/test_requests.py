@@ -227,6 +227,8 @@ class TestProxies:
         """A tunnel that was opened by hand: what it says chooses no address, and providers refuse ``ws://``."""
         server = serve(bots.echo, transport=name, verify="off")
         provider = load_provider(name)
+        if not provider.has_webhook:
+            pytest.skip(f"{provider.title} sends no webhooks")
         call = provider.new_call(from_number="+15550100001", to_number="+15550100002", parameters={}, seed=bytes(32))
         for path, headers, words in (
             ("", {"X-Forwarded-Host": "evil.example", "X-Forwarded-Proto": scheme}, "-x evil.example"),

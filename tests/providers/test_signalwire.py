@@ -178,8 +178,9 @@ def test_one_provider_alone_claims_each_providers_start() -> None:
 
 
 def test_one_provider_alone_recognises_each_providers_webhook() -> None:
-    for name in PROVIDERS:
-        each = load_provider(name)
+    for name, each in ((name, load_provider(name)) for name in PROVIDERS):
+        if not each.has_webhook:
+            continue
         call = each.new_call(from_number="+1", to_number="+2", parameters={}, seed=bytes(range(32)))
         request = each.webhook(call, URL, method=each.webhook_method)
         assert [other for other in PROVIDERS if load_provider(other).recognises(request)] == [name]

@@ -145,6 +145,12 @@ class TestWebhooks:
         for name in PROVIDERS:
             provider = load_provider(name)
             config = RunConfig(transport=name, **public)
+            if not provider.has_webhook:
+                # Nothing could give its streams a token.
+                with pytest.raises(ConfigError, match=provider.credential_names[0]):
+                    served_providers(config)
+                assert list(served_providers(replace(config, stream_auth="none"))) == [name]
+                config = replace(config, credentials=provider.test_credentials(bytes(32))[1])
             assert list(served_providers(replace(config, verify="off"))) == [name]
             if not provider.signs:
                 # Asked for by name: there is nothing that could be verified.

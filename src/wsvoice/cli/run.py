@@ -267,7 +267,7 @@ def show_banner(output: Output, bot: LoadedBot, config: RunConfig, ready: Ready)
     rows = [("listens on", f"{local}/{_everywhere(config.host)}")]
     for provider in providers:
         path = "/" if len(providers) == 1 else f"/{provider.name}"
-        if not provider.has_webhook:
+        if not provider.has_webhook and len(providers) == 1:
             streams = f"{public or local}/ws/{provider.name}".replace("http", "ws", 1)
             rows.append((provider.title, f"dials {streams}"))
         elif public is not None:
@@ -277,15 +277,14 @@ def show_banner(output: Output, bot: LoadedBot, config: RunConfig, ready: Ready)
     # What the provider signs is the public address, so that is what a test call has to dial.
     rows.append(("try it", f"wsvoice dial {public or local}{path} -t {first.name}"))
     output.fields(rows)
-    for provider in providers:
-        lines = provider.setup_lines(f"{public or local}/ws/{provider.name}".replace("http", "ws", 1))
-        if lines and len(providers) == 1:
-            for line in lines:
-                output.line(line)
+    if len(providers) == 1:
+        output.block("\n".join(first.setup_lines(f"{public or local}/ws/{first.name}".replace("http", "ws", 1))))
 
     if public is None:
         if len(providers) > 1:
             output.note(f"every provider is served at its own path: {', '.join(f'/{each.name}' for each in providers)}")
+        if not any(provider.has_webhook for provider in providers):
+            return
         reach = "only test calls reach it"
         if not is_loopback(config.host):
             reach = "other machines in the network reach it, and no provider does"
@@ -298,7 +297,7 @@ def show_banner(output: Output, bot: LoadedBot, config: RunConfig, ready: Ready)
         output.warning("webhooks are not verified: anybody who finds the URL can start calls at your cost")
     else:
         for provider in providers:
-            if not provider.signs:
+            if not provider.signs and provider.has_webhook:
                 output.warning(
                     f"{provider.title} signs nothing: anybody who finds its webhook's URL can start calls at your cost"
                 )

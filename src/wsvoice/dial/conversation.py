@@ -41,6 +41,7 @@ from wsvoice.providers.events import (
     FlowControl,
     Mark,
     SendDigits,
+    Status,
     StreamStarted,
     StreamStopped,
 )
@@ -197,7 +198,7 @@ class Conversation:
         return self._ended_at is not None
 
     def hang_up(self) -> None:
-        """End the call because the bot asked for it through the REST API."""
+        """End the call because the bot asked for it, through the REST API or on the stream."""
         self._hung_up_by_api = True
 
     def update(self, command: Command) -> None:
@@ -401,6 +402,11 @@ class Conversation:
             self._receive_clear(now)
         elif isinstance(event, SendDigits):
             self._timeline.add("digit", f"the bot presses {event.digits[:60]}")
+        elif isinstance(event, Status):
+            self._carrier.post(Status(self._playback.queued_ms))
+        elif isinstance(event, StreamStopped):
+            self._timeline.add("hang-up", "the bot hangs up")
+            self.hang_up()
 
     def _receive_audio(self, payload: bytes, now: float) -> None:
         try:

@@ -413,6 +413,8 @@ class Server(Company):
     #: The challenge that a webhook without credentials is answered with, where the provider sends them only when asked:
     #: https://www.rfc-editor.org/rfc/rfc9110#name-www-authenticate
     challenge: ClassVar[str] = ""
+    #: Whether the parser of pipecat's runner reads the start of its streams.
+    known_to_pipecat: ClassVar[bool] = True
     #: Whether the stream of a call that we dialled may carry another id than its webhook did.
     renames_dialled_calls: ClassVar[bool] = False
     #: Statuses with which the company's API refuses to hang up because the call has ended by itself.

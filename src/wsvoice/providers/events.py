@@ -128,6 +128,18 @@ class FlowControl:
 
 
 @dataclass(frozen=True, slots=True)
+class Status:
+    """
+    Bot: ask how much of its audio is queued. Carrier: tell it. Only some providers take the question.
+
+    Attributes:
+        queued_ms: How much audio waits to be played.
+    """
+
+    queued_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class StreamError:
     """Carrier: a message of the bot's could not be used."""
 
@@ -138,7 +150,7 @@ class StreamError:
 
 @dataclass(frozen=True, slots=True)
 class StreamStopped:
-    """Carrier: the call, or its stream, has ended; the socket closes next."""
+    """Carrier: the call, or its stream, has ended; the socket closes next. Bot: end the call, where one can say so."""
 
     reason: str = ""
     sequence: int | None = None
@@ -161,6 +173,7 @@ Event: TypeAlias = (
     | Clear
     | Cleared
     | FlowControl
+    | Status
     | StreamError
     | StreamStopped
     | Unknown

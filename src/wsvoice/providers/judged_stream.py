@@ -43,7 +43,7 @@ class Judge(MediaStream):
         if len(payload) % self.outbound_format.sample_width:
             self.found("fail", f"a {name} message ends in the middle of a 16-bit sample")
         if 0 < self.payload_limit < len(payload):
-            limit = f"{self.payload_limit // 1024} KiB" if self.payload_limit % 1000 else f"{self.payload_limit} bytes"
+            limit = f"{self.payload_limit} bytes" if self.payload_limit % 1024 else f"{self.payload_limit // 1024} KiB"
             self.found(self.payload_level, f"a {name} message holds more than {limit} of audio")
 
 

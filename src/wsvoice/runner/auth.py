@@ -59,10 +59,12 @@ def served_providers(config: RunConfig) -> dict[str, Server]:
     else:
         names = list(PROVIDERS)
     providers = {name: load_server(name, config.credentials) for name in names}
+    is_public = config.public_url is not None or config.tunnel is not None
+    if is_public and config.transport is not None and config.stream_auth != "none":
+        _check_credentials(providers.values(), config)
     if config.verify == "off":
         return providers
     able = {name: each for name, each in providers.items() if each.signs and each.can_verify()}
-    is_public = config.public_url is not None or config.tunnel is not None
     if config.transport is None and (is_public or config.verify == "enforce"):
         if not able:
             raise ConfigError(
@@ -94,6 +96,17 @@ def _check_secret(provider: Server) -> None:
     with suppress(SignatureError):
         # No request is signed like this; a secret that is none is told now, and not by the first call.
         provider.verify(WebhookRequest("POST", "http://localhost/"), now=0.0)
+
+
+def _check_credentials(providers: Iterable[Server], config: RunConfig) -> None:
+    """Make sure that those can get in who are given no stream token, for they send no webhook."""
+    for provider in providers:
+        name = next(iter(provider.credential_names), "")
+        if not provider.has_webhook and not provider.credential(name):
+            raise ConfigError(
+                f"a public address needs a password for {provider.title}'s streams, and {name} is not set",
+                hint=f"set {name} in the environment or in {config.dotenv_place}, and in {provider.title}",
+            )
 
 
 def _secrets(providers: Iterable[Server]) -> str:

@@ -140,7 +140,7 @@ class Session:
         self.diagnosis = Diagnosis("", config.causes)
         self._run = BotRun(socket, bot, config)
         self._make_arguments = make_arguments
-        self._provider = provider
+        self.provider = provider
         self._announced = announced
         self._verified = verified
         self._recall = recall
@@ -219,7 +219,7 @@ class Session:
             return None
         announced = self._announced
         if announced is not None and announced.call_id != started.call_id:
-            if announced.direction == "inbound" or not self._provider.renames_dialled_calls:
+            if announced.direction == "inbound" or not self.provider.renames_dialled_calls:
                 self._refuse(f"the stream is of call {started.call_id[:64]!r}, its token is not")
                 return None
             # Telnyx may give a call that we dialled a new id once it is answered. The token says which one it was,

@@ -362,6 +362,10 @@ class Switchboard:
             whose = requests.page(websocket)
             if requests.is_foreign_page(whose):
                 raise TokenError(f"a web page of {whose!r:.100} dials, and no telephone company does it from one")
+            if provider is not None and not provider.has_webhook:
+                names = " and ".join(sorted(provider.credential_names, reverse=True))
+                what = "the stream carries no credentials, or wrong ones"
+                raise TokenError(what, hint=f"{names} are those that {provider.title} is given")
             raise TokenError("the stream carries no token")
         return None, requests.is_public(websocket, self.config)
 

@@ -95,17 +95,18 @@ async def call_arguments(session: Session, handshake: list[str]) -> CallArgument
     """Build a bot's arguments from the messages of the handshake, as pipecat's runner would."""
     call, socket = session.call, session.socket
     # pipecat's parser reads two messages; some providers send one before their audio, and others may send more.
-    messages = [_tidied(each) for each in ([*handshake, ""] if len(handshake) == 1 else handshake[-2:])]
+    messages = [*handshake, ""] if len(handshake) == 1 else handshake[-2:]
+    if session.provider.known_to_pipecat:
+        messages = [_tidied(each) for each in messages]
+    call_data = CallData(stream_id=call.stream_id, call_id=call.call_id)
     try:
-        transport_type, call_data = await parse_telephony_websocket(cast(Any, _Replay(messages)))
-        if not isinstance(call_data, CallData):
-            call_data = CallData.model_validate(call_data)
+        if session.provider.known_to_pipecat:
+            transport_type, parsed = await parse_telephony_websocket(cast(Any, _Replay(messages)))
+            if transport_type != "unknown":
+                call_data = parsed if isinstance(parsed, CallData) else CallData.model_validate(parsed)
     except (ValueError, TypeError, AttributeError) as error:
         # It takes every field for what it should be; our own reader has found the ones that matter.
         session.logger.warning("pipecat cannot read the start message: {}", type(error).__name__)
-        transport_type = "unknown"
-    if transport_type == "unknown":
-        call_data = CallData(stream_id=call.stream_id, call_id=call.call_id)
     if not call_data.from_number:
         call_data.from_number = call.from_number or None
     if not call_data.to_number:
