@@ -31,6 +31,9 @@ with warnings.catch_warnings():
 
 Samples = NDArray[np.float64]
 
+#: -45 dBFS: above line noise and comfort noise (about -60), below quiet speech (about -35). Quieter is silence.
+AUDIBLE_LEVEL = 32768 * 10 ** (-45 / 20)
+
 
 class Encoding(StrEnum):
     """How a sample is written on the wire, by its RTP name (https://www.rfc-editor.org/rfc/rfc3551#section-4.5)."""

@@ -52,4 +52,4 @@ def test_of_a_kind_only_so_many_are_told_and_a_log_whole() -> None:
     assert sum(event.kind == "log" for event in told) == EVENTS_TOLD + 100
     marks = [event.text for event in told if event.kind == "mark"]
     assert len(marks) == EVENTS_TOLD + 1
-    assert marks[-1] == f"mark {EVENTS_TOLD}; what follows of this kind is counted, and not told"
+    assert marks[-1] == f"mark {EVENTS_TOLD}; no more events of this kind are shown"

@@ -1,9 +1,9 @@
 """
 A caller that is itself a bot, so that two bots talk to each other over a provider's protocol.
 
-Its transport is pipecat's WebSocket client, whose socket is the line of the simulated call: what the caller says
-leaves in the provider's media messages, 20 ms at a time, and what it hears has been through the provider's playback,
-marks and clears included. This is the one place where the simulated caller meets pipecat.
+Its transport is pipecat's WebSocket client, with the simulated call instead of a socket: what the bot says leaves in
+the provider's media messages, and what it hears has been through the provider's playback buffer. This is the only
+module of the simulated caller that imports pipecat.
 """
 
 from __future__ import annotations
@@ -52,9 +52,7 @@ CANCELLATIONS, CANCEL_TIMEOUT_S = 3, 1.0
 
 class CallerSerializer(FrameSerializer):
     """
-    Translates between pipecat's frames and 16-bit audio at the line's rates.
-
-    The provider's messages are made further on, where they have their time: 50 a second, or ten.
+    Converts between pipecat's frames and 16-bit audio at the call's sample rates.
     """
 
     def __init__(self, audio: CallerBotAudio) -> None:
@@ -80,7 +78,7 @@ class CallerSerializer(FrameSerializer):
         return InputAudioRawFrame(audio=pcm, sample_rate=self._in_rate, num_channels=1) if pcm else None
 
     async def serialize(self, frame: Frame) -> str | bytes | None:
-        """Return the audio of a frame; ``None`` for other frames, which have no place on a telephone line."""
+        """Return the audio of a frame; ``None`` for frames without audio."""
         if not isinstance(frame, AudioRawFrame):
             return None
         if frame.sample_rate != self._encoder_rate:
@@ -90,14 +88,14 @@ class CallerSerializer(FrameSerializer):
         pcm = frame.audio if self._encoder is None else self._encoder.process(frame.audio)
         return pcm or None
 
-    def forget(self) -> None:
-        """Drop what the resampler holds back of what is not to be said any more."""
+    def reset(self) -> None:
+        """Drop what the resampler holds back."""
         if self._encoder is not None:
             self._encoder.reset()
 
 
 class CallerSession(WebsocketClientSession):
-    """pipecat's WebSocket, which is the line here: connected from the start, closed when somebody hangs up."""
+    """pipecat's WebSocket session, which is the call here: connected at once, closed when somebody hangs up."""
 
     def __init__(
         self, audio: CallerBotAudio, params: WebsocketClientParams, callbacks: Any, transport_name: str
@@ -110,7 +108,7 @@ class CallerSession(WebsocketClientSession):
 
     @acquires("connection")
     async def connect(self) -> None:
-        """Pick up the telephone."""
+        """Connect, which takes no time."""
         self._connected = True
         self._audio.on_heard(self._heard.put_nowait)
         self._client_task = self.task_manager.create_task(self._hand_on(), f"{self}::hand_on")
@@ -137,7 +135,7 @@ class CallerSession(WebsocketClientSession):
 
     @property
     def is_closing(self) -> bool:
-        """A telephone is hung up at once."""
+        """Never: hanging up takes no time."""
         return False
 
     def close(self) -> None:
@@ -145,11 +143,11 @@ class CallerSession(WebsocketClientSession):
         self._heard.put_nowait(None)
 
     def listen(self) -> None:
-        """Hand on what was heard, from the first moment on: the pipeline is there to take it."""
+        """Pass on what was heard from the start, now that the pipeline is ready."""
         self._ready.set()
 
     async def _hand_on(self) -> None:
-        # pipecat's input has nowhere to put audio before its start, and would never hear anything again.
+        # Audio before its start breaks pipecat's input for good.
         await self._ready.wait()
         while (pcm := await self._heard.get()) is not None:
             await self._callbacks.on_message(cast(Any, self), pcm)
@@ -164,17 +162,17 @@ class CallerInputTransport(WebsocketClientInputTransport):
     _session: CallerSession
 
     async def set_transport_ready(self, frame: StartFrame) -> None:
-        """Begin to hear."""
+        """Begin to pass on what was heard."""
         await super().set_transport_ready(frame)
         self._session.listen()
 
     async def cancel_pipeline(self) -> None:
-        """End a pipeline that nobody else would end."""
+        """End a pipeline that has no handler for a hang-up."""
         await self.push_frame(CancelWorkerFrame(reason="the other end hung up"))
 
 
 class CallerOutputTransport(WebsocketClientOutputTransport):
-    """What the caller says; the line, not a guess of the time, says when it may go on."""
+    """What the caller says, paced by the call's clock and not by pipecat's."""
 
     _params: WebsocketClientParams
 
@@ -182,18 +180,18 @@ class CallerOutputTransport(WebsocketClientOutputTransport):
         self, transport: Any, session: CallerSession, params: WebsocketClientParams, audio: CallerBotAudio
     ) -> None:
         super().__init__(transport, session, params)
-        self._line = session
+        self._caller_session = session
         self._audio = audio
 
     async def set_transport_ready(self, frame: StartFrame) -> None:
-        """Begin to speak; by now whatever listens is there as well."""
+        """Begin to speak and to hear."""
         await super().set_transport_ready(frame)
-        self._line.listen()
+        self._caller_session.listen()
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        """Handle a frame; at an interruption what waits for its time on the line is dropped."""
+        """Handle a frame; an interruption drops what has not been said yet."""
         if isinstance(frame, InterruptionFrame):
-            cast(CallerSerializer, self._params.serializer).forget()
+            cast(CallerSerializer, self._params.serializer).reset()
             self._audio.fall_silent()
         await super().process_frame(frame, direction)
 
@@ -215,8 +213,8 @@ class CallerTransport(WebsocketClientTransport):
     """
     The transport of a caller's bot.
 
-    Beside the client's events, ``on_connected`` and ``on_disconnected``, it has those of a bot that is called,
-    ``on_client_connected`` and ``on_client_disconnected``, so that one bot can play both parts.
+    Besides a client's events (``on_connected``, ``on_disconnected``) it has a server's (``on_client_connected``,
+    ``on_client_disconnected``), so that one bot can play both parts.
     """
 
     def __init__(self, audio: CallerBotAudio) -> None:
@@ -263,7 +261,7 @@ class CallerArguments(RunnerArguments):
     What a caller's bot is called with.
 
     Attributes:
-        transport: The line.
+        transport: The bot's transport.
         call: The call that it places.
     """
 
@@ -276,7 +274,7 @@ class CallerBot:
     A caller's bot, from its file to its end.
 
     Args:
-        spec: Where it is, as for ``wsvoice run``.
+        spec: The bot, as for ``wsvoice run``.
         on_line: Called with each line of the traceback if it fails in the call.
 
     Raises:
@@ -294,7 +292,7 @@ class CallerBot:
         self._task: asyncio.Task[None] | None = None
 
     def start(self, audio: CallerBotAudio, call: Call) -> None:
-        """Let it place `call`, with `audio` for its audio and ears."""
+        """Start the bot for `call`; it speaks and hears through `audio`."""
         self._transport = CallerTransport(audio)
         arguments = CallerArguments(
             transport=self._transport,
@@ -322,7 +320,7 @@ class CallerBot:
             await asyncio.wait([self._task], timeout=timeout_s)
             if self._task.done():
                 return
-            # A pipeline takes the first one for a wish to clean up, and may wait in that for a handler of its own.
+            # A pipeline that is cancelled cleans up first, and may hang in one of its handlers.
             self._task.cancel()
             timeout_s = CANCEL_TIMEOUT_S
         self._on_line(f"the caller's bot {self.name} does not end")
@@ -340,7 +338,7 @@ class CallerBot:
             await self._function(arguments)
         except asyncio.CancelledError:
             raise
-        except BaseException as error:  # noqa: BLE001 - not even an exit of the bot's may end the call's report
+        except BaseException as error:  # noqa: BLE001 - even if the bot exits, the call has a report
             fail(error)
         else:
             audio.hang_up()

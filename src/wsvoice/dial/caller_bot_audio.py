@@ -1,6 +1,6 @@
 """
-The caller's voice and ears where the caller is a bot: between its pipeline, which works when it likes, and the
-line, which takes and gives 20 ms at a time.
+What a caller that is a bot says and hears: between its pipeline, which has its own pace, and the call, which takes and
+gives 20 ms at a time.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from wsvoice.dial.report import TurnReport
 from wsvoice.dial.script import SILENCE_MS, STEP_MS, Step, measure_turns
 from wsvoice.dial.sound_detection import SoundDetector
 
-#: An utterance begins on the line once this much of it is there, so that it does not break off at once.
+#: How much of an utterance is buffered before it begins, so that it does not break off.
 BUFFER_MS = 60.0
-#: How far the caller's pipeline may be ahead of the line.
+#: How far the pipeline may be ahead of the call.
 LEAD_MS = 160.0
 
 
 class CallerBotAudio:
     """
-    A caller that is a bot.
+    The audio of a caller that is a bot.
 
     Attributes:
         sample_rate: The rate of what the caller says.
@@ -38,7 +38,7 @@ class CallerBotAudio:
         self.interrupted_at_ms: float | None = None
         self.no_interruption_reason = "the caller is a bot"
         self._detector = detector
-        # The caller's own sound, by the same ear, for where its turns are.
+        # Finds the caller's turns in its own sound.
         self._own = SoundDetector(sample_rate)
         self._told = 0
         self._talking = False
@@ -54,7 +54,7 @@ class CallerBotAudio:
     # The caller's pipeline
 
     def on_heard(self, take: Callable[[bytes], None]) -> None:
-        """Have `take` called with what is heard of the other bot, 20 ms or so at a time."""
+        """Have `take` called with what is heard of the other bot, about 20 ms at a time."""
         self._on_heard = take
 
     async def say(self, pcm: bytes) -> None:
@@ -69,7 +69,7 @@ class CallerBotAudio:
         self._digits += digit
 
     def fall_silent(self) -> None:
-        """Forget what is queued."""
+        """Drop what is queued."""
         self._queue.clear()
         self._flowing = False
         self._room.set()
@@ -81,10 +81,10 @@ class CallerBotAudio:
             self.failure = self.failure or failure
             self.fall_silent()
 
-    # The line
+    # The call
 
     def hear(self, pcm: bytes) -> None:
-        """Hand on what was heard of the other bot."""
+        """Pass on what was heard of the other bot."""
         if pcm:
             self._on_heard(pcm)
 
@@ -108,7 +108,7 @@ class CallerBotAudio:
         return step
 
     def turns(self) -> list[TurnReport]:
-        """Return what the caller said, in runs with a pause of 600 ms between them, and the answers."""
+        """Return what the caller said, divided where it paused for 600 ms, and the answers."""
         spans: list[tuple[float, float]] = []
         for sound in self._own.sounds:
             if spans and sound.start_ms - spans[-1][1] < SILENCE_MS:
@@ -118,7 +118,7 @@ class CallerBotAudio:
         return measure_turns(spans, self._detector)
 
     def missing(self, *, bot_ended: bool) -> str | None:
-        """Return why the caller failed; nobody but it knows who should have had the last word."""
+        """Return why the caller failed; a missing answer is no failure in a free conversation."""
         return self.failure
 
     @property
@@ -128,7 +128,7 @@ class CallerBotAudio:
     def _take(self, size: int) -> bytes:
         if not self._flowing and self._queue:
             self._waited_ms += STEP_MS
-            # A short sound has no more to wait for.
+            # A short utterance may never fill the buffer.
             self._flowing = self._queued_ms >= BUFFER_MS or self._waited_ms > BUFFER_MS
         if not self._flowing:
             return b""

@@ -1,5 +1,5 @@
 """
-The carrier's end of one media stream: the socket, and the provider's words on it.
+The carrier's end of one media stream: its WebSocket, and the provider's messages on it.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Message = str | bytes
 
 class CarrierStream:
     """
-    One stream; a call has another one if the provider dials again.
+    One stream; a call may have several, one after the other.
 
     Attributes:
         socket: The connection.
-        stream: What is said on it.
-        ended_at: The clock's time at which the other end was gone, or ``None``.
+        stream: Reads and writes the provider's messages.
+        ended_at: When the other end was gone, by the clock, or ``None``.
     """
 
     def __init__(
@@ -54,10 +54,10 @@ class CarrierStream:
         self._sender: asyncio.Task[None] | None = None
 
     async def start(self, started: StreamStarted) -> None:
-        """Say that the stream starts, and begin to read and to send."""
+        """Start the stream, and begin to read and to send."""
         from websockets.exceptions import ConnectionClosed
 
-        # A bot that has closed already is noticed by the reader.
+        # The reader notices if the bot has closed it already.
         with suppress(ConnectionClosed):
             with suppress(LocalProtocolError):
                 await self.socket.send(self.stream.send(Connected()))
@@ -66,12 +66,12 @@ class CarrierStream:
         self._sender = asyncio.create_task(self._send())
 
     def post(self, event: Event) -> None:
-        """Queue a message; one that this provider has no word for is left out."""
+        """Queue a message; an event for which the provider has no message is left out."""
         with suppress(LocalProtocolError):
             self._outbox.put_nowait(self.stream.send(event))
 
     def post_media(self, message: Message) -> None:
-        """Queue a media message, which may change places with the next one."""
+        """Queue a media message; with `reorder` it may change places with the next one."""
         if self._late is not None:
             late, self._late = self._late, None
             self._outbox.put_nowait(message)
@@ -88,12 +88,12 @@ class CarrierStream:
 
     @property
     def is_closed(self) -> bool:
-        """Whether the other end has closed the stream, or is gone."""
+        """Whether the other end has closed the stream or is gone."""
         assert self._reader is not None
         return self._reader.done() or self.socket.protocol.close_rcvd is not None
 
     async def drain(self, timeout_s: float) -> None:
-        """Take what came before the other end's close; one that does not end the connection is not awaited."""
+        """Read what came before the other end's close, for at most `timeout_s`."""
         assert self._reader is not None
         if self.ended_at is None:
             self.ended_at = self._clock.now()
@@ -103,10 +103,10 @@ class CarrierStream:
 
     async def hang_up(self, stopped: Event, timeout_s: float) -> bool:
         """
-        Send what is queued and say that the call is over; return whether the other end let go of it in time.
+        Send what is queued and end the stream; return whether the other end closed it in time.
 
         Args:
-            stopped: What is said; not every provider has a word for it.
+            stopped: The last event; not every provider has a message for it.
             timeout_s: How long the other end may take.
         """
         assert self._sender is not None
@@ -123,7 +123,7 @@ class CarrierStream:
         return self.socket.protocol.close_rcvd is not None or self._clock.now() - began < 0.9 * timeout_s
 
     async def abort(self) -> None:
-        """Close the connection, whatever the other end does about it."""
+        """Close the connection, whatever the other end does."""
         tasks = [task for task in (self._reader, self._sender) if task is not None]
         for task in tasks:
             task.cancel()

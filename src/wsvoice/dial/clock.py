@@ -1,4 +1,4 @@
-"""The time that a simulated call runs on."""
+"""The clock of a simulated call."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """A clock that never goes backwards; tests bring one that need not be waited for."""
+    """A clock that never goes backwards; tests may replace it."""
 
     def now(self) -> float:
         """Return the time in seconds; only differences mean anything."""
 
     async def sleep_until(self, when: float) -> None:
-        """Return once :meth:`now` is `when` or later; at once, but not without a turn of the loop, if it is."""
+        """Return once :meth:`now` is `when` or later; the event loop gets a turn in any case."""
 
 
 class MonotonicClock:

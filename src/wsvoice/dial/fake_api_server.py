@@ -1,16 +1,15 @@
 """
-A fake of the provider's REST API, so that a bot can answer a simulated call, hang it up, give it another document,
-transfer it, press keys and look at it as it does with a real one.
+A local server in place of the provider's REST API, so that a bot can answer a simulated call, hang it up, update it,
+transfer it, press keys and look at it.
 
-The server that is dialled with its bot gets the address as ``<PROVIDER>_API_BASE_URL`` in its environment, for
-example ``TWILIO_API_BASE_URL=http://127.0.0.1:41234``, and under every name that ends in ``_BASE_URL`` among the
-provider's credentials. A bot uses it where its client takes an address::
+A served bot finds the address as ``<PROVIDER>_API_BASE_URL`` in its environment, for example
+``TWILIO_API_BASE_URL=http://127.0.0.1:41234``, and in those of the provider's variables that end in ``_BASE_URL``::
 
     TwilioFrameSerializer(stream_sid, call_sid=call_sid, account_sid=..., auth_token=...,
                           base_url=os.environ.get("TWILIO_API_BASE_URL"))
 
-What a request means is for the provider's module to say. Only the simulated call is there; anything else is answered
-with 404, and other credentials than those that the bot was given with 401. No request goes any further than this.
+The provider's module reads the requests. There is only the simulated call: anything else is answered with 404, and
+wrong credentials with 401.
 """
 
 from __future__ import annotations
@@ -47,14 +46,14 @@ class FakeRestApi:
 
     Attributes:
         url: Its base URL, without a slash at the end.
-        status: How the call stands.
+        status: The call's status.
 
     Args:
-        provider: Whose API it is, with the credentials that the bot was given.
-        call: The one call that there is.
-        on_command: Told what is to become of the call.
-        timeline: Told what it does not know.
-        quirks: What the provider does differently.
+        provider: The provider, with the credentials that the bot was given.
+        call: The only call.
+        on_command: Called with each command for the call.
+        timeline: Where requests that cannot be answered are noted.
+        quirks: How the provider deviates.
     """
 
     def __init__(
@@ -109,7 +108,7 @@ class FakeRestApi:
                     writer.write(connection.send(event) or b"")
                 await writer.drain()
         except (TimeoutError, OSError):
-            # The client went away, which is its own affair.
+            # The client went away.
             pass
         finally:
             writer.close()
@@ -139,7 +138,9 @@ class FakeRestApi:
             self._timeline.add("note", f"{provider.title}'s API is not simulated")
             return Answer(json.dumps({"status": 404}), "application/json", 404)
         if not api.is_authorised(request):
-            self._timeline.add("note", "the simulated REST API was asked with other credentials than the bot was given")
+            self._timeline.add(
+                "note", "a request to the simulated REST API had other credentials than the bot was given"
+            )
             return api.api_error(401, "Authenticate: these are not the credentials of the test call")
         try:
             if (answered := self._answer_call(api, request)) is not None:
@@ -161,7 +162,7 @@ class FakeRestApi:
         return api.command_answer(command, self._call, self.status)
 
     def _answer_call(self, api: FakeApi, request: WebhookRequest) -> Answer | None:
-        """Take a request that answers the call; ``None`` if it is another one."""
+        """Take a request that answers the call; ``None`` if it is another kind of request."""
         try:
             stream = api.read_answer_request(request, call_id=self._call.call_id, quirks=self._quirks)
         except RemoteProtocolError as error:

@@ -1,8 +1,8 @@
 """
-A model of the provider's playback buffer: what is heard of the audio that a bot sends, and when.
+A model of the provider's playback buffer: what is heard of the bot's audio, and when.
 
-Audio is queued, and played at its sample rate against the clock; where the queue is empty there is silence.
-Marks stand in the queue. The model is pure: every method is told the time.
+Audio and marks are queued, and played by the clock; an empty queue is silence. The model does no I/O: every method is
+told the time.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from dataclasses import dataclass
 
 from wsvoice.dial.sound_detection import is_loud
 
-#: A shorter break in the audio is hidden by a telephone's jitter buffer.
+#: Telephones' jitter buffers hide shorter breaks.
 MIN_UNDERRUN_MS = 20.0
-#: After a longer break the bot is taken to have begun another utterance.
+#: After a longer break another utterance has begun.
 MAX_UNDERRUN_MS = 500.0
-# The sound must go on right up to the break: one that comes after a sentence's pause is not heard as a fault.
+# A break is a fault only if there was sound right before it, and not after a pause.
 _RECENT_MS = 40
-# The caller's clock ticks every 20 ms. A longer step means that this process was held up, and with it the messages
-# that it should have read: a break within that step may not be the bot's.
+# The clock ticks every 20 ms. After a longer step this process was held up, and read the bot's messages too late: a
+# break may not be the bot's fault.
 _MAX_STEP_S = 0.035
-# The queue's pieces: a bot may send an hour in one message, or sample by sample.
+# The length of the queue's pieces; a bot's messages may be as long or as short as it likes.
 _PIECE_MS = 100
-#: The most marks that wait, and their names together, in characters.
+#: The most marks that wait, and the most characters of their names together.
 MAX_MARKS = 10_000
 MAX_MARK_NAMES = 1024 * 1024
 
@@ -36,14 +36,14 @@ class _Piece:
 
 class Playback:
     """
-    The queue between the bot's messages and the caller's ear.
+    The queue between the bot's messages and what the caller hears.
 
-    Something has to call :meth:`advance` every 20 ms. What seems to be an underrun is not counted if nothing did.
+    :meth:`advance` has to be called every 20 ms; after a longer time, underruns are not counted.
 
     Attributes:
-        underruns: How often the queue ran dry in the middle of a sound, and more audio came soon after.
+        underruns: How often the queue ran empty in the middle of a sound, with more audio soon after.
         max_gap_ms: The longest time between two pieces of one utterance.
-        peak_ms: The most audio that ever was queued, which is how far the bot was ahead of real time.
+        peak_ms: The most audio that was queued: how far the bot was ahead of real time.
         discarded_ms: Audio thrown away because the queue was full.
         discarded_marks: Marks thrown away because too many were waiting.
         received_samples: Samples that the bot has sent.
@@ -69,9 +69,9 @@ class Playback:
         self._recent = b""
         self._recent_bytes = 2 * (sample_rate * _RECENT_MS // 1000)
         self._last_arrival: float | None = None
-        # Where in the timeline the queue ran dry, and whether the sound broke off there.
-        self._dry_at = 0
-        self._broke_off = False
+        # Where the queue ran empty, in samples, and whether it cut a sound off.
+        self._empty_at = 0
+        self._was_cut_off = False
         self._advanced_at = started_at
 
     @property
@@ -81,7 +81,7 @@ class Playback:
 
     @property
     def audible_ms(self) -> float:
-        """How much of the queue is left until its last sound has been played; 0 if it holds silence only."""
+        """How long until the queue's last sound has been played; 0 if there is only silence."""
         samples = self._queued
         for item in reversed(self._queue):
             if isinstance(item, str):
@@ -93,7 +93,7 @@ class Playback:
 
     def add_audio(self, pcm: bytes, now: float) -> list[str]:
         """
-        Queue what the bot sent at `now`, and return the marks that were reached until then.
+        Queue audio that the bot sent at `now`, and return the marks that were reached until then.
 
         Args:
             pcm: 16-bit samples at the stream's rate.
@@ -104,11 +104,11 @@ class Playback:
         if not samples:
             return reached
         self.received_samples += samples
-        dry_ms = 0.0 if self._queued else (self._position - self._dry_at) * 1000 / self._rate
-        if self._last_arrival is not None and dry_ms < MAX_UNDERRUN_MS:
+        empty_ms = 0.0 if self._queued else (self._position - self._empty_at) * 1000 / self._rate
+        if self._last_arrival is not None and empty_ms < MAX_UNDERRUN_MS:
             self.max_gap_ms = max(self.max_gap_ms, (now - self._last_arrival) * 1000)
-            self.underruns += self._broke_off and dry_ms >= MIN_UNDERRUN_MS
-        self._broke_off = False
+            self.underruns += self._was_cut_off and empty_ms >= MIN_UNDERRUN_MS
+        self._was_cut_off = False
         self._last_arrival = now
 
         room = self._limit - self._queued
@@ -122,7 +122,7 @@ class Playback:
         return reached
 
     def add_mark(self, name: str, now: float) -> list[str]:
-        """Queue a mark, and return the marks that are reached by now: it too if nothing is before it."""
+        """Queue a mark, and return the marks that are reached by now, which it may be among."""
         reached = self.advance(now)
         if self._n_marks >= MAX_MARKS or self._mark_names + len(name) > MAX_MARK_NAMES:
             self.discarded_marks += 1
@@ -133,20 +133,20 @@ class Playback:
         return reached + self._take_marks()
 
     def clear(self, now: float) -> list[str]:
-        """Forget all that is queued, and return its marks: those reached by now, then those that were pending."""
+        """Empty the queue, and return the marks that are reached by now, then those that were cleared."""
         reached = self.advance(now)
         reached += [item for item in self._queue if isinstance(item, str)]
         self._queue.clear()
         self._queued = self._n_marks = self._mark_names = 0
-        self._dry_at = self._position
-        # The bot broke off by itself: what comes next is another utterance.
-        self._broke_off = False
+        self._empty_at = self._position
+        # The bot wanted the break: what comes next is another utterance.
+        self._was_cut_off = False
         self._last_arrival = None
         return reached
 
     def advance(self, now: float) -> list[str]:
         """Play until `now`, and return the marks that were reached, in their order."""
-        # A float's error must not make an instant that falls on a sample end before it.
+        # The addend keeps rounding errors from ending one sample early.
         target = int((now - self._started_at) * self._rate + 1e-3)
         held_up = now - self._advanced_at > _MAX_STEP_S
         self._advanced_at = now
@@ -164,19 +164,19 @@ class Playback:
             else:
                 piece.pcm = piece.pcm[2 * count :]
             if not self._queued:
-                self._dry_at = self._position
-                self._broke_off = is_loud(self._recent)
+                self._empty_at = self._position
+                self._was_cut_off = is_loud(self._recent)
             marks += self._take_marks()
         if self._position < target:
             self._heard.append(bytes(2 * (target - self._position)))
             self._position = target
         if held_up:
-            self._broke_off = False
+            self._was_cut_off = False
             self._last_arrival = None
         return marks
 
     def take_heard(self) -> bytes:
-        """Return the PCM that was played since the last time, silence included."""
+        """Return the PCM that was played since the last call, silence included."""
         heard = b"".join(self._heard)
         self._heard.clear()
         return heard
@@ -194,7 +194,7 @@ class Playback:
             pcm = bytes(last.pcm) + pcm
             self._queue.pop()
         for start in range(0, len(pcm), self._piece_bytes):
-            # Copied, so that a piece does not keep the whole of a long message.
+            # Copied, so that a piece does not keep a long message in memory.
             piece = pcm[start : start + self._piece_bytes]
             self._queue.append(_Piece(memoryview(piece), is_loud(piece)))
 
@@ -209,7 +209,7 @@ class Playback:
 
 
 def _silent_tail(pcm: memoryview) -> int:
-    """Return how many samples at the end of `pcm` are below the threshold of hearing."""
+    """Return how many samples at the end of `pcm` are silent."""
     samples = len(pcm) // 2
     step = 80
     for end in range(samples, 0, -step):

@@ -1,6 +1,4 @@
-"""
-What may come from a provider and must not end a call: tried to the bot on purpose with ``--probe``.
-"""
+"""``--probe``: sends the bot on purpose what may come from a provider and must not end a call."""
 
 from __future__ import annotations
 
@@ -8,9 +6,9 @@ from collections.abc import Sequence
 
 from wsvoice.providers.base import Hazard
 
-#: How long the stream is silent after its start, as it may be while a provider sets the call up.
+#: How long the stream is silent after its start; providers may take that long to set the call up.
 QUIET_S = 5.0
-#: From one hazard to the next.
+#: The time from one hazard to the next.
 INTERVAL_MS = 200.0
 
 Media = list[str | bytes]
@@ -18,14 +16,14 @@ Media = list[str | bytes]
 
 class Probe:
     """
-    The hazards, one after the other, in a stream of media.
+    Sends hazards, one after the other, in a stream of media.
 
     Args:
-        hazards: The provider's.
+        hazards: The provider's hazards.
         quiet_s: How long the stream is silent first.
 
     Attributes:
-        tried: Those that the bot has met, in words; if the bot ends the call, the last one is why.
+        tried: What has been sent, in words; if the bot ends the call, it is because of the last one.
     """
 
     def __init__(self, hazards: Sequence[Hazard], quiet_s: float = QUIET_S) -> None:
@@ -36,11 +34,11 @@ class Probe:
         self._pair: Media = []
 
     def is_over(self, now_ms: float) -> bool:
-        """Whether the bot has met them all, and had time to go away of the last one."""
+        """Whether all have been sent, and the bot has had time to fail."""
         return not self._left and now_ms >= self._next_ms
 
     def is_quiet(self, now_ms: float) -> bool:
-        """Whether no media are to be sent."""
+        """Whether no media are to be sent now."""
         if now_ms > self._quiet_ms:
             return False
         if not self.tried:
@@ -48,7 +46,7 @@ class Probe:
         return True
 
     def media(self, message: str | bytes, now_ms: float) -> Media:
-        """Return what is to be sent instead of a media message, in its place or a little later."""
+        """Return what to send instead of a media message, which may be held until the next one."""
         if not self._left or now_ms < self._next_ms:
             return [message]
         self._pair.append(message)

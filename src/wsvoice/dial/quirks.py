@@ -1,7 +1,5 @@
 """
-Quirks: ways in which the simulated carrier can be made to deviate from what it does by itself.
-
-Which there are is a provider's to say, and so is what they change.
+``--quirk``: ways in which a simulated provider can be made to deviate. Each provider defines its own.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ from wsvoice.providers.base import Behaviour, Simulator
 
 
 def describe_quirks(provider: Simulator) -> list[tuple[str, str]]:
-    """Return each quirk of `provider`'s as it is written, and what it changes, with its default."""
+    """Return each quirk of `provider` as it is written, and what it changes, with its default."""
     return [
         (f"{name}={'|'.join(quirk.choices) or 'VALUE'}", f"{quirk.help} (default: {quirk.default})")
         for name, quirk in provider.quirks.items()
@@ -26,7 +24,7 @@ def describe_quirks(provider: Simulator) -> list[tuple[str, str]]:
 
 def read_behaviour(provider: Simulator, quirks: Mapping[str, str]) -> Behaviour:
     """
-    Check `quirks`, and return what they ask of the caller.
+    Check `quirks`, and return how the caller behaves with them.
 
     Raises:
         UsageError: If the provider has no such quirk, or the quirk no such value.
@@ -51,7 +49,7 @@ def _check(provider: Simulator, name: str, value: str) -> None:
 
 
 def _hint(provider: Simulator, name: str) -> str:
-    """Say who has the quirk `name`, or what it may have meant."""
+    """Return a hint: which providers have the quirk `name`, or what was probably meant."""
     if others := [each for each in PROVIDERS if name in load_simulator(each).quirks]:
         titles = " and ".join(load_simulator(each).title for each in others)
         return f"{titles} {'has' if len(others) == 1 else 'have'} it: dial with -t {' or -t '.join(others)}"

@@ -1,5 +1,5 @@
 """
-What a test call found out: one record, as JSON and as lines of text.
+The report of a test call, as JSON and as text.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Verdict = Literal["passed", "failed"]
 Level = Literal["warn", "fail"]
 EndedBy = Literal["caller", "bot"]
 
-#: How many kinds of findings are kept apart: a kind may be in the words of whoever is at the other end.
+#: How many kinds of findings are kept apart, because the other end may cause any number.
 MAX_FINDINGS = 100
 _MESSAGE_LIMIT = 500
 
@@ -22,14 +22,14 @@ _MESSAGE_LIMIT = 500
 @dataclass(frozen=True, slots=True)
 class TimelineEvent:
     """
-    Something that happened in a call, told when it happened.
+    Something that happened in a call.
 
     Attributes:
         at_ms: Milliseconds since the stream started; 0 for what came before that.
         kind: ``webhook``, ``answer``, ``connected``, ``started``, ``caller-speaks``, ``caller-silent``,
             ``bot-speaks``, ``bot-silent``, ``digit``, ``mark``, ``clear``, ``hang-up``, ``closed``, ``finding``,
             ``note``, ``log`` (a line that the served bot wrote), or ``caller-log`` (one of the caller's bot).
-        text: The same in words.
+        text: What happened, in words.
     """
 
     at_ms: float
@@ -40,12 +40,12 @@ class TimelineEvent:
 @dataclass(frozen=True, slots=True)
 class CountedFinding:
     """
-    A conformance finding, and how often it was made.
+    A finding, and how often it was made.
 
     Attributes:
         id: The check's short name, such as ``W1`` (web), ``S1`` (stream), ``M2`` (media), ``E1`` (end).
         level: ``fail`` if a real call would break, ``warn`` if it would suffer.
-        message: What is wrong, in one line; of several, the first one's.
+        message: What is wrong, in one line; the first one's, if there were several.
         count: How often.
     """
 
@@ -58,13 +58,13 @@ class CountedFinding:
 @dataclass(frozen=True, slots=True)
 class Cause:
     """
-    What went wrong in the bot's process, where that is known: in a bot that was served for the call.
+    What went wrong in the process of a bot that was served for the call.
 
     Attributes:
         kind: ``exception`` (the bot's code raised), ``service`` (a processor of its pipeline reported an error) or
             ``blocked`` (its event loop stood still).
         message: What, in one line.
-        file: Where, if that is known.
+        file: Where, if known.
         line: The line in it; 0 if not known.
     """
 
@@ -92,9 +92,9 @@ class TurnReport:
     Attributes:
         caller_start_ms: The caller's first audible sample, or first digit.
         caller_end_ms: The caller's last audible sample, or last digit.
-        bot_start_ms: Where the first sound of the bot's that was heard after `caller_start_ms` begins. Behind an
-            echo it is the echo's start, so that the difference is the round trip.
-        response_ms: From `caller_end_ms` to the first sound heard from then on; 0 if the bot was sounding.
+        bot_start_ms: When the bot's first sound after `caller_start_ms` began. For an echo bot, the difference is the
+            round trip.
+        response_ms: From `caller_end_ms` to the bot's next sound; 0 if the bot was sounding.
     """
 
     caller_start_ms: float
@@ -112,7 +112,7 @@ class CallReport:
         provider: Which provider was played.
         target: What was dialled, as the user wrote it.
         verdict: Whether a real call would have gone well.
-        failure: Why not, in words; ``None`` if it would.
+        failure: Why not, in words; ``None`` if it would have.
         call_id: The provider's id of the call.
         stream_id: The provider's id of the stream; empty if none was started.
         webhook_ms: How long the webhook took, redirects included; ``None`` if there was none.
@@ -129,10 +129,10 @@ class CallReport:
         ended_by: Who ended the call; ``None`` if it never started.
         close_code: The WebSocket's close code; 1006 if the connection broke without one.
         duration_ms: From the stream's start to its end.
-        findings: What the provider would have disliked.
+        findings: What the checks found.
         recording: The path of the recording.
         causes: What went wrong in the bot's process, where that is known.
-        untested: What was to be tried and was not, each with the reason.
+        untested: What ``--probe`` could not try, each with the reason.
     """
 
     provider: str
@@ -233,7 +233,7 @@ class CallReport:
 
 
 class Findings:
-    """Findings as they are made, each kind kept once with its count, in the order of their first time."""
+    """Findings, each kind once with its count, in the order in which they were first made."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[str, str, str], tuple[str, int]] = {}
@@ -244,7 +244,6 @@ class Findings:
 
         Args:
             id: The check's short name.
-            level: ``warn`` or ``fail``.
             message: What is wrong, in one line.
             kind: What makes two findings the same; ``None`` for their message.
             count: How often it was seen.

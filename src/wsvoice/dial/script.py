@@ -1,8 +1,7 @@
 """
 What the caller says, presses and waits for.
 
-The script is pure: it is stepped every 20 ms with what was heard until then, and returns what the caller does
-in these 20 ms.
+A script does no I/O: every 20 ms it is told the time, and returns what the caller does in these 20 ms.
 """
 
 from __future__ import annotations
@@ -18,32 +17,31 @@ from wsvoice.audio import read_audio, resample
 from wsvoice.dial.report import TurnReport
 from wsvoice.dial.sound_detection import SoundDetector, audible_range
 from wsvoice.errors import UsageError
+from wsvoice.providers.fields import DIGITS
 
-#: One step of the script, and of the caller's clock.
+#: One step of the script and of the call.
 STEP_MS = 20
-#: Silence after which the bot is taken to have finished.
+#: Silence after which the bot counts as finished.
 SILENCE_MS = 600.0
 #: How long the caller lets the bot speak before its first turn.
 GREETING_LIMIT_MS = 30_000.0
-#: How long an answer may be; then the caller goes on.
+#: How long an answer may be before the caller goes on.
 ANSWER_LIMIT_MS = 60_000.0
 #: From one digit to the next.
 DIGIT_STEP_MS = 200.0
 #: How long ``w`` waits.
 DIGIT_PAUSE_MS = 500.0
-#: How long the bot has been speaking when the caller interrupts it.
+#: How long the bot speaks before the caller interrupts it.
 INTERRUPT_AFTER_MS = 400.0
-
-_DIGITS = frozenset("0123456789*#ABCD")
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
     """
-    Words of the caller's.
+    Something that the caller says.
 
     Attributes:
-        name: Where they come from.
+        name: What the timeline calls it.
         pcm: 16-bit samples.
         sample_rate: Samples a second.
     """
@@ -65,17 +63,15 @@ Turn = Clip | Keys
 
 def load_turns(audio: Sequence[Path], dtmf: str, spoken: Sequence[Clip] = ()) -> list[Turn]:
     """
-    Return the caller's turns: the audio files, then what is `spoken`, then the digits.
-
-    If there is none of them, it is the built-in question.
+    Return the caller's turns: the audio files, then `spoken`, then the digits; or the built-in question alone.
 
     Raises:
         AudioFileError: If a file cannot be read.
-        UsageError: If there is a key in `dtmf` that no telephone has.
+        UsageError: If `dtmf` has a key that no telephone has.
     """
     turns: list[Turn] = [*(Clip(path.name, *read_audio(path)) for path in audio), *spoken]
     keys = dtmf.upper().replace("W", "w")
-    if wrong := sorted(set(keys) - _DIGITS - {"w"}):
+    if wrong := sorted(set(keys) - DIGITS - {"w"}):
         raise UsageError(
             f"no telephone has the key {wrong[0]!r}", hint="keys are 0-9, *, # and A-D; w waits half a second"
         )
@@ -93,9 +89,9 @@ class Step:
     What the caller does in one step.
 
     Attributes:
-        pcm: What it says; shorter than the step, or empty, where it is silent.
+        pcm: What it says; shorter than the step, or empty, for silence.
         digits: What it presses.
-        notes: What there is to tell: a kind of timeline event, and words.
+        notes: Timeline events: each a kind and a text.
     """
 
     pcm: bytes = b""
@@ -105,15 +101,15 @@ class Step:
 
 class Speaker(Protocol):
     """
-    The caller's side of a conversation.
+    Whoever speaks for the caller: a script, or a bot.
 
     Attributes:
-        done: The caller has nothing more to say, and waits for nothing.
-        failure: Why the conversation did not go as it should.
+        done: Whether the caller has nothing more to say and waits for nothing.
+        failure: Why the conversation failed, or ``None``.
         digits_sent: The digits pressed so far.
-        interrupted_at_ms: When the caller spoke over the bot on purpose; ``None`` if it did not.
-        no_interruption_reason: Why it did not though it was to; empty if that is not known yet.
-        hangs_up_when_done: Whether the caller, once done, hangs up before the time that was set for the call.
+        interrupted_at_ms: When the caller interrupted the bot; ``None`` if it did not.
+        no_interruption_reason: Why it did not; empty as long as it may.
+        hangs_up_when_done: Whether the caller hangs up once done, even if the call was to last longer.
     """
 
     hangs_up_when_done: bool
@@ -124,7 +120,7 @@ class Speaker(Protocol):
     no_interruption_reason: str
 
     def hear(self, pcm: bytes) -> None:
-        """Take what was heard of the bot since the last step; the detector has heard it already."""
+        """Take what was heard of the bot since the last step; the detector has it already."""
 
     def step(self, now_ms: float, *, audible_queued: bool) -> Step:
         """
@@ -132,27 +128,27 @@ class Speaker(Protocol):
 
         Args:
             now_ms: Time since the stream started, a multiple of 20.
-            audible_queued: Whether sound of the bot's is waiting to be played.
+            audible_queued: Whether the bot's sound is waiting to be played.
         """
 
     def turns(self) -> list[TurnReport]:
-        """Return the turns that the caller has finished, and what was heard of the bot in each."""
+        """Return the turns that the caller has finished, and the bot's answers."""
 
     def missing(self, *, bot_ended: bool) -> str | None:
-        """Return what the conversation lacks now that it is over, in words."""
+        """Return why the conversation is incomplete now that the call is over, or ``None``."""
 
 
 def measure_turns(spans: Sequence[tuple[float, float]], detector: SoundDetector) -> list[TurnReport]:
     """
-    Find the bot's answers to what the caller said.
+    Find the bot's answers to the caller's turns.
 
     Args:
-        spans: Where each of the caller's turns begins and ends, in milliseconds since the stream started.
+        spans: When each turn begins and ends, in milliseconds since the stream started.
         detector: What was heard of the bot.
     """
     reports = []
     for number, (start_ms, end_ms) in enumerate(spans):
-        # Sound that begins in the caller's next turn is an answer to that one.
+        # A sound that begins in the next turn answers that one.
         until_ms = spans[number + 1][0] if number + 1 < len(spans) else math.inf
         answer = detector.since(end_ms)
         if answer is None or answer.start_ms >= until_ms:
@@ -168,7 +164,7 @@ class Script:
     """
     A caller that says its turns, one after the other, and waits for an answer to each.
 
-    With an `interruption` it says that over the last answer, once the bot has begun with it.
+    With an `interruption`, it interrupts the bot's last answer with that.
     """
 
     hangs_up_when_done = False
@@ -195,13 +191,13 @@ class Script:
         self._listen_ms = listen_s * 1000
         self._timeout_ms = response_timeout_s * 1000
         self._current: _SpokenClip | _PressedKeys | None = None
-        # Of each turn begun: when the caller's words begin and end.
+        # When each turn begins and ends, of those that have begun.
         self._spans: list[tuple[float, float]] = []
         self._heard_greeting = False
         self._now_ms = 0.0
 
     def hear(self, pcm: bytes) -> None:
-        """Leave it to the detector."""
+        """Do nothing: the detector is enough."""
 
     def step(self, now_ms: float, *, audible_queued: bool) -> Step:
         """Return what the caller does in the 20 ms before `now_ms`."""
@@ -223,11 +219,11 @@ class Script:
         return step
 
     def turns(self) -> list[TurnReport]:
-        """Return the turns that the caller has finished, and what was heard of the bot in each."""
+        """Return the turns that the caller has finished, and the bot's answers."""
         return measure_turns(self._spans, self._detector)[: self._finished()]
 
     def missing(self, *, bot_ended: bool) -> str | None:
-        """Return what the conversation lacks now that it is over, in words."""
+        """Return why the conversation is incomplete now that the call is over, or ``None``."""
         if self.failure:
             return self.failure
         number = self.unanswered()
@@ -240,12 +236,12 @@ class Script:
         return None
 
     def unanswered(self) -> int | None:
-        """Return the number of the first turn that the caller has finished and the bot not answered."""
+        """Return the number of the first finished turn without an answer, or ``None``."""
         answers = [turn.response_ms for turn in self.turns()]
         return answers.index(None) + 1 if None in answers else None
 
     def unfinished(self) -> int | None:
-        """Return the number of the first turn that the caller has not finished."""
+        """Return the number of the first turn that the caller has not finished, or ``None``."""
         finished = self._finished()
         return finished + 1 if self._turns or finished < len(self._spans) else None
 
@@ -270,7 +266,7 @@ class Script:
 
     def _await_answer(self, now_ms: float, end_ms: float, audible_queued: bool, step: Step) -> None:
         if self.interrupted_at_ms is not None:
-            # What a bot says to that is its own affair, and so is whether it says anything.
+            # The bot may answer the interruption or not.
             if now_ms >= end_ms + SILENCE_MS and (
                 self._bot_finished(now_ms, audible_queued) or now_ms > end_ms + self._timeout_ms
             ):
@@ -314,7 +310,7 @@ class _SpokenClip:
         self._pcm = clip.pcm
         if clip.sample_rate != sample_rate:
             self._pcm = resample(clip.pcm, clip.sample_rate, sample_rate)
-        # A clip without any sound is taken at its word: the whole of it is the turn.
+        # Of a silent clip, all of it is the turn.
         first, last = audible_range(self._pcm, sample_rate) or (0, len(self._pcm) // 2)
         self.title = clip.name
         self.start_ms = at_ms + first * 1000 / sample_rate
@@ -327,12 +323,12 @@ class _SpokenClip:
         self._offset += self._step_bytes
 
     def over(self) -> bool:
-        # The bot may answer while silence at the end of the file is still being sent; the turn is not over yet.
+        # Silence at the end of a file belongs to the turn, though the bot may answer in it.
         return self._offset >= len(self._pcm)
 
 
 class _PressedKeys:
-    """Keys being pressed, from `at_ms` on; each has an event of its own in the timeline, so there is no title."""
+    """Keys being pressed, from `at_ms` on. Each has its own event in the timeline, so there is no title."""
 
     title = ""
 

@@ -1,13 +1,11 @@
 """
-Serves a bot in a second process, so that it can be dialled without a server of its own.
+Serves a bot in a second process for the time of a call.
 
-The server is told that it has a public address, :data:`PUBLIC_HOST`, and the caller goes its way to it. So signatures,
-stream tokens and ``wss://`` are what they are for a real call, and an address or a tunnel that the project's settings
-name is left alone.
+The server is told that its public host is :data:`PUBLIC_HOST`, so that signatures, stream tokens and ``wss://`` are
+what they are in a real call; a public address or tunnel in the project's settings is not used.
 
-The bot gets this process's environment, but none of the provider's real credentials: what webhooks are verified with
-is made for this call, so that signatures are checked as they would be for a real call, and everything else is empty,
-so that no request can reach a real account.
+The bot gets this process's environment, but none of the provider's real credentials. Those that verify webhooks are
+made for this call, and all others are empty, so that no request can reach a real account.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ from wsvoice.providers.base import Simulator
 
 #: The server, before its arguments.
 PROGRAM = (sys.executable, "-m", "wsvoice", "run")
-#: The server's public host, which no name server knows: https://www.rfc-editor.org/rfc/rfc6761#section-6.4
+#: The server's public host, a name that never resolves: https://www.rfc-editor.org/rfc/rfc6761#section-6.4
 PUBLIC_HOST = "bot.invalid"
 #: How long a bot may take to be imported and served.
 START_TIMEOUT_S = 60.0
@@ -42,7 +40,7 @@ KEPT_LINES = 200
 _SHOWN_LINES = 15
 _CAUSES_LIMIT = 64 * 1024
 _LINE_LIMIT = 2000
-# Settings of a deployment that have no place in a test call: an empty variable takes one of `.env` back.
+# Settings for deployments, not for a test call; an empty variable overrides `.env`.
 _NOT_HERE = ("WSVOICE_NUMBER", "WSVOICE_RELOAD", "WSVOICE_WORKERS")
 
 
@@ -54,18 +52,18 @@ def bot_environment(
 
     Args:
         environ: This process's environment.
-        provider: The provider that is played.
-        credentials: The bot's in this call.
+        provider: The provider that is simulated.
+        credentials: The bot's credentials in this call.
         api_url: The address of the provider's fake REST API, or ``None``.
     """
     changed = dict(environ)
-    # Empty rather than missing: what is missing in the environment, a `.env` file would fill in.
+    # Empty rather than missing, because `.env` fills in what is missing.
     changed.update(dict.fromkeys((*provider.credential_names, *_NOT_HERE), ""))
     changed.update(credentials)
     if api_url:
         names = [name for name in provider.credential_names if name.endswith("_BASE_URL")]
         changed.update(dict.fromkeys((*names, f"{provider.name.upper()}_API_BASE_URL"), api_url))
-    # The bot's own words are part of the timeline, so they must not wait in a buffer.
+    # The bot's output is part of the timeline, and must not wait in a buffer.
     changed["PYTHONUNBUFFERED"] = "1"
     return changed
 
@@ -122,7 +120,7 @@ class ServedBot:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            # Ctrl-C is for the caller, who hangs up first; in one session it would reach the bot as well.
+            # So that Ctrl-C reaches the caller only, which hangs up first.
             start_new_session=True,
         )
         assert process.stdout is not None
@@ -141,8 +139,8 @@ class ServedBot:
                     await self._drain()
                     if process.returncode == UsageError.exit_code:
                         raise self._misuse()
-                    raise DialError(self._last_words(f"ended with exit code {process.returncode}"))
-                raise DialError(self._last_words(f"did not listen within {self._start_timeout_s:g} s"))
+                    raise DialError(self._with_last_lines(f"ended with exit code {process.returncode}"))
+                raise DialError(self._with_last_lines(f"did not listen within {self._start_timeout_s:g} s"))
             self.url = ready.result()
         except BaseException:
             await self.stop()
@@ -159,24 +157,24 @@ class ServedBot:
 
     def causes(self, call_id: str, *, until: float | None = None) -> list[Cause]:
         """
-        Return what the server has noted of the call until now.
+        Return the causes that the server has noted for the call.
 
         Args:
             call_id: The call.
-            until: Unix time of the caller's hang-up, if it hung up: what failed later may have failed of that.
+            until: Unix time of the caller's hang-up, if it hung up, which may itself be why something failed later.
         """
         noted = self._read_causes()
         return [cause for content in noted if (cause := _read_cause(content, call_id, until)) is not None]
 
     def _misuse(self) -> UsageError:
-        """Return why the server did not start, as it said."""
+        """Return the usage error with which the server ended."""
         for content in self._read_causes():
             if content.get("kind") == "usage":
                 hint = content.get("hint")
-                # Its hints are those of `wsvoice run`; what was typed is `wsvoice dial`.
+                # Its hints are for `wsvoice run`, and the user typed `wsvoice dial`.
                 hint = hint.replace("`wsvoice run ", "`wsvoice dial ") if isinstance(hint, str) else None
                 return UsageError(str(content.get("message")), hint=hint)
-        return UsageError(self._last_words("ended with exit code 2"))
+        return UsageError(self._with_last_lines("ended with exit code 2"))
 
     def _read_causes(self) -> list[dict[str, Any]]:
         try:
@@ -186,13 +184,13 @@ class ServedBot:
             return []
         noted = []
         for line in lines:
-            # The bot may write there too, and the last line may not be whole.
+            # The bot may write to the file too, and the last line may be incomplete.
             with suppress(ValueError):
                 noted.append(json.loads(line))
         return [content for content in noted if isinstance(content, dict)]
 
     async def exit_message(self, *, within_s: float = 0.0) -> str | None:
-        """Return how the process ended if it has, with its last words; ``None`` if it runs on."""
+        """Return how the process ended, with its last output; ``None`` if it is still running."""
         process = self._process
         if process is None:
             return None
@@ -203,10 +201,10 @@ class ServedBot:
         if process.returncode is None:
             return None
         await self._drain()
-        return self._last_words(f"ended with exit code {process.returncode}")
+        return self._with_last_lines(f"ended with exit code {process.returncode}")
 
     async def stop(self) -> None:
-        """End the process: SIGTERM, which lets calls finish, once more to end them, and SIGKILL."""
+        """End the process: SIGTERM lets calls finish, a second one ends them, SIGKILL comes last."""
         process = self._process
         if process is None:
             return
@@ -223,14 +221,14 @@ class ServedBot:
             if process.returncode is None:
                 with suppress(ProcessLookupError):
                     process.kill()
-            # Also where this is cancelled: it takes a moment, and asyncio complains of a process that it lost.
+            # Even if this is cancelled, because asyncio complains about a process that nobody waits for.
             await process.wait()
             self._folder.cleanup()
         await self._drain()
         self._process = None
 
     async def _drain(self) -> None:
-        """Read what is left of the output; a grandchild that holds the pipes open does not hold us up."""
+        """Read the rest of the output, for a second at most: a grandchild may hold the pipes open."""
         await asyncio.wait(self._pumps, timeout=1.0)
         for pump in self._pumps:
             pump.cancel()
@@ -241,7 +239,7 @@ class ServedBot:
             *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
                 take(_clean(line))
-            # A program that never ends its line must not fill our memory.
+            # A line without an end must not fill the memory.
             rest = rest[:_LINE_LIMIT]
         if rest:
             take(_clean(rest))
@@ -257,13 +255,13 @@ class ServedBot:
             self._stderr.append(line)
             self._on_line(line)
 
-    def _last_words(self, what: str) -> str:
+    def _with_last_lines(self, what: str) -> str:
         lines = list(self._stderr)[-_SHOWN_LINES:]
         return "\n".join([f"the server of {self._bot} {what}" + (":" if lines else ""), *lines])
 
 
 def _read_ready(line: str) -> str | None:
-    """Return the URL of the server's own line; whatever a bot prints while it is imported is not it."""
+    """Return the URL if this is the server's line, and not one that the bot printed; else ``None``."""
     try:
         content = json.loads(line)
     except ValueError:
@@ -273,13 +271,13 @@ def _read_ready(line: str) -> str | None:
 
 
 def _read_cause(content: Mapping[str, Any], call_id: str, until: float | None) -> Cause | None:
-    """Return what a line of the server's says, if it is of this call and in time."""
+    """Return a cause if it is of this call and in time, else ``None``."""
     try:
         kind, at, line = str(content["kind"]), float(content["at"]), int(content["line"])
         message, file = str(content["message"]), str(content["file"])
     except (KeyError, TypeError, ValueError):
         return None
-    # A block is told once it is over, or has gone on for long.
+    # A block is noted only once it is over, or has lasted for long.
     late = until is not None and kind != "blocked" and at > until
     return None if late or content.get("call") != call_id else Cause(kind, message[:_LINE_LIMIT], file, line)
 

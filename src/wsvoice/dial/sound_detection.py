@@ -1,10 +1,9 @@
 """
-Ears for the simulated caller: where in the audio there is sound.
+Where in a call's audio there is sound.
 
-A sample is audible if it reaches the threshold and the 20 ms before or after it do on average (RMS). The two
-windows make the first and the last audible sample independent of where a stream is cut into pieces, so that the
-same sound sent out and heard again has its edges at the same places. Audible samples less than
-:data:`HANGOVER_MS` apart are one run: within words there are pauses.
+A sample is audible if it reaches :data:`~wsvoice.audio.AUDIBLE_LEVEL` and the 20 ms before or after it do on average
+(RMS). So the edges of a sound do not depend on where the stream is cut into pieces. Audible samples less than
+:data:`HANGOVER_MS` apart are one sound, because there are pauses within words.
 """
 
 from __future__ import annotations
@@ -14,20 +13,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-#: -45 dBFS RMS: above line noise and comfort noise (about -60), below quiet speech (about -35).
-THRESHOLD_DBFS = -45.0
+from wsvoice.audio import AUDIBLE_LEVEL
+
 #: Pauses shorter than this are part of a sound.
 HANGOVER_MS = 200.0
 
-_THRESHOLD = 32768 * 10 ** (THRESHOLD_DBFS / 20)
 _WINDOW_MS = 20
 
 
 @dataclass(slots=True)
 class Sound:
-    """
-    A run of sound, in milliseconds since the stream started; `end_ms` grows while it lasts.
-    """
+    """A sound, in milliseconds since the stream started; `end_ms` grows while it lasts."""
 
     start_ms: float
     end_ms: float
@@ -35,9 +31,9 @@ class Sound:
 
 class SoundDetector:
     """
-    Finds the runs of sound in a stream of PCM.
+    Finds the sounds in a stream of PCM.
 
-    It needs 20 ms of what follows to judge a sample, so :attr:`sounds` is that much behind.
+    A sample is judged with the 20 ms that follow it, so :attr:`sounds` is that much behind.
     """
 
     def __init__(self, sample_rate: int) -> None:
@@ -45,12 +41,12 @@ class SoundDetector:
         self._rate = sample_rate
         self._window = sample_rate * _WINDOW_MS // 1000
         self._hangover = HANGOVER_MS
-        # The window before the first sample that is not judged yet, then what is not judged.
+        # One window of judged samples, then those that are not judged yet.
         self._pending = np.zeros(self._window)
         self._judged = 0
 
     def feed(self, pcm: bytes) -> None:
-        """Hear the next `pcm`."""
+        """Take the next `pcm`."""
         self._pending = np.concatenate([self._pending, np.frombuffer(pcm, "<i2")])
         count = len(self._pending) - 2 * self._window
         if count > 0:
@@ -64,8 +60,8 @@ class SoundDetector:
             self._judge(count)
 
     def since(self, at_ms: float) -> Sound | None:
-        """Return the first sound that lasts beyond `at_ms`, or ``None``."""
-        # The sound that matters is one of the last few.
+        """Return the first sound that ends after `at_ms`, or ``None``."""
+        # From the end, where it is likely to be.
         found = None
         for sound in reversed(self.sounds):
             if sound.end_ms <= at_ms:
@@ -74,7 +70,7 @@ class SoundDetector:
         return found
 
     def silent_ms(self, now_ms: float) -> float:
-        """Return how long there has been no sound at `now_ms`; since the start if there never was any."""
+        """Return how long it has been silent at `now_ms`; since the start if there was no sound."""
         return now_ms - (self.sounds[-1].end_ms if self.sounds else 0.0)
 
     def _judge(self, count: int) -> None:
@@ -97,23 +93,23 @@ class SoundDetector:
 
 
 def _audible(samples: NDArray[np.float64], window: int) -> NDArray[np.bool_]:
-    """Tell of each sample whether it is audible; those outside the array count as silence."""
+    """Return for each sample whether it is audible; what is outside the array counts as silence."""
     energy = np.concatenate([[0.0], np.cumsum(samples * samples)])
     index = np.arange(len(samples))
-    needed = window * _THRESHOLD * _THRESHOLD
+    needed = window * AUDIBLE_LEVEL * AUDIBLE_LEVEL
     after = energy[np.minimum(index + window, len(samples))] - energy[index]
     before = energy[index + 1] - energy[np.maximum(index + 1 - window, 0)]
-    audible: NDArray[np.bool_] = (np.abs(samples) >= _THRESHOLD) & ((after >= needed) | (before >= needed))
+    audible: NDArray[np.bool_] = (np.abs(samples) >= AUDIBLE_LEVEL) & ((after >= needed) | (before >= needed))
     return audible
 
 
 def audible_range(pcm: bytes, sample_rate: int) -> tuple[int, int] | None:
-    """Return the number of the first audible sample and of the one after the last, or ``None``."""
+    """Return the first audible sample's index, and the one after the last; ``None`` if there is none."""
     positions = np.flatnonzero(_audible(np.frombuffer(pcm, "<i2").astype(np.float64), sample_rate * _WINDOW_MS // 1000))
     return (int(positions[0]), int(positions[-1]) + 1) if len(positions) else None
 
 
 def is_loud(pcm: bytes) -> bool:
-    """Tell whether any sample of a short piece reaches the threshold."""
+    """Return whether any sample reaches the audible level."""
     samples = np.frombuffer(pcm, "<i2")
-    return bool(len(samples)) and max(int(samples.max()), -int(samples.min())) >= _THRESHOLD
+    return bool(len(samples)) and max(int(samples.max()), -int(samples.min())) >= AUDIBLE_LEVEL

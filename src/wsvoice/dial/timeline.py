@@ -1,5 +1,5 @@
 """
-What happens in a call, told as it happens and kept for the report.
+A call's events as they happen, and its findings.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from collections.abc import Callable
 from wsvoice.dial.clock import Clock
 from wsvoice.dial.report import Findings, Level, TimelineEvent
 
-#: How late something may be told: a pause is one once it has lasted for a while.
+#: How late an event may be added: a pause is known only after a while.
 LATEST_MS = 800.0
-#: How many events of a kind are told; the other end may send as many as it likes. A log is the user's own.
+#: How many events of a kind are passed on, because the other end may cause any number; logs are not limited.
 EVENTS_TOLD = 1000
 
 
 class Timeline:
     """
-    The call's timeline and findings.
+    A call's timeline and findings.
 
-    Once the stream has started, what happens is told a moment later and in the order of its time: :meth:`advance` has
+    Once the stream has started, events are passed on a moment later, in the order of their times: :meth:`advance` has
     to be called as time passes, and :meth:`flush` at the end.
 
     Attributes:
-        findings: What the provider would have disliked so far.
+        findings: The findings so far.
         started_at: The clock's time at which the stream started; ``None`` before that.
     """
 
@@ -44,32 +44,32 @@ class Timeline:
         return 0.0 if self.started_at is None else (self._clock.now() - self.started_at) * 1000
 
     def add(self, kind: str, text: str, *, at_ms: float | None = None) -> None:
-        """Tell what happened, now or `at_ms`."""
+        """Add an event that happened now, or `at_ms`."""
         self._kinds[kind] += 1
         if kind not in ("log", "caller-log") and self._kinds[kind] > EVENTS_TOLD:
             if self._kinds[kind] > EVENTS_TOLD + 1:
                 return
-            text = f"{text}; what follows of this kind is counted, and not told"
+            text = f"{text}; no more events of this kind are shown"
         event = TimelineEvent(self.now_ms() if at_ms is None else at_ms, kind, text)
         if self.started_at is None or self._is_over:
             self._on_event(event)
             return
-        # Numbered, so that what happens at one time stays in the order in which it was told.
+        # Numbered, to keep the order of events with the same time.
         self._n_told += 1
         heapq.heappush(self._held, (event.at_ms, self._n_told, event))
 
     def advance(self, now_ms: float) -> None:
-        """Tell what can no longer be preceded by anything, at `now_ms` since the stream started."""
+        """Pass on the events that nothing can precede any more, at `now_ms` since the stream started."""
         while self._held and self._held[0][0] <= now_ms - LATEST_MS:
             self._on_event(heapq.heappop(self._held)[2])
 
     def flush(self) -> None:
-        """Tell all the rest, and what comes from now on as it comes."""
+        """Pass on all that is left; later events are passed on at once."""
         self._is_over = True
         while self._held:
             self._on_event(heapq.heappop(self._held)[2])
 
     def add_finding(self, id: str, level: Level, message: str, *, kind: str | None = None) -> None:
-        """Count a finding, and tell of the first one of its kind."""
+        """Count a finding; the first of its kind is an event too."""
         if self.findings.add(id, level, message, kind=kind):
             self.add("finding", f"{level} {id}: {message}")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from wsvoice.audio import rms
-from wsvoice.runner.turns import SOUND_RMS
+from wsvoice.audio import AUDIBLE_LEVEL, rms
 
 
 class Activity:
@@ -52,4 +51,4 @@ class Activity:
 
 
 def _is_sound(pcm: bytes) -> bool:
-    return rms(pcm[: len(pcm) // 2 * 2]) > SOUND_RMS
+    return rms(pcm[: len(pcm) // 2 * 2]) > AUDIBLE_LEVEL

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from wsvoice.audio import rms
+from wsvoice.audio import AUDIBLE_LEVEL, rms
 
-#: Quieter than this is line noise (about -45 dBFS).
-SOUND_RMS = 180.0
 #: A pause in the bot's audio that is shorter than this belongs to the same answer.
 PAUSE_S = 0.5
 
@@ -28,12 +26,12 @@ class TurnTimer:
 
     def caller(self, pcm: bytes, now: float) -> None:
         """Hear a piece of the caller's audio, s16le."""
-        if rms(pcm) > SOUND_RMS:
+        if rms(pcm) > AUDIBLE_LEVEL:
             self.caller_sounded_at = now
 
     def bot(self, pcm: bytes, now: float) -> None:
         """Hear a piece of the bot's audio, s16le, as it is sent."""
-        if rms(pcm) <= SOUND_RMS:
+        if rms(pcm) <= AUDIBLE_LEVEL:
             return
         if self.first_sound_at is None:
             self.first_sound_at = now
