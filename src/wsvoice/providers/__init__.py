@@ -21,6 +21,7 @@ PROVIDERS: dict[str, str] = {
     "plivo": "Plivo",
     "exotel": "Exotel",
     "signalwire": "SignalWire",
+    "bandwidth": "Bandwidth",
 }
 
 

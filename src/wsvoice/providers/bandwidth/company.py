@@ -1,0 +1,49 @@
+"""
+Bandwidth's facts for both ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from wsvoice.audio import PCMU_8K, AudioFormat, Encoding
+from wsvoice.providers.base import Company
+from wsvoice.providers.fields import shown
+
+#: What a bot may send, by our setting's words; the caller is always PCMU.
+#: https://dev.bandwidth.com/docs/voice/programmable-voice/bxml/startStream/
+#: https://github.com/Bandwidth/pipecat-bandwidth/blob/main/src/pipecat_bandwidth/serializer.py
+CODECS = {"PCMU": PCMU_8K} | {f"PCM@{rate}": AudioFormat(Encoding.L16, rate) for rate in (8000, 16000, 24000)}
+#: How many ``<StreamParam>`` a stream takes, and characters of a name and of a value.
+#: https://dev.bandwidth.com/docs/voice/programmable-voice/bxml/startStream/#streamparam-attributes
+PARAMETER_COUNT, NAME_LIMIT, VALUE_LIMIT = 12, 256, 2048
+
+
+class BandwidthCompany(Company):
+    """Bandwidth's facts. A password comes with a webhook, and no signature: https://dev.bandwidth.com/docs/voice/webhooks"""
+
+    name: ClassVar[str] = "bandwidth"
+    title: ClassVar[str] = "Bandwidth"
+    credential_names: ClassVar[tuple[str, ...]] = (
+        "BANDWIDTH_WEBHOOK_PASSWORD",
+        "BANDWIDTH_WEBHOOK_USERNAME",
+        "BANDWIDTH_OUTBOUND_CODEC",
+    )
+    covers_body: ClassVar[bool] = False
+    has_marks: ClassVar[bool] = False
+
+    def __init__(self, credentials: Mapping[str, str]) -> None:
+        super().__init__(credentials)
+        self.outbound_format = CODECS[self.setting("BANDWIDTH_OUTBOUND_CODEC", "PCMU", CODECS)]
+
+
+def parameter_fault(parameters: Mapping[str, str]) -> str:
+    """Say why Bandwidth takes no such parameters; nothing if it does."""
+    if len(parameters) > PARAMETER_COUNT:
+        return f"a stream has {len(parameters)} parameters; Bandwidth takes {PARAMETER_COUNT}"
+    for name, value in parameters.items():
+        if not 0 < len(name) <= NAME_LIMIT or len(value) > VALUE_LIMIT:
+            limits = f"{NAME_LIMIT} characters of a name and {VALUE_LIMIT} of a value"
+            return f"the parameter {shown(name)} is too long, or has no name; Bandwidth takes {limits}"
+    return ""

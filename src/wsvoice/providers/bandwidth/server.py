@@ -1,0 +1,131 @@
+"""
+The server's half of Bandwidth: webhooks whose password is checked, read, and answered with BXML.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from wsvoice.call import Call
+from wsvoice.errors import LocalProtocolError, RemoteProtocolError, SignatureError
+from wsvoice.providers.bandwidth.company import BandwidthCompany, parameter_fault
+from wsvoice.providers.bandwidth.stream import BandwidthMirror, BandwidthStream
+from wsvoice.providers.base import Answer, CallUpdate, Server, Side, Stream, WebhookRequest
+from wsvoice.providers.callbacks import details, report
+from wsvoice.providers.fields import broken, read_basic, read_object, read_text, text_or_nothing
+from wsvoice.providers.signing import is_same
+from wsvoice.providers.urls import check_stream_url
+from wsvoice.providers.xml_writer import document, element
+
+#: Names the stream in both verbs; no other of the call may have its name while it lasts.
+STREAM_NAME = "wsvoice"
+#: What asks for a document with which a call begins, or goes on from another's: https://dev.bandwidth.com/docs/voice/webhooks
+_ASKING = frozenset({"initiate", "answer", "redirect"})
+#: Ends that are in order. https://dev.bandwidth.com/docs/voice/webhooks/disconnect
+#: https://dev.bandwidth.com/docs/voice/webhooks/mediaStreamStopped
+_IN_ORDER = frozenset({"hangup", "busy", "timeout", "cancel", "rejected", "closed"})
+_TOLD = ("cause", "reason", "errorMessage", "errorId")
+_CALL_ID = re.compile("c-[0-9a-f-]{30,60}")
+_TEXT_LIMIT = 1000
+
+
+class BandwidthServer(BandwidthCompany, Server):
+    """What ``wsvoice run -t bandwidth`` knows of Bandwidth. Closing the stream ends the document, and so the call."""
+
+    webhook_place: ClassVar[str] = "call initiated callback URL of the voice application"
+    #: https://github.com/Bandwidth/api-docs/blob/main/site/docs/numbers/webhooks.mdx#authentication
+    challenge: ClassVar[str] = 'Basic realm="wsvoice"'
+    known_to_pipecat: ClassVar[bool] = False
+
+    def recognises(self, request: WebhookRequest) -> bool:
+        """Whether a request has Bandwidth's fields, or nothing at all: that one waits to be asked for its password."""
+        if request.method == "POST" and not request.body and "authorization" not in request.headers:
+            return self.can_verify()
+        try:
+            fields = _read_fields(request)
+        except RemoteProtocolError:
+            return False
+        call_id = fields.get("callId")
+        return isinstance(call_id, str) and _CALL_ID.fullmatch(call_id) is not None and "eventType" in fields
+
+    def claims(self, message: object) -> bool:
+        if not isinstance(message, Mapping) or message.get("eventType") != "start":
+            return False
+        metadata = message.get("metadata")
+        return isinstance(metadata, Mapping) and {"streamId", "callId"} <= metadata.keys()
+
+    def read_webhook(self, request: WebhookRequest) -> Call | CallUpdate | None:
+        fields = _read_fields(request)
+        call_id = read_text(fields.get("callId"), "no-call", "callId")
+        kind = text_or_nothing(fields.get("eventType"))
+        if kind not in _ASKING:
+            cause, is_over = text_or_nothing(fields.get("cause")), kind == "disconnect"
+            failed = kind == "mediaStreamRejected"
+            failed |= (is_over or kind == "mediaStreamStopped") and cause not in _IN_ORDER
+            return report(call_id, kind or "callback", details(fields, _TOLD), failed=failed, ended=is_over)
+        account, caller, called = (text_or_nothing(fields.get(n), _TEXT_LIMIT) for n in ("accountId", "from", "to"))
+        call = Call(self.name, call_id, account_id=account, from_number=caller, to_number=called)
+        return self.checked(replace(call, direction="outbound") if fields.get("direction") == "outbound" else call)
+
+    def answer(self, call: Call, stream_url: str) -> Answer:
+        """
+        Render the BXML that opens a two-way stream, and waits for its end: else the call would end at once.
+
+        The numbers and the direction go along, for the start message names none of them.
+
+        https://dev.bandwidth.com/docs/voice/programmable-voice/bxml/startStream/
+        https://dev.bandwidth.com/docs/voice/programmable-voice/bxml/stopStream/
+        """
+        check_stream_url(stream_url)
+        known = {"from_number": call.from_number, "to_number": call.to_number, "direction": call.direction}
+        parameters = {**{name: value for name, value in known.items() if value}, **call.parameters}
+        if fault := parameter_fault(parameters):
+            raise LocalProtocolError("long-parameter", fault)
+        named = (element("StreamParam", {"name": name, "value": value}) for name, value in parameters.items())
+        settings = {"name": STREAM_NAME, "mode": "bidirectional", "tracks": "inbound", "destination": stream_url}
+        stop = element("StopStream", {"name": STREAM_NAME, "wait": "true"})
+        return Answer(document(element("StartStream", settings, *named), stop))
+
+    def acknowledge(self) -> Answer:
+        return Answer(document())
+
+    def busy(self, call: Call | None = None) -> Answer:
+        """Render the BXML that hangs up; it has no word for busy."""
+        return Answer(document(element("Hangup")))
+
+    def verify(self, request: WebhookRequest, *, now: float) -> None:
+        user, password = self.credential("BANDWIDTH_WEBHOOK_USERNAME"), self.credential("BANDWIDTH_WEBHOOK_PASSWORD")
+        if not password:
+            raise SignatureError("no webhook's password is known", hint="set BANDWIDTH_WEBHOOK_PASSWORD")
+        written = request.headers.get("authorization", "")
+        given = read_basic(written)
+        if not is_same(password, given[1]) or (user and not is_same(user, given[0])):
+            what = "the webhook's user name or password is wrong" if written else "the webhook carries no password"
+            raise SignatureError(what, hint="enter the same ones as the credentials of Bandwidth's voice application")
+
+    def replay_key(self, request: WebhookRequest) -> tuple[str, str | None]:
+        """Return all that was sent, for it holds the time."""
+        return request.body.decode("latin-1") or request.url.partition("?")[2], None
+
+    def stream(self) -> Stream:
+        return BandwidthStream(Side.BOT, self.outbound_format)
+
+    def mirror(self) -> Stream:
+        return BandwidthMirror(Side.CARRIER, self.outbound_format)
+
+
+def _read_fields(request: WebhookRequest) -> Mapping[str, Any]:
+    """
+    Return what a webhook tells: in the query of a GET, in the JSON of a POST.
+
+    Raises:
+        RemoteProtocolError: If there is none.
+    """
+    if request.method == "GET":
+        return dict(request.query)
+    if "json" not in request.headers.get("content-type", ""):
+        raise broken("no-call", "the request is no JSON, so it is not a webhook of Bandwidth's")
+    return read_object(request.body.decode("utf-8", "replace"))

@@ -1,0 +1,173 @@
+"""
+The simulator's half of Bandwidth: webhooks with their password, BXML carried out, and the caller's end of the stream.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+from xml.etree.ElementTree import Element
+
+from wsvoice.audio import PCMU_8K, AudioFormat
+from wsvoice.call import Call
+from wsvoice.providers.bandwidth.company import BandwidthCompany, parameter_fault
+from wsvoice.providers.bandwidth.stream import BandwidthMirror
+from wsvoice.providers.base import Callback, Occasion, Quirk, Side, Stream, StreamRequest, StreamStatus, WebhookRequest
+from wsvoice.providers.events import Audio, Event, StreamStarted
+from wsvoice.providers.fields import write_object, write_time
+from wsvoice.providers.urls import basic_header, read_callback
+from wsvoice.providers.xml_answer import WORDS_LIMIT, Reading, XmlSimulator
+
+_EVENTS = {"started": "mediaStreamStarted", "stopped": "mediaStreamStopped", "failed": "mediaStreamRejected"}
+
+
+class BandwidthCarrier(BandwidthMirror):
+    """
+    The simulated carrier's end.
+
+    Args:
+        outbound_format: How the bot's audio is encoded.
+        bare_tracks: Whether tracks are names alone.
+    """
+
+    def __init__(self, outbound_format: AudioFormat, *, bare_tracks: bool = False) -> None:
+        super().__init__(Side.CARRIER, outbound_format)
+        self._bare_tracks = bare_tracks
+
+    def envelope(self, name: str, event: Event, content: Any) -> dict[str, Any]:
+        if isinstance(event, Audio):
+            content = {"track": content["track"], "payload": content["payload"]}
+            return {"eventType": name, **content, "sequenceNumber": str(self.next_sequence(event))}
+        metadata: dict[str, Any] = {"accountId": self.account_id, "callId": self.call_id, "streamId": self.stream_id}
+        if not isinstance(event, StreamStarted):
+            return {"eventType": name, "metadata": metadata}
+        media_format = {"encoding": self.encodings[event.format], "sampleRate": event.format.sample_rate}
+        track = "inbound" if self._bare_tracks else {"name": "inbound", "mediaFormat": media_format}
+        parameters = {"streamParams": dict(event.parameters)} if event.parameters else {}
+        return {"eventType": name, "metadata": {**metadata, "tracks": [track]}, **parameters}
+
+
+class BandwidthSimulator(BandwidthCompany, XmlSimulator):
+    """What ``wsvoice dial -t bandwidth`` knows of Bandwidth."""
+
+    #: https://dev.bandwidth.com/docs/voice/bxml
+    document_limit: ClassVar[int] = 64 * 1024
+    kept_settings: ClassVar[tuple[str, ...]] = ("BANDWIDTH_OUTBOUND_CODEC",)
+    quirks: ClassVar[Mapping[str, Quirk]] = {
+        "password": Quirk("asked", "whether a webhook's password waits until a 401 asks", ("asked", "at-once")),
+        "tracks": Quirk("formats", "what the start message says of tracks: formats, or names", ("formats", "names")),
+    }
+    stream_element: ClassVar[str] = '<StartStream mode="bidirectional">'
+    stream_parents: ClassVar[tuple[str, ...]] = ()
+    url_attribute: ClassVar[str] = "destination"
+    parameter_element: ClassVar[str] = "StreamParam"
+    status_callback: ClassVar[str] = "streamEventUrl"
+    #: https://github.com/Bandwidth/python-sdk/blob/main/bandwidth/models/bxml/verbs/start_stream.py
+    stream_attributes: ClassVar[frozenset[str]] = frozenset(
+        {"name", "mode", "tracks", "destination", "destinationUsername", "destinationPassword"}
+    ) | {"streamEventUrl", "streamEventMethod", "username", "password"}
+    transfers: ClassVar[frozenset[str]] = frozenset({"Transfer", "Bridge", "Conference", "Refer", "Connect"})
+
+    # Webhooks: https://dev.bandwidth.com/docs/voice/webhooks
+
+    def webhook_fields(self, call: Call, occasion: Occasion | None, status: str, now: float) -> dict[str, str]:
+        first = "answer" if call.direction == "outbound" else "initiate"
+        return _fields(call, "redirect" if occasion else first, now)
+
+    def request(self, url: str, method: str, fields: Mapping[str, Any], now: float) -> WebhookRequest:
+        if method == "GET":
+            return super().request(url, method, fields, now)
+        return WebhookRequest(method, url, {"content-type": "application/json"}, write_object(dict(fields)).encode())
+
+    def stream_webhook(
+        self, call: Call, callback: Callback, status: StreamStatus, *, name: str = "", error: str = "", now: float = 0.0
+    ) -> WebhookRequest | None:
+        told = {"stopped": {"cause": "closed"}, "failed": {"cause": "connection-error", "errorMessage": error}}
+        stream = {"id": call.stream_id, "name": name or call.stream_id}
+        fields = {**_fields(call, _EVENTS[status], now), "mediaStream": stream, **told.get(status, {})}
+        return self.request(callback.url, callback.method, fields, now)
+
+    def sign(self, request: WebhookRequest, *, now: float) -> WebhookRequest:
+        if not self.can_verify():
+            return request
+        user, password = self.credential("BANDWIDTH_WEBHOOK_USERNAME"), self.credential("BANDWIDTH_WEBHOOK_PASSWORD")
+        header = basic_header(user, password)["Authorization"]
+        return replace(request, headers={**request.headers, "authorization": header})
+
+    def knock(self, request: WebhookRequest, *, quirks: Mapping[str, str] | None = None) -> WebhookRequest | None:
+        # The body comes with the password:
+        # https://github.com/Bandwidth/api-docs/blob/main/site/docs/numbers/webhooks.mdx#authentication
+        return replace(request, body=b"") if self.quirk(quirks, "password") == "asked" else None
+
+    def test_credentials(self, seed: bytes) -> tuple[dict[str, str], dict[str, str]]:
+        password = hashlib.sha256(b"password" + seed).hexdigest()[:32]
+        given = {"BANDWIDTH_WEBHOOK_USERNAME": "wsvoice", "BANDWIDTH_WEBHOOK_PASSWORD": password}
+        carrier, bot = super().test_credentials(seed)
+        return {**carrier, **given}, {**bot, **given}
+
+    def new_ids(self, seed: bytes) -> tuple[str, str, str]:
+        call, stream = seed[:24].hex(), hashlib.sha256(seed).hexdigest()
+        # c-95ac8d6e-1a31c52e-b38f-4198-93c1-51633ec68f8d
+        shaped = [f"{x[:8]}-{x[8:16]}-{x[16:20]}-{x[20:24]}-{x[24:28]}-{x[28:40]}" for x in (call, stream)]
+        return f"c-{shaped[0]}", f"s-{shaped[1]}", f"{int(seed[24:32].hex(), 16) % 9_000_000 + 1_000_000}"
+
+    # BXML: https://dev.bandwidth.com/docs/voice/bxml
+
+    def find_stream(self, verb: Element) -> Element | None:
+        return verb if verb.tag == "StartStream" and verb.get("mode") == "bidirectional" else None
+
+    def read_redirect(self, verb: Element, base_url: str) -> Callback | None:
+        # https://dev.bandwidth.com/docs/voice/bxml/redirect
+        return read_callback(verb.get("redirectUrl"), verb.get("redirectMethod"), base_url, "<Redirect>")
+
+    def read_stream(self, stream: Element, verb: Element, later: Sequence[Element], reading: Reading) -> StreamRequest:
+        # Verbs go on beside the stream, and the call ends with them:
+        # https://dev.bandwidth.com/docs/voice/programmable-voice/bxml/startStream/#execution-behavior
+        stops = bool(later) and later[0].tag == "StopStream"
+        if not later or (stops and later[0].get("wait", "").lower() != "true"):
+            text = "the stream ends as soon as it has begun"
+            reading.found("fail", f'{text}: let <StopStream name="..." wait="true"/> follow <StartStream>')
+        elif stops and later[0].get("name") != stream.get("name", ""):
+            reading.found("fail", "<StopStream> waits for another stream than that of <StartStream>")
+        return super().read_stream(stream, verb, later[1:] if stops else later, reading)
+
+    def read_formats(self, stream: Element, reading: Reading) -> tuple[AudioFormat, AudioFormat | None]:
+        return PCMU_8K, self.outbound_format
+
+    def stream_headers(self, stream: Element) -> dict[str, str]:
+        user, password = stream.get("destinationUsername", ""), stream.get("destinationPassword", "")
+        return basic_header(user, password) if user or password else {}
+
+    def judge_stream(self, stream: Element, verb: Element, later: Sequence[Element], reading: Reading) -> None:
+        parameters = {each.get("name", ""): each.get("value", "") for each in stream.findall("StreamParam")}
+        if fault := parameter_fault(parameters):
+            reading.found("fail", fault)
+
+    def describe(self, verb: Element) -> str:
+        # https://dev.bandwidth.com/docs/voice/bxml/pause
+        return f"Pause: {verb.get('duration', '1')[:WORDS_LIMIT]} s" if verb.tag == "Pause" else super().describe(verb)
+
+    def explain_no_stream(self, verbs: Sequence[Element]) -> str:
+        if any(verb.tag == "StartStream" for verb in verbs):
+            return '<StartStream> only listens; to speak, it needs mode="bidirectional"'
+        return super().explain_no_stream(verbs)
+
+    def stream(self, quirks: Mapping[str, str] | None = None) -> Stream:
+        return BandwidthCarrier(self.outbound_format, bare_tracks=self.quirk(quirks, "tracks") == "names")
+
+
+def _fields(call: Call, event: str, now: float) -> dict[str, str]:
+    return {
+        "eventType": event,
+        "eventTime": write_time(now),
+        "accountId": call.account_id,
+        "applicationId": "7fc9698a-b04a-468b-9e8f-91238c0d0086",
+        "from": call.from_number,
+        "to": call.to_number,
+        "direction": call.direction,
+        "callId": call.call_id,
+        "callUrl": f"https://voice.bandwidth.com/api/v2/accounts/{call.account_id}/calls/{call.call_id}",
+        "startTime": write_time(now),
+    }
