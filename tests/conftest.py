@@ -21,7 +21,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 #: Files whose tests take longest, together or each; first, so that no worker is left alone with one at the end.
 LONGEST = (
     "dial/test_call_control.py",
-    "runner/test_guests.py",
+    "test_isolation.py",
     "attacks/test_endless_senders.py",
     "test_docs.py",
     "test_plugin.py",
@@ -29,7 +29,7 @@ LONGEST = (
     "attacks/test_dial.py",
     "attacks/test_clients.py",
     "attacks/test_webhooks.py",
-    "runner/test_documented.py",
+    "runner/pipecat/test_documented_features.py",
     "test_end_to_end.py",
     "test_cli.py",
     "dial/test_interrupts.py",

@@ -350,7 +350,7 @@ async def main():
     with watchdog.watching():
         logger.remove()
         logger.add(lambda message: time.sleep(60))
-        watchdog.leave(1.5, 7)
+        watchdog.exit_within(1.5, 7)
         print(time.monotonic(), flush=True)
         time.sleep(60)
 

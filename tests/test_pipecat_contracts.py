@@ -123,7 +123,8 @@ ECHO = """
         async def leave(transport, *_):
             await worker.cancel()
 
-        transport.add_event_handler("on_disconnected" if kind == "DialArguments" else "on_client_disconnected", leave)
+        event = "on_disconnected" if kind == "OutboundArguments" else "on_client_disconnected"
+        transport.add_event_handler(event, leave)
         runner = WorkerRunner(handle_sigint=False)
         await runner.add_workers(worker)
         await runner.run()
@@ -140,7 +141,7 @@ EVERYTHING = """
     from wsvoice.bot_loading import load_bot
     from wsvoice.config import RunConfig
     from wsvoice.runner.server import serve
-    from wsvoice.runner.standalone import Stop, dial_out, serve_one_by_one
+    from wsvoice.runner.standalone import Stop, run_websocket_client, run_websocket_server
 
     bot, places, listen = load_bot("bot.py"), {}, {"host": "127.0.0.1", "port": 0}
 
@@ -157,10 +158,10 @@ EVERYTHING = """
 
     async def main():
         config = RunConfig(transport="websocket-server", **listen)
-        desk = serve_one_by_one(bot, config, on_ready=on_ready("websocket-server"), stop=Stop())
+        desk = run_websocket_server(bot, config, on_ready=on_ready("websocket-server"), stop=Stop())
         serving = asyncio.create_task(desk)
         config = RunConfig(transport="websocket-client", url=sys.argv[1])
-        await dial_out(bot, config, on_ready=lambda _: None, stop=Stop())
+        await run_websocket_client(bot, config, on_ready=lambda _: None, stop=Stop())
         print("dialled", flush=True)
         await serving
 

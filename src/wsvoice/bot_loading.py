@@ -29,7 +29,7 @@ from typing import Any
 
 from wsvoice.config import nearest
 from wsvoice.errors import BotImportError, BotNotFoundError, WsvoiceError
-from wsvoice.isolation import own_signals
+from wsvoice.isolation import protect_signals
 
 BotFunction = Callable[[Any], Awaitable[Any]]
 
@@ -328,7 +328,7 @@ def _as_script(path: Path) -> Iterator[None]:
     replaced: Any = argparse.ArgumentParser
     asyncio.run, uvicorn.run, replaced.parse_args = limited_run, no_server, parse_args
     try:
-        with own_signals():
+        with protect_signals():
             yield
     finally:
         sys.argv = argv
@@ -345,12 +345,12 @@ def _bot_errors(shown: str, folder: Path, *, run_as: str | None) -> Iterator[Non
         raise
     except _RunsAtImport as error:
         raise BotImportError(
-            f"{shown} starts to run while it is imported: it calls {error}{_where(error, folder)}",
+            f"{shown} starts to run while it is imported: it calls {error}{_location(error, folder)}",
             hint=_GUARD_HINT,
         ) from None
     except _AsksAtImport as error:
         raise BotImportError(
-            f"{shown} waits for somebody to type while it is imported: it calls {error}{_where(error, folder)}",
+            f"{shown} waits for somebody to type while it is imported: it calls {error}{_location(error, folder)}",
             hint=f"take it from the environment or .env (`os.environ[...]`), or {_GUARD_HINT}",
         ) from None
     except (KeyboardInterrupt, asyncio.CancelledError):
@@ -366,7 +366,7 @@ def _diagnosis(error: BaseException, shown: str, folder: Path, run_as: str | Non
         complains = isinstance(error.code, str) and bool(error.code.strip())
         what = "it reads its command line" if reads_arguments else _exit_reason(error)
         return BotImportError(
-            f"{shown} stops while it is imported: {what}{_where(error, folder)}",
+            f"{shown} stops while it is imported: {what}{_location(error, folder)}",
             hint=f"mend that; or {_GUARD_HINT}" if complains and not reads_arguments else _GUARD_HINT,
         )
     if isinstance(error, SyntaxError):
@@ -523,13 +523,13 @@ def _pipecat_extra(missing: ModuleNotFoundError) -> tuple[str, str] | None:
 _NOT_THE_BOT = re.compile(r"<frozen importlib|[/\\]importlib[/\\]__init__\.py$")
 
 
-def _is_the_bots(filename: str) -> bool:
+def _is_bot_code(filename: str) -> bool:
     return filename != __file__ and not _NOT_THE_BOT.search(filename)
 
 
 def _frames(error: BaseException) -> list[traceback.FrameSummary]:
     """The frames of the bot and of what it imports."""
-    return [frame for frame in traceback.extract_tb(error.__traceback__) if _is_the_bots(frame.filename)]
+    return [frame for frame in traceback.extract_tb(error.__traceback__) if _is_bot_code(frame.filename)]
 
 
 def _details(error: BaseException) -> str:
@@ -541,13 +541,13 @@ def _details(error: BaseException) -> str:
         if part is None or id(part) in done:
             continue
         done.add(id(part))
-        part.stack = traceback.StackSummary.from_list([f for f in part.stack if _is_the_bots(f.filename)])
+        part.stack = traceback.StackSummary.from_list([f for f in part.stack if _is_bot_code(f.filename)])
         pending += [part.__cause__, part.__context__]
     assert rendered is not None
     return "".join(rendered.format()).rstrip()
 
 
-def _where(error: BaseException, folder: Path) -> str:
+def _location(error: BaseException, folder: Path) -> str:
     """Say at which line of the user's own code `error` came up."""
     own = [frame for frame in _frames(error) if _is_in(frame.filename, folder)]
     return f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""

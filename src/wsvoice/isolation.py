@@ -22,7 +22,7 @@ T = TypeVar("T")
 SignalHandler = Callable[[int, FrameType | None], Any]
 
 #: The signals that stop a process; whatever else a bot wants to handle is its own affair.
-OWN_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 #: How often what is left at the end is cancelled, and how long each time may take.
 CANCELLATIONS, CANCELLATION_TIMEOUT_S = 3, 0.3
 #: How often in a row the loop may fail without having done anything in between.
@@ -30,7 +30,7 @@ FAILURES = 10
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Guest:
+class IsolatedBot:
     """
     A bot at work.
 
@@ -44,7 +44,7 @@ class Guest:
 
 
 #: The bot that the running task belongs to; inherited by the tasks it creates.
-current_guest: ContextVar[Guest | None] = ContextVar("wsvoice_guest", default=None)
+current_bot: ContextVar[IsolatedBot | None] = ContextVar("wsvoice_guest", default=None)
 
 
 def is_exit(error: BaseException | None) -> bool:
@@ -52,7 +52,7 @@ def is_exit(error: BaseException | None) -> bool:
     return error is not None and not isinstance(error, (Exception, asyncio.CancelledError))
 
 
-def raised(error: BaseException) -> str:
+def describe_failure(error: BaseException) -> str:
     """Return what a bot did that ended in `error`, as it stands behind its name."""
     if isinstance(error, SystemExit):
         return "called sys.exit()" if error.code is None else f"called sys.exit({error.code!r:.200})"
@@ -61,7 +61,7 @@ def raised(error: BaseException) -> str:
 
 
 @contextmanager
-def own_signals(handler: SignalHandler | None = None) -> Iterator[None]:
+def protect_signals(handler: SignalHandler | None = None) -> Iterator[None]:
     """
     Keep SIGINT and SIGTERM from being handled by anybody else while the context lasts.
 
@@ -75,13 +75,13 @@ def own_signals(handler: SignalHandler | None = None) -> Iterator[None]:
         yield
         return
     set_handler = signal.signal
-    before = {number: signal.getsignal(number) for number in OWN_SIGNALS}
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
 
     def set_other(number: int, other: Any) -> Any:
-        return signal.getsignal(number) if number in OWN_SIGNALS else set_handler(number, other)
+        return signal.getsignal(number) if number in STOP_SIGNALS else set_handler(number, other)
 
     if handler is not None:
-        for number in OWN_SIGNALS:
+        for number in STOP_SIGNALS:
             set_handler(number, handler)
     cast(Any, signal).signal = set_other
     try:
@@ -125,7 +125,7 @@ def run_interruptibly(main: Coroutine[Any, Any, T]) -> T:
     """
     Run `main` as :func:`asyncio.run` does, Ctrl-C included, in a loop that no guest's exit can end.
 
-    An exit is told to the guest's own :attr:`Guest.on_exit`; an exit that belongs to no guest is ignored.
+    An exit is told to the guest's own :attr:`IsolatedBot.on_exit`; an exit that belongs to no guest is ignored.
     """
     with asyncio.Runner() as runner:
         _protect(runner.get_loop(), lambda _: None, exits=(SystemExit,))
@@ -143,11 +143,11 @@ def _protect(
 
     def add_signal_handler(number: int, callback: Callable[..., Any], *args: Any) -> None:
         # pipecat's runner takes SIGINT by default, and would end its pipeline only.
-        if number not in OWN_SIGNALS:
+        if number not in STOP_SIGNALS:
             add(number, callback, *args)
 
     def remove_signal_handler(number: int) -> bool:
-        return number not in OWN_SIGNALS and remove(number)
+        return number not in STOP_SIGNALS and remove(number)
 
     def tell_stranger(error: BaseException) -> None:
         if error in told:
@@ -181,12 +181,12 @@ def _protect(
 
     def make_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
         task = asyncio.Task(coroutine, loop=loop, **options)
-        guest = current_guest.get()
+        guest = current_bot.get()
         if guest is not None:
             task.add_done_callback(lambda task: look(task, guest))
         return task
 
-    def look(task: asyncio.Task[Any], guest: Guest) -> None:
+    def look(task: asyncio.Task[Any], guest: IsolatedBot) -> None:
         # Not `exception()`: asyncio would take an ordinary error for one that somebody has handled.
         error: BaseException | None = cast(Any, task)._exception
         if error is not None and is_exit(error):

@@ -168,7 +168,7 @@ class TestFloods:
     def test_sessions_that_nobody_comes_for_do_not_keep_others_out_for_long(
         self, serve: Serve, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("wsvoice.runner.clients.STARTED_SESSIONS", 20)
+        monkeypatch.setattr("wsvoice.runner.clients.PENDING_SESSIONS", 20)
         monkeypatch.setattr("wsvoice.runner.clients.TOKEN_TTL_S", 0.5)
         each = serve(bots.echo, transport="websocket")
         with httpx.Client(verify=False) as client:
@@ -180,8 +180,8 @@ class TestFloods:
     @pytest.mark.parametrize("size", [0, 4000])
     def test_one_address_leaves_room_for_others(self, serve: Serve, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
         """Many small requests, or few large ones, of which nobody comes for the session."""
-        monkeypatch.setattr("wsvoice.runner.clients.STARTED_SESSIONS", 40)
-        monkeypatch.setattr("wsvoice.runner.clients.STARTED_BYTES", 40_000)
+        monkeypatch.setattr("wsvoice.runner.clients.PENDING_SESSIONS", 40)
+        monkeypatch.setattr("wsvoice.runner.clients.PENDING_BYTES", 40_000)
         each = serve(bots.echo, transport="websocket", proxy="bot.example", stream_auth="none")
         with httpx.Client(verify=False) as client:
 

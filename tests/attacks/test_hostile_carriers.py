@@ -81,7 +81,7 @@ def test_nothing_counts_after_the_stop(shared: Any, dialect: Dialect) -> None:
 
     asyncio.run(main())
     (record,) = shared.ended()
-    assert (record.ended_by, record.because, record.faults, record.digits) == ("caller", "the caller hung up", {}, "")
+    assert (record.ended_by, record.reason, record.faults, record.digits) == ("caller", "the caller hung up", {}, "")
     assert record.heard_s == pytest.approx(0.1)
 
 
@@ -95,7 +95,7 @@ def test_a_stop_instead_of_a_start(shared: Any, dialect: Dialect) -> None:
             await line.closed(timeout_s=5)
 
     asyncio.run(main())
-    assert shared.ended()[0].because == "the caller hung up before the stream started"
+    assert shared.ended()[0].reason == "the caller hung up before the stream started"
 
 
 def test_other_ids_in_the_middle(shared: Any, dialect: Dialect) -> None:

@@ -21,7 +21,7 @@ from tests.providers.companies import load_provider
 from tests.runner import bots
 from tests.runner.carrier import FORM
 from tests.runner.test_single_client import Served, echo
-from tests.runner.test_single_client import served as desk
+from tests.runner.test_single_client import served as single_client
 from wsvoice.config import START_KEY, RunConfig
 from wsvoice.providers import PROVIDERS
 from wsvoice.runner import requests
@@ -175,7 +175,7 @@ class TestPages:
             assert raw_http.upgrade(server.url, "/", "Host: localhost") == 101
             assert server.lines("https://evil.example")
 
-        at_a_desk(knock)
+        at_a_single_client(knock)
 
     def test_a_desk_whose_bot_has_allowed_a_page(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def knock(server: Served) -> None:
@@ -183,14 +183,14 @@ class TestPages:
             assert raw_http.upgrade(server.url, "/", "Host: localhost", "Origin: https://evil.example") == 403
 
         monkeypatch.setenv("PIPECAT_ALLOWED_ORIGINS", "https://page.example")
-        at_a_desk(knock)
+        at_a_single_client(knock)
 
 
-def at_a_desk(knock: Callable[[Served], None]) -> None:
+def at_a_single_client(knock: Callable[[Served], None]) -> None:
     """Serve one client at a time on a port of this machine, while a stranger does what `knock` does."""
 
     async def main() -> None:
-        async with desk(echo) as server:
+        async with single_client(echo) as server:
             await asyncio.to_thread(knock, server)
 
     asyncio.run(main())

@@ -31,20 +31,20 @@ class Connection:
         return ClientSocket(cast(Any, given), logger=cast(Any, logger), message_limit=1000)
 
 
-@pytest.mark.parametrize(("code", "because"), [(1000, "the client hung up"), (1006, "the connection was lost")])
-def test_a_send_that_fails_is_explained_by_the_close_that_comes_after_it(code: int, because: str) -> None:
+@pytest.mark.parametrize(("code", "reason"), [(1000, "the client hung up"), (1006, "the connection was lost")])
+def test_a_send_that_fails_is_explained_by_the_close_that_comes_after_it(code: int, reason: str) -> None:
     async def main() -> str:
         connection = Connection()
         socket = connection.socket()
-        reader = asyncio.create_task(socket.pump())
+        reader = asyncio.create_task(socket.read_loop())
         sending = asyncio.create_task(socket.send({"type": "websocket.send", "text": "hello"}))
         await asyncio.sleep(0.05)
         assert socket.send_blocked_since is None
         connection.arriving.put_nowait({"type": "websocket.disconnect", "code": code, "reason": ""})
         await asyncio.gather(reader, sending)
-        return socket.gone_because
+        return socket.gone_reason
 
-    assert asyncio.run(main()) == because
+    assert asyncio.run(main()) == reason
 
 
 def test_a_send_that_fails_and_that_no_close_explains(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,9 +52,9 @@ def test_a_send_that_fails_and_that_no_close_explains(monkeypatch: pytest.Monkey
 
     async def main() -> str:
         socket = Connection().socket()
-        reader = asyncio.create_task(socket.pump())
+        reader = asyncio.create_task(socket.read_loop())
         await asyncio.wait_for(socket.send({"type": "websocket.send", "text": "hello"}), 5)
         reader.cancel()
-        return socket.gone_because
+        return socket.gone_reason
 
     assert asyncio.run(main()) == "the connection broke: OSError"

@@ -26,7 +26,7 @@ class TestCapacity:
         place = capacity.occupy(CALL)
         assert place is not None
         assert not capacity.reserve(call(2))
-        place.leave()
+        place.release()
         assert capacity.reserve(call(2))
 
     def test_a_place_that_is_not_taken_is_given_back(self) -> None:
@@ -42,8 +42,8 @@ class TestCapacity:
         assert place is not None
         for _ in range(2):
             place.close()
-            place.leave()
-        assert (capacity.active, capacity.present) == (0, 0)
+            place.release()
+        assert (capacity.active, capacity.running_bots) == (0, 0)
 
     def test_a_running_call_gets_no_second_place(self) -> None:
         capacity = Capacity(2)
@@ -54,7 +54,7 @@ class TestCapacity:
         assert capacity.reserve(call(2))
         assert not capacity.reserve(call(3))
         # The place is kept for its next stream, whether that comes before the end of the first or after it.
-        first.leave()
+        first.release()
         assert not capacity.reserve(call(3))
         second = capacity.occupy(CALL)
         assert second is not None
@@ -62,9 +62,9 @@ class TestCapacity:
         third = capacity.occupy(CALL)
         assert third is not None
         assert capacity.active == 1
-        second.leave()
+        second.release()
         assert capacity.active == 1
-        third.leave()
+        third.release()
         assert capacity.active == 0
         assert capacity.reserve(call(3))
 
@@ -96,9 +96,9 @@ class TestCapacity:
             assert place is not None
             place.close()
             lingering.append(place)
-        assert (capacity.active, capacity.present) == (0, 4)
+        assert (capacity.active, capacity.running_bots) == (0, 4)
         assert capacity.occupy(call(9)) is None
-        lingering.pop().leave()
+        lingering.pop().release()
         assert capacity.occupy(call(9)) is not None
 
     def test_strangers_keep_a_quarter_each_and_half_together(self) -> None:
@@ -120,7 +120,7 @@ class TestCapacity:
         places = []
         for number in range(10):
             assert capacity.reserve(call(number), stranger="192.0.2.1")
-            places.append(capacity.occupy(call(number), is_strangers=True))
+            places.append(capacity.occupy(call(number), is_stranger=True))
         silent = [place for place in places if place is not None]
         assert len(silent) == capacity.active == 5
         # Who has a signature finds room, whatever else strangers ask for.
@@ -132,12 +132,12 @@ class TestCapacity:
         assert not capacity.reserve(call(105))
         # A call that has started is one, whoever it is from; and so is one that has gone.
         silent[0].start()
-        silent[1].leave()
-        assert capacity.occupy(call(50), is_strangers=True) is not None
-        assert capacity.occupy(call(51), is_strangers=True) is None
+        silent[1].release()
+        assert capacity.occupy(call(50), is_stranger=True) is not None
+        assert capacity.occupy(call(51), is_stranger=True) is None
         for place in silent:
             place.start()
-            place.leave()
+            place.release()
         assert capacity._silent_strangers == 1
 
     @pytest.mark.parametrize("limit", [1, 2, 10])

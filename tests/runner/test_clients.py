@@ -496,7 +496,7 @@ class TestWhenThingsGoWrong:
                 await other.until_heard(6400)
 
         asyncio.run(main())
-        assert server.ended(2)[0].because == "a message was larger than the limit"
+        assert server.ended(2)[0].reason == "a message was larger than the limit"
 
     def test_a_bot_that_goes_on_is_cancelled(self, serve: Any) -> None:
         ends: list[str] = []

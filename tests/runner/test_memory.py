@@ -21,7 +21,7 @@ from websockets.asyncio.client import connect
 from tests.attacks.raw_websocket import RawStream, twilio_start
 from tests.process import ServerProcess, server_process
 from wsvoice.runner import memory
-from wsvoice.runner.memory import MemoryReturn
+from wsvoice.runner.memory import MemoryTrimmer
 
 #: Each call leaves 1 MB behind that only a look for cycles finds.
 BOT = """
@@ -120,8 +120,8 @@ def test_also_by_a_bot_on_its_own_port(tmp_path: Path) -> None:
 def test_only_when_nobody_is_there_and_not_often(monkeypatch) -> None:  # type: ignore[no-untyped-def]
     now, held, given = 0.0, 100_000_000, []
     monkeypatch.setattr(memory, "resident_bytes", lambda: held)
-    monkeypatch.setattr(memory, "give_back", lambda: given.append(now))
-    returns = MemoryReturn(lambda: now)
+    monkeypatch.setattr(memory, "release_memory", lambda: given.append(now))
+    returns = MemoryTrimmer(lambda: now)
     held = 200_000_000
     for now in (1.0, 2.0, 3.0, 4.0):
         returns.look(is_busy=now < 2)

@@ -87,9 +87,9 @@ def test_the_start_is_waited_for_while_it_rings(
     code, _ = asyncio.run(main())
     (record,) = server.ended()
     if make in (Twilio, Telnyx):
-        assert (code, record.because) == (1008, "the caller sent no start message within 0.3 s")
+        assert (code, record.reason) == (1008, "the caller sent no start message within 0.3 s")
     else:
-        assert record.because == "the caller hung up"
+        assert record.reason == "the caller hung up"
         assert ear.call.direction == "outbound"
 
 
@@ -103,7 +103,7 @@ def test_a_dialled_call_that_never_starts_is_let_go(serve: Serve, monkeypatch: p
             assert (await line.closed())[0] == 1008
 
     asyncio.run(main())
-    assert server.ended()[0].because == "the caller sent no start message within 0.5 s"
+    assert server.ended()[0].reason == "the caller sent no start message within 0.5 s"
 
 
 @pytest.mark.parametrize("make", [DialledTwilio, DialledTelnyx])
@@ -118,7 +118,7 @@ def test_who_only_says_that_we_dialled_is_not_waited_for(serve: Serve, make: typ
             assert (await line.closed())[0] == 1008
 
     asyncio.run(main())
-    assert server.ended()[0].because == "the caller sent no start message within 0.3 s"
+    assert server.ended()[0].reason == "the caller sent no start message within 0.3 s"
 
 
 def test_a_call_that_is_renamed_when_it_is_answered(serve: Serve) -> None:

@@ -182,7 +182,7 @@ class TestDetection:
         assert ear.call is None
         (record,) = shared.ended()
         assert record.faults == {"bad-start": 1}
-        assert "start" in record.because
+        assert "start" in record.reason
 
     @pytest.mark.parametrize("path", PATHS)
     def test_a_caller_that_goes_before_any_message(self, shared: Any, dialect: Dialect, path: str) -> None:
@@ -241,7 +241,7 @@ def test_a_caller_that_never_starts_is_let_go(serve: Serve, path: str) -> None:
         assert len(server.lines("WARNING", "stream ended", "none of its first messages")) == len(DIALECTS)
     else:
         for record in server.ended(len(DIALECTS)):
-            assert (record.ended_by, record.because) == ("server", "the caller sent no start message within 0.3 s")
+            assert (record.ended_by, record.reason) == ("server", "the caller sent no start message within 0.3 s")
 
 
 class TestNobodysStream:
@@ -498,8 +498,8 @@ class TestFormats:
         (record,) = shared.ended()
         assert record.faults == {"unsupported-codec": 1}
         assert record.ended_by == "server"
-        assert codec in record.because
-        assert 'codec="PCMU"' in record.because
+        assert codec in record.reason
+        assert 'codec="PCMU"' in record.reason
 
     def test_a_rate_that_exotel_has_not(self, shared: Any) -> None:
         ear = shared.bot = Ear()
@@ -511,7 +511,7 @@ class TestFormats:
 
         asyncio.run(main())
         assert ear.call is None
-        assert "11025" in shared.ended()[0].because
+        assert "11025" in shared.ended()[0].reason
 
 
 class TestOrder:

@@ -134,7 +134,7 @@ class TestDrain:
             await startup(server, sockets)
 
         # It would end the process of the tests.
-        monkeypatch.setattr(Watchdog, "leave", lambda *_: None)
+        monkeypatch.setattr(Watchdog, "exit_within", lambda *_: None)
         monkeypatch.setattr(DrainingServer, "startup", note)
         monkeypatch.setattr("wsvoice.runner.server.DIAL_TIMEOUT_S", 1.5, raising=False)
 

@@ -31,7 +31,7 @@ from tests.signals import correlation_delay_ms, speech_like, tone
 from wsvoice.config import RunConfig
 from wsvoice.errors import BotError
 from wsvoice.runner.pipecat.patches import install
-from wsvoice.runner.standalone import Stop, serve_one_by_one
+from wsvoice.runner.standalone import Stop, run_websocket_server
 
 RATES = {"audio_in_sample_rate": RATE, "audio_out_sample_rate": RATE}
 
@@ -67,7 +67,7 @@ async def served(bot: Any, **settings: Any) -> AsyncIterator[Served]:
 
     sink = logger.add(lambda message: each.log.append(str(message)), level="DEBUG", format="{message}\n{exception}")
     each.task = asyncio.create_task(
-        serve_one_by_one(Loaded, config, on_ready=on_ready, stop=each.stop)  # type: ignore[arg-type]
+        run_websocket_server(Loaded, config, on_ready=on_ready, stop=each.stop)  # type: ignore[arg-type]
     )
     try:
         async with asyncio.timeout(10):

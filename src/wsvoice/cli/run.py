@@ -197,13 +197,13 @@ def run(
     export_dotenv(resolved.dotenv, os.environ)
 
     from wsvoice.bot_loading import find_bot, load_bot
-    from wsvoice.runner.diagnosis import telling_misuse
-    from wsvoice.runner.logs import configure_logging, take_standard_logging
+    from wsvoice.runner.diagnosis import reporting_usage_errors
+    from wsvoice.runner.logs import configure_logging, redirect_standard_logging
 
     # Before pipecat is imported, which takes a second: a misspelt name is told at once.
-    with telling_misuse(config.causes):
+    with reporting_usage_errors(config.causes):
         find_bot(config.bot)
-    with output.progress(f"Loading {config.bot}"), telling_misuse(config.causes):
+    with output.progress(f"Loading {config.bot}"), reporting_usage_errors(config.causes):
         configure_logging(config.log_level)
 
         with uncollected():
@@ -215,7 +215,7 @@ def run(
         loaded = load_bot(config.bot)
         # What is loaded by now stays: no look for garbage, of a call or at the end, need go through it again.
         gc.freeze()
-        take_standard_logging(config.log_level)
+        redirect_standard_logging(config.log_level)
 
     def announce(ready: Ready) -> None:
         if as_json:

@@ -42,7 +42,7 @@ from wsvoice.audio import Resampler
 from wsvoice.bot_loading import BotFunction, load_bot
 from wsvoice.call import Call
 from wsvoice.dial.caller_bot_audio import CallerBotAudio
-from wsvoice.isolation import Guest, current_guest, raised
+from wsvoice.isolation import IsolatedBot, current_bot, describe_failure
 
 #: How long the caller may go on working after its call has ended.
 EXIT_TIMEOUT_S = 5.0
@@ -331,9 +331,9 @@ class CallerBot:
                 self._on_line(line)
             own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == self._file]
             place = f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
-            audio.hang_up(f"the caller's bot {self.name} {raised(error)}{place}")
+            audio.hang_up(f"the caller's bot {self.name} {describe_failure(error)}{place}")
 
-        current_guest.set(Guest(self.name, fail))
+        current_bot.set(IsolatedBot(self.name, fail))
         try:
             await self._function(arguments)
         except asyncio.CancelledError:

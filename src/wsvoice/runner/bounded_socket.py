@@ -28,7 +28,7 @@ MESSAGES_A_TURN = 32
 CLOSE_GRACE_S = 1.0
 
 
-class AcceptedSocket(WebSocket):
+class BoundedSocket(WebSocket):
     """
     A WebSocket that was accepted, and that a session closes.
 
@@ -51,7 +51,7 @@ class AcceptedSocket(WebSocket):
         self.faults: Counter[str] = Counter()
         self.close_code: int | None = None
         #: Why the caller is gone, in words; set together with :attr:`gone`.
-        self.gone_because = ""
+        self.gone_reason = ""
         self.gone = asyncio.Event()
         self.close_requested = asyncio.Event()
         #: What the bot wants it to be closed with.
@@ -66,7 +66,7 @@ class AcceptedSocket(WebSocket):
         self._read_until = 0.0
         self._read_in_turn = 0
 
-    async def pump(self) -> None:
+    async def read_loop(self) -> None:
         """Read until the caller is gone."""
         raise NotImplementedError
 
@@ -77,11 +77,11 @@ class AcceptedSocket(WebSocket):
             self.close_code = message.get("code")
             self.note_gone(self._why_disconnected(closed="reason" in message))
             return None
-        await self._hold_back()
+        await self._throttle()
         text = message.get("text")
         raw: str | bytes = text if text is not None else message["bytes"]
         if len(raw) > self._message_limit:
-            await self.shut(MESSAGE_TOO_BIG)
+            await self.close_connection(MESSAGE_TOO_BIG)
             self.note_gone("a message was larger than the limit")
             return None
         return raw
@@ -107,7 +107,7 @@ class AcceptedSocket(WebSocket):
             return f"the {self.peer} did not answer pings"
         return f"the {self.peer} hung up"
 
-    async def _hold_back(self) -> None:
+    async def _throttle(self) -> None:
         """Slow down reading when messages arrive too fast, so the backlog stays with the sender."""
         now = self._loop.time()
         self._read_until = max(self._read_until, now) + 1 / MESSAGES_PER_S
@@ -123,7 +123,7 @@ class AcceptedSocket(WebSocket):
             self._read_in_turn = 0
             await asyncio.sleep(0)
 
-    async def _put(self, raw: str | bytes) -> bool:
+    async def _send_raw(self, raw: str | bytes) -> bool:
         """Send a message; false if nobody is there."""
         if self.gone.is_set() or self.application_state is not WebSocketState.CONNECTED:
             return False
@@ -155,7 +155,7 @@ class AcceptedSocket(WebSocket):
         """Ask the session to end; it closes the WebSocket once the last words are out."""
         self.close_requested.set()
 
-    async def shut(self, code: int, reason: str = "") -> None:
+    async def close_connection(self, code: int, reason: str = "") -> None:
         """Close the WebSocket; nothing happens if that was done."""
         if self.application_state is not WebSocketState.CONNECTED:
             return
@@ -173,16 +173,16 @@ class AcceptedSocket(WebSocket):
         if extension is not None:
             extension["abort"]()
 
-    def abandon(self, because: str) -> None:
+    def abandon(self, reason: str) -> None:
         """Give up a caller whose connection no longer moves."""
-        self.note_gone(because)
+        self.note_gone(reason)
         self.abort()
 
-    def note_gone(self, because: str) -> None:
+    def note_gone(self, reason: str) -> None:
         """Let everybody who listens know that the caller is gone."""
         if self.gone.is_set():
             return
-        self.gone_because = because
+        self.gone_reason = reason
         self.client_state = WebSocketState.DISCONNECTED
         self.gone.set()
         self._inbox_filled.set()

@@ -28,7 +28,7 @@ def call_key(call: Call) -> CallKey:
 
 
 @dataclass(slots=True)
-class _Line:
+class _RunningCall:
     """A call that is running: how many streams it has, and until when a place is kept for its next one."""
 
     streams: int = 1
@@ -40,15 +40,15 @@ class Place:
     """
     A place that a stream has taken.
 
-    :meth:`leave` is called in any case, and :meth:`start` and :meth:`close` before it if it comes to that.
+    :meth:`release` is called in any case, and :meth:`start` and :meth:`close` before it if it comes to that.
     """
 
-    def __init__(self, capacity: Capacity, call: CallKey | None, *, is_strangers: bool) -> None:
+    def __init__(self, capacity: Capacity, call: CallKey | None, *, is_stranger: bool) -> None:
         self._capacity = capacity
         self._call = call
-        self._is_silent = is_strangers
+        self._is_silent = is_stranger
         self._is_closed = False
-        self._has_left = False
+        self._is_released = False
 
     def start(self) -> None:
         """Note that the stream has started, so that it is a call like any other."""
@@ -63,12 +63,12 @@ class Place:
             self._is_closed = True
             self._capacity._close(self._call)
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Go: the bot has ended as well."""
         self.close()
-        if not self._has_left:
-            self._has_left = True
-            self._capacity._leave()
+        if not self._is_released:
+            self._is_released = True
+            self._capacity._release()
 
 
 class Capacity:
@@ -114,9 +114,9 @@ class Capacity:
         self._reserved: OrderedDict[CallKey, float] = OrderedDict()
         self._strangers: OrderedDict[CallKey, tuple[float, str]] = OrderedDict()
         self._stranger_counts: Counter[str] = Counter()
-        self._lines: dict[CallKey, _Line] = {}
+        self._lines: dict[CallKey, _RunningCall] = {}
         self._active = 0
-        self._present = 0
+        self._running_bots = 0
 
     @property
     def active(self) -> int:
@@ -124,14 +124,14 @@ class Capacity:
         return self._active
 
     @property
-    def present(self) -> int:
+    def running_bots(self) -> int:
         """How many streams' bots are at work; more than there are calls while some have something to finish."""
-        return self._present
+        return self._running_bots
 
     @property
     def reserved(self) -> int:
         """For how many calls a place is kept whose streams may still come."""
-        self._forget_expired()
+        self._drop_expired()
         return len(self._reserved) + len(self._strangers)
 
     def reserve(self, call: Call, *, stranger: str | None = None) -> bool:
@@ -142,7 +142,7 @@ class Capacity:
             call: The call.
             stranger: The address that an unsigned webhook came from; ``None`` for one that can be trusted.
         """
-        self._forget_expired()
+        self._drop_expired()
         key = call_key(call)
         if (line := self._lines.get(key)) is not None:
             line.next_until = self._now() + (TOKEN_TTL_S if stranger is None else STRANGER_TTL_S)
@@ -156,7 +156,7 @@ class Capacity:
 
     def knows(self, call: CallKey) -> bool:
         """Whether a call is running, or has a place kept for it."""
-        self._forget_expired()
+        self._drop_expired()
         return call in self._lines or call in self._reserved or call in self._strangers
 
     def forget(self, call: CallKey) -> None:
@@ -165,7 +165,7 @@ class Capacity:
         if (line := self._lines.get(call)) is not None:
             line.next_until = -math.inf
 
-    def occupy(self, call: Call | None, *, is_strangers: bool = False) -> Place | None:
+    def occupy(self, call: Call | None, *, is_stranger: bool = False) -> Place | None:
         """
         Take a place for a stream, the one kept for its call if there is one; ``None`` if there is none.
 
@@ -173,8 +173,8 @@ class Capacity:
             call: The call that its token is for; ``None`` without one.
             is_strangers: Whether nobody vouches for it, so that it counts as a stranger's until it starts.
         """
-        self._forget_expired()
-        if is_strangers and self._silent_strangers >= self._silent_share:
+        self._drop_expired()
+        if is_stranger and self._silent_strangers >= self._silent_share:
             return None
         key = call_key(call) if call is not None else None
         line = self._lines.get(key) if key is not None else None
@@ -188,11 +188,11 @@ class Capacity:
             if line is not None:
                 key = None
             elif key is not None:
-                self._lines[key] = _Line()
+                self._lines[key] = _RunningCall()
             self._active += 1
-        self._present += 1
-        self._silent_strangers += is_strangers
-        return Place(self, key, is_strangers=is_strangers)
+        self._running_bots += 1
+        self._silent_strangers += is_stranger
+        return Place(self, key, is_stranger=is_stranger)
 
     def _close(self, key: CallKey | None) -> None:
         line = self._lines.get(key) if key is not None else None
@@ -205,13 +205,13 @@ class Capacity:
         if key is not None and line is not None and line.next_until >= self._now():
             self._keep(key, line.stranger)
 
-    def _leave(self) -> None:
-        self._present -= 1
+    def _release(self) -> None:
+        self._running_bots -= 1
 
     def _is_full(self) -> bool:
         if self.limit is None:
             return False
-        lingering = max(0, self._present - self._active)
+        lingering = max(0, self._running_bots - self._active)
         taken = self._active + len(self._reserved) + len(self._strangers)
         return taken + max(0, lingering - self.limit) >= self.limit
 
@@ -241,7 +241,7 @@ class Capacity:
             del self._stranger_counts[stranger]
         return True
 
-    def _forget_expired(self) -> None:
+    def _drop_expired(self) -> None:
         now = self._now()
         while self._reserved and next(iter(self._reserved.values())) < now:
             self._reserved.popitem(last=False)

@@ -36,8 +36,8 @@ from wsvoice.config import START_KEY, RunConfig
 from wsvoice.errors import TokenError
 from wsvoice.runner import requests
 from wsvoice.runner.auth import StreamTokens
-from wsvoice.runner.bot_task import POLICY_VIOLATION, Bot, BotRun
-from wsvoice.runner.bounded_socket import AcceptedSocket
+from wsvoice.runner.bot_task import POLICY_VIOLATION, Bot, BotTask
+from wsvoice.runner.bounded_socket import BoundedSocket
 from wsvoice.runner.capacity import TOKEN_TTL_S, Capacity, Place
 from wsvoice.runner.diagnosis import Cause, Diagnosis, first_cause
 from wsvoice.runner.logs import RefusalLog
@@ -51,8 +51,8 @@ TRANSPORT = "websocket"
 INBOX_MESSAGES = 1000
 INBOX_BYTES = 4 * 1024 * 1024
 #: How many started sessions, and how many bytes of what they are started with, wait for their clients.
-STARTED_SESSIONS = 1000
-STARTED_BYTES = 8 * 1024 * 1024
+PENDING_SESSIONS = 1000
+PENDING_BYTES = 8 * 1024 * 1024
 #: Where ``POST /start`` says under which id the session is logged.
 SESSION_HEADER = "X-Session-Id"
 #: How long to look whether a client is an eval harness, which says so at once. Browsers never are.
@@ -61,7 +61,7 @@ EVAL_WAIT_S = 0.2
 MakeArguments = Callable[["ClientSession"], Awaitable[Any]]
 
 
-class ClientSocket(AcceptedSocket):
+class ClientSocket(BoundedSocket):
     """
     An accepted WebSocket of a plain client.
 
@@ -89,7 +89,7 @@ class ClientSocket(AcceptedSocket):
             self._keep(raw)
         return raw
 
-    async def pump(self) -> None:
+    async def read_loop(self) -> None:
         """Read until the client is gone."""
         while not self.gone.is_set() and (raw := await self._next_message()) is not None:
             self._keep(raw)
@@ -124,9 +124,9 @@ class ClientSocket(AcceptedSocket):
             return
         if self.gone.is_set():
             # As Starlette's own does: a bot that sends in a loop must hear that it is over.
-            raise WebSocketDisconnect(self.close_code or 1000, self.gone_because)
+            raise WebSocketDisconnect(self.close_code or 1000, self.gone_reason)
         text = message.get("text")
-        if await self._put(text if text is not None else message["bytes"]):
+        if await self._send_raw(text if text is not None else message["bytes"]):
             self.sent += 1
 
 
@@ -140,7 +140,7 @@ class ClientRecord:
         started_at: Unix time of the accepted WebSocket.
         duration_s: From there to the end.
         ended_by: ``bot``, ``caller``, ``error`` or ``server``.
-        because: Why it ended, in words.
+        reason: Why it ended, in words.
         received: Messages from the client.
         sent: Messages to the client.
         faults: How often each kind of bad message came.
@@ -151,7 +151,7 @@ class ClientRecord:
     started_at: float
     duration_s: float = 0.0
     ended_by: str = "server"
-    because: str = ""
+    reason: str = ""
     received: int = 0
     sent: int = 0
     faults: dict[str, int] = field(default_factory=dict)
@@ -160,7 +160,7 @@ class ClientRecord:
     def summary(self) -> str:
         """Return the one line that the log ends a session with."""
         who = {"error": "an error", "caller": "the client"}.get(self.ended_by, f"the {self.ended_by}")
-        parts = [f"ended by {who} after {self.duration_s:.1f} s: {self.because}"]
+        parts = [f"ended by {who} after {self.duration_s:.1f} s: {self.reason}"]
         if self.ended_by != "error" and (cause := first_cause(self.causes)) is not None:
             parts.append(f"in the bot: {cause}")
         parts.append(f"{self.received} messages in, {self.sent} out")
@@ -204,11 +204,11 @@ class ClientSession:
         self._make_arguments = make_arguments
         self._on_closed = on_closed
         self._logger = logger
-        self._run = BotRun(socket, bot, config)
+        self._run = BotTask(socket, bot, config)
 
-    def end(self, because: str, *, at_once: bool = False) -> None:
+    def end(self, reason: str, *, at_once: bool = False) -> None:
         """Ask for the end of the session, as the server's wish."""
-        self._run.end(because, at_once=at_once)
+        self._run.end(reason, at_once=at_once)
 
     async def run(self) -> ClientRecord:
         """Live through the session, and return what happened."""
@@ -226,7 +226,7 @@ class ClientSession:
                 on_closed=self._note_closed,
             )
         record.duration_s = loop.time() - started
-        record.ended_by, record.because = run.ended_by, run.because
+        record.ended_by, record.reason = run.ended_by, run.reason
         record.received, record.sent, record.faults = socket.received, socket.sent, dict(socket.faults)
         record.causes = self.diagnosis.causes
         self._logger.log("ERROR" if record.ended_by == "error" else "INFO", record.summary())
@@ -244,7 +244,7 @@ class ClientSession:
 
 
 @dataclass(frozen=True, slots=True)
-class _Started:
+class _PendingSession:
     """A request for a session whose client has not come; with the address that it came from if it is a stranger's."""
 
     body: bytes
@@ -284,7 +284,7 @@ class Clients:
         self._on_ended = on_ended
         self._sessions: set[ClientSession] = set()
         #: The requests of started sessions in the order in which they came.
-        self._started: OrderedDict[str, _Started] = OrderedDict()
+        self._started: OrderedDict[str, _PendingSession] = OrderedDict()
         #: Pages of the server's own public address.
         self._own_origins = frozenset({config.public_url.lower()} if config.public_url is not None else ())
         self._make_arguments: MakeArguments = client_arguments
@@ -325,10 +325,10 @@ class Clients:
         for session in tuple(self._sessions):
             session.diagnosis.note(cause)
 
-    def end_all(self, because: str, *, at_once: bool = False) -> None:
+    def end_all(self, reason: str, *, at_once: bool = False) -> None:
         """Ask every running session to end, in order or at once."""
         for session in self._sessions:
-            session.end(because, at_once=at_once)
+            session.end(reason, at_once=at_once)
 
     # POST /start
 
@@ -364,7 +364,7 @@ class Clients:
 
     async def _start(self, request: Request) -> Response:
         log = logger.bind(call="-")
-        if not requests.names_a_host(request, self._config):
+        if not requests.has_host(request, self._config):
             self._refusals.warning(log, "start refused (400)", "it names no host, or a bad one")
             return _failure(400, "The request must name one host.")
         if (refusal := self._start_refusal(request)) is not None:
@@ -402,7 +402,7 @@ class Clients:
         if self._capacity.draining or not self._capacity.reserve(call, stranger=stranger):
             self._refusals.warning(log, "start refused (503)", self._no_place())
             return _failure(503, "Every place is taken.")
-        self._started[call.call_id] = _Started(body, time.monotonic() + TOKEN_TTL_S, stranger)
+        self._started[call.call_id] = _PendingSession(body, time.monotonic() + TOKEN_TTL_S, stranger)
         prefix = request.scope["path"].removesuffix("/start")
         log.bind(call=call.call_id).info("a client was given a token")
         return JSONResponse(
@@ -434,10 +434,10 @@ class Clients:
         while self._started and next(iter(self._started.values())).until < now:
             self._started.popitem(last=False)
         kept = [(len(each.body), each.stranger) for each in self._started.values()]
-        if len(kept) >= STARTED_SESSIONS or sum(each for each, _ in kept) + size > STARTED_BYTES:
+        if len(kept) >= PENDING_SESSIONS or sum(each for each, _ in kept) + size > PENDING_BYTES:
             return False
         own = [each for each, whose in kept if whose == stranger]
-        return stranger is None or (len(own) < STARTED_SESSIONS // 4 and sum(own) + size <= STARTED_BYTES // 4)
+        return stranger is None or (len(own) < PENDING_SESSIONS // 4 and sum(own) + size <= PENDING_BYTES // 4)
 
     # The WebSocket
 
@@ -467,7 +467,7 @@ class Clients:
             if await requests.accept(websocket, log):
                 await self._serve(websocket, session_id, place, log, evals_only=evals_only)
         finally:
-            place.leave()
+            place.release()
 
     async def _serve(
         self, websocket: WebSocket, session_id: str, place: Place, log: Logger, *, evals_only: bool
@@ -481,7 +481,7 @@ class Clients:
             self._refusals.warning(
                 log, "client turned away", "/ws is for pipecat's eval tool; clients connect to /ws-client"
             )
-            await socket.shut(POLICY_VIOLATION, "clients connect to /ws-client")
+            await socket.close_connection(POLICY_VIOLATION, "clients connect to /ws-client")
             return
         started = self._started.pop(session_id, None)
         body = json.loads(started.body).get("body") if started is not None and started.body.strip() else None

@@ -83,7 +83,7 @@ class Diagnosis:
 
     def note_exception(self, error: BaseException, *, where: str = "") -> bool:
         """Keep what the bot's code raised, `where` if it is not the bot's coroutine itself; as in :meth:`note`."""
-        file, line = place_of(error)
+        file, line = location_of(error)
         message = "".join(traceback.format_exception_only(error)).strip()
         return self.note(Cause("exception", one_line(f"{where}: {message}" if where else message), file, line))
 
@@ -109,7 +109,7 @@ def diagnosing(diagnosis: Diagnosis) -> Iterator[None]:
 
 
 @contextmanager
-def telling_misuse(file: Path | None) -> Iterator[None]:
+def reporting_usage_errors(file: Path | None) -> Iterator[None]:
     """Write to `file`, if there is one, why the server does not start."""
     try:
         yield
@@ -132,7 +132,7 @@ def one_line(text: str) -> str:
     return text if len(text) <= _MESSAGE_LIMIT else f"{text[:_MESSAGE_LIMIT]}..."
 
 
-def place_of(error: BaseException) -> tuple[str, int]:
+def location_of(error: BaseException) -> tuple[str, int]:
     """Return file and line in which `error` was raised: the innermost ones of the bot's own, else of a library."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith((*_LIBRARIES, _OWN, "<"))]

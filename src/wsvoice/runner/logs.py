@@ -48,16 +48,16 @@ def configure_logging(level: str) -> None:
     """Send every log to stderr, one line an event, each with its call's id."""
     _remove(logger)
     sink = ServerSink(sys.stderr, level)
-    logger.configure(extra={"call": "-"}, patcher=_tame)
+    logger.configure(extra={"call": "-"}, patcher=_sanitize)
     own_id = _add(logger, sink, level=level, format="{message}", filter=sink.wants, backtrace=False, diagnose=False)
-    guests = _Guests(sink, own_id)
+    guests = _BotSinks(sink, own_id)
     _Logger.add = lambda self, *args, **kwargs: guests.add(self, *args, **kwargs)
     _Logger.remove = lambda self, handler_id=None: guests.remove(self, handler_id)
     _Logger.disable = lambda self, name: guests.disable(self, name)
-    take_standard_logging(level)
+    redirect_standard_logging(level)
 
 
-def take_standard_logging(level: str) -> None:
+def redirect_standard_logging(level: str) -> None:
     """
     Send the server's lines of the standard library's logging to the log, and those of whoever has not set it up.
 
@@ -105,10 +105,10 @@ class ServerSink:
         time, level = record["time"], f"{record['level'].name: <7}"
         if self._colors and (color := _COLORS.get(record["level"].name)):
             level = f"\x1b[{color}m{level}\x1b[0m"
-        call = short_id(_spelled(str(record["extra"].get("call", "-"))))
+        call = short_id(_escaped(str(record["extra"].get("call", "-"))))
         head = f"{time:%H:%M:%S}.{time.microsecond // 1000:03d} {level} {call}"
         # Once more: a bot may have a patcher of its own in the place of ours.
-        text = _tamed(record["message"]) + more
+        text = _sanitized(record["message"]) + more
         if record["exception"] is not None:
             text = "\n    ".join([text, *_exception_lines(record["exception"])])
         self._stream.write(f"{head} {text}\n")
@@ -170,20 +170,20 @@ class RefusalLog:
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
 
-    def warning(self, log: Logger, kind: str, because: str) -> None:
+    def warning(self, log: Logger, kind: str, reason: str) -> None:
         """
         Log one refusal.
 
         Args:
             log: With the id of the call, where that is known.
             kind: One of few, such as ``webhook refused (403)``; the line begins with it.
-            because: Why.
+            reason: Why.
         """
         self._counts[kind] += 1
         if self._counts[kind] == 1:
             asyncio.get_running_loop().call_later(REFUSAL_WINDOW_S, self._end_window, kind)
         if self._counts[kind] <= REFUSAL_LINES:
-            log.opt(depth=1).warning("{}: {}", kind, because)
+            log.opt(depth=1).warning("{}: {}", kind, reason)
 
     def _end_window(self, kind: str) -> None:
         more = self._counts.pop(kind) - REFUSAL_LINES
@@ -191,7 +191,7 @@ class RefusalLog:
             logger.bind(call="-").warning("{}: {} more within {:g} s", kind, more, REFUSAL_WINDOW_S)
 
 
-class _Guests:
+class _BotSinks:
     """
     loguru's ``add`` and ``remove`` as a bot has them.
 
@@ -277,18 +277,18 @@ def short_id(call_id: str) -> str:
     return call_id if len(call_id) <= ID_LIMIT else f"{call_id[:ID_HEAD]}…{call_id[-ID_TAIL:]}"
 
 
-def _tame(record: Record) -> None:
-    record["message"] = _tamed(record["message"])
+def _sanitize(record: Record) -> None:
+    record["message"] = _sanitized(record["message"])
 
 
-def _tamed(message: str) -> str:
+def _sanitized(message: str) -> str:
     """
     Spell out control characters and cut what is too long: much of a line may be a stranger's.
 
     What was tamed before stays as it is.
     """
     limit = LINE_LIMIT + CUT_ROOM
-    text = _indented(_spelled(message[: limit + 1]))
+    text = _indented(_escaped(message[: limit + 1]))
     return text if len(text) <= limit else f"{text[:LINE_LIMIT]}… ({len(message)} characters)"
 
 
@@ -300,10 +300,10 @@ def _exception_lines(exception: Any) -> Iterator[str]:
     if left_out > 0:
         lines[TRACEBACK_HEAD:-TRACEBACK_TAIL] = [f"… ({left_out} lines)"]
     for line in lines:
-        yield _spelled(line if len(line) <= LINE_LIMIT else f"{line[:LINE_LIMIT]}… ({len(line)} characters)")
+        yield _escaped(line if len(line) <= LINE_LIMIT else f"{line[:LINE_LIMIT]}… ({len(line)} characters)")
 
 
-def _spelled(text: str) -> str:
+def _escaped(text: str) -> str:
     """Return a text with its control characters spelled out, but for the ends of lines."""
     if text.isprintable():
         return text

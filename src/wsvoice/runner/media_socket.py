@@ -1,7 +1,7 @@
 """
 One accepted media WebSocket: what comes in is read, checked and counted here, and nowhere else.
 
-:class:`StreamSocket` is a Starlette ``WebSocket``, so a bot that was written against one works with it, and it is
+:class:`MediaSocket` is a Starlette ``WebSocket``, so a bot that was written against one works with it, and it is
 the place where a provider's messages become events. One task reads for as long as the caller is there, whether
 or not anybody listens yet: a hang-up is noticed at once, marks come back during the last words, and nothing the
 caller said before the bot was ready is lost.
@@ -32,7 +32,7 @@ from wsvoice.providers.events import (
     Unknown,
 )
 from wsvoice.providers.reordering import Reorderer
-from wsvoice.runner.bounded_socket import AcceptedSocket
+from wsvoice.runner.bounded_socket import BoundedSocket
 from wsvoice.runner.pacing import MAX_AHEAD_S, InputLimit, Pacer
 from wsvoice.runner.turns import TurnTimer
 
@@ -49,12 +49,12 @@ INBOX_MESSAGES = 500
 INBOX_BYTES = 1024 * 1024
 #: How many of the caller's keys are recorded, and how many of them have a line each; the bot gets every one.
 MAX_DIGITS = 256
-TOLD_DIGITS = 32
+LOGGED_DIGITS = 32
 #: The faults of a start message after which no stream comes.
 START_FAULTS = frozenset({"bad-start", "unsupported-codec"})
 
 
-class StreamSocket(AcceptedSocket):
+class MediaSocket(BoundedSocket):
     """
     An accepted media WebSocket.
 
@@ -148,7 +148,7 @@ class StreamSocket(AcceptedSocket):
         self._mirror.send(started)
         self._mirror.outbound_format = self.stream.outbound_format
 
-    async def pump(self) -> None:
+    async def read_loop(self) -> None:
         """Read until the caller is gone, and hand on what comes, in order."""
         if self._reorderer is None:
             while not self.gone.is_set() and (item := await self.next_event()) is not None:
@@ -208,9 +208,9 @@ class StreamSocket(AcceptedSocket):
         self.digit_count += 1
         if len(self.digits) < MAX_DIGITS:
             self.digits += digit
-        if self.digit_count <= TOLD_DIGITS:
+        if self.digit_count <= LOGGED_DIGITS:
             self.logger.info("the caller pressed {}", digit)
-        elif self.digit_count == TOLD_DIGITS + 1:
+        elif self.digit_count == LOGGED_DIGITS + 1:
             self.logger.info("the caller goes on pressing keys; more of them are only counted")
 
     async def deliver_to(self, sink: Sink) -> None:
@@ -292,7 +292,7 @@ class StreamSocket(AcceptedSocket):
             return
         if self.gone.is_set():
             # As Starlette's own does: a bot that sends in a loop must hear that it is over.
-            raise WebSocketDisconnect(self.close_code or 1000, self.gone_because)
+            raise WebSocketDisconnect(self.close_code or 1000, self.gone_reason)
         text = message.get("text")
         raw: str | bytes = text if text is not None else message["bytes"]
         try:
@@ -312,7 +312,7 @@ class StreamSocket(AcceptedSocket):
     async def _write(self, raw: str | bytes, event: Event | None) -> None:
         if isinstance(event, Audio) and not await self._may_send():
             return
-        if not await self._put(raw):
+        if not await self._send_raw(raw):
             return
         if isinstance(event, Audio):
             now = self._loop.time()

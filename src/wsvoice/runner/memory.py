@@ -22,7 +22,7 @@ PAUSE_S = 60.0
 WORTH_BYTES = 8_000_000
 
 
-class MemoryReturn:
+class MemoryTrimmer:
     """
     Gives memory back once the server has been quiet for a while.
 
@@ -48,11 +48,11 @@ class MemoryReturn:
             return
         if resident_bytes() > self._least + WORTH_BYTES:
             self._not_before = now + PAUSE_S
-            give_back()
+            release_memory()
             self._least = resident_bytes()
 
 
-def give_back() -> None:
+def release_memory() -> None:
     """Free what can be freed, and hand it to the operating system where the C library is glibc."""
     gc.collect()
     with suppress(OSError, AttributeError):

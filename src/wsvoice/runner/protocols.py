@@ -60,7 +60,7 @@ class HttpProtocol(HttpToolsProtocol):
         return self.cycle is None or self.cycle.response_complete
 
     @property
-    def waits_since(self) -> float | None:
+    def waiting_since(self) -> float | None:
         """Since when the peer has had to do something, on the loop's clock; ``None`` if it has not."""
         head_since = None if self._head_timer is None else self._head_timer.when() - HEAD_TIMEOUT_S
         return min(
@@ -74,7 +74,9 @@ class HttpProtocol(HttpToolsProtocol):
         others = [each for each in self.connections if isinstance(each, HttpProtocol)]
         others = [each for each in others if not each.transport.is_closing()]
         if len(others) > CONNECTION_LIMIT:
-            waiting = [(since, each) for each in others if each is not self and (since := each.waits_since) is not None]
+            waiting = [
+                (since, each) for each in others if each is not self and (since := each.waiting_since) is not None
+            ]
             given_up = min(waiting, key=lambda each: each[0], default=(0.0, self))[1]
             # Not for everybody to see: a flood would be one of the log as well.
             logger.debug("a connection was dropped: there are more than {}", CONNECTION_LIMIT)
@@ -91,7 +93,7 @@ class HttpProtocol(HttpToolsProtocol):
         while at < len(data):
             step = min(_STEP, HEAD_LIMIT - self._head_bytes)
             if step <= 0:
-                self._refuse_head()
+                self._reject_head()
                 return
             awaited = self._head_timer, self._body_since
             piece = data[at : at + step]
@@ -160,7 +162,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """End with the server, which waits for its own answers and for no peer."""
-        if self.waits_since is not None:
+        if self.waiting_since is not None:
             self.transport.abort()
         else:
             super().shutdown()
@@ -182,7 +184,7 @@ class HttpProtocol(HttpToolsProtocol):
         # A close would wait for answers to be read.
         self.transport.abort()
 
-    def _refuse_head(self) -> None:
+    def _reject_head(self) -> None:
         what = "head" if self._head_timer is not None else "framing"
         logger.warning("a connection was closed: a request's {} is larger than {} bytes", what, HEAD_LIMIT)
         self._stop_waiting()

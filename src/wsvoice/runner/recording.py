@@ -123,7 +123,7 @@ class CallRecorder:
         if error is not None:
             self._give_up(getattr(error, "strerror", None) or str(error) or type(error).__name__)
 
-    def _give_up(self, because: str) -> None:
+    def _give_up(self, reason: str) -> None:
         """End the recording, and say so once; the call goes on."""
         if self._failed:
             return
@@ -131,7 +131,7 @@ class CallRecorder:
         self._timer.cancel()
         self._tracks.clear()
         rest = "what was written until then is there" if self._file.exists else "there is no file"
-        self._logger.error("the call could not be recorded to {}: {}; {}", self._file.path, because, rest)
+        self._logger.error("the call could not be recorded to {}: {}; {}", self._file.path, reason, rest)
 
 
 class _Track:

@@ -146,7 +146,7 @@ def is_from_elsewhere(connection: HTTPConnection, allowed_origins: Container[str
     peer = connection.client.host if connection.client is not None else "localhost"
     return (
         is_proxied(connection)
-        or not http.is_loopback(_name(asked_host(connection)))
+        or not http.is_loopback(_name(requested_host(connection)))
         or not http.is_loopback(peer)
         or is_foreign_page(page(connection), allowed_origins)
     )
@@ -181,16 +181,16 @@ def address(request: HTTPConnection, config: RunConfig) -> str:
     return request.client.host if request.client is not None else ""
 
 
-def asked_host(connection: HTTPConnection) -> str | None:
+def requested_host(connection: HTTPConnection) -> str | None:
     """Return ``host`` or ``host:port`` of a request's ``Host``; ``None`` if there is none, a bad one, or several."""
     hosts = connection.headers.getlist("host")
     host = hosts[0].strip().lower() if len(hosts) == 1 else ""
     return host if _HOST.fullmatch(host) else None
 
 
-def names_a_host(connection: HTTPConnection, config: RunConfig) -> bool:
+def has_host(connection: HTTPConnection, config: RunConfig) -> bool:
     """Whether the host name to put into answers is known."""
-    return config.public_url is not None or asked_host(connection) is not None
+    return config.public_url is not None or requested_host(connection) is not None
 
 
 def unknown_host(connection: HTTPConnection, config: RunConfig) -> str | None:
@@ -201,7 +201,7 @@ def unknown_host(connection: HTTPConnection, config: RunConfig) -> str | None:
     ``ws://``. Empty if a proxy has handed the request on without saying for which host. With ``--verify off`` another
     machine may ask by any name, as in a local network or between containers, if it does so directly.
     """
-    host = asked_host(connection)
+    host = requested_host(connection)
     if config.public_url is not None:
         return None
     if not is_proxied(connection):
@@ -213,7 +213,7 @@ def unknown_host(connection: HTTPConnection, config: RunConfig) -> str | None:
 
 def stream_base(connection: HTTPConnection, config: RunConfig) -> str:
     """Return ``ws(s)://host`` as the other end sees it: the configured host, else the one that it asked for."""
-    return _base(connection, config, asked_host(connection)).replace("http", "ws", 1)
+    return _base(connection, config, requested_host(connection)).replace("http", "ws", 1)
 
 
 def signed_base(connection: HTTPConnection, config: RunConfig) -> str:
@@ -223,7 +223,7 @@ def signed_base(connection: HTTPConnection, config: RunConfig) -> str:
     Whoever sends a request chooses its ``Host`` and what it claims to have been forwarded from; a request that was
     signed for another server of the same account must not do here.
     """
-    host = asked_host(connection)
+    host = requested_host(connection)
     return _base(connection, config, host if _is_own(_name(host), connection, config) else None)
 
 
@@ -239,7 +239,7 @@ def public_host_for(connection: HTTPConnection, config: RunConfig) -> str | None
 def is_local_program(connection: HTTPConnection) -> bool:
     """Whether a program on this machine, and no web page, has dialled this server by a local name."""
     peer = connection.client.host if connection.client is not None else ""
-    local = http.is_loopback(peer) and http.is_loopback(_name(asked_host(connection)))
+    local = http.is_loopback(peer) and http.is_loopback(_name(requested_host(connection)))
     return local and not is_proxied(connection) and page(connection) is None
 
 
@@ -250,7 +250,7 @@ def claimed_hosts(connection: HTTPConnection) -> list[str]:
     A tunnel that was opened by hand says here what the provider has dialled.
     """
     forwarded = connection.headers.get("x-forwarded-host", "").split(",")[0].strip().lower()
-    hosts = [forwarded if _HOST.fullmatch(forwarded) else None, asked_host(connection)]
+    hosts = [forwarded if _HOST.fullmatch(forwarded) else None, requested_host(connection)]
     return list(dict.fromkeys(host for host in hosts if host is not None))
 
 

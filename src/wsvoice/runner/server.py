@@ -21,7 +21,7 @@ from loguru import logger
 from wsvoice import isolation
 from wsvoice.errors import ServerError
 from wsvoice.runner.auth import served_providers
-from wsvoice.runner.memory import MemoryReturn
+from wsvoice.runner.memory import MemoryTrimmer
 from wsvoice.runner.protocols import HttpProtocol, StreamProtocol
 from wsvoice.runner.routes import application
 from wsvoice.runner.switchboard import create_switchboard
@@ -94,21 +94,21 @@ class DrainingServer(uvicorn.Server):
         #: Until when announced calls are waited for.
         self._awaits_until = 0.0
         self._told = False
-        self._memory = MemoryReturn(time.monotonic)
+        self._memory = MemoryTrimmer(time.monotonic)
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until the process is asked to stop; no bot can end that by itself."""
         make_loop = self.config.get_loop_factory() or asyncio.new_event_loop
-        isolation.run(self.serve(sockets), on_exit=tell_of_exit, loop_factory=make_loop)
+        isolation.run(self.serve(sockets), on_exit=log_exit, loop_factory=make_loop)
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         """Handle signals while the context lasts, and look after the event loop."""
-        with isolation.own_signals(self.handle_exit), self._watchdog.watching():
+        with isolation.protect_signals(self.handle_exit), self._watchdog.watching():
             yield
         if self.signals:
             # Threads that a bot has left behind must not keep the process.
-            self._watchdog.leave(FORCE_TIMEOUT_S, forced_exit_code(self.signals))
+            self._watchdog.exit_within(FORCE_TIMEOUT_S, forced_exit_code(self.signals))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to listen, then say so."""
@@ -124,17 +124,17 @@ class DrainingServer(uvicorn.Server):
             self._drains_until = now + self._drain_timeout_s
             self._awaits_until = now + min(self._drain_timeout_s, DIAL_TIMEOUT_S)
             self._switchboard.drain()
-            self._watchdog.leave(self._drain_timeout_s + FORCE_TIMEOUT_S, exit_code)
+            self._watchdog.exit_within(self._drain_timeout_s + FORCE_TIMEOUT_S, exit_code)
             return
         self._drains_until = self._awaits_until = time.monotonic() - END_TIMEOUT_S
         hopeless = len(self.signals) > 2 or self._watchdog.is_stuck
-        self._watchdog.leave(0 if hopeless else FORCE_TIMEOUT_S, exit_code)
+        self._watchdog.exit_within(0 if hopeless else FORCE_TIMEOUT_S, exit_code)
 
     async def on_tick(self, counter: int) -> bool:
         """Exit once the drain is over."""
         if self._drains_until is not None and not self.should_exit:
             late_s = time.monotonic() - self._drains_until
-            self._tell_who_is_waited_for(late_s)
+            self._log_waiting(late_s)
             if late_s >= 0:
                 self._switchboard.end_all("the server stops", at_once=late_s >= END_TIMEOUT_S)
             awaited = time.monotonic() < self._awaits_until and self._switchboard.pending
@@ -149,7 +149,7 @@ class DrainingServer(uvicorn.Server):
             isinstance(each, HttpProtocol) and each.is_idle for each in self.server_state.connections
         )
 
-    def _tell_who_is_waited_for(self, late_s: float) -> None:
+    def _log_waiting(self, late_s: float) -> None:
         calls, pending = self._switchboard.active_calls, self._switchboard.pending
         # A call that is about to end needs no words.
         if self._told or not (calls or pending) or late_s < 1 - self._drain_timeout_s:
@@ -178,7 +178,7 @@ def forced_exit_code(signals: Collection[int]) -> int:
     return INTERRUPTED if signal.SIGINT in signals else FORCED
 
 
-def tell_of_exit(error: BaseException | None) -> None:
+def log_exit(error: BaseException | None) -> None:
     """Log that a bot wanted to end the process, in code that belongs to no call."""
     if error is None:
         logger.warning("the bot stopped the event loop, which is not its own; it goes on")

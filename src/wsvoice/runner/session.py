@@ -17,16 +17,16 @@ from wsvoice.call import Call
 from wsvoice.config import RunConfig
 from wsvoice.providers.base import CALL_PARAMETERS
 from wsvoice.providers.events import Connected, StreamStarted
-from wsvoice.runner.bot_task import Bot, BotRun
+from wsvoice.runner.bot_task import Bot, BotTask
 from wsvoice.runner.diagnosis import Cause, Diagnosis, first_cause
-from wsvoice.runner.media_socket import TOLD_DIGITS
+from wsvoice.runner.media_socket import LOGGED_DIGITS
 from wsvoice.runner.recording import CallRecorder
 
 if TYPE_CHECKING:
     from loguru import Logger
 
     from wsvoice.providers.base import Server
-    from wsvoice.runner.media_socket import StreamSocket
+    from wsvoice.runner.media_socket import MediaSocket
 
 #: https://www.rfc-editor.org/rfc/rfc6455#section-5.5
 REASON_LIMIT = 123
@@ -46,7 +46,7 @@ class CallRecord:
         started_at: Unix time of the accepted WebSocket.
         duration_s: From there to the end.
         ended_by: ``bot``, ``caller``, ``error`` or ``server``.
-        because: Why it ended, in words.
+        reason: Why it ended, in words.
         heard_s: The caller's audio.
         sent_s: The bot's audio.
         first_sound_s: From the start to the bot's first sound; ``None`` if it made none.
@@ -62,7 +62,7 @@ class CallRecord:
     started_at: float
     duration_s: float = 0.0
     ended_by: str = "server"
-    because: str = ""
+    reason: str = ""
     heard_s: float = 0.0
     sent_s: float = 0.0
     first_sound_s: float | None = None
@@ -76,7 +76,7 @@ class CallRecord:
     def summary(self) -> str:
         """Return the one line that the log ends a call with."""
         who = "an error" if self.ended_by == "error" else f"the {self.ended_by}"
-        parts = [f"ended by {who} after {self.duration_s:.1f} s: {self.because}"]
+        parts = [f"ended by {who} after {self.duration_s:.1f} s: {self.reason}"]
         if self.first_sound_s is not None:
             parts.append(f"first sound after {self.first_sound_s:.2f} s")
         elif self.ended_by != "error":
@@ -88,8 +88,8 @@ class CallRecord:
             parts.append(f"answers after {waits}{more} s")
         parts.append(f"heard {self.heard_s:.1f} s, sent {self.sent_s:.1f} s")
         if self.digits:
-            more = f"… ({self.digit_count})" if self.digit_count > TOLD_DIGITS else ""
-            parts.append(f"digits {self.digits[:TOLD_DIGITS]}{more}")
+            more = f"… ({self.digit_count})" if self.digit_count > LOGGED_DIGITS else ""
+            parts.append(f"digits {self.digits[:LOGGED_DIGITS]}{more}")
         if self.faults:
             counts = ", ".join(f"{count} {kind}" for kind, count in sorted(self.faults.items()))
             parts.append(f"ignored {counts}")
@@ -118,7 +118,7 @@ class Session:
 
     def __init__(
         self,
-        socket: StreamSocket,
+        socket: MediaSocket,
         bot: Bot,
         make_arguments: Callable[[Session, list[str]], Awaitable[Any]],
         config: RunConfig,
@@ -138,7 +138,7 @@ class Session:
         self.call = announced or Call(provider=provider.name, call_id="")
         self.record = CallRecord(call=self.call, started_at=time.time())
         self.diagnosis = Diagnosis("", config.causes)
-        self._run = BotRun(socket, bot, config)
+        self._run = BotTask(socket, bot, config)
         self._make_arguments = make_arguments
         self.provider = provider
         self._announced = announced
@@ -149,27 +149,27 @@ class Session:
         self._on_closed = on_closed
         self._recorder: CallRecorder | None = None
 
-    def end(self, because: str, *, at_once: bool = False) -> None:
+    def end(self, reason: str, *, at_once: bool = False) -> None:
         """Ask for the end of the call, as the server's wish."""
-        self._run.end(because, at_once=at_once)
+        self._run.end(reason, at_once=at_once)
 
     async def run(self) -> CallRecord:
         """Live through the call, and return what happened."""
         loop = asyncio.get_running_loop()
         started = loop.time()
-        handshake = await self._shake_hands()
+        handshake = await self._read_handshake()
         if handshake is not None:
             self.diagnosis = Diagnosis(self.call.call_id, self.config.causes)
             with self.logger.contextualize(call=self.call.call_id):
-                await self._converse(handshake)
+                await self._run_bot(handshake)
         socket, record = self.socket, self.record
         # Whoever dials by hand sees why.
-        reason = self._run.because.encode("ascii", "replace")[:REASON_LIMIT].decode() if self._run.refused else ""
-        await socket.shut(self._run.close_code, reason)
+        reason = self._run.reason.encode("ascii", "replace")[:REASON_LIMIT].decode() if self._run.refused else ""
+        await socket.close_connection(self._run.close_code, reason)
         if handshake is None:
             await self._end_call()
         record.call = self.call
-        record.ended_by, record.because = self._run.ended_by, self._run.because
+        record.ended_by, record.reason = self._run.ended_by, self._run.reason
         record.causes = self.diagnosis.causes
         record.duration_s = (self._run.ended_at or loop.time()) - started
         record.heard_s = socket.received_ms / 1000
@@ -185,7 +185,7 @@ class Session:
         self.logger.log(level, record.summary())
         return record
 
-    async def _shake_hands(self) -> list[str] | None:
+    async def _read_handshake(self) -> list[str] | None:
         """Read up to the start of the stream; return the messages, or ``None`` if there will be no call."""
         connected: list[str] = []
         timeout_s = self._start_timeout_s
@@ -198,7 +198,7 @@ class Session:
                         self._refuse(self.socket.unusable)
                         return None
                     if item is None:
-                        self._run.note_end("caller", f"{self.socket.gone_because} before the stream started")
+                        self._run.note_end("caller", f"{self.socket.gone_reason} before the stream started")
                         return None
                     raw, event = item
                     # Audio may come ahead of the start, and is no text.
@@ -261,11 +261,11 @@ class Session:
             timeout_s += RING_TIMEOUT_S
         return timeout_s
 
-    def _refuse(self, because: str) -> None:
-        self._run.note_end("server", because)
+    def _refuse(self, reason: str) -> None:
+        self._run.note_end("server", reason)
         self._run.refused = True
 
-    async def _converse(self, handshake: list[str]) -> None:
+    async def _run_bot(self, handshake: list[str]) -> None:
         """Run the bot until the call is over, then end the call."""
         socket, config = self.socket, self.config
         if config.record is not None:

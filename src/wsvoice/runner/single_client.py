@@ -35,7 +35,7 @@ Handler = Callable[[ServerConnection], Awaitable[None]]
 
 NORMAL = 1000
 #: How long a pipeline that has lost its client may take to show that it ends, before it gets the next one.
-SETTLE_S = 0.25
+PIPELINE_END_GRACE_S = 0.25
 #: How long the handlers of the bot's events may take before that.
 HANDLERS_TIMEOUT_S = 30.0
 #: A client that vanished without a close is noticed after both together.
@@ -84,7 +84,7 @@ class BoundedConnection(ServerConnection):
             self.transport.abort()
 
 
-class Desk:
+class SingleClientServer:
     """
     Hands one client after the other to whatever serves at the moment.
 
@@ -211,8 +211,8 @@ class Desk:
                 await self._handler_changed.wait_for(lambda: self._origins is not None)
         allowed = {each.lower() for each in self._origins or ()}
         if page not in allowed if allowed else foreign:
-            because = f"its origin {(page or '')[:200]!r} is not allowed"
-            self._refusals.warning(self._logger, "client refused (403)", because)
+            reason = f"its origin {(page or '')[:200]!r} is not allowed"
+            self._refusals.warning(self._logger, "client refused (403)", reason)
             return connection.respond(HTTPStatus.FORBIDDEN, "The origin is not allowed.\n")
         return None
 
@@ -261,16 +261,16 @@ class Desk:
             self._taken = self._taken_by = None
             self._done.set()
         self._logger.info("the client left ({})", websocket.close_code)
-        await self._settle(handler)
+        await self._wait_for_pipeline_end(handler)
 
-    async def _settle(self, handler: Handler) -> None:
+    async def _wait_for_pipeline_end(self, handler: Handler) -> None:
         """Wait until it shows whether the pipeline that lost its client ends: the next one must not be cut with it."""
         ended = asyncio.create_task(self._handler_replaced(handler))
         events = asyncio.gather(*self._event_tasks(handler), return_exceptions=True)
         waits: list[asyncio.Future[Any]] = [ended, events]
         try:
             await asyncio.wait(waits, timeout=HANDLERS_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.wait({ended}, timeout=SETTLE_S)
+            await asyncio.wait({ended}, timeout=PIPELINE_END_GRACE_S)
         finally:
             ended.cancel()
 

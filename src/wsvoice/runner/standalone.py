@@ -20,9 +20,9 @@ from loguru import logger
 from wsvoice import isolation
 from wsvoice.config import without_secrets
 from wsvoice.errors import BotError, ConfigError
-from wsvoice.runner.memory import MemoryReturn
-from wsvoice.runner.server import FORCE_TIMEOUT_S, Ready, forced_exit_code, listen, tell_of_exit, url_host
-from wsvoice.runner.single_client import SETTLE_S, Desk
+from wsvoice.runner.memory import MemoryTrimmer
+from wsvoice.runner.server import FORCE_TIMEOUT_S, Ready, forced_exit_code, listen, log_exit, url_host
+from wsvoice.runner.single_client import PIPELINE_END_GRACE_S, SingleClientServer
 from wsvoice.runner.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from wsvoice.config import RunConfig
 
 OnReady = Callable[[Ready], None]
-BotTask = asyncio.Task[BaseException | None]
+BotFunctionTask = asyncio.Task[BaseException | None]
 
 #: A bot that ends within this time, without a client, has not even begun to serve.
 START_S = 5.0
@@ -83,7 +83,7 @@ def run_alone(bot: LoadedBot, config: RunConfig, *, on_ready: OnReady) -> None:
         ConnectError: If the server that it dials cannot be reached, or turns it away.
         KeyboardInterrupt: After it was interrupted and has ended.
     """
-    run = serve_one_by_one if config.transport == "websocket-server" else dial_out
+    run = run_websocket_server if config.transport == "websocket-server" else run_websocket_client
 
     async def main() -> bool:
         loop = asyncio.get_running_loop()
@@ -94,26 +94,26 @@ def run_alone(bot: LoadedBot, config: RunConfig, *, on_ready: OnReady) -> None:
             received.append(number)
             exit_code = forced_exit_code(received)
             if len(received) == 1:
-                watchdog.leave(config.drain_timeout_s + FORCE_TIMEOUT_S, exit_code)
+                watchdog.exit_within(config.drain_timeout_s + FORCE_TIMEOUT_S, exit_code)
             else:
-                watchdog.leave(0 if len(received) > 2 or watchdog.is_stuck else FORCE_TIMEOUT_S, exit_code)
+                watchdog.exit_within(0 if len(received) > 2 or watchdog.is_stuck else FORCE_TIMEOUT_S, exit_code)
             loop.call_soon_threadsafe(stop.ask)
 
         stop = Stop()
-        with isolation.own_signals(ask), watchdog.watching():
+        with isolation.protect_signals(ask), watchdog.watching():
             try:
                 await run(bot, config, on_ready=on_ready, stop=stop)
             finally:
                 if received:
                     # Threads that a bot has left behind must not keep the process.
-                    watchdog.leave(FORCE_TIMEOUT_S, forced_exit_code(received))
+                    watchdog.exit_within(FORCE_TIMEOUT_S, forced_exit_code(received))
         return signal.SIGINT in received
 
-    if isolation.run(main(), on_exit=tell_of_exit):
+    if isolation.run(main(), on_exit=log_exit):
         raise KeyboardInterrupt
 
 
-async def serve_one_by_one(bot: LoadedBot, config: RunConfig, *, on_ready: OnReady, stop: Stop) -> None:
+async def run_websocket_server(bot: LoadedBot, config: RunConfig, *, on_ready: OnReady, stop: Stop) -> None:
     """
     Serve one client at a time; when the bot has returned it is started again for the next.
 
@@ -123,42 +123,44 @@ async def serve_one_by_one(bot: LoadedBot, config: RunConfig, *, on_ready: OnRea
     """
     from wsvoice.runner.pipecat import websocket_server_transport
 
-    desk = Desk(config, event_tasks=websocket_server_transport.event_tasks, logger=logger.bind(call="-"))
+    server = SingleClientServer(
+        config, event_tasks=websocket_server_transport.event_tasks, logger=logger.bind(call="-")
+    )
     sockets = listen(config.host, config.port)
-    await desk.open(sockets)
-    websocket_server_transport.take_over_port(desk)
-    memory_return = asyncio.create_task(_return_memory(desk))
+    await server.open(sockets)
+    websocket_server_transport.take_over_port(server)
+    memory_trimmer = asyncio.create_task(_trim_memory(server))
     try:
-        on_ready(Ready(f"ws://{url_host(config.host)}:{desk.port}", None, ()))
+        on_ready(Ready(f"ws://{url_host(config.host)}:{server.port}", None, ()))
         failures = 0
         loop = asyncio.get_running_loop()
         while not stop.drain.is_set():
-            started, served = loop.time(), desk.served
+            started, served = loop.time(), server.served
             session_id = str(uuid.uuid4())
             arguments = websocket_server_transport.server_arguments(
-                config.host, desk.port, body=dict(config.parameters), session_id=session_id
+                config.host, server.port, body=dict(config.parameters), session_id=session_id
             )
             task = _start(bot, arguments)
             stop.call_ids = [session_id]
             await _first(task, stop.drain)
             if not task.done():
-                await _drain_desk(task, desk, config, stop, websocket_server_transport.end_pipeline)
+                await _drain(task, server, config, stop, websocket_server_transport.end_pipeline)
             error = _error_of(task)
-            if (orphan := await desk.drop(failed=error is not None)) is not None:
+            if (orphan := await server.drop(failed=error is not None)) is not None:
                 # A bot that failed beside its pipeline has left that running.
                 await websocket_server_transport.end_pipeline(orphan, "the bot has ended")
-                await _first(asyncio.create_task(desk.left()), timeout_s=ORPHAN_TIMEOUT_S)
-            early = desk.served == served and loop.time() - started < START_S
+                await _first(asyncio.create_task(server.left()), timeout_s=ORPHAN_TIMEOUT_S)
+            early = server.served == served and loop.time() - started < START_S
             failures = failures + 1 if early and not stop.drain.is_set() else 0
             if failures >= STARTS:
                 raise _given_up(bot, error)
     finally:
-        memory_return.cancel()
-        websocket_server_transport.give_port_back()
-        await desk.close()
+        memory_trimmer.cancel()
+        websocket_server_transport.restore_port()
+        await server.close()
 
 
-async def dial_out(bot: LoadedBot, config: RunConfig, *, on_ready: OnReady, stop: Stop) -> None:
+async def run_websocket_client(bot: LoadedBot, config: RunConfig, *, on_ready: OnReady, stop: Stop) -> None:
     """
     Run a bot that dials out, once.
 
@@ -166,12 +168,12 @@ async def dial_out(bot: LoadedBot, config: RunConfig, *, on_ready: OnReady, stop
         BotError: If it raises.
         ConnectError: If the server cannot be reached, or turns it away.
     """
-    from wsvoice.runner.pipecat.websocket_client_transport import dial_arguments
+    from wsvoice.runner.pipecat.websocket_client_transport import outbound_arguments
 
     if config.url is None:
         raise ConfigError("websocket-client needs the address that the bot dials", hint="set `url`")
     session_id = str(uuid.uuid4())
-    arguments = dial_arguments(config.url, config.headers, body=dict(config.parameters), session_id=session_id)
+    arguments = outbound_arguments(config.url, config.headers, body=dict(config.parameters), session_id=session_id)
     on_ready(Ready(without_secrets(config.url), None, ()))
     task = _start(bot, arguments)
     stop.call_ids = [session_id]
@@ -203,47 +205,47 @@ async def dial_out(bot: LoadedBot, config: RunConfig, *, on_ready: OnReady, stop
     if outcome.error is not None:
         raise outcome.error
     if (error := _error_of(task)) is not None:
-        raise BotError(f"{bot.name} {isolation.raised(error)}", hint="the log has its traceback")
+        raise BotError(f"{bot.name} {isolation.describe_failure(error)}", hint="the log has its traceback")
 
 
-async def _return_memory(desk: Desk) -> None:
+async def _trim_memory(server: SingleClientServer) -> None:
     """Give memory back whenever nobody has been connected for a while."""
-    memory_return = MemoryReturn(time.monotonic)
+    memory_trimmer = MemoryTrimmer(time.monotonic)
     while True:
         await asyncio.sleep(MEMORY_LOOK_S)
-        memory_return.look(is_busy=not desk.empty.is_set())
+        memory_trimmer.look(is_busy=not server.empty.is_set())
 
 
-async def _drain_desk(
-    task: BotTask,
-    desk: Desk,
+async def _drain(
+    task: BotFunctionTask,
+    server: SingleClientServer,
     config: RunConfig,
     stop: Stop,
     end_pipeline: Callable[[Any, str], Awaitable[None]],
 ) -> None:
     """Let the client finish that is there, then end the bot."""
-    desk.closed = True
-    if not desk.empty.is_set():
+    server.closed = True
+    if not server.empty.is_set():
         logger.warning(
             "no new clients are taken; waiting for this one to leave (at most {:g} s); signal again to end it now",
             config.drain_timeout_s,
         )
-        await _first(task, desk.empty, stop.now, timeout_s=config.drain_timeout_s)
+        await _first(task, server.empty, stop.now, timeout_s=config.drain_timeout_s)
         # A bot that ends with its client does so now.
-        await _first(task, stop.now, timeout_s=SETTLE_S)
-    if not task.done() and desk.handler is not None:
-        await end_pipeline(desk.handler, "the server stops")
+        await _first(task, stop.now, timeout_s=PIPELINE_END_GRACE_S)
+    if not task.done() and server.handler is not None:
+        await end_pipeline(server.handler, "the server stops")
         await _first(task, timeout_s=END_TIMEOUT_S)
     await _end(task)
 
 
-def _start(bot: LoadedBot, arguments: Any) -> BotTask:
+def _start(bot: LoadedBot, arguments: Any) -> BotFunctionTask:
     """Run the bot; the task's result is what it raised, if it did."""
     failure: BaseException | None = None
 
     def fail(error: BaseException) -> None:
         nonlocal failure
-        logger.opt(exception=error).error("the bot {}", isolation.raised(error))
+        logger.opt(exception=error).error("the bot {}", isolation.describe_failure(error))
         failure = failure or error
 
     def exit_instead(error: BaseException) -> None:
@@ -251,7 +253,7 @@ def _start(bot: LoadedBot, arguments: Any) -> BotTask:
         task.cancel()
 
     async def run() -> BaseException | None:
-        isolation.current_guest.set(isolation.Guest(arguments.session_id, exit_instead))
+        isolation.current_bot.set(isolation.IsolatedBot(arguments.session_id, exit_instead))
         with logger.contextualize(call=arguments.session_id):
             try:
                 await bot.function(arguments)
@@ -277,7 +279,7 @@ async def _first(*waits: asyncio.Task[Any] | asyncio.Event, timeout_s: float | N
                 task.cancel()
 
 
-async def _end(task: BotTask) -> None:
+async def _end(task: BotFunctionTask) -> None:
     """End a bot that goes on."""
     if not task.done():
         task.cancel()
@@ -285,7 +287,7 @@ async def _end(task: BotTask) -> None:
             await asyncio.wait({task}, timeout=CANCELLED_TIMEOUT_S)
 
 
-def _error_of(task: BotTask) -> BaseException | None:
+def _error_of(task: BotFunctionTask) -> BaseException | None:
     return task.result() if task.done() and not task.cancelled() else None
 
 

@@ -29,7 +29,7 @@ from wsvoice.runner.clients import Clients
 from wsvoice.runner.detection import detect_provider
 from wsvoice.runner.diagnosis import Cause
 from wsvoice.runner.logs import RefusalLog
-from wsvoice.runner.media_socket import StreamSocket
+from wsvoice.runner.media_socket import MediaSocket
 from wsvoice.runner.session import ID_LIMIT, Session
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Switchboard:
     @property
     def active_calls(self) -> int:
         """How many calls are running, or have a bot that is still at work."""
-        return self.capacity.present
+        return self.capacity.running_bots
 
     def drain(self) -> None:
         """Take no new calls; those that run go on."""
@@ -113,12 +113,12 @@ class Switchboard:
         if self.clients is not None:
             self.clients.note_blocked(cause)
 
-    def end_all(self, because: str, *, at_once: bool = False) -> None:
+    def end_all(self, reason: str, *, at_once: bool = False) -> None:
         """Ask every running call to end, in order or at once."""
         for session in self.sessions:
-            session.end(because, at_once=at_once)
+            session.end(reason, at_once=at_once)
         if self.clients is not None:
-            self.clients.end_all(because, at_once=at_once)
+            self.clients.end_all(reason, at_once=at_once)
 
     def _report(self, record: CallRecord | ClientRecord) -> None:
         if self._on_call_ended is not None:
@@ -150,7 +150,7 @@ class Switchboard:
         if provider is None:
             return PlainTextResponse(self._guidance(asked), 404)
         log = logger.bind(call="-")
-        if not requests.names_a_host(request, self.config):
+        if not requests.has_host(request, self.config):
             self._refusals.warning(log, "webhook refused (400)", "it names no host, or a bad one")
             return PlainTextResponse("The request must name one host.\n", 400)
         try:
@@ -171,8 +171,8 @@ class Switchboard:
             return PlainTextResponse(f"{refusal}\n", 403)
         if (host := requests.unknown_host(request, self.config)) is not None:
             named, option = (host, f"-x {host}") if host else ("a proxy", "-x and the public host")
-            because = f"it came by {named}, which this server does not know: start it with {option}"
-            self._refusals.warning(log, "webhook refused (403)", because)
+            reason = f"it came by {named}, which this server does not know: start it with {option}"
+            self._refusals.warning(log, "webhook refused (403)", reason)
             return PlainTextResponse("This server does not know its public address; the log says why.\n", 403)
         try:
             event = provider.read_webhook(asked)
@@ -300,7 +300,7 @@ class Switchboard:
             await requests.deny(websocket, 404, "There is no such provider here.")
             return
         try:
-            announced, is_strangers = self._admit(websocket, provider, token)
+            announced, is_stranger = self._admit(websocket, provider, token)
             if announced is not None:
                 log = logger.bind(call=announced.call_id)
             if provider is not None:
@@ -311,7 +311,7 @@ class Switchboard:
             return
         # A caller who was told where to dial is let in, though the server has been asked to stop meanwhile.
         is_closed = self.capacity.draining and announced is None
-        place = None if is_closed else self.capacity.occupy(announced, is_strangers=is_strangers)
+        place = None if is_closed else self.capacity.occupy(announced, is_stranger=is_stranger)
         if place is None:
             self._refusals.warning(log, "stream refused (503)", "draining" if is_closed else "every place is taken")
             await requests.deny(websocket, 503, "Every place is taken.")
@@ -320,7 +320,7 @@ class Switchboard:
             known = self.providers.values() if provider is None else [provider]
             if await requests.accept(websocket, log, [each.subprotocol for each in known if each.subprotocol]):
                 await self._serve_stream(
-                    websocket, provider, announced, log, is_strangers=is_strangers, on_started=place.start, close=close
+                    websocket, provider, announced, log, is_stranger=is_stranger, on_started=place.start, close=close
                 )
 
     @contextmanager
@@ -341,7 +341,7 @@ class Switchboard:
             yield close
         finally:
             close()
-            place.leave()
+            place.release()
 
     def _admit(self, websocket: WebSocket, provider: Server | None, token: str | None) -> tuple[Call | None, bool]:
         """
@@ -395,7 +395,7 @@ class Switchboard:
         announced: Call | None,
         log: Logger,
         *,
-        is_strangers: bool,
+        is_stranger: bool,
         on_started: Callable[[], None],
         close: Callable[[], None],
     ) -> None:
@@ -411,12 +411,12 @@ class Switchboard:
                 await requests.close(websocket, MESSAGE_TOO_BIG)
                 return
         if provider is None:
-            because = "none of its first messages is the start of a known provider's stream"
-            self._refusals.warning(log, "stream ended", because)
-            await requests.close(websocket, POLICY_VIOLATION, because)
+            reason = "none of its first messages is the start of a known provider's stream"
+            self._refusals.warning(log, "stream ended", reason)
+            await requests.close(websocket, POLICY_VIOLATION, reason)
             return
         name, known = provider.name, provider
-        socket = StreamSocket(
+        socket = MediaSocket(
             websocket.scope,
             websocket.receive,
             websocket.send,
@@ -433,7 +433,7 @@ class Switchboard:
             self.config,
             provider=known,
             announced=announced,
-            verified=not is_strangers,
+            verified=not is_stranger,
             recall=lambda call_id: self._announced.get((name, call_id)),
             hang_up=lambda call: self._hang_up(known, call, log),
             on_started=on_started,

@@ -24,7 +24,7 @@ from loguru import logger
 from wsvoice import isolation
 
 #: How often the loop shows that it turns, and how often that is looked at.
-BEAT_S = 0.25
+HEARTBEAT_S = 0.25
 #: How long it may not turn before that is worth a line.
 BLOCKED_S = 1.0
 #: When a block is told of that goes on; its end is told as well.
@@ -32,7 +32,7 @@ STILL_BLOCKED_S = 5.0
 #: A loop that has not turned for this long will not see a second signal.
 STUCK_S = 0.5
 #: How long the last lines may take to be written before the process is ended, and how long they normally take.
-LAST_WORDS_S, WORDS_S = 1.0, 0.1
+FLUSH_TIMEOUT_S, FLUSH_USUALLY_S = 1.0, 0.1
 
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 _OWN = str(Path(__file__).parents[1])
@@ -60,26 +60,26 @@ class Watchdog:
         self._on_blocked = on_blocked
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread_id = 0
-        self._beat = time.monotonic()
+        self._heartbeat = time.monotonic()
         self._timer: asyncio.TimerHandle | None = None
         #: Where the loop was seen in the present block, and in whose call.
-        self._places: Counter[str] = Counter()
+        self._locations: Counter[str] = Counter()
         self._call = ""
-        self._told = False
+        self._reported = False
         self._over = threading.Event()
-        self._leave_at: float | None = None
+        self._exit_at: float | None = None
         self._exit_code = 1
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Watch the running event loop while the context lasts."""
         self._loop, self._thread_id = asyncio.get_running_loop(), threading.get_ident()
-        self._turn()
+        self._tick()
         threading.Thread(target=self._watch, name="wsvoice-watchdog", daemon=True).start()
         try:
             yield
         finally:
-            self._note_turn()
+            self._note_heartbeat()
             if self._timer is not None:
                 self._timer.cancel()
             self._loop = None
@@ -90,66 +90,66 @@ class Watchdog:
         """Whether the loop has not turned for a while."""
         return self._loop is not None and self._blocked_s() > STUCK_S
 
-    def leave(self, within_s: float, exit_code: int) -> None:
+    def exit_within(self, timeout_s: float, exit_code: int) -> None:
         """End the process if it has not ended by then; an earlier end that was asked for stays."""
-        at = time.monotonic() + within_s
-        if self._leave_at is None or at < self._leave_at:
-            self._leave_at, self._exit_code = at, exit_code
+        at = time.monotonic() + timeout_s
+        if self._exit_at is None or at < self._exit_at:
+            self._exit_at, self._exit_code = at, exit_code
 
     # In the loop
 
-    def _turn(self) -> None:
-        self._note_turn()
+    def _tick(self) -> None:
+        self._note_heartbeat()
         if self._loop is not None:
-            self._timer = self._loop.call_later(BEAT_S, self._turn)
+            self._timer = self._loop.call_later(HEARTBEAT_S, self._tick)
 
-    def _note_turn(self) -> None:
+    def _note_heartbeat(self) -> None:
         blocked_s = self._blocked_s()
         if blocked_s > BLOCKED_S:
-            self._tell(blocked_s)
-        self._beat = time.monotonic()
-        self._places.clear()
-        self._call, self._told = "", False
+            self._report(blocked_s)
+        self._heartbeat = time.monotonic()
+        self._locations.clear()
+        self._call, self._reported = "", False
 
     # In the thread
 
     def _watch(self) -> None:
-        while not self._over.is_set() or self._leave_at is not None:
-            rest_s = BEAT_S if self._leave_at is None else min(BEAT_S, self._rest_s(self._leave_at))
+        while not self._over.is_set() or self._exit_at is not None:
+            rest_s = HEARTBEAT_S if self._exit_at is None else min(HEARTBEAT_S, self._rest_s(self._exit_at))
             if rest_s <= 0:
-                self._leave()
+                self._exit()
             elif self._over.is_set():
                 time.sleep(rest_s)
             else:
                 self._over.wait(rest_s)
-            self._look()
+            self._check()
 
-    def _rest_s(self, leave_at: float) -> float:
+    def _rest_s(self, exit_at: float) -> float:
         # A loop that turns may still end in order; one that does not may hold the very lock that writing a line takes.
-        return leave_at - (LAST_WORDS_S if self.is_stuck else WORDS_S) - time.monotonic()
+        return exit_at - (FLUSH_TIMEOUT_S if self.is_stuck else FLUSH_USUALLY_S) - time.monotonic()
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         loop, blocked_s = self._loop, self._blocked_s()
         if loop is None or blocked_s < BLOCKED_S:
             return
         frame = sys._current_frames().get(self._thread_id)
-        if (place := self._place(frame)) is not None:
-            self._places[place] += 1
+        if (place := self._find_location(frame)) is not None:
+            self._locations[place] += 1
             self._call = self._call or _call_of(loop)
-        if blocked_s > STILL_BLOCKED_S and not self._told:
-            self._told = True
-            self._tell(blocked_s, ", and still is")
+        if blocked_s > STILL_BLOCKED_S and not self._reported:
+            self._reported = True
+            self._report(blocked_s, ", and still is")
 
-    def _leave(self) -> None:
-        words = threading.Thread(target=self._say_last_words, daemon=True)
+    def _exit(self) -> None:
+        words = threading.Thread(target=self._log_and_flush, daemon=True)
         words.start()
-        words.join(LAST_WORDS_S)
+        words.join(FLUSH_TIMEOUT_S)
         os._exit(self._exit_code)
 
-    def _say_last_words(self) -> None:
+    def _log_and_flush(self) -> None:
         blocked_s = self._blocked_s()
-        if self._loop is not None and blocked_s > BLOCKED_S and not self._told:
-            self._tell(blocked_s, ", and still is")
+        if self._loop is not None and blocked_s > BLOCKED_S and not self._reported:
+            self._report(blocked_s, ", and still is")
         calls = len(self._calls())
         left = f", and so {'is 1 call' if calls == 1 else f'are {calls} calls'}" if calls else ""
         logger.error("the process did not stop in time; it is killed{}", left)
@@ -162,29 +162,29 @@ class Watchdog:
     # What is seen
 
     def _blocked_s(self) -> float:
-        return time.monotonic() - self._beat - BEAT_S
+        return time.monotonic() - self._heartbeat - HEARTBEAT_S
 
-    def _tell(self, blocked_s: float, more: str = "") -> None:
+    def _report(self, blocked_s: float, more: str = "") -> None:
         calls = list(self._calls())
         call = self._call or (calls[0] if len(calls) == 1 else "-")
-        place = "".join(f" at {place}" for place, _ in self._places.most_common(1))
+        place = "".join(f" at {place}" for place, _ in self._locations.most_common(1))
         text = f"the event loop was blocked for {blocked_s:.1f} s{place}{more}"
         self._on_blocked(text)
         logger.bind(call=call).warning("{}", text)
 
-    def _place(self, frame: FrameType | None) -> str | None:
+    def _find_location(self, frame: FrameType | None) -> str | None:
         """Say where the loop's thread is: in which line of the bot's, or else of a library's."""
         other: FrameType | None = None
         # What runs the loop is nobody's block.
         while frame is not None and (file := frame.f_code.co_filename) != isolation.__file__:
-            if self._is_the_bots(file):
-                return _spelt(frame)
+            if self._is_bot_code(file):
+                return _location(frame)
             if other is None and not _is_loop(file):
                 other = frame
             frame = frame.f_back
-        return None if other is None else _spelt(other)
+        return None if other is None else _location(other)
 
-    def _is_the_bots(self, file: str) -> bool:
+    def _is_bot_code(self, file: str) -> bool:
         if self._folder is None or not file.startswith(self._folder):
             return False
         return not file.startswith((*_LIBRARIES, _OWN)) and "site-packages" not in file
@@ -195,7 +195,7 @@ def _is_loop(file: str) -> bool:
     return path.name == "selectors.py" or path.parent.name == "asyncio"
 
 
-def _spelt(frame: FrameType) -> str:
+def _location(frame: FrameType) -> str:
     name = frame.f_code.co_qualname.replace(".<locals>", "")
     return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} in {name}"
 
@@ -204,5 +204,5 @@ def _call_of(loop: asyncio.AbstractEventLoop) -> str:
     """Return the id of the call whose task runs; nothing if that cannot be told."""
     task = asyncio.current_task(loop)
     context = getattr(task, "get_context", None)
-    running = None if context is None else context().get(isolation.current_guest)
+    running = None if context is None else context().get(isolation.current_bot)
     return "" if running is None else str(running.name)

@@ -56,7 +56,7 @@ def source_hash(function: object) -> str:
 
 class TestContracts:
     def test_input_vad_stands_in_for_this_audio_task(self) -> None:
-        """``InputVoice.listen`` does what this function does, and listens besides."""
+        """``SpeechDetector.listen`` does what this function does, and listens besides."""
         from pipecat.transports.base_input import BaseInputTransport
 
         install()

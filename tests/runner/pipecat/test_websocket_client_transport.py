@@ -32,7 +32,7 @@ from wsvoice.config import RunConfig, resolve_run
 from wsvoice.errors import BotError, ConfigError, ConnectError
 from wsvoice.runner import standalone
 from wsvoice.runner.pipecat.patches import install
-from wsvoice.runner.standalone import Stop, dial_out
+from wsvoice.runner.standalone import Stop, run_websocket_client
 
 RATES = {"audio_in_sample_rate": RATE, "audio_out_sample_rate": RATE}
 
@@ -56,7 +56,7 @@ async def dial(bot: Any, url: str, stop: Stop | None = None, **settings: Any) ->
 
     config = RunConfig(transport="websocket-client", url=url, **settings)
     async with asyncio.timeout(20):
-        await dial_out(Loaded, config, on_ready=lambda _: None, stop=stop or Stop())  # type: ignore[arg-type]
+        await run_websocket_client(Loaded, config, on_ready=lambda _: None, stop=stop or Stop())  # type: ignore[arg-type]
 
 
 async def echo(runner_args: Any) -> None:

@@ -19,7 +19,7 @@ from wsvoice.runner.pipecat import is_supported
 from wsvoice.runner.pipecat.call_transport import CallTransport
 
 if TYPE_CHECKING:
-    from wsvoice.runner.media_socket import StreamSocket
+    from wsvoice.runner.media_socket import MediaSocket
     from wsvoice.runner.session import Session
 
 TransportParams = Mapping[str, Callable[[], Any]]
@@ -142,7 +142,7 @@ def _tidied(message: str) -> str:
 class _Replay:
     """The messages that were read already, in the shape that pipecat's parser reads, and those of `socket` behind."""
 
-    def __init__(self, messages: list[str], socket: StreamSocket | None = None) -> None:
+    def __init__(self, messages: list[str], socket: MediaSocket | None = None) -> None:
         self._messages = messages
         self._following = socket.iter_text() if socket is not None else None
 

@@ -48,8 +48,8 @@ from wsvoice.runner.pipecat.call_serializer import CallSerializer
 from wsvoice.runner.pipecat.resamplers import LowLatencyResampler, use_resampler
 
 if TYPE_CHECKING:
-    from wsvoice.runner.media_socket import StreamSocket
-    from wsvoice.runner.pipecat.patches.input_vad import InputVoice
+    from wsvoice.runner.media_socket import MediaSocket
+    from wsvoice.runner.pipecat.patches.input_vad import SpeechDetector
 
 #: Audio leaves in pieces of this length, the step of telephony itself.
 FRAME_MS = 20
@@ -72,7 +72,7 @@ OWN_MARK = "wsvoice-"
 class CallClient(FastAPIWebsocketClient):
     """pipecat's view of the caller; closing is left to the session, which plays out the last audio first."""
 
-    def __init__(self, socket: StreamSocket, callbacks: Any, ws_close_timeout: float) -> None:
+    def __init__(self, socket: MediaSocket, callbacks: Any, ws_close_timeout: float) -> None:
         super().__init__(cast(Any, socket), callbacks, ws_close_timeout)
         self._socket = socket
         #: How many ends of the transport have not let go.
@@ -109,14 +109,14 @@ class CallInputTransport(FastAPIWebsocketInputTransport):
     _client: CallClient
     _params: FastAPIWebsocketParams
     #: What listens to the audio, if the params ask for that; the patch ``input-vad`` puts it here.
-    _wsvoice_voice: InputVoice | None = None
+    _wsvoice_speech_detector: SpeechDetector | None = None
 
     def __init__(
         self,
         transport: CallTransport,
         client: CallClient,
         params: FastAPIWebsocketParams,
-        socket: StreamSocket,
+        socket: MediaSocket,
         serializer: CallSerializer,
         **kwargs: Any,
     ) -> None:
@@ -170,7 +170,7 @@ class CallInputTransport(FastAPIWebsocketInputTransport):
 
     def _last_activity(self) -> float:
         """Return when the caller or the bot last did something, on the loop's clock."""
-        turns, voice = self._socket.turns, self._wsvoice_voice
+        turns, voice = self._socket.turns, self._wsvoice_speech_detector
         moments = [self._active_at]
         if voice is not None:
             moments.append(voice.spoke_at or 0.0)
@@ -257,7 +257,7 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
         transport: CallTransport,
         client: CallClient,
         params: FastAPIWebsocketParams,
-        socket: StreamSocket,
+        socket: MediaSocket,
         serializer: CallSerializer,
         **kwargs: Any,
     ) -> None:
@@ -422,7 +422,7 @@ class CallTransport(FastAPIWebsocketTransport):
 
     def __init__(
         self,
-        socket: StreamSocket,
+        socket: MediaSocket,
         params: FastAPIWebsocketParams,
         call: Call,
         input_name: str | None = None,

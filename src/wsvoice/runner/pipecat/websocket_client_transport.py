@@ -83,7 +83,7 @@ class Outcome:
         self.failed.set()
 
 
-class DialSession(WebsocketClientSession):
+class OutboundSession(WebsocketClientSession):
     """pipecat's connection, with an error that does not go unnoticed."""
 
     outcome: Outcome
@@ -123,12 +123,12 @@ class DialSession(WebsocketClientSession):
             await self._callbacks.on_connected(cast(Any, self._websocket))
 
 
-class DialInputTransport(WebsocketClientInputTransport):
+class OutboundInputTransport(WebsocketClientInputTransport):
     """What the server sends, as frames."""
 
     _params: WebsocketClientParams
 
-    def __init__(self, transport: DialTransport, session: DialSession, params: WebsocketClientParams) -> None:
+    def __init__(self, transport: OutboundTransport, session: OutboundSession, params: WebsocketClientParams) -> None:
         super().__init__(transport, session, params)
         self._receiver = FrameReceiver(self, Activity(), self._note_fault, lambda: not session.is_connected)
         self._faults: set[str] = set()
@@ -155,11 +155,11 @@ class DialInputTransport(WebsocketClientInputTransport):
             logger.warning("ignored a bad message ({}): {}; more of its kind are ignored too", kind, message)
 
 
-class DialOutputTransport(WebsocketClientOutputTransport):
+class OutboundOutputTransport(WebsocketClientOutputTransport):
     """What the bot says, as messages."""
 
     def __init__(
-        self, transport: DialTransport, session: WebsocketClientSession, params: WebsocketClientParams
+        self, transport: OutboundTransport, session: WebsocketClientSession, params: WebsocketClientParams
     ) -> None:
         super().__init__(transport, session, params)
         self._activity = transport.activity
@@ -180,7 +180,7 @@ class DialOutputTransport(WebsocketClientOutputTransport):
         return await super().write_audio_frame(frame)
 
 
-class DialTransport(WebsocketClientTransport):
+class OutboundTransport(WebsocketClientTransport):
     """
     The ready-made transport of a bot that dials out.
 
@@ -196,7 +196,7 @@ class DialTransport(WebsocketClientTransport):
             on_disconnected=self._on_disconnected,
             on_message=self._on_message,
         )
-        session = DialSession(uri, params, callbacks, self.name)
+        session = OutboundSession(uri, params, callbacks, self.name)
         session.outcome = outcome
         self._session = session
 
@@ -208,13 +208,13 @@ class DialTransport(WebsocketClientTransport):
     def input(self) -> WebsocketClientInputTransport:
         """Return the input."""
         if self._input is None:
-            self._input = DialInputTransport(self, cast(DialSession, self._session), self._params)
+            self._input = OutboundInputTransport(self, cast(OutboundSession, self._session), self._params)
         return self._input
 
     def output(self) -> WebsocketClientOutputTransport:
         """Return the output."""
         if self._output is None:
-            self._output = DialOutputTransport(self, self._session, self._params)
+            self._output = OutboundOutputTransport(self, self._session, self._params)
         return self._output
 
     async def _on_connected(self, websocket: Any) -> None:
@@ -229,26 +229,26 @@ class DialTransport(WebsocketClientTransport):
             where = without_secrets(self._session._uri)
             why = f": {one_line(reason)}" if reason else ""
             error = ConnectError(f"{where} closed the connection with {code}{why}", hint=CLOSED_FOR_ERROR[code])
-            cast(DialSession, self._session).outcome.error = error
+            cast(OutboundSession, self._session).outcome.error = error
         await super()._on_disconnected(websocket)
         if not has_handler(self, "on_disconnected"):
             await self.end("the server closed the connection")
 
-    async def end(self, because: str) -> None:
+    async def end(self, reason: str) -> None:
         """End the pipeline."""
-        await self.input().push_frame(CancelWorkerFrame(reason=because))
+        await self.input().push_frame(CancelWorkerFrame(reason=reason))
 
 
 @dataclass
-class DialArguments(RunnerArguments):
+class OutboundArguments(RunnerArguments):
     """
     What a bot is called with that dials out.
 
     Attributes:
         uri: The server's address.
         headers: What is sent to it in the handshake.
-        transport: The ready-made :class:`DialTransport` (pipecat's own where that is not supported), built when it is
-            first asked for.
+        transport: The ready-made :class:`OutboundTransport` (pipecat's own where that is not supported), built on first
+            use.
         outcome: Whether the server could be reached.
     """
 
@@ -281,7 +281,7 @@ class DialArguments(RunnerArguments):
             update["audio_out_end_silence_secs"] = 0
         params = with_serializer(params.model_copy(update=update))
         if is_supported("dial-transport"):
-            self._transport = DialTransport(self.uri, params, self.outcome)
+            self._transport = OutboundTransport(self.uri, params, self.outcome)
         else:
             self._transport = WebsocketClientTransport(self.uri, params)
             _wait_for_start(self._transport.input())
@@ -294,16 +294,16 @@ class DialArguments(RunnerArguments):
 
     async def silence(self, timeout_s: float) -> None:
         """Wait until neither end has said anything for a while; for ever if the transport is not ours."""
-        if isinstance(self._transport, DialTransport):
+        if isinstance(self._transport, OutboundTransport):
             await self._transport.activity.silence(timeout_s)
         else:
             await asyncio.Event().wait()
 
-    async def end_pipeline(self, because: str) -> bool:
+    async def end_pipeline(self, reason: str) -> bool:
         """End the pipeline; false if there is none, or it has a transport that is not ours."""
-        if not isinstance(self._transport, DialTransport) or not self._transport.is_connected:
+        if not isinstance(self._transport, OutboundTransport) or not self._transport.is_connected:
             return False
-        await self._transport.end(because)
+        await self._transport.end(reason)
         return True
 
 
@@ -323,9 +323,11 @@ def _wait_for_start(receiver: Any) -> None:
     receiver.start, receiver.on_message = start_and_tell, take
 
 
-def dial_arguments(uri: str, headers: Mapping[str, str], *, body: dict[str, str], session_id: str) -> DialArguments:
+def outbound_arguments(
+    uri: str, headers: Mapping[str, str], *, body: dict[str, str], session_id: str
+) -> OutboundArguments:
     """Build a bot's arguments."""
-    return DialArguments(uri=uri, headers=headers, body=body, session_id=session_id)
+    return OutboundArguments(uri=uri, headers=headers, body=body, session_id=session_id)
 
 
 def connect_error(uri: str, error: Exception) -> ConnectError:

@@ -36,7 +36,7 @@ from wsvoice.runner.pipecat.websocket_transport import (
     read_frame,
     with_serializer,
 )
-from wsvoice.runner.single_client import Desk, Handler
+from wsvoice.runner.single_client import Handler, SingleClientServer
 
 _pipecat_serve: Any = getattr(pipecat_server, "websocket_serve", None)
 
@@ -184,9 +184,9 @@ class ServerArguments(RunnerArguments):
         return self.use_transport(pick_params(transport_params, names, SingleClientWebsocketServerParams))
 
 
-def take_over_port(desk: Desk) -> None:
+def take_over_port(server: SingleClientServer) -> None:
     """
-    Let pipecat's server transports serve at `desk`, those that a bot builds by hand too.
+    Let pipecat's server transports serve at `server`, even those that a bot builds itself.
 
     The port then stays open from one run of the bot to the next, and a client that comes in between is not lost.
 
@@ -199,16 +199,16 @@ def take_over_port(desk: Desk) -> None:
     def serve(
         handler: Handler, host: str, port: int, *, origins: Sequence[str] | None = None, **options: Any
     ) -> AbstractAsyncContextManager[Any]:
-        if port == desk.port:
-            return desk.serve(handler, origins)
-        logger.warning("the bot listens on {}:{} by itself, and not on port {}", host, port, desk.port)
+        if port == server.port:
+            return server.serve(handler, origins)
+        logger.warning("the bot listens on {}:{} by itself, and not on port {}", host, port, server.port)
         own: AbstractAsyncContextManager[Any] = _pipecat_serve(handler, host, port, origins=origins, **options)
         return own
 
     cast(Any, pipecat_server).websocket_serve = serve
 
 
-def give_port_back() -> None:
+def restore_port() -> None:
     """Undo :func:`take_over_port`."""
     cast(Any, pipecat_server).websocket_serve = _pipecat_serve
 
@@ -219,9 +219,9 @@ def event_tasks(handler: Handler) -> set[asyncio.Task[Any]]:
     return {task for _, task in getattr(transport, "_event_tasks", ())}
 
 
-async def end_pipeline(handler: Handler, because: str) -> None:
+async def end_pipeline(handler: Handler, reason: str) -> None:
     """End the pipeline that `handler` belongs to."""
-    await _input_of(handler).push_frame(CancelWorkerFrame(reason=because))
+    await _input_of(handler).push_frame(CancelWorkerFrame(reason=reason))
 
 
 def _input_of(handler: Handler) -> Any:

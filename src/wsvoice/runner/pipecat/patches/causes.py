@@ -12,7 +12,7 @@ from pipecat.frames.frames import ErrorFrame
 from pipecat.processors.frame_processor import FrameProcessor
 from pipecat.utils.base_object import BaseObject
 
-from wsvoice.isolation import raised
+from wsvoice.isolation import describe_failure
 from wsvoice.runner.diagnosis import Cause, Diagnosis, current, one_line
 
 _MARK = "_wsvoice_notes_causes"
@@ -61,7 +61,7 @@ def _note(diagnosis: Diagnosis, processor: FrameProcessor, error: ErrorFrame) ->
     if error.exception is not None and error.error.startswith(_RAISED):
         if diagnosis.note_exception(error.exception, where=name):
             # pipecat's own line tells neither the class nor the way there, and comes again for every frame.
-            logger.opt(exception=error.exception).error("{} {}", name, raised(error.exception))
+            logger.opt(exception=error.exception).error("{} {}", name, describe_failure(error.exception))
         return
     text = one_line(error.error)
     diagnosis.note(Cause("service", text if name in text else f"{name}: {text}"))

@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     from pipecat.audio.turn.base_turn_analyzer import BaseTurnAnalyzer
     from pipecat.audio.vad.vad_analyzer import VADAnalyzer
 
-_ATTRIBUTE = "_wsvoice_voice"
+_ATTRIBUTE = "_wsvoice_speech_detector"
 
 
-class InputVoice:
+class SpeechDetector:
     """
     Listens for speech in the audio of a transport's input.
 
@@ -89,7 +89,7 @@ class InputVoice:
         """Follow the pipeline's life; called after the transport has dealt with the frame."""
         if isinstance(frame, StartFrame):
             self._interrupts = frame.metadata.get(ALLOW_INTERRUPTIONS, True)
-            self._look_around()
+            self._inspect_pipeline()
             if self._listens:
                 await self._controller.start()
                 if self._turn is not None and self._decides:
@@ -119,7 +119,7 @@ class InputVoice:
                         await self._append(frame)
             queue.task_done()
 
-    def _look_around(self) -> None:
+    def _inspect_pipeline(self) -> None:
         """Find out who else is in the pipeline."""
         for processor in _downstream(self._transport):
             if getattr(processor, "_vad_controller", None) is not None:
@@ -184,9 +184,9 @@ class InputVoice:
         await self._transport.broadcast_frame(kind, **arguments)
 
 
-def _voice_of(transport: BaseInputTransport) -> InputVoice | None:
+def _voice_of(transport: BaseInputTransport) -> SpeechDetector | None:
     """Return what listens to a transport's audio, if its params ask for that."""
-    voice: InputVoice | None = transport.__dict__.get(_ATTRIBUTE)
+    voice: SpeechDetector | None = transport.__dict__.get(_ATTRIBUTE)
     return voice
 
 
@@ -209,7 +209,7 @@ def apply() -> None:
             if turn is not None and vad is None:
                 logger.warning("turn_analyzer does nothing without a vad_analyzer")
             return
-        voice = InputVoice(self, vad, turn)
+        voice = SpeechDetector(self, vad, turn)
         setattr(self, _ATTRIBUTE, voice)
         await voice.setup(setup)
 
