@@ -70,6 +70,22 @@ def runs(samples: NDArray[np.float64]) -> list[tuple[int, int]]:
     return [(int(loud[first]), int(loud[last - 1]) + 1) for first, last in pairwise(breaks)]
 
 
+def whole(samples: NDArray[np.float64]) -> NDArray[np.float64]:
+    """
+    Return what was heard without the silence where it broke off on a busy machine, and went on later.
+
+    It begins and ends at full strength there; a note of the keypad's swells and fades for 10 ms.
+    """
+    loud = np.flatnonzero(np.abs(samples) > 300)
+    full, near = 0.5 * np.abs(samples).max(initial=0), RATE * 3 // 1000
+    keep = np.ones(len(samples), bool)
+    for before in np.flatnonzero(np.diff(loud) > RATE * 5 // 1000):
+        end, start = loud[before] + 1, loud[before + 1]
+        if min(np.abs(samples[end - near : end]).max(), np.abs(samples[start : start + near]).max()) > full:
+            keep[end:start] = False
+    return samples[keep]
+
+
 def pitch(samples: NDArray[np.float64]) -> int | None:
     """Return which of the notes a piece is; ``None`` if it is none, as at the seam of two."""
     if len(samples) < RATE // 50:
@@ -81,8 +97,11 @@ def pitch(samples: NDArray[np.float64]) -> int | None:
 
 
 def place(path: Path, url: str, recording: Path, keys: str) -> Example:
-    """Call an example that is served already, and press keys."""
-    report = asyncio.run(place_call(DialConfig(target=url, dtmf=keys, record=recording)))
+    """Call an example that is served already, and press keys; again if a busy machine was late with its sound."""
+    for _ in range(3):
+        report = asyncio.run(place_call(DialConfig(target=url, dtmf=keys, record=recording)))
+        if report.verdict != "passed" or not report.underruns:
+            break
     return Example(path, report.to_dict(), heard_in(recording))
 
 
@@ -99,7 +118,7 @@ def dial(path: Path, recording: Path) -> Example:
 def heard_in(recording: Path) -> NDArray[np.float64]:
     with wave.open(str(recording)) as file:
         samples = np.frombuffer(file.readframes(file.getnframes()), "<i2").reshape(-1, 2)
-    return samples[:, 1].astype(float)
+    return whole(samples[:, 1].astype(float))
 
 
 @pytest.fixture(scope="module")
