@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import queue
 import re
+import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,8 +22,9 @@ import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
 from tests.asterisk.capture import GOLDEN, MEDIA, SCENARIOS, SENTENCE, Record, calling
-from tests.asterisk.pbx import Extension, Pbx
+from tests.asterisk.pbx import Extension, Pbx, asterisk
 from tests.asterisk.phone import RATE, Phone, phone
+from tests.asterisk.programs import Programs
 from tests.signals import correlation_delay_ms, share_heard, speech_like
 from wsvoice.audio import PCMU_8K
 
@@ -48,12 +52,33 @@ def steady(records: list[Record]) -> dict[str, Any]:
     return result
 
 
+@pytest.fixture(scope="module")
+def calls(programs: Programs, request: pytest.FixtureRequest) -> Iterator[dict[str, Future[list[Record]]]]:
+    """The scenarios of the tests to be run, by name: three at once, each with an Asterisk of its own."""
+    asked = {each.callspec.params.get("name") for each in request.session.items if hasattr(each, "callspec")}
+    idle: queue.Queue[Pbx] = queue.Queue()
+
+    def carry_out(name: str) -> list[Record]:
+        pbx = idle.get()
+        try:
+            return asyncio.run(SCENARIOS[name](pbx, pbx.folder / name))
+        finally:
+            idle.put(pbx)
+
+    with ExitStack() as stack:
+        for _ in range(3):
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pbx")))
+            idle.put(stack.enter_context(asterisk(programs, folder)))
+        threads = stack.enter_context(ThreadPoolExecutor(3))
+        yield {name: threads.submit(carry_out, name) for name in SCENARIOS if name in asked}
+
+
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_asterisk_sends_what_was_captured(pbx: Pbx, lab: Path, name: str) -> None:
+def test_asterisk_sends_what_was_captured(calls: dict[str, Future[list[Record]]], name: str) -> None:
     lines = (GOLDEN / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
     captured = steady([json.loads(line) for line in lines])
 
-    assert steady(asyncio.run(SCENARIOS[name](pbx, lab / "phone"))) == captured
+    assert steady(calls[name].result()) == captured
 
 
 def test_sound_passes_whole_in_both_directions(pbx: Pbx, lab: Path) -> None:
