@@ -213,7 +213,7 @@ def test_env_file_names_another_file(tmp_path):
 def test_an_env_file_that_is_missing_is_refused_only_when_named(tmp_path):
     assert run_config(tmp_path) == RunConfig()
     error = refusal(tmp_path, env_file="nope.env")
-    assert error.message.startswith("--env-file names a file that is not there")
+    assert error.message.startswith("--env-file names a file that does not exist")
 
 
 def test_a_virtualenv_called_dotenv_is_no_env_file(tmp_path):

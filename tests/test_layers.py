@@ -30,7 +30,7 @@ OURS = {
     "pipecat_contracts": ("errors",),
     "audio": ("errors",),
     "providers": ("providers", "errors", "call", "audio"),
-    "config": ("errors", "providers"),
+    "config": ("config", "errors", "providers"),
     "http": ("errors", "providers"),
     "isolation": (),
     "bot_loading": ("config", "errors", "isolation"),

@@ -1,0 +1,334 @@
+"""
+Every setting; the only package that reads the environment, ``.env`` and ``pyproject.toml``.
+
+A setting's value is the first of: the flag, the environment (``WSVOICE_PORT``), ``.env``, ``pyproject.toml``
+(``[tool.wsvoice] port``), the default. ``wsvoice dial`` has its own table (``[tool.wsvoice.dial]``) and its own
+variables (``WSVOICE_DIAL_TRANSPORT``), which go before the common ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+from urllib.parse import urlsplit
+
+from wsvoice.config.settings import (
+    DIAL_SETTINGS,
+    ENV_FILE,
+    LOG_LEVELS,
+    RUN_SETTINGS,
+    Method,
+    Setting,
+    StreamAuth,
+    Tunnel,
+    Verify,
+)
+from wsvoice.config.sources import Given, Sources, read_env_file, read_pyproject
+from wsvoice.config.spelling import did_you_mean, nearest
+from wsvoice.config.values import PLAIN_TRANSPORTS, parse_transport
+from wsvoice.config.variables import CAUSES_VARIABLE, START_KEY, check_variables, read_credentials
+from wsvoice.errors import ConfigError
+
+__all__ = [
+    "CAUSES_VARIABLE",
+    "DIAL_SETTINGS",
+    "LOG_LEVELS",
+    "PLAIN_TRANSPORTS",
+    "RUN_SETTINGS",
+    "START_KEY",
+    "WEBSOCKET_SERVER_PORT",
+    "DialConfig",
+    "Method",
+    "Resolved",
+    "RunConfig",
+    "Setting",
+    "StreamAuth",
+    "Tunnel",
+    "Verify",
+    "did_you_mean",
+    "export_dotenv",
+    "nearest",
+    "resolve_dial",
+    "resolve_run",
+    "without_secrets",
+]
+
+#: Where pipecat's single-client server listens, and so ours.
+WEBSOCKET_SERVER_PORT = 8765
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """
+    How a bot is served.
+
+    Attributes:
+        bot: ``file.py[:func]``, ``pkg.module[:func]`` or a folder.
+        transport: A provider's name, or one of :data:`PLAIN_TRANSPORTS`; ``None`` serves every telephony provider.
+        url: The WebSocket server that the bot dials with ``websocket-client``.
+        headers: Headers of that server's handshake.
+        proxy: The public ``host[:port]`` in front of this server, without a scheme.
+        tunnel: The program that opens a tunnel, or ``None``.
+        host: The address to listen on.
+        port: The port to listen on; 0 takes a free one.
+        max_calls: How many calls at once; ``None`` for no limit.
+        parameters: The user's parameters for every call's bot.
+        verify: Whether webhooks must be signed: where the secret is known, always, or never.
+        stream_auth: Whether a stream on a public address needs a one-time token.
+        record: The folder for recordings, or ``None``.
+        drain_timeout_s: How long running calls may go on after the first SIGTERM.
+        log_level: ``DEBUG``, ``INFO``, ``WARNING`` or ``ERROR``.
+        disabled_patches: The names of patches of pipecat that are not applied; a process applies patches once.
+        causes: The file for what goes wrong in a call, read by ``wsvoice dial``; or ``None``.
+        credentials: The providers' credentials and :data:`START_KEY`, by environment variable name.
+        dotenv_place: How messages name the ``.env`` file, and whether it was read.
+        lead_ms: How far ahead of real time audio may be sent, so that the provider's buffer never runs dry.
+        handshake_timeout_s: How long a connected caller may take to start its stream.
+        playout_timeout_s: How long the end of a call waits until the last audio has been played.
+        send_timeout_s: How long a message may wait for a caller that does not read.
+        bot_exit_timeout_s: How long a bot may go on working after its call has ended.
+        message_limit: The largest WebSocket message and webhook body, in bytes.
+    """
+
+    bot: str = "bot.py"
+    transport: str | None = None
+    url: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    proxy: str | None = None
+    tunnel: Tunnel | None = None
+    host: str = "localhost"
+    port: int = 7860
+    max_calls: int | None = None
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    verify: Verify = "auto"
+    stream_auth: StreamAuth = "token"
+    record: Path | None = None
+    drain_timeout_s: float = 600.0
+    log_level: str = "INFO"
+    disabled_patches: frozenset[str] = frozenset()
+    causes: Path | None = None
+    credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
+    dotenv_place: str = field(default=".env", repr=False, compare=False)
+    lead_ms: int = 100
+    handshake_timeout_s: float = 10.0
+    playout_timeout_s: float = 2.0
+    send_timeout_s: float = 10.0
+    bot_exit_timeout_s: float = 30.0
+    message_limit: int = 64 * 1024
+
+    @property
+    def public_url(self) -> str | None:
+        """The public address that :attr:`proxy` names, without a slash at its end."""
+        return f"https://{self.proxy}" if self.proxy else None
+
+
+@dataclass(frozen=True, slots=True)
+class DialConfig:
+    """
+    How a test call is placed.
+
+    Attributes:
+        target: A webhook's ``http(s)`` URL, a stream's ``ws(s)`` URL, or a bot as in :class:`RunConfig`.
+        transport: The provider to play.
+        audio: What the caller says: sound files, one a turn. With no `say` and `dtmf` either, the built-in question.
+        say: What the caller says after that: texts, one a turn.
+        voice: The voice of `say`: a language or voice of eSpeak NG, such as ``es`` or ``en-gb``.
+        dtmf: Keys to press after that; ``w`` waits half a second.
+        from_number: Who rings.
+        to_number: Who is rung.
+        parameters: Parameters of the stream (for a stream URL), or of the served bot.
+        duration_s: Stay on the line this long; ``None`` hangs up when the script is done, or after 5 minutes.
+        listen_s: How long the bot may speak first.
+        response_timeout_s: How long to wait for the bot's answer to a turn.
+        record: The stereo WAV file to write (caller left, bot right), or ``None``.
+        force_ws: Dial ``ws://`` where the answer document says ``wss://``.
+        allow_private: Let a public server send the caller to private addresses.
+        method: The webhook's method; ``None`` for the provider's own.
+        caller: A bot as the caller, as in :class:`RunConfig`, or ``None``.
+        probe: Also try an unsigned webhook, broken messages and an interruption.
+        quirks: How the simulated provider deviates, by name.
+        as_json: Print the report as one JSON object on stdout.
+        environ: Environment variables for the served bot, over this process's.
+        cwd: The folder in which the bot is served; ``None`` for this process's.
+        credentials: The providers' credentials, by environment variable name.
+    """
+
+    target: str = "http://localhost:7860/"
+    transport: str = "twilio"
+    audio: tuple[Path, ...] = ()
+    say: tuple[str, ...] = ()
+    voice: str = "en-us"
+    dtmf: str = ""
+    from_number: str = "+15550100001"
+    to_number: str = "+15550100002"
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    duration_s: float | None = None
+    listen_s: float = 1.0
+    response_timeout_s: float = 10.0
+    record: Path | None = None
+    force_ws: bool = False
+    allow_private: bool = False
+    method: Method | None = None
+    caller: str | None = None
+    probe: bool = False
+    quirks: Mapping[str, str] = field(default_factory=dict)
+    as_json: bool = False
+    environ: Mapping[str, str] = field(default_factory=dict, repr=False)
+    cwd: Path | None = None
+    credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+ConfigT = TypeVar("ConfigT", RunConfig, DialConfig)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved(Generic[ConfigT]):
+    """
+    A configuration, and where it came from.
+
+    Attributes:
+        config: The settings.
+        values: Each setting's value by option name, without credentials.
+        origins: Where each value came from, by option name: ``flag --port``, ``environment WSVOICE_PORT``,
+            ``.env WSVOICE_PORT``, ``pyproject.toml [tool.wsvoice] port``, ``default``.
+        env_file: The ``.env`` file that was read, or ``None``.
+        dotenv: Everything in it, secrets included.
+        warnings: What is probably a mistake.
+    """
+
+    config: ConfigT
+    values: Mapping[str, object]
+    origins: Mapping[str, str]
+    env_file: Path | None = None
+    dotenv: Mapping[str, str] = field(default_factory=dict, repr=False)
+    warnings: tuple[str, ...] = ()
+
+
+def resolve_run(flags: Mapping[str, Any], *, environ: Mapping[str, str], cwd: Path) -> Resolved[RunConfig]:
+    """
+    Work out how to serve a bot.
+
+    Args:
+        flags: Values from the command line by option name (``max-calls`` or ``max_calls``); ``None`` and empty
+            sequences count as not given, and other names are ignored.
+        environ: The environment.
+        cwd: The folder of ``.env`` and ``pyproject.toml``.
+
+    Raises:
+        ConfigError: If a value cannot be used; it names where the value came from.
+    """
+    resolved = _resolve(RunConfig, RUN_SETTINGS, flags, environ=environ, cwd=cwd, command="run")
+    if causes := environ.get(CAUSES_VARIABLE):
+        resolved = replace(resolved, config=replace(resolved.config, causes=Path(causes)))
+    if resolved.env_file is not None:
+        place = f"{resolved.env_file.name} ({resolved.env_file} was read)"
+    else:
+        place = f".env (there is none in {cwd})"
+    return replace(resolved, config=replace(resolved.config, dotenv_place=place))
+
+
+def resolve_dial(flags: Mapping[str, Any], *, environ: Mapping[str, str], cwd: Path) -> Resolved[DialConfig]:
+    """Work out how to place a test call; as :func:`resolve_run`."""
+    return _resolve(DialConfig, DIAL_SETTINGS, flags, environ=environ, cwd=cwd, command="dial")
+
+
+def export_dotenv(dotenv: Mapping[str, str], environ: MutableMapping[str, str]) -> None:
+    """Add the variables of ``.env`` to `environ`, for the bot; existing ones stay."""
+    for name, value in dotenv.items():
+        environ.setdefault(name, value)
+
+
+def without_secrets(url: str) -> str:
+    """Return `url` without the parts that often hold a secret: the user's name and the query."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _resolve(
+    kind: type[ConfigT],
+    settings: Sequence[Setting],
+    flags: Mapping[str, Any],
+    *,
+    environ: Mapping[str, str],
+    cwd: Path,
+    command: str,
+) -> Resolved[ConfigT]:
+    table = read_pyproject(cwd, command, settings)
+    sources = Sources(flags, environ, table, command)
+    env_file, dotenv, warnings = read_env_file(sources.find(ENV_FILE), cwd)
+    sources.dotenv = dotenv
+    if env_file is not None:
+        sources.env_file_name = env_file.name
+
+    defaults = kind()
+    found = {setting.name: sources.find(setting) for setting in settings}
+    _drop_weaker(found, "proxy", "tunnel")
+    if command == "run":
+        _drop_unsuitable(found)
+    values: dict[str, object] = {}
+    origins: dict[str, str] = {}
+    filled: dict[str, Any] = {}
+    for setting in settings:
+        given = found[setting.name]
+        if given is None:
+            values[setting.name] = getattr(defaults, setting.field)
+            origins[setting.name] = "default"
+        else:
+            filled[setting.field] = values[setting.name] = setting.parse(given.value, given.who)
+            origins[setting.name] = given.origin
+    if filled.get("url"):
+        values["url"] = without_secrets(filled["url"])
+    if filled.get("headers"):
+        # They are shown on the terminal, and often hold a secret.
+        values["header"] = tuple(f"{name}: ***" for name in filled["headers"])
+    if filled.get("transport") == "websocket-server" and "port" not in filled:
+        filled["port"] = values["port"] = WEBSOCKET_SERVER_PORT
+    credentials = read_credentials(environ, dotenv)
+    config = kind(**filled, credentials=credentials)
+    warnings += check_variables(environ, dotenv, sources.env_file_name, credentials)
+    return Resolved(config, values, origins, env_file, dotenv, tuple(warnings))
+
+
+def _drop_weaker(found: dict[str, Given | None], one: str, other: str) -> None:
+    """Of two settings that exclude each other, keep the one from the stronger source."""
+    first, second = found.get(one), found.get(other)
+    if first is None or second is None:
+        return
+    if first.rank == second.rank:
+        raise ConfigError(
+            f"{first.who} and {second.who} exclude each other",
+            hint="a tunnel makes its own public address: leave one of the two out",
+        )
+    found[one if first.rank > second.rank else other] = None
+
+
+#: The transports that a setting is not for.
+_NOT_FOR: Mapping[str, Collection[str]] = {
+    **dict.fromkeys(("host", "port"), ("websocket-client",)),
+    **dict.fromkeys(("proxy", "tunnel", "max-calls", "stream-auth"), ("websocket-server", "websocket-client")),
+    **dict.fromkeys(("verify", "record"), PLAIN_TRANSPORTS),
+}
+
+
+def _drop_unsuitable(found: dict[str, Given | None]) -> None:
+    """Refuse flags that are not for this transport, and drop what weaker sources say."""
+    given = found["transport"]
+    transport = None if given is None else parse_transport(given.value, given.who)
+    for name, setting in found.items():
+        dials_out = name in ("url", "header")
+        if setting is None or (
+            transport == "websocket-client" if dials_out else transport not in _NOT_FOR.get(name, ())
+        ):
+            continue
+        if setting.rank == 0:
+            if dials_out:
+                raise ConfigError(f"{setting.who} is for a bot that dials out", hint="add `-t websocket-client`")
+            served = f"-t {transport}" if transport else "telephone calls"
+            raise ConfigError(f"{setting.who} has no meaning for {served}", hint=f"leave {setting.who} out")
+        found[name] = None
+    if transport == "websocket-client" and found["url"] is None:
+        raise ConfigError(
+            "-t websocket-client needs the address that the bot dials", hint="add `--url wss://bots.example.com/stream`"
+        )

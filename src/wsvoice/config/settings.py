@@ -1,0 +1,86 @@
+"""The settings of each command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from wsvoice.config import values
+
+Verify = Literal["auto", "enforce", "off"]
+StreamAuth = Literal["token", "none"]
+Tunnel = Literal["ngrok"]
+Method = Literal["GET", "POST"]
+
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """
+    A setting: its option's name, the field it fills, and how its value is read.
+
+    ``flag`` is what messages call the flag if not ``--name``. With ``own``, the variable of another command's setting
+    of the same name is not used.
+    """
+
+    name: str
+    field: str
+    parse: Callable[[object, str], object]
+    flag: str = ""
+    own: bool = False
+
+    def variables(self, command: str) -> tuple[str, ...]:
+        """Return the environment variables for `command`; the first one that is set wins."""
+        name = self.name.upper().replace("-", "_")
+        if command == "run":
+            return (f"WSVOICE_{name}",)
+        particular = f"WSVOICE_{command.upper()}_{name}"
+        return (particular,) if self.own else (particular, f"WSVOICE_{name}")
+
+
+RUN_SETTINGS: tuple[Setting, ...] = (
+    Setting("bot", "bot", values.parse_text, flag="BOT"),
+    Setting("transport", "transport", values.parse_transport, flag="-t"),
+    Setting("url", "url", values.parse_ws_url),
+    Setting("header", "headers", values.parse_headers),
+    Setting("proxy", "proxy", values.parse_proxy, flag="-x"),
+    Setting("tunnel", "tunnel", values.one_of(*get_args(Tunnel))),
+    Setting("host", "host", values.parse_host),
+    Setting("port", "port", values.parse_port),
+    Setting("max-calls", "max_calls", values.parse_at_least_one),
+    Setting("param", "parameters", values.parse_parameters),
+    Setting("verify", "verify", values.one_of(*get_args(Verify))),
+    Setting("stream-auth", "stream_auth", values.one_of(*get_args(StreamAuth))),
+    Setting("record", "record", values.parse_folder),
+    Setting("drain-timeout", "drain_timeout_s", values.parse_duration),
+    Setting("log-level", "log_level", values.one_of(*LOG_LEVELS)),
+    Setting("disable-patches", "disabled_patches", values.parse_names),
+)
+
+DIAL_SETTINGS: tuple[Setting, ...] = (
+    Setting("target", "target", values.parse_text, flag="TARGET"),
+    Setting("transport", "transport", values.parse_provider, flag="-t"),
+    Setting("audio", "audio", values.parse_paths),
+    Setting("say", "say", values.parse_utterances),
+    Setting("voice", "voice", values.parse_text),
+    Setting("dtmf", "dtmf", values.parse_digits),
+    Setting("from", "from_number", values.parse_text),
+    Setting("to", "to_number", values.parse_text),
+    Setting("param", "parameters", values.parse_parameters),
+    Setting("duration", "duration_s", values.parse_positive_duration),
+    Setting("listen", "listen_s", values.parse_duration),
+    Setting("response-timeout", "response_timeout_s", values.parse_positive_duration),
+    Setting("record", "record", values.parse_wav_to_write, own=True),
+    Setting("force-ws", "force_ws", values.parse_switch),
+    Setting("allow-private", "allow_private", values.parse_switch),
+    Setting("method", "method", values.one_of(*get_args(Method))),
+    Setting("caller", "caller", values.parse_text),
+    Setting("probe", "probe", values.parse_switch),
+    Setting("quirk", "quirks", values.parse_quirks),
+    Setting("json", "as_json", values.parse_switch, own=True),
+)
+
+#: Names the file in which others may be, so it is read first and fills no field.
+ENV_FILE = Setting("env-file", "", values.parse_text)

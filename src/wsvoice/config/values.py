@@ -1,0 +1,330 @@
+"""
+How the values of settings are read.
+
+Each function takes what was given and who gave it, for messages, and returns what the configuration holds.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from wsvoice.config.spelling import did_you_mean
+from wsvoice.errors import ConfigError
+
+#: Transports without a telephone company: clients at ``/ws-client``, one client on a port of its own, and a server
+#: that the bot dials.
+PLAIN_TRANSPORTS = ("websocket", "websocket-server", "websocket-client")
+
+
+def parse_text(value: object, who: str) -> str:
+    if isinstance(value, Path):
+        value = str(value)
+    if not isinstance(value, str):
+        raise ConfigError(f"{who} takes text, got {value!r}", hint="put it in quotes")
+    if any(ord(character) < 32 or ord(character) == 127 for character in value):
+        raise ConfigError(f"{who} takes text without control characters, got {value!r}", hint="write it in one line")
+    return value
+
+
+def _whole(value: object, who: str, *, least: int, most: float = math.inf, what: str, hint: str) -> int:
+    number = value
+    if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]{1,18}", value.strip()):
+        number = int(value)
+    if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= most:
+        raise ConfigError(f"{who} takes {what}, got {value!r}", hint=hint)
+    return number
+
+
+def parse_port(value: object, who: str) -> int:
+    hint = "7860 is the usual one; 0 takes a free one"
+    return _whole(value, who, least=0, most=65535, what="a port, 0 to 65535", hint=hint)
+
+
+def parse_at_least_one(value: object, who: str) -> int:
+    return _whole(value, who, least=1, what="a whole number from 1 up", hint="for no limit, leave it out")
+
+
+def parse_switch(value: object, who: str) -> bool:
+    if isinstance(value, bool):
+        return value
+    word = value.strip().lower() if isinstance(value, str) else None
+    if word in {"1", "true", "yes", "on"}:
+        return True
+    if word in {"0", "false", "no", "off"}:
+        return False
+    raise ConfigError(f"{who} takes true or false, got {value!r}")
+
+
+_UNITS_S = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def parse_duration(value: object, who: str) -> float:
+    """Return the seconds of ``90``, ``90s``, ``500ms``, ``2m`` or ``1h``."""
+    seconds = math.nan
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = float(value)
+    elif isinstance(value, str):
+        match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)?", value.strip().lower())
+        if match:
+            seconds = float(match[1]) * _UNITS_S[match[2] or ""]
+    if not math.isfinite(seconds) or seconds < 0:
+        raise ConfigError(
+            f"{who} takes a duration, got {value!r}", hint="write seconds, or a unit: `90`, `90s`, `2m`, `1h`"
+        )
+    return seconds
+
+
+def parse_positive_duration(value: object, who: str) -> float:
+    seconds = parse_duration(value, who)
+    if not seconds:
+        raise ConfigError(
+            f"{who} takes a duration above zero, got {value!r}", hint="write seconds, or a unit: `5`, `500ms`, `2m`"
+        )
+    return seconds
+
+
+def parse_choice(value: object, who: str, choices: Sequence[str]) -> str:
+    word = value.strip() if isinstance(value, str) else ""
+    for choice in choices:
+        if choice.lower() == word.lower():
+            return choice
+    known = " or ".join(filter(None, [", ".join(choices[:-1]), choices[-1]]))
+    hint = did_you_mean(word, choices)
+    if hint is None and word.lower() in PLAIN_TRANSPORTS:
+        hint = (
+            "a test call plays a telephone company; `wsvoice run OTHER.py -t websocket-client` dials as a plain client"
+        )
+    raise ConfigError(f"{who} takes {known}, got {value!r}", hint=hint)
+
+
+def one_of(*choices: str) -> Callable[[object, str], str]:
+    return lambda value, who: parse_choice(value, who, choices)
+
+
+def parse_provider(value: object, who: str) -> str:
+    from wsvoice.providers import PROVIDERS
+
+    return parse_choice(value, who, tuple(PROVIDERS))
+
+
+def parse_transport(value: object, who: str) -> str:
+    from wsvoice.providers import PROVIDERS
+
+    return parse_choice(value, who, (*PROVIDERS, *PLAIN_TRANSPORTS))
+
+
+def parse_ws_url(value: object, who: str) -> str:
+    text = parse_text(value, who).strip()
+    scheme, separator, rest = text.partition("://")
+    if not separator or scheme.lower() not in {"ws", "wss"}:
+        other = {"http": "ws", "https": "wss"}.get(scheme.lower()) if separator else None
+        example = f"{other}://{rest}" if other else "wss://bots.example.com/stream"
+        raise ConfigError(f"{who} takes a ws:// or wss:// address, got {text!r}", hint=f"for example `--url {example}`")
+    host, _ = _host_and_port(rest)
+    if not host or re.search(r"\s", rest):
+        raise ConfigError(
+            f"{who} takes a ws:// or wss:// address, and {text!r} names no host",
+            hint="for example `--url wss://bots.example.com/stream`",
+        )
+    return text
+
+
+def _host_and_port(rest: str) -> tuple[str, int | None]:
+    """Return host and port of a URL without its scheme; the host is empty if it is not valid."""
+    try:
+        parts = urlsplit(f"//{rest}")
+        return parts.hostname or "", parts.port
+    except ValueError:
+        return "", None
+
+
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+def parse_headers(value: object, who: str) -> dict[str, str]:
+    """
+    Return a mapping of one, or of ``Name: value`` texts.
+
+    https://www.rfc-editor.org/rfc/rfc9110#section-5
+    """
+    if isinstance(value, Mapping):
+        pairs = [(str(name), _scalar(item, f"{who}.{name}")) for name, item in value.items()]
+    else:
+        # A value may have commas in it, so a text is one header.
+        texts = [parse_text(value, who)] if isinstance(value, str) else _listed(value, who)
+        pairs = []
+        for text in texts:
+            name, colon, item = text.partition(":")
+            if not colon:
+                # The text may be a secret, so it is not shown.
+                raise ConfigError(f"{who} takes `Name: value`, and there is no colon", hint=_HEADER_EXAMPLE)
+            pairs.append((name.strip(), item.strip()))
+    for name, _ in pairs:
+        if not _HEADER_NAME.fullmatch(name):
+            raise ConfigError(f"{who} takes `Name: value`, and {name!r} is no header's name", hint=_HEADER_EXAMPLE)
+    return dict(pairs)
+
+
+_HEADER_EXAMPLE = "for example `--header 'Authorization: Bearer abc'`"
+
+
+_LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
+
+
+def parse_proxy(value: object, who: str) -> str:
+    """Return ``host[:port]`` in lower case, of that or of a URL with nothing else in it."""
+    text = parse_text(value, who).strip()
+    scheme, separator, rest = text.rpartition("://")
+    if separator and scheme.lower() not in {"http", "https", "ws", "wss"}:
+        raise ConfigError(
+            f"{who} takes a domain, not a {scheme}:// address: got {text!r}", hint="for example `-x bot.example.com`"
+        )
+    if _is_ipv6(rest):
+        raise ConfigError(f"{who} takes an IPv6 address in brackets, got {text!r}", hint=f"use `-x [{rest}]`")
+    host, port = _host_and_port(rest)
+    with suppress(UnicodeError):
+        host = f"[{host}]" if _is_ipv6(host) else host.encode("idna").decode("ascii")
+    is_domain = len(host) <= 253 and all(_LABEL.fullmatch(label) for label in host.split("."))
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    if not (is_domain or host.startswith("[")) or port == 0 or re.search(r":$|\][^:]", authority):
+        raise ConfigError(
+            f"{who} takes a domain, got {text!r}", hint="for example `-x bot.example.com`, or `-x bot.example.com:8443`"
+        )
+    taken = host if port is None else f"{host}:{port}"
+    parts = urlsplit(f"//{rest}")
+    for part, is_given in {
+        "user name": "@" in authority,
+        "path": parts.path[1:],
+        "query": parts.query,
+        "fragment": parts.fragment,
+    }.items():
+        if is_given:
+            raise ConfigError(f"{who} takes a domain, not a URL with a {part}: got {text!r}", hint=f"use `-x {taken}`")
+    return taken
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return "%" not in text
+
+
+def parse_host(value: object, who: str) -> str:
+    host = parse_text(value, who).strip()
+    if not host or re.search(r"[\s/@?#]", host):
+        raise ConfigError(
+            f"{who} takes an address to listen on, got {value!r}",
+            hint="`localhost` for this machine only, `0.0.0.0` for every network",
+        )
+    return host.strip("[]")
+
+
+_PARAMETER_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+
+
+def parse_parameters(value: object, who: str) -> dict[str, str]:
+    """Return a mapping of one, of ``key=value`` texts, or of one text with commas between them."""
+    return _pairs(value, who, "--param language=en")
+
+
+def parse_quirks(value: object, who: str) -> dict[str, str]:
+    """Return a mapping, as :func:`parse_parameters`; the simulator checks the names."""
+    return _pairs(value, who, "--quirk reorder=0.1")
+
+
+def _pairs(value: object, who: str, example: str) -> dict[str, str]:
+    if isinstance(value, Mapping):
+        pairs = [(str(key), _scalar(item, f"{who}.{key}")) for key, item in value.items()]
+    else:
+        pairs = [_pair(item, who, example) for item in _listed(value, who)]
+    for key, _ in pairs:
+        if not _PARAMETER_NAME.fullmatch(key):
+            raise ConfigError(
+                f"{who} takes names of letters, digits, `_`, `.` and `-`, got {key!r}",
+                hint=f"for example `{example}`",
+            )
+    return dict(pairs)
+
+
+def _pair(item: str, who: str, example: str) -> tuple[str, str]:
+    key, equals, value = item.partition("=")
+    if not equals:
+        option, _, usual = example.partition(" ")
+        # The example has a valid value if it is for this name.
+        suggestion = usual if usual.partition("=")[0] == item.strip() else f"{item}=yes"
+        raise ConfigError(f"{who} takes key=value, got {item!r}", hint=f"for example `{option} {suggestion}`")
+    return key.strip(), value
+
+
+def _scalar(value: object, who: str) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, int | float) else parse_text(value, who)
+
+
+def _listed(value: object, who: str) -> list[str]:
+    if isinstance(value, str):
+        return [item.strip() for item in value.split(",") if item.strip()]
+    if isinstance(value, list | tuple):
+        return [parse_text(item, who) for item in value]
+    return [parse_text(value, who)]
+
+
+def parse_names(value: object, who: str) -> frozenset[str]:
+    return frozenset(_listed(value, who))
+
+
+def parse_paths(value: object, who: str) -> tuple[Path, ...]:
+    return tuple(Path(item).expanduser() for item in _listed(value, who))
+
+
+def parse_utterances(value: object, who: str) -> tuple[str, ...]:
+    # A text may have commas in it, so it is one utterance.
+    texts = [parse_text(value, who)] if isinstance(value, str) else _listed(value, who)
+    if any(not text.strip() for text in texts):
+        raise ConfigError(f"{who} takes words to say, got {value!r}", hint="for example `--say 'When are you open?'`")
+    return tuple(texts)
+
+
+def parse_folder(value: object, who: str) -> Path:
+    path = Path(parse_text(value, who)).expanduser()
+    if path.exists() and not path.is_dir():
+        raise ConfigError(
+            f"{who} takes a folder, and {path} is a file",
+            hint=f"use `{path.with_suffix('') if path.suffix else path.parent}`",
+        )
+    return path
+
+
+def parse_wav_to_write(value: object, who: str) -> Path:
+    path = Path(parse_text(value, who)).expanduser()
+    if path.is_dir():
+        raise ConfigError(f"{who} takes a file, and {path} is a folder", hint=f"use `{path / 'call.wav'}`")
+    if path.suffix.lower() in _OTHER_SOUND:
+        raise ConfigError(
+            f"{who} writes a WAV file, got {str(path)!r}",
+            hint=f"use `{path.with_suffix('.wav')}`; ffmpeg converts it to anything else",
+        )
+    return path
+
+
+#: Suffixes of other sound files than WAV.
+_OTHER_SOUND = frozenset({".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".mp4", ".ogg", ".opus", ".webm"})
+
+
+def parse_digits(value: object, who: str) -> str:
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else parse_text(value, who)
+    if wrong := re.search(r"[^0-9*#A-Da-dw]", text):
+        raise ConfigError(
+            f"{who} takes the keys 0-9 * # A-D, and w for a pause: got {wrong[0]!r} in {text!r}",
+            hint="`w` waits half a second: `--dtmf 1w2#`",
+        )
+    return text
