@@ -28,7 +28,7 @@ from wsvoice.audio import PCMU_8K, AudioFormat
 from wsvoice.call import Call
 from wsvoice.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 from wsvoice.providers.events import Event, StreamError
-from wsvoice.providers.fields import broken, shown, write_object
+from wsvoice.providers.fields import broken, read_object, shown, write_object
 
 Level = Literal["warn", "fail"]
 #: How far a call has come.
@@ -98,6 +98,16 @@ class WebhookRequest:
     def fields(self) -> dict[str, str]:
         """Query and form as one mapping; the form wins."""
         return dict([*self.query, *self.form])
+
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        """What a GET's query or another request's JSON says; nothing if that is no object."""
+        if self.method == "GET":
+            return dict(self.query)
+        try:
+            return read_object(self.body.decode("utf-8", "replace"))
+        except RemoteProtocolError:
+            return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +270,14 @@ class Quirk:
     choices: tuple[str, ...] = ()
     most: float = 0.0
     sets: str = ""
+
+
+#: Of a company that does not say so either way.
+ECHO_CLEARED_MARKS = {
+    "echo-cleared-marks": Quirk(
+        "no", "whether marks come back whose audio was cleared", ("no", "yes"), sets="return_cleared_marks"
+    )
+}
 
 
 @dataclass(frozen=True, slots=True)

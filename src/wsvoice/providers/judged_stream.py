@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from wsvoice.providers.base import Finding, Level, Side
+from wsvoice.providers.binary_stream import BinaryStream
 from wsvoice.providers.events import Event, SendDigits, Unknown
 from wsvoice.providers.fields import shown
 from wsvoice.providers.json_stream import JsonStream
@@ -45,6 +46,23 @@ class Judge(MediaStream):
         if 0 < self.payload_limit < len(payload):
             limit = f"{self.payload_limit} bytes" if self.payload_limit % 1024 else f"{self.payload_limit // 1024} KiB"
             self.found(self.payload_level, f"a {name} message holds more than {limit} of audio")
+
+
+class JudgedBinaryStream(Judge, BinaryStream):
+    """The same of binary audio beside texts."""
+
+    audio_message: ClassVar[str] = "binary"
+
+    def judge(self, event: Event, text: str) -> None:
+        if isinstance(event, Unknown):
+            self.found("warn", f"{self.title} knows no message {shown(event.name)} of a bot's")
+
+    def judge_audio(self, payload: bytes) -> None:
+        super().judge_audio(payload)
+        due = self.outbound_format.bytes_for(self.bot_frame_ms)
+        if due and len(payload) != due:
+            what = f"a {self.audio_message} message has {len(payload)} bytes"
+            self.found("warn", f"{what}; {self.title} takes {self.bot_frame_ms} ms at once, {due} bytes")
 
 
 class JudgedStream(Judge, JsonStream):

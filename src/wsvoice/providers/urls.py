@@ -11,7 +11,7 @@ from urllib.parse import SplitResult, unquote, urlencode, urljoin, urlsplit
 
 from wsvoice.errors import LocalProtocolError
 from wsvoice.providers.base import Callback, WebhookRequest
-from wsvoice.providers.fields import broken, shown
+from wsvoice.providers.fields import broken, shown, write_object
 
 _UNUSABLE = re.compile(r"[\x00-\x20\x7f]")
 _FORM = "application/x-www-form-urlencoded"
@@ -110,6 +110,13 @@ def basic_header(user: str, password: str) -> dict[str, str]:
     """Return the header with which a client says who it is: https://www.rfc-editor.org/rfc/rfc7617"""
     encoded = b64encode(f"{user}:{password}".encode("utf-8", "surrogateescape")).decode("ascii")
     return {"Authorization": f"Basic {encoded}"}
+
+
+def json_request(url: str, method: str, fields: Mapping[str, str]) -> WebhookRequest:
+    """Return a webhook that carries `fields`: in the query of a GET, as JSON in the body of a POST."""
+    if method == "GET":
+        return form_request(url, method, fields)
+    return WebhookRequest(method, url, {"content-type": "application/json"}, write_object(dict(fields)).encode())
 
 
 def form_request(

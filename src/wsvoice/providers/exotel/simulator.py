@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl, urlunsplit
 from wsvoice.audio import AudioFormat
 from wsvoice.call import Call
 from wsvoice.providers.base import (
+    ECHO_CLEARED_MARKS,
     Finding,
     Hazard,
     NoStream,
@@ -102,9 +103,7 @@ class ExotelSimulator(ExotelCompany, Simulator):
         "counters": Quirk("string", "how counters and rates are written", ("string", "number")),
         "case": Quirk("snake", "how the keys are written", ("snake", "camel")),
         "encoding-label": Quirk("audio/x-raw", "what the start message calls the audio's encoding"),
-        "echo-cleared-marks": Quirk(
-            "no", "whether marks come back whose audio was cleared", ("no", "yes"), sets="return_cleared_marks"
-        ),
+        **ECHO_CLEARED_MARKS,
         "frame-ms": Quirk(
             "100", "how long a piece of the caller's audio is", ("100", "20"), most=1000.0, sets="frame_ms"
         ),
