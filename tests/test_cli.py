@@ -304,7 +304,7 @@ def completed(tmp_path: Path, line: str, shell: str = "bash", *, in_process: boo
     return done.stdout.splitlines() if done.stdout.strip() else []
 
 
-PROVIDERS = ["twilio", "telnyx", "plivo", "exotel", "signalwire", "bandwidth"]
+PROVIDERS = ["twilio", "telnyx", "plivo", "exotel", "signalwire", "bandwidth", "vonage"]
 
 
 @pytest.mark.parametrize(
@@ -692,6 +692,7 @@ def test_dial_lists_every_providers_quirks_unless_one_is_chosen(caller, monkeypa
         "Exotel's quirks:",
         "SignalWire has no quirks",
         "Bandwidth's quirks:",
+        "Vonage's quirks:",
     ]
     monkeypatch.setenv("WSVOICE_TRANSPORT", "signalwire")
     assert invoke("dial", "--quirk", "list").stderr == "SignalWire has no quirks\n"

@@ -22,6 +22,7 @@ PROVIDERS: dict[str, str] = {
     "exotel": "Exotel",
     "signalwire": "SignalWire",
     "bandwidth": "Bandwidth",
+    "vonage": "Vonage",
 }
 
 

@@ -1,0 +1,153 @@
+"""
+The server's half of Vonage: webhooks verified, read and answered with an NCCO.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import ClassVar
+from urllib.parse import quote
+
+from wsvoice.call import Call, Direction
+from wsvoice.errors import LocalProtocolError, SignatureError
+from wsvoice.providers.base import FIELD_LIMIT, Answer, CallUpdate, HttpRequest, Server, Side, Stream, WebhookRequest
+from wsvoice.providers.callbacks import details, report
+from wsvoice.providers.fields import broken, text_or_nothing, with_plus
+from wsvoice.providers.signing import is_same
+from wsvoice.providers.tokens import bearer_header, read_bearer, read_key
+from wsvoice.providers.urls import check_stream_url
+from wsvoice.providers.vonage.company import HEADERS_LIMIT, OWN_FIELDS, VonageCompany
+from wsvoice.providers.vonage.stream import VonageStream
+
+API_BASE_URL = "https://api.nexmo.com"
+#: How old a webhook's token may be, and how long one of ours is good for, in seconds.
+WEBHOOK_AGE_S, TOKEN_AGE_S = 300, 60
+
+#: https://developer.vonage.com/en/voice/voice-api/webhook-reference#event-webhook
+_ENDED = frozenset({"completed", "busy", "cancelled", "unanswered", "rejected", "failed", "timeout"})
+_TOLD = ("reason", "detail", "disconnected_by", "duration", "dtmf")
+
+
+class VonageServer(VonageCompany, Server):
+    """What ``wsvoice run -t vonage`` knows of Vonage."""
+
+    known_to_pipecat: ClassVar[bool] = False
+    webhook_place: ClassVar[str] = "answer URL and event URL of the application"
+    #: No page says how a call that is over is refused.
+    ended_statuses: ClassVar[frozenset[int]] = frozenset({400, 404})
+
+    def __init__(self, credentials: Mapping[str, str]) -> None:
+        super().__init__(credentials)
+        # One that cannot be used is told at the start, and not at the end of the first call.
+        self._key = read_key(self.credential("VONAGE_PRIVATE_KEY"), "VONAGE_PRIVATE_KEY")
+
+    def recognises(self, request: WebhookRequest) -> bool:
+        ids = (_text(request.content, name) for name in ("conversation_uuid", "conversation_uuid_from"))
+        return any(each.startswith("CON-") for each in ids)
+
+    def claims(self, message: object) -> bool:
+        return isinstance(message, Mapping) and message.get("event") == "websocket:connected"
+
+    def read_webhook(self, request: WebhookRequest) -> Call | CallUpdate | None:
+        """
+        Read the call that an answer webhook announces, or what an event webhook reports.
+
+        No field of the former says who called whom, so the answer URL of a call that we place does:
+        ``?direction=outbound``.
+
+        https://developer.vonage.com/en/voice/voice-api/webhook-reference
+        """
+        fields = request.content
+        # Events alone tell the time.
+        if "status" in fields or "timestamp" in fields:
+            return _read_event(fields)
+        if not (call_id := _text(fields, "uuid")):
+            raise broken("no-call", "the request has no uuid, so it is not Vonage's answer webhook")
+        caller, called = _text(fields, "from") or _text(fields, "from_user"), _text(fields, "to")
+        direction: Direction = "outbound" if ("direction", "outbound") in request.query else "inbound"
+        return self.checked(Call(self.name, call_id, "", "", with_plus(caller), with_plus(called), direction))
+
+    def answer(self, call: Call, stream_url: str) -> Answer:
+        """
+        Render the NCCO that connects `call` to a WebSocket; nothing follows, so the call ends with it.
+
+        Everything that the stream's first event has to say goes into ``headers``.
+
+        https://developer.vonage.com/en/voice/voice-api/ncco-reference#websocket-endpoint
+        """
+        check_stream_url(stream_url)
+        if "" in call.parameters or not OWN_FIELDS.isdisjoint(call.parameters):
+            raise LocalProtocolError("bad-parameter", "a parameter has no name, or that of a field of the first event")
+        known = {"from_number": call.from_number, "to_number": call.to_number, "direction": call.direction}
+        headers = {name: value for name, value in known.items() if value}
+        headers = {**headers, **call.parameters, "call_id": call.call_id}
+        if (size := len(json.dumps(headers))) > HEADERS_LIMIT:
+            text = f"the parameters have {size} bytes with the call's own; Vonage takes {HEADERS_LIMIT}"
+            raise LocalProtocolError("long-parameter", text)
+        audio = {"content-type": self.content_type, "headers": headers}
+        ncco = [{"action": "connect", "endpoint": [{"type": "websocket", "uri": stream_url, **audio}]}]
+        return Answer(json.dumps(ncco), "application/json")
+
+    def hang_up(self, call: Call, *, now: float = 0.0) -> HttpRequest | None:
+        # https://developer.vonage.com/en/api/voice#updateCall
+        # https://developer.vonage.com/en/getting-started/concepts/authentication#json-web-tokens
+        application = self.credential("VONAGE_APPLICATION_ID")
+        if self._key is None or not application:
+            return None
+        claims = {"application_id": application, "iat": int(now), "exp": int(now) + TOKEN_AGE_S}
+        base = (self.credential("VONAGE_API_BASE_URL") or API_BASE_URL).rstrip("/")
+        token = bearer_header(claims, self._key, about=f"{call.call_id}#{now!r}")
+        headers = {**token, "content-type": "application/json"}
+        return HttpRequest("PUT", f"{base}/v1/calls/{quote(call.call_id, safe='')}", headers, b'{"action":"hangup"}')
+
+    def stream(self) -> Stream:
+        return VonageStream(Side.BOT)
+
+    def mirror(self) -> Stream:
+        return VonageStream(Side.CARRIER)
+
+    def verify(self, request: WebhookRequest, *, now: float) -> None:
+        """
+        Raise :exc:`~wsvoice.errors.SignatureError` unless Vonage signed this webhook within the last 300 seconds.
+
+        The token covers the body and not the URL, so it cannot vouch for the query of a GET; a POST is better.
+
+        https://developer.vonage.com/en/getting-started/concepts/webhooks#decoding-signed-webhooks
+        """
+        claims = read_bearer(request, self.credential("VONAGE_SIGNATURE_SECRET"))
+        if claims is None:
+            hint = "set it to the account's signature secret, and switch on signed webhooks in the application"
+            raise SignatureError("the webhook carries no token that VONAGE_SIGNATURE_SECRET has signed", hint=hint)
+        issued, covered = claims.get("iat"), claims.get("payload_hash")
+        if not isinstance(issued, int | float) or not abs(now - issued) <= WEBHOOK_AGE_S:
+            hint = "it is sent again, or this machine's clock is wrong"
+            raise SignatureError(f"the webhook's token is not of the last {WEBHOOK_AGE_S} s", hint=hint)
+        body = hashlib.sha256(request.body).hexdigest() if request.body or covered is not None else ""
+        if not is_same(body, str(covered or "").lower()):
+            hint = "something between Vonage and wsvoice rewrote it"
+            raise SignatureError("the webhook's body is not the one that was signed", hint=hint)
+
+    def replay_key(self, request: WebhookRequest) -> tuple[str, str | None]:
+        """Return what the token signs, which has an id of its own; Vonage documents nothing that its retries repeat."""
+        return request.headers.get("authorization", "").rpartition(".")[0], ""
+
+
+def _text(fields: object, name: str) -> str:
+    return text_or_nothing(fields.get(name), FIELD_LIMIT + 1) if isinstance(fields, Mapping) else ""
+
+
+def _read_event(fields: Mapping[str, object]) -> CallUpdate:
+    """
+    Read an event webhook of the call, or of its stream, which is a leg of its own and repeats our ``headers``.
+
+    https://developer.vonage.com/en/voice/voice-api/webhook-reference#event-webhook
+    https://developer.vonage.com/en/voice/voice-api/concepts/websockets
+    """
+    call_id = _text(fields.get("headers"), "call_id") or _text(fields, "uuid") or _text(fields, "call_uuid")
+    event = _text(fields, "status") or ("error" if "reason" in fields else "event")
+    ended, detail = event in _ENDED, details(fields, _TOLD)
+    if _text(fields, "to").startswith(("ws://", "wss://")):
+        return report(call_id, f"stream {event}", detail, failed=ended and event != "completed")
+    return report(call_id, event, detail, failed=event in ("error", "failed", "rejected"), ended=ended)

@@ -1,0 +1,139 @@
+"""
+The simulator's half of Vonage: webhooks made and signed, NCCOs carried out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+from urllib.parse import urlunsplit
+
+from wsvoice.call import Call
+from wsvoice.providers import base, fields
+from wsvoice.providers.base import FakeApi, NoStream, Simulator, Stream, StreamRequest, WebhookRequest
+from wsvoice.providers.fields import broken, shown, without_plus
+from wsvoice.providers.hazards import BINARY_HAZARDS
+from wsvoice.providers.judged_stream import JudgedBinaryStream
+from wsvoice.providers.tokens import bearer_header, new_key
+from wsvoice.providers.urls import form_request, json_request, read_stream_url
+from wsvoice.providers.vonage.company import FORMATS, HEADERS_LIMIT, VonageCompany
+from wsvoice.providers.vonage.fake_api import VonageApi
+from wsvoice.providers.vonage.stream import VonageStream
+
+#: Characters of what is told of an action.
+WORDS_LIMIT = 60
+
+
+class VonageCarrier(JudgedBinaryStream, VonageStream):
+    """The simulated carrier's end."""
+
+
+class VonageSimulator(VonageCompany, Simulator):
+    """What ``wsvoice dial -t vonage`` knows of Vonage."""
+
+    hazards: ClassVar[Sequence[base.Hazard]] = BINARY_HAZARDS
+    #: 3072 messages: https://developer.vonage.com/en/voice/voice-api/concepts/websockets
+    queue_limit_s: ClassVar[float] = 3072 * 0.02
+    kept_settings: ClassVar[tuple[str, ...]] = ("VONAGE_SAMPLE_RATE",)
+    quirks: ClassVar[Mapping[str, base.Quirk]] = base.ECHO_CLEARED_MARKS
+
+    def webhook(
+        self, call: Call, url: str, *, method: str = "POST", quirks: Mapping[str, str] | None = None, now: float = 0.0
+    ) -> WebhookRequest:
+        # https://developer.vonage.com/en/voice/voice-api/webhook-reference#answer-webhook
+        if call.direction == "outbound":
+            # Whoever places a call gives it an answer URL that says so, for no field does.
+            url = form_request(url, "GET", {"direction": "outbound"}).url
+        content = {
+            "to": without_plus(call.to_number),
+            "from": without_plus(call.from_number),
+            "uuid": call.call_id,
+            "conversation_uuid": f"CON-{uuid.uuid5(uuid.NAMESPACE_URL, call.call_id)}",
+            "region_url": "https://api-us-3.vonage.com",
+        }
+        return json_request(url, method, content)
+
+    def sign(self, request: WebhookRequest, *, now: float) -> WebhookRequest:
+        # https://developer.vonage.com/en/getting-started/concepts/webhooks#decoding-signed-webhooks
+        if not self.can_verify():
+            return request
+        digest = hashlib.sha256(request.body).hexdigest()
+        claims = {"iat": int(now), "iss": "Vonage", **({"payload_hash": digest} if request.body else {})}
+        secret, about = self.credential("VONAGE_SIGNATURE_SECRET"), f"{request.url}#{digest}#{now!r}"
+        return replace(request, headers={**request.headers, **bearer_header(claims, secret, about=about)})
+
+    def test_credentials(self, seed: bytes) -> tuple[dict[str, str], dict[str, str]]:
+        carrier, bot = super().test_credentials(seed)
+        secret = {"VONAGE_SIGNATURE_SECRET": hashlib.sha256(b"secret" + seed).hexdigest()}
+        application = {"VONAGE_APPLICATION_ID": str(uuid.UUID(bytes=seed[:16])), "VONAGE_PRIVATE_KEY": new_key()}
+        return {**carrier, **secret}, {**bot, **secret, **application}
+
+    def new_ids(self, seed: bytes) -> tuple[str, str, str]:
+        # No message names the account.
+        return (*super().new_ids(seed)[:2], "")
+
+    def read_answer(self, body: bytes, content_type: str, **options: Any) -> StreamRequest | NoStream:
+        # https://developer.vonage.com/en/voice/voice-api/ncco-reference
+        actions = fields.read_array(body.decode("utf-8", "replace"))
+        skipped: list[str] = []
+        for index, action in enumerate(actions):
+            endpoint = _read_endpoint(action)
+            if endpoint.get("type") == "websocket":
+                return replace(_read_stream(endpoint, actions[index + 1 :]), skipped=skipped)
+            if endpoint and not options.get("first", True):
+                return NoStream("transferred", _describe(action), skipped)
+            skipped.append(_describe(action))
+        told = ", ".join(skipped)[:WORDS_LIMIT] or "nothing"
+        return NoStream("done", skipped=skipped, reason=f"the NCCO holds {told}, but connects to no websocket")
+
+    def stream(self, quirks: Mapping[str, str] | None = None) -> Stream:
+        return VonageCarrier()
+
+    def fake_api(self) -> FakeApi | None:
+        return VonageApi(self)
+
+
+def _read_endpoint(action: Any) -> dict[str, Any]:
+    """Return what an action connects to; nothing if it connects to nothing."""
+    if not isinstance(action, dict) or not isinstance(action.get("action"), str):
+        raise broken("bad-answer", f"an action of the NCCO is {shown(action)}, not an object that names its action")
+    endpoints = action.get("endpoint") if action["action"] == "connect" else [{}]
+    if not isinstance(endpoints, list) or len(endpoints) != 1 or not isinstance(endpoints[0], dict):
+        raise broken("bad-answer", "connect needs an endpoint, which is an array with one object")
+    return endpoints[0]
+
+
+def _describe(action: Any) -> str:
+    """Say what an action does, in a few words."""
+    about = action.get("text") or _read_endpoint(action).get("number") or ""
+    return f"{action['action']} {about}".strip()[:WORDS_LIMIT]
+
+
+def _read_stream(endpoint: dict[str, Any], later: Sequence[Any]) -> StreamRequest:
+    """
+    Return the stream that an endpoint asks for, before the actions `later`.
+
+    https://developer.vonage.com/en/voice/voice-api/ncco-reference#websocket-endpoint
+    """
+    uri, content_type = endpoint.get("uri"), endpoint.get("content-type")
+    url = read_stream_url(uri if isinstance(uri, str) else "")
+    clear = base.Finding("W3", "warn", "the stream's URL is ws://, which carries the call in the clear")
+    wire = FORMATS.get(fields.squeezed(str(content_type)))
+    headers = fields.read_inner({"headers": {}, **endpoint}, "headers", "bad-answer")
+    if wire is None:
+        raise broken("bad-answer", f"the content-type is {shown(content_type)}, which is none of Vonage's")
+    if (size := len(json.dumps(headers, ensure_ascii=False).encode())) > HEADERS_LIMIT:
+        raise broken("bad-answer", f"the headers have {size} bytes; Vonage takes {HEADERS_LIMIT}")
+    return StreamRequest(
+        url=urlunsplit(url._replace(fragment="")),
+        # The first event names the call only if the NCCO does.
+        parameters={"call_id": "", **fields.read_parameters(headers)},
+        format=wire,
+        then=[_describe(each) for each in later],
+        findings=[clear] if url.scheme == "ws" else [],
+        rest=json.dumps(later).encode() if later else b"",
+    )
