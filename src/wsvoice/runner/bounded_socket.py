@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 if TYPE_CHECKING:
     from loguru import Logger
+
+    from wsvoice.providers.events import Event
 
 #: The ASGI extension by which our own server lets a session drop a connection that no longer moves.
 ABORT_EXTENSION = "wsvoice.abort"
@@ -41,6 +43,9 @@ class BoundedSocket(WebSocket):
 
     #: What the other end is called in the log.
     peer = "caller"
+    #: How many messages, and how many bytes of them, wait for a bot that does not read. The oldest are dropped first.
+    inbox_messages: int
+    inbox_bytes: int
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, *, logger: Logger, message_limit: int) -> None:
         super().__init__(scope, receive, send)
@@ -61,6 +66,8 @@ class BoundedSocket(WebSocket):
         self._sends_under_way = 0
         self._loop = asyncio.get_running_loop()
         self._message_limit = message_limit
+        self._inbox: deque[tuple[str | bytes, Event | None]] = deque()
+        self._inbox_size = 0
         self._inbox_filled = asyncio.Event()
         #: When the messages that were read would have come at :data:`MESSAGES_PER_S`.
         self._read_until = 0.0
@@ -122,6 +129,54 @@ class BoundedSocket(WebSocket):
             # Messages that wait already are read without a pause of their own.
             self._read_in_turn = 0
             await asyncio.sleep(0)
+
+    def _enqueue(self, raw: str | bytes, event: Event | None = None) -> None:
+        """Keep a message until the bot reads it."""
+        self._inbox.append((raw, event))
+        self._inbox_size += len(raw)
+        while len(self._inbox) > self.inbox_messages or self._inbox_size > self.inbox_bytes:
+            index = self._index_to_drop()
+            self._inbox_size -= len(self._inbox[index][0])
+            del self._inbox[index]
+            self.note_unread(f"the {self.peer}'s oldest messages are being dropped")
+        self._inbox_filled.set()
+
+    def _index_to_drop(self) -> int:
+        """Return which message of a full inbox is dropped first."""
+        return 0
+
+    def _dequeue(self) -> tuple[str | bytes, Event | None]:
+        raw, event = self._inbox.popleft()
+        self._inbox_size -= len(raw)
+        return raw, event
+
+    def note_unread(self, consequence: str) -> None:
+        """Count a message that a bot that does not read never gets."""
+        self.faults["unread"] += 1
+        if self.faults["unread"] == 1:
+            self.logger.warning("the bot does not read; {}", consequence)
+
+    async def receive(self) -> Message:
+        """Return the next message as ASGI has it."""
+        while not self._inbox:
+            if self.gone.is_set():
+                return {"type": "websocket.disconnect", "code": self.close_code or 1000, "reason": ""}
+            self._inbox_filled.clear()
+            await self._inbox_filled.wait()
+        raw, _ = self._dequeue()
+        return {"type": "websocket.receive", "text" if isinstance(raw, str) else "bytes": raw}
+
+    def _content(self, message: Message) -> str | bytes:
+        """
+        Return the text or the bytes of an ASGI message that the bot sends.
+
+        Raises:
+            WebSocketDisconnect: If the other end is gone, as Starlette does: a bot that sends in a loop must notice.
+        """
+        if self.gone.is_set():
+            raise WebSocketDisconnect(self.close_code or 1000, self.gone_reason)
+        text: str | None = message.get("text")
+        return text if text is not None else message["bytes"]
 
     async def _send_raw(self, raw: str | bytes) -> bool:
         """Send a message; false if nobody is there."""

@@ -19,7 +19,7 @@ import hmac
 import json
 import time
 import uuid
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import Message
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket
 
 from wsvoice.call import Call
 from wsvoice.config import START_KEY, RunConfig
@@ -47,9 +47,6 @@ if TYPE_CHECKING:
 
 #: What stands in a client's token in the place of a provider.
 TRANSPORT = "websocket"
-#: How many messages, and how many bytes of them, wait for a bot that is not ready. The oldest go first.
-INBOX_MESSAGES = 1000
-INBOX_BYTES = 4 * 1024 * 1024
 #: How many started sessions, and how many bytes of what they are started with, wait for their clients.
 PENDING_SESSIONS = 1000
 PENDING_BYTES = 8 * 1024 * 1024
@@ -70,13 +67,13 @@ class ClientSocket(BoundedSocket):
     """
 
     peer = "client"
+    inbox_messages = 1000
+    inbox_bytes = 4 * 1024 * 1024
 
     def __init__(self, websocket: WebSocket, *, logger: Logger, message_limit: int) -> None:
         super().__init__(websocket.scope, websocket.receive, websocket.send, logger=logger, message_limit=message_limit)
         self.received = 0
         self.sent = 0
-        self._inbox: deque[str | bytes] = deque()
-        self._inbox_bytes = 0
 
     async def first_message(self, timeout_s: float) -> str | bytes | None:
         """Return the first message and keep it for the bot; ``None`` if none came in time."""
@@ -86,47 +83,24 @@ class ClientSocket(BoundedSocket):
         except TimeoutError:
             return None
         if raw is not None:
-            self._keep(raw)
+            self._receive_raw(raw)
         return raw
 
     async def read_loop(self) -> None:
         """Read until the client is gone."""
         while not self.gone.is_set() and (raw := await self._next_message()) is not None:
-            self._keep(raw)
+            self._receive_raw(raw)
 
-    def _keep(self, raw: str | bytes) -> None:
+    def _receive_raw(self, raw: str | bytes) -> None:
         self.received += 1
-        self._inbox.append(raw)
-        self._inbox_bytes += len(raw)
-        while len(self._inbox) > INBOX_MESSAGES or self._inbox_bytes > INBOX_BYTES:
-            self._inbox_bytes -= len(self._inbox.popleft())
-            self.faults["unread"] += 1
-            if self.faults["unread"] == 1:
-                self.logger.warning("the bot does not read; the client's oldest messages are being dropped")
-        self._inbox_filled.set()
-
-    async def receive(self) -> Message:
-        """Return the next message as ASGI has it."""
-        while not self._inbox:
-            if self.gone.is_set():
-                return {"type": "websocket.disconnect", "code": self.close_code or 1000, "reason": ""}
-            self._inbox_filled.clear()
-            await self._inbox_filled.wait()
-        raw = self._inbox.popleft()
-        self._inbox_bytes -= len(raw)
-        return {"type": "websocket.receive", "text" if isinstance(raw, str) else "bytes": raw}
+        self._enqueue(raw)
 
     async def send(self, message: Message) -> None:
         """Send a message as ASGI has it; a close is noted as a request."""
         if message["type"] == "websocket.close":
             self.requested_code = message.get("code") or 1000
             self.request_close()
-            return
-        if self.gone.is_set():
-            # As Starlette's own does: a bot that sends in a loop must hear that it is over.
-            raise WebSocketDisconnect(self.close_code or 1000, self.gone_reason)
-        text = message.get("text")
-        if await self._send_raw(text if text is not None else message["bytes"]):
+        elif await self._send_raw(self._content(message)):
             self.sent += 1
 
 

@@ -17,7 +17,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from starlette.types import Message, Receive, Scope, Send
-from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from wsvoice.errors import RemoteProtocolError
 from wsvoice.providers.events import (
@@ -43,10 +42,6 @@ if TYPE_CHECKING:
 
 Sink = Callable[[Event], Awaitable[None]]
 
-#: How many messages wait for a bot that is not ready; ten seconds of 20 ms audio. The oldest go first.
-INBOX_MESSAGES = 500
-#: How much they may hold together, in bytes.
-INBOX_BYTES = 1024 * 1024
 #: How many of the caller's keys are recorded, and how many of them have a line each; the bot gets every one.
 MAX_DIGITS = 256
 LOGGED_DIGITS = 32
@@ -64,6 +59,10 @@ class MediaSocket(BoundedSocket):
 
     Closing is a request: the session plays out the last audio and closes.
     """
+
+    # Ten seconds of 20 ms audio.
+    inbox_messages = 500
+    inbox_bytes = 1024 * 1024
 
     def __init__(
         self,
@@ -101,8 +100,6 @@ class MediaSocket(BoundedSocket):
         #: The message that started the stream.
         self._start: str | bytes | None = None
         self._reorderer = None if provider.ordered else Reorderer()
-        self._inbox: deque[tuple[str | bytes, Event]] = deque()
-        self._inbox_bytes = 0
         self._sink: Sink | None = None
         self._waiting_marks: dict[str, asyncio.Future[None]] = {}
         self._has_marks = provider.has_marks
@@ -198,11 +195,7 @@ class MediaSocket(BoundedSocket):
         if self._sink is not None:
             await self._sink(event)
             return
-        self._inbox.append((raw, event))
-        self._inbox_bytes += len(raw)
-        while len(self._inbox) > INBOX_MESSAGES or self._inbox_bytes > INBOX_BYTES:
-            self._drop_oldest()
-        self._inbox_filled.set()
+        self._enqueue(raw, event)
 
     def _note_digit(self, digit: str) -> None:
         self.digit_count += 1
@@ -216,28 +209,18 @@ class MediaSocket(BoundedSocket):
     async def deliver_to(self, sink: Sink) -> None:
         """Hand every event to `sink`, those that wait first, until the caller is gone."""
         while self._inbox:
-            await sink(self._next_of_inbox()[1])
+            _, event = self._dequeue()
+            assert event is not None
+            await sink(event)
         self._sink = sink
         try:
             await self.gone.wait()
         finally:
             self._sink = None
 
-    async def receive(self) -> Message:
-        """Return the next message as ASGI has it, for a bot that reads by itself."""
-        while not self._inbox:
-            if self.gone.is_set():
-                self.client_state = WebSocketState.DISCONNECTED
-                return {"type": "websocket.disconnect", "code": self.close_code or 1000, "reason": ""}
-            self._inbox_filled.clear()
-            await self._inbox_filled.wait()
-        raw, _ = self._next_of_inbox()
-        return {"type": "websocket.receive", "text" if isinstance(raw, str) else "bytes": raw}
-
-    def _next_of_inbox(self) -> tuple[str | bytes, Event]:
-        raw, event = self._inbox.popleft()
-        self._inbox_bytes -= len(raw)
-        return raw, event
+    def _index_to_drop(self) -> int:
+        """Return the oldest audio's place in the inbox; that of the oldest message if there is none."""
+        return next((index for index, (_, event) in enumerate(self._inbox) if isinstance(event, Audio)), 0)
 
     # Writing
 
@@ -290,11 +273,7 @@ class MediaSocket(BoundedSocket):
         if message["type"] == "websocket.close":
             self.request_close()
             return
-        if self.gone.is_set():
-            # As Starlette's own does: a bot that sends in a loop must hear that it is over.
-            raise WebSocketDisconnect(self.close_code or 1000, self.gone_reason)
-        text = message.get("text")
-        raw: str | bytes = text if text is not None else message["bytes"]
+        raw = self._content(message)
         try:
             event: Event | None = self._mirror.receive(raw)
         except RemoteProtocolError as error:
@@ -363,19 +342,3 @@ class MediaSocket(BoundedSocket):
             gone.cancel()
             self._waiting_marks.pop(name, None)
         return True
-
-    def _drop_oldest(self) -> None:
-        for index, (raw, event) in enumerate(self._inbox):
-            if isinstance(event, Audio):
-                del self._inbox[index]
-                self._inbox_bytes -= len(raw)
-                break
-        else:
-            self._next_of_inbox()
-        self.note_unread("the oldest of the caller's audio is being dropped")
-
-    def note_unread(self, consequence: str) -> None:
-        """Count a message that a bot which does not read never gets."""
-        self.faults["unread"] += 1
-        if self.faults["unread"] == 1:
-            self.logger.warning("the bot does not read; {}", consequence)
