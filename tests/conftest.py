@@ -24,16 +24,16 @@ LONGEST = (
     "test_isolation.py",
     "attacks/test_endless_senders.py",
     "test_docs.py",
-    "test_plugin.py",
-    "dial/test_calls.py",
+    "test_pytest_plugin.py",
+    "dial/test_caller.py",
     "attacks/test_dial.py",
     "attacks/test_clients.py",
     "attacks/test_webhooks.py",
     "runner/pipecat/test_documented_features.py",
     "test_end_to_end.py",
-    "test_cli.py",
+    "cli/test_main.py",
     "dial/test_interrupts.py",
-    "test_init_cli.py",
+    "cli/test_init.py",
 )
 _ROOT = Path(__file__).parent
 

@@ -20,7 +20,6 @@ import wsvoice
 from tests.environment import clean_environ
 from wsvoice.cli.main import app
 from wsvoice.dial.report import CallReport, TurnReport
-from wsvoice.providers import PROVIDERS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

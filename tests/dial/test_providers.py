@@ -32,7 +32,7 @@ BRIEF_CALLER = CALLER.replace(":caller", ":brief_caller")
 #: Of whose call the sound is followed for long; the others' differs in its format, which a few seconds show.
 LONGEST = "twilio"
 
-#: The others are served for whole calls in test_bot_files.py and test_commands.py.
+#: The others are served for whole calls in test_bot_files.py and test_api_commands.py.
 SERVED = [name for name in PROVIDERS if name not in ("twilio", "telnyx", "plivo")]
 
 SEED, OTHER_SEED = bytes(range(32)), bytes(32)

@@ -1,0 +1,239 @@
+"""``wsvoice run``: what is printed where, and with which exit code it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tests.cli.invoke import BOTS, GOOD, invoke
+from wsvoice.config import RunConfig
+from wsvoice.errors import ServerError
+
+pytestmark = pytest.mark.usefixtures("clean_process")
+
+
+def test_run_serves_the_bot_as_it_is_told(served, tmp_path):
+    (tmp_path / "bot.py").write_text(GOOD)
+    invoke("run", "-t", "twilio", "--port", "0", "--max-calls", "2", "--param", "a=1", "--param", "b=2")
+    assert served.bot.name == "bot.py"
+    assert served.bot.path == tmp_path / "bot.py"
+    assert served.config == RunConfig(
+        transport="twilio", port=0, max_calls=2, parameters={"a": "1", "b": "2"}, credentials={}
+    )
+
+
+def test_run_takes_every_option(served, clean_process):
+    invoke(
+        *["run", f"{BOTS / 'main_guard.py'}:bot", "--transport", "twilio", "--proxy", "https://x.io/"],
+        *["--host", "0.0.0.0", "--port", "8000", "--verify", "enforce", "--stream-auth", "none", "--record", "calls"],
+        *["--drain-timeout", "1m", "--log-level", "debug"],
+    )
+    assert served.config == RunConfig(
+        bot=f"{BOTS / 'main_guard.py'}:bot",
+        transport="twilio",
+        proxy="x.io",
+        host="0.0.0.0",
+        port=8000,
+        verify="enforce",
+        stream_auth="none",
+        record=Path("calls"),
+        drain_timeout_s=60.0,
+        log_level="DEBUG",
+    )
+    assert clean_process == ["DEBUG"]
+
+
+def test_run_puts_its_create_transport_in_place_before_the_bot_is_imported(served, tmp_path):
+    from wsvoice.runner.pipecat.call_arguments import create_transport
+
+    (tmp_path / "bot.py").write_text("from pipecat.runner.utils import create_transport\n" + GOOD)
+    invoke("run")
+    assert served.bot.module.create_transport is create_transport
+
+
+def test_run_gives_the_bot_what_dotenv_says_and_the_shell_wins(served, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACME_REGION", "shell")
+    (tmp_path / ".env").write_text("ACME_API_KEY=file\nACME_REGION=file\nWSVOICE_PORT=8000\n")
+    (tmp_path / "bot.py").write_text("import os\nSEEN = os.environ['ACME_API_KEY'], os.environ['ACME_REGION']\n" + GOOD)
+    invoke("run")
+    assert served.bot.module.SEEN == ("file", "shell")
+    assert served.config.port == 8000
+
+
+def test_run_says_where_to_try_it(served, tmp_path):
+    (tmp_path / "bot.py").write_text(GOOD)
+    result = invoke("run")
+    assert result.stdout == ""
+    assert "bot.py takes calls\n" in result.stderr
+    assert re.search(r"listens on +http://localhost:7860/$", result.stderr, re.M)
+    assert re.search(r"try it +wsvoice dial http://localhost:7860/ -t twilio$", result.stderr, re.M)
+    assert "note: only test calls reach it; a real number needs a public address" in result.stderr
+    assert "warning" not in result.stderr
+
+
+def test_run_says_what_the_provider_must_be_told(served, tmp_path):
+    (tmp_path / "bot.py").write_text(GOOD)
+    (tmp_path / ".env").write_text("TWILIO_AUTH_TOKEN=secret\n")
+    result = invoke("run", "-t", "twilio", "-x", "bot.example.com")
+    assert re.search(r"Twilio +voice webhook of the number: https://bot\.example\.com/ \(HTTP POST\)", result.stderr)
+    assert re.search(r"try it +wsvoice dial https://bot\.example\.com/ -t twilio$", result.stderr, re.M)
+    assert "note:" not in result.stderr
+    assert "warning" not in result.stderr
+    assert "secret" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "warning"),
+    [
+        (["--verify", "off"], "warning: webhooks are not verified: anybody"),
+        (["--stream-auth", "none"], "warning: streams need no token: anybody"),
+    ],
+)
+def test_run_warns_of_strangers_on_a_public_address(served, tmp_path, arguments, warning):
+    (tmp_path / "bot.py").write_text(GOOD)
+    assert warning in invoke("run", "-x", "bot.example.com", *arguments).stderr
+    served.ready = SimpleNamespace(url="http://localhost:7860/", public_url="https://a.b", provider_names=("twilio",))
+    assert warning in invoke("run", *arguments).stderr, "a tunnel's address is public too"
+
+
+def test_run_json_is_one_object_on_stdout(served, tmp_path):
+    (tmp_path / "bot.py").write_text(GOOD)
+    result = invoke("run", "--json", "-x", "x.io")
+    assert json.loads(result.stdout) == {
+        "url": "http://localhost:7860/",
+        "public_url": "https://x.io",
+        "providers": ["twilio"],
+        "pid": os.getpid(),
+    }
+    assert result.stdout.count("\n") == 1
+
+
+def test_verbose_says_where_each_setting_comes_from(served, tmp_path, monkeypatch):
+    monkeypatch.setenv("WSVOICE_MAX_CALLS", "3")
+    (tmp_path / "bot.py").write_text(GOOD)
+    (tmp_path / ".env").write_text("WSVOICE_VERIFY=off\nTWILIO_AUTH_TOKEN=hush-hush\n")
+    (tmp_path / "pyproject.toml").write_text("[tool.wsvoice]\ndrain-timeout = '2m'\n")
+    text = " ".join(invoke("run", "-v", "--port", "8000").stderr.split())
+    for line in [
+        "port = 8000 (flag --port)",
+        "max-calls = 3 (environment WSVOICE_MAX_CALLS)",
+        "verify = off (.env WSVOICE_VERIFY)",
+        "drain-timeout = 120s (pyproject.toml [tool.wsvoice] drain-timeout)",
+        "host = localhost (default)",
+        f"{tmp_path / '.env'} was read",
+    ]:
+        assert line in text
+    assert "hush-hush" not in text
+
+
+def test_a_setting_that_cannot_be_used_is_misuse(tmp_path):
+    result = invoke("run", "-x", "x.io/voice", code=2)
+    assert result.stderr == (
+        "error: -x takes a domain, not a URL with a path: got 'x.io/voice'\nhint:  use `-x x.io`\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "first"),
+    [
+        ("nowhere.py", 2, "error: there is no file"),
+        ("no_bot.py", 2, "error: no_bot.py has no coroutine function named `bot`"),
+        ("misspelt.py", 2, "error: misspelt.py has no coroutine function named `bot`"),
+        ("plain_function.py", 2, "error: `bot` in plain_function.py is a plain function"),
+        ("wrong_arity.py", 2, "error: `bot` in wrong_arity.py cannot be called with one argument"),
+        ("import_error.py", 1, "Traceback (most recent call last):"),
+        ("missing_dependency.py", 1, "error: missing_dependency.py imports `acme_speech_services`"),
+        ("exits.py", 1, "error: exits.py stops while it is imported"),
+    ],
+)
+def test_a_bad_bot_ends_run_before_anything_listens(served, name, code, first):
+    result = invoke("run", str(BOTS / name), code=code)
+    assert result.stdout == ""
+    assert result.stderr.startswith(first)
+    assert served.config is None
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith(("hint:  ", "error: "))
+
+
+def test_the_bots_traceback_stands_before_the_error(served):
+    lines = invoke("run", str(BOTS / "import_error.py"), code=1).stderr.splitlines()
+    assert lines[-2] == "KeyError: 'greeting'"
+    assert lines[-1] == "error: import_error.py failed while it was imported: KeyError: 'greeting'"
+    assert not any("wsvoice/runner" in line or "importlib" in line for line in lines)
+
+
+def test_a_server_that_does_not_start_is_a_failure(monkeypatch, tmp_path):
+    def serve(*_, **__):
+        raise ServerError("cannot listen on localhost:7860: in use", hint="try --port 7861")
+
+    monkeypatch.setattr("wsvoice.runner.server.serve", serve)
+    (tmp_path / "bot.py").write_text(GOOD)
+    result = invoke("run", code=1)
+    assert result.stderr == "error: cannot listen on localhost:7860: in use\nhint:  try --port 7861\n"
+
+
+def test_an_interrupted_server(monkeypatch, tmp_path):
+    def serve(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("wsvoice.runner.server.serve", serve)
+    (tmp_path / "bot.py").write_text(GOOD)
+    assert invoke("run", code=130).stdout == ""
+
+
+def test_where_causes_go_has_nothing_to_do_with_the_banner(served, tmp_path, monkeypatch):
+    (tmp_path / "bot.py").write_text(GOOD)
+    monkeypatch.setenv("WSVOICE_CAUSES", str(tmp_path / "causes"))
+    assert "bot.py takes calls" in invoke("run").stderr
+    assert served.config.causes == tmp_path / "causes"
+    monkeypatch.delenv("WSVOICE_CAUSES")
+    monkeypatch.setenv("WSVOICE_PROT", "80")
+    assert invoke("run", "--quiet").stderr == "", "dial tells of them itself"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_run_says_that_it_listens_on_every_address(served, tmp_path, host):
+    (tmp_path / "bot.py").write_text(GOOD)
+    shown = invoke("run", "--host", host).stderr
+    assert re.search(r"listens on +http://localhost:7860/, and on every other address of this machine$", shown, re.M)
+    assert "note: other machines in the network reach it, and no provider does; a real number needs" in shown
+
+
+def test_run_warns_of_a_misspelt_variable_and_goes_on(served, tmp_path, monkeypatch):
+    monkeypatch.setenv("WSVOICE_PROT", "80")
+    (tmp_path / ".env").write_text("WSVOICE_MAXCALLS=3\nWSVOICE_DIAL_LISTEN=2\n")
+    (tmp_path / "bot.py").write_text(GOOD)
+    result = invoke("run")
+    assert "warning: WSVOICE_PROT is not read: did you mean WSVOICE_PORT?\n" in result.stderr
+    assert "warning: WSVOICE_MAXCALLS in .env is not read: did you mean WSVOICE_MAX_CALLS?\n" in result.stderr
+    assert result.stderr.count("warning") == 2
+    assert served.config.max_calls is None
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_served_bot_listens_and_stops_when_it_is_asked_to(tmp_path):
+    command = [sys.executable, "-m", "wsvoice", "run", str(BOTS / "main_guard.py"), "-t", "twilio", "--port", "0"]
+    with subprocess.Popen(
+        [*command, "--json"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as served:
+        try:
+            ready = json.loads(served.stdout.readline())
+            assert ready["pid"] == served.pid
+            assert re.fullmatch(r"http://localhost:[1-9]\d*/", ready["url"])
+            assert ready["public_url"] is None
+            assert ready["providers"] == ["twilio"]
+            served.send_signal(signal.SIGTERM)
+            _, stderr = served.communicate(timeout=30)
+        finally:
+            served.kill()
+    assert served.returncode == 0
+    assert "Traceback" not in stderr
+    assert "main_guard.py takes calls" in stderr
