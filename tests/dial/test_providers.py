@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.bots.calls_back import OVER_S
 from tests.environment import clean_environ, clean_process
 from tests.providers.companies import load_provider
 from tests.signals import speech_like
@@ -156,14 +157,20 @@ def test_a_provider_that_signs_nothing_is_let_in(name: str, calls: dict[str, Pla
     assert calls[f"unsigned {name}"].report.verdict == "passed"
 
 
-def tones(pcm: np.ndarray[Any, Any], rate: int) -> list[int]:
-    """Return which of the caller's two tones sound, in Hz and in their order; one that breaks off is still one."""
+def tones(pcm: np.ndarray[Any, Any], rate: int) -> tuple[list[int], int]:
+    """
+    Return which of the caller's two tones sound, in Hz and in their order; one that breaks off is still one.
+
+    Returns:
+        The tones; and how often one broke off for so long that the caller took it for over.
+    """
     size = rate // 20
     found: list[int] = []
-    clear = unclear = 0
+    clear = unclear = silent = breaks = 0
     for start in range(0, len(pcm) - size, size):
         piece = pcm[start : start + size].astype(np.float64)
         if np.sqrt(np.mean(piece**2)) < 2000:
+            silent += 1
             continue
         spectrum = np.abs(np.fft.rfft(piece * np.hanning(size), rate))
         heard = 1000 if spectrum[1000] > spectrum[600] else 600
@@ -172,10 +179,13 @@ def tones(pcm: np.ndarray[Any, Any], rate: int) -> list[int]:
             unclear += 1
             continue
         clear += 1
+        silent_s, silent = silent * size / rate, 0
         if found[-1:] != [heard]:
             found.append(heard)
+        elif silent_s >= OVER_S - 0.05:
+            breaks += 1
     assert unclear <= clear / 5, (unclear, clear)
-    return found
+    return found, breaks
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
@@ -188,12 +198,13 @@ def test_two_bots_hear_each_other(name: str, calls: dict[str, Placed]) -> None:
     assert report.ended_by == "caller"
     assert (10_000 if name == LONGEST else 2000) <= report.duration_ms < 45_000
     assert report.turns
-    assert all(turn.response_ms is not None for turn in report.turns[:-1])
     with wave.open(str(report.recording)) as file:
         rate = file.getframerate()
         both = np.frombuffer(file.readframes(file.getnframes()), "<i2").reshape(-1, 2)
     # The caller says each tone when the bot has repeated the one before; it hangs up behind its last one.
-    said, heard = tones(both[:, 0], rate), tones(both[:, 1], rate)
+    (said, _), (heard, breaks) = tones(both[:, 0], rate), tones(both[:, 1], rate)
+    # Where an answer broke off on a busy machine, the caller speaks into the rest of it, and the next one has no begin.
+    assert [turn.response_ms for turn in report.turns[:-1]].count(None) <= breaks
     assert len(said) >= (6 if name == LONGEST else 4)
     assert said == [1000, 600] * (len(said) // 2)
     assert heard in (said, said[:-1])
