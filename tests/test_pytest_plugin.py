@@ -21,7 +21,7 @@ from tests.signals import speech_like, tone
 from wsvoice.audio import PCMU_8K, write_wav
 from wsvoice.dial.report import CountedFinding, TimelineEvent, TurnReport
 from wsvoice.errors import UsageError
-from wsvoice.testing import AsyncDial, Desk, Dial, PlacedCall, Report, _CallThread
+from wsvoice.testing import AsyncDial, CallFactory, Dial, PlacedCall, Report, _CallThread
 
 pytest_plugins = ["pytester"]
 
@@ -221,14 +221,14 @@ def test_the_fixtures_have_a_line_of_help(project: pytest.Pytester) -> None:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Callable[..., Desk]:
-    """Return a function that sets a desk up in a project at ``tmp_path``."""
+def factory(tmp_path: Path) -> Callable[..., CallFactory]:
+    """Return a function that sets a factory up in a project at ``tmp_path``."""
 
-    def make(*folders: str) -> Desk:
+    def make(*folders: str) -> CallFactory:
         for folder in folders:
             (tmp_path / folder).mkdir(parents=True, exist_ok=True)
         calls: list[PlacedCall] = []
-        return Desk(
+        return CallFactory(
             folders=[tmp_path / folder for folder in folders] or [tmp_path],
             root=tmp_path,
             new_recording=lambda: tmp_path / f"call-{len(calls) + 1}.wav",
@@ -238,32 +238,34 @@ def desk(tmp_path: Path) -> Callable[..., Desk]:
     return make
 
 
-def test_a_call_that_reaches_nobody(desk: Callable[..., Desk]) -> None:
-    office = desk()
-    report = Dial(office)(NOBODY, from_number="+15550100009")
+def test_a_call_that_reaches_nobody(factory: Callable[..., CallFactory]) -> None:
+    calls = factory()
+    report = Dial(calls)(NOBODY, from_number="+15550100009")
     assert (report.passed, report.target, report.provider) == (False, NOBODY, "twilio")
     assert (report.heard, report.said, report.wav, report.sounds, report.log) == (b"", b"", None, [], [])
     assert report.response_times_ms == []
     assert repr(report) == f"<Report of {NOBODY}, twilio: failed: {report.failure}>"
     with pytest.raises(AssertionError, match="the call failed: nothing listens at"):
         report.assert_passed()
-    assert [call.report for call in office.calls] == [report]
-    assert office.calls[0].to_lines()[-1] == f"failed: {report.failure}"
+    assert [call.report for call in calls.calls] == [report]
+    assert calls.calls[0].to_lines()[-1] == f"failed: {report.failure}"
 
 
-def test_a_coroutine_gets_the_same(desk: Callable[..., Desk]) -> None:
-    report = asyncio.run(AsyncDial(desk())(NOBODY, provider="telnyx"))
+def test_a_coroutine_gets_the_same(factory: Callable[..., CallFactory]) -> None:
+    report = asyncio.run(AsyncDial(factory())(NOBODY, provider="telnyx"))
     assert (report.passed, report.provider) == (False, "telnyx")
 
 
-def test_the_projects_settings_hold_where_an_option_is_left_out(desk: Callable[..., Desk], tmp_path: Path) -> None:
-    office = desk("tests/unit", "tests", ".")
+def test_the_projects_settings_hold_where_an_option_is_left_out(
+    factory: Callable[..., CallFactory], tmp_path: Path
+) -> None:
+    calls = factory("tests/unit", "tests", ".")
     (tmp_path / "pyproject.toml").write_text('[tool.wsvoice.dial]\ntransport = "plivo"\n')
-    assert Dial(office)(NOBODY).provider == "plivo"
-    assert Dial(office)(NOBODY, provider="telnyx").provider == "telnyx"
-    assert Dial(office)(NOBODY, env={"WSVOICE_DIAL_TRANSPORT": "exotel"}).provider == "exotel"
+    assert Dial(calls)(NOBODY).provider == "plivo"
+    assert Dial(calls)(NOBODY, provider="telnyx").provider == "telnyx"
+    assert Dial(calls)(NOBODY, env={"WSVOICE_DIAL_TRANSPORT": "exotel"}).provider == "exotel"
     # Another project's are another's.
-    assert Dial(office)(NOBODY, cwd=tmp_path / "tests").provider == "twilio"
+    assert Dial(calls)(NOBODY, cwd=tmp_path / "tests").provider == "twilio"
 
 
 @pytest.mark.parametrize(
@@ -279,21 +281,21 @@ def test_the_projects_settings_hold_where_an_option_is_left_out(desk: Callable[.
     ],
 )
 def test_a_wrong_option_is_named(
-    desk: Callable[..., Desk], options: dict[str, object], error: type[Exception], message: str
+    factory: Callable[..., CallFactory], options: dict[str, object], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        Dial(desk())(NOBODY, **options)  # type: ignore[arg-type]
+        Dial(factory())(NOBODY, **options)  # type: ignore[arg-type]
 
 
-def test_a_hint_is_shown(desk: Callable[..., Desk]) -> None:
+def test_a_hint_is_shown(factory: Callable[..., CallFactory]) -> None:
     with pytest.raises(UsageError) as caught:
-        Dial(desk())(NOBODY, provider="twilo")
+        Dial(factory())(NOBODY, provider="twilo")
     assert caught.value.__notes__ == ["hint: did you mean `twilio`?"]
 
 
-def test_the_nearest_bot_is_served_where_its_project_is(desk: Callable[..., Desk], tmp_path: Path) -> None:
+def test_the_nearest_bot_is_served_where_its_project_is(factory: Callable[..., CallFactory], tmp_path: Path) -> None:
     """Bots that cannot be imported tell where they are, and where they run, before anything is dialled."""
-    office = desk("one/tests", "one", ".")
+    calls = factory("one/tests", "one", ".")
     # Short, because a failure's text is.
     where = "'in ' + os.path.basename(os.getcwd()) + ' is ' + os.path.relpath(__file__)"
     source = f"import os\nraise SystemExit({where} + os.environ.get('MORE', ''))\n"
@@ -303,7 +305,7 @@ def test_the_nearest_bot_is_served_where_its_project_is(desk: Callable[..., Desk
     (tmp_path / "one" / "pyproject.toml").write_text("")
 
     async def call(*places: tuple[str, dict[str, object]]) -> list[Report]:
-        dial = AsyncDial(office)
+        dial = AsyncDial(calls)
         return await asyncio.gather(*(dial(bot, **options) for bot, options in places))  # type: ignore[arg-type]
 
     reports = asyncio.run(
@@ -319,7 +321,7 @@ async def a_bot(runner_args: object) -> None:
     """Stand for a bot in a module of the user's."""
 
 
-def test_a_function_stands_for_its_file(desk: Callable[..., Desk]) -> None:
+def test_a_function_stands_for_its_file(factory: Callable[..., CallFactory]) -> None:
     from wsvoice.testing import _find_bot, _named
 
     name = _named(a_bot)
@@ -330,7 +332,7 @@ def test_a_function_stands_for_its_file(desk: Callable[..., Desk]) -> None:
 
     for bot in (nested, lambda runner_args: nested(runner_args)):
         with pytest.raises(UsageError, match="no name in a module"):
-            Dial(desk())(bot)
+            Dial(factory())(bot)
 
 
 # -- The thread that a call runs in --
@@ -467,7 +469,7 @@ def test_a_sound_is_found_wherever_and_however_loud_it_was(report: Report, tmp_p
 def test_a_sound_that_was_not_heard(report: Report, tmp_path: Path) -> None:
     path = tmp_path / "menu.wav"
     write_wav(path, [OTHER_WORDS], 8000)
-    with pytest.raises(AssertionError, match=r"menu\.wav was not heard: the likest sound, at \d+ ms") as caught:
+    with pytest.raises(AssertionError, match=r"menu\.wav was not heard: the most similar sound, at \d+ ms") as caught:
         report.assert_heard(path)
     assert "0.6 was asked for; the bot was sounding " in str(caught.value)
     with pytest.raises(AssertionError, match=r"a sound of 5\.0 s was not heard: the call was shorter"):
@@ -511,7 +513,7 @@ def test_answers(report: Report) -> None:
     ],
 )
 def test_bounds_that_cannot_be_are_refused(report: Report, check: Callable[[Report], object]) -> None:
-    with pytest.raises(ValueError, match=r"from 0 up|before it begins|at most 1"):
+    with pytest.raises(ValueError, match=r"takes 0 or more|before it begins|at most 1"):
         check(report)
 
 

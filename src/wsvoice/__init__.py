@@ -1,8 +1,8 @@
 """
 The command line for telephone voice bots built on pipecat.
 
-What a program may import is here; each name is loaded when it is first used, because pipecat takes most of a
-second to import and ``wsvoice --help`` must not wait for it.
+The public API is here. Each name is loaded when it is first used, because pipecat takes most of a second to import,
+and ``wsvoice --help`` must not wait for it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from importlib import import_module
 from wsvoice import pipecat_moved
 from wsvoice._version import __version__
 
-# As typing's, which takes longer to import than everything here: Ctrl-C is handled once this module is there.
+# Instead of typing's, which takes longer to import than this module, before which Ctrl-C is not handled.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -49,7 +49,7 @@ __all__ = [
 
 pipecat_moved.install_finder()
 
-if not TYPE_CHECKING:  # A type checker would take every name for one of ours.
+if not TYPE_CHECKING:  # A type checker would accept any name.
 
     def __getattr__(name: str) -> Any:
         if name in _PLACES:

@@ -1,7 +1,7 @@
 """
 ``python -m wsvoice``, and where the ``wsvoice`` command begins.
 
-What it needs takes a good part of a second to import. Ctrl-C in that time ends the process in one line, too.
+Its imports take a good part of a second; Ctrl-C in that time ends the process with one line, too.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 
-#: As the commands exit when they are interrupted.
+#: The commands' exit code when they are interrupted.
 INTERRUPTED = 130
 
 
@@ -26,7 +26,7 @@ def main() -> None:
 
 
 def _leave(*_: object) -> None:
-    # Nothing has begun that would have to be taken back; an exception could be lost in what is being imported.
+    # Nothing has begun yet; an exception could be lost in a module that is being imported.
     os.write(2, b"interrupted\n")
     os._exit(INTERRUPTED)
 

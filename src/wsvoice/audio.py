@@ -1,7 +1,7 @@
 """
-The sound of a call: wire formats, files, levels, and resampling with a few milliseconds of delay.
+Audio: wire formats, sound files, levels, and resampling with a few milliseconds of delay.
 
-Everything here is pure and synchronous. ``pcm`` always means 16-bit little-endian mono samples.
+Everything here is synchronous. ``pcm`` always means 16-bit little-endian mono samples.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class AudioFormat:
         return round(self.sample_rate * ms / 1000) * self.sample_width
 
     def duration_ms(self, n_bytes: int) -> float:
-        """Return how long `n_bytes` of this format sound."""
+        """Return how long `n_bytes` of this format last."""
         return n_bytes * 1000 / (self.sample_rate * self.sample_width)
 
     def silence(self, n_bytes: int) -> bytes:
@@ -236,7 +236,7 @@ def _filter(in_rate: int, out_rate: int, quality: _Quality) -> _Filter:
     Design a filter.
 
     Raises:
-        ValueError: If a rate is not one of audio.
+        ValueError: If a rate is out of bounds.
     """
     for rate in (in_rate, out_rate):
         if not MIN_RATE <= rate <= MAX_RATE:
@@ -279,9 +279,9 @@ class Resampler:
     """
     Changes the sample rate of a stream of PCM, without shifting it in time.
 
-    Output sample ``k`` belongs to the time ``k / out_rate`` of the input. What the linear-phase filter still
-    needs later input for is held back: :attr:`delay_ms` of sound, which :meth:`flush` hands out. The output
-    does not depend on how the input is cut into chunks. Too loud a sum is clipped.
+    Output sample ``k`` belongs to the time ``k / out_rate`` of the input. The linear-phase filter holds back
+    :attr:`delay_ms` of sound, which :meth:`flush` returns. The output does not depend on how the input is cut into
+    chunks. Values that are too large are clipped.
 
     Raises:
         ValueError: If a rate is not between :data:`MIN_RATE` and :data:`MAX_RATE`.
@@ -295,7 +295,7 @@ class Resampler:
 
     @classmethod
     def offline(cls, in_rate: int, out_rate: int) -> Resampler:
-        """Return one with a longer filter than a live stream could afford; it holds back four times as much."""
+        """Return one with a better filter, which holds back four times as much."""
         resampler = cls(in_rate, out_rate)
         if in_rate != out_rate and math.lcm(in_rate, out_rate) <= _MAX_OFFLINE_MULTIPLE:
             resampler._filter = _filter(in_rate, out_rate, _OFFLINE)
@@ -310,14 +310,14 @@ class Resampler:
         return self._filter.reach * 1000 / (self._filter.up * self._in_rate)
 
     def reset(self) -> None:
-        """Forget everything: what comes next is the start of an utterance."""
+        """Start over with a new utterance."""
         self._taken = 0
         self._given = 0
         self._split = b""
         self._tail: Samples = np.zeros(self._filter.before if self._filter else 0)
 
     def process(self, pcm: bytes) -> bytes:
-        """Take the next chunk and return what it completes; a sample may be split between two chunks."""
+        """Take the next chunk and return the output so far; a sample may be split between two chunks."""
         if self._split:
             pcm, self._split = self._split + pcm, b""
         if len(pcm) & 1:
@@ -353,10 +353,9 @@ class Resampler:
         if count <= 0:
             self._tail = np.concatenate((tail, chunk))
             return b""
-        # Of the outputs from the last multiple of the filter's grain on, `skip` are out already.
+        # Outputs are computed from a multiple of the grain on; the first `skip` have been returned already.
         skip = self._given % f.grain
-        # The window may reach past the input: the outputs that would need that part are not asked for yet, or
-        # it is the silence after the utterance's end.
+        # The window may reach past the input, into what no output needs yet or the silence after the end.
         window = np.zeros(max(have, f.needs(skip + count)))
         window[: len(tail)] = tail
         window[len(tail) : have] = chunk
@@ -371,9 +370,9 @@ class Resampler:
 
 
 def resample(pcm: bytes, in_rate: int, out_rate: int) -> bytes:
-    """Change a whole clip's sample rate, with a longer filter than a live stream could afford."""
+    """Change a whole clip's sample rate, with a better filter than for a live stream."""
     resampler = Resampler.offline(in_rate, out_rate)
-    # A second at a time bounds the memory that the filter's windows take.
+    # A second at a time, to limit the memory for the filter's windows.
     step = 2 * in_rate
     parts = [resampler.process(pcm[start : start + step]) for start in range(0, len(pcm), step)]
     return b"".join([*parts, resampler.flush()])
@@ -389,13 +388,13 @@ def read_audio(path: str | PathLike[str]) -> tuple[bytes, int]:
     """
     Return a file's sound as PCM, mixed down to one channel, and its sample rate.
 
-    Whatever libsndfile knows is read: WAV with every usual codec, FLAC, Ogg, MP3, AIFF; also a WAV file whose program
-    could not go back to write the length of the sound.
+    Reads whatever libsndfile does: WAV with every usual codec, FLAC, Ogg, MP3, AIFF; also WAV files from a pipe, which
+    lack the length.
 
     Raises:
         AudioFileError: If there is no such file, or no sound in it that can be read.
     """
-    # It takes longer to import than a command without a call should.
+    # Takes long to import, and most commands do not need it.
     import soundfile
 
     path = Path(path)
@@ -403,7 +402,7 @@ def read_audio(path: str | PathLike[str]) -> tuple[bytes, int]:
         content = path.read_bytes()
         frames, sample_rate = soundfile.read(BytesIO(content), dtype="float32", always_2d=True)
         if not len(frames) and int.from_bytes(content[4:8], "little") < len(content) - 8:
-            # A program that writes to a pipe cannot go back to say how much sound there is.
+            # A program that writes to a pipe cannot go back to write the length.
             content = content.replace(b"data\0\0\0\0", b"data\xff\xff\xff\xff", 1)
             frames, sample_rate = soundfile.read(BytesIO(content), dtype="float32", always_2d=True)
     except FileNotFoundError:
@@ -412,13 +411,13 @@ def read_audio(path: str | PathLike[str]) -> tuple[bytes, int]:
         reason = error.strerror or type(error).__name__
         raise AudioFileError(f"{path} cannot be read: {reason}", hint="give the path of a sound file") from None
     except soundfile.LibsndfileError as error:
-        # The hint is to be pasted into a shell, so a name with blanks must not fall apart.
+        # Quoted, because the hint is to be pasted into a shell.
         convert = f"convert it: ffmpeg -i {shlex.quote(str(path))} -ar 8000 -ac 1 out.wav"
         raise AudioFileError(f"{path} cannot be read as sound: {error.error_string}", hint=convert) from None
     if not len(frames) or not MIN_RATE <= sample_rate <= MAX_RATE:
         problem = f"claims {sample_rate} samples a second" if len(frames) else "has no sound in it"
         raise AudioFileError(f"{path} {problem}", hint="record or download it again")
-    # A file may hold NaN and infinity, which no loudspeaker can play.
+    # A file may contain NaN and infinity.
     mixed = np.nan_to_num(frames, nan=0.0, posinf=1.0, neginf=-1.0).mean(axis=1) * 32768
     return np.clip(np.rint(mixed), -32768, 32767).astype("<i2").tobytes(), sample_rate
 

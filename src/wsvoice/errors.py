@@ -21,8 +21,8 @@ Every exception of wsvoice.
         ├── RemoteProtocolError  the other end broke the provider's protocol
         └── LocalProtocolError   we were about to break it
 
-Errors carry the mend: ``hint`` is one line that says what to do about it. Library code raises; only the
-command line prints, and maps ``exit_code`` to the process's exit code.
+``hint`` is one line that says what to do about it. Library code raises; only the command line prints, and maps
+``exit_code`` to the process's exit code.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class ConfigError(UsageError):
 
 
 class BotNotFoundError(UsageError):
-    """There is no such bot, or what is there is not a bot."""
+    """There is no such bot, or it is not a bot."""
 
 
 class AudioFileError(UsageError):
@@ -86,7 +86,7 @@ class DialError(WsvoiceError):
 
 
 class ScaffoldError(WsvoiceError):
-    """A new project could not be written; nothing of it was left behind."""
+    """A new project could not be written; nothing was left behind."""
 
 
 class HttpError(WsvoiceError):
@@ -94,7 +94,7 @@ class HttpError(WsvoiceError):
     An HTTP request got no response.
 
     ``kind`` is ``refused``, ``connect`` (no connection in time), ``timeout`` (no answer in time), ``tls``,
-    ``dns``, ``url``, ``address`` (one that must not be asked) or ``other``.
+    ``dns``, ``url``, ``address`` (one that is not allowed) or ``other``.
     """
 
     def __init__(self, kind: str, message: str, *, hint: str | None = None) -> None:
@@ -111,7 +111,7 @@ class TokenError(WsvoiceError):
 
 
 class ProtocolError(WsvoiceError):
-    """A message breaks the provider's protocol; ``kind`` groups messages broken in the same way."""
+    """A message breaks the provider's protocol; ``kind`` says how, and groups like errors."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)

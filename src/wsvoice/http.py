@@ -1,5 +1,5 @@
 """
-The one HTTP client: sends a request as it is, and says in plain words why there was no response.
+The only HTTP client: sends a request as it is, and says why there was no response.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from wsvoice.providers.base import HttpRequest
 
 #: How long a server may take to accept the connection.
 CONNECT_TIMEOUT_S = 5.0
-#: In which header a server on this machine tells a caller on this machine the public host that stands for it.
+#: The header in which a server tells a caller on the same machine its public host.
 PUBLIC_HOST_HEADER = "x-wsvoice-public-host"
-#: In which header it tells such a caller the providers whose calls it takes, separated by commas.
+#: The header in which it tells such a caller the providers that it serves, separated by commas.
 PROVIDERS_HEADER = "x-wsvoice-providers"
 #: The most of a response's body that is read, in bytes.
 BODY_LIMIT = 1024 * 1024
@@ -51,7 +51,7 @@ class HttpResponse:
     is_cut: bool = False
 
 
-#: Returns the addresses at which a URL's host may be reached; empty leaves them to whoever connects.
+#: Returns the addresses at which a URL's host may be reached; empty for any.
 LookUp = Callable[[str], Awaitable[Sequence[str]]]
 
 
@@ -63,15 +63,15 @@ async def send(
 
     Args:
         request: The request.
-        timeout_s: For the whole of it; connecting gets 5 s at most.
-        body_limit: What the body has beyond is not read, in bytes; nor is more of it unpacked.
-        look_up: Where the request may go; without it, wherever the name leads.
+        timeout_s: For the whole exchange; connecting gets 5 s at most.
+        body_limit: The most of the body that is read and unpacked, in bytes.
+        look_up: Resolves the host to the addresses that are allowed; any without it.
 
     Raises:
         HttpError: If there was no response.
     """
     parts = urlsplit(request.url)
-    # Reading the certificates takes longer than a step of audio, and a local request needs none.
+    # In a thread, because reading the certificates takes longer than a frame of audio.
     tls = await asyncio.to_thread(_tls) if parts.scheme == "https" else False
     began = time.monotonic()
     try:
@@ -104,9 +104,9 @@ async def _exchange(
     timeout_s: float,
     body_limit: int,
 ) -> tuple[httpx.Response, bytes]:
-    """Send `request` to `address`, or wherever its host leads; return the response and a bit more than the limit."""
+    """Send `request` to `address`, or to any of its host; return the response and its body, one byte over the limit."""
     url, extensions = request.url, {}
-    # Nothing is unpacked that nobody asked to have packed; what comes packed all the same is bounded too.
+    # Compression is not asked for; if the body is compressed all the same, the limit is for the unpacked body.
     headers = {"Accept-Encoding": "identity", **request.headers}
     if address:
         user, at, host = parts.netloc.rpartition("@")
@@ -134,8 +134,8 @@ async def _read_body(response: httpx.Response, limit: int) -> bytes:
     """Return the body, unpacked; no more than one byte beyond `limit` is read or unpacked."""
     encoding = response.headers.get("content-encoding", "").strip().lower()
     if encoding not in ("", "identity", "gzip", "x-gzip", "deflate"):
-        raise httpx.DecodingError(f"its body is packed in a way that was not asked for ({encoding[:20]})")
-    # 32: gzip or zlib, as the first bytes say.
+        raise httpx.DecodingError(f"its body has an encoding that was not asked for ({encoding[:20]})")
+    # 32: gzip or zlib, told apart by the first bytes.
     unpacker = zlib.decompressobj(32 + zlib.MAX_WBITS) if encoding not in ("", "identity") else None
     body, n_raw = bytearray(), 0
     async for chunk in response.aiter_raw():
@@ -148,7 +148,7 @@ async def _read_body(response: httpx.Response, limit: int) -> bytes:
 
 
 def uses_proxy(url: str) -> bool:
-    """Tell whether a request for `url` goes through a proxy, which then looks the host up."""
+    """Return whether a request for `url` goes through a proxy, which then resolves the host."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     if is_loopback(host) or proxy_bypass(host):
@@ -164,7 +164,7 @@ def _tls() -> ssl.SSLContext:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether `host` is this machine's own: ``localhost``, ``127.0.0.1``, ``::1`` …"""
+    """Return whether `host` is this machine: ``localhost``, ``127.0.0.1``, ``::1`` …"""
     host = host.strip("[]").rstrip(".").lower()
     if host == "localhost" or host.endswith(".localhost"):
         return True
@@ -207,8 +207,7 @@ def _describe(error: Exception, url: str) -> HttpError:
     kind = failure_kind(error)
     if kind == "tls":
         if "WRONG_VERSION_NUMBER" in str(error):
-            # What came back is no TLS at all.
-            return HttpError(kind, f"no TLS connection to {host}: it speaks plain HTTP there; use http://")
+            return HttpError(kind, f"no TLS connection to {host}: it speaks plain HTTP; use http://")
         return HttpError(kind, f"no TLS connection to {host}: {_reason(error)}")
     if kind == "dns":
         return HttpError(kind, f"the host {host} is unknown")

@@ -1,8 +1,7 @@
 """
 The pytest plugin: the fixtures ``dial`` and ``adial``, which call a bot.
 
-pytest loads it in every project of an environment that has wsvoice in it, so it loads nothing itself until a test
-asks for a fixture.
+pytest loads it in every project of an environment with wsvoice, so it imports nothing until a test uses a fixture.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from wsvoice.testing import AsyncDial, Desk, Dial, PlacedCall
+    from wsvoice.testing import AsyncDial, CallFactory, Dial, PlacedCall
 
 _CALLS: pytest.StashKey[list[PlacedCall]] = pytest.StashKey()
 
@@ -26,7 +25,7 @@ def dial(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """Call a bot: ``report = dial("bot.py", audio=["question.wav"])``."""
     from wsvoice.testing import Dial
 
-    return Dial(_desk(request, tmp_path_factory))
+    return Dial(_factory(request, tmp_path_factory))
 
 
 @pytest.fixture
@@ -34,11 +33,11 @@ def adial(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """Call a bot from a coroutine: ``report = await adial("bot.py", audio=["question.wav"])``."""
     from wsvoice.testing import AsyncDial
 
-    return AsyncDial(_desk(request, tmp_path_factory))
+    return AsyncDial(_factory(request, tmp_path_factory))
 
 
-def _desk(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Desk:
-    from wsvoice.testing import Desk
+def _factory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> CallFactory:
+    from wsvoice.testing import CallFactory
 
     item = request.node
     calls = item.stash.setdefault(_CALLS, [])
@@ -48,7 +47,7 @@ def _desk(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     def folder() -> Path:
         return tmp_path_factory.mktemp(f"calls-{name}-")
 
-    return Desk(
+    return CallFactory(
         folders=_folders(item.path, request.config),
         root=request.config.rootpath,
         new_recording=lambda: folder() / f"call-{len(calls) + 1}.wav",
@@ -57,7 +56,7 @@ def _desk(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def _folders(test: Path, config: pytest.Config) -> list[Path]:
-    """Return where a test's files are looked for: beside it, above it up to the project's root, and here."""
+    """Return where a test's files are looked for: its folder, those above it up to the root, the current one."""
     folders = [test.parent]
     if test.is_relative_to(config.rootpath):
         folders = [folder for folder in test.parents if folder.is_relative_to(config.rootpath)]

@@ -1,15 +1,15 @@
 """
-Projects made from templates: all files of one, or none.
+Projects made from templates: all files, or none.
 
-A template is a folder ``templates/NAME/`` that is a working project as it lies, for the defaults: the first provider,
-the first option of each choice, and ``wsvoice-NAME-template`` for a name. What depends on these is in :func:`_texts`;
-each text for the defaults is replaced by the one for what the user chose. ``template.toml`` is not copied::
+A template is a folder ``templates/NAME/`` with a working project for the defaults: the first provider, the first
+option of each choice, and the name ``wsvoice-NAME-template``. Each text of :func:`_texts` for the defaults is replaced
+by the one for what the user chose. ``template.toml`` is not copied::
 
     description = "a bot to talk with"          # one line
     order = 10                                  # its place in lists
-    [choices.llm]                               # none or more; becomes the option --llm, and `LLM = "openai"` in a file
+    [choices.llm]                               # optional; the option --llm, and `LLM = "openai"` in a file
     help = "The language model."
-    [choices.llm.options]                       # an extra of pipecat's, and the variables that are needed
+    [choices.llm.options]                       # an extra of pipecat's, and the variables that it needs
     openai = { extra = "openai", env = ["OPENAI_API_KEY"] }
 """
 
@@ -39,19 +39,19 @@ MANIFEST = "template.toml"
 DEFAULT_NAME = "my-bot"
 # What installing, running and testing leave behind in a template.
 _LEFTOVERS = re.compile(r"__pycache__|\..*_cache|\.venv|\.env|build|dist|.*\.(pyc|egg-info)")
-# What pip would take for one of the project's own requirements.
+# Names that pip would confuse with the project's requirements.
 _TAKEN = frozenset({"wsvoice", "pipecat", "pipecat-ai", "pytest", "python"})
 
 
 class Option(NamedTuple):
-    """One of the values of a choice: the extra of pipecat-ai and the variables, most of them keys, that it needs."""
+    """An option of a choice: the extra of pipecat-ai and the environment variables that it needs."""
 
     extra: str
     env: Sequence[str]
 
 
 class Choice(NamedTuple):
-    """Something that a template leaves to the user: its options by name, the default first."""
+    """Something that the user may choose: its options by name, the default first."""
 
     help: str
     options: Mapping[str, Option]
@@ -59,7 +59,7 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A project to be copied, and what of it the user may choose, by name."""
+    """A project to be copied, and the user's choices by name."""
 
     name: str
     folder: Path
@@ -73,11 +73,11 @@ class Template:
 
     @property
     def defaults(self) -> dict[str, str]:
-        """The option of each choice that is taken unless the user says otherwise."""
+        """The default option of each choice."""
         return {name: next(iter(choice.options)) for name, choice in self.choices.items()}
 
     def files(self) -> Iterator[tuple[str, Path]]:
-        """Yield the files to be copied: where to, and where they are."""
+        """Yield the files to be copied: each path in the project, and the source."""
         for path in sorted(self.folder.rglob("*")):
             parts = path.relative_to(self.folder).parts
             if path.is_file() and parts != (MANIFEST,) and not any(map(_LEFTOVERS.fullmatch, parts)):
@@ -87,15 +87,15 @@ class Template:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """
-    A project, before anything of it is written.
+    A project that has not been written yet.
 
     Attributes:
         folder: Where it will be, as the user wrote it.
-        template: What it is made from.
-        providers: The names of its telephone companies.
-        chosen: The chosen option of each of the template's choices.
-        env: The variables that its bot needs besides the providers'.
-        files: The content of its files by their path in the folder.
+        template: Its template.
+        providers: The names of its providers.
+        chosen: The option of each choice.
+        env: The environment variables that its bot needs besides the providers'.
+        files: The content of each file by its path in the folder.
     """
 
     folder: Path
@@ -136,15 +136,15 @@ def plan(
     requirement: str = "wsvoice",
 ) -> Plan:
     """
-    Work out a project; nothing is written, and what is not given has its default.
+    Plan a project, without writing anything; what is not given has its default.
 
     Args:
         folder: Where it is to be.
         template: The template's name.
         providers: The providers' names.
         chosen: An option's name for some of the template's choices.
-        templates: Those there are, by name; wsvoice's own unless given.
-        requirement: What the project says to have wsvoice from, as :func:`own_requirement` does.
+        templates: All templates by name; wsvoice's own unless given.
+        requirement: The requirement for wsvoice, as of :func:`own_requirement`.
 
     Raises:
         UsageError: If there is no such template, provider, choice or option, or no project can have the folder's name.
@@ -166,7 +166,7 @@ def plan(
     before = _texts(used, used.placeholder, [first], used.defaults, "wsvoice")
     after = _texts(used, _name(folder), names, options, requirement)
     replace = {old.encode(): new.encode() for old, new in zip(before, after, strict=True)}
-    # A longer text may hold a shorter one; what was put in is not looked at again.
+    # The longest first, because a text may contain a shorter one; replacements are not searched again.
     pattern = re.compile(b"|".join(map(re.escape, sorted(replace, key=len, reverse=True))))
     files = {}
     for path, source in used.files():
@@ -183,7 +183,7 @@ def _texts(
     """Return the texts in a project's files that depend on what the user chose."""
     picked = {f"{choice}: {option}": template.choices[choice].options[option] for choice, option in options.items()}
     loaded = [load_company(each) for each in providers]
-    # The secret that webhooks are verified with; a company that signs none is known by a user and a password.
+    # The secret that verifies webhooks; a company that does not sign has a user and a password.
     needed = [(each.title, each.credential_names[: 1 if each.signs else 2]) for each in loaded]
     env: list[str] = []
     for title, variables in [*needed, *((title, option.env) for title, option in picked.items())]:
@@ -222,9 +222,9 @@ def project_folder(given: str | Path) -> Path:
     if not is_taken and re.fullmatch(r"[A-Za-z]([A-Za-z0-9._-]*[A-Za-z0-9])?", name):
         return folder
     better = f"my-{name}" if is_taken else re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._0123456789")
-    # The folder that the user stands in cannot be spelt otherwise.
+    # The current folder is not given by its name.
     better = str((folder.parent if folder.name == name else Path()) / (better or DEFAULT_NAME))
-    problem = "the name of a package that every bot needs" if is_taken else "no name for a Python project"
+    problem = "the name of a package that every bot needs" if is_taken else "not a name for a Python project"
     raise UsageError(f"{name!r} is {problem}", hint=f"use letters, digits and hyphens: `wsvoice init {better}`")
 
 
@@ -244,7 +244,7 @@ def own_requirement(distribution: importlib.metadata.Distribution | None = None)
     version, origin = _installed(distribution)
     url = origin.get("url", "")
     if not url or (url.startswith("file:") and not Path(url2pathname(urlsplit(url).path)).exists()):
-        # From an index; or from a wheel that is gone, in whose place only what is installed is left.
+        # From an index; or from a wheel that no longer exists.
         return f"wsvoice>={version}"
     if source := origin.get("vcs_info"):
         url = f"{source['vcs']}+{url}@{source['commit_id']}"
@@ -252,24 +252,24 @@ def own_requirement(distribution: importlib.metadata.Distribution | None = None)
 
 
 def own_editable_folder(distribution: importlib.metadata.Distribution | None = None) -> str | None:
-    """Return the folder of the editable wsvoice that is running, quoted for a shell; ``None`` if it is not editable."""
+    """Return the folder of an editable installation of wsvoice, quoted for a shell, or ``None``."""
     _, origin = _installed(distribution)
     is_editable = origin.get("dir_info", {}).get("editable")
     return shlex.quote(url2pathname(urlsplit(origin["url"]).path)) if is_editable else None
 
 
 def _installed(distribution: importlib.metadata.Distribution | None) -> tuple[str, dict[str, Any]]:
-    """Return wsvoice's version, and what its installer noted of where it is from."""
+    """Return wsvoice's version, and the installer's note about its origin."""
     try:
         distribution = distribution or importlib.metadata.distribution("wsvoice")
     except importlib.metadata.PackageNotFoundError:
-        # It runs from its source, which no installer has been told of.
+        # It runs from its source, without having been installed.
         return "", {"url": Path(__file__).parents[2].as_uri()}
     return distribution.version, json.loads(distribution.read_text("direct_url.json") or "{}")
 
 
 def next_commands(made: Plan) -> list[str]:
-    """Return the commands that install the project and try it, in a POSIX shell's words."""
+    """Return the commands that install the project and try it, for a POSIX shell."""
     here = made.folder.resolve() == Path.cwd()
     # Its tests need no keys; a call does.
     test = "pytest" if made.env else "pytest && wsvoice dial bot.py"
@@ -280,16 +280,16 @@ def write(made: Plan, *, overwrite: bool = False, dry_run: bool = False) -> None
     """
     Write a project, all of it or nothing.
 
-    The files are first written to a folder of their own on the same disk, and then moved into place. What goes wrong
-    on the way, an interruption included, takes back what was created, and puts back what was overwritten.
+    The files are written to a temporary folder on the same disk, then moved into place. An error or interruption
+    removes what was created, and restores what was overwritten.
 
     Args:
         made: The project.
-        overwrite: Whether files that are there already are replaced.
-        dry_run: Whether it is only checked that the files can be written where they are to be.
+        overwrite: Whether existing files are replaced.
+        dry_run: Only check whether the files can be written.
 
     Raises:
-        UsageError: If a file is there already, unless told to `overwrite`, or something is in the way.
+        UsageError: If a file exists already and is not to be overwritten, or something is in the way.
         ScaffoldError: If the disk is full, or the system refuses otherwise.
     """
     try:

@@ -1,7 +1,7 @@
 """
-Text to speech with eSpeak NG, which the package ``espeakng-loader`` brings along with its voices.
+Text to speech with eSpeak NG, whose library and voices are in the package ``espeakng-loader``.
 
-It needs no key and no network. It sounds like a machine, and is understood.
+It needs no key and no network. It sounds like a machine, but is understood.
 
 The library's interface: https://github.com/espeak-ng/espeak-ng/blob/1.52.0/src/include/espeak-ng/speak_lib.h
 """
@@ -25,7 +25,7 @@ _CHARACTERS = 1  # POS_CHARACTER of espeak_POSITION_TYPE
 _UTF8 = 1  # espeakCHARS_UTF8
 # t_espeak_callback: 16-bit samples (none at the end), how many, and events.
 _TAKE_AUDIO = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
-# Of a language's file the first is its own name, and others are what it also serves for.
+# The first of a language file's names is its own.
 _LANGUAGE = re.compile(r"^language\s+([\w-]+)", re.MULTILINE)
 # A path has room for 160 bytes, N_PATH_HOME_DEF, in which it is put together with the names of files:
 # https://github.com/espeak-ng/espeak-ng/blob/1.52.0/src/libespeak-ng/speech.h
@@ -39,11 +39,11 @@ def speak(text: str, voice: str = "en-us") -> tuple[bytes, int]:
     """
     Return `text` as 16-bit little-endian samples, and their rate in samples a second.
 
-    The samples of a text stay the same while the process lasts; from one process to another they may differ a little.
+    Within a process, the samples of a text are always the same; between processes they may differ a little.
 
     Args:
         text: What to say.
-        voice: A language or voice that eSpeak NG has, such as ``en-us``, ``es`` or ``de+f3``.
+        voice: A language or voice of eSpeak NG, such as ``en-us``, ``es`` or ``de+f3``.
 
     Raises:
         UsageError: If eSpeak NG is not installed, there is no such voice, or nothing in `text` can be said.
@@ -68,7 +68,7 @@ def languages() -> list[str]:
 
 
 class _Espeak:
-    """The library, of which there is one in a process; it says one text at a time."""
+    """The library, loaded once in a process; it says one text at a time."""
 
     def __init__(self) -> None:
         library, data = _find()
@@ -76,7 +76,7 @@ class _Espeak:
             self._library = ctypes.CDLL(library)
         except OSError as error:
             raise UsageError(f"eSpeak NG cannot be loaded: {error}", hint=_RECORD) from None
-        # The folder has to stay for as long as the library, which reads a language when it is first spoken.
+        # Kept as long as the library, which reads a language when it is first spoken.
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         if len(data.encode()) > _PATH_LIMIT:
             self._folder = tempfile.TemporaryDirectory(prefix="espeak-", ignore_cleanup_errors=True)
@@ -97,9 +97,9 @@ class _Espeak:
             if library.espeak_SetVoiceByName(voice.encode()) != _OK:
                 raise UsageError(
                     f"eSpeak NG has no voice {voice!r}",
-                    hint="give a language such as en-us, en-gb, de, es or fr-fr; a voice of it as in en-us+f3",
+                    hint="give a language such as en-us, en-gb, de, es or fr-fr, or a voice such as en-us+f3",
                 )
-            # Anew each time: something else in this process may have set its own.
+            # Each time, because other code in this process may have set its own.
             library.espeak_SetSynthCallback(self._callback)
             self._pcm.clear()
             # It reads as far as the first zero.
@@ -144,7 +144,7 @@ def _find() -> tuple[str, str]:
 
 
 def _shortcut(data: str, folder: Path) -> str:
-    """Return a shorter path to `data`, by way of `folder`; `data` itself where there are no symbolic links."""
+    """Return a shorter path to `data` through a link in `folder`; `data` itself without symbolic links."""
     link = folder / "data"
     try:
         link.symlink_to(data, target_is_directory=True)

@@ -1,7 +1,7 @@
 """
-Calls a bot from a test, and knows what happened.
+Calls a bot from a test: what the fixtures ``dial`` and ``adial`` are, and what they return.
 
-What the fixtures ``dial`` and ``adial`` of the pytest plugin are, and what they return. The names are for annotations:
+The names are for annotations:
 
 .. code-block:: python
 
@@ -42,7 +42,7 @@ from wsvoice.errors import UsageError, WsvoiceError
 #: The telephone's sample rate, in which sound is given and compared.
 SAMPLE_RATE = 8000
 
-# Places of a sound that are closer than this are one.
+# Matches of a sound that are closer than this are one.
 _SAME_PLACE_MS = 100
 
 Bot = str | PathLike[str] | Callable[..., Coroutine[Any, Any, Any]]
@@ -50,7 +50,7 @@ Bot = str | PathLike[str] | Callable[..., Coroutine[Any, Any, Any]]
 
 class CallOptions(TypedDict, total=False):
     """
-    How a call is placed; as the options of ``wsvoice dial``, in whose place in the project's settings they stand.
+    How a call is placed: the options of ``wsvoice dial``, which go before the project's settings.
 
     Attributes:
         provider: The provider to play.
@@ -62,13 +62,13 @@ class CallOptions(TypedDict, total=False):
         to_number: Who is called.
         parameters: Parameters for the bot.
         listen_s: How long the bot may speak first.
-        duration_s: Stay on the line this long, rather than until it is done.
+        duration_s: Stay on the line this long, and not until it is done.
         response_timeout_s: How long to wait for an answer.
         quirks: How the provider deviates, as ``wsvoice dial --quirk list`` lists it.
         probe: Also try an unsigned webhook, broken messages and an interruption.
         env: Environment variables, for the bot and for the settings of this call.
-        cwd: The folder of the bot and of the project's settings; by default the one in which the bot is found.
-        record: Where to write the recording, rather than to pytest's temporary folder.
+        cwd: The folder of the bot and of the project's settings; by default, where the bot is found.
+        record: Where to write the recording; by default, in pytest's temporary folder.
     """
 
     provider: str
@@ -89,7 +89,7 @@ class CallOptions(TypedDict, total=False):
     record: str | PathLike[str]
 
 
-#: What an option is called in the settings, where that is the same thing.
+#: The setting for each option that is passed on as it is.
 _SETTINGS = {
     "provider": "transport",
     "voice": "voice",
@@ -110,10 +110,10 @@ class Report(CallReport):
     """
     A call that was placed: everything that ``wsvoice dial --json`` reports, what was heard, and what happened.
 
-    The ``assert_`` methods are for what takes more than one line to assert, and say what was there instead.
+    The ``assert_`` methods say what was there instead if they fail.
 
     Attributes:
-        timeline: What happened, in its order.
+        timeline: What happened, in order.
     """
 
     timeline: Sequence[TimelineEvent] = field(default=(), compare=False)
@@ -163,7 +163,7 @@ class Report(CallReport):
 
     @cached_property
     def sounds(self) -> list[tuple[float, float]]:
-        """When the bot was sounding: where each run of sound begins and ends, in ms since the stream started."""
+        """The bot's sounds: when each begins and ends, in ms since the stream started."""
         detector = SoundDetector(SAMPLE_RATE)
         detector.feed(self.heard)
         detector.flush()
@@ -181,19 +181,19 @@ class Report(CallReport):
 
         Args:
             sound: A sound file, or 16-bit samples at 8000 a second.
-            min_correlation: How alike it has to be: 1.0 is the same but for the loudness. The telephone's codec
-                leaves about 0.99, noise or another voice over it less; other words of the same voice have about 0.2.
+            min_correlation: How similar it has to be: 1.0 is the same but for the loudness. After the telephone's
+                codec it is about 0.99, with noise less; other words in the same voice have about 0.2.
 
         Raises:
-            ValueError: If `sound` is silent, or there is no such correlation.
+            ValueError: If `sound` is silent, or `min_correlation` is not above 0 and at most 1.
         """
         if not 0 < min_correlation <= 1:
             raise ValueError(f"min_correlation is above 0 and at most 1, got {min_correlation:g}")
-        likeness = self._likeness(sound)
+        similarity = self._similarity(sound)
         found: list[int] = []
-        for at in np.flatnonzero(likeness >= min_correlation).tolist():
+        for at in np.flatnonzero(similarity >= min_correlation).tolist():
             if found and (at - found[-1]) * 1000 < _SAME_PLACE_MS * SAMPLE_RATE:
-                if likeness[at] > likeness[found[-1]]:
+                if similarity[at] > similarity[found[-1]]:
                     found[-1] = at
             else:
                 found.append(at)
@@ -201,7 +201,7 @@ class Report(CallReport):
 
     def assert_passed(self) -> None:
         """
-        Fail unless a real call would have gone well, and say why it would not; pytest shows the whole call below.
+        Fail unless a real call would have gone well, and say why; pytest shows the whole call below.
 
         .. code-block:: python
 
@@ -210,7 +210,7 @@ class Report(CallReport):
         __tracebackhide__ = True
         if self.passed:
             return
-        # The last words of a bot that died are in its log, which is shown with the call.
+        # A traceback is in the log, which is shown with the call.
         why = (self.failure or "").partition("\n")[0].rstrip(":")
         lines = [f"the call failed: {why}"]
         lines += [f"{found.level} {found.id}: {found.message}" for found in self.findings if found.message != why]
@@ -218,7 +218,7 @@ class Report(CallReport):
 
     def assert_heard(self, sound: bytes | str | PathLike[str], *, min_correlation: float = 0.6) -> float:
         """
-        Fail unless the bot was heard saying `sound`, and return when it began with it the first time.
+        Fail unless the bot was heard saying `sound`, and return when it first began to.
 
         .. code-block:: python
 
@@ -226,24 +226,24 @@ class Report(CallReport):
 
         Args:
             sound: A sound file, or 16-bit samples at 8000 a second.
-            min_correlation: How alike it has to be, as in :meth:`find`.
+            min_correlation: How similar it has to be, as in :meth:`find`.
         """
         __tracebackhide__ = True
         if found := self.find(sound, min_correlation=min_correlation):
             return found[0]
-        likeness = self._likeness(sound)
+        similarity = self._similarity(sound)
         name = f"a sound of {len(sound) / 2 / SAMPLE_RATE:.1f} s" if isinstance(sound, bytes) else os.fspath(sound)
-        if not len(likeness):
+        if not len(similarity):
             raise AssertionError(f"{name} was not heard: the call was shorter than that")
-        best = int(np.argmax(likeness))
+        best = int(np.argmax(similarity))
         raise AssertionError(
-            f"{name} was not heard: the likest sound, at {best * 1000 / SAMPLE_RATE:.0f} ms, has a correlation"
-            f" of {likeness[best]:.2f}, and {min_correlation:g} was asked for; {self._describe_sounds()}"
+            f"{name} was not heard: the most similar sound, at {best * 1000 / SAMPLE_RATE:.0f} ms, has a correlation"
+            f" of {similarity[best]:.2f}, and {min_correlation:g} was asked for; {self._describe_sounds()}"
         )
 
     def assert_silent(self, from_ms: float = 0.0, to_ms: float | None = None) -> None:
         """
-        Fail if the bot was sounding at some time in this part of the call.
+        Fail if the bot made a sound in this part of the call.
 
         .. code-block:: python
 
@@ -269,7 +269,7 @@ class Report(CallReport):
 
     def assert_answers_within(self, limit_ms: float) -> None:
         """
-        Fail unless the bot answered every turn of the caller's, and none later than this.
+        Fail unless the bot answered each of the caller's turns within `limit_ms`.
 
         .. code-block:: python
 
@@ -302,8 +302,8 @@ class Report(CallReport):
         caller, bot = (resample(frames[:, side].tobytes(), rate, SAMPLE_RATE) for side in range(2))
         return caller, bot
 
-    def _likeness(self, sound: bytes | str | PathLike[str]) -> NDArray[np.float64]:
-        """Return of each place in `heard` how alike it is to the audible part of `sound`, -1 to 1."""
+    def _similarity(self, sound: bytes | str | PathLike[str]) -> NDArray[np.float64]:
+        """Return for each place in `heard` how similar it is to the audible part of `sound`, -1 to 1."""
         pcm = bytes(sound) if isinstance(sound, bytes | bytearray) else resample(*read_audio(sound), SAMPLE_RATE)
         audible = audible_range(pcm, SAMPLE_RATE)
         if audible is None:
@@ -316,20 +316,20 @@ class Report(CallReport):
         size = 1 << (len(heard) + len(pattern)).bit_length()
         products = np.fft.irfft(np.fft.rfft(heard, size) * np.conj(np.fft.rfft(pattern, size)), size)[:count]
         energy = np.concatenate([[0.0], np.cumsum(heard * heard)])
-        # In silence the product is nothing but rounding, and so must the quotient be.
+        # In silence the product is only rounding; the quotient must be about 0 as well.
         energy = np.maximum(energy[len(pattern) :] - energy[: -len(pattern)], 1.0 * len(pattern))
-        likeness: NDArray[np.float64] = products / np.sqrt(energy * np.dot(pattern, pattern))
-        return likeness
+        similarity: NDArray[np.float64] = products / np.sqrt(energy * np.dot(pattern, pattern))
+        return similarity
 
 
 @dataclass
 class PlacedCall:
     """
-    A call of a test's, for what is shown if the test fails.
+    A call that a test has placed, to be shown if the test fails.
 
     Attributes:
         bot: What was called.
-        timeline: What has happened in it so far.
+        timeline: What has happened so far.
         report: How it went, once it is over.
     """
 
@@ -348,20 +348,20 @@ class PlacedCall:
         if self.report is None:
             return lines
         *rest, verdict = self.report.to_lines()
-        # What follows its first line are the last lines of the log again.
+        # Its other lines are the end of the log again.
         return [*lines, *rest, verdict.partition("\n")[0]]
 
 
 @dataclass(frozen=True)
-class Desk:
+class CallFactory:
     """
-    Where a test's calls are placed from.
+    Prepares a test's calls.
 
     Attributes:
-        folders: Where bots and audio files are looked for, the first place first.
-        root: The folder above which no project is looked for.
+        folders: Where bots and audio files are looked for, in this order.
+        root: No project is looked for above this folder.
         new_recording: Returns the path for the next recording.
-        calls: The calls that were placed; they are added to it.
+        calls: The calls that were placed; new ones are added.
     """
 
     folders: Sequence[Path]
@@ -374,7 +374,7 @@ class Desk:
         Return a call that is ready to be placed.
 
         Raises:
-            UsageError: If the bot, a file or an option is not what it has to be.
+            UsageError: If the bot, a file or an option cannot be used.
             TypeError: If there is no such option.
         """
         known = CallOptions.__annotations__
@@ -401,14 +401,14 @@ class Desk:
                 replace(config, environ=env, cwd=folder, caller=None), on_event=placed.timeline.append
             )
             values = {each.name: getattr(report, each.name) for each in fields(CallReport)}
-            # As the test wrote it, and not where it was found.
+            # As the test wrote it.
             placed.report = Report(**{**values, "target": name}, timeline=tuple(placed.timeline))
             return placed.report
 
         return _CallThread(call)
 
     def _project(self, home: Path | None) -> Path:
-        """Return the project's folder: `home`, or one above it that has the project's settings in it."""
+        """Return the project's folder: `home`, or one above it that has the project's settings."""
         start = home or self.folders[0]
         if start.is_relative_to(self.root):
             for folder in (start, *start.parents):
@@ -431,20 +431,20 @@ class Dial:
             report.assert_heard("prompts/opening-hours.wav")
     """
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, factory: CallFactory) -> None:
+        self._factory = factory
 
     def __call__(self, bot: Bot = "bot.py", **options: Unpack[CallOptions]) -> Report:
         """
         Call `bot`, and return once the call is over.
 
-        The call runs in a thread of its own, so it may be placed from a coroutine as well; its event loop stands
-        still meanwhile. Where the bot needs something that runs in that loop, take the fixture ``adial``.
+        The call runs in its own thread. From a coroutine, it blocks the event loop; use the fixture ``adial`` if the
+        bot needs something that runs in that loop.
 
         Args:
             bot: A bot as ``wsvoice run`` takes it (a file, ``file.py:function``, a module, a folder), a coroutine
                 function of a module, or a URL as ``wsvoice dial`` takes it. A bot is served in a second process,
-                which nothing that a test has patched reaches. Files are looked for in the test's folder, in those
+                where a test's patches have no effect. Files are looked for in the test's folder, in those
                 above it up to pytest's ``rootdir``, and in the current one.
             options: As in :class:`CallOptions`.
 
@@ -453,7 +453,7 @@ class Dial:
         """
         __tracebackhide__ = True
         with _hints():
-            return self._desk.prepare(bot, options).run()
+            return self._factory.prepare(bot, options).run()
 
 
 class AsyncDial:
@@ -469,22 +469,22 @@ class AsyncDial:
             assert server.requests == ["/tables"]
     """
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, factory: CallFactory) -> None:
+        self._factory = factory
 
     async def __call__(self, bot: Bot = "bot.py", **options: Unpack[CallOptions]) -> Report:
         """Call `bot`, and return once the call is over; as :meth:`Dial.__call__`, but the event loop goes on."""
         __tracebackhide__ = True
         with _hints():
-            return await self._desk.prepare(bot, options).run_async()
+            return await self._factory.prepare(bot, options).run_async()
 
 
 class _CallThread:
     """
-    A call in a thread with an event loop of its own.
+    A call in a thread with its own event loop.
 
-    The test's loop, if there is one, may be held up by the test, and must not be the one that paces the audio. And
-    a thread leaves no trace in the main thread's policy and loop, which belong to pytest's asynchronous plugins.
+    The test may block its own loop, which therefore cannot pace the audio; and the main thread's loop belongs to
+    pytest's asynchronous plugins.
     """
 
     def __init__(self, call: Callable[[], Coroutine[Any, Any, Report]]) -> None:
@@ -496,9 +496,9 @@ class _CallThread:
         self._thread = threading.Thread(target=self._main, name="wsvoice call", daemon=True)
 
     def run(self) -> Report:
-        """Place the call, and wait for its end; whatever ends the waiting hangs up first."""
+        """Place the call, and wait for its end; an exception in the meantime hangs up."""
         self._thread.start()
-        # Not `join`, which before Python 3.13 takes a thread for finished once it was interrupted.
+        # Not `join`: before Python 3.13 an interrupted `join` marks the thread as finished.
         try:
             wait([self._result])
         except BaseException:
@@ -517,14 +517,14 @@ class _CallThread:
             self._cancel()
             await asyncio.wait([result])
             if not result.cancelled():
-                # Looked at, or asyncio complains that nobody did.
+                # So that asyncio does not complain that nobody did.
                 result.exception()
             raise
 
     def _main(self) -> None:
         try:
             self._result.set_result(isolation.run_interruptibly(self._place()))
-        # It is raised again in the thread that waits for it.
+        # Raised again in the waiting thread.
         except BaseException as error:  # noqa: BLE001
             self._result.set_exception(error)
         finally:
@@ -538,21 +538,21 @@ class _CallThread:
     def _cancel(self) -> None:
         self._begun.wait()
         if self._loop is not None and self._task is not None:
-            # The loop is closed if the call was over at that moment.
+            # The loop is closed if the call has just ended.
             with suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._task.cancel)
 
 
 def _check_positive(**bounds: float | None) -> None:
     for name, bound in bounds.items():
-        # Not `bound < 0`, which is false of what is no number.
+        # Not `bound < 0`, which is false for NaN.
         if bound is not None and not bound >= 0:
             raise ValueError(f"{name} cannot be {bound:g}: it takes 0 or more")
 
 
 @contextmanager
 def _hints() -> Iterator[None]:
-    """Let what is raised show its hint, which only the command line prints by itself."""
+    """Add the hint to an exception as a note, because only the command line prints hints."""
     try:
         yield
     except WsvoiceError as error:
@@ -578,15 +578,15 @@ def _named(bot: Bot) -> str:
 
 
 def _find_bot(name: str, folders: Sequence[Path]) -> tuple[str, Path | None]:
-    """Return the bot with its whole path, and the folder in which it was found; what is no path as it is."""
+    """Return the bot with its whole path, and the folder where it was found; a bot without a path stays as it is."""
     if "://" in name:
         return name, None
-    # A colon in front of a function, and not the one behind a drive's letter.
+    # The colon before a function, not the one after a drive letter.
     path, colon, function = re.fullmatch(r"(.*?)(?:(:)(\w+))?", name, re.DOTALL).groups(default="")  # type: ignore[union-attr]
     for folder in folders:
         if (folder / path).exists():
             found = (folder / path).absolute()
-            # A bot that is given by its whole path was not looked for.
+            # A whole path was not looked for in a folder.
             home = found.parent if Path(path).is_absolute() else folder
             return f"{found}{colon}{function}", home
     if path.endswith(".py"):
@@ -596,7 +596,7 @@ def _find_bot(name: str, folders: Sequence[Path]) -> tuple[str, Path | None]:
 
 
 def _find_file(path: str | PathLike[str], folders: Iterable[Path]) -> Path:
-    """Return where the file is; `path` itself if it is nowhere."""
+    """Return where the file is; `path` itself if it is in none of the folders."""
     return next((folder / path for folder in folders if (folder / path).is_file()), Path(path))
 
 

@@ -191,7 +191,7 @@ def test_a_new_project_takes_a_call(tmp_path, monkeypatch):
         (["--template", "ivrr"], "no template is called 'ivrr'", "did you mean `ivr`?"),
         (["-t", "twillio"], "no provider is called 'twillio'", "did you mean `twilio`?"),
         (["--stt", "deepgram"], "the template echo has no choice --stt", "leave it out"),
-        (["3bot!"], "'3bot!' is no name for a Python project", "`wsvoice init bot`"),
+        (["3bot!"], "'3bot!' is not a name for a Python project", "`wsvoice init bot`"),
         (["bots/wsvoice"], "'wsvoice' is the name of a package that every bot needs", "`wsvoice init bots/my-wsvoice`"),
         ([""], "the folder's name is empty", "`wsvoice init my-bot`"),
         (["a-file"], "a-file is not a folder", "choose another folder"),
@@ -311,7 +311,7 @@ def terminal(empty_folder):
 def test_enter_alone_takes_every_default(terminal, tmp_path):
     terminal.answer("Folder", "")
     terminal.answer("Template", "")
-    terminal.answer("Telephone companies", "")
+    terminal.answer("Providers", "")
     assert terminal.finish() == 0, terminal.printed
     assert "Folder (my-bot): " in terminal.printed
     assert "Template (echo): " in terminal.printed
@@ -326,10 +326,10 @@ def test_answers_are_taken_and_wrong_ones_asked_again(terminal, tmp_path):
     terminal.answer("Folder", "menu")
     terminal.answer("Template", "irv")
     terminal.answer("Template", "ivr")
-    terminal.answer("Telephone companies", "telnyx, twillio")
-    terminal.answer("Telephone companies", "telnyx, twilio")
+    terminal.answer("Providers", "telnyx, twillio")
+    terminal.answer("Providers", "telnyx, twilio")
     assert terminal.finish() == 0, terminal.printed
-    assert "error: '3bot!' is no name for a Python project\r\n" in terminal.printed
+    assert "error: '3bot!' is not a name for a Python project\r\n" in terminal.printed
     assert "did you mean `ivr`?" in terminal.printed
     assert "did you mean `twilio`?" in terminal.printed
     env = (tmp_path / "menu" / ".env.example").read_text()
@@ -345,7 +345,7 @@ def test_the_choices_of_a_template_are_asked_for(terminal, tmp_path):
     terminal.answer("Template", template.name)
     for choice in template.choices.values():
         terminal.answer(choice.help.rstrip("."), list(choice.options)[-1])
-    terminal.answer("Telephone companies", "")
+    terminal.answer("Providers", "")
     assert terminal.finish() == 0, terminal.printed
     env = (tmp_path / "talker" / ".env.example").read_text()
     for choice in template.choices.values():

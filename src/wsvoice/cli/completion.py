@@ -1,8 +1,8 @@
 """
 What the shell completes: the values of options, and bots.
 
-A completer returns nothing where the shell's own completion of file names is better. They run at each press of the
-key, so they import what they need when they need it.
+A completer returns nothing if the shell's own completion of file names is better. Each runs whenever the key is
+pressed, so it imports only what it needs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import typer
 
 Completer = Callable[[typer.Context, str], list[str]]
 
-# Other names would have to be quoted, which each shell does in a way of its own.
+# Other names would have to be quoted, which differs between shells.
 _PLAIN_NAME = re.compile(r"[\w.+@%-]+")
 
 
@@ -30,7 +30,7 @@ def one_of(*words: str) -> Completer:
 
 
 def providers(context: typer.Context, incomplete: str) -> list[str]:
-    """Complete a telephone company's name."""
+    """Complete a provider's name."""
     from wsvoice.providers import PROVIDERS
 
     return _starting(incomplete, PROVIDERS)
@@ -45,7 +45,7 @@ def transports(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def quirks(context: typer.Context, incomplete: str) -> list[str]:
-    """Complete a way in which the provider that was named can be made to deviate."""
+    """Complete a quirk of the provider that was named."""
     from wsvoice.config import DialConfig
     from wsvoice.providers import PROVIDERS, load_simulator
 
@@ -74,7 +74,7 @@ def templates(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def choice(name: str) -> Completer:
-    """Complete an option of a choice that the template leaves, or some template if none is named."""
+    """Complete an option of a choice, of the template that was named or of all."""
 
     def complete(context: typer.Context, incomplete: str) -> list[str]:
         from wsvoice.scaffold import load_templates
@@ -89,9 +89,9 @@ def choice(name: str) -> Completer:
 
 
 def bots(context: typer.Context, incomplete: str) -> list[str]:
-    """Complete the path of a Python file, by way of folders."""
+    """Complete the path of a Python file, or of a folder on the way."""
     found = _python_files(incomplete)
-    # A shell takes what is the only one for complete, and a folder is not.
+    # A shell takes a single match as complete, but a folder is not.
     while len(found) == 1 and found[0].endswith("/"):
         inside = _python_files(found[0])
         if not inside:

@@ -246,24 +246,24 @@ def dial(
             if config.caller is not None:
                 from wsvoice.runner.logs import configure_logging
 
-                # The caller's bot runs in this process; its log must not drown the timeline.
+                # The caller's bot runs in this process; its log must not hide the timeline.
                 configure_logging("DEBUG" if verbose else "ERROR")
 
-            # Ctrl-C cancels the call, which hangs up, and comes out of here as KeyboardInterrupt.
+            # Ctrl-C cancels the call, which hangs up, and is raised here as KeyboardInterrupt.
             with interrupted_by_signals():
                 report = isolation.run_interruptibly(place_call(config, on_event=show))
     except KeyboardInterrupt:
-        # Everything has been taken back; nothing is left that one more could interrupt.
+        # Everything has been cleaned up; another Ctrl-C must not show a traceback.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         output.line("interrupted", style="bold")
         raise
     except UsageError:
-        # It was the command, not the bot; whatever its server wrote is in the message.
+        # The command is wrong, not the bot; what its server wrote is in the message.
         raise
     except WsvoiceError:
         show_log()
         raise
-    # A bot that died has its last words in the failure already.
+    # The last output of a bot that died is in the failure already.
     if report.verdict != "passed" and "\n" not in (report.failure or ""):
         show_log()
     if config.as_json:
@@ -283,7 +283,7 @@ def dial(
 
 
 def list_quirks(output: Output, transport: str | None) -> None:
-    """Print how a provider can be made to deviate; every provider, unless one was chosen."""
+    """Print a provider's quirks, or every provider's."""
     from wsvoice.dial.quirks import describe_quirks
     from wsvoice.providers import PROVIDERS, load_simulator
 

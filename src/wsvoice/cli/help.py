@@ -1,9 +1,9 @@
 """
-Commands whose help has groups and colours, and shows at once.
+Help texts with groups and colours that show at once.
 
-typer's own coloured help takes longer to import than everything else together, and so does the library with which it
-reads values from version 0.2x on. So the text is click's, coloured when it is finished, and values stay what they are
-on the command line: texts and flags, which :mod:`wsvoice.config` reads.
+typer's own coloured help, and from version 0.2x on the library that parses its values, take longer to import than
+everything else together. So the help text is click's, coloured afterwards, and values stay texts and flags, which
+:mod:`wsvoice.config` reads.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ UsageError: Any = typer.BadParameter.__mro__[1]
 
 _HEADING = re.compile(r"^\S[^\n]*:$", re.MULTILINE)
 _USAGE = re.compile(r"\AUsage:")
-# A name is what stands two columns from the left and has a second column, or is an option's with none.
+# A name is indented by two columns and has a second column, or is an option.
 _NAME = re.compile(r"^  (-(?:\S| (?! ))*|\S(?:\S| (?! ))*(?=  +\S))", re.MULTILINE)
 _DEFAULT = re.compile(r"\[default:[^\]]*\]")
 
@@ -32,7 +32,7 @@ _BOLD, _CYAN, _DIM, _END = "\x1b[1m", "\x1b[36m", "\x1b[2m", "\x1b[0m"
 
 
 def coloured(text: str) -> str:
-    """Return a help text with colours, unless the environment asks for none; a pipe takes them out again."""
+    """Return a help text with colours, unless the environment asks for none; click removes them for a pipe."""
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return text
     text = _DEFAULT.sub(lambda found: _lines(found[0], _DIM), text)
@@ -42,12 +42,12 @@ def coloured(text: str) -> str:
 
 
 def _lines(text: str, style: str) -> str:
-    """Colour each line by itself, and not what it is indented by."""
+    """Colour each line without its indentation."""
     return re.sub(r"\S(?:[^\n]*\S)?", lambda found: f"{style}{found[0]}{_END}", text)
 
 
 class _AsGiven:
-    """A value as it stands on the command line, where typer would have it checked by a library of its own."""
+    """A value as it is on the command line; typer would have it parsed."""
 
     def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
         return () if value is None and param.multiple else value
@@ -59,7 +59,7 @@ class _Plain:
     def get_params(self, ctx: Any) -> Any:
         params = super().get_params(ctx)  # type: ignore[misc]
         for each in params:
-            # Only newer versions of typer have it; without it nothing is slow.
+            # Only newer versions of typer, which are slow, have it.
             if hasattr(each, "get_runtime_param"):
                 each.get_runtime_param = _AsGiven
         return params
@@ -70,13 +70,13 @@ class _Plain:
         try:
             return super().parse_args(ctx, args)  # type: ignore[misc]
         except UsageError as error:
-            # An option without its value does not say of which command it is.
+            # For an option without its value, click does not set the command.
             if getattr(error, "ctx", ctx) is None:
                 error.ctx = ctx
             raise
 
     def make_parser(self, ctx: Any) -> Any:
-        """Return the parser; it refuses a second value for an option that has one, where click's takes the last."""
+        """Return a parser that refuses an option given twice, where click takes the last one."""
         parser = super().make_parser(ctx)  # type: ignore[misc]
         parse = parser.parse_args
 
@@ -95,7 +95,7 @@ class _Plain:
         return coloured(super().get_help(ctx))  # type: ignore[misc]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the options under the headings that they name, in columns of the same width."""
+        """Write the options under their headings, in columns of the same width."""
         groups: dict[str, list[tuple[str, str]]] = {}
         for each in self.get_params(ctx):
             record = each.get_help_record(ctx)
@@ -105,7 +105,7 @@ class _Plain:
                 groups.setdefault("Arguments", []).append((each.metavar or each.name, record[1]))
             else:
                 groups.setdefault(getattr(each, "rich_help_panel", None) or "Options", []).append(record)
-        # What every command has comes last, whatever stands above it.
+        # The general options come last.
         general = groups.pop("Options", [])
         widest = max(len(name) for rows in (*groups.values(), general) for name, _ in rows)
         for heading, rows in [*groups.items(), ("Options", general)]:
@@ -119,7 +119,7 @@ def _takes_one_value(option: Any) -> bool:
 
 def _refuse_repeated(given: Sequence[Any]) -> None:
     """
-    Refuse an option that was given twice and has one value.
+    Refuse an option that was given twice but takes one value.
 
     Raises:
         Misuse: Naming it.
@@ -130,7 +130,7 @@ def _refuse_repeated(given: Sequence[Any]) -> None:
             continue
         if option.name in seen:
             name = "/".join(option.opts)
-            # `wsvoice run` alone has no default for it: without one, every provider is served.
+            # Only `wsvoice run` serves every provider without it.
             serves_all = option.name == "transport" and "every provider" in (option.help or "")
             raise Misuse(
                 f"{name} was given twice, and takes one value",

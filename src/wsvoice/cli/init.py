@@ -155,7 +155,7 @@ def init(
 
 
 def show_templates(output: Output, templates: Mapping[str, Template], *, as_json: bool) -> None:
-    """List the templates, and what each leaves to the user."""
+    """List the templates and their choices."""
     if as_json:
         output.data(
             {
@@ -181,7 +181,7 @@ def show_templates(output: Output, templates: Mapping[str, Template], *, as_json
 
 
 def ask(output: Output, templates: Mapping[str, Template], requirement: str) -> Plan:
-    """Ask for everything that could be given on the command line."""
+    """Ask for what was not given on the command line."""
     from wsvoice.providers import PROVIDERS
     from wsvoice.scaffold import DEFAULT_NAME, pick, plan, project_folder
 
@@ -209,5 +209,5 @@ def ask(output: Output, templates: Mapping[str, Template], requirement: str) -> 
             template.defaults[name],
             lambda text, name=name, choice=choice: pick(name, text, choice.options),  # type: ignore[misc]
         )
-    providers = answer(f"Telephone companies ({', '.join(PROVIDERS)})", next(iter(PROVIDERS)), read_providers)
+    providers = answer(f"Providers ({', '.join(PROVIDERS)})", next(iter(PROVIDERS)), read_providers)
     return plan(folder, template.name, providers, chosen, templates=templates, requirement=requirement)

@@ -2,14 +2,13 @@
 ``wsvoice``: its commands, and the one place where an error becomes an exit code.
 
 ====  ============================================================
-0     it held: the call passed, the server was asked to stop
-1     it failed; or a bot did not let the server end in time
+0     success: the call passed, or the server was asked to stop
+1     failure; or a bot kept the server from ending in time
 2     misuse: the command line, a setting, or a file named in it
 130   interrupted
 ====  ============================================================
 
-Nothing that takes long to import may be imported here or by a command's module, only inside of its body:
-``wsvoice --help`` is to answer at once.
+What takes long to import is imported in the commands' bodies, because ``wsvoice --help`` must answer at once.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ class Commands(Group):
         sys.exit(code if isinstance(code, int) else 0)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Find the command; where there is none, say what was probably meant."""
+        """Find the command; if there is none, suggest one."""
         name = args[0]
         if self.get_command(ctx, name) is None and not name.startswith("-") and not ctx.resilient_parsing:
             meant = _meant(name, args, list(self.commands))
@@ -69,7 +68,7 @@ class Commands(Group):
 
 
 def _meant(name: str, args: Sequence[str], commands: Sequence[str]) -> str | None:
-    """Return a hint that names the command which was left out before `args`, or misspelt as the first of them."""
+    """Return a hint that names the command that is missing before `args`, or misspelt as the first of them."""
     file = re.sub(r":\w*$", "", name)
     if "://" in name or re.fullmatch(r"\+?[0-9][0-9 ()-]{4,}", name):
         return f"did you mean `wsvoice dial {shlex.join(args)}`?"

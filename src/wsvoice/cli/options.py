@@ -1,4 +1,4 @@
-"""What the commands' options have in common."""
+"""Options that several commands have, and headings of the help texts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from wsvoice.config import DialConfig, RunConfig
 
-# The headings of the help texts, below which stands what has none.
+# The headings of the help texts.
 TRANSPORT = "Transport"
 NETWORK = "Network"
 ADMISSION = "Who may come in"
@@ -32,6 +32,6 @@ Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Print every sett
 
 
 def standard(config: type[RunConfig] | type[DialConfig], field: str) -> str:
-    """Return a setting's default as help texts end with it."""
+    """Return a setting's default for the end of a help text."""
     value = next(each.default for each in fields(config) if each.name == field)
     return f"  [default: {value:g}s]" if isinstance(value, float) else f"  [default: {value}]"

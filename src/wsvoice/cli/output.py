@@ -1,9 +1,9 @@
 """
-Everything that is printed: words for people on stderr, data on stdout.
+Everything that is printed: text for people on stderr, data on stdout.
 
-rich does the colours, and leaves them out for a pipe or with ``NO_COLOR``. On a terminal a line that is too long goes
-on below its text; in a pipe lines are never wrapped, so that they can be searched and cut. What comes from a call or a
-bot is shown with its control characters spelt out: a caller must not be able to write to the user's terminal.
+rich makes the colours, but not for a pipe or with ``NO_COLOR``. On a terminal long lines are wrapped and indented; in
+a pipe they are not wrapped. Control characters from a call or a bot are escaped, so that a caller cannot write to the
+user's terminal.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from wsvoice.dial.report import TimelineEvent
     from wsvoice.errors import WsvoiceError
 
-#: Which way an event of a test call goes: from the caller to the bot, or back.
+#: The direction of a test call's events: from the caller to the bot, or back.
 _TO_BOT = frozenset({"webhook", "connected", "started", "caller-speaks", "caller-silent", "digit"})
 _TO_CALLER = frozenset({"answer", "bot-speaks", "bot-silent", "clear"})
 _STYLES = {"caller-speaks": "cyan", "bot-speaks": "green", "finding": "yellow", "log": "dim"}
@@ -40,7 +40,7 @@ class Output:
 
     @property
     def console(self) -> Console:
-        """Where people read. Made late: rich takes longer to import than ``--help`` should."""
+        """The terminal. Made when it is needed, because rich takes long to import."""
         if self._console is None:
             from rich.console import Console
 
@@ -48,13 +48,13 @@ class Output:
         return self._console
 
     def line(self, text: str = "", *, style: str = "", label: str = "", label_style: str = "") -> None:
-        """Print one line, after a `label` that has a style of its own."""
+        """Print one line after a `label` with its own style."""
         from rich.text import Text
 
         text = _visible(text)
         width = self.console.width - len(label)
         if self.console.is_terminal and label and len(text) > width >= 20:
-            # Cut by hand: rich would not indent what goes on.
+            # By hand, because rich does not indent wrapped lines.
             first, *rest = textwrap.wrap(text, width, break_on_hyphens=False) or [""]
             text = "\n".join([first, *(" " * len(label) + line for line in rest)])
         self.console.print(Text.assemble((label, label_style), (text, style)), soft_wrap=True)
@@ -65,7 +65,7 @@ class Output:
             self.line(line, style=style)
 
     def warning(self, text: str) -> None:
-        """Print what the user should know though it goes on."""
+        """Print a warning."""
         self.line(text, label="warning: ", label_style="bold yellow")
 
     def warnings(self, resolved: Resolved[RunConfig] | Resolved[DialConfig]) -> None:
@@ -74,11 +74,11 @@ class Output:
             self.warning(text)
 
     def note(self, text: str) -> None:
-        """Print what the user may want to know."""
+        """Print a note."""
         self.line(text, label="note: ", label_style="bold")
 
     def error(self, message: str, *, hint: str | None = None, details: str = "") -> None:
-        """Print what went wrong, and what mends it."""
+        """Print what went wrong, and what to do about it."""
         if details:
             self.block(details, style="dim")
         self.line(message, label="error: ", label_style="bold red")
@@ -86,7 +86,7 @@ class Output:
             self.line(hint, label="hint:  ", label_style="bold cyan")
 
     def failure(self, error: WsvoiceError) -> None:
-        """Print an error of wsvoice's."""
+        """Print one of wsvoice's errors."""
         self.error(error.message, hint=error.hint, details=getattr(error, "details", ""))
 
     def data(self, value: Mapping[str, object]) -> None:
@@ -145,7 +145,7 @@ class Output:
 
     @staticmethod
     def _split_label(line: str) -> tuple[str, str]:
-        """Split ``turn 1: caller ...`` behind the colon, below which the rest of a long line is to stand."""
+        """Split ``turn 1: caller ...`` after the colon; wrapped lines are indented to there."""
         label, colon, text = line.partition(": ")
         return (f"{label}: ", text) if colon and len(label) < 16 else ("", line)
 
@@ -166,7 +166,7 @@ class Output:
         return Prompt.ask(question, console=self.console, default=default, choices=list(choices) or None).strip()
 
     def tree(self, root: str, files: Sequence[tuple[str, str]]) -> None:
-        """Print paths below `root`, folders once, each file with a note in a column of its own."""
+        """Print the paths below `root` as a tree, with a note for each file in a second column."""
         rows: list[tuple[str, str]] = []
         shown: tuple[str, ...] = ()
         for path, note in files:
@@ -184,7 +184,7 @@ class Output:
 
     @contextmanager
     def progress(self, text: str) -> Iterator[None]:
-        """Show that something takes a while; only on a terminal."""
+        """Show on a terminal that something takes a while."""
         if not sys.stderr.isatty():
             yield
             return
@@ -193,13 +193,13 @@ class Output:
 
 
 def _visible(text: str) -> str:
-    """Spell out what would move the cursor, change colours or start a new line."""
+    """Escape what would move the cursor, change colours or start a new line."""
     text = _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
     return _LINE_BREAKS.sub(" ", text)
 
 
 def _plain(value: object) -> str:
-    """Write a setting's value as one would on the command line."""
+    """Return a setting's value as on the command line."""
     if isinstance(value, Mapping):
         return ",".join(f"{key}={item}" for key, item in value.items()) or "-"
     if isinstance(value, tuple | frozenset):

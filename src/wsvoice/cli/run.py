@@ -168,7 +168,7 @@ def run(
         bool,
         typer.Option("--json", help="Once it listens, print one JSON object: url, public_url, providers, pid."),
     ] = False,
-    # For `wsvoice dial`, which tells of the settings itself, and of whose server nobody else needs the address.
+    # For `wsvoice dial`, which prints the settings itself, and whose server's address nobody else needs.
     quiet: Annotated[bool, typer.Option("--quiet", hidden=True)] = False,
 ) -> None:
     """
@@ -200,7 +200,7 @@ def run(
     from wsvoice.runner.diagnosis import reporting_usage_errors
     from wsvoice.runner.logs import configure_logging, redirect_standard_logging
 
-    # Before pipecat is imported, which takes a second: a misspelt name is told at once.
+    # Before pipecat is imported, which takes a second, so that a misspelt name is reported at once.
     with reporting_usage_errors(config.causes):
         find_bot(config.bot)
     with output.progress(f"Loading {config.bot}"), reporting_usage_errors(config.causes):
@@ -213,7 +213,7 @@ def run(
             # Before the bot is imported: it takes pipecat's create_transport by name.
             install(config.disabled_patches)
         loaded = load_bot(config.bot)
-        # What is loaded by now stays: no look for garbage, of a call or at the end, need go through it again.
+        # What is loaded by now stays, so garbage collections need not scan it.
         gc.freeze()
         redirect_standard_logging(config.log_level)
 
@@ -240,7 +240,7 @@ def run(
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Import without looks for garbage, which imports hardly leave, and keep what was imported out of later ones."""
+    """Import without garbage collections, and exclude what was imported from later ones."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -252,7 +252,7 @@ def uncollected() -> Iterator[None]:
 
 
 def show_banner(output: Output, bot: LoadedBot, config: RunConfig, ready: Ready) -> None:
-    """Say where the bot can be reached, what to tell the provider, and who else could reach it."""
+    """Print where the bot can be reached, what to tell the provider, and who else could reach it."""
     if config.transport in PLAIN_TRANSPORTS:
         show_plain_banner(output, bot, config, ready)
         return
@@ -274,7 +274,7 @@ def show_banner(output: Output, bot: LoadedBot, config: RunConfig, ready: Ready)
             rows.append((provider.title, f"{provider.webhook_place}: {public}{path} (HTTP {provider.webhook_method})"))
     first = providers[0]
     path = "/" if len(providers) == 1 else f"/{first.name}"
-    # What the provider signs is the public address, so that is what a test call has to dial.
+    # A test call has to dial the public address, because that is what the provider signs.
     rows.append(("try it", f"wsvoice dial {public or local}{path} -t {first.name}"))
     output.fields(rows)
     if len(providers) == 1:
@@ -311,7 +311,7 @@ def _everywhere(host: str) -> str:
 
 
 def show_plain_banner(output: Output, bot: LoadedBot, config: RunConfig, ready: Ready) -> None:
-    """Say where clients connect to the bot, or whom it dials, and who else could."""
+    """Print where clients connect to the bot, or what it dials, and who else could."""
     if config.transport == "websocket-client":
         output.line(f"{bot.name} dials {without_secrets(ready.url)}", style="bold")
         return

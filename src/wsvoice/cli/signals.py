@@ -1,4 +1,4 @@
-"""What would end the process at once interrupts it instead, so that what it has begun is taken back."""
+"""Turns signals that would end the process at once into interruptions, so that it can clean up."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def interrupted_by_signals() -> Iterator[None]:
     def interrupt(*_: object) -> None:
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
             raise KeyboardInterrupt
-        # Whoever handles Ctrl-C at this moment, asyncio among them, handles this.
+        # Handled by whatever handles Ctrl-C at this moment, such as asyncio.
         signal.raise_signal(signal.SIGINT)
 
     names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
