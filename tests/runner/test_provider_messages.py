@@ -245,11 +245,11 @@ def test_a_caller_that_never_starts_is_let_go(serve: Serve, path: str) -> None:
 
 
 class TestNobodysStream:
-    """https://developer.vonage.com/en/voice/voice-api/concepts/websockets"""
+    """https://docs.jambonz.org/verbs/verbs/listen"""
 
-    HELLO = json.dumps({"event": "websocket:connected", "content-type": "audio/l16;rate=16000"})
+    HELLO = json.dumps({"callSid": "1c9bb92e-a0b2-418b-bd80-6a9c7af9b01b", "sampleRate": 16000, "mixType": "mono"})
 
-    def test_vonage_is_refused_and_told_why(self, shared: Any) -> None:
+    def test_a_stranger_is_refused_and_told_why(self, shared: Any) -> None:
         ear = shared.bot = Ear()
 
         async def main() -> None:
@@ -272,7 +272,7 @@ class TestNobodysStream:
     def test_there_is_no_such_address(self, shared: Any) -> None:
         async def main() -> None:
             with pytest.raises(websockets.InvalidStatus) as refused:
-                await websockets.connect(f"{shared.ws_url}ws/vonage")
+                await websockets.connect(f"{shared.ws_url}ws/jambonz")
             assert refused.value.response.status_code == 404
 
         asyncio.run(main())
