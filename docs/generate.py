@@ -59,7 +59,7 @@ def page(command: str) -> str:
         ]
         parts += [
             "## Settings",
-            "Each may also stand in the environment, in `.env`, or in `pyproject.toml`, where its name is a key of "
+            "Each may also be in the environment, in `.env`, or in `pyproject.toml`, where its name is a key of "
             f"`[{TABLES[command]}]`.\nThe flag goes first, then the environment, `.env`, `pyproject.toml`; "
             "`-v` says where each comes from.",
             "| setting | variable; the first that is set counts |\n|---|---|\n" + "\n".join(rows),

@@ -199,7 +199,7 @@ def dial(
     wsvoice dial bot.py --audio hello.wav         serve the bot, then call it
     wsvoice dial https://bot.example.com/ --dtmf 12# --json
 
-    Times are seconds, or have a unit: 90, 500ms, 2m. An option may also stand in
+    Times are seconds, or have a unit: 90, 500ms, 2m. An option may also be in
     the environment (WSVOICE_DIAL_TRANSPORT=twilio), in .env, or in pyproject.toml
     ([tool.wsvoice.dial] transport = "twilio").
     """

@@ -184,7 +184,7 @@ def run(
     wsvoice run bot.py -t websocket
     wsvoice run bot.py -t websocket-client --url wss://example.com/stream
 
-    An option may also stand in the environment (WSVOICE_PORT=8000), in .env, or in
+    An option may also be in the environment (WSVOICE_PORT=8000), in .env, or in
     pyproject.toml ([tool.wsvoice] port = 8000).
     """
     output = Output()

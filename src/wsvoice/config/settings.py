@@ -50,7 +50,7 @@ RUN_SETTINGS: tuple[Setting, ...] = (
     Setting("host", "host", values.parse_host),
     Setting("port", "port", values.parse_port),
     Setting("max-calls", "max_calls", values.parse_at_least_one),
-    Setting("param", "parameters", values.parse_parameters),
+    Setting("param", "parameters", values.pairs("--param language=en")),
     Setting("verify", "verify", values.one_of(*get_args(Verify))),
     Setting("stream-auth", "stream_auth", values.one_of(*get_args(StreamAuth))),
     Setting("record", "record", values.parse_folder),
@@ -68,7 +68,7 @@ DIAL_SETTINGS: tuple[Setting, ...] = (
     Setting("dtmf", "dtmf", values.parse_digits),
     Setting("from", "from_number", values.parse_text),
     Setting("to", "to_number", values.parse_text),
-    Setting("param", "parameters", values.parse_parameters),
+    Setting("param", "parameters", values.pairs("--param language=en")),
     Setting("duration", "duration_s", values.parse_positive_duration),
     Setting("listen", "listen_s", values.parse_duration),
     Setting("response-timeout", "response_timeout_s", values.parse_positive_duration),
@@ -78,7 +78,7 @@ DIAL_SETTINGS: tuple[Setting, ...] = (
     Setting("method", "method", values.one_of(*get_args(Method))),
     Setting("caller", "caller", values.parse_text),
     Setting("probe", "probe", values.parse_switch),
-    Setting("quirk", "quirks", values.parse_quirks),
+    Setting("quirk", "quirks", values.pairs("--quirk reorder=0.1")),
     Setting("json", "as_json", values.parse_switch, own=True),
 )
 

@@ -230,14 +230,9 @@ def parse_host(value: object, who: str) -> str:
 _PARAMETER_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
 
-def parse_parameters(value: object, who: str) -> dict[str, str]:
-    """Return a mapping of one, of ``key=value`` texts, or of one text with commas between them."""
-    return _pairs(value, who, "--param language=en")
-
-
-def parse_quirks(value: object, who: str) -> dict[str, str]:
-    """Return a mapping, as :func:`parse_parameters`; the simulator checks the names."""
-    return _pairs(value, who, "--quirk reorder=0.1")
+def pairs(example: str) -> Callable[[object, str], dict[str, str]]:
+    """Return a parser for a mapping, ``key=value`` texts, or one text of them with commas between; see `example`."""
+    return lambda value, who: _pairs(value, who, example)
 
 
 def _pairs(value: object, who: str, example: str) -> dict[str, str]:

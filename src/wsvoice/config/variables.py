@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from wsvoice.config.settings import DIAL_SETTINGS, ENV_FILE, RUN_SETTINGS
 
@@ -18,10 +18,19 @@ def check_variables(
     environ: Mapping[str, str], dotenv: Mapping[str, str], env_file_name: str, credentials: Mapping[str, str]
 ) -> list[str]:
     """Return warnings about variables that are probably misspelt, and about placeholders."""
+    settings = [
+        (command, each)
+        for command, table in (("run", RUN_SETTINGS), ("dial", DIAL_SETTINGS))
+        for each in (*table, ENV_FILE)
+    ]
+    known = {START_KEY, CAUSES_VARIABLE, *(name for command, each in settings for name in each.variables(command))}
+    names = _credential_names()
+    missing = [name for name in names if name not in credentials]
     warnings = []
-    for given, file, known_before in ((environ, "", ()), (dotenv, env_file_name, environ.keys())):
-        warnings += _unknown_variables(given, file, known_before)
-        warnings += _misspelt_credentials(given, file, known_before, credentials)
+    for given, place, known_before in ((environ, "", ()), (dotenv, f" in {env_file_name}", environ.keys())):
+        for name in sorted(given.keys() - known_before - known - names.keys()):
+            if given[name] and (meant := _meant(name, known, missing)):
+                warnings.append(f"{name}{place} is not read: {meant}")
     return warnings + [
         f"{name} looks like a placeholder: put the real value there"
         for name, value in credentials.items()
@@ -29,50 +38,24 @@ def check_variables(
     ]
 
 
-def _unknown_variables(given: Mapping[str, str], file: str, known_before: Collection[str]) -> list[str]:
-    """Return warnings about ``WSVOICE_`` variables that no command knows."""
-    known = {START_KEY, CAUSES_VARIABLE} | {
-        name
-        for command, settings in (("run", RUN_SETTINGS), ("dial", DIAL_SETTINGS))
-        for setting in (*settings, ENV_FILE)
-        for name in setting.variables(command)
-    }
-    warnings = []
-    for name in sorted(given):
-        written = name.upper().replace("-", "_")
-        if not written.startswith("WSVOICE_") or name in known or name in known_before or not given[name]:
-            continue
-        # It may be right but for a command that it is not for, as in WSVOICE_RUN_PORT.
-        bare = re.sub("^WSVOICE_(RUN|DIAL)_", "WSVOICE_", written)
-        rests = sorted(each.removeprefix("WSVOICE_") for each in known)
-        close = difflib.get_close_matches(written.removeprefix("WSVOICE_"), rests, n=1, cutoff=0.7)
-        nearest_name = bare if bare in known else f"WSVOICE_{close[0]}" if close else None
-        meant = f"did you mean {nearest_name}?" if nearest_name else "no setting has that name"
-        warnings.append(f"{name}{f' in {file}' if file else ''} is not read: {meant}")
-    return warnings
-
-
 _PLACEHOLDER = re.compile(
     r"(?:your|my|insert|enter|replace)[ _-].*|<.*>|\.\.\.|…|[x*]{3,}|change[ _-]?me|todo|placeholder", re.IGNORECASE
 )
 
 
-def _misspelt_credentials(
-    given: Mapping[str, str], file: str, known_before: Collection[str], credentials: Mapping[str, str]
-) -> list[str]:
-    """Return warnings about variables whose name is nearly that of a credential which is not set."""
-    names = _credential_names()
-    missing = {name.replace("_", ""): name for name in names if name not in credentials}
-    warnings = []
-    for name in sorted(given):
-        if name in names or name in known_before or not given[name]:
-            continue
-        written = re.sub("[_-]", "", name.upper())
-        close = difflib.get_close_matches(written, missing, n=1, cutoff=0.9)
-        if close:
-            where = f" in {file}" if file else ""
-            warnings.append(f"{name}{where} is not read: did you mean {missing[close[0]]}?")
-    return warnings
+def _meant(name: str, known: Collection[str], missing: Sequence[str]) -> str | None:
+    """Return what an unknown ``WSVOICE_`` variable, or one that is nearly a missing credential, was meant to be."""
+    written = name.upper().replace("-", "_")
+    if written.startswith("WSVOICE_"):
+        # It may be right but for a command that it is not for, as in WSVOICE_RUN_PORT.
+        bare = re.sub("^WSVOICE_(RUN|DIAL)_", "WSVOICE_", written)
+        rests = sorted(each.removeprefix("WSVOICE_") for each in known)
+        close = difflib.get_close_matches(written.removeprefix("WSVOICE_"), rests, n=1, cutoff=0.7)
+        nearest = bare if bare in known else f"WSVOICE_{close[0]}" if close else None
+        return f"did you mean {nearest}?" if nearest else "no setting has that name"
+    joined = {each.replace("_", ""): each for each in missing}
+    close = difflib.get_close_matches(written.replace("_", ""), joined, n=1, cutoff=0.9)
+    return f"did you mean {joined[close[0]]}?" if close else None
 
 
 def read_credentials(environ: Mapping[str, str], dotenv: Mapping[str, str]) -> dict[str, str]:
@@ -86,7 +69,7 @@ def read_credentials(environ: Mapping[str, str], dotenv: Mapping[str, str]) -> d
     return {name: value for name, value in stripped.items() if value}
 
 
-def _credential_names() -> Mapping[str, None]:
+def _credential_names() -> dict[str, None]:
     """Return the names of the providers' credentials, in their order."""
     from wsvoice.providers import PROVIDERS, load_company
 

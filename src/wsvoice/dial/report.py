@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from wsvoice.providers.base import Level
+
 Verdict = Literal["passed", "failed"]
-Level = Literal["warn", "fail"]
 EndedBy = Literal["caller", "bot"]
 
 #: How many kinds of findings are kept apart, because the other end may cause any number.
@@ -236,7 +237,7 @@ class Findings:
     """Findings, each kind once with its count, in the order in which they were first made."""
 
     def __init__(self) -> None:
-        self._found: dict[tuple[str, str, str], tuple[str, int]] = {}
+        self._found: dict[tuple[str, Level, str], tuple[str, int]] = {}
 
     def add(self, id: str, level: Level, message: str, *, kind: str | None = None, count: int = 1) -> bool:
         """
@@ -249,7 +250,7 @@ class Findings:
             count: How often it was seen.
         """
         message = message if len(message) <= _MESSAGE_LIMIT else f"{message[:_MESSAGE_LIMIT]}..."
-        key = (id, level, message if kind is None else kind)
+        key: tuple[str, Level, str] = (id, level, message if kind is None else kind)
         if len(self._found) >= MAX_FINDINGS and key not in self._found:
             message = f"more kinds of findings than {MAX_FINDINGS}; the others are counted here"
             key = ("M1", level, "more")
@@ -260,8 +261,7 @@ class Findings:
     def all(self) -> tuple[CountedFinding, ...]:
         """Return what was found."""
         return tuple(
-            CountedFinding(id, "fail" if level == "fail" else "warn", message, count)
-            for (id, level, _), (message, count) in self._found.items()
+            CountedFinding(id, level, message, count) for (id, level, _), (message, count) in self._found.items()
         )
 
     def first_failure(self) -> CountedFinding | None:

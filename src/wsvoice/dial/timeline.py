@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Callable
 
 from wsvoice.dial.clock import Clock
-from wsvoice.dial.report import Findings, Level, TimelineEvent
+from wsvoice.dial.report import Findings, TimelineEvent
+from wsvoice.providers.base import Level
 
 #: How late an event may be added: a pause is known only after a while.
 LATEST_MS = 800.0
