@@ -69,6 +69,7 @@ _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 TESTED_ELSEWHERE = {"docs/testing.md"}
 #: Options of uvicorn's, curl's, pytest's and esbuild's.
 FOREIGN_OPTIONS = {"--ws-max-size", "--silent", "--fail", "--data", "--basetemp", "--bundle", "--format", "--outfile"}
+FOREIGN_OPTIONS |= {"--rm", "--network", "--no-install-recommends"}
 
 
 @dataclass(frozen=True)
