@@ -365,7 +365,7 @@ class Switchboard:
             if provider is not None and not provider.has_webhook:
                 names = " and ".join(sorted(provider.credential_names, reverse=True))
                 what = "the stream carries no credentials, or wrong ones"
-                raise TokenError(what, hint=f"{names} are those that {provider.title} is given")
+                raise TokenError(what, hint=f"set {names} to what {provider.title} sends")
             raise TokenError("the stream carries no token")
         return None, requests.is_public(websocket, self.config)
 
