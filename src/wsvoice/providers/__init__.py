@@ -23,6 +23,7 @@ PROVIDERS: dict[str, str] = {
     "signalwire": "SignalWire",
     "bandwidth": "Bandwidth",
     "vonage": "Vonage",
+    "asterisk": "Asterisk",
 }
 
 

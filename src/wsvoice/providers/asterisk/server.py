@@ -1,0 +1,68 @@
+"""
+The server's half of Asterisk: who may come in, and what the user writes into Asterisk's files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from wsvoice.providers.asterisk.company import AsteriskCompany
+from wsvoice.providers.asterisk.stream import AsteriskMirror, AsteriskStream
+from wsvoice.providers.base import Server, Side, Stream, WebhookRequest
+from wsvoice.providers.fields import read_basic
+from wsvoice.providers.signing import is_same
+
+_CLIENT = """
+; /etc/asterisk/websocket_client.conf
+[wsvoice]
+type = websocket_client
+connection_type = per_call_config
+"""
+_EXTENSION = """
+; /etc/asterisk/extensions.conf, in the context of your telephones
+exten => 100,1,Set(_FROM=${CALLERID(num)})
+ same => n,Set(_TO=${EXTEN})
+ same => n,Dial(WebSocket/wsvoice/c(ulaw)f(json))
+ same => n,Hangup()
+
+; then: asterisk -rx 'module reload res_websocket_client.so'; asterisk -rx 'dialplan reload'
+"""
+
+
+class AsteriskServer(AsteriskCompany, Server):
+    """What ``wsvoice run -t asterisk`` knows of Asterisk. Closing the stream hangs up."""
+
+    known_to_pipecat: ClassVar[bool] = False
+
+    def claims(self, message: object) -> bool:
+        """Whether a message is Asterisk's start, as JSON or in words."""
+        if isinstance(message, Mapping):
+            return message.get("event") == "MEDIA_START"
+        return isinstance(message, str) and message.startswith("MEDIA_START ")
+
+    def has_credentials(self, request: WebhookRequest) -> bool:
+        """
+        Whether an upgrade carries the user name and password of ``websocket_client.conf``.
+
+        Asterisk sends them with its first request, without being asked.
+        """
+        password = self.credential("ASTERISK_PASSWORD")
+        given = read_basic(request.headers.get("authorization", ""))
+        return bool(password) and is_same(self.username, given[0]) and is_same(password, given[1])
+
+    def setup_lines(self, stream_url: str) -> list[str]:
+        """Return the lines of Asterisk's files that lead an extension to `stream_url`."""
+        password = self.credential("ASTERISK_PASSWORD")
+        settings = {"uri": stream_url, "protocols": "media"}
+        settings |= {"username": self.username, "password": password} if password else {}
+        settings |= {"tls_enabled": "yes"} if stream_url.startswith("wss:") else {}
+        # A semicolon would begin a comment.
+        lines = [f"{name} = {value}".replace(";", "\\;") for name, value in settings.items()]
+        return [*_CLIENT.splitlines(), *lines, *_EXTENSION.splitlines()]
+
+    def stream(self) -> Stream:
+        return AsteriskStream(Side.BOT)
+
+    def mirror(self) -> Stream:
+        return AsteriskMirror()
