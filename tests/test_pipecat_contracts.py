@@ -438,7 +438,7 @@ class TestNoCallIsPossible:
     def test_one_transport_is_not_possible_and_some_patches(self, tmp_path: Path) -> None:
         site = changed_pipecat(tmp_path, "server-port", "input-vad", "causes")
         program = "import wsvoice.__main__; print(*wsvoice.install({'old-params'})); wsvoice.__main__.main()"
-        message = "-t websocket-server needs what has changed in it"
+        message = "what -t websocket-server relies on has changed"
         result = self.fails(tmp_path, site, ["run", "-t", "websocket-server"], message, program=("-c", program))
         made = [name for name in PATCHES if name not in ("input-vad", "causes", "old-params")]
         assert result.stdout.split() == made

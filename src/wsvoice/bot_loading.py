@@ -1,8 +1,8 @@
 """
 Find, import and check the bot, before any port opens.
 
-Every mistake that can be told from here has its own message. pipecat is not imported here: what wsvoice puts in
-its place must be there before the bot imports it, and that is the caller's to see to.
+Every mistake that can be recognised has its own message. pipecat is not imported here: the caller has to patch it
+before the bot imports it.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ BotFunction = Callable[[Any], Awaitable[Any]]
 DEFAULT_FILE = "bot.py"
 DEFAULT_FUNCTION = "bot"
 
-#: How long an ``asyncio.run`` in the bot's module may take; one that serves or talks never ends.
+#: How long an ``asyncio.run`` in the bot's module may take; a server would never end.
 IMPORT_RUN_LIMIT_S = 5.0
 
 _GUARD_HINT = 'put it under `if __name__ == "__main__":`, which wsvoice does not run'
 _SHAPE = "async def {name}(runner_args): ..."
 
-#: Distributions whose name is not the module's.
+#: Distributions that are not named after their module.
 _DISTRIBUTIONS = {
     "PIL": "pillow",
     "bs4": "beautifulsoup4",
@@ -59,11 +59,11 @@ _DISTRIBUTIONS = {
 @dataclass(frozen=True)
 class LoadedBot:
     """
-    A bot that can be run.
+    A bot that was imported and checked.
 
     Attributes:
-        function: The coroutine function, called with the runner arguments once a call.
-        name: How to call the bot in messages: ``bot.py``, ``bot.py:other``, ``pkg.module``.
+        function: The coroutine function, called with the runner arguments for each call.
+        name: The bot's name in messages: ``bot.py``, ``bot.py:other``, ``pkg.module``.
         path: The file it was read from.
         module: The module that it was imported as.
     """
@@ -80,7 +80,7 @@ class BotPlace:
     Where a bot should be.
 
     Attributes:
-        target: What the user called it, without the function.
+        target: As the user named it, without the function.
         function_name: The name of its coroutine function.
         path: Its file, or ``None`` if `target` is a module's name.
         base: The folder that `target` is relative to.
@@ -94,7 +94,7 @@ class BotPlace:
 
 def find_bot(spec: str, *, base: Path | None = None) -> BotPlace:
     """
-    Find the bot that `spec` names, without importing anything; takes what :func:`load_bot` takes.
+    Find the bot that `spec` names, without importing anything; the arguments are those of :func:`load_bot`.
 
     Raises:
         BotNotFoundError: If there is no such file.
@@ -113,7 +113,7 @@ def load_bot(spec: str, *, base: Path | None = None) -> LoadedBot:
         base: The folder that `spec` is relative to; the current one if not given.
 
     Raises:
-        BotNotFoundError: If there is no such bot, or what is there is not a bot.
+        BotNotFoundError: If there is no such bot, or it is not a bot.
         BotImportError: If the bot's own code fails while it is imported.
     """
     place = find_bot(spec, base=base)
@@ -127,11 +127,11 @@ def load_bot(spec: str, *, base: Path | None = None) -> LoadedBot:
     return LoadedBot(function, name, file, module)
 
 
-# -- Where it is --
+# -- Finding it --
 
 
 def _split(spec: str, base: Path) -> tuple[str, str]:
-    """Split `spec` at the colon that names a function; the colon of a Windows drive does not."""
+    """Split `spec` at the colon before the function's name, which is not the colon of a Windows drive."""
     if not spec.strip():
         raise BotNotFoundError("no bot is named", hint="for example `wsvoice run bot.py`")
     head, colon, tail = spec.rpartition(":")
@@ -176,28 +176,28 @@ def _find_file(target: str, base: Path) -> Path | None:
 
 
 def _bots_hint(wanted: Path, folder: Path) -> str:
-    """Name the files of `folder` that hold a bot: ``bot.py`` first, then the ones spelt most like `wanted`."""
+    """Return a hint with the files of `folder` that hold a bot: ``bot.py`` first, then those most like `wanted`."""
     try:
         files = [file for file in folder.glob("*.py") if not file.name.startswith("__") and _holds_a_bot(file)]
     except OSError:
         files = []
     if not files:
         return "a bot is a Python file with `async def bot(runner_args): ...`; `wsvoice init` makes one"
-    # What is equally near keeps its place, so it is in the alphabet's order.
+    # The sort is stable, so equally similar names stay in alphabetical order.
     names = nearest(wanted.name, sorted(file.name for file in files))
     names.sort(key=lambda name: name != DEFAULT_FILE)
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return f"there is {', '.join(f'`{name}`' for name in names[:5])}{more}"
 
 
-# The function itself, or its name given to something.
+# The function itself, or an assignment or import of that name.
 _BOT = re.compile(
     rb"^(?:async[ \t]+def[ \t]+bot\b|bot[ \t]*[:=]|from[ \t][^\n]*\bimport\b[^\n]*\bbot\b(?![ \t]+as\b))", re.MULTILINE
 )
 
 
 def _holds_a_bot(file: Path) -> bool:
-    """Whether a file looks as if it had a bot in it; it is not run."""
+    """Whether a file seems to hold a bot; it is not run."""
     try:
         return file.is_file() and _BOT.search(file.read_bytes()) is not None
     except OSError:
@@ -208,7 +208,7 @@ def _holds_a_bot(file: Path) -> bool:
 
 
 def _import_file(path: Path) -> ModuleType:
-    """Import `path` under its stem, never as ``__main__``: that is the name of what runs by itself."""
+    """Import `path` under its stem, not as ``__main__``, so that its main guard does not run."""
     name = path.stem
     existing = sys.modules.get(name)
     if existing is not None and not hasattr(existing, "__wsvoice_bot__") and not _is_from(existing, path):
@@ -223,7 +223,7 @@ def _import_file(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     module.__dict__["__wsvoice_bot__"] = True
     with _as_script(path):
-        # Before it runs: dataclasses and pickle look their module up by name.
+        # Before it is executed: dataclasses and pickle look their module up by name.
         sys.modules[name] = module
         try:
             with _bot_errors(path.name, path.parent, run_as=None):
@@ -256,7 +256,7 @@ def _is_from(module: ModuleType, path: Path) -> bool:
 
 @contextmanager
 def _import_folder(folder: Path) -> Iterator[None]:
-    """Put `folder` first on ``sys.path``, as ``python bot.py`` does; it stays there unless the bot is refused."""
+    """Put `folder` first on ``sys.path``, as ``python bot.py`` does; it is removed only if the import fails."""
     entry = str(folder)
     before = list(sys.path)
     sys.path[:] = [entry, *(item for item in sys.path if item != entry)]
@@ -268,21 +268,21 @@ def _import_folder(folder: Path) -> Iterator[None]:
 
 
 class _RunsAtImport(Exception):
-    """The module called something, named by the first argument, that serves until it is stopped."""
+    """The module called a function, named by the first argument, that runs until it is stopped."""
 
 
 class _AsksAtImport(Exception):
-    """The module called something, named by the first argument, that waits for somebody to type."""
+    """The module called a function, named by the first argument, that waits for keyboard input."""
 
 
 @contextmanager
 def _as_script(path: Path) -> Iterator[None]:
     """
-    Show the module a command line without wsvoice's arguments, and keep it from running for ever.
+    Give the module a command line without wsvoice's arguments, and keep it from running for ever.
 
-    A bot may read ``sys.argv`` while it is imported. One that forgot its main guard starts a server or a call
-    instead; without this the import would simply never return. pipecat's ``main()`` is stopped before it does
-    anything: it looks for its bot by running every Python file of the current folder.
+    A bot may read ``sys.argv`` while it is imported. One without a main guard starts a server or a call, and its import
+    would never return. pipecat's ``main()`` is stopped before it does anything, because it looks for its bot by running
+    every Python file of the current folder.
     """
     import uvicorn
 
@@ -298,7 +298,7 @@ def _as_script(path: Path) -> Iterator[None]:
             except TimeoutError:
                 if not limit.expired():
                     raise
-            # Not in the handler: a server that is cancelled may return as if it had been asked to stop.
+            # Not in the handler: a cancelled server may return as if it had been stopped.
             if limit.expired():
                 raise _RunsAtImport("asyncio.run()")
             return result
@@ -338,7 +338,7 @@ def _as_script(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _bot_errors(shown: str, folder: Path, *, run_as: str | None) -> Iterator[None]:
-    """Tell what is wrong with the bot from the error that its import ended in."""
+    """Turn the error of the bot's import into one that says what is wrong with the bot."""
     try:
         yield
     except WsvoiceError:
@@ -360,14 +360,14 @@ def _bot_errors(shown: str, folder: Path, *, run_as: str | None) -> Iterator[Non
 
 
 def _diagnosis(error: BaseException, shown: str, folder: Path, run_as: str | None) -> BotNotFoundError | BotImportError:
-    """Tell from the error that an import ended in what is wrong with the bot."""
+    """Return the error that says what is wrong with a bot whose import failed with `error`."""
     if isinstance(error, SystemExit):
         reads_arguments = _passed_through(error, "argparse.py")
         complains = isinstance(error.code, str) and bool(error.code.strip())
         what = "it reads its command line" if reads_arguments else _exit_reason(error)
         return BotImportError(
             f"{shown} stops while it is imported: {what}{_location(error, folder)}",
-            hint=f"mend that; or {_GUARD_HINT}" if complains and not reads_arguments else _GUARD_HINT,
+            hint=f"fix that; or {_GUARD_HINT}" if complains and not reads_arguments else _GUARD_HINT,
         )
     if isinstance(error, SyntaxError):
         file = Path(error.filename).name if error.filename else shown
@@ -397,7 +397,7 @@ def _summary(error: BaseException, shown: str) -> str:
 
 
 def _import_error(error: ImportError, shown: str, folder: Path) -> BotImportError:
-    """Tell which module is missing, and how to get it."""
+    """Return the error that says which module is missing, and how to install it."""
     missing = _missing_module(error)
     if missing is None or missing.name is None:
         hint = None
@@ -429,13 +429,13 @@ def _import_error(error: ImportError, shown: str, folder: Path) -> BotImportErro
     return BotImportError(
         f"{importer} imports `{missing.name}`, which is not installed",
         details=details,
-        # A name that is nearly one of an installed package's had better not be asked of an index.
+        # Do not suggest to install a name that is probably a misspelt one of an installed package.
         hint=_nearly_installed(package) or f"pip install {distribution}",
     )
 
 
 def _hides_a_library(error: ImportError, folder: Path, shown: str) -> str | None:
-    """Return a hint if `error` came up because a file of the user's has the name of a library."""
+    """Return a hint if the cause of `error` is a user's file with the name of a library."""
     package = (error.name or "").partition(".")[0]
     file = Path(error.path) if error.path else folder / f"{package}.py"
     if not package or not _is_in(str(file), folder) or not file.is_file():
@@ -449,14 +449,14 @@ def _hides_a_library(error: ImportError, folder: Path, shown: str) -> str | None
 
 
 def _nearly_installed(package: str) -> str | None:
-    # wsvoice may be installed in place, and is no package of a distribution then.
+    # An editable install of wsvoice is not listed.
     installed = {"wsvoice", *(name for name in importlib.metadata.packages_distributions() if name[0] != "_")}
     close = difflib.get_close_matches(package, installed, n=1, cutoff=0.85)
     return f"did you mean `{close[0]}`?" if close and close[0] != package else None
 
 
 def _missing_module(error: BaseException) -> ModuleNotFoundError | None:
-    """Find the missing module behind `error`; pipecat wraps it in an error of its own."""
+    """Return the error about a missing module behind `error`; pipecat wraps it in an error of its own."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, ModuleNotFoundError) and seen.name:
@@ -466,14 +466,14 @@ def _missing_module(error: BaseException) -> ModuleNotFoundError | None:
 
 
 def _is_target_missing(error: ImportError, target: str) -> bool:
-    """Whether `target` itself, and not something that it imports, is what could not be found."""
+    """Whether `target` itself, and not something that it imports, could not be found."""
     if not isinstance(error, ModuleNotFoundError) or error.name is None:
         return False
     return (target == error.name or target.startswith(f"{error.name}.")) and not _frames(error)
 
 
 def _importer(missing: ModuleNotFoundError, error: ImportError, folder: Path, shown: str) -> tuple[str, bool]:
-    """Return the name of the user's file that imports what is missing, and whether it does so directly."""
+    """Return the user's file that imports the missing module, and whether it does so directly."""
     for source in (missing, error):
         frames = _frames(source)
         own = [frame for frame in frames if _is_in(frame.filename, folder)]
@@ -502,7 +502,7 @@ def _version_of(package: str) -> str:
 
 
 def _pipecat_extra(missing: ModuleNotFoundError) -> tuple[str, str] | None:
-    """Return the pipecat module that needs what is missing, and the extra of pipecat-ai that brings it."""
+    """Return the pipecat module that needs the missing one, and the extra of pipecat-ai that installs it."""
     try:
         extras = set(importlib.metadata.metadata("pipecat-ai").get_all("Provides-Extra") or ())
     except importlib.metadata.PackageNotFoundError:
@@ -528,7 +528,7 @@ def _is_bot_code(filename: str) -> bool:
 
 
 def _frames(error: BaseException) -> list[traceback.FrameSummary]:
-    """The frames of the bot and of what it imports."""
+    """Return the frames of the bot and of what it imports."""
     return [frame for frame in traceback.extract_tb(error.__traceback__) if _is_bot_code(frame.filename)]
 
 
@@ -548,13 +548,13 @@ def _details(error: BaseException) -> str:
 
 
 def _location(error: BaseException, folder: Path) -> str:
-    """Say at which line of the user's own code `error` came up."""
+    """Return the line of the user's own code at which `error` was raised, in parentheses."""
     own = [frame for frame in _frames(error) if _is_in(frame.filename, folder)]
     return f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
 
 
 def _passed_through(error: BaseException, file: str) -> bool:
-    """Whether `error` came up in what `file` called."""
+    """Whether `error` was raised in, or below, code of `file`."""
     return any(Path(frame.filename).name == file for frame in traceback.extract_tb(error.__traceback__))
 
 
@@ -564,7 +564,7 @@ def _exit_reason(error: SystemExit) -> str:
     return f"it exits with code {error.code if isinstance(error.code, int) else 0}"
 
 
-# -- Checking what is there --
+# -- Checking it --
 
 
 def _find_function(module: ModuleType, name: str, *, shown: str, target: str) -> BotFunction:
@@ -596,7 +596,7 @@ def _find_function(module: ModuleType, name: str, *, shown: str, target: str) ->
 
 
 def _is_coroutine_function(found: Any) -> bool:
-    """Whether calling `found` gives a coroutine, be it a function, a partial, a wrapper or an object."""
+    """Whether calling `found` returns a coroutine; it may be a function, a partial, a wrapper or an object."""
     function = inspect.unwrap(found)
     return (
         inspect.iscoroutinefunction(found)
@@ -606,7 +606,7 @@ def _is_coroutine_function(found: Any) -> bool:
 
 
 def _coroutine_functions(module: ModuleType) -> list[str]:
-    """The names of the module's own coroutine functions that could be a bot."""
+    """Return the names of the module's own coroutine functions that could be a bot."""
     return [
         name
         for name, value in vars(module).items()
@@ -621,7 +621,7 @@ def _takes_one(function: Callable[..., Any]) -> bool:
     try:
         signature = inspect.signature(function, follow_wrapped=False)
     except (TypeError, ValueError):
-        # Compiled code need not say; the call will.
+        # Compiled code need not have a signature; the call will show.
         return True
     try:
         signature.bind(object())

@@ -1,9 +1,9 @@
 """
-What a guest must not take along: a bot runs in our process, and the process's signals and its end are not the bot's.
+Keeps a bot, which runs in our process, from taking the process's signals and from ending it.
 
-Python lets any code take the handlers of SIGINT and SIGTERM, stop the event loop, or end it by an exit: asyncio hands
-a :exc:`SystemExit` or :exc:`KeyboardInterrupt` of any task on to whoever runs the loop. Here the handlers stay, the
-loop goes on, and the exit is told to the one whose bot it was.
+Python lets any code replace the handlers of SIGINT and SIGTERM, stop the event loop, or end it by an exit: asyncio
+passes a :exc:`SystemExit` or :exc:`KeyboardInterrupt` of any task on to the caller of the loop. Here the handlers stay,
+the loop goes on, and the bot's own session learns of the exit.
 """
 
 from __future__ import annotations
@@ -21,39 +21,39 @@ from typing import Any, TypeVar, cast
 T = TypeVar("T")
 SignalHandler = Callable[[int, FrameType | None], Any]
 
-#: The signals that stop a process; whatever else a bot wants to handle is its own affair.
+#: The signals that stop a process; a bot may handle all others.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-#: How often what is left at the end is cancelled, and how long each time may take.
+#: How often remaining tasks are cancelled at the end, and how long each time may take.
 CANCELLATIONS, CANCELLATION_TIMEOUT_S = 3, 0.3
-#: How often in a row the loop may fail without having done anything in between.
+#: How often in a row the loop may fail without making progress.
 FAILURES = 10
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class IsolatedBot:
     """
-    A bot at work.
+    A running bot.
 
     Attributes:
         name: Its call's id.
-        on_exit: Called in the loop when a task of the bot's raised what would have ended the process.
+        on_exit: Called in the loop when a task of the bot raised something that would have ended the process.
     """
 
     name: str
     on_exit: Callable[[BaseException], None]
 
 
-#: The bot that the running task belongs to; inherited by the tasks it creates.
-current_bot: ContextVar[IsolatedBot | None] = ContextVar("wsvoice_guest", default=None)
+#: The bot that the current task belongs to; inherited by the tasks that it creates.
+current_bot: ContextVar[IsolatedBot | None] = ContextVar("wsvoice_bot", default=None)
 
 
 def is_exit(error: BaseException | None) -> bool:
-    """Whether `error` would end the process: a BaseException that is neither an Exception nor a cancellation."""
+    """Whether `error` would end the process: neither an :exc:`Exception` nor a cancellation."""
     return error is not None and not isinstance(error, (Exception, asyncio.CancelledError))
 
 
 def describe_failure(error: BaseException) -> str:
-    """Return what a bot did that ended in `error`, as it stands behind its name."""
+    """Return what a bot that failed with `error` did, such as ``raised ValueError: ...``."""
     if isinstance(error, SystemExit):
         return "called sys.exit()" if error.code is None else f"called sys.exit({error.code!r:.200})"
     text = str(error)[:200]
@@ -63,15 +63,15 @@ def describe_failure(error: BaseException) -> str:
 @contextmanager
 def protect_signals(handler: SignalHandler | None = None) -> Iterator[None]:
     """
-    Keep SIGINT and SIGTERM from being handled by anybody else while the context lasts.
+    Keep other code from handling SIGINT and SIGTERM while the context lasts.
 
-    Whoever tries is not told: what a bot wants of them, to end in time, it is asked for by its call's end.
+    Attempts are ignored silently: a bot that wants to end in time is asked to by the end of its call.
 
     Args:
-        handler: What handles them; what does now if not given.
+        handler: Handles them; by default the current handler.
     """
     if threading.current_thread() is not threading.main_thread():
-        # Python handles signals in the main thread only, and a loop elsewhere refuses them by itself.
+        # Python handles signals only in the main thread, and loops in other threads refuse them.
         yield
         return
     set_handler = signal.signal
@@ -99,14 +99,14 @@ def run(
     loop_factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
 ) -> T:
     """
-    Run `main` in a new event loop that no guest can end, and cancel what is left when it is over.
+    Run `main` in a new event loop that no bot can end, and cancel the remaining tasks when it is done.
 
-    :func:`asyncio.run` waits without limit for tasks that do not let themselves be cancelled; this does not.
+    Unlike :func:`asyncio.run`, it does not wait without limit for tasks that resist their cancellation.
 
     Args:
         main: What to run.
-        on_exit: Called when an exit, or (``None``) a stop of the loop, came from code that is nobody's task.
-        loop_factory: Makes the loop.
+        on_exit: Called when an exit, or (``None``) a stop of the loop, came from outside any bot's task.
+        loop_factory: Creates the loop.
     """
     loop = loop_factory()
     try:
@@ -114,18 +114,18 @@ def run(
         try:
             return loop.run_until_complete(main)
         finally:
-            loop.run_until_complete(_cancel_the_rest())
+            loop.run_until_complete(_cancel_remaining())
             loop.run_until_complete(_within(loop.shutdown_asyncgens(), CANCELLATION_TIMEOUT_S))
     finally:
-        # Threads that are still at work are not waited for here, but at the end of the process.
+        # Running threads are not awaited here, but at the end of the process.
         loop.close()
 
 
 def run_interruptibly(main: Coroutine[Any, Any, T]) -> T:
     """
-    Run `main` as :func:`asyncio.run` does, Ctrl-C included, in a loop that no guest's exit can end.
+    Run `main` as :func:`asyncio.run` does, including Ctrl-C, in a loop that no bot's exit can end.
 
-    An exit is told to the guest's own :attr:`IsolatedBot.on_exit`; an exit that belongs to no guest is ignored.
+    An exit is reported to its bot's :attr:`IsolatedBot.on_exit`; one that belongs to no bot is ignored.
     """
     with asyncio.Runner() as runner:
         _protect(runner.get_loop(), lambda _: None, exits=(SystemExit,))
@@ -137,21 +137,21 @@ def _protect(
     on_exit: Callable[[BaseException | None], None],
     exits: tuple[type[BaseException], ...] = (SystemExit, KeyboardInterrupt),
 ) -> None:
-    """Let nobody but the caller end `loop`, or take its signals."""
+    """Keep everybody but the caller from ending `loop` or taking its signals."""
     add, remove, run_once = loop.add_signal_handler, loop.remove_signal_handler, loop.run_until_complete
-    told: list[BaseException] = []
+    reported: list[BaseException] = []
 
     def add_signal_handler(number: int, callback: Callable[..., Any], *args: Any) -> None:
-        # pipecat's runner takes SIGINT by default, and would end its pipeline only.
+        # pipecat's runner handles SIGINT by default, and would only end its pipeline.
         if number not in STOP_SIGNALS:
             add(number, callback, *args)
 
     def remove_signal_handler(number: int) -> bool:
         return number not in STOP_SIGNALS and remove(number)
 
-    def tell_stranger(error: BaseException) -> None:
-        if error in told:
-            told.remove(error)
+    def report_unknown(error: BaseException) -> None:
+        if error in reported:
+            reported.remove(error)
         else:
             on_exit(error)
 
@@ -169,8 +169,8 @@ def _protect(
             except exits as error:
                 if future.done():
                     raise
-                # After the task's own callback, which may know whose it was.
-                loop.call_soon(tell_stranger, error)
+                # After the task's own callback, which may know the bot.
+                loop.call_soon(report_unknown, error)
             except RuntimeError:
                 failures = 0 if turned[0] else failures + 1
                 if future.done() or loop.is_running() or loop.is_closed() or failures >= FAILURES:
@@ -181,20 +181,20 @@ def _protect(
 
     def make_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
         task = asyncio.Task(coroutine, loop=loop, **options)
-        guest = current_bot.get()
-        if guest is not None:
-            task.add_done_callback(lambda task: look(task, guest))
+        bot = current_bot.get()
+        if bot is not None:
+            task.add_done_callback(lambda task: check(task, bot))
         return task
 
-    def look(task: asyncio.Task[Any], guest: IsolatedBot) -> None:
-        # Not `exception()`: asyncio would take an ordinary error for one that somebody has handled.
+    def check(task: asyncio.Task[Any], bot: IsolatedBot) -> None:
+        # Not `exception()`, which would mark an ordinary error as handled.
         error: BaseException | None = cast(Any, task)._exception
         if error is not None and is_exit(error):
             if isinstance(error, exits):
-                told.append(error)
-            # Who else would look at it has nothing to add.
+                reported.append(error)
+            # Mark it as handled.
             task.exception()
-            guest.on_exit(error)
+            bot.on_exit(error)
 
     own = cast(Any, loop)
     own.add_signal_handler, own.remove_signal_handler = add_signal_handler, remove_signal_handler
@@ -202,16 +202,15 @@ def _protect(
     loop.set_task_factory(cast(Any, make_task))
 
 
-async def _cancel_the_rest() -> None:
+async def _cancel_remaining() -> None:
     """
-    Cancel what bots have left behind.
+    Cancel the tasks that bots left behind.
 
-    Several times: a pipecat runner takes a first cancellation as the wish to end in its own time, with tasks that
-    are cancelled as well.
+    Several times, because a pipecat runner takes the first cancellation as a request to end in its own time.
     """
     for _ in range(CANCELLATIONS):
         left = asyncio.all_tasks() - {asyncio.current_task()}
-        # One that has withstood that often is not going to end.
+        # A task that resisted that often will not end.
         tasks = {task for task in left if task.cancelling() < CANCELLATIONS}
         if not tasks:
             return

@@ -1,8 +1,8 @@
 """
-What is relied on in pipecat beyond its documented API, so that a pipecat that nobody has tested breaks no call.
+What wsvoice relies on in pipecat beyond its documented API, so that an untested pipecat breaks no call.
 
-Each :class:`Feature` lists its contracts. With a version of :data:`TESTED` nothing is checked. Any other is checked
-once, when pipecat is first needed: its modules' compiled code is read, and no module is imported for it. A feature
+Each :class:`Feature` lists its contracts. With a version of :data:`TESTED` nothing is checked. Any other version is
+checked once, when pipecat is first needed: the compiled code of its modules is read without importing them. A feature
 whose contracts do not all hold is switched off, and one warning says what is lost.
 """
 
@@ -22,20 +22,20 @@ from types import CodeType
 
 from wsvoice.errors import ConfigError
 
-#: The minor versions of pipecat that all tests have passed with.
+#: The minor versions of pipecat with which all tests have passed.
 TESTED = ("1.14",)
 
 
 @dataclass(frozen=True, slots=True)
 class Contract:
     """
-    Something that pipecat does not promise.
+    Something that wsvoice relies on and pipecat does not promise.
 
     Attributes:
         place: ``module:Class.function``, or a module's name and a colon.
-        names: What its code has to mention: attributes that it sets, functions that it calls, words that it says.
-        parameters: What it has to take; ``None`` if it is no function, or they do not matter.
-        exactly: Whether it may take nothing else, because we put a function of our own in its place.
+        names: What its code must contain: attributes that it sets, functions that it calls, messages.
+        parameters: The parameters that it must have; ``None`` if it is not a function, or they do not matter.
+        exactly: Whether it may have no others, because a function of ours replaces it.
     """
 
     place: str
@@ -44,7 +44,7 @@ class Contract:
     exactly: bool = False
 
     def holds(self) -> bool:
-        """Look into pipecat's compiled code."""
+        """Whether pipecat's compiled code keeps the contract."""
         code = _code(self.place)
         if code is None:
             return False
@@ -60,7 +60,7 @@ class Contract:
 
 
 def uses(place: str, *names: str) -> Contract:
-    """Return the contract that a place mentions these names."""
+    """Return the contract that a place contains these names."""
     return Contract(place, names)
 
 
@@ -70,20 +70,20 @@ def calls(place: str, *parameters: str) -> Contract:
 
 
 def replaces(place: str, *parameters: str) -> Contract:
-    """Return the contract that a function of ours with these parameters can take this one's place."""
+    """Return the contract that a function of ours with these parameters can replace this one."""
     return Contract(place, parameters=parameters, exactly=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Feature:
     """
-    Something that needs more of pipecat than its documented API.
+    A feature that needs more of pipecat than its documented API.
 
     Attributes:
-        name: What it is called in the warning; a patch's name switches the patch off, too.
-        lost: What is without it.
+        name: Its name in the warning, and of its patch if it has one.
+        lost: What is lost without it.
         contracts: What it relies on.
-        required: Whether there is no way without it.
+        required: Whether nothing works without it.
     """
 
     name: str
@@ -100,7 +100,7 @@ _FASTAPI = "pipecat.transports.websocket.fastapi:FastAPIWebsocket"
 _SERVER = "pipecat.transports.websocket.server:SingleClientWebsocketServer"
 _CLIENT = "pipecat.transports.websocket.client:WebsocketClient"
 _EVENTS = (calls(f"{_BASE}._register_event_handler", "event_name"), calls(f"{_BASE}._call_event_handler", "event_name"))
-#: What a WebSocket client of pipecat's is replaced by: its connection, and who is told of it.
+#: For replacements of pipecat's WebSocket client: its connection and its callbacks.
 _CLIENT_CONNECTION = (
     calls(f"{_CLIENT}Session.__init__", "uri", "params", "callbacks", "transport_name"),
     uses(f"{_CLIENT}Session.__init__", "_uri", "_params", "_callbacks", "_transport_name"),
@@ -161,7 +161,7 @@ RUNNER_FEATURES = (
     ),
     Feature(
         "backlog",
-        "what a bot that does not keep up has not taken is not bounded",
+        "the backlog of a bot that does not keep up is not bounded",
         (
             uses(f"{_INPUT}._create_audio_task", "_audio_task", "_audio_in_queue"),
             uses(f"{_PROCESSOR}.__init__", "_FrameProcessor__input_queue"),
@@ -178,7 +178,7 @@ RUNNER_FEATURES = (
     ),
     Feature(
         "parsed-handshake",
-        "a bot that calls parse_telephony_websocket twice waits for a handshake that has been",
+        "a bot that calls parse_telephony_websocket twice waits for a second handshake",
         (uses("pipecat.runner.utils:parse_telephony_websocket", "_pipecat_parsed_telephony"),),
     ),
     Feature(
@@ -257,7 +257,7 @@ RUNNER_FEATURES = (
     ),
     Feature(
         "old-params",
-        "params that pipecat has renamed, and misspelt ones, are dropped without a word",
+        "renamed and misspelt params are silently ignored",
         (
             uses(
                 "pipecat.transports.base_transport:TransportParams",
@@ -297,7 +297,7 @@ RUNNER_FEATURES = (
             replaces("pipecat.audio.vad.vad_controller:VADController.stop", "self"),
             calls("pipecat.audio.turn.base_turn_analyzer:BaseTurnAnalyzer.append_audio", "buffer", "is_speech"),
             uses("pipecat.audio.turn.base_turn_analyzer:EndOfTurnState", "COMPLETE"),
-            # By these two it is recognised who decides about turns.
+            # By these two, the processors that decide about turns are recognised.
             uses(
                 "pipecat.processors.aggregators.llm_response_universal:LLMUserAggregator.__init__",
                 *("_vad_controller", "_user_turn_controller"),
@@ -312,7 +312,7 @@ RUNNER_FEATURES = (
     ),
     Feature(
         "serializers",
-        "a serializer that a bot makes without the provider's credentials ends every call with a ValueError",
+        "a serializer without the provider's credentials ends every call with a ValueError",
         tuple(
             contract
             for name in ("twilio", "telnyx", "plivo")
@@ -328,7 +328,7 @@ RUNNER_FEATURES = (
     ),
     Feature(
         "shared-models",
-        "every call loads the voice detection's and the turn detection's models again, while all others wait",
+        "every call loads the models of voice and turn detection again, while all other calls wait",
         (
             uses("pipecat.audio.vad.silero:", "onnxruntime"),
             uses(
@@ -344,7 +344,7 @@ RUNNER_FEATURES = (
     ),
     Feature(
         "causes",
-        "a call's end does not say which service failed, or what a handler of the bot's raised",
+        "the end of a call does not say which service failed, or what an event handler raised",
         (
             uses(f"{_PROCESSOR}.push_error", "push_error_frame"),
             calls(f"{_PROCESSOR}.push_error_frame", "error"),
@@ -382,10 +382,10 @@ CALLER_FEATURES = (
 
 def require_caller_features() -> None:
     """
-    Look whether a bot can be the caller, before its transport is imported.
+    Check whether a bot can be the caller, before its transport is imported.
 
     Raises:
-        ConfigError: If not, with the installed pipecat.
+        ConfigError: If the installed pipecat does not allow it.
     """
     version = metadata.version("pipecat-ai")
     if not is_tested(version):
@@ -393,13 +393,13 @@ def require_caller_features() -> None:
 
 
 def is_tested(version: str) -> bool:
-    """Whether all tests have passed with a version of pipecat."""
+    """Whether all tests have passed with this version of pipecat."""
     return version.startswith(tuple(f"{each}." for each in TESTED))
 
 
 def missing(features: Collection[Feature], version: str) -> dict[Feature, Contract]:
     """
-    Return the features that are not possible with the installed pipecat, each with a contract that does not hold.
+    Return the features that the installed pipecat does not allow, each with a contract that does not hold.
 
     Raises:
         ConfigError: If one of them is required.
@@ -415,7 +415,7 @@ def missing(features: Collection[Feature], version: str) -> dict[Feature, Contra
 
 
 def unusable(version: str, why: str) -> ConfigError:
-    """Return the error for a pipecat with which nothing can be done."""
+    """Return the error for a pipecat that cannot be used."""
     return ConfigError(
         f"wsvoice cannot work with pipecat {version}: {why}",
         hint=f"tested is pipecat {', '.join(f'{each}.x' for each in TESTED)}; "
@@ -424,7 +424,7 @@ def unusable(version: str, why: str) -> ConfigError:
 
 
 def _code(place: str) -> CodeType | None:
-    """Return the compiled code of a module, a class or a function; ``None`` if it is not there."""
+    """Return the compiled code of a module, a class or a function; ``None`` if it does not exist."""
     module, _, path = place.partition(":")
     code = _module_code(module)
     for name in filter(None, path.split(".")):
@@ -433,7 +433,7 @@ def _code(place: str) -> CodeType | None:
         found = [each for each in code.co_consts if isinstance(each, CodeType) and each.co_name == name]
         code = found[-1] if found else None
     if code is None and module in sys.modules:
-        # A function may have come from a base class.
+        # The function may be inherited.
         try:
             live = unwrap(attrgetter(path)(sys.modules[module]))
         except AttributeError:
@@ -444,7 +444,7 @@ def _code(place: str) -> CodeType | None:
 
 @cache
 def _module_code(module: str) -> CodeType | None:
-    """Return a module's compiled code, from its cache where there is one; nothing is executed."""
+    """Return a module's compiled code, from its cache if possible; nothing is executed."""
     package, *parts = module.split(".")
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:

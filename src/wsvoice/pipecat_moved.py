@@ -1,15 +1,15 @@
 """
-Modules that pipecat has moved, and what an application is told that imports one by its old name.
+Modules that pipecat has moved, and the error of an application that imports one by its old name.
 
-``import wsvoice`` changes nothing in pipecat; only ``wsvoice.install()`` and ``wsvoice run`` do. An import that fails
-all the same says so here.
+``import wsvoice`` changes nothing in pipecat; only ``wsvoice.install()`` and ``wsvoice run`` do. Until then an import
+by an old name fails, and the error says what to do.
 """
 
 from __future__ import annotations
 
 import sys
 
-#: Where each module is now.
+#: Old names and new names.
 MOVED = {
     "pipecat.transports.network.fastapi_websocket": "pipecat.transports.websocket.fastapi",
     "pipecat.transports.network.websocket_server": "pipecat.transports.websocket.server",
@@ -19,12 +19,12 @@ MOVED = {
     "pipecat.vad.silero": "pipecat.audio.vad.silero",
     "pipecat.vad.vad_analyzer": "pipecat.audio.vad.vad_analyzer",
 }
-#: The packages that they were in.
+#: The packages of the old names.
 PACKAGES = frozenset(name.rpartition(".")[0] for name in MOVED)
 
 
 class MovedModuleFinder:
-    """Adds what to do to the error of an import that fails anyway: it is asked when nothing else has found a module."""
+    """Adds a hint to the error of an import that fails anyway: it comes last, when no other finder found a module."""
 
     @staticmethod
     def find_spec(fullname: str, path: object = None, target: object = None) -> None:
@@ -32,7 +32,7 @@ class MovedModuleFinder:
         Find nothing.
 
         Raises:
-            ModuleNotFoundError: For what pipecat has moved.
+            ModuleNotFoundError: For modules that pipecat has moved.
         """
         if fullname in PACKAGES:
             raise ModuleNotFoundError(
@@ -43,12 +43,12 @@ class MovedModuleFinder:
 
 
 def install_finder() -> None:
-    """Ask the finder for a module that nothing else has found."""
+    """Add the finder behind all others."""
     remove_finder()
     sys.meta_path.append(MovedModuleFinder)
 
 
 def remove_finder() -> None:
-    """Leave imports as they are without it."""
+    """Remove the finder."""
     if MovedModuleFinder in sys.meta_path:
         sys.meta_path.remove(MovedModuleFinder)

@@ -234,7 +234,7 @@ class TestProxies:
             ("", {"X-Forwarded-Host": "evil.example", "X-Forwarded-Proto": scheme}, "-x evil.example"),
             (name, {"Host": "a-b.ngrok-free.app", "X-Forwarded-Proto": scheme}, "-x a-b.ngrok-free.app"),
             ("", {"Host": "bot.example:7860"}, "-x bot.example"),
-            ("", {"X-Forwarded-For": "203.0.113.9"}, "by a proxy, which this server does not know: start it with -x"),
+            ("", {"X-Forwarded-For": "203.0.113.9"}, "by a proxy, which this server does not know; start it with -x"),
         ):
             asked = provider.webhook(call, server.url + path)
             sent = {**asked.headers, **headers}

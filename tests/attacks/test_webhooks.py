@@ -538,7 +538,7 @@ class TestUpgrades:
         upgrade(60, {"X-Twilio-Signature": "RSOYDt4T1cUTdK1PDd93/VVr8B8="})
         signed.logged("does not match")
         upgrade(61, {})
-        lines = [line for line in signed.log().splitlines() if "the stream is taken though" in line]
+        lines = [line for line in signed.log().splitlines() if "the stream is accepted although" in line]
         assert [(sid(60)[-4:] in line, "WARNING" in line) for line in lines] == [(True, True)]
 
 

@@ -310,7 +310,7 @@ class TestWhoMayComeIn:
             assert await refused(f"{url}/{start()['token'][:-1]}") == 403
 
         asyncio.run(main())
-        assert server.lines("client refused (403)", "carries no token")
+        assert server.lines("client refused (403)", "has no token")
         assert server.lines("client refused (403)", "was used before")
 
     def test_start_needs_the_key(self, serve: Any) -> None:

@@ -124,23 +124,23 @@ def test_only_when_nobody_is_there_and_not_often(monkeypatch) -> None:  # type: 
     returns = MemoryTrimmer(lambda: now)
     held = 200_000_000
     for now in (1.0, 2.0, 3.0, 4.0):
-        returns.look(is_busy=now < 2)
+        returns.check(is_busy=now < 2)
     assert given == [4.0]
     for later in (5.0, 30.0, 63.0):
         now = later
         held += 50_000_000
-        returns.look(is_busy=False)
+        returns.check(is_busy=False)
     assert given == [4.0]
     now = 65.0
-    returns.look(is_busy=False)
+    returns.check(is_busy=False)
     assert given == [4.0, 65.0]
     # The time before which nothing is given back begins when something was.
     now = 130.0
-    returns.look(is_busy=False)
+    returns.check(is_busy=False)
     now, held = 140.0, held + 50_000_000
-    returns.look(is_busy=False)
+    returns.check(is_busy=False)
     assert given == [4.0, 65.0, 140.0]
     # Nothing has come since.
     now = 300.0
-    returns.look(is_busy=False)
+    returns.check(is_busy=False)
     assert given == [4.0, 65.0, 140.0]

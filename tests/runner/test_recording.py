@@ -255,4 +255,4 @@ class TestFailures:
         finally:
             hangs.set()
         (line,) = log
-        assert "the disk has taken nothing for 0.2 s" in line
+        assert "the disk has accepted nothing for 0.2 s" in line

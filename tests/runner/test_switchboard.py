@@ -297,7 +297,7 @@ class TestWebhook:
             async with on_line(url, dialect) as line:
                 code, reason = await line.closed()
                 assert code == 1008
-                assert "its token is not" in (reason or "")
+                assert "its token is for another" in (reason or "")
 
         asyncio.run(main())
         assert told.call is None

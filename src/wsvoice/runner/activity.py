@@ -1,4 +1,4 @@
-"""Whether anything happens on a line: what the session timeout waits for."""
+"""Whether anybody is active on a connection: what the session timeout waits for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Activity:
     """
     Tells when nothing has happened for a while: no sound from either end, and no message.
 
-    It looks at energy, because both ends send silence for as long as they are connected.
+    It measures energy, because both ends send silence for as long as they are connected.
     """
 
     def __init__(self) -> None:
@@ -20,23 +20,23 @@ class Activity:
         self._resumed = asyncio.Event()
 
     def note(self) -> None:
-        """Something happened now: a message, a key."""
+        """Note a message or a key, now."""
         self._until = max(self._until, self._loop.time())
         self._resumed.set()
 
     def hear(self, pcm: bytes) -> None:
-        """A piece of the client's audio came, s16le."""
+        """Note a piece of the client's audio, s16le."""
         if _is_sound(pcm):
             self.note()
 
     def play(self, pcm: bytes, sample_rate: int) -> None:
-        """A piece of the bot's audio was sent, s16le mono; it lasts until it has been played."""
+        """Note a piece of the bot's audio, s16le mono; it counts until it has been played."""
         if _is_sound(pcm):
             self.note()
             self._until += len(pcm) / 2 / sample_rate
 
     def cut(self) -> None:
-        """What was sent is not played any further."""
+        """Note that what was sent is not played any further."""
         self._until = min(self._until, self._loop.time())
 
     async def silence(self, timeout_s: float) -> None:
@@ -46,7 +46,7 @@ class Activity:
         self._resumed.clear()
 
     async def resumed(self) -> None:
-        """Wait until something happens again after :meth:`silence`."""
+        """Wait until activity resumes after :meth:`silence`."""
         await self._resumed.wait()
 
 

@@ -1,9 +1,9 @@
 """
-Who may come in: signed webhooks, stream tokens, and no replays.
+Who may start a call: webhook signatures, stream tokens, replays.
 
-A webhook that passes gets a stream token, which is the only way to a stream on a public address. The token is
-signed, bound to the call's id, works once and for a minute: long enough for a provider to dial, too short to
-be passed on.
+An accepted webhook is answered with a stream token, without which no stream is accepted on a public address. The
+token is signed and bound to the call's id, and works once within a minute: long enough for a provider to dial, too
+short to be passed on.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from wsvoice.providers import PROVIDERS, load_server
 from wsvoice.providers.base import Server, WebhookRequest
 from wsvoice.runner.capacity import TOKEN_TTL_S, CallKey
 
-#: How many characters a stream token may have; those that are minted have far fewer.
+#: How many characters a stream token may have; real ones have far fewer.
 TOKEN_LIMIT = 32 * 1024
-#: How long a seen webhook is remembered, and how many are; whichever ends first.
+#: How long an answered webhook is remembered, and how many of them, whichever limit is reached first.
 REPLAY_WINDOW_S = 24 * 3600
 REPLAY_ENTRIES = 100_000
-#: How long after the end of our stream its call may come back to the same address. Nobody tells how long it lasts.
+#: How long after the end of its stream a call may come back to the same address; providers do not document it.
 REPEAT_WINDOW_S = 600
-#: For how long after its first webhook a call may come back at all, and how often. Twilio ends calls after 4 h.
+#: How long after its first webhook, and how often, a call may come back at all. Twilio ends calls after 4 h.
 REPEAT_AGE_S = 4 * 3600
 REPEAT_LIMIT = 100
-#: How long a repeated webhook waits for the end of its call's stream, which it may have overtaken.
+#: How long a repeated webhook, which may overtake the end of its call's stream, waits for it.
 STREAM_END_WAIT_S = 1.0
 
 
@@ -48,11 +48,11 @@ def served_providers(config: RunConfig) -> dict[str, Server]:
     """
     Return the providers that a server with these settings serves, by name.
 
-    On a public address whoever finds the URL could run calls at the owner's cost, so webhooks are verified there,
-    unless ``--verify off`` says otherwise. A provider that signs nothing is served there if it is asked for by name.
+    On a public address anybody who finds the URL could run calls at the owner's cost, so webhooks are verified there
+    unless ``--verify off`` is given. A provider that signs nothing is served there only if it is chosen by name.
 
     Raises:
-        ConfigError: If a secret is malformed, or is needed and unknown.
+        ConfigError: If a secret is malformed or missing.
     """
     if config.transport is not None:
         names = [config.transport] if config.transport in PROVIDERS else []
@@ -94,7 +94,7 @@ def served_providers(config: RunConfig) -> dict[str, Server]:
 
 def _check_secret(provider: Server) -> None:
     with suppress(SignatureError):
-        # No request is signed like this; a secret that is none is told now, and not by the first call.
+        # The request has no signature; a malformed secret raises ConfigError now, not at the first call.
         provider.verify(WebhookRequest("POST", "http://localhost/"), now=0.0)
 
 
@@ -125,8 +125,8 @@ class TokenClaims:
     What a stream token says.
 
     Attributes:
-        call: The call that it was made for.
-        verified: Whether somebody vouched for who asked for it: the provider by a signature, or the holder of a key.
+        call: The call that it was issued for.
+        verified: Whether it was issued to a verified party: a provider by its signature, or the holder of a key.
     """
 
     call: Call
@@ -135,9 +135,9 @@ class TokenClaims:
 
 class StreamTokens:
     """
-    Makes and checks stream tokens: the call they are for, when they end, and a signature over both.
+    Issues and checks stream tokens: a call, an expiry time, and a signature over both.
 
-    The used ones are remembered for as long as they would be valid, so memory is bounded by the rate of calls.
+    Used tokens are remembered until they expire, so memory is bounded by the rate of calls.
     """
 
     def __init__(self, *, secret: bytes | None = None, now: Callable[[], float] = time.time) -> None:
@@ -146,7 +146,7 @@ class StreamTokens:
         self._used: OrderedDict[str, float] = OrderedDict()
 
     def issue(self, call: Call, *, verified: bool = True) -> str:
-        """Return a token for one stream of `call`; it holds nothing but ``A-Za-z0-9_-.``."""
+        """Return a token for one stream of `call`; its characters are ``A-Za-z0-9_-.``."""
         claims = [
             call.provider,
             call.call_id,
@@ -164,7 +164,7 @@ class StreamTokens:
 
     def redeem(self, token: str, provider: str) -> TokenClaims:
         """
-        Return what `token` says, and use the token up.
+        Return the claims of `token`, which is then used up.
 
         Raises:
             TokenError: If it is forged, for another provider, expired, or used.
@@ -174,7 +174,7 @@ class StreamTokens:
         body, _, signature = token.partition(".")
         if not hmac.compare_digest(signature.encode(), self._sign(body).encode()):
             raise TokenError("the stream token was not made by this server")
-        # The signature vouches for the shape of what follows.
+        # It is signed, so it is well-formed.
         name, *fields, verified, expires, nonce = json.loads(_unb64(body))
         now = self._now()
         if name != provider:
@@ -195,7 +195,7 @@ class StreamTokens:
 
 @dataclass(slots=True)
 class _KnownCall:
-    """What the guard knows of a call whose webhook was answered."""
+    """A call whose webhook was answered."""
 
     first_at: float
     repeats: int = 0
@@ -209,26 +209,25 @@ class _KnownCall:
 
 class ReplayGuard:
     """
-    Remembers signed webhooks, because most providers sign no time.
+    Remembers signed webhooks to refuse replays, because most providers do not sign the time.
 
-    A webhook is remembered once it has been answered with success, so that what failed may be tried again. After
-    that the same signature is good once more each time our stream of its call has ended while the call goes on:
-    Twilio asks with equal fields again when a document redirects to the same address. A call may do that for as long
-    as it can last, :data:`REPEAT_AGE_S` from its first webhook, and :data:`REPEAT_LIMIT` times; neither is renewed by
-    a repeat. An idempotency token (Twilio's ``I-Twilio-Idempotency-Token``) is not signed, so it admits nobody; but a
-    request that repeats the token as well is a replay, and is refused.
+    A webhook is remembered once it was answered successfully, so that a failed one can be retried. After that the same
+    signature is accepted once more each time the stream of its call has ended while the call continues: Twilio sends
+    identical fields again when a document redirects to the same address. A call may do so for as long as it can last,
+    :data:`REPEAT_AGE_S` from its first webhook, and :data:`REPEAT_LIMIT` times; a repeat renews neither limit. An
+    idempotency token (Twilio's ``I-Twilio-Idempotency-Token``) is not signed, so it proves nothing; but a request that
+    repeats the token as well is refused as a replay.
 
-    Whoever has captured a webhook can thus use it for the rest of its call. Once it is forgotten, after
-    :data:`REPLAY_WINDOW_S`, it is good once more.
+    So somebody who captured a webhook can use it for the rest of its call, and once more when it is forgotten after
+    :data:`REPLAY_WINDOW_S`.
 
-    Only calls that a provider vouched for are known here, so memory is bounded by their rate and by
-    :data:`REPLAY_ENTRIES`.
+    Only verified calls are recorded, so memory is bounded by their rate and by :data:`REPLAY_ENTRIES`.
     """
 
     def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
-        # By digest of the signature: when it was first answered, and how many streams of its call had ended when it
-        # was answered last.
+        # By digest of the signature: when it was first answered, and how many streams of its call had ended when it was
+        # last answered.
         self._answered: OrderedDict[bytes, tuple[float, int]] = OrderedDict()
         # Digests of signature and idempotency token together: when.
         self._requests: OrderedDict[bytes, float] = OrderedDict()
@@ -238,10 +237,10 @@ class ReplayGuard:
     @contextmanager
     def admit(self, key: str, request_token: str | None, call: CallKey) -> Iterator[Callable[[], None]]:
         """
-        Let a webhook in while the context lasts; what it gives is called once the answer is a success.
+        Admit a webhook while the context lasts; it yields a function to call once the answer is a success.
 
         Args:
-            key: What is the same in every repetition, such as the signature.
+            key: Identical in every repetition, such as the signature.
             request_token: The idempotency token; ``None`` where the provider sends none.
             call: The webhook's call.
 
@@ -269,7 +268,7 @@ class ReplayGuard:
                 self._remember(seen, request, call)
 
     async def wait_for_stream_end(self, key: str, call: CallKey, timeout_s: float) -> None:
-        """Wait for the end of a call's stream if its webhook is repeated, which may have overtaken it."""
+        """Wait for a call's stream to end if its webhook is repeated: the webhook may have overtaken that end."""
         known = self._calls.get(call)
         if known is None or not known.streams or known.is_over or _digest(key) not in self._answered:
             return
@@ -294,7 +293,7 @@ class ReplayGuard:
                 known.idle = None
 
     def call_ended(self, call: CallKey) -> None:
-        """Note that the provider has reported `call` to be over."""
+        """Note that the provider reported the end of `call`."""
         if (known := self._calls.get(call)) is not None:
             known.is_over = True
 
@@ -346,7 +345,7 @@ class Authenticator:
         self._chosen_provider = chosen_provider
 
     def verifies(self, provider: Server) -> bool:
-        """Whether this provider's webhooks are checked."""
+        """Whether this provider's webhooks are verified."""
         return self._verify != "off" and provider.can_verify()
 
     def check_webhook(self, provider: Server, request: WebhookRequest, *, is_public: bool) -> None:
@@ -354,9 +353,9 @@ class Authenticator:
         Raise :exc:`~wsvoice.errors.SignatureError` unless this webhook comes from the provider.
 
         Args:
-            provider: Who is to have sent it.
+            provider: The expected sender.
             request: With the URL that the provider saw.
-            is_public: Whether it came in by a public address, where what cannot be verified is not taken.
+            is_public: Whether it came by a public address, where unverifiable webhooks are refused.
         """
         if self.verifies(provider):
             _verify(provider, request)
@@ -376,10 +375,10 @@ class Authenticator:
     @asynccontextmanager
     async def admit(self, provider: Server, request: WebhookRequest, call_id: str) -> AsyncIterator[Callable[[], None]]:
         """
-        Let a webhook in that was checked, unless it is a replay; see :meth:`ReplayGuard.admit`.
+        Admit a verified webhook unless it is a replay; see :meth:`ReplayGuard.admit`.
 
         Raises:
-            SignatureError: If it is one.
+            SignatureError: If it is a replay.
         """
         if not self.verifies(provider):
             yield lambda: None
@@ -392,17 +391,17 @@ class Authenticator:
 
     def check_upgrade(self, provider: Server, request: WebhookRequest) -> str | None:
         """
-        Return which form of its URL the upgrade is signed in; ``None`` if nothing is checked.
+        Return the form of the URL that the upgrade's signature covers; ``None`` if upgrades are not checked.
 
         Raises:
-            SignatureError: If no form matches. The providers' documents contradict each other on what they sign,
-                so this turns a stream away only with ``--verify enforce``.
+            SignatureError: If no form matches. The providers' documents contradict each other on what they sign, so
+                callers refuse the stream only with ``--verify enforce``.
         """
         return provider.verify_upgrade(request, now=time.time()) if self.verifies(provider) else None
 
 
 def _verify(provider: Server, request: WebhookRequest) -> None:
-    """Verify a webhook; the URL of a site may be signed with its slash or without, and is asked with it either way."""
+    """Verify a webhook; the URL of a site may be signed with or without its slash, but is always requested with it."""
     now = time.time()
     try:
         provider.verify(request, now=now)

@@ -1,8 +1,8 @@
 """
-The bot at work beside an accepted WebSocket: from its start until both have ended.
+The task of a bot beside its accepted WebSocket, until both have ended.
 
-Whatever happens first decides how it ended: the bot returns, raises or asks for the end; the caller goes; the server
-wants to stop; the caller no longer reads.
+Whatever happens first decides how it ended: the bot returns, raises or asks for the end; the caller leaves or no longer
+reads; the server stops.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 Bot = Callable[[Any], Awaitable[Any]]
 
-#: How long a bot that has ended its pipeline may take to say that it failed.
+#: How long a bot that ended its pipeline may take to raise its error.
 FAILURE_GRACE_S = 0.1
 #: How long a cancelled bot may take to clean up.
 CLEANUP_TIMEOUT_S = 5.0
-#: How long each of the waits above may take once the process must end.
+#: How long each of these waits may take once the process must end at once.
 HURRIED_TIMEOUT_S = 0.25
 
 #: WebSocket close codes, https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1
@@ -39,12 +39,12 @@ SERVICE_RESTART = 1012
 
 class BotTask:
     """
-    The bot's task and the reader's, with everything that may end them.
+    The task of the bot and that of the reader, with everything that may end them.
 
     Attributes:
         ended_by: ``bot``, ``caller``, ``error`` or ``server``; valid once it has ended.
-        reason: Why it ended, in words.
-        refused: The other end may not go on, whatever the bot did.
+        reason: Why it ended.
+        refused: The other end is turned away, whatever the bot did.
 
     Args:
         socket: The accepted WebSocket.
@@ -69,18 +69,18 @@ class BotTask:
 
     @property
     def close_code(self) -> int:
-        """What to close the WebSocket with."""
+        """The code to close the WebSocket with."""
         if self.refused:
             return POLICY_VIOLATION
         return {"error": INTERNAL_ERROR, "server": GOING_AWAY}.get(self.ended_by, self._socket.requested_code)
 
     def end(self, reason: str, *, at_once: bool = False) -> None:
         """
-        Ask for the end, as the server's wish.
+        Ask for the end, on the server's behalf.
 
         Args:
-            reason: Why, in words.
-            at_once: Neither the last words nor the bot are waited for.
+            reason: Why.
+            at_once: Wait neither for the last audio nor for the bot.
         """
         self._end_reason = self._end_reason or reason
         self._end_asked.set()
@@ -88,7 +88,7 @@ class BotTask:
             self._hurry.set()
 
     def note_end(self, ended_by: str, reason: str) -> None:
-        """Say how it ended."""
+        """Note how it ended."""
         self.ended_by, self.reason = ended_by, reason
 
     async def run(
@@ -105,12 +105,12 @@ class BotTask:
         Run the bot until it is over, and close the WebSocket.
 
         Args:
-            name: What the tasks are called after.
-            make_arguments: Builds what the bot is called with.
-            diagnosis: Takes what goes wrong meanwhile.
-            logger: Where it is told.
-            play_out: Waits until the caller has heard the last words.
-            on_closed: What is to be done once the WebSocket is closed, while the bot may still be busy.
+            name: The call's id, for the names of the tasks.
+            make_arguments: Builds the bot's argument.
+            diagnosis: Collects what goes wrong.
+            logger: The call's logger.
+            play_out: Waits until the caller has heard the last audio.
+            on_closed: Called once the WebSocket is closed, while the bot may still be busy.
         """
         socket = self._socket
         # The bot's handlers run in the reader's task as well.
@@ -131,7 +131,7 @@ class BotTask:
                 await asyncio.wait({bot}, timeout=FAILURE_GRACE_S)
             self._determine_end(bot, reader, logger)
             await socket.close_connection(self.close_code)
-            # The transport learns that the caller is gone as it would from a real hang-up.
+            # For the transport this is the same as a real hang-up.
             socket.note_gone(self.reason)
             self.ended_at = asyncio.get_running_loop().time()
             if on_closed is not None:
@@ -147,7 +147,7 @@ class BotTask:
             if stubborn:
                 logger.error("the bot ignores its cancellation; it is abandoned, and its place is free")
             for task in tasks - stubborn:
-                # Looked at, so that asyncio does not complain of an error that was told already.
+                # Retrieved, so that asyncio does not report an error that was logged already.
                 task.cancelled() or task.exception()
 
     def _determine_end(self, bot: asyncio.Task[None], reader: asyncio.Task[None], logger: Logger) -> None:
@@ -155,7 +155,7 @@ class BotTask:
         if error is not None and not self._socket.gone.is_set():
             self.note_end("error", f"the bot {_described(error)}")
         elif self._socket.gone.is_set():
-            # Our own server says 1012 to those whom it no longer waits for.
+            # Our own server closes with 1012 when it stops waiting.
             stopped = self._socket.close_code == SERVICE_RESTART
             self.note_end("server" if stopped else "caller", self._socket.gone_reason)
         elif self._socket.close_requested.is_set():
@@ -180,16 +180,16 @@ class BotTask:
             self._note_failure(error, diagnosis, logger)
 
     def _note_failure(self, error: BaseException, diagnosis: Diagnosis, logger: Logger) -> None:
-        """Take what the bot raised, or one of its tasks that meant to end the process."""
+        """Log and keep what the bot raised, or one of its tasks that tried to end the process."""
         logger.opt(exception=error).error("the bot {}", describe_failure(error))
         diagnosis.note_exception(error)
         self._failure = self._failure or error
         self._failed.set()
 
     async def _wait_for_bot(self, bot: asyncio.Task[None], logger: Logger) -> None:
-        """Give the bot time for what it does after a call, then cancel it."""
+        """Give the bot time for its work after the call, then cancel it."""
         if is_exit(self._failure):
-            # A program that exits does not go on.
+            # It wanted to exit, so there is nothing to wait for.
             self._hurry.set()
         timeout_s = self._config.bot_exit_timeout_s
         await self._wait({bot}, timeout_s)
@@ -202,19 +202,19 @@ class BotTask:
     async def _wait(
         self, tasks: Collection[asyncio.Future[Any]], timeout_s: float | None, hurried_s: float = HURRIED_TIMEOUT_S
     ) -> None:
-        """Wait until all of `tasks` are done or the time is up, which is sooner in haste."""
+        """Wait until all of `tasks` are done or the time is up; no longer than `hurried_s` once there is a hurry."""
         done = asyncio.create_task(asyncio.wait(tasks, timeout=timeout_s))
-        haste = asyncio.create_task(self._hurry.wait())
+        hurry = asyncio.create_task(self._hurry.wait())
         try:
-            await asyncio.wait({done, haste}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({done, hurry}, return_when=asyncio.FIRST_COMPLETED)
             if not done.done():
                 await asyncio.wait({done}, timeout=hurried_s)
         finally:
             done.cancel()
-            haste.cancel()
+            hurry.cancel()
 
     async def _run_unless_hurried(self, work: Awaitable[Any], hurried_s: float) -> None:
-        """Do some work to its end; in haste it is given up soon."""
+        """Await `work`; once there is a hurry, cancel it after `hurried_s`."""
         task = asyncio.ensure_future(work)
         try:
             await self._wait({task}, None, hurried_s)
@@ -224,7 +224,7 @@ class BotTask:
             task.result()
 
     async def _watch(self) -> None:
-        """Notice a caller that does not read."""
+        """Give up a caller that does not read."""
         loop = asyncio.get_running_loop()
         timeout_s = self._config.send_timeout_s
         while True:
@@ -236,6 +236,6 @@ class BotTask:
 
 
 def _described(error: BaseException) -> str:
-    """Return what the bot did, and where in its code."""
+    """Return how the bot failed, and where in its code."""
     file, line = location_of(error)
     return describe_failure(error) + (f" ({Path(file).name}:{line})" if file else "")

@@ -1,4 +1,4 @@
-"""An accepted WebSocket, be it a provider's stream or a plain client: its reading, its faults and its end."""
+"""An accepted WebSocket, of a provider or of a plain client: bounded reading, counted faults, its end."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ if TYPE_CHECKING:
 
     from wsvoice.providers.events import Event
 
-#: The ASGI extension by which our own server lets a session drop a connection that no longer moves.
+#: The ASGI extension by which our own server lets a session drop a stalled connection.
 ABORT_EXTENSION = "wsvoice.abort"
 #: https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1
 MESSAGE_TOO_BIG = 1009
 NO_UTF_8 = 1007
 #: How many messages a second are read from one connection in the long run: ten times what a telephone stream has.
 MESSAGES_PER_S = 500
-#: How many may come at once: what lay on the way while a network stood still, for as long as pings allow it to.
+#: How many may come at once: what a stalled network delivers, before pings notice the stall.
 MESSAGES_AT_ONCE = 3000
-#: After how many messages without a pause the other calls get their turn.
+#: How many messages are read in a row before other calls get their turn.
 MESSAGES_A_TURN = 32
-#: How long after a failed send the reader may take to come upon the close that explains it.
+#: How long after a failed send the reader may take to find the close that explains it.
 CLOSE_GRACE_S = 1.0
 
 
 class BoundedSocket(WebSocket):
     """
-    A WebSocket that was accepted, and that a session closes.
+    An accepted WebSocket, which the session closes.
 
-    Closing by the bot is a request (:attr:`close_requested`); whoever listens learns from :attr:`gone` that the
-    other end is no longer there.
+    When the bot closes it, that is only a request (:attr:`close_requested`). :attr:`gone` is set when the other end has
+    left.
 
     Args:
-        message_limit: The largest message in bytes. Our own server refuses it before it is here; another's may not.
+        message_limit: The largest message in bytes. Our own server enforces it too; another one may not.
     """
 
     #: What the other end is called in the log.
@@ -55,13 +55,13 @@ class BoundedSocket(WebSocket):
         #: How often each kind of bad message came.
         self.faults: Counter[str] = Counter()
         self.close_code: int | None = None
-        #: Why the caller is gone, in words; set together with :attr:`gone`.
+        #: Why the caller is gone; set together with :attr:`gone`.
         self.gone_reason = ""
         self.gone = asyncio.Event()
         self.close_requested = asyncio.Event()
-        #: What the bot wants it to be closed with.
+        #: The close code that the bot asked for.
         self.requested_code = 1000
-        #: Since when a message has been waiting for the caller to read, on the loop's clock.
+        #: Since when a message has waited for the caller to read, on the loop's clock.
         self.send_blocked_since: float | None = None
         self._sends_under_way = 0
         self._loop = asyncio.get_running_loop()
@@ -69,7 +69,7 @@ class BoundedSocket(WebSocket):
         self._inbox: deque[tuple[str | bytes, Event | None]] = deque()
         self._inbox_size = 0
         self._inbox_filled = asyncio.Event()
-        #: When the messages that were read would have come at :data:`MESSAGES_PER_S`.
+        #: Until when the messages read so far would last at :data:`MESSAGES_PER_S`.
         self._read_until = 0.0
         self._read_in_turn = 0
 
@@ -78,7 +78,7 @@ class BoundedSocket(WebSocket):
         raise NotImplementedError
 
     async def _next_message(self) -> str | bytes | None:
-        """Read the next message; ``None`` when nobody is there."""
+        """Read the next message; ``None`` when the other end is gone."""
         message: Message = await self._receive()
         if message["type"] == "websocket.disconnect":
             self.close_code = message.get("code")
@@ -98,8 +98,8 @@ class BoundedSocket(WebSocket):
         Say why the other end is gone.
 
         Args:
-            closed: A close came. uvicorn gives 1005 both for one without a code, which is what a browser's
-                ``close()`` sends, and for a connection that breaks; only the first has a reason, be it empty.
+            closed: Whether a close was received. uvicorn reports 1005 for a close without a code, which is what a
+                browser's ``close()`` sends, and for a lost connection; only the first has a reason, even if empty.
         """
         code = self.close_code
         if code == MESSAGE_TOO_BIG:
@@ -123,10 +123,12 @@ class BoundedSocket(WebSocket):
         if early_s > 0:
             self.faults["too-fast"] += 1
             if self.faults["too-fast"] == 1:
-                self.logger.warning("more than {} messages a second come; no more than that are read", MESSAGES_PER_S)
+                self.logger.warning(
+                    "more than {} messages a second arrive; reading is slowed down to that", MESSAGES_PER_S
+                )
             await asyncio.sleep(early_s)
         elif self._read_in_turn >= MESSAGES_A_TURN:
-            # Messages that wait already are read without a pause of their own.
+            # Reading messages that already wait never yields to the loop by itself.
             self._read_in_turn = 0
             await asyncio.sleep(0)
 
@@ -179,7 +181,7 @@ class BoundedSocket(WebSocket):
         return text if text is not None else message["bytes"]
 
     async def _send_raw(self, raw: str | bytes) -> bool:
-        """Send a message; false if nobody is there."""
+        """Send a message; false if the other end is gone."""
         if self.gone.is_set() or self.application_state is not WebSocketState.CONNECTED:
             return False
         key = "text" if isinstance(raw, str) else "bytes"
@@ -202,16 +204,16 @@ class BoundedSocket(WebSocket):
             self.note_gone(f"the connection broke: {str(failure) or type(failure).__name__}")
             return False
         if self._sends_under_way:
-            # One has got through, so the others have not been waiting for longer than this.
+            # A send got through, so the others count as blocked only from now on.
             self.send_blocked_since = self._loop.time()
         return True
 
     def request_close(self) -> None:
-        """Ask the session to end; it closes the WebSocket once the last words are out."""
+        """Ask the session to end; it closes the WebSocket once the last audio was played."""
         self.close_requested.set()
 
     async def close_connection(self, code: int, reason: str = "") -> None:
-        """Close the WebSocket; nothing happens if that was done."""
+        """Close the WebSocket, unless it is closed already."""
         if self.application_state is not WebSocketState.CONNECTED:
             return
         self.application_state = WebSocketState.DISCONNECTED
@@ -222,19 +224,19 @@ class BoundedSocket(WebSocket):
             self.abort()
 
     def abort(self) -> None:
-        """Drop the connection where the server offers a way to; a caller that does not read cannot be closed."""
+        """Drop the connection, if the server offers a way to; a caller that does not read cannot be closed in order."""
         self.application_state = WebSocketState.DISCONNECTED
         extension = self.scope.get("extensions", {}).get(ABORT_EXTENSION)
         if extension is not None:
             extension["abort"]()
 
     def abandon(self, reason: str) -> None:
-        """Give up a caller whose connection no longer moves."""
+        """Give up a caller whose connection has stalled."""
         self.note_gone(reason)
         self.abort()
 
     def note_gone(self, reason: str) -> None:
-        """Let everybody who listens know that the caller is gone."""
+        """Note that the caller is gone."""
         if self.gone.is_set():
             return
         self.gone_reason = reason

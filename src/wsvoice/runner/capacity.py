@@ -13,9 +13,9 @@ from wsvoice.call import Call
 #: How long a stream token is valid, and a place is reserved for its stream. Providers dial within seconds; Twilio gives
 #: up after 15.
 TOKEN_TTL_S = 60
-#: How long a place is kept for the stream of a webhook that nobody signed.
+#: How long a place is reserved for the stream of an unsigned webhook.
 STRANGER_TTL_S = 15
-#: The number of places that strangers have a share of where calls are not limited.
+#: Strangers get a share of this many places where the number of calls is unlimited.
 UNLIMITED_PLACES = 1000
 
 #: What identifies a call: its provider's name and its id.
@@ -23,13 +23,13 @@ CallKey = tuple[str, str]
 
 
 def call_key(call: Call) -> CallKey:
-    """Return what tells `call` from every other."""
+    """Return what identifies `call`."""
     return call.provider, call.call_id
 
 
 @dataclass(slots=True)
 class _RunningCall:
-    """A call that is running: how many streams it has, and until when a place is kept for its next one."""
+    """A running call: its streams, and until when a place is reserved for its next one."""
 
     streams: int = 1
     next_until: float = -math.inf
@@ -40,7 +40,7 @@ class Place:
     """
     A place that a stream has taken.
 
-    :meth:`release` is called in any case, and :meth:`start` and :meth:`close` before it if it comes to that.
+    :meth:`release` is always called; :meth:`start` and :meth:`close` are called before it if the stream gets that far.
     """
 
     def __init__(self, capacity: Capacity, call: CallKey | None, *, is_stranger: bool) -> None:
@@ -51,20 +51,20 @@ class Place:
         self._is_released = False
 
     def start(self) -> None:
-        """Note that the stream has started, so that it is a call like any other."""
+        """Count the stream as a call like any other: it has started."""
         if self._is_silent:
             self._is_silent = False
             self._capacity._silent_strangers -= 1
 
     def close(self) -> None:
-        """Free the line: the stream is closed, though its bot may still have something to do."""
+        """Free the place for another call: the stream is closed, although its bot may still be working."""
         self.start()
         if not self._is_closed:
             self._is_closed = True
             self._capacity._close(self._call)
 
     def release(self) -> None:
-        """Go: the bot has ended as well."""
+        """Give the place up: the bot has ended as well."""
         self.close()
         if not self._is_released:
             self._is_released = True
@@ -73,25 +73,25 @@ class Place:
 
 class Capacity:
     """
-    How many calls may run at once; checked and reserved in one step.
+    Limits how many calls run at once; a place is checked and reserved in one step.
 
-    A webhook reserves a place for as long as its token is good; the stream takes the place over. A call has one
-    place however many webhooks ask for it: one that comes while it runs (a redirect) keeps the place for the call's
-    next stream.
+    A webhook reserves a place for as long as its token is valid; the stream takes the place over. A call has one
+    place however many webhooks ask for it: a webhook that comes while it runs (a redirect) reserves the place for the
+    call's next stream.
 
-    Strangers' webhooks, those that nobody signed, are answered while there is room, but keep few places, and not for
-    long: :data:`STRANGER_TTL_S`, at most a quarter of all for one address and half of them for all strangers, one at
-    least. A webhook beyond its share is answered too; its stream takes a place if there is one when it comes. So a
-    stranger who asks and never dials blocks nobody for long, and many callers behind one proxy, tunnel or provider's
-    address are served all the same. A verified webhook that finds no room takes a place that is kept for a stranger.
+    Strangers' webhooks (unsigned ones) are answered while there is room, but reserve few places for a short time:
+    :data:`STRANGER_TTL_S`, at most a quarter of all places per address and half of them for all strangers, but at least
+    one. A webhook beyond its share is answered too; its stream takes a place if one is free when it arrives. So a
+    stranger who never dials blocks nobody for long, and many callers behind one proxy, tunnel or provider's address
+    are still served. A verified webhook that finds no room takes a place that is reserved for a stranger.
 
-    Strangers' streams that have not started may hold half of the places, two at least (two callers may come at the
-    same moment). One that has started is a call like any other and may fill every place: who serves webhooks without
-    verifying them (``--verify off``, a provider that signs nothing, localhost) accepts everybody as a caller, and a
-    start message is as easily sent as a webhook. Only signatures tell callers from strangers.
+    Strangers' streams that have not started may hold half of the places, but at least two (two callers may come at the
+    same moment). One that has started is a call like any other and may fill every place: a server that does not verify
+    webhooks (``--verify off``, a provider that signs nothing, localhost) accepts everybody as a caller, and a start
+    message is as easy to send as a webhook. Only signatures tell callers from strangers.
 
-    A call whose line is free no longer counts, though its bot may still be at work, unless more bots do that than
-    there are places.
+    A call whose stream is closed no longer counts, although its bot may still be working, unless more such bots than
+    places are left.
 
     Attributes:
         draining: The process is about to stop: no new calls are taken.
@@ -110,7 +110,7 @@ class Capacity:
         self._silent_share = max(2, places // 2)
         # Strangers' streams that have not started.
         self._silent_strangers = 0
-        # Both in the order in which they expire. A stranger's comes with its address.
+        # Both are in the order in which they expire; strangers' entries also hold the address.
         self._reserved: OrderedDict[CallKey, float] = OrderedDict()
         self._strangers: OrderedDict[CallKey, tuple[float, str]] = OrderedDict()
         self._stranger_counts: Counter[str] = Counter()
@@ -125,22 +125,22 @@ class Capacity:
 
     @property
     def running_bots(self) -> int:
-        """How many streams' bots are at work; more than there are calls while some have something to finish."""
+        """How many bots are running; more than there are calls while some still finish their work."""
         return self._running_bots
 
     @property
     def reserved(self) -> int:
-        """For how many calls a place is kept whose streams may still come."""
+        """For how many calls a place is reserved whose streams have not come yet."""
         self._drop_expired()
         return len(self._reserved) + len(self._strangers)
 
     def reserve(self, call: Call, *, stranger: str | None = None) -> bool:
         """
-        Keep a place for the stream of `call`; false if there is none.
+        Reserve a place for the stream of `call`; false if none is free.
 
         Args:
             call: The call.
-            stranger: The address that an unsigned webhook came from; ``None`` for one that can be trusted.
+            stranger: The address that an unsigned webhook came from; ``None`` for a verified webhook.
         """
         self._drop_expired()
         key = call_key(call)
@@ -155,23 +155,23 @@ class Capacity:
         return True
 
     def knows(self, call: CallKey) -> bool:
-        """Whether a call is running, or has a place kept for it."""
+        """Whether a call is running or has a reserved place."""
         self._drop_expired()
         return call in self._lines or call in self._reserved or call in self._strangers
 
     def forget(self, call: CallKey) -> None:
-        """Give back the place that is kept for a call's stream; a call that is running goes on."""
+        """Give back the place reserved for a call's stream; a running call continues."""
         self._drop(call)
         if (line := self._lines.get(call)) is not None:
             line.next_until = -math.inf
 
     def occupy(self, call: Call | None, *, is_stranger: bool = False) -> Place | None:
         """
-        Take a place for a stream, the one kept for its call if there is one; ``None`` if there is none.
+        Take a place for a stream: the one reserved for its call, or a free one; ``None`` if there is none.
 
         Args:
             call: The call that its token is for; ``None`` without one.
-            is_strangers: Whether nobody vouches for it, so that it counts as a stranger's until it starts.
+            is_stranger: Whether it is unverified, and so counts as a stranger's until it starts.
         """
         self._drop_expired()
         if is_stranger and self._silent_strangers >= self._silent_share:
@@ -179,7 +179,7 @@ class Capacity:
         key = call_key(call) if call is not None else None
         line = self._lines.get(key) if key is not None else None
         if line is not None and line.streams == 1 and line.next_until >= self._now():
-            # Of the two streams one is about to end: a call has one at a time.
+            # One of the two streams is about to end: a call has one at a time.
             line.streams = 2
             line.next_until = -math.inf
         else:
@@ -216,7 +216,7 @@ class Capacity:
         return taken + max(0, lingering - self.limit) >= self.limit
 
     def _displace_stranger(self) -> bool:
-        """Give up the oldest place that is kept for a stranger; false if that does not make room."""
+        """Give up the oldest place reserved for a stranger; false if that does not make room."""
         if self._strangers:
             self._drop(next(iter(self._strangers)))
         return not self._is_full()

@@ -1,14 +1,14 @@
 """
-Plain WebSocket clients: browsers, apps and programs that talk to the bot without a telephone company in between.
+Plain WebSocket clients: browsers, apps and programs that talk to the bot without a telephone company.
 
 =============================  ======================================================================
 ``POST /start``                a session with a body for the bot: where to connect, and a one-time token
-``WS /ws-client/<token>``      a client that was told so; also ``?token=`` or ``Authorization: Bearer``
+``WS /ws-client/<token>``      a client with such a token; also ``?token=`` or ``Authorization: Bearer``
 ``WS /ws-client``              a client without a token; only on localhost, or with ``--stream-auth none``
 ``WS /ws``, ``/ws/<token>``    an eval harness (``pipecat eval``)
 =============================  ======================================================================
 
-Requests and answers are those that pipecat's client libraries send and take:
+Requests and answers are those of pipecat's client libraries:
 https://docs.pipecat.ai/api-reference/client/js/transports/websocket
 """
 
@@ -45,14 +45,14 @@ from wsvoice.runner.logs import RefusalLog
 if TYPE_CHECKING:
     from loguru import Logger
 
-#: What stands in a client's token in the place of a provider.
+#: Takes the place of the provider in a client's token.
 TRANSPORT = "websocket"
-#: How many started sessions, and how many bytes of what they are started with, wait for their clients.
+#: How many sessions, and how many bytes of their bodies, wait for their clients.
 PENDING_SESSIONS = 1000
 PENDING_BYTES = 8 * 1024 * 1024
-#: Where ``POST /start`` says under which id the session is logged.
+#: The header of ``POST /start``'s answer with the session's id in the log.
 SESSION_HEADER = "X-Session-Id"
-#: How long to look whether a client is an eval harness, which says so at once. Browsers never are.
+#: How long to wait for the first message of an eval harness, which comes at once. Browsers are never one.
 EVAL_WAIT_S = 0.2
 
 MakeArguments = Callable[["ClientSession"], Awaitable[Any]]
@@ -62,8 +62,8 @@ class ClientSocket(BoundedSocket):
     """
     An accepted WebSocket of a plain client.
 
-    One task reads for as long as the client is there, whether or not the bot does: a client that leaves is noticed
-    at once, and what it sent before the bot was ready is kept.
+    One task reads for as long as the client is there, whether or not the bot does: a client's leaving is noticed at
+    once, and what it sent before the bot was ready is kept.
     """
 
     peer = "client"
@@ -96,7 +96,7 @@ class ClientSocket(BoundedSocket):
         self._enqueue(raw)
 
     async def send(self, message: Message) -> None:
-        """Send a message as ASGI has it; a close is noted as a request."""
+        """Send a message as ASGI has it; a close is only a request."""
         if message["type"] == "websocket.close":
             self.requested_code = message.get("code") or 1000
             self.request_close()
@@ -110,15 +110,15 @@ class ClientRecord:
     What happened in one client's session; times in seconds.
 
     Attributes:
-        session_id: As ``POST /start`` announced it, or made for the connection.
+        session_id: From ``POST /start``, or made for the connection.
         started_at: Unix time of the accepted WebSocket.
-        duration_s: From there to the end.
+        duration_s: From then to the end.
         ended_by: ``bot``, ``caller``, ``error`` or ``server``.
-        reason: Why it ended, in words.
+        reason: Why it ended.
         received: Messages from the client.
         sent: Messages to the client.
         faults: How often each kind of bad message came.
-        causes: What went wrong in the process meanwhile, whether or not the session ended of it.
+        causes: What went wrong meanwhile, whether or not it ended the session.
     """
 
     session_id: str
@@ -132,7 +132,7 @@ class ClientRecord:
     causes: list[Cause] = field(default_factory=list)
 
     def summary(self) -> str:
-        """Return the one line that the log ends a session with."""
+        """Return the session's last line in the log."""
         who = {"error": "an error", "caller": "the client"}.get(self.ended_by, f"the {self.ended_by}")
         parts = [f"ended by {who} after {self.duration_s:.1f} s: {self.reason}"]
         if self.ended_by != "error" and (cause := first_cause(self.causes)) is not None:
@@ -149,7 +149,7 @@ class ClientSession:
     The bot running for one client.
 
     Attributes:
-        session_id: As ``POST /start`` announced it, or made for the connection.
+        session_id: From ``POST /start``, or made for the connection.
         body: What the bot gets as ``runner_args.body``.
         is_eval: The client is an eval harness.
 
@@ -181,11 +181,11 @@ class ClientSession:
         self._run = BotTask(socket, bot, config)
 
     def end(self, reason: str, *, at_once: bool = False) -> None:
-        """Ask for the end of the session, as the server's wish."""
+        """Ask for the end of the session, on the server's behalf."""
         self._run.end(reason, at_once=at_once)
 
     async def run(self) -> ClientRecord:
-        """Live through the session, and return what happened."""
+        """Run the session to its end, and return what happened."""
         socket, run = self.socket, self._run
         record = ClientRecord(self.session_id, time.time())
         loop = asyncio.get_running_loop()
@@ -219,7 +219,7 @@ class ClientSession:
 
 @dataclass(frozen=True, slots=True)
 class _PendingSession:
-    """A request for a session whose client has not come; with the address that it came from if it is a stranger's."""
+    """A requested session whose client has not come yet; with the requester's address if it is a stranger's."""
 
     body: bytes
     until: float
@@ -235,8 +235,8 @@ class Clients:
         config: The server's settings.
         tokens: Issues and checks the clients' tokens.
         capacity: How many sessions run at once.
-        refusals: What warns of who is turned away.
-        on_ended: Called with the record of each session that has ended.
+        refusals: Logs who is turned away.
+        on_ended: Called with the record of each ended session.
     """
 
     def __init__(
@@ -257,17 +257,17 @@ class Clients:
         self._refusals = refusals
         self._on_ended = on_ended
         self._sessions: set[ClientSession] = set()
-        #: The requests of started sessions in the order in which they came.
+        #: The pending sessions, oldest first.
         self._started: OrderedDict[str, _PendingSession] = OrderedDict()
         #: Pages of the server's own public address.
         self._own_origins = frozenset({config.public_url.lower()} if config.public_url is not None else ())
         self._make_arguments: MakeArguments = client_arguments
         self._is_eval_connect = is_eval_connect
-        #: The pages that alone may come; empty if nobody has chosen them.
+        #: The only pages that may connect; empty for no such limit.
         self._origins = frozenset(origin.lower() for origin in allowed_origins())
 
     def routes(self) -> list[BaseRoute]:
-        """Return the routes that clients come in by."""
+        """Return the routes for clients."""
 
         async def client(websocket: WebSocket) -> None:
             await self.connect(websocket, websocket.path_params.get("token"))
@@ -280,7 +280,7 @@ class Clients:
             return requests.unread(PlainTextResponse(refusal, 404))
 
         return [
-            # A provider's webhook, or whoever plays the provider, comes by POST.
+            # Webhooks, real or simulated, come by POST.
             Route("/", guide, methods=["GET", "POST"]),
             Route("/start", self.start, methods=["POST", "OPTIONS"]),
             WebSocketRoute("/ws-client", client),
@@ -291,16 +291,16 @@ class Clients:
 
     @property
     def session_ids(self) -> list[str]:
-        """The ids of the sessions that are running."""
+        """The ids of the running sessions."""
         return [session.session_id for session in tuple(self._sessions)]
 
     def note_blocked(self, cause: Cause) -> None:
-        """Note for every running session that nothing went on for a while; from whatever thread."""
+        """Note for every running session that the event loop was blocked; may be called from any thread."""
         for session in tuple(self._sessions):
             session.diagnosis.note(cause)
 
     def end_all(self, reason: str, *, at_once: bool = False) -> None:
-        """Ask every running session to end, in order or at once."""
+        """Ask every running session to end, normally or at once."""
         for session in self._sessions:
             session.end(reason, at_once=at_once)
 
@@ -310,7 +310,7 @@ class Clients:
         """
         Announce a session: ``{"transport": "websocket", "body": {…}}`` gives ``{wsUrl, token}``.
 
-        pipecat's JavaScript client takes these two keys and refuses any other, so the session's id is in a header.
+        pipecat's JavaScript client refuses any other key, so the session's id is in a header.
         """
         page = requests.page(request)
         # https://fetch.spec.whatwg.org/#http-cors-protocol
@@ -333,7 +333,7 @@ class Clients:
         return response
 
     def _allows(self, page: str) -> bool:
-        """Whether a web page may read what ``/start`` answers."""
+        """Whether a web page may read the answer of ``/start``."""
         return page in (self._origins or self._own_origins) or (not self._origins and requests.is_local_page(page))
 
     async def _start(self, request: Request) -> Response:
@@ -365,7 +365,7 @@ class Clients:
         if asked.get("transport", TRANSPORT) != TRANSPORT:
             return _failure(400, f"This server is for the transport {TRANSPORT!r} only.")
         call = Call(provider=TRANSPORT, call_id=str(uuid.uuid4()))
-        # Where no key is asked for, nobody vouches for who comes in by a public address.
+        # Without a key, a client that comes by a public address is unverified.
         is_open = self._config.stream_auth == "none" and requests.is_public(
             request, self._config, allowed_origins=self._origins
         )
@@ -403,7 +403,7 @@ class Clients:
         return f"/start needs the header `Authorization: Bearer <{START_KEY}>`."
 
     def _has_room(self, size: int, stranger: str | None) -> bool:
-        """Whether one more request can be kept until its client comes; a stranger's address has a quarter of all."""
+        """Whether one more session can wait for its client; a stranger's address gets a quarter of the room."""
         now = time.monotonic()
         while self._started and next(iter(self._started.values())).until < now:
             self._started.popitem(last=False)
@@ -416,7 +416,7 @@ class Clients:
     # The WebSocket
 
     async def connect(self, websocket: WebSocket, token: str | None, *, evals_only: bool = False) -> None:
-        """Check who comes, accept the WebSocket, and run the bot for it."""
+        """Check and accept a client, and run the bot for it."""
         log = logger.bind(call="-")
         origin = requests.page(websocket) or ""
         if self._origins and origin not in self._origins:
@@ -481,10 +481,10 @@ class Clients:
 
     def _admit(self, websocket: WebSocket, path_token: str | None) -> Call | None:
         """
-        Return the session that the client's token was made for; ``None`` for one that needs no token.
+        Return the session that the client's token was issued for; ``None`` for a client without one.
 
         Raises:
-            TokenError: If it needs one, or has a bad one.
+            TokenError: If a token is missing or bad.
         """
         needed = requests.needs_token(websocket, self._config, allowed_origins=self._origins)
         token = path_token or _offered_token(websocket)
@@ -492,16 +492,16 @@ class Clients:
             page = requests.page(websocket)
             if needed and requests.is_foreign_page(page, self._origins):
                 raise TokenError(
-                    f"a web page of {page:.100} dials without a token",
+                    f"a web page of {page:.100} connects without a token",
                     hint="POST /start gives one; PIPECAT_ALLOWED_ORIGINS may name pages that need none on localhost",
                 )
             if needed:
-                raise TokenError("the client carries no token", hint="POST /start gives one")
+                raise TokenError("the client has no token", hint="POST /start gives one")
             return None
         try:
             return self._tokens.redeem(token, TRANSPORT).call
         except TokenError:
-            # Where no token is needed, a header or a query may be somebody else's business.
+            # Where no token is needed, the header or the query may be meant for something else.
             if needed or path_token:
                 raise
             return None

@@ -1,4 +1,4 @@
-"""Which provider dials, told from the first messages of its stream: where one address serves all."""
+"""Tell the provider from the first messages of its stream, where one address serves all providers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from wsvoice.providers.base import Server
 
-#: A provider's start is the first message or the second; whoever sends this many others is none.
+#: A provider's start is its first or second message; a peer that sends this many others is no provider.
 MESSAGE_LIMIT = 16
 
 
@@ -24,20 +24,19 @@ async def detect_provider(
     """
     Read until a provider claims a message as its start.
 
-    Every message that was read is returned, in its order, so that none is lost.
+    All messages that were read are returned in order, so that none is lost.
 
     Args:
-        websocket: Accepted, and not read from.
+        websocket: Accepted, and not read from so far.
         providers: The providers that are served.
         timeout_s: How long to wait for a start message.
-        byte_limit: How large the messages up to it may be, all together.
+        byte_limit: How large the messages up to it may be in total.
 
     Returns:
         The provider, or ``None`` if no start came; and the messages.
 
     Raises:
-        RemoteProtocolError: If they are larger. Our own server refuses a large message before it is here; another's
-            may not.
+        RemoteProtocolError: If they are larger.
     """
     providers = list(providers)
     size = 0

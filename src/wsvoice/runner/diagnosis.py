@@ -1,13 +1,13 @@
 """
-Why a call went wrong, as far as the process knows: what the bot raised, which service failed, what held the loop up.
+Why a call went wrong, as far as the process knows: what the bot raised, which service failed, what blocked the loop.
 
-The causes stand in the log's last line of the call. A ``wsvoice dial`` that serves the bot itself names a file by
-``WSVOICE_CAUSES``, and gets each as a line of JSON in it::
+The causes are in the call's last line of the log. A ``wsvoice dial`` that serves the bot itself names a file in
+``WSVOICE_CAUSES``, and each cause is written to it as a line of JSON::
 
     {"call": "CA…", "at": 1763741389.2, "kind": "exception", "message": "RuntimeError: boom", "file": "/…/bot.py",
      "line": 12}
 
-Where the server does not start because of what the user asked for, the line has ``"kind": "usage"``, ``message`` and
+If the server does not start because of a usage error, the line has ``"kind": "usage"``, ``message`` and
 ``hint``.
 """
 
@@ -28,7 +28,7 @@ from wsvoice.errors import UsageError
 
 Kind = Literal["exception", "service", "blocked"]
 
-#: How many causes of a call are kept; the first ones are the ones that matter.
+#: How many causes of a call are kept; the first ones matter.
 MAX_CAUSES = 20
 _MESSAGE_LIMIT = 300
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
@@ -42,10 +42,10 @@ class Cause:
 
     Attributes:
         kind: ``exception`` (the bot's own code raised), ``service`` (a processor of the pipeline reported an error),
-            ``blocked`` (the event loop stood still).
-        message: What, in one line.
-        file: Where, if that is known: the bot's file rather than a library's.
-        line: The line in it; 0 if not known.
+            ``blocked`` (the event loop was blocked).
+        message: One line.
+        file: Where it happened, if known; the bot's file rather than a library's.
+        line: The line in that file; 0 if not known.
     """
 
     kind: Kind
@@ -59,11 +59,11 @@ class Cause:
 
 class Diagnosis:
     """
-    The causes of one call, as they get known.
+    Collects the causes of one call.
 
     Args:
         call_id: The call.
-        file: Where each is written to as well, or ``None``.
+        file: A file to which each is also written, or ``None``.
     """
 
     def __init__(self, call_id: str, file: Path | None = None) -> None:
@@ -72,7 +72,7 @@ class Diagnosis:
         self._file = file
 
     def note(self, cause: Cause) -> bool:
-        """Keep a cause, once; false if it, or one of the same place in the code, was known."""
+        """Keep a cause once; false if it, or another one at the same line, is known."""
         if len(self.causes) >= MAX_CAUSES or cause in self.causes:
             return False
         is_first = not cause.file or (cause.file, cause.line) not in {(each.file, each.line) for each in self.causes}
@@ -82,7 +82,7 @@ class Diagnosis:
         return is_first
 
     def note_exception(self, error: BaseException, *, where: str = "") -> bool:
-        """Keep what the bot's code raised, `where` if it is not the bot's coroutine itself; as in :meth:`note`."""
+        """Keep an exception of the bot's code as :meth:`note` does; `where` names a place other than its coroutine."""
         file, line = location_of(error)
         message = "".join(traceback.format_exception_only(error)).strip()
         return self.note(Cause("exception", one_line(f"{where}: {message}" if where else message), file, line))
@@ -94,13 +94,13 @@ def first_cause(causes: Sequence[Cause]) -> Cause | None:
     return min(causes, key=lambda cause: ranks[cause.kind], default=None)
 
 
-#: Whose code runs: tasks that a call's tasks create are the call's as well.
+#: The diagnosis of the call whose code runs; tasks inherit it.
 current: ContextVar[Diagnosis | None] = ContextVar("wsvoice_diagnosis", default=None)
 
 
 @contextmanager
 def diagnosing(diagnosis: Diagnosis) -> Iterator[None]:
-    """Let what goes wrong within the context be noted for this call."""
+    """Attribute what goes wrong within the context to this call."""
     before = current.set(diagnosis)
     try:
         yield
@@ -110,7 +110,7 @@ def diagnosing(diagnosis: Diagnosis) -> Iterator[None]:
 
 @contextmanager
 def reporting_usage_errors(file: Path | None) -> Iterator[None]:
-    """Write to `file`, if there is one, why the server does not start."""
+    """Write to `file`, if given, why the server does not start."""
     try:
         yield
     except UsageError as error:
@@ -121,19 +121,19 @@ def reporting_usage_errors(file: Path | None) -> Iterator[None]:
 def _write(file: Path | None, content: Mapping[str, object]) -> None:
     if file is None:
         return
-    # Whoever asked for it may be gone.
+    # The process that asked for it may be gone.
     with suppress(OSError), file.open("a", encoding="utf-8") as lines:
         lines.write(json.dumps(content) + "\n")
 
 
 def one_line(text: str) -> str:
-    """Return `text` on one line, bounded."""
+    """Return `text` on one line of bounded length."""
     text = " ".join(text.split())
     return text if len(text) <= _MESSAGE_LIMIT else f"{text[:_MESSAGE_LIMIT]}..."
 
 
 def location_of(error: BaseException) -> tuple[str, int]:
-    """Return file and line in which `error` was raised: the innermost ones of the bot's own, else of a library."""
+    """Return the innermost file and line of the bot's own code at which `error` was raised."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith((*_LIBRARIES, _OWN, "<"))]
     if not own:

@@ -1,8 +1,8 @@
 """
-The log: one line an event on stderr, each with its call's id, whoever wrote it.
+The log: one line per event on stderr, each with its call's id.
 
-The server's log is the server's: a bot may add sinks of its own and remove them, by loguru or by the standard
-library, and cannot take this one away or make its lines come twice.
+A bot may add and remove sinks of its own, by loguru or the standard library, but it can neither remove the server's nor
+make its lines appear twice.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from loguru import logger
 if TYPE_CHECKING:
     from loguru import Logger, Message, Record
 
-#: How long one line may be, in characters, and how many more it takes to say how long it was.
+#: How many characters a line may have, and how many more are needed to say how long it was.
 LINE_LIMIT = 2000
 CUT_ROOM = 40
-#: How long an exception's text may be, in lines: so many of its beginning, and of its end.
+#: How many lines of a traceback are kept at its beginning, and at its end.
 TRACEBACK_HEAD, TRACEBACK_TAIL = 40, 80
-#: How long an id may be to stand before every line as it is. Longer ones show where they begin and end.
+#: How long an id may be to be shown whole. Of longer ones the beginning and the end are shown.
 ID_LIMIT = 16
 ID_HEAD, ID_TAIL = 8, 4
-#: How many refusals of one kind are logged line by line within how many seconds; the others are counted.
+#: How many refusals of one kind are logged one by one within this many seconds; the others are counted.
 REFUSAL_LINES, REFUSAL_WINDOW_S = 20, 60.0
-#: Within how many seconds pipecat's equal lines of a call are one, and how many different ones are told apart.
+#: For how many seconds pipecat's equal lines of a call are merged, and how many different ones are remembered.
 REPEAT_WINDOW_S, REPEAT_KEYS = 10.0, 100
-#: The standard library's loggers whose lines are the server's, whatever a bot sets up for its own.
+#: The standard library's loggers that always go to the server's log, whatever a bot configures.
 SERVER_LOGGERS = ("uvicorn", "asyncio", "websockets", "py.warnings")
 
 _COLORS = {"DEBUG": 34, "INFO": 1, "SUCCESS": 32, "WARNING": 33, "ERROR": 31, "CRITICAL": 41}
@@ -45,7 +45,7 @@ _add, _remove, _disable = _Logger.add, _Logger.remove, _Logger.disable
 
 
 def configure_logging(level: str) -> None:
-    """Send every log to stderr, one line an event, each with its call's id."""
+    """Send all logs to stderr, one line per event, each with its call's id."""
     _remove(logger)
     sink = ServerSink(sys.stderr, level)
     logger.configure(extra={"call": "-"}, patcher=_sanitize)
@@ -59,9 +59,9 @@ def configure_logging(level: str) -> None:
 
 def redirect_standard_logging(level: str) -> None:
     """
-    Send the server's lines of the standard library's logging to the log, and those of whoever has not set it up.
+    Send the standard library's lines to the log: the server's always, others unless a bot configured logging.
 
-    To be called again after a bot was loaded, for a configuration of the bot's own may have switched loggers off.
+    Call it again after a bot was loaded, because the bot's own configuration may have disabled loggers.
     """
     handler = _ToLog()
     for name in SERVER_LOGGERS:
@@ -71,13 +71,13 @@ def redirect_standard_logging(level: str) -> None:
     for name in ("uvicorn.error", "websockets.server", "websockets.client"):
         each = logging.getLogger(name)
         each.handlers, each.propagate, each.disabled = [], True, False
-    # Where nobody has added a handler, as in a bot that never heard of logging; others have their lines as they like.
+    # For loggers without a handler, as in a bot that does not configure logging.
     logging.lastResort = _ToLog(logging.WARNING)
     logging.captureWarnings(True)
 
 
 class ServerSink:
-    """Writes what the server shows: the time, the level, the call, and the message with its exception."""
+    """Writes the server's lines: time, level, call, and message with its exception."""
 
     def __init__(self, stream: TextIO, level: str) -> None:
         self._stream = stream
@@ -90,11 +90,11 @@ class ServerSink:
         """Whether a record is shown."""
         if record["level"].no < self._least:
             return False
-        # pipecat narrates its own start-up at INFO; a call's story is ours to tell.
+        # pipecat logs each step of its start-up at INFO; the server's own lines suffice.
         return not self._quiet or record["level"].no >= 30 or not (record["name"] or "").startswith("pipecat")
 
     def __call__(self, message: Message) -> None:
-        """Write one record; of pipecat's equal ones, how many there are."""
+        """Write one record; pipecat's repeated ones are only counted."""
         record = message.record
         for earlier, count in self._repeats.due(record):
             self._write(earlier, f" (and {count} more like this)")
@@ -107,7 +107,7 @@ class ServerSink:
             level = f"\x1b[{color}m{level}\x1b[0m"
         call = short_id(_escaped(str(record["extra"].get("call", "-"))))
         head = f"{time:%H:%M:%S}.{time.microsecond // 1000:03d} {level} {call}"
-        # Once more: a bot may have a patcher of its own in the place of ours.
+        # Again, because a bot may have replaced our patcher.
         text = _sanitized(record["message"]) + more
         if record["exception"] is not None:
             text = "\n    ".join([text, *_exception_lines(record["exception"])])
@@ -117,17 +117,17 @@ class ServerSink:
 
 class _Repeats:
     """
-    Counts what pipecat warns of again and again: a processor that fails does so for each of 50 frames a second.
+    Counts pipecat's repeated warnings: a processor that fails does so for each of 50 frames a second.
 
-    Lines of a call are equal if they are so but for numbers. How many there were is due after a while, or when the
-    server itself has something to say of the call, as at its end.
+    Lines of a call are equal if they differ only in numbers. Their count is logged after a while, or before the
+    server's next line about the call, such as that of its end.
     """
 
     def __init__(self) -> None:
         self._counts: OrderedDict[tuple[str, str, str], _Repeat] = OrderedDict()
 
     def takes(self, record: Record) -> bool:
-        """Whether `record` is only counted."""
+        """Whether `record` is a repetition, and only counted."""
         if record["level"].no < 30 or not (record["name"] or "").startswith("pipecat") or record["exception"]:
             return False
         text = re.sub(r"\d+", "0", record["message"][:LINE_LIMIT])
@@ -140,7 +140,7 @@ class _Repeats:
         return False
 
     def due(self, record: Record) -> Iterator[tuple[Record, int]]:
-        """Yield what is to be told before `record`: the last of equal records, and how many were not written."""
+        """Yield what is to be written before `record`: the last of equal records, and how many were left out."""
         call = str(record["extra"].get("call", "-"))
         is_servers = (record["name"] or "").startswith("wsvoice")
         now = time.monotonic()
@@ -161,10 +161,10 @@ class _Repeat:
 
 class RefusalLog:
     """
-    Warns of what was refused, so that a flood of it does not fill the disk, nor hide everything else.
+    Logs refusals so that a flood of them neither fills the disk nor hides everything else.
 
-    Of each kind the first :data:`REFUSAL_LINES` within a minute have lines of their own; at its end one more line says
-    how many others there were.
+    The first :data:`REFUSAL_LINES` of each kind within a minute are logged; at its end one more line says how many
+    others there were.
     """
 
     def __init__(self) -> None:
@@ -175,8 +175,8 @@ class RefusalLog:
         Log one refusal.
 
         Args:
-            log: With the id of the call, where that is known.
-            kind: One of few, such as ``webhook refused (403)``; the line begins with it.
+            log: Bound to the id of the call, if that is known.
+            kind: The beginning of the line, such as ``webhook refused (403)``; one of few.
             reason: Why.
         """
         self._counts[kind] += 1
@@ -193,10 +193,10 @@ class RefusalLog:
 
 class _BotSinks:
     """
-    loguru's ``add`` and ``remove`` as a bot has them.
+    loguru's ``add`` and ``remove`` for bots.
 
-    What it adds is its own, and it may remove that. A sink of its own on the terminal gets what the server's does not
-    show, so that no line comes twice.
+    A bot may remove only sinks that it added. A sink of its own on the terminal gets only what the server's does not
+    show, so that no line appears twice.
     """
 
     def __init__(self, sink: ServerSink, own_id: int) -> None:
@@ -207,14 +207,14 @@ class _BotSinks:
     def add(self, bots_logger: Any, sink: Any, **options: Any) -> int:
         """Add a sink of the bot's."""
         if _is_terminal(sink):
-            sink = self._rest(sink) if callable(sink) else _Rest(sink, self._sink)
+            sink = self._unshown(sink) if callable(sink) else _Unshown(sink, self._sink)
         handler_id: int = _add(bots_logger, sink, **options)
         self._ids.add(handler_id)
         return handler_id
 
     def remove(self, bots_logger: Any, handler_id: int | None = None) -> None:
         """Remove one sink of the bot's, or all of them."""
-        # 0 is what loguru starts with, and what a bot takes for that: it removes it to have its own in its place.
+        # 0 is loguru's default sink, which bots remove to replace it by their own.
         if handler_id in (0, self._own_id):
             return
         for each in sorted(self._ids) if handler_id is None else [handler_id]:
@@ -222,11 +222,11 @@ class _BotSinks:
             _remove(bots_logger, each)
 
     def disable(self, bots_logger: Any, name: str | None) -> None:
-        """Silence what the bot wants to be silent, but not the server."""
+        """Disable what the bot wants, but not the server's own lines."""
         _disable(bots_logger, name)
         bots_logger.enable(__package__.partition(".")[0])
 
-    def _rest(self, sink: Callable[[Message], Any]) -> Callable[[Message], Any]:
+    def _unshown(self, sink: Callable[[Message], Any]) -> Callable[[Message], Any]:
         return lambda message: None if self._sink.wants(message.record) else sink(message)
 
 
@@ -237,8 +237,8 @@ def _is_terminal(sink: Any) -> bool:
     return sink is print or any(each is stream for each in (owner, getattr(owner, "file", None)) for stream in streams)
 
 
-class _Rest:
-    """A terminal's stream that leaves out what the server has shown there."""
+class _Unshown:
+    """A terminal's stream that leaves out what the server has written there."""
 
     def __init__(self, stream: TextIO, shown: ServerSink) -> None:
         self._stream = stream
@@ -255,10 +255,10 @@ class _Rest:
 
 
 class _ToLog(logging.Handler):
-    """Hands the standard library's records to the log."""
+    """Passes the standard library's records to the log."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Hand a record on, with the call's id of whoever logged it."""
+        """Pass a record on, with the id of the call that logged it."""
         try:
             message = record.getMessage()
         except (TypeError, ValueError):
@@ -273,7 +273,7 @@ class _ToLog(logging.Handler):
 
 
 def short_id(call_id: str) -> str:
-    """Return what tells a call from the others that run: an id's beginning and end, if it is long."""
+    """Return the id, or the beginning and the end of a long one."""
     return call_id if len(call_id) <= ID_LIMIT else f"{call_id[:ID_HEAD]}…{call_id[-ID_TAIL:]}"
 
 
@@ -283,9 +283,9 @@ def _sanitize(record: Record) -> None:
 
 def _sanitized(message: str) -> str:
     """
-    Spell out control characters and cut what is too long: much of a line may be a stranger's.
+    Escape control characters and shorten long messages, because a line may quote untrusted input.
 
-    What was tamed before stays as it is.
+    Sanitizing twice changes nothing.
     """
     limit = LINE_LIMIT + CUT_ROOM
     text = _indented(_escaped(message[: limit + 1]))
@@ -293,7 +293,7 @@ def _sanitized(message: str) -> str:
 
 
 def _exception_lines(exception: Any) -> Iterator[str]:
-    """Yield a traceback's lines. The last lines hold the exception's message, which may quote untrusted input."""
+    """Yield a traceback's lines, sanitized: the exception's message may quote untrusted input."""
     formatted = traceback.TracebackException(exception.type, exception.value, exception.traceback).format()
     lines = "".join(formatted).expandtabs(4).rstrip("\n").split("\n")
     left_out = len(lines) - TRACEBACK_HEAD - TRACEBACK_TAIL
@@ -304,12 +304,12 @@ def _exception_lines(exception: Any) -> Iterator[str]:
 
 
 def _escaped(text: str) -> str:
-    """Return a text with its control characters spelled out, but for the ends of lines."""
+    """Return a text with its control characters escaped, except for newlines."""
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() or each == "\n" else repr(each)[1:-1] for each in text)
 
 
 def _indented(text: str) -> str:
-    """Return a text none of whose lines but the first looks like a line of the log."""
+    """Indent all lines but the first, so that they do not look like lines of the log."""
     return re.sub(r"\n(?!    )", "\n    ", text)

@@ -1,10 +1,9 @@
 """
-One accepted media WebSocket: what comes in is read, checked and counted here, and nowhere else.
+A call's media WebSocket: the only place where a provider's messages are read, checked and counted.
 
-:class:`MediaSocket` is a Starlette ``WebSocket``, so a bot that was written against one works with it, and it is
-the place where a provider's messages become events. One task reads for as long as the caller is there, whether
-or not anybody listens yet: a hang-up is noticed at once, marks come back during the last words, and nothing the
-caller said before the bot was ready is lost.
+:class:`MediaSocket` is a Starlette ``WebSocket``, so bots written for one work with it. One task reads for as long as
+the caller is there, whether or not the bot listens yet: a hang-up is noticed at once, marks are handled while the last
+audio plays, and nothing the caller said before the bot was ready is lost.
 """
 
 from __future__ import annotations
@@ -42,10 +41,10 @@ if TYPE_CHECKING:
 
 Sink = Callable[[Event], Awaitable[None]]
 
-#: How many of the caller's keys are recorded, and how many of them have a line each; the bot gets every one.
+#: How many of the caller's keys are kept, and how many are logged one by one; the bot gets all of them.
 MAX_DIGITS = 256
 LOGGED_DIGITS = 32
-#: The faults of a start message after which no stream comes.
+#: The faults of a start message that make the stream unusable.
 START_FAULTS = frozenset({"bad-start", "unsupported-codec"})
 
 
@@ -53,11 +52,11 @@ class MediaSocket(BoundedSocket):
     """
     An accepted media WebSocket.
 
-    There are two ways to listen: :meth:`deliver_to` (events; what a call's ready-made transport uses) and the
-    WebSocket's own :meth:`receive` (messages, for bots that bring their own transport). Malformed messages reach
-    neither: each kind is logged once and counted in :attr:`faults`.
+    There are two ways to listen: :meth:`deliver_to` (events, for a call's ready-made transport) and the WebSocket's own
+    :meth:`receive` (messages, for bots with a transport of their own). Malformed messages reach neither; each kind is
+    logged once and counted in :attr:`faults`.
 
-    Closing is a request: the session plays out the last audio and closes.
+    Closing is a request: the session waits until the last audio was played, and closes.
     """
 
     # Ten seconds of 20 ms audio.
@@ -80,20 +79,20 @@ class MediaSocket(BoundedSocket):
         self.stream: Stream = provider.stream()
         #: How long the carrier's pieces of audio are.
         self.carrier_frame_ms = provider.frame_ms
-        #: Reads what a bot sends by itself, so that the record is right for every kind of bot.
+        #: Reads the messages that a bot writes itself, so that the record is right for every kind of bot.
         self._mirror: Stream = provider.mirror()
         self.pacer = Pacer(lead_s)
         self.turns = TurnTimer()
         self._input_limit = InputLimit()
-        #: The caller's audio that came in.
+        #: How much of the caller's audio was received.
         self.received_ms = 0.0
-        #: The bot's audio that went out.
+        #: How much of the bot's audio was sent.
         self.sent_ms = 0.0
         self._cleared_ms = 0.0
         self.marks_sent = 0
         self.digits = ""
         self.digit_count = 0
-        #: Why the stream's start could not be used; empty if it could.
+        #: Why the stream's start is unusable; empty if it is not.
         self.unusable = ""
         self.audio_listener: Callable[[str, bytes, float], None] | None = None
         self._unread = deque(unread)
@@ -104,7 +103,7 @@ class MediaSocket(BoundedSocket):
         self._waiting_marks: dict[str, asyncio.Future[None]] = {}
         self._has_marks = provider.has_marks
         self._estimates: set[asyncio.Task[None]] = set()
-        #: Set unless the carrier has asked for a pause.
+        #: Cleared while the carrier has paused the audio.
         self._flowing = asyncio.Event()
         self._flowing.set()
         #: How often the carrier's queue was cleared.
@@ -114,9 +113,9 @@ class MediaSocket(BoundedSocket):
 
     async def next_event(self, *, starting: bool = False) -> tuple[str | bytes, Event] | None:
         """
-        Read until the next well-formed message, and return it with its event; ``None`` when nobody is there.
+        Return the next well-formed message and its event; ``None`` when the caller is gone.
 
-        While the stream is `starting`, a start that cannot be used ends it as well, and :attr:`unusable` says why.
+        While the stream is `starting`, also ``None`` for an unusable start; :attr:`unusable` then says why.
         """
         while True:
             raw = self._unread.popleft() if self._unread else await self._next_message()
@@ -135,18 +134,18 @@ class MediaSocket(BoundedSocket):
             if self._start is None:
                 self._begin(raw, event)
                 return raw, event
-            # What the call is, and how its audio is written, was settled by the first.
+            # The first one determines the call and the audio format.
             self.stream.receive(self._start)
             self.note_fault("second-start", "the stream has started already")
 
     def _begin(self, raw: str | bytes, started: StreamStarted) -> None:
-        """Tell the reader of the bot's own messages what the carrier has told."""
+        """Remember the start, and tell the mirror."""
         self._start = raw
         self._mirror.send(started)
         self._mirror.outbound_format = self.stream.outbound_format
 
     async def read_loop(self) -> None:
-        """Read until the caller is gone, and hand on what comes, in order."""
+        """Read until the caller is gone, and pass events on in order."""
         if self._reorderer is None:
             while not self.gone.is_set() and (item := await self.next_event()) is not None:
                 await self.take(*item)
@@ -159,16 +158,16 @@ class MediaSocket(BoundedSocket):
             await self.take(its_raw, each)
 
     async def take(self, raw: str | bytes, event: Event) -> None:
-        """Count one event and hand it on."""
+        """Count one event and pass it on."""
         kind = type(event)
         if kind is Audio:
             assert isinstance(event, Audio)
             if event.track != "inbound":
-                return  # The bot's own voice, where a document asked for both tracks.
+                return  # The bot's own voice, if a document requested both tracks.
             now = self._loop.time()
             duration_ms = self.stream.format.duration_ms(len(event.payload))
             if not self._input_limit.admits(now, duration_ms / 1000):
-                self.note_fault("ahead", f"more audio than could have been said by now, by over {MAX_AHEAD_S:g} s")
+                self.note_fault("ahead", f"the audio is more than {MAX_AHEAD_S:g} s ahead of real time")
                 return
             self.received_ms += duration_ms
             pcm = self.stream.format.decode(event.payload)
@@ -204,10 +203,10 @@ class MediaSocket(BoundedSocket):
         if self.digit_count <= LOGGED_DIGITS:
             self.logger.info("the caller pressed {}", digit)
         elif self.digit_count == LOGGED_DIGITS + 1:
-            self.logger.info("the caller goes on pressing keys; more of them are only counted")
+            self.logger.info("the caller presses more keys; from now on they are only counted")
 
     async def deliver_to(self, sink: Sink) -> None:
-        """Hand every event to `sink`, those that wait first, until the caller is gone."""
+        """Pass every event to `sink` until the caller is gone, beginning with those in the inbox."""
         while self._inbox:
             _, event = self._dequeue()
             assert event is not None
@@ -228,7 +227,7 @@ class MediaSocket(BoundedSocket):
         """
         Send one event; nothing happens once the caller is gone.
 
-        Where the carrier has no marks, one is reached when all audio before it should have been played.
+        If the carrier has no marks, one is returned when all audio before it should have been played.
         """
         if isinstance(event, Mark) and not self._has_marks:
             estimate = asyncio.create_task(self._reach(event, self.pacer.queued_s(self._loop.time()), self._clears))
@@ -238,7 +237,7 @@ class MediaSocket(BoundedSocket):
         await self._write(self.stream.send(event), event)
 
     async def _reach(self, mark: Mark, after_s: float, clears: int) -> None:
-        """Take `mark` for reached after a while, unless it is cleared or nobody is there any more."""
+        """Return `mark` after a while, unless it was cleared or the caller is gone by then."""
         with suppress(TimeoutError):
             async with asyncio.timeout(after_s):
                 await self.gone.wait()
@@ -256,7 +255,7 @@ class MediaSocket(BoundedSocket):
             waiting.set_result(None)
 
     async def _may_send(self) -> bool:
-        """Wait while the carrier wants no audio; false if what waited for it was cleared meanwhile."""
+        """Wait while the carrier has paused the audio; false if the audio was cleared meanwhile."""
         if self._flowing.is_set():
             return True
         clears = self._clears
@@ -269,7 +268,7 @@ class MediaSocket(BoundedSocket):
         return self._clears == clears
 
     async def send(self, message: Message) -> None:
-        """Send a message as ASGI has it, for a bot that writes by itself; a close is noted as a request."""
+        """Send a message as ASGI has it, for a bot that writes its own; a close is only a request."""
         if message["type"] == "websocket.close":
             self.request_close()
             return
@@ -277,7 +276,7 @@ class MediaSocket(BoundedSocket):
         try:
             event: Event | None = self._mirror.receive(raw)
         except RemoteProtocolError as error:
-            self.note_fault(f"bot-{error.kind}", f"the bot's message cannot be used by the provider: {error.message}")
+            self.note_fault(f"bot-{error.kind}", f"the provider cannot use the bot's message: {error.message}")
             event = None
         for finding in self._mirror.findings():
             if finding.level == "fail":
@@ -285,7 +284,7 @@ class MediaSocket(BoundedSocket):
         await self._write(raw, event)
 
     async def send_message(self, message: Mapping[str, Any]) -> None:
-        """Send a message of the bot's own making."""
+        """Send a message that the bot made."""
         await self._write(json.dumps(message), None)
 
     async def _write(self, raw: str | bytes, event: Event | None) -> None:
@@ -315,18 +314,18 @@ class MediaSocket(BoundedSocket):
 
     @property
     def playable_ms(self) -> float:
-        """How much of the bot's audio was played or will be: all that was sent and not cleared."""
+        """How much of the bot's audio was or will be played: what was sent and not cleared."""
         return self.sent_ms - self._cleared_ms
 
     @property
     def heard_ms(self) -> float:
-        """How much of the bot's audio the caller has heard, by the playback clock."""
+        """How much of the bot's audio the caller has heard, according to the playback clock."""
         return max(0.0, self.playable_ms - self.pacer.queued_s(self._loop.time()) * 1000)
 
     # Ending
 
     async def played_out(self, timeout_s: float) -> bool:
-        """Wait until the provider has played everything that was sent; false if it did not say so in time."""
+        """Wait until the provider has played all that was sent; false if it does not confirm that in time."""
         if self.gone.is_set() or not self.sent_ms:
             return True
         name = f"wsvoice-end-{self.marks_sent}"

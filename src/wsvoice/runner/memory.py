@@ -1,8 +1,8 @@
 """
-Memory given back to the machine after a rush of calls.
+Returns memory to the operating system after a rush of calls.
 
-Python looks for cycles only while it makes objects, and the C library keeps what was freed below something that is
-still used. So a server that has become quiet would hold for days what its busiest minute took.
+Python looks for cycles only while it creates objects, and the C library keeps what was freed below memory that is
+still used. So a quiet server would hold for days what its busiest minute took.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-#: How long nobody must have been connected, for it takes about a tenth of a second in which nothing else is done.
+#: How long nobody must have been connected, because trimming blocks the loop for about a tenth of a second.
 QUIET_S = 2.0
-#: How often at most.
+#: The least time between two trims.
 PAUSE_S = 60.0
-#: How much more there must be than after the last time.
+#: How much the process must have grown since the last trim.
 WORTH_BYTES = 8_000_000
 
 
 class MemoryTrimmer:
     """
-    Gives memory back once the server has been quiet for a while.
+    Releases memory once the server has been quiet for a while.
 
     Args:
-        now: The time in seconds.
+        now: Returns the time in seconds.
     """
 
     def __init__(self, now: Callable[[], float]) -> None:
@@ -36,8 +36,8 @@ class MemoryTrimmer:
         self._not_before = now()
         self._least = resident_bytes()
 
-    def look(self, *, is_busy: bool) -> None:
-        """Give memory back if it is time; called a few times a second."""
+    def check(self, *, is_busy: bool) -> None:
+        """Release memory if it is time; called a few times a second."""
         if is_busy:
             self._quiet_since = None
             return
@@ -53,7 +53,7 @@ class MemoryTrimmer:
 
 
 def release_memory() -> None:
-    """Free what can be freed, and hand it to the operating system where the C library is glibc."""
+    """Collect garbage, and return it to the operating system where the C library is glibc."""
     gc.collect()
     with suppress(OSError, AttributeError):
         # https://man7.org/linux/man-pages/man3/malloc_trim.3.html
@@ -61,7 +61,7 @@ def release_memory() -> None:
 
 
 def resident_bytes() -> int:
-    """Return how much memory the process holds; 0 where that cannot be told."""
+    """Return how much memory the process holds; 0 where that is not known."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:

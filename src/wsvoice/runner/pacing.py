@@ -1,13 +1,13 @@
 """
-Audio and the clock: when the next piece of the bot's may leave, and how much of the caller's may come in.
+Audio and the clock: when the bot's next piece may be sent, and how much of the caller's is accepted.
 
-What leaves goes in 20 ms steps on an absolute clock, a little ahead of real time.
+The bot's audio is sent in steps of 20 ms on an absolute clock, slightly ahead of real time.
 """
 
 from __future__ import annotations
 
-#: How far the caller's audio may be ahead of real time, in seconds. A network that stood still delivers all at once
-#: what was said meanwhile, and pings notice after 15 s that it stands still; nobody honest is further ahead.
+#: How far the caller's audio may be ahead of real time, in seconds. A stalled network delivers at once what was said
+#: meanwhile, and pings notice the stall after 15 s, so no honest caller is further ahead.
 MAX_AHEAD_S = 20.0
 
 
@@ -15,9 +15,9 @@ class Pacer:
     """
     A model of the provider's playback buffer, kept between empty and `lead_s` full.
 
-    Audio may be sent ahead of real time until `lead_s` seconds of it wait at the provider; so a stall of ours
-    that is shorter than the lead is never heard, and a longer one costs its own length once and not for the
-    rest of the call. All times are seconds on any one monotonic clock.
+    Audio may be sent ahead of real time until `lead_s` seconds of it wait at the provider. So a stall of this process
+    that is shorter than the lead is never heard, and a longer one delays the call once, not for the rest of it. All
+    times are seconds on one monotonic clock.
     """
 
     def __init__(self, lead_s: float) -> None:
@@ -33,7 +33,7 @@ class Pacer:
         self._plays_until = max(self._plays_until, now) + duration_s
 
     def cleared(self, now: float) -> None:
-        """Note that the provider was told to forget what waits."""
+        """Note that the provider was told to clear its buffer."""
         self._plays_until = min(self._plays_until, now)
 
     def queued_s(self, now: float) -> float:
@@ -43,9 +43,9 @@ class Pacer:
 
 class InputLimit:
     """
-    How much audio may come in: as much as time has passed, and a stall of the network made good at once.
+    Limits incoming audio to real time, plus what a stalled network delivers at once.
 
-    All times are seconds on any one monotonic clock.
+    All times are seconds on one monotonic clock.
     """
 
     def __init__(self, ahead_s: float = MAX_AHEAD_S) -> None:
@@ -53,7 +53,7 @@ class InputLimit:
         self._lasts_until = 0.0
 
     def admits(self, now: float, duration_s: float) -> bool:
-        """Take a piece of `duration_s`; false, and it counts for nothing, if it is too far ahead of the clock."""
+        """Count a piece of `duration_s`; false, and it is not counted, if it is too far ahead of the clock."""
         until = max(self._lasts_until, now) + duration_s
         if until > now + self._ahead_s:
             return False

@@ -1,7 +1,7 @@
 """
-uvicorn's protocols, with bounds: what anybody who reaches the port can make the server hold, and for how long.
+uvicorn's protocols with bounds on what anybody who reaches the port can make the server hold, and for how long.
 
-Neither httptools nor uvicorn bounds a request's head, in bytes or in time, or what a connection may queue.
+Neither httptools nor uvicorn limits the size of a request's head, the time it takes, or what a connection queues.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from wsvoice.runner.bounded_socket import ABORT_EXTENSION
 
-#: The largest head of a request, in bytes, and how many header fields it may have. What comes with a body and is none
-#: of it, such as the sizes of chunks, may be as large again.
+#: The largest head of a request, in bytes, and how many header fields it may have. The framing of a body, such as the
+#: sizes of chunks, may be as large again.
 HEAD_LIMIT, FIELD_LIMIT = 64 * 1024, 128
-#: How long a whole head may take: from the connection, or from the answer to the request before.
+#: How long a head may take to arrive, from the connection or from the answer to the previous request.
 HEAD_TIMEOUT_S = 10.0
 #: How many requests may wait on one connection while another is answered.
 PIPELINE_LIMIT = 4
-#: How many connections there may be that are no WebSockets.
+#: How many connections other than WebSockets may be open.
 CONNECTION_LIMIT = 256
-#: In how many pieces a WebSocket message may come.
+#: How many fragments a WebSocket message may have.
 FRAGMENT_LIMIT = 1024
-#: How much may wait for a peer that sends pings and reads no pongs, in bytes.
+#: How many bytes may wait for a peer that sends pings and does not read the pongs.
 UNREAD_LIMIT = 256 * 1024
 
 # How much is parsed at once; a head that begins in the middle may be longer by this.
@@ -39,29 +39,29 @@ _silent.disabled = True
 
 class HttpProtocol(HttpToolsProtocol):
     """
-    uvicorn's HTTP protocol, for strangers.
+    uvicorn's HTTP protocol with bounds.
 
-    A connection that has to wait for a head, or to go on with one, is closed in time. If there are too many
-    connections, the one goes that has waited longest for its peer: for a head, for the rest of a body, or for its
-    answers to be read. The newcomer goes if none waits.
+    A connection whose head does not arrive in time is closed. If there are too many connections, the one is dropped
+    that has waited longest for its peer: for a head, for the rest of a body, or for its answers to be read. If none
+    waits, the new one is dropped.
     """
 
     _head_timer: asyncio.TimerHandle | None = None
-    #: Since when the rest of a body is awaited, and since when answers wait to be read, on the loop's clock.
+    #: Since when the rest of a body is awaited, and since when answers are unread, on the loop's clock.
     _body_since: float | None = None
     _unread_since: float | None = None
-    #: What came of the present head, or beside the present body.
+    #: How many bytes of the current head, or of the current body's framing, have arrived.
     _head_bytes = 0
     _body_bytes = 0
 
     @property
     def is_idle(self) -> bool:
-        """Whether no request has come, or every one is answered."""
+        """Whether every request so far is answered."""
         return self.cycle is None or self.cycle.response_complete
 
     @property
     def waiting_since(self) -> float | None:
-        """Since when the peer has had to do something, on the loop's clock; ``None`` if it has not."""
+        """Since when the connection waits for its peer, on the loop's clock; ``None`` if it does not."""
         head_since = None if self._head_timer is None else self._head_timer.when() - HEAD_TIMEOUT_S
         return min(
             (each for each in (head_since, self._body_since, self._unread_since) if each is not None), default=None
@@ -78,7 +78,7 @@ class HttpProtocol(HttpToolsProtocol):
                 (since, each) for each in others if each is not self and (since := each.waiting_since) is not None
             ]
             given_up = min(waiting, key=lambda each: each[0], default=(0.0, self))[1]
-            # Not for everybody to see: a flood would be one of the log as well.
+            # At DEBUG, because a flood of connections would flood the log as well.
             logger.debug("a connection was dropped: there are more than {}", CONNECTION_LIMIT)
             given_up.transport.abort()
 
@@ -88,7 +88,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came, a bounded piece at a time."""
+        """Parse the data, a bounded piece at a time."""
         at = 0
         while at < len(data):
             step = min(_STEP, HEAD_LIMIT - self._head_bytes)
@@ -102,7 +102,7 @@ class HttpProtocol(HttpToolsProtocol):
             super().data_received(piece)
             if self.transport.is_closing():
                 if self._unread_since is not None:
-                    # Nobody reads; a close would wait for it.
+                    # The peer does not read; a close would wait for it.
                     self.transport.abort()
                 return
             if self.transport.get_protocol() is not self:
@@ -117,7 +117,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._await_head()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header field; uvicorn answers 400 to what is raised here."""
+        """Take a header field; uvicorn answers 400 to an exception raised here."""
         if self._body_since is not None:
             raise ValueError("a header field after the body")
         if len(self.headers) >= FIELD_LIMIT:
@@ -134,7 +134,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """Take a piece of the body; what comes of it after the answer is as bad as too large a head."""
+        """Take a piece of the body; after the answer it counts like a head that is too large."""
         if self._head_timer is None:
             self._body_bytes += len(body)
         super().on_body(body)
@@ -161,7 +161,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._unread_since = None
 
     def shutdown(self) -> None:
-        """End with the server, which waits for its own answers and for no peer."""
+        """End with the server, which finishes its own answers but waits for no peer."""
         if self.waiting_since is not None:
             self.transport.abort()
         else:
@@ -178,10 +178,10 @@ class HttpProtocol(HttpToolsProtocol):
         self._body_since = None
 
     def _give_up_head(self) -> None:
-        # A browser opens connections that it may need later; only one that has begun is worth a line.
+        # Browsers open connections that they may need later, so only a head that has begun is worth a warning.
         level = "WARNING" if self._head_bytes else "DEBUG"
         logger.log(level, "a connection was closed: no whole request head came within {:g} s", HEAD_TIMEOUT_S)
-        # A close would wait for answers to be read.
+        # A close would wait until the answers are read.
         self.transport.abort()
 
     def _reject_head(self) -> None:
@@ -196,40 +196,40 @@ class StreamProtocol(WebSocketsSansIOProtocol):
     """uvicorn's WebSocket protocol, with a way to drop a connection whose peer does not read."""
 
     def data_received(self, data: bytes) -> None:
-        """Take what came; where not even the upgrade could be read, nobody would ever close the connection."""
+        """Take the data; close the connection if not even the upgrade could be read, because nobody else would."""
         super().data_received(data)
         if not self.handshake_initiated and not self.transport.is_closing():
             self.transport.write(b"".join(self.conn.data_to_send()))
             self.transport.close()
 
     async def send(self, message: Any) -> None:
-        """Send; for uvicorn a refusal would be an application's that did not answer."""
+        """Send; mark a refusal as an answer, which uvicorn does not."""
         await super().send(message)
         if self.initial_response is not None and self.close_sent:
             self.handshake_complete = True
 
     def handle_connect(self, event: Any) -> None:
-        """Offer the way in the connection's scope."""
+        """Offer :data:`ABORT_EXTENSION` in the connection's scope."""
         super().handle_connect(event)
         scope: Any = getattr(self, "scope", None)
         if scope is not None:
             scope["extensions"][ABORT_EXTENSION] = {"abort": self.transport.abort}
 
     def handle_cont(self, event: Any) -> None:
-        """Take a piece of a message; empty ones cost the peer next to nothing."""
+        """Take a fragment of a message; their number is limited because empty ones cost the peer next to nothing."""
         super().handle_cont(event)
         if len(getattr(self, "frames", ())) > FRAGMENT_LIMIT:
             self.conn.fail(1008, "too many fragments")
             self.handle_parser_exception()
 
     def handle_ping(self) -> None:
-        """Answer a ping, as long as the answers are read."""
+        """Answer a ping, as long as the peer reads the answers."""
         super().handle_ping()
         if self.transport.get_write_buffer_size() > UNREAD_LIMIT:
             self.transport.abort()
 
     def send_receive_event_to_app(self) -> None:
-        """Hand a message on; one that is no UTF-8 closes the connection, and the session says why."""
+        """Pass a message on; one that is not UTF-8 closes the connection, and the session says why."""
         logger, self.logger = self.logger, _silent
         try:
             super().send_receive_event_to_app()
@@ -237,6 +237,6 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             self.logger = logger
 
     def keepalive_timeout(self) -> None:
-        """Drop a connection that does not answer pings; its close would wait for a peer that is not there."""
+        """Drop a connection that does not answer pings; a close would wait for a peer that is gone."""
         super().keepalive_timeout()
         self.transport.abort()

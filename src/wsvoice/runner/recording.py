@@ -1,4 +1,4 @@
-"""A call on disk: one stereo WAV file, the caller on the left and the bot on the right, written while it goes on."""
+"""Records a call to a stereo WAV file while it goes on: the caller on the left, the bot on the right."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
     from loguru import Logger
 
-#: How often what can no longer change goes to the disk. A killed process loses as much.
+#: How often final audio is written to disk; a killed process loses this much.
 WRITE_EVERY_S = 1.0
-#: How much is made into a file's samples at a time, however long the process stood still.
+#: How much is converted at a time, however long the process was blocked.
 STEP_S = 10.0
-#: How much of the bot's audio is kept that its provider has yet to play; no provider is known to queue more.
+#: How much of the bot's unplayed audio is kept; no provider is known to queue more.
 MAX_UNPLAYED_S = 600.0
-#: How long a disk may take nothing before the recording is given up; until then it is kept in memory.
+#: How long a disk may accept nothing before the recording is given up; until then it is kept in memory.
 MAX_UNWRITTEN_S = 60.0
 #: How long the end of a call waits for the disk.
 FINISH_TIMEOUT_S = 5.0
@@ -40,20 +40,20 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 _HEADER = 44
 _MAX_SIZE = 2**32 - 1
 
-#: One thread writes for all calls. A disk that hangs must hold up neither the event loop nor the threads that
-#: asyncio looks up addresses in; and all recordings go to the same folder, so more threads would wait for the same.
+#: One thread writes for all calls. A hanging disk must block neither the event loop nor asyncio's own threads, and more
+#: threads would wait for the same disk.
 _disk = ThreadPoolExecutor(1, thread_name_prefix="wsvoice-recording")
 
 
 class CallRecorder:
     """
-    Lays both ends of a call on one time axis.
+    Puts both ends of a call on one time axis.
 
-    The caller's audio lies where it arrived, or right behind what came before. The bot's lies where the provider
-    will play it: behind what it was sent before; what an interruption cleared is cut out again. What lies before now
-    cannot change any more, so it is on disk within a second, and the file can be played at any time.
+    The caller's audio is placed where it arrived, or right after what came before. The bot's is placed where the
+    provider will play it, after what was sent before; what an interruption cleared is cut out again. Audio before the
+    present cannot change any more, so it is on disk within a second, and the file can be played at any time.
 
-    A disk that fails ends the recording, and nothing else.
+    A failing disk ends the recording, and nothing else.
     """
 
     def __init__(self, folder: Path, call: Call, stream: Stream, *, logger: Logger) -> None:
@@ -72,7 +72,7 @@ class CallRecorder:
         self._timer = self._loop.call_later(WRITE_EVERY_S, self._tick)
 
     def hear(self, who: str, pcm: bytes, now: float) -> None:
-        """Take a piece of s16le audio of ``caller`` or ``bot``, or cut the bot short (``clear``)."""
+        """Add a piece of s16le audio of ``caller`` or ``bot``, or cut the bot's unplayed audio (``clear``)."""
         if self._stopped:
             return
         at_s = now - self._started
@@ -82,7 +82,7 @@ class CallRecorder:
             self._tracks[who].put(pcm, at_s)
 
     def stop(self) -> None:
-        """Write what is left; nothing that is heard from now on belongs to the call."""
+        """Write what is left, and ignore all audio from now on."""
         if self._stopped:
             return
         self._stopped = True
@@ -95,7 +95,7 @@ class CallRecorder:
         self.stop()
         done, _ = await asyncio.wait({self._job}, timeout=FINISH_TIMEOUT_S)
         if not done:
-            self._give_up(f"the disk has not taken it within {FINISH_TIMEOUT_S:g} s")
+            self._give_up(f"the disk has not accepted it within {FINISH_TIMEOUT_S:g} s")
         return str(self._file.path) if self._file.exists else None
 
     def _tick(self) -> None:
@@ -103,7 +103,7 @@ class CallRecorder:
         if self._job.done():
             self._write(now_s)
         elif now_s - self._written_until > MAX_UNWRITTEN_S:
-            self._give_up(f"the disk has taken nothing for {MAX_UNWRITTEN_S:g} s")
+            self._give_up(f"the disk has accepted nothing for {MAX_UNWRITTEN_S:g} s")
         if not self._stopped:
             self._timer = self._loop.call_later(WRITE_EVERY_S, self._tick)
 
@@ -124,7 +124,7 @@ class CallRecorder:
             self._give_up(getattr(error, "strerror", None) or str(error) or type(error).__name__)
 
     def _give_up(self, reason: str) -> None:
-        """End the recording, and say so once; the call goes on."""
+        """End the recording and log it once; the call goes on."""
         if self._failed:
             return
         self._failed = self._stopped = True
@@ -135,17 +135,17 @@ class CallRecorder:
 
 
 class _Track:
-    """One end's audio that is not on disk yet, from a moment on."""
+    """The audio of one end that is not on disk yet."""
 
     def __init__(self, rate: int) -> None:
         self.rate = rate
         self._pcm = bytearray()
-        #: The number of the first sample that is here.
+        #: The position of its first sample in the call.
         self._first = 0
 
     @property
     def ends_s(self) -> float:
-        """Where it ends, in seconds."""
+        """When it ends, in seconds from the start of the call."""
         return (self._first + len(self._pcm) // 2) / self.rate
 
     def put(self, pcm: bytes, at_s: float) -> None:
@@ -156,11 +156,11 @@ class _Track:
         self._pcm += pcm
 
     def cut(self, at_s: float) -> None:
-        """Forget what lies behind `at_s`."""
+        """Drop the audio after `at_s`."""
         del self._pcm[max(0, 2 * (round(at_s * self.rate) - self._first)) :]
 
     def take(self, until_s: float) -> bytes:
-        """Give away what lies before `until_s`, with silence where there is nothing."""
+        """Remove and return the audio before `until_s`, filled up with silence."""
         count = max(0, round(until_s * self.rate) - self._first)
         pcm = bytes(self._pcm[: 2 * count])
         del self._pcm[: 2 * count]
@@ -170,20 +170,20 @@ class _Track:
 
 class _StereoFile:
     """
-    A WAV file of two channels that grows, at the higher of their rates; playable after every piece.
+    A growing WAV file of two channels at the higher of their rates; it can be played after every piece.
 
-    Only the disk's thread calls its methods.
+    Its methods are only called in the disk's thread.
 
     Attributes:
-        path: Where it is; with a number behind the name if that was taken.
-        exists: Whether there is a file of ours.
+        path: Its path, with a number appended if the name was taken.
+        exists: Whether it was created.
     """
 
     def __init__(self, path: Path, rates: list[int]) -> None:
         self.path = path
         self.exists = False
         self._rate = max(rates)
-        # As for a whole clip: nobody waits for a recording, so the longer filter does no harm.
+        # Nobody waits for a recording, so the longer filter does no harm.
         self._resamplers = [Resampler.offline(rate, self._rate) for rate in rates]
         self._waiting = [b"" for _ in rates]
         self._frames_bytes = 0
@@ -191,10 +191,10 @@ class _StereoFile:
 
     def open(self) -> None:
         """
-        Create the file, for its owner alone, as the folder is if it has to be made: a call is nobody else's business.
+        Create the file, and the folder if necessary, readable only by their owner: calls are private.
 
         Raises:
-            OSError: If that is not possible.
+            OSError: If that fails.
         """
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         name = self.path
@@ -216,7 +216,7 @@ class _StereoFile:
         Append a piece of both channels, each at its own rate.
 
         Raises:
-            OSError: If the disk does not take it; what it took before stays playable.
+            OSError: If the disk does not accept it; what was written before stays playable.
         """
         made = (resampler.process(pcm) for resampler, pcm in zip(self._resamplers, (left, right), strict=True))
         self._waiting = [waiting + pcm for waiting, pcm in zip(self._waiting, made, strict=True)]
@@ -238,7 +238,7 @@ class _StereoFile:
             self._file.close()
 
     def _guarded(self, frames: bytes) -> None:
-        """Append frames and make the header say so; at a failure, leave what was whole, or nothing."""
+        """Append frames and update the header; after a failure, keep what was complete, or remove the file."""
         if self._file is None:
             return
         try:
@@ -262,7 +262,7 @@ class _StereoFile:
         self._file.seek(at)
         rest = memoryview(content)
         while rest:
-            # A disk that is nearly full takes a part, and says why with the next.
+            # A nearly full disk accepts a part; the next write raises.
             rest = rest[self._file.write(rest) :]
 
     def _header(self, size: int) -> bytes:

@@ -1,4 +1,4 @@
-"""What every route does at the door: who comes and from where, a bounded body, accept, refuse, close."""
+"""What the routes share: where a request comes from, its host, its bounded body; accepting and refusing."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from wsvoice.config import RunConfig
 
 
-#: How long the body of a request may take to come; a provider's is here with its headers.
+#: How long the body of a request may take to arrive; a provider's comes with its headers.
 BODY_TIMEOUT_S = 10.0
-#: How much of an address is remembered, in characters.
+#: How many characters of an address are kept.
 ADDRESS_LIMIT = 64
 
-#: What proxies, tunnels and content delivery networks add to a request, and neither programs nor browsers do.
+#: Headers that proxies, tunnels and content delivery networks add, and neither programs nor browsers do.
 PROXY_HEADERS = frozenset(
     {
         "cdn-loop",
@@ -66,7 +66,7 @@ PROXY_HEADER_PREFIXES = (
     "x-vercel-",
 )
 
-#: ``host[:port]``, in lower case. Stricter than a URL: it is logged, and becomes part of addresses.
+#: ``host[:port]``, in lower case. Stricter than in a URL, because it is logged and becomes part of addresses.
 _HOST_PATTERN = r"(?:[a-z0-9_](?:[a-z0-9._-]{0,252})|\[[0-9a-f:.]{2,45}\])(?::[0-9]{1,5})?"
 _HOST = re.compile(_HOST_PATTERN)
 #: https://www.rfc-editor.org/rfc/rfc6454#section-6.2
@@ -78,7 +78,7 @@ async def read_body(request: Request, limit: int) -> bytes | None:
     Return the body, or ``None`` as soon as it is larger than `limit` bytes.
 
     Raises:
-        TimeoutError: If it has not come within :data:`BODY_TIMEOUT_S`, and will not: the client may have gone.
+        TimeoutError: If it does not arrive within :data:`BODY_TIMEOUT_S`, or the client disconnects.
     """
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > limit:
@@ -102,7 +102,7 @@ def unread(response: Response) -> Response:
 
 
 async def accept(websocket: WebSocket, log: Logger, subprotocols: Iterable[str] = ()) -> bool:
-    """Accept an upgrade, with the first of `subprotocols` that it offers; false if nobody is there any more."""
+    """Accept an upgrade, with the first of `subprotocols` that it offers; false if the peer is gone."""
     offered = websocket.scope.get("subprotocols", [])
     try:
         await websocket.accept(subprotocol=next((each for each in subprotocols if each in offered), None))
@@ -113,7 +113,7 @@ async def accept(websocket: WebSocket, log: Logger, subprotocols: Iterable[str] 
 
 
 async def close(websocket: WebSocket, code: int, reason: str = "") -> None:
-    """Close a stream that no session has taken; nothing happens if the caller is gone."""
+    """Close a stream that has no session; nothing happens if the caller is gone."""
     with suppress(OSError, RuntimeError, WebSocketDisconnect):
         await websocket.close(code, reason)
 
@@ -129,20 +129,20 @@ async def deny(websocket: WebSocket, status: int, reason: str) -> None:
 
 def is_public(connection: HTTPConnection, config: RunConfig, *, allowed_origins: Container[str] = frozenset()) -> bool:
     """
-    Whether a connection came in by a public address, or may have.
+    Whether a connection came, or may have come, by a public address.
 
     Args:
         connection: The request, or the upgrade.
         config: The server's settings.
-        allowed_origins: Pages that are as good as the developer's own.
+        allowed_origins: Pages that are trusted like the developer's own.
     """
     return config.public_url is not None or is_from_elsewhere(connection, allowed_origins)
 
 
 def is_from_elsewhere(connection: HTTPConnection, allowed_origins: Container[str] = frozenset()) -> bool:
     """Whether a connection may come from another machine, a proxy or a foreign web page."""
-    # A tunnel's agent and the developer's own browser connect from loopback, so the peer's address proves nothing;
-    # the name that was dialled, what proxies say and whose page it is do.
+    # A tunnel's agent and the developer's browser connect from loopback, so the peer's address proves nothing; the
+    # requested host, the proxies' headers and the page's origin do.
     peer = connection.client.host if connection.client is not None else "localhost"
     return (
         is_proxied(connection)
@@ -153,8 +153,8 @@ def is_from_elsewhere(connection: HTTPConnection, allowed_origins: Container[str
 
 
 def is_proxied(connection: HTTPConnection) -> bool:
-    """Whether a proxy has handed a request on, as far as one can see."""
-    # nginx speaks HTTP/1.0 to what it stands before, and may add nothing; programs and browsers have not for years.
+    """Whether a proxy forwarded the request, as far as can be seen."""
+    # nginx speaks HTTP/1.0 to its upstream, and may add no header; programs and browsers no longer speak it.
     if connection.scope.get("http_version") == "1.0":
         return True
     return any(name in PROXY_HEADERS or name.startswith(PROXY_HEADER_PREFIXES) for name in set(connection.headers))
@@ -163,17 +163,17 @@ def is_proxied(connection: HTTPConnection) -> bool:
 def needs_token(
     connection: HTTPConnection, config: RunConfig, *, allowed_origins: Container[str] = frozenset()
 ) -> bool:
-    """Whether a WebSocket that comes in as `connection` did must carry a token."""
+    """Whether a WebSocket that comes this way must carry a token."""
     return config.stream_auth != "none" and is_public(connection, config, allowed_origins=allowed_origins)
 
 
 def address(request: HTTPConnection, config: RunConfig) -> str:
     """
-    Return whose share of the places a request is from that nothing vouches for: the address that it came from.
+    Return the address that an unverified request came from, whose share of the places it takes.
 
-    Behind the configured proxy that is what the proxy says, in the last part of ``X-Forwarded-For``; the parts
-    before it are anybody's. Whoever reaches the port beside the proxy can write what they like: what all
-    strangers have together still bounds them.
+    Behind the configured proxy that is the last part of ``X-Forwarded-For``, which the proxy writes; anybody can write
+    the parts before it. A peer that bypasses the proxy can write anything, and is bounded by the share of all
+    strangers together.
     """
     forwarded = request.headers.getlist("x-forwarded-for")
     if config.public_url is not None and forwarded:
@@ -189,17 +189,17 @@ def requested_host(connection: HTTPConnection) -> str | None:
 
 
 def has_host(connection: HTTPConnection, config: RunConfig) -> bool:
-    """Whether the host name to put into answers is known."""
+    """Whether the host name for the answers is known."""
     return config.public_url is not None or requested_host(connection) is not None
 
 
 def unknown_host(connection: HTTPConnection, config: RunConfig) -> str | None:
     """
-    Return the public host that a webhook came by, if the server was not told that it is its own; else ``None``.
+    Return the public host that a webhook came by, if the server is not configured for it; else ``None``.
 
     The stream's address would be a guess: only the configured host is known to have TLS, and providers refuse
-    ``ws://``. Empty if a proxy has handed the request on without saying for which host. With ``--verify off`` another
-    machine may ask by any name, as in a local network or between containers, if it does so directly.
+    ``ws://``. Empty if a proxy forwarded the request without naming a host. With ``--verify off`` another machine may
+    use any name, as in a local network or between containers, if it connects directly.
     """
     host = requested_host(connection)
     if config.public_url is not None:
@@ -212,7 +212,7 @@ def unknown_host(connection: HTTPConnection, config: RunConfig) -> str | None:
 
 
 def stream_base(connection: HTTPConnection, config: RunConfig) -> str:
-    """Return ``ws(s)://host`` as the other end sees it: the configured host, else the one that it asked for."""
+    """Return ``ws(s)://host`` as the other end sees it: the configured host, else the requested one."""
     return _base(connection, config, requested_host(connection)).replace("http", "ws", 1)
 
 
@@ -220,8 +220,8 @@ def signed_base(connection: HTTPConnection, config: RunConfig) -> str:
     """
     Return ``http(s)://host`` that a signature must cover: the configured host, else this server's own.
 
-    Whoever sends a request chooses its ``Host`` and what it claims to have been forwarded from; a request that was
-    signed for another server of the same account must not do here.
+    A sender chooses its ``Host`` and ``X-Forwarded-Host`` freely, and a request that was signed for another server of
+    the same account must not be accepted here.
     """
     host = requested_host(connection)
     return _base(connection, config, host if _is_own(_name(host), connection, config) else None)
@@ -229,15 +229,15 @@ def signed_base(connection: HTTPConnection, config: RunConfig) -> str:
 
 def public_host_for(connection: HTTPConnection, config: RunConfig) -> str | None:
     """
-    Return the public host for a program on this machine that has dialled this server by a local name, or ``None``.
+    Return the public host for a program on this machine that requested a local name; else ``None``.
 
-    It knows then that the URLs of the answer are this server's own, and for which name it has to sign.
+    From it the program knows that the answer's URLs are this server's own, and which name it has to sign.
     """
     return config.proxy if is_local_program(connection) else None
 
 
 def is_local_program(connection: HTTPConnection) -> bool:
-    """Whether a program on this machine, and no web page, has dialled this server by a local name."""
+    """Whether a program on this machine, not a web page, requested a local name."""
     peer = connection.client.host if connection.client is not None else ""
     local = http.is_loopback(peer) and http.is_loopback(_name(requested_host(connection)))
     return local and not is_proxied(connection) and page(connection) is None
@@ -245,9 +245,9 @@ def is_local_program(connection: HTTPConnection) -> bool:
 
 def claimed_hosts(connection: HTTPConnection) -> list[str]:
     """
-    Return the hosts that a request says it was sent to: for telling the operator, never to be trusted.
+    Return the hosts that a request claims to be for: for messages to the operator, never to be trusted.
 
-    A tunnel that was opened by hand says here what the provider has dialled.
+    Behind a tunnel that was opened by hand, this is the host that the provider requested.
     """
     forwarded = connection.headers.get("x-forwarded-host", "").split(",")[0].strip().lower()
     hosts = [forwarded if _HOST.fullmatch(forwarded) else None, requested_host(connection)]
@@ -260,14 +260,14 @@ def with_hint(error: WsvoiceError) -> str:
 
 
 def page(connection: HTTPConnection) -> str | None:
-    """Return the origin of the web page that dials, in lower case; ``None`` for a program that is no browser."""
+    """Return the origin of the web page that sends the request, in lower case; ``None`` if it is not from a browser."""
     origins = connection.headers.getlist("origin")
     return " ".join(origins).lower() if origins else None
 
 
 def is_foreign_page(origin: str | None, allowed: Container[str] = frozenset()) -> bool:
     """
-    Whether a web page dials that is neither this machine's own nor allowed: a browser reaches loopback for any page.
+    Whether an origin is a web page that is neither local nor allowed: browsers reach loopback for any page.
 
     Args:
         origin: As :func:`page` returns it.
@@ -277,7 +277,7 @@ def is_foreign_page(origin: str | None, allowed: Container[str] = frozenset()) -
 
 
 def is_local_page(origin: str) -> bool:
-    """Whether an origin is a page that this machine serves, on whatever port; ``null`` is anybody's."""
+    """Whether an origin is a page that this machine serves, on any port; ``null`` may be anybody's."""
     match = _ORIGIN.fullmatch(origin)
     return match is not None and http.is_loopback(_name(match[1]))
 
@@ -294,7 +294,7 @@ def _base(connection: HTTPConnection, config: RunConfig, host: str | None) -> st
 
 
 def _is_own(name: str, connection: HTTPConnection, config: RunConfig) -> bool:
-    """Whether a host's name is one of the listener itself."""
+    """Whether a host name is the listener's own."""
     address = (connection.scope.get("server") or ("", None))[0]
     return http.is_loopback(name) or name in (address.lower(), config.host.lower())
 

@@ -1,5 +1,5 @@
 """
-The routes of the server, and the application and the router that have them.
+The server's routes, as an application of their own or a router for another one.
 
 ============================  =======================================================================
 ``GET/POST /``                the webhook of the one provider that is served, or of whichever it is
@@ -50,12 +50,12 @@ def create_app(bot: Bot, config: RunConfig | None = None) -> FastAPI:
 
 
 def application(switchboard: Switchboard) -> FastAPI:
-    """Return an application with the switchboard's routes and nothing else."""
+    """Return an application with nothing but the switchboard's routes."""
     app = FastAPI(title="wsvoice", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.state.switchboard = switchboard
     app.include_router(_router(switchboard))
     if switchboard.clients is None:
-        # Only where all paths are ours: whoever has entered a provider's path that is not served learns why.
+        # Only where all paths are ours: say why the path of a provider that is not served is not found.
         guides = [_guide(switchboard, name, slash) for name in PROVIDERS for slash in ("", "/")]
         app.router.routes.extend(guides)
     return app
@@ -80,7 +80,7 @@ def create_router(bot: Bot, config: RunConfig | None = None) -> APIRouter:
 
 def _router(switchboard: Switchboard) -> APIRouter:
     def introduce(request: Request, response: Response) -> Response:
-        """Tell a program on this machine whom it has reached."""
+        """Tell a program on this machine what it has reached."""
         if requests.is_local_program(request):
             response.headers[http.PROVIDERS_HEADER] = ",".join(switchboard.providers)
         if (host := requests.public_host_for(request, switchboard.config)) is not None:
@@ -98,7 +98,7 @@ def _router(switchboard: Switchboard) -> APIRouter:
         await switchboard.stream(websocket, path.get("provider"), path.get("token"))
 
     def health_of(request: Request, status: str, code: int) -> Response:
-        # How busy a bot is concerns nobody but who runs it.
+        # How busy a bot is concerns only its owner.
         calls = {} if requests.is_from_elsewhere(request) else {"calls": switchboard.capacity.active}
         return introduce(request, JSONResponse({"status": status, **calls}, code))
 
@@ -124,8 +124,8 @@ def _router(switchboard: Switchboard) -> APIRouter:
     health = [Route("/healthz", healthz), Route("/readyz", readyz)]
     if switchboard.clients is not None:
         return APIRouter(lifespan=lifespan, redirect_slashes=False, routes=[*health, *switchboard.clients.routes()])
-    # One route for each provider: a pattern would take paths of the application that this is part of.
-    # Both forms of each, for a redirect would lead to this server's own address, and lose the signature.
+    # One route per provider: a pattern would match paths of the application that this is part of.
+    # With and without the slash: a redirect would lead to this server's local address, and break the signature.
     webhooks = [
         Route(f"/{name}{slash}", webhook_of(name), methods=["GET", "POST"])
         for name in switchboard.providers

@@ -1,4 +1,4 @@
-"""uvicorn, signals and the drain: a process that is asked to stop lets its calls finish."""
+"""uvicorn, signals and the drain: a process that should stop lets its calls finish."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ if TYPE_CHECKING:
     from wsvoice.config import RunConfig
     from wsvoice.runner.switchboard import Switchboard
 
-#: A caller that vanished without a close is noticed after both together.
+#: A caller that vanished without a close is noticed after the sum of both.
 PING_INTERVAL_S = 5.0
 PING_TIMEOUT_S = 10.0
-#: How long calls that outlive the drain may take to end in order; then they are cut.
+#: How long calls that outlast the drain may take to end normally; then they are cut off.
 END_TIMEOUT_S = 0.5
-#: How long a drain waits for streams that a webhook announced; a provider dials right after the answer.
+#: How long a drain waits for announced streams; a provider connects right after the answer.
 DIAL_TIMEOUT_S = 15.0
-#: How long after the drain, or after a second signal, the process may be there at all.
+#: How long after the drain, or after a second signal, the process is killed.
 FORCE_TIMEOUT_S = 2.0
-#: The exit code of a process that had to be ended: its calls were not.
+#: The exit codes of a process that did not end by itself.
 FORCED, INTERRUPTED = 1, 130
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
     """
-    A server that listens.
+    A listening server.
 
     Attributes:
         url: Where this machine reaches it.
@@ -66,11 +66,11 @@ class DrainingServer(uvicorn.Server):
     """
     A server that lets its calls finish.
 
-    The first SIGINT or SIGTERM stops taking calls, and the server exits when the last one has ended or the
-    time is up. A second one ends everything at once. Whatever its bots do, the process is gone 2 s after that.
+    At the first SIGINT or SIGTERM it takes no new calls, and exits when the last one has ended or the time is up. A
+    second one ends all calls at once. Whatever the bots do, the process is gone 2 s after that.
 
     Attributes:
-        signals: What it was asked to stop by.
+        signals: The signals that it received.
     """
 
     def __init__(
@@ -97,17 +97,17 @@ class DrainingServer(uvicorn.Server):
         self._memory = MemoryTrimmer(time.monotonic)
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve until the process is asked to stop; no bot can end that by itself."""
+        """Serve until the process should stop; no bot can stop it."""
         make_loop = self.config.get_loop_factory() or asyncio.new_event_loop
         isolation.run(self.serve(sockets), on_exit=log_exit, loop_factory=make_loop)
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """Handle signals while the context lasts, and look after the event loop."""
+        """Handle signals and watch the event loop while the context lasts."""
         with isolation.protect_signals(self.handle_exit), self._watchdog.watching():
             yield
         if self.signals:
-            # Threads that a bot has left behind must not keep the process.
+            # Threads that a bot left behind must not keep the process alive.
             self._watchdog.exit_within(FORCE_TIMEOUT_S, forced_exit_code(self.signals))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -140,18 +140,18 @@ class DrainingServer(uvicorn.Server):
             awaited = time.monotonic() < self._awaits_until and self._switchboard.pending
             self.should_exit = not (self._switchboard.active_calls or awaited)
         else:
-            self._memory.look(is_busy=self._is_busy())
+            self._memory.check(is_busy=self._is_busy())
         return await super().on_tick(counter)
 
     def _is_busy(self) -> bool:
-        # What looks after the process keeps its connections open; they are idle nearly all of the time.
+        # Health checks keep their connections open; they are idle nearly all of the time.
         return self._switchboard.active_calls > 0 or not all(
             isinstance(each, HttpProtocol) and each.is_idle for each in self.server_state.connections
         )
 
     def _log_waiting(self, late_s: float) -> None:
         calls, pending = self._switchboard.active_calls, self._switchboard.pending
-        # A call that is about to end needs no words.
+        # A call that is about to end is not worth a line.
         if self._told or not (calls or pending) or late_s < 1 - self._drain_timeout_s:
             return
         self._told = True
@@ -174,14 +174,14 @@ def _counted(count: int, what: str) -> str:
 
 
 def forced_exit_code(signals: Collection[int]) -> int:
-    """Return what a process exits with that does not end by itself after these signals."""
+    """Return the exit code of a process that does not end by itself after these signals."""
     return INTERRUPTED if signal.SIGINT in signals else FORCED
 
 
 def log_exit(error: BaseException | None) -> None:
-    """Log that a bot wanted to end the process, in code that belongs to no call."""
+    """Log that code of a bot outside of any call tried to end the process."""
     if error is None:
-        logger.warning("the bot stopped the event loop, which is not its own; it goes on")
+        logger.warning("the bot stopped the event loop; the server goes on")
     else:
         logger.opt(exception=error).error("the bot raised {} in a callback; the server goes on", type(error).__name__)
 
@@ -204,7 +204,7 @@ def serve(bot: LoadedBot, config: RunConfig, *, on_ready: Callable[[Ready], None
         for each in sockets:
             stack.callback(each.close)
         port = sockets[0].getsockname()[1]
-        # What is missing is told before a tunnel is opened.
+        # Missing settings are reported before a tunnel is opened.
         providers = served_providers(config)
         if config.tunnel == "ngrok":
             config = replace(config, proxy=stack.enter_context(ngrok_tunnel(port)))
@@ -236,7 +236,7 @@ def serve(bot: LoadedBot, config: RunConfig, *, on_ready: Callable[[Ready], None
         )
         server.run(sockets)
     if signal.SIGINT in server.signals:
-        # A drain that was asked for by SIGTERM has done what was asked: the process exits with 0.
+        # After SIGTERM a finished drain is a success: the process exits with 0.
         raise KeyboardInterrupt
 
 
@@ -274,7 +274,7 @@ def listen(host: str, port: int) -> list[socket.socket]:
 
 def _listen_hint(error: OSError, port: int) -> str:
     if error.errno == errno.EADDRNOTAVAIL:
-        return "it is not an address of this machine; use --host localhost, or --host 0.0.0.0 for all that it has"
+        return "it is not an address of this machine; use --host localhost, or --host 0.0.0.0 for all of its addresses"
     if error.errno in (errno.EACCES, errno.EPERM):
         return "this user may not listen on that port; try --port 7860"
     return f"another program may be using it; try --port {port + 1 if 0 < port < 65535 else 7861}"

@@ -1,8 +1,8 @@
 """
 One call, from the accepted WebSocket to the hang-up.
 
-The session owns the bot's task and is the only one that ends the call: when the bot returns or raises, when the
-caller hangs up or vanishes, or when a limit is reached.
+The session owns the bot's task. It alone ends the call: when the bot returns or raises, when the caller hangs up or
+vanishes, or when a limit is reached.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 #: https://www.rfc-editor.org/rfc/rfc6455#section-5.5
 REASON_LIMIT = 123
-#: How long a call that we dialled may ring.
+#: How long an outbound call may ring.
 RING_TIMEOUT_S = 60.0
 #: How long an id or a number may be, in characters; no provider's is half as long.
 ID_LIMIT = 256
@@ -42,20 +42,20 @@ class CallRecord:
     What happened in one call; times in seconds.
 
     Attributes:
-        call: The call, as far as it got known.
+        call: The call, as far as it is known.
         started_at: Unix time of the accepted WebSocket.
-        duration_s: From there to the end.
+        duration_s: From then to the end.
         ended_by: ``bot``, ``caller``, ``error`` or ``server``.
-        reason: Why it ended, in words.
+        reason: Why it ended.
         heard_s: The caller's audio.
         sent_s: The bot's audio.
         first_sound_s: From the start to the bot's first sound; ``None`` if it made none.
         responses_s: The caller's wait for each answer.
-        digits: The keys that the caller pressed; the first of them, where there were very many.
-        digit_count: How many there were.
+        digits: The keys that the caller pressed; only the first ones if there were very many.
+        digit_count: How many there were in total.
         faults: How often each kind of bad message came.
-        recording: The file that holds the call, if it was recorded.
-        causes: What went wrong in the process meanwhile, whether or not the call ended of it.
+        recording: The recording's file, if there is one.
+        causes: What went wrong meanwhile, whether or not it ended the call.
     """
 
     call: Call
@@ -74,7 +74,7 @@ class CallRecord:
     causes: list[Cause] = field(default_factory=list)
 
     def summary(self) -> str:
-        """Return the one line that the log ends a call with."""
+        """Return the call's last line in the log."""
         who = "an error" if self.ended_by == "error" else f"the {self.ended_by}"
         parts = [f"ended by {who} after {self.duration_s:.1f} s: {self.reason}"]
         if self.first_sound_s is not None:
@@ -105,13 +105,13 @@ class Session:
     Args:
         socket: The accepted WebSocket.
         bot: The user's coroutine function.
-        make_arguments: Builds what the bot is called with, once the stream has started.
+        make_arguments: Builds the bot's argument, once the stream has started.
         config: The server's settings.
         provider: Whose stream it is.
-        announced: The call that the stream's token was made for, or ``None`` where it came without one.
-        verified: Whether the provider vouched for the webhook of `announced`.
-        recall: Finds the call of an id that a webhook announced, for a stream without a token.
-        hang_up: Ends a call by the provider's API, where closing its stream does not.
+        announced: The call that the stream's token was issued for; ``None`` without a token.
+        verified: Whether the webhook of `announced` was verified.
+        find_announced: Finds an announced call by its id, for a stream without a token.
+        hang_up: Ends a call by the provider's API, if closing its stream does not.
         on_started: Called once the stream has started.
         on_closed: Called once the WebSocket is closed, while the bot may still be busy.
     """
@@ -126,7 +126,7 @@ class Session:
         provider: Server,
         announced: Call | None,
         verified: bool,
-        recall: Callable[[str], Call | None],
+        find_announced: Callable[[str], Call | None],
         hang_up: Callable[[Call], Awaitable[None]],
         on_started: Callable[[], None],
         on_closed: Callable[[], None],
@@ -143,18 +143,18 @@ class Session:
         self.provider = provider
         self._announced = announced
         self._verified = verified
-        self._recall = recall
+        self._find_announced = find_announced
         self._hang_up = hang_up
         self._on_started = on_started
         self._on_closed = on_closed
         self._recorder: CallRecorder | None = None
 
     def end(self, reason: str, *, at_once: bool = False) -> None:
-        """Ask for the end of the call, as the server's wish."""
+        """Ask for the end of the call, on the server's behalf."""
         self._run.end(reason, at_once=at_once)
 
     async def run(self) -> CallRecord:
-        """Live through the call, and return what happened."""
+        """Run the call to its end, and return what happened."""
         loop = asyncio.get_running_loop()
         started = loop.time()
         handshake = await self._read_handshake()
@@ -163,7 +163,7 @@ class Session:
             with self.logger.contextualize(call=self.call.call_id):
                 await self._run_bot(handshake)
         socket, record = self.socket, self.record
-        # Whoever dials by hand sees why.
+        # A developer who tries it by hand sees why.
         reason = self._run.reason.encode("ascii", "replace")[:REASON_LIMIT].decode() if self._run.refused else ""
         await socket.close_connection(self._run.close_code, reason)
         if handshake is None:
@@ -186,7 +186,7 @@ class Session:
         return record
 
     async def _read_handshake(self) -> list[str] | None:
-        """Read up to the start of the stream; return the messages, or ``None`` if there will be no call."""
+        """Read up to the start of the stream; return the messages, or ``None`` if no call begins."""
         connected: list[str] = []
         timeout_s = self._start_timeout_s
         started: StreamStarted | None = None
@@ -201,15 +201,15 @@ class Session:
                         self._run.note_end("caller", f"{self.socket.gone_reason} before the stream started")
                         return None
                     raw, event = item
-                    # Audio may come ahead of the start, and is no text.
+                    # Audio may come before the start, and is binary.
                     text = raw if isinstance(raw, str) else raw.decode("utf-8", "replace")
                     if isinstance(event, StreamStarted):
                         started = event
                     elif isinstance(event, Connected):
-                        # The last one alone: a stranger may send it without end.
+                        # Only the last one is kept: a stranger may send any number.
                         connected = [text]
                     else:
-                        # Some dialects send media ahead of the start; none of it is lost.
+                        # Some dialects send media before the start; none of it is lost.
                         await self.socket.take(raw, event)
         except TimeoutError:
             self._refuse(f"the caller sent no start message within {timeout_s:g} s")
@@ -220,13 +220,13 @@ class Session:
         announced = self._announced
         if announced is not None and announced.call_id != started.call_id:
             if announced.direction == "inbound" or not self.provider.renames_dialled_calls:
-                self._refuse(f"the stream is of call {started.call_id[:64]!r}, its token is not")
+                self._refuse(f"the stream is for call {started.call_id[:64]!r}, its token is for another")
                 return None
-            # Telnyx may give a call that we dialled a new id once it is answered. The token says which one it was,
-            # and its API now knows it by the stream's.
-            self.logger.warning("the call that was dialled has another id on its stream: {}", started.call_id)
+            # Telnyx may give an outbound call a new id once it is answered. The token has the old one; Telnyx's API now
+            # knows the call by the stream's.
+            self.logger.warning("the outbound call has another id on its stream: {}", started.call_id)
         self._on_started()
-        known = announced or self._recall(started.call_id) or self.call
+        known = announced or self._find_announced(started.call_id) or self.call
         self.call = replace(
             known,
             call_id=started.call_id,
@@ -242,7 +242,7 @@ class Session:
         )
         self.logger = self.logger.bind(call=self.call.call_id)
         self.socket.logger = self.logger
-        # The whole id, for lines show it shortened.
+        # The whole id, because log lines shorten it.
         self.logger.info(
             "stream started: {} calls {}, call {}",
             self.call.from_number or "somebody",
@@ -256,8 +256,8 @@ class Session:
         """How long the stream may take to start."""
         timeout_s = self.config.handshake_timeout_s
         if self._verified and self._announced is not None and self._announced.direction == "outbound":
-            # Telnyx connects the stream of a call that we dialled while it rings, and starts it at the answer. Only
-            # a signature shows that we did: anybody can say so.
+            # Telnyx connects the stream of an outbound call while it rings, and starts it at the answer. Only a
+            # signature proves that the call is outbound.
             timeout_s += RING_TIMEOUT_S
         return timeout_s
 
@@ -289,7 +289,7 @@ class Session:
             self._recorder.stop()
 
     async def _end_call(self) -> None:
-        # The bot may go on for a while, but not the call.
+        # The bot may continue for a while, but not the call.
         self._on_closed()
         self._stop_recording()
         if self._run.ended_by != "caller" and self.call.call_id:

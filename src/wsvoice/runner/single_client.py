@@ -1,7 +1,7 @@
 """
-A port that serves one client at a time: a newcomer takes the place of the one before.
+A port that serves one client at a time: a new client replaces the previous one.
 
-The port stays open while bots come and go. Whoever connects while none is ready waits for the next.
+The port stays open while bots come and go. A client that connects while no bot is ready waits for the next one.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ if TYPE_CHECKING:
 Handler = Callable[[ServerConnection], Awaitable[None]]
 
 NORMAL = 1000
-#: How long a pipeline that has lost its client may take to show that it ends, before it gets the next one.
+#: How long to wait for a pipeline that lost its client to end, before it gets the next one.
 PIPELINE_END_GRACE_S = 0.25
-#: How long the handlers of the bot's events may take before that.
+#: How long the bot's event handlers may take before that.
 HANDLERS_TIMEOUT_S = 30.0
-#: A client that vanished without a close is noticed after both together.
+#: A client that vanished without a close is noticed after the sum of both.
 PING_INTERVAL_S = 5.0
 PING_TIMEOUT_S = 10.0
-#: How long a client may take to answer a close; somebody else waits for the place.
+#: How long a client may take to answer a close, while another one waits.
 CLOSE_TIMEOUT_S = 1.0
 
 
 class BoundedConnection(ServerConnection):
     """
-    A connection of a stranger's, with the bounds that other servers' connections have.
+    A connection with the bounds of :class:`~wsvoice.runner.protocols.HttpProtocol`.
 
     Args:
-        others: The server's connections, in the order in which they came.
+        others: The server's connections, oldest first.
     """
 
     def __init__(self, others: dict[BoundedConnection, None], *args: Any, **options: Any) -> None:
@@ -59,7 +59,7 @@ class BoundedConnection(ServerConnection):
         self._head_bytes = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Wait for the head; if too many do, the oldest has to go."""
+        """Wait for the head; if there are too many connections, drop the oldest that still waits for one."""
         super().connection_made(transport)
         self._others[self] = None
         others = [each for each in self._others if not each.transport.is_closing()]
@@ -73,7 +73,7 @@ class BoundedConnection(ServerConnection):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take what came, unless it is too much of a head, or the peer does not read what it is answered."""
+        """Take the data, unless the head is too large or the peer does not read its answers."""
         if self.protocol.state is State.CONNECTING:
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_LIMIT:
@@ -86,13 +86,13 @@ class BoundedConnection(ServerConnection):
 
 class SingleClientServer:
     """
-    Hands one client after the other to whatever serves at the moment.
+    Passes one client after the other to the handler of the current bot.
 
     Attributes:
-        client: Who is connected, or ``None``.
-        handler: What serves clients now, or ``None`` while no bot is ready.
-        served: How many clients a bot has had.
-        closed: Nobody new comes in.
+        client: The connected client, or ``None``.
+        handler: Serves clients; ``None`` while no bot is ready.
+        served: How many clients have been served.
+        closed: New clients are refused.
 
     Args:
         config: The server's settings.
@@ -107,7 +107,7 @@ class SingleClientServer:
         self.served = 0
         self.closed = False
         self.port = 0
-        #: Nobody is connected.
+        #: Set while nobody is connected.
         self.empty = asyncio.Event()
         self.empty.set()
         self._config = config
@@ -116,15 +116,15 @@ class SingleClientServer:
         self._refusals = RefusalLog()
         self._servers: list[Server] = []
         self._connections: dict[BoundedConnection, None] = {}
-        #: The pages that the bot's params allow; ``None`` until a bot has said.
+        #: The origins that the bot's params allow; ``None`` until a bot has served.
         self._origins: Sequence[str] | None = None
         self._handler_changed = asyncio.Condition()
         self._turn = asyncio.Lock()
         self._left = asyncio.Event()
         self._left.set()
-        #: The client that a bot has, what serves it, and whether that is done.
-        self._taken: ServerConnection | None = None
-        self._taken_by: Handler | None = None
+        #: The client that is being served, its handler, and whether that is done.
+        self._serving: ServerConnection | None = None
+        self._serving_handler: Handler | None = None
         self._done = asyncio.Event()
         self._done.set()
 
@@ -148,7 +148,7 @@ class SingleClientServer:
             self._servers.append(server)
 
     async def close(self) -> None:
-        """Stop listening, and send whoever is left away."""
+        """Stop listening, and close the remaining connections."""
         for server in self._servers:
             server.close()
         for server in self._servers:
@@ -157,10 +157,10 @@ class SingleClientServer:
     @asynccontextmanager
     async def serve(self, handler: Handler, origins: Sequence[str] | None = None) -> AsyncIterator[None]:
         """
-        Give clients to `handler` while the context lasts; its end closes the client that it has.
+        Serve clients with `handler` while the context lasts; its current client is closed at the end.
 
         Raises:
-            RuntimeError: If another one serves.
+            RuntimeError: If another handler serves.
         """
         if self.handler is not None:
             raise RuntimeError(f"the bot already serves clients on port {self.port}")
@@ -173,25 +173,25 @@ class SingleClientServer:
             left.set()
             if self.handler is handler:
                 await self._set_handler(None)
-            if self._taken is not None and self._taken_by is handler:
-                await self._taken.close(NORMAL)
+            if self._serving is not None and self._serving_handler is handler:
+                await self._serving.close(NORMAL)
                 await self._done.wait()
 
     async def drop(self, *, failed: bool) -> Handler | None:
         """
-        Close the client of a bot that has ended, if it is still there.
+        Close the client of a bot that has ended, if it is still connected.
 
         Returns:
-            What the bot has left behind that would serve the next one too; normally ``None``.
+            The handler that the bot left behind, which would serve the next client too; normally ``None``.
         """
         handler = self.handler
         await self._set_handler(None)
-        if self._taken is not None:
-            await self._taken.close(INTERNAL_ERROR if failed else NORMAL)
+        if self._serving is not None:
+            await self._serving.close(INTERNAL_ERROR if failed else NORMAL)
         return handler
 
     async def left(self) -> None:
-        """Wait until what served last does so no more."""
+        """Wait until the last handler has stopped serving."""
         await self._left.wait()
 
     async def _set_handler(self, handler: Handler | None) -> None:
@@ -204,7 +204,7 @@ class SingleClientServer:
             self._refusals.warning(self._logger, "client refused (503)", "draining")
             return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "The bot takes no new clients.\n")
         page = " ".join(request.headers.get_all("Origin")).lower() or None
-        # Any page's browser reaches a port of its own machine, so one that nobody allowed is no client of such a port.
+        # Any page in a local browser reaches a loopback port, so such pages must be allowed explicitly.
         foreign = http.is_loopback(self._config.host) and requests.is_foreign_page(page)
         if foreign and self._origins is None:
             async with self._handler_changed:
@@ -217,24 +217,24 @@ class SingleClientServer:
         return None
 
     async def _receive(self, websocket: ServerConnection) -> None:
-        """Give a client its turn."""
+        """Replace the previous client, and serve this one."""
         previous, self.client = self.client, websocket
         self.empty.clear()
         try:
             if previous is not None:
-                self._logger.info("a new client replaces the one before")
+                self._logger.info("a new client replaces the previous one")
                 await previous.close(NORMAL, "replaced")
             async with self._turn:
                 handler = await self._wait_for_handler(websocket)
                 if handler is not None:
-                    await self._hand_over(websocket, handler)
+                    await self._serve_client(websocket, handler)
         finally:
             if self.client is websocket:
                 self.client = None
                 self.empty.set()
 
     async def _wait_for_handler(self, websocket: ServerConnection) -> Handler | None:
-        """Return what serves clients, as soon as something does; ``None`` if the client has gone meanwhile."""
+        """Return the handler as soon as there is one; ``None`` if the client leaves first."""
 
         async def served() -> None:
             async with self._handler_changed:
@@ -248,9 +248,9 @@ class SingleClientServer:
                 each.cancel()
         return self.handler if websocket.close_code is None else None
 
-    async def _hand_over(self, websocket: ServerConnection, handler: Handler) -> None:
+    async def _serve_client(self, websocket: ServerConnection, handler: Handler) -> None:
         self.served += 1
-        self._taken, self._taken_by = websocket, handler
+        self._serving, self._serving_handler = websocket, handler
         self._done.clear()
         self._logger.info("a client connected")
         try:
@@ -258,13 +258,13 @@ class SingleClientServer:
         except ConnectionClosed:
             pass
         finally:
-            self._taken = self._taken_by = None
+            self._serving = self._serving_handler = None
             self._done.set()
         self._logger.info("the client left ({})", websocket.close_code)
         await self._wait_for_pipeline_end(handler)
 
     async def _wait_for_pipeline_end(self, handler: Handler) -> None:
-        """Wait until it shows whether the pipeline that lost its client ends: the next one must not be cut with it."""
+        """Wait for the pipeline that lost its client to end, if it does: its end must not cut off the next client."""
         ended = asyncio.create_task(self._handler_replaced(handler))
         events = asyncio.gather(*self._event_tasks(handler), return_exceptions=True)
         waits: list[asyncio.Future[Any]] = [ended, events]

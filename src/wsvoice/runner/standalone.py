@@ -1,7 +1,7 @@
 """
-Bots without an HTTP server: one that serves a client at a time on its own port, and one that dials out.
+Bots without an HTTP server: ``-t websocket-server``, one client at a time on a port, and ``-t websocket-client``.
 
-A process that is asked to stop (SIGINT, SIGTERM) lets the conversation that runs finish; asked again it ends it.
+At the first SIGINT or SIGTERM the running conversation may finish; a second one ends it.
 """
 
 from __future__ import annotations
@@ -32,30 +32,30 @@ if TYPE_CHECKING:
 OnReady = Callable[[Ready], None]
 BotFunctionTask = asyncio.Task[BaseException | None]
 
-#: A bot that ends within this time, without a client, has not even begun to serve.
+#: A bot that ends within this time, without a client, has failed to start.
 START_S = 5.0
 #: How often in a row it may.
 STARTS = 3
-#: How long a bot may take to say that it could not connect.
+#: How long a bot may take to raise that it could not connect.
 CONNECT_FAILURE_GRACE_S = 0.1
-#: How long a pipeline may take to end that nobody waits for any more.
+#: How long a pipeline that the bot left behind may take to end.
 ORPHAN_TIMEOUT_S = 2.0
-#: How long both ends of a conversation may be silent, once the process is asked to stop: each may wait for the other.
+#: After how much silence a conversation is over once the process should stop: both ends may wait for each other.
 SILENCE_S = 10.0
-#: How often it is looked whether memory can be given back.
+#: How often to check whether memory can be released.
 MEMORY_LOOK_S = 0.25
-#: How long a pipeline may take to end in order once the time for it is up, and how long a bot that is cancelled.
+#: How long a pipeline may take to end once the drain is over, and how long a cancelled bot.
 END_TIMEOUT_S, CANCELLED_TIMEOUT_S = 0.5, 0.5
 
 
 class Stop:
     """
-    The wish to stop: first when it suits, then at once.
+    The request to stop: first to drain, then at once.
 
     Attributes:
-        drain: Nothing new is begun; what runs may finish.
-        now: What runs is ended.
-        call_ids: What runs.
+        drain: Begin nothing new; the running conversation may finish.
+        now: End the running conversation.
+        call_ids: The running conversation.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class Stop:
         self.call_ids: list[str] = []
 
     def ask(self) -> None:
-        """Ask to stop, or for more haste."""
+        """Ask to stop; the second time, at once."""
         (self.now if self.drain.is_set() else self.drain).set()
 
 
@@ -75,12 +75,12 @@ def run_alone(bot: LoadedBot, config: RunConfig, *, on_ready: OnReady) -> None:
     Args:
         bot: The bot, loaded and checked.
         config: The settings.
-        on_ready: Called once it listens, or dials.
+        on_ready: Called once it listens or connects.
 
     Raises:
         BotError: If the bot fails.
         ServerError: If the address cannot be listened on.
-        ConnectError: If the server that it dials cannot be reached, or turns it away.
+        ConnectError: If the server that it connects to cannot be reached, or refuses it.
         KeyboardInterrupt: After it was interrupted and has ended.
     """
     run = run_websocket_server if config.transport == "websocket-server" else run_websocket_client
@@ -105,7 +105,7 @@ def run_alone(bot: LoadedBot, config: RunConfig, *, on_ready: OnReady) -> None:
                 await run(bot, config, on_ready=on_ready, stop=stop)
             finally:
                 if received:
-                    # Threads that a bot has left behind must not keep the process.
+                    # Threads that a bot left behind must not keep the process alive.
                     watchdog.exit_within(FORCE_TIMEOUT_S, forced_exit_code(received))
         return signal.SIGINT in received
 
@@ -147,13 +147,13 @@ async def run_websocket_server(bot: LoadedBot, config: RunConfig, *, on_ready: O
                 await _drain(task, server, config, stop, websocket_server_transport.end_pipeline)
             error = _error_of(task)
             if (orphan := await server.drop(failed=error is not None)) is not None:
-                # A bot that failed beside its pipeline has left that running.
+                # A bot that failed outside its pipeline left that running.
                 await websocket_server_transport.end_pipeline(orphan, "the bot has ended")
                 await _first(asyncio.create_task(server.left()), timeout_s=ORPHAN_TIMEOUT_S)
             early = server.served == served and loop.time() - started < START_S
             failures = failures + 1 if early and not stop.drain.is_set() else 0
             if failures >= STARTS:
-                raise _given_up(bot, error)
+                raise _start_error(bot, error)
     finally:
         memory_trimmer.cancel()
         websocket_server_transport.restore_port()
@@ -162,16 +162,16 @@ async def run_websocket_server(bot: LoadedBot, config: RunConfig, *, on_ready: O
 
 async def run_websocket_client(bot: LoadedBot, config: RunConfig, *, on_ready: OnReady, stop: Stop) -> None:
     """
-    Run a bot that dials out, once.
+    Run a bot that connects to a server, once.
 
     Raises:
         BotError: If it raises.
-        ConnectError: If the server cannot be reached, or turns it away.
+        ConnectError: If the server cannot be reached, or refuses it.
     """
     from wsvoice.runner.pipecat.websocket_client_transport import outbound_arguments
 
     if config.url is None:
-        raise ConfigError("websocket-client needs the address that the bot dials", hint="set `url`")
+        raise ConfigError("websocket-client needs the address of a server", hint="set `url`")
     session_id = str(uuid.uuid4())
     arguments = outbound_arguments(config.url, config.headers, body=dict(config.parameters), session_id=session_id)
     on_ready(Ready(without_secrets(config.url), None, ()))
@@ -194,13 +194,13 @@ async def run_websocket_client(bot: LoadedBot, config: RunConfig, *, on_ready: O
         silence.cancel()
         if not task.done() and await arguments.end_pipeline("the process stops"):
             if is_silent:
-                # There is time left, so the bot may do what it does after a conversation.
+                # There is time left for the bot's work after a conversation.
                 await _first(task, stop.now, timeout_s=config.bot_exit_timeout_s)
             else:
                 await _first(task, timeout_s=END_TIMEOUT_S)
     await _end(task)
     if await arguments.end_pipeline("the bot has ended"):
-        # A bot that failed beside its pipeline has left that running.
+        # A bot that failed outside its pipeline left that running.
         await _first(outcome.closed, timeout_s=ORPHAN_TIMEOUT_S)
     if outcome.error is not None:
         raise outcome.error
@@ -209,11 +209,11 @@ async def run_websocket_client(bot: LoadedBot, config: RunConfig, *, on_ready: O
 
 
 async def _trim_memory(server: SingleClientServer) -> None:
-    """Give memory back whenever nobody has been connected for a while."""
+    """Release memory whenever nobody has been connected for a while."""
     memory_trimmer = MemoryTrimmer(time.monotonic)
     while True:
         await asyncio.sleep(MEMORY_LOOK_S)
-        memory_trimmer.look(is_busy=not server.empty.is_set())
+        memory_trimmer.check(is_busy=not server.empty.is_set())
 
 
 async def _drain(
@@ -223,7 +223,7 @@ async def _drain(
     stop: Stop,
     end_pipeline: Callable[[Any, str], Awaitable[None]],
 ) -> None:
-    """Let the client finish that is there, then end the bot."""
+    """Let the current client finish, then end the bot."""
     server.closed = True
     if not server.empty.is_set():
         logger.warning(
@@ -231,7 +231,7 @@ async def _drain(
             config.drain_timeout_s,
         )
         await _first(task, server.empty, stop.now, timeout_s=config.drain_timeout_s)
-        # A bot that ends with its client does so now.
+        # A bot that ends with its client ends now.
         await _first(task, stop.now, timeout_s=PIPELINE_END_GRACE_S)
     if not task.done() and server.handler is not None:
         await end_pipeline(server.handler, "the server stops")
@@ -240,7 +240,7 @@ async def _drain(
 
 
 def _start(bot: LoadedBot, arguments: Any) -> BotFunctionTask:
-    """Run the bot; the task's result is what it raised, if it did."""
+    """Run the bot; the task's result is the exception that it raised, or ``None``."""
     failure: BaseException | None = None
 
     def fail(error: BaseException) -> None:
@@ -269,7 +269,7 @@ def _start(bot: LoadedBot, arguments: Any) -> BotFunctionTask:
 
 
 async def _first(*waits: asyncio.Task[Any] | asyncio.Event, timeout_s: float | None = None) -> None:
-    """Wait until one of several is over, or the time is."""
+    """Wait until one of several is done, or the time is up."""
     tasks = {each if isinstance(each, asyncio.Task) else asyncio.create_task(each.wait()): each for each in waits}
     try:
         await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
@@ -280,7 +280,7 @@ async def _first(*waits: asyncio.Task[Any] | asyncio.Event, timeout_s: float | N
 
 
 async def _end(task: BotFunctionTask) -> None:
-    """End a bot that goes on."""
+    """Cancel a bot that still runs."""
     if not task.done():
         task.cancel()
         with suppress(asyncio.CancelledError):
@@ -291,7 +291,7 @@ def _error_of(task: BotFunctionTask) -> BaseException | None:
     return task.result() if task.done() and not task.cancelled() else None
 
 
-def _given_up(bot: LoadedBot, error: BaseException | None) -> BotError:
+def _start_error(bot: LoadedBot, error: BaseException | None) -> BotError:
     if error is not None:
         return BotError(
             f"{bot.name} failed at once, {STARTS} times in a row: {type(error).__name__}: {str(error)[:200]}",

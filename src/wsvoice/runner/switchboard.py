@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 #: How long a provider's API may take.
 REST_TIMEOUT_S = 5.0
-#: How much of a provider's report on a call is logged, in characters.
+#: How many characters of a provider's report on a call are logged.
 UPDATE_LIMIT = 200
 #: How many announced calls are remembered for streams without a token.
 REMEMBERED_CALLS = 1000
@@ -56,7 +56,7 @@ class Switchboard:
         bot: The user's coroutine function.
         config: The server's settings.
         providers: As :func:`~wsvoice.runner.auth.served_providers` returns them.
-        on_call_ended: Called with the record of each call that has ended.
+        on_call_ended: Called with the record of each ended call.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Switchboard:
         self._refusals = RefusalLog()
         self.sessions: set[Session] = set()
         self._announced: OrderedDict[tuple[str, str], Call] = OrderedDict()
-        #: Where plain clients come in; ``None`` where providers do.
+        #: Serves plain clients; ``None`` if providers are served.
         self.clients: Clients | None = None
         if config.transport == "websocket":
             self.clients = Clients(bot, config, self.auth.tokens, self.capacity, self._refusals, self._report)
@@ -87,26 +87,26 @@ class Switchboard:
 
     @property
     def active_calls(self) -> int:
-        """How many calls are running, or have a bot that is still at work."""
+        """How many bots are running, including those whose call has ended."""
         return self.capacity.running_bots
 
     def drain(self) -> None:
-        """Take no new calls; those that run go on."""
+        """Take no new calls; running ones continue."""
         self.capacity.draining = True
 
     @property
     def pending(self) -> int:
-        """How many calls were announced by a webhook whose streams have not come yet."""
+        """How many calls a webhook announced whose streams have not come yet."""
         return self.capacity.reserved
 
     @property
     def call_ids(self) -> list[str]:
-        """The ids of the calls that are running."""
+        """The ids of the running calls."""
         ids = [session.call.call_id for session in tuple(self.sessions)]
         return ids if self.clients is None else ids + self.clients.session_ids
 
     def note_blocked(self, text: str) -> None:
-        """Note for every running call that nothing went on for a while; from whatever thread."""
+        """Note for every running call that the event loop was blocked; may be called from any thread."""
         cause = Cause("blocked", text)
         for session in tuple(self.sessions):
             session.diagnosis.note(cause)
@@ -114,7 +114,7 @@ class Switchboard:
             self.clients.note_blocked(cause)
 
     def end_all(self, reason: str, *, at_once: bool = False) -> None:
-        """Ask every running call to end, in order or at once."""
+        """Ask every running call to end, normally or at once."""
         for session in self.sessions:
             session.end(reason, at_once=at_once)
         if self.clients is not None:
@@ -171,7 +171,7 @@ class Switchboard:
             return PlainTextResponse(f"{refusal}\n", 403)
         if (host := requests.unknown_host(request, self.config)) is not None:
             named, option = (host, f"-x {host}") if host else ("a proxy", "-x and the public host")
-            reason = f"it came by {named}, which this server does not know: start it with {option}"
+            reason = f"it came by {named}, which this server does not know; start it with {option}"
             self._refusals.warning(log, "webhook refused (403)", reason)
             return PlainTextResponse("This server does not know its public address; the log says why.\n", 403)
         try:
@@ -199,19 +199,19 @@ class Switchboard:
             return PlainTextResponse("The signature was used before.\n", 403)
 
     def _note_update(self, provider: Server, update: CallUpdate, log: Logger) -> None:
-        """Log what a webhook reports about a call; a call that is over needs no place."""
+        """Log what a webhook reports about a call; an ended call needs no place."""
         level = "WARNING" if update.failed else "INFO"
         detail = f": {update.detail[:UPDATE_LIMIT]}" if update.detail else ""
         log.log(level, "{} reports {}{}", provider.title, update.event[:UPDATE_LIMIT], detail)
         if update.ended and update.call_id:
-            # Where nothing is signed a stranger may say so, who has to know the id. A call that is running goes on.
+            # Where nothing is signed, a stranger who knows the id may report this. A running call continues.
             self.capacity.forget((provider.name, update.call_id))
             self.auth.replays.call_ended((provider.name, update.call_id))
 
     async def _answer(self, provider: Server, call: Call, request: Request, prefix: str, log: Logger) -> Response:
-        """Answer the webhook of a call: keep a place, make a token, render the document."""
+        """Answer the webhook of a call: reserve a place, issue a token, render the document."""
         stranger = None if self.auth.verifies(provider) else requests.address(request, self.config)
-        # A call that is running may finish, and so may go on with another stream.
+        # A running call may finish, which includes its next stream.
         is_closed = self.capacity.draining and not self.capacity.knows(call_key(call))
         if is_closed or not self.capacity.reserve(call, stranger=stranger):
             self._refusals.warning(log, "webhook answered busy", "draining" if is_closed else "every place is taken")
@@ -233,14 +233,14 @@ class Switchboard:
         return response
 
     async def _respond(self, answer: Answer, log: Logger) -> Response:
-        """Carry an answer out; where requests to the provider's API do that, they are sent first."""
+        """Carry out an answer: send its requests to the provider's API, then return its document."""
         for each in answer.requests:
             if not await self._send(each, log, "the webhook's answer"):
                 return PlainTextResponse("The provider's API did not take the answer.\n", 502)
         return _response(answer)
 
     async def _send(self, request: HttpRequest, log: Logger, what: str, *, settled: Container[int] = ()) -> bool:
-        """Send a request to a provider's API; false, with a line in the log, if it does not carry it out."""
+        """Send a request to a provider's API; log it and return false if it fails."""
         try:
             answer = await http.send(request, timeout_s=REST_TIMEOUT_S)
         except HttpError as error:
@@ -252,7 +252,7 @@ class Switchboard:
         return True
 
     async def _hang_up(self, provider: Server, call: Call, log: Logger) -> None:
-        """End the call by the provider's API, where closing its stream does not."""
+        """End the call by the provider's API, if closing its stream does not."""
         request = provider.hang_up(call, now=time.time())
         if request is None:
             return
@@ -260,7 +260,7 @@ class Switchboard:
         await self._send(request, log, "the call may still be up: its hang-up", settled=settled)
 
     def _remember(self, call: Call) -> None:
-        """Keep what the webhook said: some providers' streams name no numbers, and may come without a token."""
+        """Remember an announced call: some streams name no numbers, and may come without a token."""
         self._announced[call.provider, call.call_id] = call
         if len(self._announced) > REMEMBERED_CALLS:
             self._announced.popitem(last=False)
@@ -275,10 +275,10 @@ class Switchboard:
     def _guidance(self, request: WebhookRequest) -> str:
         paths = ", ".join(f"/{name}" for name in self.providers)
         other = self._other_path(request, None)
-        return f"This is the webhook of a voice bot, and no provider's call{other or ''}. Webhooks: {paths}\n"
+        return f"This is a voice bot's webhook, but the request is no provider's{other or ''}. Webhooks: {paths}\n"
 
     def _other_path(self, request: WebhookRequest, provider: Server | None) -> str | None:
-        """Return where a webhook that came to the wrong address would be answered, as the end of a sentence."""
+        """Say, as the end of a sentence, which path would answer a webhook that came to the wrong one."""
         for name in PROVIDERS:
             other = self.providers.get(name) or load_server(name, {})
             if other.recognises(request) and (provider is None or provider.name != name):
@@ -293,7 +293,7 @@ class Switchboard:
     # Streams
 
     async def stream(self, websocket: WebSocket, provider_name: str | None = None, token: str | None = None) -> None:
-        """Check who dials, accept the stream, and run the bot for it."""
+        """Check and accept a stream, and run the bot for it."""
         provider = self._stream_provider(provider_name)
         log = logger.bind(call="-")
         if provider is None and provider_name is not None:
@@ -309,14 +309,14 @@ class Switchboard:
             self._refusals.warning(log, "stream refused (403)", requests.with_hint(error))
             await requests.deny(websocket, 403, "The stream token or signature is missing or wrong.")
             return
-        # A caller who was told where to dial is let in, though the server has been asked to stop meanwhile.
+        # An announced call is still accepted while the server drains.
         is_closed = self.capacity.draining and announced is None
         place = None if is_closed else self.capacity.occupy(announced, is_stranger=is_stranger)
         if place is None:
             self._refusals.warning(log, "stream refused (503)", "draining" if is_closed else "every place is taken")
             await requests.deny(websocket, 503, "Every place is taken.")
             return
-        with self._line(announced, place) as close:
+        with self._recorded(announced, place) as close:
             known = self.providers.values() if provider is None else [provider]
             if await requests.accept(websocket, log, [each.subprotocol for each in known if each.subprotocol]):
                 await self._serve_stream(
@@ -324,8 +324,8 @@ class Switchboard:
                 )
 
     @contextmanager
-    def _line(self, announced: Call | None, place: Place) -> Iterator[Callable[[], None]]:
-        """Tell the gate when a stream has begun and ended; gives what says that it was closed."""
+    def _recorded(self, announced: Call | None, place: Place) -> Iterator[Callable[[], None]]:
+        """Record that a stream starts and ends; yields a function that records its close."""
         is_closed = False
 
         def close() -> None:
@@ -345,28 +345,28 @@ class Switchboard:
 
     def _admit(self, websocket: WebSocket, provider: Server | None, token: str | None) -> tuple[Call | None, bool]:
         """
-        Return the call that the stream's token was made for, and whether it is a stranger's stream.
+        Return the call that the stream's token was issued for, and whether it is a stranger's stream.
 
-        There is no call where no token is needed. A stranger's stream is one whose webhook nobody signed, or that
-        comes by a public address without a token.
+        Without a token there is no call. A stranger's stream is one whose webhook was not signed, or that came by a
+        public address without a token.
 
         Raises:
-            TokenError: If it needs a token, or has a bad one.
+            TokenError: If a token is missing or bad.
         """
         if token is not None and provider is not None:
             announcement = self.auth.tokens.redeem(token, provider.name)
             return announcement.call, not announcement.verified
         if provider is not None and provider.has_credentials(self._upgrade_request(websocket)):
-            return None, False  # What the user gave the provider instead of a token.
+            return None, False  # Credentials that the user gave the provider, instead of a token.
         if requests.needs_token(websocket, self.config):
             whose = requests.page(websocket)
             if requests.is_foreign_page(whose):
-                raise TokenError(f"a web page of {whose!r:.100} dials, and no telephone company does it from one")
+                raise TokenError(f"a web page of {whose!r:.100} dials; telephone companies do not")
             if provider is not None and not provider.has_webhook:
                 names = " and ".join(sorted(provider.credential_names, reverse=True))
                 what = "the stream carries no credentials, or wrong ones"
                 raise TokenError(what, hint=f"set {names} to what {provider.title} sends")
-            raise TokenError("the stream carries no token")
+            raise TokenError("the stream has no token")
         return None, requests.is_public(websocket, self.config)
 
     def _check_upgrade(self, websocket: WebSocket, provider: Server, log: Logger) -> None:
@@ -381,9 +381,11 @@ class Switchboard:
         except SignatureError as error:
             if self.config.verify == "enforce":
                 raise
-            # A missing signature is no sign of a mistake: a proxy may have removed it.
+            # A missing signature need not be a mistake: a proxy may have removed it.
             is_signed = any("signature" in name for name in websocket.headers)
-            log.log("WARNING" if is_signed else "DEBUG", "the stream is taken though {}", requests.with_hint(error))
+            log.log(
+                "WARNING" if is_signed else "DEBUG", "the stream is accepted although {}", requests.with_hint(error)
+            )
             return
         if matched is not None:
             log.debug("the upgrade's signature matches {}", matched)
@@ -434,7 +436,7 @@ class Switchboard:
             provider=known,
             announced=announced,
             verified=not is_stranger,
-            recall=lambda call_id: self._announced.get((name, call_id)),
+            find_announced=lambda call_id: self._announced.get((name, call_id)),
             hang_up=lambda call: self._hang_up(known, call, log),
             on_started=on_started,
             on_closed=close,
@@ -462,7 +464,7 @@ class Switchboard:
     # Addresses
 
     def _public_url(self, connection: HTTPConnection, *, websocket: bool) -> str:
-        """Return the URL that the provider signs: of the configured host, else of our own."""
+        """Return the URL that the provider signs: that of the configured host, else our own."""
         base = requests.signed_base(connection, self.config)
         if websocket:
             base = base.replace("http", "ws", 1)
@@ -471,7 +473,7 @@ class Switchboard:
         return f"{base}{path}?{query}" if query else f"{base}{path}"
 
     def _signed_for(self, provider: Server, asked: WebhookRequest, request: Request) -> str | None:
-        """Return the host that a refused webhook is signed for, if it is not what the server takes for its own."""
+        """Return the host that a refused webhook is signed for, if it is not the server's own."""
         if self.config.public_url is not None or _is_signed(provider, asked):
             return None
         rest = asked.url.removeprefix(requests.signed_base(request, self.config))
@@ -486,7 +488,7 @@ class Switchboard:
 def create_switchboard(
     bot: Bot, config: RunConfig | None = None, providers: dict[str, Server] | None = None
 ) -> Switchboard:
-    """Return what connects calls to `bot`, with pipecat prepared for it; `providers` if they are known already."""
+    """Return a switchboard for `bot`, with pipecat patched for it."""
     from wsvoice.runner.pipecat.patches import install
 
     config = config or RunConfig()

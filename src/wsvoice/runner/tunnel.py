@@ -33,7 +33,7 @@ def ngrok_tunnel(port: int) -> Iterator[str]:
     if not agent.exists():
         logger.info("ngrok's agent is not on this machine: it is downloaded to {}", agent)
     try:
-        # A download tells its progress on stdout, which is for data.
+        # A download writes its progress to stdout, which is for data.
         with redirect_stdout(StringIO()):
             tunnel = ngrok.connect(str(port), "http")
     except (PyngrokError, OSError) as error:
@@ -51,7 +51,7 @@ _OWN_ADDRESS = "or bring your own address with -x DOMAIN"
 
 
 def _refusal(error: Exception) -> ServerError:
-    """Tell what went wrong with the agent, and what mends that."""
+    """Return the error for a failed agent, with a hint that fits."""
     from pyngrok.exception import PyngrokNgrokInstallError, PyngrokSecurityError
 
     lines = str(getattr(error, "ngrok_error", None) or error).strip().splitlines()

@@ -1,10 +1,10 @@
-"""How long the caller waited for each answer, judged by the sound alone."""
+"""How long the caller waited for each answer, judged by sound alone."""
 
 from __future__ import annotations
 
 from wsvoice.audio import AUDIBLE_LEVEL, rms
 
-#: A pause in the bot's audio that is shorter than this belongs to the same answer.
+#: A shorter pause in the bot's audio belongs to the same answer.
 PAUSE_S = 0.5
 
 
@@ -12,7 +12,7 @@ class TurnTimer:
     """
     Measures from the last sound of the caller to the next first sound of the bot.
 
-    It looks at energy, not at messages: many bots send silence.
+    It measures energy instead of counting messages, because many bots send silence.
     """
 
     def __init__(self) -> None:

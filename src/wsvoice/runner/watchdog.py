@@ -1,7 +1,7 @@
 """
-A look at the event loop from a thread of its own, which a bot cannot hold up.
+A thread that watches the event loop, and that a bot cannot block.
 
-It names what blocks the loop, while every call is silent, and it ends a process that does not end by itself.
+It reports what blocks the loop while every call is silent, and it ends a process that does not end by itself.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from loguru import logger
 
 from wsvoice import isolation
 
-#: How often the loop shows that it turns, and how often that is looked at.
+#: How often the loop sends a heartbeat, and how often the thread checks for it.
 HEARTBEAT_S = 0.25
-#: How long it may not turn before that is worth a line.
+#: A shorter block is not reported.
 BLOCKED_S = 1.0
-#: When a block is told of that goes on; its end is told as well.
+#: When a block that continues is reported; its end is reported as well.
 STILL_BLOCKED_S = 5.0
-#: A loop that has not turned for this long will not see a second signal.
+#: A loop that has been blocked for this long does not handle a second signal.
 STUCK_S = 0.5
-#: How long the last lines may take to be written before the process is ended, and how long they normally take.
+#: How long the last lines may take to be written before the process ends, and how long they usually take.
 FLUSH_TIMEOUT_S, FLUSH_USUALLY_S = 1.0, 0.1
 
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
@@ -40,12 +40,12 @@ _OWN = str(Path(__file__).parents[1])
 
 class Watchdog:
     """
-    Looks at an event loop while it runs, and at the process until it has ended.
+    Watches an event loop while it runs, and the process until it has ended.
 
     Args:
-        folder: Where the bot's own source is; its lines are named rather than a library's.
-        calls: Returns the ids of the calls that are running.
-        on_blocked: Told of a block, in words; in the thread while it lasts.
+        folder: The folder of the bot's source, whose lines are reported rather than a library's.
+        calls: Returns the ids of the running calls.
+        on_blocked: Called with the report of a block; from the thread while it lasts.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Watchdog:
         self._thread_id = 0
         self._heartbeat = time.monotonic()
         self._timer: asyncio.TimerHandle | None = None
-        #: Where the loop was seen in the present block, and in whose call.
+        #: Where the loop was seen during the current block, and in which call.
         self._locations: Counter[str] = Counter()
         self._call = ""
         self._reported = False
@@ -87,16 +87,16 @@ class Watchdog:
 
     @property
     def is_stuck(self) -> bool:
-        """Whether the loop has not turned for a while."""
+        """Whether the loop is blocked."""
         return self._loop is not None and self._blocked_s() > STUCK_S
 
     def exit_within(self, timeout_s: float, exit_code: int) -> None:
-        """End the process if it has not ended by then; an earlier end that was asked for stays."""
+        """End the process after `timeout_s` unless it has ended; an earlier deadline stays."""
         at = time.monotonic() + timeout_s
         if self._exit_at is None or at < self._exit_at:
             self._exit_at, self._exit_code = at, exit_code
 
-    # In the loop
+    # In the event loop
 
     def _tick(self) -> None:
         self._note_heartbeat()
@@ -125,7 +125,7 @@ class Watchdog:
             self._check()
 
     def _rest_s(self, exit_at: float) -> float:
-        # A loop that turns may still end in order; one that does not may hold the very lock that writing a line takes.
+        # A loop that runs may still end normally; a blocked one may hold the lock that logging needs.
         return exit_at - (FLUSH_TIMEOUT_S if self.is_stuck else FLUSH_USUALLY_S) - time.monotonic()
 
     def _check(self) -> None:
@@ -153,13 +153,13 @@ class Watchdog:
         calls = len(self._calls())
         left = f", and so {'is 1 call' if calls == 1 else f'are {calls} calls'}" if calls else ""
         logger.error("the process did not stop in time; it is killed{}", left)
-        # The logs' sinks and a tunnel's agent are closed here.
+        # This closes the log's sinks and a tunnel's agent.
         atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError, AttributeError):
                 stream.flush()
 
-    # What is seen
+    # Reports
 
     def _blocked_s(self) -> float:
         return time.monotonic() - self._heartbeat - HEARTBEAT_S
@@ -173,9 +173,9 @@ class Watchdog:
         logger.bind(call=call).warning("{}", text)
 
     def _find_location(self, frame: FrameType | None) -> str | None:
-        """Say where the loop's thread is: in which line of the bot's, or else of a library's."""
+        """Return the line at which the loop's thread is: the bot's, or else a library's."""
         other: FrameType | None = None
-        # What runs the loop is nobody's block.
+        # Frames below the one that runs the loop are not of interest.
         while frame is not None and (file := frame.f_code.co_filename) != isolation.__file__:
             if self._is_bot_code(file):
                 return _location(frame)
@@ -201,7 +201,7 @@ def _location(frame: FrameType) -> str:
 
 
 def _call_of(loop: asyncio.AbstractEventLoop) -> str:
-    """Return the id of the call whose task runs; nothing if that cannot be told."""
+    """Return the id of the call whose task is running; empty if that is not known."""
     task = asyncio.current_task(loop)
     context = getattr(task, "get_context", None)
     running = None if context is None else context().get(isolation.current_bot)

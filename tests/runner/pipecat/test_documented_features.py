@@ -397,7 +397,7 @@ class TestVoiceDetection:
 
         run(main())
         assert bot.recorder.turns() == ["VADUserStartedSpeakingFrame", "VADUserStoppedSpeakingFrame"]
-        assert len(server[0].lines("the transport's is left unused")) == 1
+        assert len(server[0].lines("the transport's is not used")) == 1
 
     def test_turn_analyzer_holds_a_turn_open(self, serve: Serve) -> None:
         class SecondTime(BaseTurnAnalyzer):

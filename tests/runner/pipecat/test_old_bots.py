@@ -35,7 +35,7 @@ async def call(url: str, number: int, log: list[str]) -> None:
                 "pipecat.transports.network.fastapi_websocket is now pipecat.transports.websocket.fastapi",
                 "FastAPIWebsocketParams(vad_enabled=…) is now audio_in_enabled=…",
                 "FastAPIWebsocketParams(vad_audio_passthrough=…) is now audio_in_passthrough=…",
-                "FastAPIWebsocketParams(vad_analyzer=…) is older pipecat's: it works here",
+                "FastAPIWebsocketParams(vad_analyzer=…) is from older pipecat: it works here",
                 "TwilioFrameSerializer has no credentials: it does not hang up by itself",
             ],
         ),
@@ -44,7 +44,7 @@ async def call(url: str, number: int, log: list[str]) -> None:
             [
                 "pipecat.transports.network.fastapi_websocket is now pipecat.transports.websocket.fastapi",
                 "FastAPIWebsocketParams(camera_out_enabled=…) is now video_out_enabled=…",
-                "FastAPIWebsocketParams(vad_analyzer=…) is older pipecat's: it works here",
+                "FastAPIWebsocketParams(vad_analyzer=…) is from older pipecat: it works here",
             ],
         ),
     ],

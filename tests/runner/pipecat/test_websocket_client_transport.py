@@ -266,7 +266,7 @@ class TestWhenItFails:
             async with await asyncio.start_server(greet, "127.0.0.1", 0) as listening:
                 await dial(echo, f"ws://127.0.0.1:{listening.sockets[0].getsockname()[1]}")
 
-        with pytest.raises(ConnectError, match="is no WebSocket server"):
+        with pytest.raises(ConnectError, match="is not a WebSocket server"):
             asyncio.run(main())
 
     def test_the_bot_raises(self) -> None:

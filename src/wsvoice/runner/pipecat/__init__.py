@@ -1,7 +1,7 @@
 """
-Every contact of the runner with pipecat.
+All of the runner's contact with pipecat.
 
-A pipecat that has not been tested is held against :mod:`wsvoice.pipecat_contracts` when this package is first loaded.
+An untested pipecat is checked against :mod:`wsvoice.pipecat_contracts` when this package is first loaded.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ def is_supported(feature: str) -> bool:
     return feature not in _missing
 
 
-def _hold_against_contracts(version: str) -> None:
+def _check_contracts(version: str) -> None:
     global _missing
     try:
-        # It is needed in any case, and what is inherited is found only in classes that are loaded.
+        # It is needed anyway, and inherited methods are found only in loaded classes.
         importlib.import_module("pipecat.transports.websocket.fastapi")
         lost = missing(RUNNER_FEATURES, version)
         _missing = frozenset(feature.name for feature in lost)
@@ -33,12 +33,12 @@ def _hold_against_contracts(version: str) -> None:
         raise unusable(version, str(error)) from error
     if lost:
         logger.warning(
-            "pipecat {} is not one that this wsvoice was tested with, and some of what wsvoice relies on has changed. "
-            "Calls go on without it: {}",
+            "this wsvoice was not tested with pipecat {}, and some of what it relies on has changed. "
+            "Calls work without it: {}",
             version,
             "; ".join(f"{feature.name} ({feature.lost})" for feature in lost),
         )
 
 
 if not is_tested(pipecat.__version__):
-    _hold_against_contracts(pipecat.__version__)
+    _check_contracts(pipecat.__version__)

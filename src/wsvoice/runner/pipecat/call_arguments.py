@@ -1,4 +1,4 @@
-"""What a bot gets for a call: its arguments, and what ``create_transport`` returns."""
+"""What a bot is called with, and what ``create_transport`` returns."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _pipecat_create_transport = pipecat.runner.utils.create_transport
 @dataclass
 class CallArguments(WebSocketRunnerArguments):
     """
-    What a bot is called with.
+    A bot's argument for a call.
 
-    A ``WebSocketRunnerArguments``, so bots for pipecat's runner work as they are.
+    It is a ``WebSocketRunnerArguments``, so bots for pipecat's runner work unchanged.
 
     Attributes:
         call: The call: ids, numbers, direction, parameters.
-        transport: The ready-made :class:`CallTransport`, built when it is first asked for.
+        transport: The ready-made :class:`CallTransport`, built on first use.
     """
 
     call: Call = field(kw_only=True)
@@ -44,7 +44,7 @@ class CallArguments(WebSocketRunnerArguments):
 
     @property
     def transport(self) -> CallTransport:
-        """The ready-made transport; with audio both ways unless ``create_transport`` said otherwise."""
+        """The ready-made transport; by default with audio both ways."""
         if self._transport is None:
             self.use_transport(FastAPIWebsocketParams(audio_in_enabled=True, audio_out_enabled=True))
         assert self._transport is not None
@@ -62,8 +62,8 @@ async def create_transport(runner_args: Any, transport_params: TransportParams) 
     """
     Return the ready-made transport of a call, with the bot's params for its provider.
 
-    The same as ``pipecat.runner.utils.create_transport``, whose place it takes while a bot is served; arguments
-    that are not a call's go there.
+    While a bot is served it replaces ``pipecat.runner.utils.create_transport``, to which it passes arguments that are
+    not from wsvoice.
 
     Raises:
         ValueError: If `transport_params` has no entry for the call's provider.
@@ -71,7 +71,7 @@ async def create_transport(runner_args: Any, transport_params: TransportParams) 
     if not isinstance(runner_args, CallArguments):
         make_transport = getattr(runner_args, "make_transport", None)
         if make_transport is not None:
-            # The arguments of a plain client, or of a bot that serves or dials by itself.
+            # The arguments of one of the plain WebSocket transports.
             transport: BaseTransport = await make_transport(transport_params)
             return transport
         return await _pipecat_create_transport(runner_args, dict(transport_params))
@@ -94,10 +94,10 @@ async def create_transport(runner_args: Any, transport_params: TransportParams) 
 async def call_arguments(session: Session, handshake: list[str]) -> CallArguments:
     """Build a bot's arguments from the messages of the handshake, as pipecat's runner would."""
     call, socket = session.call, session.socket
-    # pipecat's parser reads two messages; some providers send one before their audio, and others may send more.
+    # pipecat's parser reads two messages; some providers send one before their audio, others may send more.
     messages = [*handshake, ""] if len(handshake) == 1 else handshake[-2:]
     if session.provider.known_to_pipecat:
-        messages = [_tidied(each) for each in messages]
+        messages = [_without_nulls(each) for each in messages]
     call_data = CallData(stream_id=call.stream_id, call_id=call.call_id)
     try:
         if session.provider.known_to_pipecat:
@@ -105,7 +105,7 @@ async def call_arguments(session: Session, handshake: list[str]) -> CallArgument
             if transport_type != "unknown":
                 call_data = parsed if isinstance(parsed, CallData) else CallData.model_validate(parsed)
     except (ValueError, TypeError, AttributeError) as error:
-        # It takes every field for what it should be; our own reader has found the ones that matter.
+        # It trusts the type of every field; our own reader has found the ones that matter.
         session.logger.warning("pipecat cannot read the start message: {}", type(error).__name__)
     if not call_data.from_number:
         call_data.from_number = call.from_number or None
@@ -113,7 +113,7 @@ async def call_arguments(session: Session, handshake: list[str]) -> CallArgument
         call_data.to_number = call.to_number or None
     call_data.body = {**call.parameters, **call_data.body}
     if is_supported("parsed-handshake"):
-        # pipecat keeps the parse here, so a later parse_telephony_websocket() in the bot gives the same.
+        # pipecat caches the result here, so a later parse_telephony_websocket() in the bot returns the same.
         setattr(socket, "_pipecat_parsed_telephony", (call.provider, call_data))  # noqa: B010
     else:
         setattr(socket, "iter_text", _Replay(messages, socket).iter_text)  # noqa: B010
@@ -130,8 +130,8 @@ async def call_arguments(session: Session, handshake: list[str]) -> CallArgument
     return arguments
 
 
-def _tidied(message: str) -> str:
-    """Return a start message without the fields that hold nothing, for which pipecat's parser has its defaults."""
+def _without_nulls(message: str) -> str:
+    """Return a start message without null fields, for which pipecat's parser has defaults."""
     content = json.loads(message) if message else {}
     start = content.get("start")
     if not isinstance(start, dict) or None not in start.values():
@@ -140,7 +140,7 @@ def _tidied(message: str) -> str:
 
 
 class _Replay:
-    """The messages that were read already, in the shape that pipecat's parser reads, and those of `socket` behind."""
+    """Messages that were already read, as pipecat's parser reads them, followed by those of `socket`."""
 
     def __init__(self, messages: list[str], socket: MediaSocket | None = None) -> None:
         self._messages = messages

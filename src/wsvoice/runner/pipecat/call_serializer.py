@@ -1,4 +1,4 @@
-"""The serializer of a call: a provider's messages as pipecat's frames, and back."""
+"""A call's serializer: converts between a provider's messages and pipecat's frames."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class CallSerializer(FrameSerializer):
     """
     Translates between pipecat's frames and a provider's messages.
 
-    The provider's rules are the :class:`~wsvoice.providers.base.Stream`'s; what is added here is the conversion
-    between the wire's format and the pipeline's rate, which holds back a few milliseconds and loses nothing.
+    The messages are the :class:`~wsvoice.providers.base.Stream`'s business; this adds the conversion between the wire's
+    format and the pipeline's rate, which holds back a few milliseconds and loses nothing.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -42,7 +42,7 @@ class CallSerializer(FrameSerializer):
         self._encoder_rate = 0
 
     async def setup(self, setup: FrameProcessorSetup) -> None:  # type: ignore[override]
-        """Take the pipeline's input rate."""
+        """Set the pipeline's input rate."""
         self.use_input_rate(setup.audio_in_sample_rate)
 
     def use_input_rate(self, sample_rate: int) -> None:
@@ -52,11 +52,11 @@ class CallSerializer(FrameSerializer):
             self._decoder = SteadyResampler(self._stream.format.sample_rate, sample_rate)
 
     async def deserialize(self, data: str | bytes) -> Frame | None:
-        """Return the frame that a message of the provider's stands for, or ``None``."""
+        """Return the frame for a provider's message, or ``None``."""
         return self.frame(self._stream.receive(data))
 
     async def serialize(self, frame: Frame) -> str | bytes | None:
-        """Return the message that stands for a frame, or ``None``."""
+        """Return the message for a frame, or ``None``."""
         if isinstance(frame, InterruptionFrame):
             return self._stream.send(Clear())
         if isinstance(frame, AudioRawFrame):
@@ -67,7 +67,7 @@ class CallSerializer(FrameSerializer):
         return None
 
     def frame(self, event: Event) -> Frame | None:
-        """Return the frame that an event stands for, or ``None``."""
+        """Return the frame for an event, or ``None``."""
         if isinstance(event, Audio):
             pcm = self._stream.format.decode(event.payload)
             if self._decoder is not None:
@@ -79,7 +79,7 @@ class CallSerializer(FrameSerializer):
             try:
                 return InputDTMFFrame(KeypadEntry(event.digit))
             except ValueError:
-                return None  # A to D: pipecat's keypad has no such keys.
+                return None  # A to D, which pipecat's keypad lacks.
         return None
 
     def encode(self, pcm: bytes, sample_rate: int) -> bytes:

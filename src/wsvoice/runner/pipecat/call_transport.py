@@ -53,29 +53,29 @@ if TYPE_CHECKING:
 
 #: Audio leaves in pieces of this length, the step of telephony itself.
 FRAME_MS = 20
-#: Without new audio for this long, an utterance is over: what the resampler holds is sent, then a mark.
+#: An utterance is over after this long without new audio: what the resampler holds is sent, then a mark.
 UTTERANCE_END_S = 0.06
-#: How many frames of the caller's may wait in the pipeline; a minute of audio in pieces of 20 ms.
+#: How many of the caller's frames may wait in the pipeline; a minute of audio in pieces of 20 ms.
 MAX_WAITING_FRAMES = 3000
-#: How many marks on their way are kept. A carrier that returns none must not fill the memory.
+#: How many pending marks are kept: a carrier that returns none must not fill the memory.
 MAX_MARKS = 1000
-#: How long a mixer's audio that nobody gets is held back.
+#: How long each piece of a mixer's audio is delayed while nobody receives it.
 IDLE_MIXER_S = 0.005
 
-#: What the pipeline tells of the caller's and the bot's speech, while it goes on and when it ends.
+#: Frames that report the caller's or the bot's speech, while it lasts and when it ends.
 _SPEECH_FRAMES = (UserSpeakingFrame, VADUserStoppedSpeakingFrame, BotSpeakingFrame, BotStoppedSpeakingFrame)
 
-#: How the names of the transport's own marks begin.
+#: The prefix of the transport's own marks.
 OWN_MARK = "wsvoice-"
 
 
 class CallClient(FastAPIWebsocketClient):
-    """pipecat's view of the caller; closing is left to the session, which plays out the last audio first."""
+    """pipecat's view of the caller; closing is left to the session, which first waits for the last audio."""
 
     def __init__(self, socket: MediaSocket, callbacks: Any, ws_close_timeout: float) -> None:
         super().__init__(cast(Any, socket), callbacks, ws_close_timeout)
         self._socket = socket
-        #: How many ends of the transport have not let go.
+        #: How many ends of the transport are connected.
         self._ends = 0
         self._is_closing = False
 
@@ -84,7 +84,7 @@ class CallClient(FastAPIWebsocketClient):
         self._ends += 1
 
     async def disconnect(self) -> None:
-        """Ask for the end of the call, once both ends of the transport have."""
+        """Ask for the end of the call, once both ends of the transport have disconnected."""
         self._ends -= 1
         if self._ends > 0 or self._is_closing:
             return
@@ -93,7 +93,7 @@ class CallClient(FastAPIWebsocketClient):
 
     @property
     def is_closing(self) -> bool:
-        """Whether the end of the call was asked for."""
+        """Whether the end of the call was requested."""
         return self._is_closing
 
     @property
@@ -108,7 +108,7 @@ class CallInputTransport(FastAPIWebsocketInputTransport):
     _transport: CallTransport
     _client: CallClient
     _params: FastAPIWebsocketParams
-    #: What listens to the audio, if the params ask for that; the patch ``input-vad`` puts it here.
+    #: Detects speech, if the params have a ``vad_analyzer``; set by the patch ``input-vad``.
     _wsvoice_speech_detector: SpeechDetector | None = None
 
     def __init__(
@@ -126,20 +126,20 @@ class CallInputTransport(FastAPIWebsocketInputTransport):
         self._serializer = serializer
         self._streaming = True
         self._loop = asyncio.get_running_loop()
-        #: When something happened that was not sound on the line, on the loop's clock.
+        #: When the last activity other than sound was, on the loop's clock.
         self._active_at = 0.0
-        #: Whether the pipeline itself tells when the caller speaks.
+        #: Whether the pipeline itself reports when the caller speaks.
         self._vad_in_pipeline = False
 
     async def start(self, frame: StartFrame) -> None:
         """Begin to receive."""
         self._streaming = self._params.audio_in_stream_on_start
-        # The output's setup has told the serializer the pipeline's rate again; the params may say another.
+        # The output's setup has set the pipeline's rate again; the params may have another.
         self._serializer.use_input_rate(self.sample_rate)
         await super().start(frame)
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        """Handle a frame; those that tell of speech keep the session's timeout from running."""
+        """Handle a frame; those that report speech restart the session timeout."""
         if isinstance(frame, _SPEECH_FRAMES):
             self._active_at = self._loop.time()
         elif isinstance(frame, SpeechControlParamsFrame) and frame.vad_params is not None:
@@ -149,35 +149,35 @@ class CallInputTransport(FastAPIWebsocketInputTransport):
         await super().process_frame(frame, direction)
 
     async def start_audio_in_streaming(self) -> None:
-        """Hand on the caller's audio from now on, if the params say not to from the start."""
+        """Pass the caller's audio on from now on, if ``audio_in_stream_on_start`` is off."""
         self._streaming = True
 
     if is_supported("session-timeout"):
 
         async def _monitor_websocket(self, timeout: float) -> None:
-            """Tell the bot of every silence of `timeout` seconds, once."""
+            """Report every silence of `timeout` seconds to the bot, once."""
             self._active_at = self._loop.time()
-            told: float | None = None
+            reported: float | None = None
             while True:
                 active_at = self._last_activity()
-                # After a silence that was told of, the next can be over only a timeout after what ended it.
-                wait_s = timeout if active_at == told else active_at + timeout - self._loop.time()
+                # After a reported silence, the next one begins with new activity.
+                wait_s = timeout if active_at == reported else active_at + timeout - self._loop.time()
                 if wait_s > 0:
                     await asyncio.sleep(wait_s)
                     continue
-                told = active_at
+                reported = active_at
                 await self._client.trigger_client_timeout()
 
     def _last_activity(self) -> float:
-        """Return when the caller or the bot last did something, on the loop's clock."""
-        turns, voice = self._socket.turns, self._wsvoice_speech_detector
+        """Return when the caller or the bot was last active, on the loop's clock."""
+        turns, detector = self._socket.turns, self._wsvoice_speech_detector
         moments = [self._active_at]
-        if voice is not None:
-            moments.append(voice.spoke_at or 0.0)
+        if detector is not None:
+            moments.append(detector.spoke_at or 0.0)
         elif not self._vad_in_pipeline:
             moments.append(turns.caller_sounded_at or 0.0)
         if turns.bot_sounded_at is not None and not self._params.audio_out_mixer:
-            # Until it is played, which is a little after it was sent. A mixer's background is no activity.
+            # Audio counts until it is played, a little after it was sent. A mixer's background is no activity.
             now = self._loop.time()
             queued_s = self._socket.pacer.queued_s(now)
             moments.append(now if queued_s and now - turns.bot_sounded_at <= queued_s else turns.bot_sounded_at)
@@ -211,28 +211,28 @@ class CallInputTransport(FastAPIWebsocketInputTransport):
 
 
 def waiting_frames(transport: BaseInputTransport) -> int:
-    """Return how many frames wait in an input and in the processors behind it, up to the bot's slowest."""
+    """Return how many frames wait in an input and in the processors behind it."""
     if not is_supported("backlog"):
         return 0
     count = transport._audio_in_queue.qsize() if transport._audio_task is not None else 0
     processor = transport.next
     while processor is not None:
-        # What comes in waits in the first of a processor's queues, whose name is private to pipecat's base class.
+        # Incoming frames wait in the first of a processor's queues, which is private to pipecat's base class.
         count += processor._FrameProcessor__input_queue.qsize()  # type: ignore[attr-defined]
         processor = processor.next
     return count
 
 
 def has_handler(transport: BaseTransport, event_name: str) -> bool:
-    """Whether the bot listens to an event; true where that cannot be known."""
+    """Whether the bot handles an event; true if that cannot be known."""
     return not is_supported("hang-up") or bool(transport._event_handlers[event_name].handlers)
 
 
 class WideCallInputTransport(CallInputTransport):
-    """The same for a bot that wants more than one channel: the caller is on each of them."""
+    """The same for bots that want more than one channel: the caller's audio is on each."""
 
     async def push_frame(self, frame: Frame, direction: FrameDirection = FrameDirection.DOWNSTREAM) -> None:
-        """Push a frame; the caller's audio goes on every channel."""
+        """Push a frame, with the caller's audio on every channel."""
         channels = self._params.audio_in_channels
         if isinstance(frame, InputAudioRawFrame) and frame.num_channels == 1:
             wide = np.repeat(np.frombuffer(frame.audio, "<i2"), channels).tobytes()
@@ -244,8 +244,8 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
     """
     The bot's audio on its way to the caller.
 
-    It leaves in steps of 20 ms by an absolute clock, at most the lead ahead of real time. When an utterance
-    is over, a mark follows it, so that its end can be waited for.
+    It is sent in steps of 20 ms by an absolute clock, ahead of real time by at most the lead. A mark follows each
+    utterance, so that its end can be awaited.
     """
 
     _transport: CallTransport
@@ -267,14 +267,14 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
         self._serializer = serializer
         self._wire = socket.stream.outbound_format
         self._frame_bytes = self._wire.bytes_for(FRAME_MS)
-        # What a bot makes of the caller's audio comes as rarely as that does.
+        # A bot that answers piece by piece sends as rarely as the caller's pieces come.
         self._utterance_end_s = max(UTTERANCE_END_S, 1.5 * socket.carrier_frame_ms / 1000)
         self._pending = bytearray()
         self._interruptions = 0
         #: Whether pipecat has yet to empty its queue, because of an interruption.
         self._interrupting = False
         self._last_write = 0.0
-        #: Whether a piece of audio is on its way, however long that takes.
+        #: Whether a piece of audio is being sent, however long that takes.
         self._writing = False
         self._wrote = asyncio.Event()
         self._utterance_task: asyncio.Task[None] | None = None
@@ -291,7 +291,7 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
         use_resampler(self, LowLatencyResampler)
 
     async def stop(self, frame: EndFrame) -> None:
-        """Send what is left, then let the session end the call."""
+        """Send the remaining audio, then let the session end the call."""
         await BaseOutputTransport.stop(self, frame)
         await self._stop_watching()
         await self._end_utterance()
@@ -331,7 +331,7 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
         """Send one piece of audio when its time has come; false if it was interrupted or nobody is there."""
         if not self._params.audio_out_enabled or self._client.is_closing or not self._client.is_connected:
             if self._params.audio_out_mixer:
-                # It makes audio without end, and nothing else would hold it back now.
+                # A mixer produces audio without end, and nothing else would slow it down now.
                 await asyncio.sleep(IDLE_MIXER_S)
             return False
         if self._interrupting and frame.interruptible:
@@ -344,7 +344,7 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
             self._writing = False
 
     async def write_dtmf(self, frame: OutputDTMFFrame | OutputDTMFUrgentFrame) -> None:
-        """Press keys: by the provider's own message where it has one, otherwise as tones."""
+        """Press keys: by the provider's own message if it has one, otherwise as tones."""
         if not self._params.audio_out_enabled or self._client.is_closing or not self._client.is_connected:
             return
         try:
@@ -353,7 +353,7 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
             await super().write_dtmf(frame)
 
     async def send_message(self, frame: OutputTransportMessageFrame | OutputTransportMessageUrgentFrame) -> None:
-        """Send a message of the bot's own."""
+        """Send a message that the bot made."""
         if not self._serializer.should_ignore_frame(frame):
             await self._socket.send_message(frame.message)
 
@@ -368,7 +368,7 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
                 await asyncio.sleep(wait_s)
                 if interruptions != self._interruptions:
                     return False
-                # The end of an utterance and the beginning of the next are sent by two tasks.
+                # The end of an utterance and the beginning of the next one are sent by two tasks.
                 continue
             payload = bytes(self._pending[:size])
             del self._pending[:size]
@@ -392,7 +392,7 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
             await self._end_utterance()
 
     async def _end_utterance(self) -> None:
-        """Send what the resampler holds, filled up with silence, and a mark behind it."""
+        """Send what the resampler holds, filled up with silence, and then a mark."""
         self._wrote.clear()
         self._pending += self._serializer.flush()
         missing = -len(self._pending) % self._frame_bytes
@@ -413,9 +413,9 @@ class CallTransport(FastAPIWebsocketTransport):
     """
     The ready-made transport of a call.
 
-    It is a ``FastAPIWebsocketTransport`` with all its params and events, and these besides:
+    It is a ``FastAPIWebsocketTransport`` with all its params and events, and adds:
 
-    - ``on_mark(transport, name, played)``: a mark that :meth:`send_mark` set came back; `played` is false if an
+    - ``on_mark(transport, name, played)``: a mark of :meth:`send_mark` was returned; `played` is false if an
       interruption cleared the audio before it.
     - :attr:`heard_ms`: how much of the bot's audio the caller has heard.
     """
@@ -446,7 +446,7 @@ class CallTransport(FastAPIWebsocketTransport):
             self, client, params, socket, serializer, name=output_name
         )
         self._register_event_handler("on_mark")
-        #: Marks on their way, with the milliseconds of audio before them; ``None`` once that was cleared.
+        #: Pending marks, with the milliseconds of audio before them; ``None`` once that was cleared.
         self._marks: dict[str, float | None] = {}
         self._mark_count = 0
         self._confirmed_ms = 0.0
@@ -462,16 +462,16 @@ class CallTransport(FastAPIWebsocketTransport):
     async def _caller_left(self, websocket: Any) -> None:
         await self._call_event_handler("on_client_disconnected", websocket)
         if not has_handler(self, "on_client_disconnected"):
-            # Nobody else would end the pipeline, and the caller is gone.
+            # Nothing else would end the pipeline.
             await self._input.push_frame(CancelWorkerFrame(reason="the caller hung up"))
 
     @property
     def heard_ms(self) -> float:
-        """Milliseconds of the bot's audio that the caller has heard, by the playback clock and the marks."""
+        """How much of the bot's audio the caller has heard, by the playback clock and the marks."""
         return max(self._confirmed_ms, self._socket.heard_ms)
 
     async def send_mark(self, name: str) -> None:
-        """Ask for ``on_mark`` once all audio that was sent so far has been played, or was cleared."""
+        """Request ``on_mark`` once all audio sent so far has been played or cleared."""
         self._marks[name] = self._socket.playable_ms
         if len(self._marks) > MAX_MARKS:
             del self._marks[next(iter(self._marks))]
@@ -483,13 +483,13 @@ class CallTransport(FastAPIWebsocketTransport):
         await self.send_mark(f"{OWN_MARK}{self._mark_count}")
 
     def marks_cleared(self) -> None:
-        """Note that what the marks on their way stand behind is not going to be heard."""
+        """Note that the audio before the pending marks was cleared."""
         self._marks = dict.fromkeys(self._marks)
 
     async def mark_returned(self, name: str) -> None:
-        """Take a mark that came back; the providers send a cleared one back like a played one."""
+        """Handle a returned mark; the providers return a cleared one like a played one."""
         if name not in self._marks:
-            return  # Nobody set it, or it is back already.
+            return  # It was never sent, or is returned already.
         position_ms = self._marks.pop(name)
         if position_ms is not None:
             self._confirmed_ms = max(self._confirmed_ms, position_ms)
@@ -498,14 +498,14 @@ class CallTransport(FastAPIWebsocketTransport):
 
 
 def _telephone_params(params: FastAPIWebsocketParams) -> FastAPIWebsocketParams:
-    """Return a copy with what a call needs where the bot said nothing: 20 ms chunks, no blind silence at the end."""
+    """Return a copy with defaults for a call: 20 ms chunks, no silence at the end."""
     chosen = params.model_fields_set
-    # The line has one channel; frames with more are mixed down one by one.
+    # A telephone has one channel; frames with more are mixed down one by one.
     update: dict[str, Any] = {"add_wav_header": False, "audio_out_channels": 1}
     if "audio_out_10ms_chunks" not in chosen:
         update["audio_out_10ms_chunks"] = FRAME_MS // 10
     if "audio_out_end_silence_secs" not in chosen:
-        # pipecat sends two seconds of silence so that the last words are not cut; the session waits for a mark.
+        # pipecat sends two seconds of silence so that the last words are not cut off; the session waits for a mark.
         update["audio_out_end_silence_secs"] = 0
     return params.model_copy(update=update)
 

@@ -1,4 +1,4 @@
-"""Resamplers that hold little audio back, in the place of pipecat's own."""
+"""Resamplers with little delay, which replace pipecat's own."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class SteadyResampler:
     """
     A resampler that returns as much audio as it takes, from the first piece on.
 
-    :class:`~wsvoice.audio.Resampler` holds a few milliseconds back, so its first piece comes out short, and whoever
-    sends whole frames of 20 ms would then wait for the next one: a delay of 20 ms instead of five. Here each
-    utterance begins with that much silence instead.
+    :class:`~wsvoice.audio.Resampler` holds a few milliseconds back, so its first piece is short, and a sender of whole
+    frames of 20 ms would have to wait for the next one: a delay of 20 ms instead of five. Here each utterance begins
+    with that much silence instead.
     """
 
     def __init__(self, in_rate: int, out_rate: int) -> None:
         self._resampler = Resampler(in_rate, out_rate)
-        #: How many samples of silence, at the input's rate, an utterance begins with.
+        #: How many samples of silence at the input's rate precede an utterance.
         self.delay_samples = math.ceil(self._resampler.delay_ms * in_rate / 1000)
         self._begun = False
 
@@ -31,26 +31,26 @@ class SteadyResampler:
         """Convert a piece of s16le audio."""
         if not self._begun:
             self._begun = True
-            # A first sample or two may come out already; without them every piece has its exact length.
+            # Drop the first samples, if any, so that every piece has its exact length.
             self._resampler.process(bytes(2 * self.delay_samples))
         return self._resampler.process(pcm)
 
     def flush(self) -> bytes:
-        """Return what is held back; what comes next is a new utterance."""
+        """Return what is held back; a new utterance follows."""
         if not self._begun:
             return b""
         self._begun = False
         return self._resampler.flush()
 
     def reset(self) -> None:
-        """Forget what is held back; what comes next is a new utterance."""
+        """Drop what is held back; a new utterance follows."""
         self._begun = False
         self._resampler.reset()
 
 
 class LowLatencyResampler(BaseAudioResampler):
     """
-    :class:`wsvoice.audio.Resampler` as pipecat wants one.
+    :class:`wsvoice.audio.Resampler` with pipecat's interface.
 
     pipecat's own holds back 120 to 160 ms at telephone rates.
     """
@@ -60,7 +60,7 @@ class LowLatencyResampler(BaseAudioResampler):
         self._rates = (0, 0)
 
     async def resample(self, audio: bytes, in_rate: int, out_rate: int) -> bytes:
-        """Convert s16le audio; at a change of rates what was held back comes first."""
+        """Convert s16le audio; after a change of rates, what was held back comes first."""
         if in_rate == out_rate:
             return audio
         tail = b""
@@ -75,19 +75,19 @@ class LowLatencyResampler(BaseAudioResampler):
         return self._resampler.flush() if self._resampler is not None else b""
 
     async def reset(self) -> None:
-        """Forget what is held back."""
+        """Drop what is held back."""
         if self._resampler is not None:
             self._resampler.reset()
 
 
 class UtteranceResampler(LowLatencyResampler):
     """
-    A resampler whose utterances are told apart by the pauses between them.
+    A resampler that separates utterances by the pauses between them.
 
-    The few milliseconds that are held back when the bot falls silent must not come out with its next words.
+    The few milliseconds that are held back when the bot falls silent must not be sent with its next words.
     """
 
-    #: pipecat's own resampler waits as long.
+    #: As in pipecat's own resampler.
     PAUSE_S = 0.2
 
     def __init__(self) -> None:
@@ -104,7 +104,7 @@ class UtteranceResampler(LowLatencyResampler):
 
 
 def use_resampler(output: BaseOutputTransport, kind: type[BaseAudioResampler]) -> None:
-    """Make pipecat's media senders resample without holding audio back, as its own resampler does."""
+    """Make pipecat's media senders use a resampler with little delay."""
     if is_supported("low-latency"):
         for sender in output._media_senders.values():
             sender._resampler = kind()

@@ -1,4 +1,4 @@
-"""The transport of ``-t websocket-client``: that of a bot that dials out."""
+"""The transport of ``-t websocket-client``: a bot that connects to a server."""
 
 from __future__ import annotations
 
@@ -54,22 +54,22 @@ if is_supported("dial-transport"):
 CONNECT_TIMEOUT_S = 10.0
 
 
-#: What a server closes with that does not part in good order; https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1
+#: Close codes by which a server reports an error, and what they mean; https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1
 CLOSED_FOR_ERROR = {
-    1002: "it takes what was sent for a breach of the WebSocket protocol",
-    1003: "it does not take data of this kind",
-    1007: "it takes what was sent for garbled",
-    1008: "it may not want this client; its log may say more",
-    1009: "a message was larger than it takes",
-    1011: "something failed in it; its log may say more",
+    1002: "it reports a violation of the WebSocket protocol",
+    1003: "it does not accept data of this kind",
+    1007: "it reports malformed data",
+    1008: "it refuses this client; its log may say more",
+    1009: "a message was larger than it accepts",
+    1011: "it failed; its log may say more",
 }
 
 
 class Outcome:
     """
-    Whether the server could be reached, and parted in good order.
+    Whether the server could be reached, and closed normally.
 
-    It is kept for the runner, because a pipeline only logs its errors.
+    The runner needs it because a pipeline only logs its errors.
     """
 
     def __init__(self) -> None:
@@ -78,18 +78,18 @@ class Outcome:
         self.closed = asyncio.Event()
 
     def fail(self, error: ConnectError) -> None:
-        """Note why it could not."""
+        """Note why the server could not be reached."""
         self.error = error
         self.failed.set()
 
 
 class OutboundSession(WebsocketClientSession):
-    """pipecat's connection, with an error that does not go unnoticed."""
+    """pipecat's connection, which reports its error."""
 
     outcome: Outcome
 
     async def disconnect(self) -> None:
-        """Close the connection, once both ends of the transport have let go."""
+        """Close the connection, once both ends of the transport have disconnected."""
         await super().disconnect()
         if not self.is_connected:
             self.outcome.closed.set()
@@ -99,10 +99,10 @@ class OutboundSession(WebsocketClientSession):
         @acquires("connection")
         async def connect(self) -> None:
             """
-            Dial, once for both ends of the transport.
+            Connect, once for both ends of the transport.
 
             Raises:
-                ConnectError: If nobody answers, or the server turns the bot away.
+                ConnectError: If the server does not answer, or refuses the bot.
             """
             try:
                 self._websocket = cast(
@@ -124,7 +124,7 @@ class OutboundSession(WebsocketClientSession):
 
 
 class OutboundInputTransport(WebsocketClientInputTransport):
-    """What the server sends, as frames."""
+    """The server's messages, as frames."""
 
     _params: WebsocketClientParams
 
@@ -135,15 +135,15 @@ class OutboundInputTransport(WebsocketClientInputTransport):
         self._started = asyncio.Event()
 
     async def start(self, frame: StartFrame) -> None:
-        """Begin to take what has come since the connection was opened."""
+        """Begin to read the messages that have come since the connection was opened."""
         await super().start(frame)
         self._started.set()
 
     async def on_message(self, websocket: Any, message: Any) -> None:
-        """Take one message; one that cannot be read is left out."""
+        """Handle one message; an unreadable one is left out."""
         if self._params.serializer is None:
             return
-        # The connection is open before the pipeline is; a server that speaks first is heard all the same.
+        # The connection opens before the pipeline has started; the first messages wait until then.
         await self._started.wait()
         frame = await read_frame(self._params.serializer, message, self._note_fault)
         if frame is not None:
@@ -156,7 +156,7 @@ class OutboundInputTransport(WebsocketClientInputTransport):
 
 
 class OutboundOutputTransport(WebsocketClientOutputTransport):
-    """What the bot says, as messages."""
+    """The bot's frames, as messages."""
 
     def __init__(
         self, transport: OutboundTransport, session: WebsocketClientSession, params: WebsocketClientParams
@@ -165,12 +165,12 @@ class OutboundOutputTransport(WebsocketClientOutputTransport):
         self._activity = transport.activity
 
     async def set_transport_ready(self, frame: StartFrame) -> None:
-        """Begin to send, without delay where rates differ."""
+        """Begin to send, with a resampler of little delay."""
         await super().set_transport_ready(frame)
         use_resampler(self, UtteranceResampler)
 
     async def send_message(self, frame: OutputTransportMessageFrame | OutputTransportMessageUrgentFrame) -> None:
-        """Send a message that is no audio."""
+        """Send a message other than audio."""
         self._activity.note()
         await super().send_message(frame)
 
@@ -182,7 +182,7 @@ class OutboundOutputTransport(WebsocketClientOutputTransport):
 
 class OutboundTransport(WebsocketClientTransport):
     """
-    The ready-made transport of a bot that dials out.
+    The ready-made transport of a bot that connects to a server.
 
     It is pipecat's ``WebsocketClientTransport`` with all its params and events. If the bot has no handler for
     ``on_disconnected``, its pipeline ends when the server closes.
@@ -225,7 +225,7 @@ class OutboundTransport(WebsocketClientTransport):
         code, reason = getattr(websocket, "close_code", None), getattr(websocket, "close_reason", None)
         logger.info("the server closed the connection ({})", code)
         if code in CLOSED_FOR_ERROR:
-            # Not a failure to connect: the bot may do what it does after a conversation.
+            # `failed` is not set: the bot may finish its work after the conversation.
             where = without_secrets(self._session._uri)
             why = f": {one_line(reason)}" if reason else ""
             error = ConnectError(f"{where} closed the connection with {code}{why}", hint=CLOSED_FOR_ERROR[code])
@@ -242,13 +242,13 @@ class OutboundTransport(WebsocketClientTransport):
 @dataclass
 class OutboundArguments(RunnerArguments):
     """
-    What a bot is called with that dials out.
+    The argument of a bot that connects to a server.
 
     Attributes:
         uri: The server's address.
-        headers: What is sent to it in the handshake.
-        transport: The ready-made :class:`OutboundTransport` (pipecat's own where that is not supported), built on first
-            use.
+        headers: Sent in the handshake.
+        transport: The ready-made :class:`OutboundTransport` (pipecat's own if that is not supported),
+            built on first use.
         outcome: Whether the server could be reached.
     """
 
@@ -259,25 +259,25 @@ class OutboundArguments(RunnerArguments):
 
     @property
     def call(self) -> Call:
-        """The session as a call, for a bot that serves the telephone as well; nobody has a number."""
+        """The session as a call without numbers, for bots that also serve the telephone."""
         return Call(provider="websocket-client", call_id=self.session_id or "", direction="outbound")
 
     @property
     def transport(self) -> WebsocketClientTransport:
-        """The ready-made transport; bare audio both ways unless ``create_transport`` said otherwise."""
+        """The ready-made transport; by default with audio both ways, without WAV headers."""
         if self._transport is None:
-            # pipecat's params send a WAV header with every piece by default, which most servers take for sound.
+            # By default pipecat's params add a WAV header to every piece, which most servers would play as sound.
             return self.use_transport(
                 WebsocketClientParams(audio_in_enabled=True, audio_out_enabled=True, add_wav_header=False)
             )
         return self._transport
 
     def use_transport(self, params: WebsocketClientParams) -> WebsocketClientTransport:
-        """Build the transport with the bot's own params; headers of the command line go before its own."""
+        """Build the transport with the bot's own params; headers of the command line take precedence."""
         headers = {**(params.additional_headers or {}), **self.headers}
         update: dict[str, Any] = {"additional_headers": headers or None}
         if "audio_out_end_silence_secs" not in params.model_fields_set:
-            # pipecat ends with two seconds of silence in one message, larger than servers take.
+            # pipecat ends with two seconds of silence in one message, which is larger than servers accept.
             update["audio_out_end_silence_secs"] = 0
         params = with_serializer(params.model_copy(update=update))
         if is_supported("dial-transport"):
@@ -288,19 +288,19 @@ class OutboundArguments(RunnerArguments):
         return self._transport
 
     async def make_transport(self, transport_params: TransportParams) -> BaseTransport:
-        """Return the transport with the params for ``websocket-client``; what ``create_transport`` calls."""
+        """Return the transport with the params for ``websocket-client``; called by ``create_transport``."""
         names = ("websocket-client", "websocket")
         return self.use_transport(pick_params(transport_params, names, WebsocketClientParams))
 
     async def silence(self, timeout_s: float) -> None:
-        """Wait until neither end has said anything for a while; for ever if the transport is not ours."""
+        """Wait until neither end has been active for `timeout_s`; for ever if the transport is not ours."""
         if isinstance(self._transport, OutboundTransport):
             await self._transport.activity.silence(timeout_s)
         else:
             await asyncio.Event().wait()
 
     async def end_pipeline(self, reason: str) -> bool:
-        """End the pipeline; false if there is none, or it has a transport that is not ours."""
+        """End the pipeline; false if there is none, or its transport is not ours."""
         if not isinstance(self._transport, OutboundTransport) or not self._transport.is_connected:
             return False
         await self._transport.end(reason)
@@ -308,7 +308,7 @@ class OutboundArguments(RunnerArguments):
 
 
 def _wait_for_start(receiver: Any) -> None:
-    """Make pipecat's own input take no message before it has started: it could not, and would be deaf from then on."""
+    """Make pipecat's own input read no message before it has started, because that would end its reader."""
     started = asyncio.Event()
     start, on_message = receiver.start, receiver.on_message
 
@@ -331,7 +331,7 @@ def outbound_arguments(
 
 
 def connect_error(uri: str, error: Exception) -> ConnectError:
-    """Say in one line why a server could not be reached, and what may mend it."""
+    """Return the error for a server that could not be reached, with a hint."""
     where = without_secrets(uri)
     if isinstance(error, InvalidStatus):
         status = error.response.status_code
@@ -350,10 +350,10 @@ def connect_error(uri: str, error: Exception) -> ConnectError:
         return ConnectError(f"the host of {where} is unknown: {error.strerror}", hint="check --url")
     if isinstance(error, ssl.SSLError):
         return ConnectError(
-            f"{where} has no TLS that can be trusted: {error.reason or error}",
+            f"{where} has no trusted TLS certificate: {error.reason or error}",
             hint="check the scheme: ws:// is without TLS",
         )
     if isinstance(error, OSError):
         reason = os.strerror(error.errno) if error.errno else error
         return ConnectError(f"{where} cannot be reached: {reason}", hint="start the server first, or check --url")
-    return ConnectError(f"{where} is no WebSocket server: {error}", hint="check --url")
+    return ConnectError(f"{where} is not a WebSocket server: {error}", hint="check --url")

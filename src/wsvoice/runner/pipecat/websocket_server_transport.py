@@ -1,4 +1,4 @@
-"""The transport of ``-t websocket-server``: pipecat's single-client server, at a port that is ours."""
+"""The transport of ``-t websocket-server``: pipecat's single-client server, on wsvoice's own port."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _pipecat_serve: Any = getattr(pipecat_server, "websocket_serve", None)
 
 
 class ServerInputTransport(SingleClientWebsocketServerInputTransport):
-    """What the client sends, as frames."""
+    """The client's messages, as frames."""
 
     _transport: ServerTransport
     _params: SingleClientWebsocketServerParams
@@ -79,7 +79,7 @@ class ServerInputTransport(SingleClientWebsocketServerInputTransport):
         self._websocket = None
 
     async def _monitor_websocket(self, websocket: ServerConnection, session_timeout: int) -> None:
-        # By the name of pipecat's, which it stands in for; it is called from here only.
+        # Overrides pipecat's method of this name; it is only called from here.
         while True:
             await self._transport.activity.silence(session_timeout)
             await self._callbacks.on_session_timeout(websocket)
@@ -87,12 +87,12 @@ class ServerInputTransport(SingleClientWebsocketServerInputTransport):
 
 
 class ServerOutputTransport(SingleClientWebsocketServerOutputTransport):
-    """What the bot says, as messages."""
+    """The bot's frames, as messages."""
 
     _transport: ServerTransport
 
     async def set_transport_ready(self, frame: StartFrame) -> None:
-        """Begin to send, without delay where rates differ."""
+        """Begin to send, with a resampler of little delay."""
         await super().set_transport_ready(frame)
         use_resampler(self, UtteranceResampler)
 
@@ -112,10 +112,9 @@ class ServerTransport(SingleClientWebsocketServerTransport):
     """
     The ready-made transport of a bot that serves one client at a time on a port of its own.
 
-    It is pipecat's ``SingleClientWebsocketServerTransport`` (``WebsocketServerTransport`` by its older name) with
-    all its params and events. A new client takes the place of the one before, where pipecat's turns it away; the
-    serializer is the protobuf one if the params name none; ``session_timeout`` counts seconds without activity, and
-    for every client.
+    It is pipecat's ``SingleClientWebsocketServerTransport`` (formerly ``WebsocketServerTransport``) with all its params
+    and events. A new client replaces the previous one, where pipecat's refuses it; the default serializer is the
+    protobuf one; ``session_timeout`` counts seconds without activity, and works for every client.
     """
 
     def __init__(
@@ -147,13 +146,12 @@ class ServerTransport(SingleClientWebsocketServerTransport):
 @dataclass
 class ServerArguments(RunnerArguments):
     """
-    What a bot is called with that serves one client at a time.
+    The argument of a bot that serves one client at a time.
 
     Attributes:
-        host: Where it listens.
-        port: On which port.
-        transport: The ready-made :class:`ServerTransport` (pipecat's own where that is not supported), built when
-            it is first asked for.
+        host: The host that it listens on.
+        port: The port that it listens on.
+        transport: The ready-made :class:`ServerTransport` (pipecat's own if that is not supported), built on first use.
     """
 
     host: str
@@ -162,12 +160,12 @@ class ServerArguments(RunnerArguments):
 
     @property
     def call(self) -> Call:
-        """The session as a call, for a bot that serves the telephone as well; nobody has a number."""
+        """The session as a call without numbers, for bots that also serve the telephone."""
         return Call(provider="websocket-server", call_id=self.session_id or "")
 
     @property
     def transport(self) -> SingleClientWebsocketServerTransport:
-        """The ready-made transport; with audio both ways unless ``create_transport`` said otherwise."""
+        """The ready-made transport; by default with audio both ways."""
         if self._transport is None:
             return self.use_transport(SingleClientWebsocketServerParams(audio_in_enabled=True, audio_out_enabled=True))
         return self._transport
@@ -179,7 +177,7 @@ class ServerArguments(RunnerArguments):
         return self._transport
 
     async def make_transport(self, transport_params: TransportParams) -> BaseTransport:
-        """Return the transport with the params for ``websocket-server``; what ``create_transport`` calls."""
+        """Return the transport with the params for ``websocket-server``; called by ``create_transport``."""
         names = ("websocket-server", "websocket")
         return self.use_transport(pick_params(transport_params, names, SingleClientWebsocketServerParams))
 
@@ -188,20 +186,20 @@ def take_over_port(server: SingleClientServer) -> None:
     """
     Let pipecat's server transports serve at `server`, even those that a bot builds itself.
 
-    The port then stays open from one run of the bot to the next, and a client that comes in between is not lost.
+    The port then stays open between runs of the bot, so that a client that comes in between is not lost.
 
     Raises:
-        ConfigError: If this pipecat opens its port in another way.
+        ConfigError: If this pipecat opens its port differently.
     """
     if not is_supported("server-port"):
-        raise unusable(pipecat.__version__, "-t websocket-server needs what has changed in it")
+        raise unusable(pipecat.__version__, "what -t websocket-server relies on has changed")
 
     def serve(
         handler: Handler, host: str, port: int, *, origins: Sequence[str] | None = None, **options: Any
     ) -> AbstractAsyncContextManager[Any]:
         if port == server.port:
             return server.serve(handler, origins)
-        logger.warning("the bot listens on {}:{} by itself, and not on port {}", host, port, server.port)
+        logger.warning("the bot listens on {}:{}, not on port {}", host, port, server.port)
         own: AbstractAsyncContextManager[Any] = _pipecat_serve(handler, host, port, origins=origins, **options)
         return own
 
@@ -214,7 +212,7 @@ def restore_port() -> None:
 
 
 def event_tasks(handler: Handler) -> set[asyncio.Task[Any]]:
-    """Return the event handlers that run in the transport that `handler` belongs to."""
+    """Return the running event handlers of the transport that `handler` belongs to."""
     transport = getattr(_input_of(handler), "_transport", None)
     return {task for _, task in getattr(transport, "_event_tasks", ())}
 

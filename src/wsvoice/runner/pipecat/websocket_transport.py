@@ -1,8 +1,8 @@
 """
-The transport of plain WebSocket clients, and the arguments that a bot gets for one.
+The transport of ``-t websocket``, for plain WebSocket clients, and a bot's arguments for one.
 
-What the transports of this package that are no calls have in common is here too: messages that a serializer cannot
-read are counted and left out, a WAV header is taken off, and the session timeout waits for silence.
+Also what the three plain transports share: messages that a serializer cannot read are counted and left out, a WAV
+header is removed, and the session timeout waits for silence.
 """
 
 from __future__ import annotations
@@ -68,30 +68,30 @@ def allowed_origins() -> list[str]:
     return FastAPIWebsocketParams().allowed_origins
 
 
-# -- What is sent, and what arrives --
+# -- Messages --
 
-#: How far a client's audio may be ahead of real time, in seconds. A telephone's is what was said; a program may send
-#: a recording, and pipecat's own clients send twice as fast as they speak.
+#: How far a client's audio may be ahead of real time, in seconds. A program may send a recording, and pipecat's own
+#: clients send twice as fast as they speak.
 CLIENT_AHEAD_S = 60.0
 #: The rates that audio may have, in hertz.
 MIN_RATE, MAX_RATE = 8000, 48000
-#: How many frames may wait in the pipeline before the next is taken; five seconds of audio in pieces of 20 ms.
+#: How many frames may wait in the pipeline before the next one is read; five seconds of audio in pieces of 20 ms.
 MAX_WAITING_FRAMES = 250
 
-#: What a protobuf frame of pipecat's can begin with: its fields 1 to 5, of bytes.
+#: The first byte of pipecat's protobuf frames: fields 1 to 5, of type bytes.
 _FRAME_TAGS = frozenset(field << 3 | 2 for field in range(1, 6))
 
 
 class ClientSerializer(ProtobufFrameSerializer):
     """
-    pipecat's protobuf serializer, which is the one of its client libraries.
+    pipecat's protobuf serializer, which its client libraries use.
 
-    Frames that it has no message for are left out without a warning each, and a message that is no frame is an
-    error instead of a line in the log each.
+    Frames without a message are left out without a warning each, and an unreadable message is an error instead of a
+    line in the log.
     """
 
     async def serialize(self, frame: Frame) -> str | bytes | None:
-        """Return the message that stands for a frame, or ``None``."""
+        """Return the message for a frame, or ``None``."""
         own = isinstance(frame, (OutputTransportMessageFrame, OutputTransportMessageUrgentFrame))
         if not own and type(frame) not in self.SERIALIZABLE_TYPES:
             return None
@@ -99,21 +99,21 @@ class ClientSerializer(ProtobufFrameSerializer):
 
     async def deserialize(self, data: str | bytes) -> Frame | None:
         """
-        Return the frame that a message stands for.
+        Return the frame of a message.
 
         Raises:
-            ValueError: If it is none.
+            ValueError: If it has none.
         """
         if isinstance(data, str) or data[:1] == b"" or data[0] not in _FRAME_TAGS:
-            raise ValueError("it is no protobuf frame")
+            raise ValueError("it is not a protobuf frame")
         return await super().deserialize(data)
 
 
 async def read_frame(serializer: FrameSerializer, message: str | bytes, note_fault: NoteFault) -> Frame | None:
     """
-    Return the frame that a message stands for, or ``None``.
+    Return the frame of a message, or ``None``.
 
-    One message that cannot be read must not make the bot deaf for all that follow.
+    An unreadable message must not keep the bot from receiving those that follow.
     """
     try:
         frame = await serializer.deserialize(message)
@@ -130,7 +130,7 @@ async def read_frame(serializer: FrameSerializer, message: str | bytes, note_fau
 
 
 def without_wav_header(frame: InputAudioRawFrame) -> InputAudioRawFrame:
-    """Return the frame with bare PCM; a client with ``add_wav_header`` puts a whole WAV file into each."""
+    """Return the frame with bare PCM; a client with ``add_wav_header`` sends a whole WAV file in each."""
     if frame.audio[:4] != b"RIFF" or frame.audio[8:12] != b"WAVE":
         return frame
     try:
@@ -140,19 +140,19 @@ def without_wav_header(frame: InputAudioRawFrame) -> InputAudioRawFrame:
             audio = wav.readframes(wav.getnframes())
             return InputAudioRawFrame(audio, wav.getframerate(), wav.getnchannels())
     except (wave.Error, EOFError):
-        # Sound that happens to begin like a header.
+        # Audio that happens to begin like a header.
         return frame
 
 
 class FrameReceiver:
     """
-    The way of what one connection sends into the pipeline: no faster than it may come, or than the bot takes it.
+    Pushes received frames into the pipeline, no faster than real time and the bot allow.
 
     Args:
-        transport: The input that it comes to.
-        activity: What is told of it.
-        note_fault: Takes what is left out.
-        is_gone: Whether the other end has left; what has come until then is no longer held back.
+        transport: The input that receives them.
+        activity: Notes the activity.
+        note_fault: Counts what is left out.
+        is_gone: Whether the other end has left; then nothing is held back any more.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class FrameReceiver:
         self._input_limit = InputLimit(CLIENT_AHEAD_S)
 
     async def push(self, frame: Frame) -> None:
-        """Put what arrived into the pipeline, as pipecat's own transports do."""
+        """Push a frame into the pipeline, as pipecat's own transports do."""
         while waiting_frames(self._transport) > MAX_WAITING_FRAMES and not self._is_gone():  # noqa: ASYNC110 - many queues
             await asyncio.sleep(0.02)
         if isinstance(frame, InputAudioRawFrame):
@@ -186,7 +186,7 @@ class FrameReceiver:
 
 
 class ClientInputTransport(FastAPIWebsocketInputTransport):
-    """What the client sends, as frames."""
+    """The client's messages, as frames."""
 
     _transport: ClientTransport
     _client: FastAPIWebsocketClient
@@ -205,7 +205,7 @@ class ClientInputTransport(FastAPIWebsocketInputTransport):
             return
         await self._client.trigger_client_disconnected()
         if not has_handler(self._transport, "on_client_disconnected"):
-            # Nobody else would end the pipeline, and the client is gone.
+            # Nothing else would end the pipeline.
             await self.push_frame(CancelWorkerFrame(reason="the client left"))
 
     if is_supported("session-timeout"):
@@ -218,12 +218,12 @@ class ClientInputTransport(FastAPIWebsocketInputTransport):
 
 
 class ClientOutputTransport(FastAPIWebsocketOutputTransport):
-    """What the bot says, as messages."""
+    """The bot's frames, as messages."""
 
     _transport: ClientTransport
 
     async def set_transport_ready(self, frame: StartFrame) -> None:
-        """Begin to send, without delay where rates differ."""
+        """Begin to send, with a resampler of little delay."""
         await super().set_transport_ready(frame)
         use_resampler(self, UtteranceResampler)
 
@@ -243,9 +243,8 @@ class ClientTransport(FastAPIWebsocketTransport):
     """
     The ready-made transport of a plain client.
 
-    It is a ``FastAPIWebsocketTransport`` with all its params and events. The serializer is pipecat's protobuf one
-    if the params name none; ``session_timeout`` counts seconds without activity, and fires again after the next
-    silence of that length.
+    It is a ``FastAPIWebsocketTransport`` with all its params and events. The default serializer is pipecat's protobuf
+    one; ``session_timeout`` counts seconds without activity, and fires again after the next such silence.
     """
 
     def __init__(
@@ -262,11 +261,11 @@ class ClientTransport(FastAPIWebsocketTransport):
         self._output: ClientOutputTransport = ClientOutputTransport(self, self._client, params, name=output_name)
 
     def input(self) -> ClientInputTransport:
-        """Return what the client sends."""
+        """Return the input."""
         return self._input
 
     def output(self) -> ClientOutputTransport:
-        """Return what the bot says."""
+        """Return the output."""
         return self._output
 
 
@@ -276,11 +275,10 @@ class ClientTransport(FastAPIWebsocketTransport):
 @dataclass
 class ClientArguments(WebSocketRunnerArguments):
     """
-    What a bot is called with for a plain client: pipecat's arguments, and a ready-made transport.
+    A bot's argument for a plain client: pipecat's arguments, and a ready-made transport.
 
     Attributes:
-        transport: The :class:`ClientTransport` (pipecat's own where that is not supported), built when it is first
-            asked for.
+        transport: The :class:`ClientTransport` (pipecat's own if that is not supported), built on first use.
     """
 
     session: ClientSession = field(kw_only=True, repr=False)
@@ -288,14 +286,14 @@ class ClientArguments(WebSocketRunnerArguments):
 
     @property
     def call(self) -> Call:
-        """The session as a call, for a bot that serves the telephone as well; nobody has a number."""
+        """The session as a call without numbers, for bots that also serve the telephone."""
         body = self.body if isinstance(self.body, dict) else {}
         parameters = {str(name): str(value) for name, value in body.items()}
         return Call(provider="websocket", call_id=self.session_id or "", parameters=parameters)
 
     @property
     def transport(self) -> FastAPIWebsocketTransport:
-        """The ready-made transport; with audio both ways unless ``create_transport`` said otherwise."""
+        """The ready-made transport; by default with audio both ways."""
         if self._transport is None:
             return self.use_transport(FastAPIWebsocketParams(audio_in_enabled=True, audio_out_enabled=True))
         return self._transport
@@ -321,24 +319,24 @@ class ClientArguments(WebSocketRunnerArguments):
         return self._transport
 
     async def make_transport(self, transport_params: TransportParams) -> BaseTransport:
-        """Return the transport with the params for ``websocket``; what ``create_transport`` calls."""
+        """Return the transport with the params for ``websocket``; called by ``create_transport``."""
         return self.use_transport(pick_params(transport_params, ("websocket",), FastAPIWebsocketParams))
 
 
 @dataclass
 class EvalArguments(WebSocketRunnerArguments):
     """
-    What a bot is called with for an eval harness; ``create_transport`` is pipecat's own.
+    A bot's argument for an eval harness; ``create_transport`` is pipecat's own.
 
     Attributes:
-        transport: pipecat's eval transport, with audio both ways, built when it is first asked for.
+        transport: pipecat's eval transport, with audio both ways, built on first use.
     """
 
     _transport: EvalFastAPIWebsocketTransport | None = field(default=None, init=False, repr=False)
 
     @property
     def transport(self) -> EvalFastAPIWebsocketTransport:
-        """The eval transport that a bot gets which does not call ``create_transport``."""
+        """The eval transport, for bots that do not call ``create_transport``."""
         if self._transport is None:
             assert self.call_data is not None
             self._transport = EvalFastAPIWebsocketTransport(
@@ -371,7 +369,7 @@ async def client_arguments(session: ClientSession) -> WebSocketRunnerArguments:
 
 
 def is_eval_connect(raw: str | bytes) -> bool:
-    """Whether a first message is that of ``pipecat eval``."""
+    """Whether a first message comes from ``pipecat eval``."""
     if not is_supported("evals") or not isinstance(raw, str) or "eval-connect" not in raw:
         return False
     try:
@@ -384,7 +382,7 @@ ParamsT = TypeVar("ParamsT", bound=BaseParams)
 
 
 def with_serializer(params: ParamsT) -> ParamsT:
-    """Return params that have a serializer: pipecat's protobuf one, unless the bot has chosen."""
+    """Return params with a serializer: pipecat's protobuf one, unless the bot chose another."""
     if getattr(params, "serializer", None) is not None:
         return params
     kind = ClientSerializer if is_supported("client-transport") else ProtobufFrameSerializer
@@ -395,10 +393,10 @@ def pick_params(transport_params: TransportParams, names: tuple[str, ...], kind:
     """
     Return the bot's params for the first of `names` that it has.
 
-    Params of another transport give those of their values that this one has too, so that one entry does for all.
+    Params of another transport are converted, so that one entry suffices for all.
 
     Raises:
-        ValueError: If it has none, or they are no params.
+        ValueError: If there are none, or they are not params.
     """
     name = next((each for each in names if each in transport_params), None)
     if name is None:

@@ -1,8 +1,8 @@
 """
-What is changed in pipecat at run time: one module each, listed in :data:`PATCHES`.
+Patches applied to pipecat at run time: one module each, listed in :data:`PATCHES`.
 
-Each can be switched off by its name, ``WSVOICE_DISABLE_PATCHES=input-vad,old-params``, and is switched off by itself
-where what it relies on has changed.
+Each can be disabled by its name, ``WSVOICE_DISABLE_PATCHES=input-vad,old-params``, and is disabled automatically if
+what it relies on has changed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from wsvoice.errors import ConfigError
 from wsvoice.runner.pipecat import is_supported
 
 #: Each is a module of this package whose ``apply()`` may be called any number of times, and a feature in
-#: :data:`~wsvoice.pipecat_contracts.RUNNER_FEATURES`, which says what would be without it.
+#: :data:`~wsvoice.pipecat_contracts.RUNNER_FEATURES`, which says what is lost without it.
 PATCHES = ("create-transport", "old-modules", "old-params", "input-vad", "serializers", "shared-models", "causes")
 
 

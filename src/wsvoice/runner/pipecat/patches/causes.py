@@ -1,4 +1,4 @@
-"""What fails inside of a pipeline is noted for its call: errors that processors report, handlers that raise."""
+"""Notes failures inside a pipeline for its call: errors that processors report, event handlers that raise."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from wsvoice.isolation import describe_failure
 from wsvoice.runner.diagnosis import Cause, Diagnosis, current, one_line
 
 _MARK = "_wsvoice_notes_causes"
-#: How pipecat's own words for an exception in ``process_frame`` begin.
+#: The beginning of pipecat's message for an exception in ``process_frame``.
 _RAISED = "Error processing frame: "
 
 
 def apply() -> None:
-    """Note errors on their way; what pipecat does with them stays as it is."""
+    """Note errors; what pipecat does with them is unchanged."""
     if getattr(FrameProcessor, _MARK, False):
         return
     setattr(FrameProcessor, _MARK, True)
@@ -60,7 +60,7 @@ def _note(diagnosis: Diagnosis, processor: FrameProcessor, error: ErrorFrame) ->
     name = re.sub(r"#\d+$", "", str(error.processor or processor))
     if error.exception is not None and error.error.startswith(_RAISED):
         if diagnosis.note_exception(error.exception, where=name):
-            # pipecat's own line tells neither the class nor the way there, and comes again for every frame.
+            # pipecat's own line has neither the class nor the traceback, and is repeated for every frame.
             logger.opt(exception=error.exception).error("{} {}", name, describe_failure(error.exception))
         return
     text = one_line(error.error)

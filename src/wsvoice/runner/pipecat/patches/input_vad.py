@@ -1,10 +1,10 @@
 """
-``vad_analyzer`` and ``turn_analyzer`` in the params of any transport, as older pipecat had them.
+``vad_analyzer`` and ``turn_analyzer`` in the params of any transport, as in older pipecat.
 
-The transport's input hears the caller's audio and tells when speech begins and ends. Where nothing else in the
-pipeline decides about turns, it does that too, as older transports did: ``UserStartedSpeakingFrame``, then the bot is
-interrupted; ``UserStoppedSpeakingFrame``. An aggregator or a ``UserTurnProcessor`` decides by itself, from the
-``VADUserStartedSpeakingFrame`` and ``VADUserStoppedSpeakingFrame`` that come in any case.
+The transport's input detects when the caller's speech begins and ends. If nothing else in the pipeline decides about
+turns, it does so too, as older transports did: ``UserStartedSpeakingFrame``, then an interruption of the bot;
+``UserStoppedSpeakingFrame``. An aggregator or a ``UserTurnProcessor`` decides by itself, from the
+``VADUserStartedSpeakingFrame`` and ``VADUserStoppedSpeakingFrame`` that are always sent.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ _ATTRIBUTE = "_wsvoice_speech_detector"
 
 class SpeechDetector:
     """
-    Listens for speech in the audio of a transport's input.
+    Detects speech in the audio of a transport's input.
 
     Attributes:
-        spoke_at: When speech was last heard, on the loop's clock.
+        spoke_at: When speech was last detected, on the loop's clock.
     """
 
     def __init__(self, transport: BaseInputTransport, vad: VADAnalyzer, turn: BaseTurnAnalyzer | None) -> None:
@@ -60,7 +60,7 @@ class SpeechDetector:
         self._speaking = False
         self._in_turn = False
         self._interrupts = True
-        #: Whether this decides about turns, and whether it listens at all; settled once the pipeline is whole.
+        #: Whether it decides about turns, and whether it detects speech at all; set once the pipeline is complete.
         self._decides = True
         self._listens = True
         self._loop = asyncio.get_running_loop()
@@ -72,7 +72,7 @@ class SpeechDetector:
         self._controller.add_event_handler("on_broadcast_frame", self._broadcast)
 
     async def setup(self, setup: FrameProcessorSetup) -> None:
-        """Take the input's rate."""
+        """Set the input's rate."""
         await self._controller.setup(setup)
         self._vad.set_sample_rate(self._transport.sample_rate)
         if self._turn is not None:
@@ -86,7 +86,7 @@ class SpeechDetector:
             await self._turn.cleanup()
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        """Follow the pipeline's life; called after the transport has dealt with the frame."""
+        """Follow the pipeline's life cycle; called after the transport has handled the frame."""
         if isinstance(frame, StartFrame):
             self._interrupts = frame.metadata.get(ALLOW_INTERRUPTIONS, True)
             self._inspect_pipeline()
@@ -99,11 +99,11 @@ class SpeechDetector:
         elif isinstance(frame, VADParamsUpdateFrame):
             await self._controller.process_frame(frame)
         elif isinstance(frame, UserStartedSpeakingFrame) and direction is FrameDirection.UPSTREAM:
-            # Somebody decides whom the look around did not find.
+            # A processor decides that the inspection did not find.
             self._decides = False
 
     async def listen(self) -> None:
-        """Do what the input does with its audio, and listen to it."""
+        """Do what the input does with its audio, and detect speech in it."""
         transport, queue = self._transport, self._transport._audio_in_queue
         params = transport._params
         while True:
@@ -120,11 +120,11 @@ class SpeechDetector:
             queue.task_done()
 
     def _inspect_pipeline(self) -> None:
-        """Find out who else is in the pipeline."""
+        """Look for other processors that detect speech or decide about turns."""
         for processor in _downstream(self._transport):
             if getattr(processor, "_vad_controller", None) is not None:
                 logger.warning(
-                    "vad_analyzer is in the transport's params and in {} too: the transport's is left unused",
+                    "vad_analyzer is both in the transport's params and in {}: the transport's is not used",
                     type(processor).__name__,
                 )
                 self._listens = False
@@ -132,7 +132,7 @@ class SpeechDetector:
                 self._decides = False
                 if self._turn is not None:
                     logger.warning(
-                        "{} decides about turns: the turn_analyzer in the transport's params is left unused; "
+                        "{} decides about turns: the turn_analyzer in the transport's params is not used; "
                         "give it to a TurnAnalyzerUserTurnStopStrategy",
                         type(processor).__name__,
                     )
@@ -167,7 +167,7 @@ class SpeechDetector:
         await self._transport.broadcast_frame(UserSpeakingFrame)
 
     async def _append(self, frame: InputAudioRawFrame) -> None:
-        """Let the turn's analyzer hear; it ends a turn by itself after a long silence."""
+        """Pass audio to the turn analyzer, which ends a turn by itself after a long silence."""
         assert self._turn is not None
         if _is_complete(self._turn.append_audio(frame.audio, self._speaking)):
             await self._end_turn()
@@ -184,14 +184,14 @@ class SpeechDetector:
         await self._transport.broadcast_frame(kind, **arguments)
 
 
-def _voice_of(transport: BaseInputTransport) -> SpeechDetector | None:
-    """Return what listens to a transport's audio, if its params ask for that."""
-    voice: SpeechDetector | None = transport.__dict__.get(_ATTRIBUTE)
-    return voice
+def _detector_of(transport: BaseInputTransport) -> SpeechDetector | None:
+    """Return the speech detector of a transport's input, if it has one."""
+    detector: SpeechDetector | None = transport.__dict__.get(_ATTRIBUTE)
+    return detector
 
 
 def apply() -> None:
-    """Let every transport's input listen whose params have a ``vad_analyzer``."""
+    """Make every transport's input detect speech if its params have a ``vad_analyzer``."""
     if getattr(BaseInputTransport.setup, "_wsvoice", False):
         return
     original_setup = BaseInputTransport.setup
@@ -204,35 +204,35 @@ def apply() -> None:
         await original_setup(self, setup)
         vad = getattr(self._params, "vad_analyzer", None)
         turn = getattr(self._params, "turn_analyzer", None)
-        # A transport whose params have these fields by themselves knows what to do with them.
+        # A transport whose params have these fields of their own handles them itself.
         if vad is None or "vad_analyzer" in type(self._params).model_fields:
             if turn is not None and vad is None:
                 logger.warning("turn_analyzer does nothing without a vad_analyzer")
             return
-        voice = SpeechDetector(self, vad, turn)
-        setattr(self, _ATTRIBUTE, voice)
-        await voice.setup(setup)
+        detector = SpeechDetector(self, vad, turn)
+        setattr(self, _ATTRIBUTE, detector)
+        await detector.setup(setup)
 
     @functools.wraps(original_cleanup)
     async def cleanup(self: BaseInputTransport) -> None:
         await original_cleanup(self)
-        voice = _voice_of(self)
-        if voice is not None:
-            await voice.cleanup()
+        detector = _detector_of(self)
+        if detector is not None:
+            await detector.cleanup()
 
     @functools.wraps(original_process_frame)
     async def process_frame(self: BaseInputTransport, frame: Frame, direction: FrameDirection) -> None:
         await original_process_frame(self, frame, direction)
-        voice = _voice_of(self)
-        if voice is not None:
-            await voice.process_frame(frame, direction)
+        detector = _detector_of(self)
+        if detector is not None:
+            await detector.process_frame(frame, direction)
 
     @functools.wraps(original_audio_task)
     def audio_task(self: BaseInputTransport) -> Coroutine[Any, Any, None]:
-        voice = _voice_of(self)
-        return voice.listen() if voice is not None else original_audio_task(self)
+        detector = _detector_of(self)
+        return detector.listen() if detector is not None else original_audio_task(self)
 
-    setup._wsvoice = True  # type: ignore[attr-defined]
+    setup._wsdetector = True  # type: ignore[attr-defined]
     changed: Any = BaseInputTransport
     changed.setup = setup
     changed.cleanup = cleanup
@@ -247,7 +247,7 @@ def _is_complete(state: Any) -> bool:
 
 
 def _downstream(processor: FrameProcessor) -> Iterator[FrameProcessor]:
-    """Yield everything behind a processor, inside of compound ones too."""
+    """Yield all processors behind one, including those inside compound ones."""
     following = processor.next
     while following is not None:
         yield following

@@ -1,4 +1,4 @@
-"""Warnings about a bot's code that are given once, however many calls run it."""
+"""Warnings about a bot's code that are logged once, however many calls run it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from loguru import logger
 
 
 class Notices:
-    """What was said already."""
+    """Remembers which warnings were logged."""
 
     def __init__(self) -> None:
         self._said: set[str] = set()
@@ -18,9 +18,9 @@ class Notices:
             logger.warning("{}", message)
 
     def forget(self) -> None:
-        """Say everything again when it comes up."""
+        """Allow all warnings again."""
         self._said.clear()
 
 
-#: A bot's module is imported once in a process, and so are its mistakes made.
+#: Shared by the process, as a bot's module is.
 notices = Notices()

@@ -1,8 +1,7 @@
 """
-Modules that pipecat has moved: their old names lead to the new ones.
+Modules that pipecat has moved: their old names are aliases of the new ones.
 
-Nothing is imported before a bot asks for it. The old name is bound to the very same module, so its classes are the
-same too.
+Nothing is imported before a bot imports it. The old name is bound to the same module, so its classes are the same.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from wsvoice.runner.pipecat.patches.notices import notices
 
 
 class OldModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds what :data:`MOVED` lists, where nothing else has found it."""
+    """Finds the modules of :data:`MOVED` that no other finder has found."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -30,16 +29,16 @@ class OldModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return None
 
     def exec_module(self, module: ModuleType) -> None:
-        """Put the module's new self in its place."""
+        """Replace the module by the one of the new name."""
         new_name = MOVED.get(module.__name__)
         if new_name is None:
             return
         notices.warn(f"{module.__name__} is now {new_name}: change the import")
-        # The import system takes what stands there after this.
+        # The import system uses this entry afterwards.
         sys.modules[module.__name__] = importlib.import_module(new_name)
 
 
 def apply() -> None:
-    """Look for old names behind everything else, so that a pipecat that has them is left alone."""
+    """Add the finder behind all others, so that a pipecat that still has the old names is not changed."""
     if not any(isinstance(finder, OldModules) for finder in sys.meta_path):
         sys.meta_path.append(OldModules())

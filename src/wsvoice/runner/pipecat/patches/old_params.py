@@ -1,7 +1,7 @@
 """
-Params of older pipecat: renamed ones go by their new names, and none is dropped without a word.
+Params of older pipecat: renamed ones are translated, and unknown ones are reported.
 
-pipecat's params are pydantic models that ignore fields they do not know.
+pipecat's params are pydantic models that silently ignore unknown fields.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pipecat.transports.base_transport import TransportParams
 from wsvoice.config import did_you_mean
 from wsvoice.runner.pipecat.patches.notices import notices
 
-#: What each is called now.
+#: Old names and new names.
 RENAMED = {
     "vad_enabled": "audio_in_enabled",
     "vad_audio_passthrough": "audio_in_passthrough",
@@ -30,21 +30,21 @@ RENAMED = {
     "camera_out_framerate": "video_out_framerate",
     "camera_out_color_format": "video_out_color_format",
 }
-#: They only ever switched something on: without one of them that was decided by its new name alone.
+#: Old params that only ever switched something on; false has no effect.
 SWITCHES = frozenset({"vad_enabled", "vad_audio_passthrough"})
-#: What moved elsewhere, and is honoured all the same, with its new place.
+#: Params that moved elsewhere but still work, with their new place.
 KEPT = {
     "vad_analyzer": "LLMUserAggregatorParams(vad_analyzer=…), or a VADProcessor in the pipeline",
     "turn_analyzer": "a TurnAnalyzerUserTurnStopStrategy in LLMUserAggregatorParams(user_turn_strategies=…)",
 }
-#: By this name a pipeline's ``StartFrame`` says whether the caller may interrupt the bot.
+#: The key of a pipeline's ``StartFrame`` metadata that says whether the caller may interrupt the bot.
 ALLOW_INTERRUPTIONS = "allow_interruptions"
 
 Translate = Callable[[type[Any], dict[str, Any]], dict[str, Any]]
 
 
 def apply() -> None:
-    """Make the params of transports and pipelines take what they once took."""
+    """Make the params of transports and pipelines accept their old fields."""
     _translate_arguments(TransportParams, _transport_params)
     wrapt.register_post_import_hook(_change_pipeline_params, "pipecat.pipeline.worker")
 
@@ -68,7 +68,7 @@ def _translate_arguments(model: type[Any], translate: Translate) -> None:
         kept = {name: arguments[name] for name in KEPT.keys() & unknown}
         original(self, **translate(kind, arguments))
         for name, value in kept.items():
-            # Beside the model's fields: it is copied with them, and found by its name.
+            # Stored beside the model's fields, it is copied with them.
             object.__setattr__(self, name, value)
 
     __init__._wsvoice = True  # type: ignore[attr-defined]
@@ -76,7 +76,7 @@ def _translate_arguments(model: type[Any], translate: Translate) -> None:
 
 
 def _transport_params(kind: type[Any], arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments under their new names, and say what was old or unknown about them."""
+    """Return the arguments under their new names, and warn of old and unknown ones."""
     fields = kind.model_fields
     known: dict[str, Any] = {}
     for name, value in arguments.items():
@@ -84,7 +84,9 @@ def _transport_params(kind: type[Any], arguments: dict[str, Any]) -> dict[str, A
             known[name] = value
         elif name in KEPT:
             _check(name, value)
-            notices.warn(f"{kind.__name__}({name}=…) is older pipecat's: it works here; its new place is {KEPT[name]}")
+            notices.warn(
+                f"{kind.__name__}({name}=…) is from older pipecat: it works here; its new place is {KEPT[name]}"
+            )
         elif name in RENAMED:
             new_name = RENAMED[name]
             notices.warn(f"{kind.__name__}({name}=…) is now {new_name}=…: change it")
@@ -116,8 +118,8 @@ def _pipeline_params(kind: type[Any], arguments: dict[str, Any]) -> dict[str, An
             known["start_metadata"] = {**known.get("start_metadata", {}), ALLOW_INTERRUPTIONS: allowed}
             if not allowed:
                 notices.warn(
-                    f"{kind.__name__}({name}=False) is older pipecat's: it works with vad_analyzer in the transport's "
-                    "params; otherwise give the turn strategies enable_interruptions=False"
+                    f"{kind.__name__}({name}=False) is from older pipecat: it works with vad_analyzer in the "
+                    "transport's params; otherwise give the turn strategies enable_interruptions=False"
                 )
         elif name == "interruption_strategies":
             notices.warn(

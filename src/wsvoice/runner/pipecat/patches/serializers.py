@@ -1,8 +1,8 @@
 """
-pipecat's serializers can be made without credentials.
+pipecat's serializers can be created without credentials.
 
-They want them for hanging up by REST, which they do by default. Without credentials they leave that be; the call ends
-with its stream, which the session closes.
+By default they need them for hanging up by REST. Without credentials they do not hang up; the call ends with its
+stream, which the session closes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SERIALIZERS = {
     "pipecat.serializers.telnyx": "TelnyxFrameSerializer",
     "pipecat.serializers.plivo": "PlivoFrameSerializer",
 }
-#: How pipecat says that there are none.
+#: The beginning of pipecat's message for missing credentials.
 COMPLAINT = "auto_hang_up is enabled but missing required parameters"
 
 
@@ -52,7 +52,7 @@ def _change(module: ModuleType) -> None:
         given.arguments["params"] = params.model_copy(update={"auto_hang_up": False})
         original(*given.args, **given.kwargs)
         notices.warn(
-            f"{kind.__name__} has no credentials: it does not hang up by itself, the call ends with its stream"
+            f"{kind.__name__} has no credentials: it does not hang up by itself; the call ends with its stream"
         )
 
     __init__._wsvoice = True  # type: ignore[attr-defined]

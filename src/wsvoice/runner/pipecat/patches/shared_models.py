@@ -1,8 +1,8 @@
 """
-pipecat's small models are loaded once in a process, and not once a call.
+pipecat's small models are loaded once per process, not once per call.
 
-What a call remembers of its audio is in the analyzer around the model, so sharing changes no result; ONNX Runtime
-sessions may be run from many threads (https://onnxruntime.ai/docs/api/python/api_summary.html).
+The state of a call is in the analyzer around the model, so sharing changes no result; ONNX Runtime sessions may be used
+from many threads (https://onnxruntime.ai/docs/api/python/api_summary.html).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import wrapt
 
-#: The modules that load a model, each with the name by which it calls ONNX Runtime.
+#: The modules that load a model, each with its name for ONNX Runtime.
 USERS = {
     "pipecat.audio.vad.silero": "onnxruntime",
     "pipecat.audio.turn.smart_turn.local_smart_turn_v3": "ort",
@@ -23,7 +23,7 @@ _OPTIONS = ("inter_op_num_threads", "intra_op_num_threads", "execution_mode", "g
 
 
 class SharedRuntime:
-    """ONNX Runtime, but for ``InferenceSession``: the same model with the same options is one session."""
+    """ONNX Runtime with shared sessions: the same model with the same options is one session."""
 
     def __init__(self, runtime: ModuleType) -> None:
         self._runtime = runtime
@@ -34,7 +34,7 @@ class SharedRuntime:
         return getattr(self._runtime, name)
 
     def InferenceSession(self, model: Any, sess_options: Any = None, providers: Any = None, **others: Any) -> Any:
-        """Return the session for a model file, loaded when it is first asked for."""
+        """Return the session for a model file, loaded on first use."""
         if others or not isinstance(model, (str, PathLike)):
             return self._runtime.InferenceSession(model, sess_options, providers, **others)
         options = tuple(getattr(sess_options, name) for name in _OPTIONS) if sess_options is not None else None
@@ -46,7 +46,7 @@ class SharedRuntime:
 
 
 def apply() -> None:
-    """Share the models of the modules that load one, as soon as a bot imports them."""
+    """Share the models of these modules as soon as a bot imports them."""
     for name in USERS:
         wrapt.register_post_import_hook(_share, name)
 
@@ -58,5 +58,5 @@ def _share(module: ModuleType) -> None:
         return
     setattr(module, name, SharedRuntime(runtime))
     if module.__name__ == "pipecat.audio.vad.silero":
-        # Now, while the bot is imported, and not when its first caller waits.
+        # Load it while the bot is imported, not while its first caller waits.
         module.SileroVADAnalyzer()
