@@ -152,7 +152,7 @@ class TestClients:
                 assert await closed(old) == 1000
                 assert old.close_reason == "replaced"
                 # The bot that lost its client has not taken the new one with it.
-                assert each.lines("replaces the one before")
+                assert each.lines("replaces the previous one")
 
         asyncio.run(main())
         assert len(runs) >= 2

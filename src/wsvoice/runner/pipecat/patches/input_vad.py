@@ -232,7 +232,7 @@ def apply() -> None:
         detector = _detector_of(self)
         return detector.listen() if detector is not None else original_audio_task(self)
 
-    setup._wsdetector = True  # type: ignore[attr-defined]
+    setup._wsvoice = True  # type: ignore[attr-defined]
     changed: Any = BaseInputTransport
     changed.setup = setup
     changed.cleanup = cleanup
