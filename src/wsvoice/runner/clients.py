@@ -45,6 +45,8 @@ from wsvoice.runner.logs import RefusalLog
 if TYPE_CHECKING:
     from loguru import Logger
 
+    from wsvoice.runner.session import Session
+
 #: Takes the place of the provider in a client's token.
 TRANSPORT = "websocket"
 #: How many sessions, and how many bytes of their bodies, wait for their clients.
@@ -235,6 +237,7 @@ class Clients:
         config: The server's settings.
         tokens: Issues and checks the clients' tokens.
         capacity: How many sessions run at once.
+        sessions: The running sessions, to which the clients' are added.
         refusals: Logs who is turned away.
         on_ended: Called with the record of each ended session.
     """
@@ -245,6 +248,7 @@ class Clients:
         config: RunConfig,
         tokens: StreamTokens,
         capacity: Capacity,
+        sessions: set[Session | ClientSession],
         refusals: RefusalLog,
         on_ended: Callable[[ClientRecord], None],
     ) -> None:
@@ -256,7 +260,7 @@ class Clients:
         self._capacity = capacity
         self._refusals = refusals
         self._on_ended = on_ended
-        self._sessions: set[ClientSession] = set()
+        self._sessions = sessions
         #: The pending sessions, oldest first.
         self._started: OrderedDict[str, _PendingSession] = OrderedDict()
         #: Pages of the server's own public address.
@@ -277,7 +281,7 @@ class Clients:
 
         async def guide(_: Request) -> Response:
             refusal = "This is a voice bot for WebSocket clients: connect to /ws-client\n"
-            return requests.unread(PlainTextResponse(refusal, 404))
+            return requests.close_after(PlainTextResponse(refusal, 404))
 
         return [
             # Webhooks, real or simulated, come by POST.
@@ -288,21 +292,6 @@ class Clients:
             WebSocketRoute("/ws", harness),
             WebSocketRoute("/ws/{token}", harness),
         ]
-
-    @property
-    def session_ids(self) -> list[str]:
-        """The ids of the running sessions."""
-        return [session.session_id for session in tuple(self._sessions)]
-
-    def note_blocked(self, cause: Cause) -> None:
-        """Note for every running session that the event loop was blocked; may be called from any thread."""
-        for session in tuple(self._sessions):
-            session.diagnosis.note(cause)
-
-    def end_all(self, reason: str, *, at_once: bool = False) -> None:
-        """Ask every running session to end, normally or at once."""
-        for session in self._sessions:
-            session.end(reason, at_once=at_once)
 
     # POST /start
 
@@ -346,16 +335,9 @@ class Clients:
             return _failure(403, refusal)
         try:
             body = await requests.read_body(request, self._config.message_limit)
-        except TimeoutError:
-            self._refusals.warning(
-                log, "start refused (408)", f"its body did not come within {requests.BODY_TIMEOUT_S:g} s"
-            )
-            return _failure(408, "The body did not come.")
-        if body is None:
-            self._refusals.warning(
-                log, "start refused (413)", f"its body is larger than {self._config.message_limit} bytes"
-            )
-            return _failure(413, "The body is too large.")
+        except requests.BodyError as error:
+            self._refusals.warning(log, f"start refused ({error.status})", error.reason)
+            return _failure(error.status, str(error))
         try:
             asked = json.loads(body) if body.strip() else {}
         except (ValueError, RecursionError):
@@ -518,4 +500,4 @@ def _offered_token(websocket: WebSocket) -> str | None:
 
 
 def _failure(status: int, detail: str) -> Response:
-    return requests.unread(JSONResponse({"detail": detail}, status))
+    return requests.close_after(JSONResponse({"detail": detail}, status))

@@ -50,10 +50,10 @@ def configure_logging(level: str) -> None:
     sink = ServerSink(sys.stderr, level)
     logger.configure(extra={"call": "-"}, patcher=_sanitize)
     own_id = _add(logger, sink, level=level, format="{message}", filter=sink.wants, backtrace=False, diagnose=False)
-    guests = _BotSinks(sink, own_id)
-    _Logger.add = lambda self, *args, **kwargs: guests.add(self, *args, **kwargs)
-    _Logger.remove = lambda self, handler_id=None: guests.remove(self, handler_id)
-    _Logger.disable = lambda self, name: guests.disable(self, name)
+    sinks = _BotSinks(sink, own_id)
+    _Logger.add = lambda self, *args, **kwargs: sinks.add(self, *args, **kwargs)
+    _Logger.remove = lambda self, handler_id=None: sinks.remove(self, handler_id)
+    _Logger.disable = lambda self, name: sinks.disable(self, name)
     redirect_standard_logging(level)
 
 

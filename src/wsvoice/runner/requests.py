@@ -73,29 +73,48 @@ _HOST = re.compile(_HOST_PATTERN)
 _ORIGIN = re.compile(f"https?://({_HOST_PATTERN})")
 
 
-async def read_body(request: Request, limit: int) -> bytes | None:
+class BodyError(Exception):
     """
-    Return the body, or ``None`` as soon as it is larger than `limit` bytes.
+    A body that is too large or does not arrive; its text is for the client.
+
+    Attributes:
+        status: The HTTP status for it.
+        reason: Why, for the log.
+    """
+
+    def __init__(self, status: int, text: str, reason: str) -> None:
+        super().__init__(text)
+        self.status = status
+        self.reason = reason
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """
+    Return the body of a request.
 
     Raises:
-        TimeoutError: If it does not arrive within :data:`BODY_TIMEOUT_S`, or the client disconnects.
+        BodyError: If it is larger than `limit` bytes, does not arrive within :data:`BODY_TIMEOUT_S`, or the client
+            disconnects.
     """
+    too_large = BodyError(413, "The body is too large.", f"its body is larger than {limit} bytes")
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > limit:
-        return None
+        raise too_large
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             async for piece in request.stream():
                 body += piece
                 if len(body) > limit:
-                    return None
-    except ClientDisconnect as error:
-        raise TimeoutError from error
+                    raise too_large
+    except (ClientDisconnect, TimeoutError) as error:
+        raise BodyError(
+            408, "The body did not arrive.", f"its body did not arrive within {BODY_TIMEOUT_S:g} s"
+        ) from error
     return bytes(body)
 
 
-def unread(response: Response) -> Response:
+def close_after(response: Response) -> Response:
     """Close the connection after this response, because the rest of the request was not read."""
     response.headers["Connection"] = "close"
     return response

@@ -149,6 +149,11 @@ class Session:
         self._on_closed = on_closed
         self._recorder: CallRecorder | None = None
 
+    @property
+    def session_id(self) -> str:
+        """The call's id."""
+        return self.call.call_id
+
     def end(self, reason: str, *, at_once: bool = False) -> None:
         """Ask for the end of the call, on the server's behalf."""
         self._run.end(reason, at_once=at_once)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from loguru import Logger
 
-    from wsvoice.runner.clients import ClientRecord
+    from wsvoice.runner.clients import ClientRecord, ClientSession
     from wsvoice.runner.session import CallRecord
 
 #: How long a provider's API may take.
@@ -76,12 +76,15 @@ class Switchboard:
         self.capacity = Capacity(config.max_calls)
         self.providers = providers
         self._refusals = RefusalLog()
-        self.sessions: set[Session] = set()
+        #: The running sessions, of calls and of clients.
+        self.sessions: set[Session | ClientSession] = set()
         self._announced: OrderedDict[tuple[str, str], Call] = OrderedDict()
         #: Serves plain clients; ``None`` if providers are served.
         self.clients: Clients | None = None
         if config.transport == "websocket":
-            self.clients = Clients(bot, config, self.auth.tokens, self.capacity, self._refusals, self._report)
+            self.clients = Clients(
+                bot, config, self.auth.tokens, self.capacity, self.sessions, self._refusals, self._report
+            )
         self._make_arguments = call_arguments
         self._on_call_ended = on_call_ended
 
@@ -102,23 +105,18 @@ class Switchboard:
     @property
     def call_ids(self) -> list[str]:
         """The ids of the running calls."""
-        ids = [session.call.call_id for session in tuple(self.sessions)]
-        return ids if self.clients is None else ids + self.clients.session_ids
+        return [session.session_id for session in tuple(self.sessions)]
 
     def note_blocked(self, text: str) -> None:
         """Note for every running call that the event loop was blocked; may be called from any thread."""
         cause = Cause("blocked", text)
         for session in tuple(self.sessions):
             session.diagnosis.note(cause)
-        if self.clients is not None:
-            self.clients.note_blocked(cause)
 
     def end_all(self, reason: str, *, at_once: bool = False) -> None:
         """Ask every running call to end, normally or at once."""
         for session in self.sessions:
             session.end(reason, at_once=at_once)
-        if self.clients is not None:
-            self.clients.end_all(reason, at_once=at_once)
 
     def _report(self, record: CallRecord | ClientRecord) -> None:
         if self._on_call_ended is not None:
@@ -130,16 +128,9 @@ class Switchboard:
         """Answer a provider's webhook with the document that starts the stream."""
         try:
             body = await requests.read_body(request, self.config.message_limit)
-        except TimeoutError:
-            self._refusals.warning(
-                logger, "webhook refused (408)", f"its body did not come within {requests.BODY_TIMEOUT_S:g} s"
-            )
-            return requests.unread(PlainTextResponse("The body did not come.\n", 408))
-        if body is None:
-            self._refusals.warning(
-                logger, "webhook refused (413)", f"its body is larger than {self.config.message_limit} bytes"
-            )
-            return requests.unread(PlainTextResponse("The body is too large.\n", 413))
+        except requests.BodyError as error:
+            self._refusals.warning(logger, f"webhook refused ({error.status})", error.reason)
+            return requests.close_after(PlainTextResponse(f"{error}\n", error.status))
         asked = WebhookRequest(
             method=request.method,
             url=self._public_url(request, websocket=False),
@@ -354,8 +345,8 @@ class Switchboard:
             TokenError: If a token is missing or bad.
         """
         if token is not None and provider is not None:
-            announcement = self.auth.tokens.redeem(token, provider.name)
-            return announcement.call, not announcement.verified
+            claims = self.auth.tokens.redeem(token, provider.name)
+            return claims.call, not claims.verified
         if provider is not None and provider.has_credentials(self._upgrade_request(websocket)):
             return None, False  # Credentials that the user gave the provider, instead of a token.
         if requests.needs_token(websocket, self.config):
