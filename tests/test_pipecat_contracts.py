@@ -116,7 +116,8 @@ ECHO = """
         kind = type(runner_args).__name__
         if kind == "CallArguments":
             spoken, data = await parse_telephony_websocket(runner_args.websocket)
-            print("parsed", spoken, data["call_id"] == runner_args.call.call_id, file=sys.stderr, flush=True)
+            # In one piece: other threads log meanwhile.
+            sys.stderr.write(f"parsed {spoken} {data['call_id'] == runner_args.call.call_id}\\n")
         transport = runner_args.transport
         worker = PipelineWorker(Pipeline([transport.input(), Echo(), transport.output()]), enable_rtvi=False)
 
@@ -145,11 +146,12 @@ EVERYTHING = """
 
     bot, places, listen = load_bot("bot.py"), {}, {"host": "127.0.0.1", "port": 0}
 
+    ready = threading.Semaphore(0)
+
     def on_ready(kind):
-        def note(ready):
-            places[kind] = ready.url
-            if len(places) == 3:
-                print(json.dumps(places), flush=True)
+        def note(each):
+            places[kind] = each.url
+            ready.release()
         return note
 
     for kind in ("twilio", "websocket"):
@@ -160,6 +162,9 @@ EVERYTHING = """
         config = RunConfig(transport="websocket-server", **listen)
         desk = run_websocket_server(bot, config, on_ready=on_ready("websocket-server"), stop=Stop())
         serving = asyncio.create_task(desk)
+        for _ in range(3):
+            await asyncio.to_thread(ready.acquire)
+        print(json.dumps(places), flush=True)
         config = RunConfig(transport="websocket-client", url=sys.argv[1])
         await run_websocket_client(bot, config, on_ready=lambda _: None, stop=Stop())
         print("dialled", flush=True)
@@ -172,7 +177,6 @@ LOOKS = """
     import importlib, json, sys
     from importlib import metadata
     from wsvoice import pipecat_contracts as contracts
-    from wsvoice.errors import ConfigError
 
     found = {}
     for site in sys.argv[1:]:
