@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from loguru import logger
 from pipecat.serializers.exotel import ExotelFrameSerializer
 from pipecat.serializers.plivo import PlivoFrameSerializer
 from pipecat.serializers.telnyx import TelnyxFrameSerializer
@@ -22,6 +23,8 @@ from tests.runner import bots
 from tests.runner.carrier import main_frequency
 from tests.runner.dialects import ALAW, Dialect, Exotel, Plivo, SignalWire, Telnyx, Twilio, linear, on_line
 from tests.signals import tone
+from wsvoice.providers import load_server
+from wsvoice.runner.media_socket import MediaSocket
 
 Serve = Callable[..., Any]
 
@@ -174,3 +177,33 @@ def test_pipecats_serializers(serve: Serve, tmp_path: Path, make: type[Dialect])
     for channel in (left, right):
         (loud,) = np.nonzero(np.abs(channel.astype(int)) > 500)
         assert main_frequency(channel[loud[0] : loud[-1]].tobytes()) == pytest.approx(500, abs=30)
+
+
+def test_a_bot_that_writes_more_than_asterisk_queues_waits() -> None:
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def write() -> None:
+        start = '{"event":"MEDIA_START","channel":"WebSocket/a/1","channel_id":"1.1","format":"ulaw"}'
+        asterisk = load_server("asterisk", {})
+        socket = MediaSocket({"type": "websocket"}, receive, send, provider=asterisk, logger=logger, unread=[start])
+        await socket.next_event()
+        for _ in range(3):
+            await socket.send_bytes(bytes(8000 * 8))
+        fourth = asyncio.create_task(socket.send_bytes(bytes(8000)))
+        await asyncio.wait({fourth}, timeout=0.1)
+        assert not fourth.done()
+        assert len(sent) == 3
+
+        # What waited is forgotten with all else, and there is room again.
+        await socket.send_text('{"command":"FLUSH_MEDIA"}')
+        await fourth
+        await socket.send_bytes(bytes(160))
+        assert [len(message.get("bytes") or "") for message in sent] == [64_000, 64_000, 64_000, 0, 160]
+
+    asyncio.run(write())

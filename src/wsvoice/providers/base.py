@@ -393,6 +393,9 @@ class Company:
     frame_ms: ClassVar[int] = 20
     #: Whether the carrier says when a mark is reached; where it does not, that is estimated.
     has_marks: ClassVar[bool] = True
+    #: At how many seconds of queued audio the company pauses the bot, and at how many it lets it go on; ``None`` if it
+    #: never does.
+    pauses_at_s: ClassVar[tuple[float, float] | None] = None
 
     def __init__(self, credentials: Mapping[str, str]) -> None:
         self.credentials = {name: value for name in self.credential_names if (value := credentials.get(name))}
@@ -552,8 +555,6 @@ class Simulator(Company):
     queue_limit_s: ClassVar[float] = 60.0
     #: What becomes of marks whose audio is cleared.
     cleared_marks: ClassVar[Literal["returned", "dropped"]] = "dropped"
-    #: At how much queued audio the company asks for a pause, and at how much for more; ``None`` if it never does.
-    pauses_at_s: ClassVar[tuple[float, float] | None] = None
     #: How the simulated carrier can be made to deviate, by name.
     quirks: ClassVar[Mapping[str, Quirk]] = {}
     #: What ``--probe`` tries a bot with: what is said of it, and what becomes of two media messages.

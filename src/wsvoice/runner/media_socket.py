@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
@@ -44,6 +45,8 @@ Sink = Callable[[Event], Awaitable[None]]
 #: How many of the caller's keys are kept, and how many are logged one by one; the bot gets all of them.
 MAX_DIGITS = 256
 LOGGED_DIGITS = 32
+#: How often a look is taken at whether the carrier has room again.
+ROOM_INTERVAL_S = 0.02
 #: The faults of a start message that make the stream unusable.
 START_FAULTS = frozenset({"bad-start", "unsupported-codec"})
 
@@ -103,6 +106,8 @@ class MediaSocket(BoundedSocket):
         self._waiting_marks: dict[str, asyncio.Future[None]] = {}
         self._has_marks = provider.has_marks
         self._estimates: set[asyncio.Task[None]] = set()
+        #: How much audio may wait at the carrier. Its own word comes too late for a bot that writes much at once.
+        self._queue_limit_s = provider.pauses_at_s[0] if provider.pauses_at_s else math.inf
         #: Cleared while the carrier has paused the audio.
         self._flowing = asyncio.Event()
         self._flowing.set()
@@ -255,16 +260,16 @@ class MediaSocket(BoundedSocket):
             waiting.set_result(None)
 
     async def _may_send(self) -> bool:
-        """Wait while the carrier has paused the audio; false if the audio was cleared meanwhile."""
-        if self._flowing.is_set():
-            return True
+        """Wait while the carrier has no room for audio; false if the audio was cleared meanwhile."""
         clears = self._clears
-        flowing, gone = asyncio.ensure_future(self._flowing.wait()), asyncio.ensure_future(self.gone.wait())
-        try:
-            await asyncio.wait({flowing, gone}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            flowing.cancel()
-            gone.cancel()
+        while not self.gone.is_set() and self._clears == clears:
+            is_full = self.pacer.queued_s(self._loop.time()) > self._queue_limit_s
+            if not is_full and self._flowing.is_set():
+                return True
+            # Room comes with time, or all at once with a clear.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ROOM_INTERVAL_S):
+                    await (self.gone if is_full else self._flowing).wait()
         return self._clears == clears
 
     async def send(self, message: Message) -> None:

@@ -20,6 +20,8 @@ class AsteriskCompany(Company):
     signs: ClassVar[bool] = False
     has_webhook: ClassVar[bool] = False
     subprotocol: ClassVar[str] = "media"
+    #: 900 frames, and 800.
+    pauses_at_s: ClassVar[tuple[float, float] | None] = (18.0, 16.0)
 
     @property
     def username(self) -> str:

@@ -84,9 +84,8 @@ class AsteriskSimulator(AsteriskCompany, Simulator):
     """What ``wsvoice dial -t asterisk`` knows of Asterisk."""
 
     hazards: ClassVar[Sequence[Hazard]] = BINARY_HAZARDS
-    #: 1000 frames; the pause is asked for at 900, and more at 800.
+    #: 1000 frames.
     queue_limit_s: ClassVar[float] = 20.0
-    pauses_at_s: ClassVar[tuple[float, float] | None] = (18.0, 16.0)
     quirks: ClassVar[Mapping[str, Quirk]] = {
         "control": Quirk("json", "how texts are written: with f(json), or without", ("json", "text")),
         "format": Quirk("ulaw", "the audio that the dial string asks for", tuple(FORMATS)),
