@@ -10,6 +10,7 @@ import dataclasses
 import json
 import re
 import string
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -396,6 +397,16 @@ NASTY = {
 def test_nasty_messages(provider: Any, message: str | bytes) -> None:
     for stream in ends(provider):
         assert_only_protocol_errors(stream, message)
+
+
+@pytest.mark.parametrize(
+    "text", ["STATUS " + "a" * 65_000, "A" * 65_000, "MEDIA_START " + "a:" * 32_000, '{"a":"' * 9_000]
+)
+def test_a_long_text_takes_no_time(provider: Any, text: str) -> None:
+    for stream in (*ends(provider), provider.stream(Side.BOT), provider.stream(Side.CARRIER)):
+        began = time.process_time()
+        assert_only_protocol_errors(stream, text)
+        assert time.process_time() - began < 0.5
 
 
 @pytest.mark.parametrize(

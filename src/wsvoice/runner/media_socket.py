@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.types import Message, Receive, Scope, Send
 
 from wsvoice.errors import RemoteProtocolError
+from wsvoice.providers.callbacks import printable
 from wsvoice.providers.events import (
     Audio,
     Clear,
@@ -45,8 +46,13 @@ Sink = Callable[[Event], Awaitable[None]]
 #: How many of the caller's keys are kept, and how many are logged one by one; the bot gets all of them.
 MAX_DIGITS = 256
 LOGGED_DIGITS = 32
-#: How often a look is taken at whether the carrier has room again.
-ROOM_INTERVAL_S = 0.02
+#: How long the carrier may pause the bot's audio, in seconds. Asterisk's pauses, of 100 frames in its queue, take two;
+#: pipecat gives a bot up that has not sent for ten.
+MAX_PAUSE_S = 8.0
+#: How many marks wait to be reached at a carrier that has none.
+MAX_ESTIMATES = 1000
+#: Characters of each part of an error that the carrier reports.
+REPORT_LIMIT = 100
 #: The faults of a start message that make the stream unusable.
 START_FAULTS = frozenset({"bad-start", "unsupported-codec"})
 
@@ -105,14 +111,19 @@ class MediaSocket(BoundedSocket):
         self._sink: Sink | None = None
         self._waiting_marks: dict[str, asyncio.Future[None]] = {}
         self._has_marks = provider.has_marks
-        self._estimates: set[asyncio.Task[None]] = set()
+        #: Marks of a carrier that has none, and when each should be reached.
+        self._estimated: deque[tuple[float, Mark]] = deque()
+        self._estimator: asyncio.Task[None] | None = None
         #: How much audio may wait at the carrier. Its own word comes too late for a bot that writes much at once.
         self._queue_limit_s = provider.pauses_at_s[0] if provider.pauses_at_s else math.inf
         #: Cleared while the carrier has paused the audio.
         self._flowing = asyncio.Event()
         self._flowing.set()
-        #: How often the carrier's queue was cleared.
+        #: How often the carrier's queue was cleared, and what is set at the next time.
         self._clears = 0
+        self._cleared = asyncio.Event()
+        #: Audio and marks leave in their order.
+        self._in_order = asyncio.Lock()
 
     # Reading
 
@@ -191,7 +202,8 @@ class MediaSocket(BoundedSocket):
             else:
                 self._flowing.set()
         elif isinstance(event, StreamError):
-            self.note_fault("provider-error", f"the provider reports {event.code} {event.title} {event.detail}")
+            told = " ".join(printable(each, REPORT_LIMIT) for each in (event.code, event.title, event.detail))
+            self.note_fault("provider-error", f"the provider reports {told}")
         else:
             digit = getattr(event, "digit", None)
             if digit is not None:
@@ -235,42 +247,77 @@ class MediaSocket(BoundedSocket):
         If the carrier has no marks, one is returned when all audio before it should have been played.
         """
         if isinstance(event, Mark) and not self._has_marks:
-            estimate = asyncio.create_task(self._reach(event, self.pacer.queued_s(self._loop.time()), self._clears))
-            self._estimates.add(estimate)
-            estimate.add_done_callback(self._estimates.discard)
+            self._estimate(event)
             return
         await self._write(self.stream.send(event), event)
 
-    async def _reach(self, mark: Mark, after_s: float, clears: int) -> None:
-        """Return `mark` after a while, unless it was cleared or the caller is gone by then."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(after_s):
-                await self.gone.wait()
-        if self.gone.is_set() or self._clears != clears:
+    def _estimate(self, mark: Mark) -> None:
+        """Return `mark` when all audio before it should have been played."""
+        if len(self._estimated) >= MAX_ESTIMATES:
+            self.note_fault("marks", f"more than {MAX_ESTIMATES} marks wait to be reached")
             return
-        if self._sink is not None:
-            await self.take("", mark)
-        else:
-            # A bot that reads messages by itself has no use for one that was never sent.
-            self._mark_reached(mark)
+        self.marks_sent += 1
+        now = self._loop.time()
+        self._estimated.append((now + self.pacer.queued_s(now), mark))
+        if self._estimator is None or self._estimator.done():
+            self._estimator = asyncio.create_task(self._return_estimated())
+            self._estimator.add_done_callback(self._note_failure)
+
+    async def _return_estimated(self) -> None:
+        while self._estimated:
+            item = self._estimated[0]
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(item[0]):
+                    await self.gone.wait()
+            if self.gone.is_set():
+                return
+            if not self._estimated or self._estimated[0] is not item:
+                continue  # It was cleared.
+            self._estimated.popleft()
+            if self._sink is not None:
+                await self.take("", item[1])
+            else:
+                # A bot that reads messages by itself has no use for one that was never sent.
+                self._mark_reached(item[1])
+
+    def _note_failure(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.logger.opt(exception=error).error("the bot failed at a mark")
 
     def _mark_reached(self, mark: Mark) -> None:
         waiting = self._waiting_marks.pop(mark.name, None)
         if waiting is not None and not waiting.done():
             waiting.set_result(None)
 
-    async def _may_send(self) -> bool:
-        """Wait while the carrier has no room for audio; false if the audio was cleared meanwhile."""
-        clears = self._clears
-        while not self.gone.is_set() and self._clears == clears:
-            is_full = self.pacer.queued_s(self._loop.time()) > self._queue_limit_s
-            if not is_full and self._flowing.is_set():
-                return True
-            # Room comes with time, or all at once with a clear.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(ROOM_INTERVAL_S):
-                    await (self.gone if is_full else self._flowing).wait()
-        return self._clears == clears
+    @property
+    def _has_room(self) -> bool:
+        return self._flowing.is_set() and self.pacer.queued_s(self._loop.time()) <= self._queue_limit_s
+
+    async def _wait_for_room(self, clears: int) -> None:
+        """
+        Wait until the carrier has room for audio, or has cleared what it had; `clears` is how often it had before.
+
+        A pause lasts as long as the carrier plays a few seconds of its queue. One that never ends, since the message
+        that ends it was lost or withheld, does not hold up the call.
+        """
+        pause_ends = self._loop.time() + MAX_PAUSE_S
+        while not (self._has_room or self.gone.is_set()) and self._clears == clears:
+            now = self._loop.time()
+            over_s = self.pacer.queued_s(now) - self._queue_limit_s
+            if over_s <= 0 and now >= pause_ends:
+                self.note_fault("paused", f"the carrier paused the audio for over {MAX_PAUSE_S:g} s; it is sent again")
+                self._flowing.set()
+                return
+            pause_ends = max(pause_ends, now + over_s + MAX_PAUSE_S if over_s > 0 else 0)
+            waits = [asyncio.ensure_future(each.wait()) for each in (self._cleared, self.gone)]
+            if over_s <= 0:
+                waits.append(asyncio.ensure_future(self._flowing.wait()))
+            try:
+                timeout_s = over_s if over_s > 0 else pause_ends - now
+                await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for each in waits:
+                    each.cancel()
 
     async def send(self, message: Message) -> None:
         """Send a message as ASGI has it, for a bot that writes its own; a close is only a request."""
@@ -293,8 +340,18 @@ class MediaSocket(BoundedSocket):
         await self._write(json.dumps(message), None)
 
     async def _write(self, raw: str | bytes, event: Event | None) -> None:
-        if isinstance(event, Audio) and not await self._may_send():
+        if not isinstance(event, Audio | Mark):
+            await self._write_now(raw, event)
             return
+        clears = self._clears
+        async with self._in_order:
+            if not self._has_room:
+                await self._wait_for_room(clears)
+            # What waited, and was cleared meanwhile, is not to be heard any more.
+            if self._clears == clears:
+                await self._write_now(raw, event)
+
+    async def _write_now(self, raw: str | bytes, event: Event | None) -> None:
         if not await self._send_raw(raw):
             return
         if isinstance(event, Audio):
@@ -312,6 +369,9 @@ class MediaSocket(BoundedSocket):
         elif isinstance(event, Clear):
             now = self._loop.time()
             self._clears += 1
+            self._cleared.set()
+            self._cleared = asyncio.Event()
+            self._estimated.clear()
             self._cleared_ms += self.pacer.queued_s(now) * 1000
             self.pacer.cleared(now)
             if self.audio_listener is not None:
@@ -331,7 +391,7 @@ class MediaSocket(BoundedSocket):
 
     async def played_out(self, timeout_s: float) -> bool:
         """Wait until the provider has played all that was sent; false if it does not confirm that in time."""
-        if self.gone.is_set() or not self.sent_ms:
+        if self.gone.is_set() or not (self.sent_ms or self._in_order.locked()):
             return True
         name = f"wsvoice-end-{self.marks_sent}"
         played = self._waiting_marks[name] = self._loop.create_future()
