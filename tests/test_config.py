@@ -158,7 +158,7 @@ def test_every_option_of_dial_can_stand_in_each_source(tmp_path):
 def test_quirks_are_pairs(tmp_path):
     with pytest.raises(ConfigError, match="--quirk takes key=value, got 'silent'") as caught:
         dial_config(tmp_path, quirk=["silent"])
-    assert caught.value.hint == "for example `--quirk silent=yes`"
+    assert caught.value.hint == "for example `--quirk silent=VALUE`"
     with pytest.raises(ConfigError) as caught:
         dial_config(tmp_path, quirk=["reorder"])
     assert caught.value.hint == "for example `--quirk reorder=0.1`"

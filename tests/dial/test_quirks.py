@@ -85,7 +85,7 @@ def test_what_a_quirk_asks_of_the_caller(name: str, quirks: dict[str, str], expe
     [
         ("telnyx", {"reorder": "1.5"}, "the quirk reorder takes a number from 0 to 1, got '1.5'"),
         ("telnyx", {"reorder": "nan"}, "the quirk reorder takes a number from 0 to 1, got 'nan'"),
-        ("telnyx", {"leg-codec": "G722"}, "the quirk leg-codec takes PCMU or PCMA, got 'G722'"),
+        ("telnyx", {"leg-codec": "G722"}, "the quirk leg-codec takes one of PCMU, PCMA, got 'G722'"),
         ("plivo", {"start-delay": "soon"}, "the quirk start-delay takes a number from 0 to 3600, got 'soon'"),
         ("twilio", {"reorder": "0.1"}, "Twilio has no quirk 'reorder'"),
     ],

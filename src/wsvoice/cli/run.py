@@ -282,7 +282,11 @@ def show_banner(output: Output, bot: LoadedBot, config: RunConfig, ready: Ready)
 
     if public is None:
         if len(providers) > 1:
-            output.note(f"every provider is served at its own path: {', '.join(f'/{each.name}' for each in providers)}")
+            paths = ", ".join(f"/{each.name}" for each in providers if each.has_webhook)
+            output.note(f"every provider is served at its own path: {paths}")
+            for provider in providers:
+                if not provider.has_webhook:
+                    output.note(f"{provider.title} is served too: -t {provider.name} says how to set it up")
         if not any(provider.has_webhook for provider in providers):
             return
         reach = "only test calls reach it"
@@ -293,7 +297,7 @@ def show_banner(output: Output, bot: LoadedBot, config: RunConfig, ready: Ready)
     left_out = [] if config.transport else [name for name in PROVIDERS if name not in ready.provider_names]
     if left_out:
         output.note(f"not served because no secret is set for them: {', '.join(left_out)}")
-    if config.verify == "off":
+    if config.verify == "off" and any(provider.has_webhook for provider in providers):
         output.warning("webhooks are not verified: anybody who finds the URL can start calls at your cost")
     else:
         for provider in providers:

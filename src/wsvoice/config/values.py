@@ -254,7 +254,7 @@ def _pair(item: str, who: str, example: str) -> tuple[str, str]:
     if not equals:
         option, _, usual = example.partition(" ")
         # The example has a valid value if it is for this name.
-        suggestion = usual if usual.partition("=")[0] == item.strip() else f"{item}=yes"
+        suggestion = usual if usual.partition("=")[0] == item.strip() else f"{item}=VALUE"
         raise ConfigError(f"{who} takes key=value, got {item!r}", hint=f"for example `{option} {suggestion}`")
     return key.strip(), value
 

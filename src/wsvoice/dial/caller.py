@@ -514,7 +514,11 @@ class _TestCall:
         }.get(status, "")
         short = f"the stream was refused: {status}"
         hint = ""
-        if self._target.kind == "stream" and status in (401, 403, 404, 426):
+        if not self._provider.has_webhook:
+            if status in (401, 403):
+                names = " and ".join(self._provider.credential_names)
+                why = f" (the password is wrong, or missing) - set {names} as the server has them"
+        elif self._target.kind == "stream" and status in (401, 403, 404, 426):
             # Only the webhook's answer has the stream's token.
             parts = urlsplit(self._target.value)
             webhook = parts._replace(scheme=parts.scheme.replace("ws", "http"), path="/", query="").geturl()

@@ -43,7 +43,7 @@ def _check(provider: Simulator, name: str, value: str) -> None:
         raise UsageError(f"{provider.title} has no quirk {name!r}", hint=_hint(provider, name))
     if quirk.choices and value not in quirk.choices:
         raise UsageError(
-            f"the quirk {name} takes {' or '.join(quirk.choices)}, got {value!r}",
+            f"the quirk {name} takes one of {', '.join(quirk.choices)}, got {value!r}",
             hint=did_you_mean(value, quirk.choices),
         )
 
