@@ -249,7 +249,7 @@ def test_the_report_is_the_documented_one(calls: Calls) -> None:
 def test_the_way_is_signed(calls: Calls) -> None:
     call = calls["echo"]
     assert re.search(r" POST https?://\S+/ answered 200 in \d+ ms\n", call.words)
-    assert "the upgrade's signature matches" in call.log
+    assert "the upgrade's signature covers" in call.log
     assert "refused" not in call.log
 
 

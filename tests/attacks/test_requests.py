@@ -6,6 +6,7 @@ import asyncio
 import queue
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -101,6 +102,24 @@ class TestPages:
         server, path = served
         for page in LOCAL_PAGES:
             assert raw_http.upgrade(server.url, path, "Host: localhost", f"Origin: {page}") == 101, page
+
+    @pytest.mark.parametrize("transport", ["asterisk", None])
+    def test_a_stream_with_a_password_comes_in_by_any_path_but_from_no_page(
+        self, serve: Serve, transport: str | None
+    ) -> None:
+        secrets = {"ASTERISK_PASSWORD": "s3cret", "TWILIO_AUTH_TOKEN": "x" * 32}
+        server = serve(bots.echo, transport=transport, proxy="bot.example", credentials=secrets)
+        right, wrong = (
+            f"Authorization: Basic {b64encode(each).decode()}" for each in (b"wsvoice:s3cret", b"wsvoice:x")
+        )
+        host = "Host: bot.example"
+        for path in ("/ws", "/ws/asterisk", "/ws/asterisk/anything"):
+            assert raw_http.upgrade(server.url, path, host, right) == 101, path
+            # Some programs name what they dial.
+            assert raw_http.upgrade(server.url, path, host, right, "Origin: https://bot.example") == 101, path
+            assert raw_http.upgrade(server.url, path, host, right, "Origin: https://evil.example") == 403, path
+            assert raw_http.upgrade(server.url, path, host, wrong) == 403, path
+            assert raw_http.upgrade(server.url, path, host) == 403, path
 
     def test_pages_of_other_sites_reach_no_stream(self, served: Any) -> None:
         server, path = served

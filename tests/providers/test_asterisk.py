@@ -21,7 +21,7 @@ from wsvoice.audio import AudioFormat, Encoding, write_wav
 from wsvoice.config import DialConfig
 from wsvoice.dial import CallReport
 from wsvoice.dial.caller import dial
-from wsvoice.errors import LocalProtocolError, RemoteProtocolError
+from wsvoice.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 from wsvoice.providers.base import Side, Stream, WebhookRequest
 from wsvoice.providers.events import (
     Audio,
@@ -236,6 +236,13 @@ def test_without_a_password_nobody_has_the_right_one() -> None:
     for header in ("", "Basic Og==", "Basic d3N2b2ljZTo="):
         assert not load_provider("asterisk").has_credentials(upgrade(authorization=header))
         assert not load_provider("asterisk", {"ASTERISK_USERNAME": "u"}).has_credentials(upgrade(authorization=header))
+
+
+@pytest.mark.parametrize("name", ["ASTERISK_PASSWORD", "ASTERISK_USERNAME"])
+def test_credentials_that_no_line_can_hold_are_misuse(name: str) -> None:
+    for value in ("a\nb", "a\r", "\0", "a\x7f"):
+        with pytest.raises(ConfigError, match=f"{name} has control characters"):
+            load_provider("asterisk", {name: value})
 
 
 def test_the_lines_for_asterisks_files() -> None:

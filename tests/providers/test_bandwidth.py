@@ -378,8 +378,19 @@ def test_it_is_asked_for_where_one_address_serves_all(serve: Callable[..., Runni
     assert httpx.post(server.url).status_code == 401
     assert httpx.get(server.url).status_code == 404
     assert httpx.post(server.url, json={}).status_code == 404
-    without = serve(waits, transport=None)
-    assert httpx.post(without.url).status_code == 404
+    assert httpx.post(server.url, headers={"authorization": "Basic Og=="}).status_code == 404
+
+
+@pytest.mark.parametrize("transport", ["bandwidth", None])
+@pytest.mark.parametrize("settings", [{"verify": "off", "credentials": SECRETS}, {"verify": "off"}, {}])
+def test_a_server_that_knows_no_password_asks_all_the_same(
+    serve: Callable[..., RunningServer], transport: str | None, settings: dict[str, Any]
+) -> None:
+    """For the call comes with the password, and Bandwidth's application has one."""
+    server = serve(waits, transport=transport, **settings)
+    assert failure(server.url) == "the bot never made a sound"
+    assert httpx.post(server.url).status_code == 401
+    assert not server.lines("refused")
 
 
 def test_without_a_password_nothing_is_asked_for(serve: Callable[..., RunningServer]) -> None:

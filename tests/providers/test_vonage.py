@@ -88,7 +88,10 @@ def test_the_published_token_is_accepted(vonage: Any) -> None:
 
 def signed(claims: dict[str, Any], secret: str = SECRET, algorithm: str = "HS256", **options: Any) -> str:
     return jwt.encode(
-        {"iat": NOW, "payload_hash": hashlib.sha256(BODY).hexdigest(), **claims}, secret, algorithm, **options
+        {"iat": NOW, "iss": "Vonage", "payload_hash": hashlib.sha256(BODY).hexdigest(), **claims},
+        secret,
+        algorithm,
+        **options,
     )
 
 
@@ -104,6 +107,12 @@ def signed(claims: dict[str, Any], secret: str = SECRET, algorithm: str = "HS256
         (post(BODY, signed({"iat": str(NOW)})), "not of the last 300 s"),
         (post(BODY, signed({"iat": None})), "not of the last 300 s"),
         (post(BODY, signed({"iat": float("nan")})), "not of the last 300 s"),
+        (post(BODY, signed({"iat": 10**400})), "not of the last 300 s"),
+        (post(BODY, signed({"exp": NOW - 1})), "not of the last 300 s"),
+        (post(BODY, signed({"exp": 10**400})), "not of the last 300 s"),
+        (post(BODY, signed({"exp": "never"})), "not of the last 300 s"),
+        (post(BODY, signed({"iss": "nobody"})), "not Vonage's"),
+        (post(BODY, signed({"iss": ""})), "not Vonage's"),
         (post(BODY, signed({}, secret=SECRET[::-1])), "no token that VONAGE_SIGNATURE_SECRET has signed"),
         (
             post(BODY, signed({}, secret=2 * SECRET, algorithm="HS384")),
@@ -122,6 +131,23 @@ def signed(claims: dict[str, Any], secret: str = SECRET, algorithm: str = "HS256
 def test_any_other_is_refused(vonage: Any, request_: WebhookRequest, words: str) -> None:
     with pytest.raises(SignatureError, match=words):
         vonage.verify(request_, now=NOW)
+
+
+def test_another_applications_token_is_refused() -> None:
+    ours = Vonage({"VONAGE_SIGNATURE_SECRET": SECRET, "VONAGE_APPLICATION_ID": "ours"})
+    ours.verify(post(BODY, signed({"application_id": "ours", "exp": NOW})), now=NOW)
+    ours.verify(post(BODY, signed({})), now=NOW)
+    for other in ("theirs", "", None, 5, ["ours"]):
+        with pytest.raises(SignatureError, match="another application"):
+            ours.verify(post(BODY, signed({"application_id": other})), now=NOW)
+
+
+@pytest.mark.parametrize("scheme", ["bearer", "BEARER"])
+def test_a_scheme_is_written_in_any_case(vonage: Any, scheme: str) -> None:
+    plain = post(BODY, TOKEN)
+    request = dataclasses.replace(plain, headers={"authorization": f"{scheme} {TOKEN}"})
+    vonage.verify(request, now=NOW)
+    assert vonage.replay_key(request) == vonage.replay_key(plain)
 
 
 def test_nobody_signs_with_nothing() -> None:
@@ -179,14 +205,26 @@ def test_the_answer_is_an_ncco(vonage: Any) -> None:
 
 
 def test_headers_have_a_limit(vonage: Any) -> None:
-    bare = len(json.dumps(json.loads(vonage.answer(CALL, "wss://h/").body)[0]["endpoint"][0]["headers"]))
+    call = dataclasses.replace(CALL, from_number="", to_number="")
+    bare = len(json.dumps(json.loads(vonage.answer(call, "wss://h/").body)[0]["endpoint"][0]["headers"]))
     most = "x" * (512 - bare - len(', "p": ""'))
     answer = vonage.answer(dataclasses.replace(CALL, parameters={"p": most}), "wss://h/")
+    # There is no room for the numbers, which are left out.
     assert vonage.read_answer(answer.body.encode(), answer.media_type).parameters["p"] == most
     for text in (most + "x", "日" * len(most)):
         with pytest.raises(LocalProtocolError) as caught:
             vonage.answer(dataclasses.replace(CALL, parameters={"p": text}), "wss://h/")
         assert caught.value.kind == "long-parameter"
+
+
+def test_a_callers_number_is_left_out_where_it_is_too_long(vonage: Any) -> None:
+    def told(**changes: Any) -> Any:
+        answer = vonage.answer(dataclasses.replace(CALL, **changes), "wss://h/")
+        return vonage.read_answer(answer.body.encode(), answer.media_type).parameters
+
+    assert "from_number" not in told(from_number="日" * 256)
+    assert told(from_number="日" * 256)["to_number"] == CALL.to_number
+    assert not {"from_number", "to_number"} & told(from_number="日" * 256, to_number="日" * 256).keys()
 
 
 @pytest.mark.parametrize("name", ["", "event", "content-type", "call_id"])
@@ -311,11 +349,26 @@ def test_every_message_of_the_bots_is_20_ms(name: str, size: int) -> None:
 
 def test_a_notification_comes_back_as_it_was_asked_for() -> None:
     carrier, _ = ends()
-    for payload in ({"name": "m"}, {"customKey": "customValue"}, {"name": "m", "n": 1}, {"name": 5}, {}):
+    for payload in (
+        {"name": "m"},
+        {"customKey": "customValue"},
+        {"name": "m", "n": 1},
+        {"name": 5},
+        {},
+        {"name": "{}"},
+    ):
         event = carrier.receive(json.dumps({"action": "notify", "payload": payload}))
         assert json.loads(carrier.send(event)) == {"event": "websocket:notify", "payload": payload}
     with pytest.raises(RemoteProtocolError):
         carrier.receive('{"action":"notify"}')
+
+
+@pytest.mark.parametrize("name", ["m", "5", "{}", '{"name":"m"}', '{"customKey":"customValue"}', '{"name":"{}"}'])
+def test_a_mark_comes_back_under_its_name(name: str) -> None:
+    carrier, bot = ends()
+    message = bot.send(Mark(name))
+    assert json.loads(message) == {"action": "notify", "payload": {"name": name}}
+    assert bot.receive(carrier.send(carrier.receive(message))) == Mark(name)
 
 
 def test_a_command_that_nobody_knows_is_a_finding() -> None:

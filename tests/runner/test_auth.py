@@ -169,6 +169,22 @@ class TestWebhooks:
             assert provider.credential_names[0] in (caught.value.hint or "")
             assert list(served_providers(replace(everybody, verify="off"))) == list(PROVIDERS)
 
+    def test_asterisk_is_served_beside_those_that_sign_if_it_has_a_password(self) -> None:
+        password = {"ASTERISK_PASSWORD": "x"}
+        everybody = RunConfig(proxy="voice.example.com", credentials={**SIGNED["credentials"], **password})
+        for verify in ("auto", "enforce"):
+            assert list(served_providers(replace(everybody, verify=verify))) == ["twilio", "asterisk"]
+            assert list(served_providers(replace(everybody, verify=verify, transport="asterisk"))) == ["asterisk"]
+        assert list(served_providers(replace(everybody, stream_auth="none"))) == ["twilio"]
+        assert list(served_providers(replace(everybody, **SIGNED))) == ["twilio"]
+
+    @pytest.mark.parametrize("secrets", [{}, {"ASTERISK_PASSWORD": "x"}])
+    def test_what_checks_asterisk_instead_of_a_signature(self, secrets: dict[str, str]) -> None:
+        with pytest.raises(ConfigError) as caught:
+            served_providers(RunConfig(transport="asterisk", verify="enforce", credentials=secrets))
+        assert "ASTERISK_PASSWORD is checked on a public address" in (caught.value.hint or "")
+        assert "stream tokens" not in (caught.value.hint or "")
+
     def test_a_tunnel_is_not_opened_for_nothing(self, serve: Callable[..., Any]) -> None:
         with pytest.raises(ConfigError, match="TWILIO_AUTH_TOKEN"):
             serve(bots.echo, tunnel="ngrok")

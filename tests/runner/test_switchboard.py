@@ -318,11 +318,9 @@ class TestWebhook:
         ],
     )
     def test_nobodys_webhook(self, shared: Any, what: dict[str, str]) -> None:
-        answers = [
-            httpx.post(shared.url, data=what),
-            httpx.get(shared.url, params=what),
-            httpx.post(shared.url, json=what),
-        ]
+        answers = [httpx.get(shared.url, params=what), httpx.post(shared.url, json=what)]
+        if what:  # An empty POST may be of a provider that waits to be asked for its credentials.
+            answers.append(httpx.post(shared.url, data=what))
         for answer in answers:
             assert answer.status_code == 404
             assert "/plivo" in answer.text

@@ -82,7 +82,7 @@ def read_bearer(request: WebhookRequest, key: str | RSAPublicKey) -> dict[str, A
     if not key:
         return None  # Anybody can sign with nothing.
     try:
-        return jwt.decode(token if scheme == "Bearer" else "", key, [_algorithm(key)], options=_UNTIMED)
+        return jwt.decode(token if scheme.lower() == "bearer" else "", key, [_algorithm(key)], options=_UNTIMED)
     except (jwt.PyJWTError, ValueError, RecursionError):
         return None
 

@@ -49,7 +49,8 @@ def served_providers(config: RunConfig) -> dict[str, Server]:
     Return the providers that a server with these settings serves, by name.
 
     On a public address anybody who finds the URL could run calls at the owner's cost, so webhooks are verified there
-    unless ``--verify off`` is given. A provider that signs nothing is served there only if it is chosen by name.
+    unless ``--verify off`` is given. A provider that signs nothing is served there only if it is chosen by name, or if
+    all of its streams carry a password.
 
     Raises:
         ConfigError: If a secret is malformed or missing.
@@ -64,7 +65,10 @@ def served_providers(config: RunConfig) -> dict[str, Server]:
         _check_credentials(providers.values(), config)
     if config.verify == "off":
         return providers
-    able = {name: each for name, each in providers.items() if each.signs and each.can_verify()}
+    with_tokens = is_public and config.stream_auth != "none"
+    able = {
+        name: each for name, each in providers.items() if each.can_verify() or (with_tokens and _has_password(each))
+    }
     if config.transport is None and (is_public or config.verify == "enforce"):
         if not able:
             raise ConfigError(
@@ -77,10 +81,12 @@ def served_providers(config: RunConfig) -> dict[str, Server]:
         if provider.name in able:
             _check_secret(provider)
         elif config.verify == "enforce" and not provider.signs:
+            checked = "stream tokens are checked all the same"
+            if not provider.has_webhook:
+                checked = f"{provider.credential_names[0]} is checked on a public address (-x)"
             raise ConfigError(
                 f"{provider.title} signs nothing, so --verify enforce would refuse all of its calls",
-                hint="serve a provider that signs, such as -t twilio, or leave --verify out: "
-                "stream tokens are checked all the same",
+                hint=f"serve a provider that signs, such as -t twilio, or leave --verify out: {checked}",
             )
         elif provider.signs and (is_public or config.verify == "enforce"):
             name = provider.credential_names[0]
@@ -102,11 +108,16 @@ def _check_credentials(providers: Iterable[Server], config: RunConfig) -> None:
     """Make sure that those can get in who are given no stream token, for they send no webhook."""
     for provider in providers:
         name = next(iter(provider.credential_names), "")
-        if not provider.has_webhook and not provider.credential(name):
+        if not provider.has_webhook and not _has_password(provider):
             raise ConfigError(
                 f"a public address needs a password for {provider.title}'s streams, and {name} is not set",
                 hint=f"set {name} in the environment or in {config.dotenv_place}, and in {provider.title}",
             )
+
+
+def _has_password(provider: Server) -> bool:
+    """Whether a provider that sends no webhook is known by the password that its streams carry."""
+    return not provider.has_webhook and bool(provider.credential(provider.credential_names[0]))
 
 
 def _secrets(providers: Iterable[Server]) -> str:

@@ -54,7 +54,7 @@ async def detect_provider(
                     raise RemoteProtocolError("too-large", "the messages before its start are larger than the limit")
                 messages.append(raw)
                 try:
-                    message: object = json.loads(raw)
+                    message: object = json.loads(raw) if isinstance(raw, str) else raw
                 except (ValueError, RecursionError):
                     message = raw
                 for provider in providers:

@@ -144,14 +144,14 @@ class Switchboard:
         if not requests.has_host(request, self.config):
             self._refusals.warning(log, "webhook refused (400)", "it names no host, or a bad one")
             return PlainTextResponse("The request must name one host.\n", 400)
+        lacks_credentials = bool(provider.challenge) and "authorization" not in asked.headers
+        if lacks_credentials and _is_empty(asked):
+            return _challenge(provider, log)  # Even unverified: what it has to say comes with its credentials.
         try:
             self.auth.check_webhook(provider, asked, is_public=requests.is_public(request, self.config))
         except SignatureError as error:
-            if self.auth.verifies(provider) and provider.challenge and "authorization" not in asked.headers:
-                log.debug("webhook asked for its credentials (401)")
-                return PlainTextResponse(
-                    "The credentials are missing.\n", 401, {"WWW-Authenticate": provider.challenge}
-                )
+            if lacks_credentials and self.auth.verifies(provider):
+                return _challenge(provider, log)
             if (host := self._signed_for(provider, asked, request)) is not None:
                 error.hint = (
                     f"it is signed for {host}, which this server does not know: if that is yours, use -x {host}"
@@ -170,7 +170,7 @@ class Switchboard:
         except RemoteProtocolError as error:
             guidance = self._other_path(asked, provider) or ""
             self._refusals.warning(log, "webhook refused (400)", f"{error.message}{guidance}")
-            return PlainTextResponse(f"This is not a {provider.title} webhook: {error.message}{guidance}\n", 400)
+            return PlainTextResponse(f"This is no webhook of {provider.title}: {error.message}{guidance}\n", 400)
         prefix = request.scope["path"].removesuffix("/").removesuffix(f"/{provider_name}" if provider_name else "")
         call_id = event.call_id if event is not None else ""
         log = logger.bind(call=call_id if 0 < len(call_id) <= ID_LIMIT and call_id.isprintable() else "-")
@@ -272,6 +272,8 @@ class Switchboard:
         """Say, as the end of a sentence, which path would answer a webhook that came to the wrong one."""
         for name in PROVIDERS:
             other = self.providers.get(name) or load_server(name, {})
+            if other.challenge and _is_empty(request):
+                continue  # It looks like anybody's.
             if other.recognises(request) and (provider is None or provider.name != name):
                 if name in self.providers:
                     return f"; it looks like {other.title}'s, whose webhook is /{name}"
@@ -344,15 +346,26 @@ class Switchboard:
         Raises:
             TokenError: If a token is missing or bad.
         """
+        whose = requests.page(websocket)
+        # Some programs name the host that they dial as their origin.
+        own = (self.config.public_url or "").lower()
+        if self.config.stream_auth != "none" and requests.is_foreign_page(whose, {own}):
+            raise TokenError(f"a web page of {whose!r:.100} dials; telephone companies do not")
+        known = self.providers.values() if provider is None else [provider]
+        upgrade = self._upgrade_request(websocket)
+        # Credentials that the user gave the provider, instead of a token.
+        has_credentials = any(each.has_credentials(upgrade) for each in known)
         if token is not None and provider is not None:
-            claims = self.auth.tokens.redeem(token, provider.name)
-            return claims.call, not claims.verified
-        if provider is not None and provider.has_credentials(self._upgrade_request(websocket)):
-            return None, False  # Credentials that the user gave the provider, instead of a token.
+            try:
+                claims = self.auth.tokens.redeem(token, provider.name)
+            except TokenError:
+                if not has_credentials:
+                    raise
+            else:
+                return claims.call, not claims.verified
+        if has_credentials:
+            return None, False
         if requests.needs_token(websocket, self.config):
-            whose = requests.page(websocket)
-            if requests.is_foreign_page(whose):
-                raise TokenError(f"a web page of {whose!r:.100} dials; telephone companies do not")
             if provider is not None and not provider.has_webhook:
                 names = " and ".join(sorted(provider.credential_names, reverse=True))
                 what = "the stream carries no credentials, or wrong ones"
@@ -379,7 +392,7 @@ class Switchboard:
             )
             return
         if matched is not None:
-            log.debug("the upgrade's signature matches {}", matched)
+            log.debug("the upgrade's signature covers {}", matched)
 
     async def _serve_stream(
         self,
@@ -495,6 +508,16 @@ def _is_signed(provider: Server, request: WebhookRequest) -> bool:
     except SignatureError:
         return False
     return True
+
+
+def _is_empty(request: WebhookRequest) -> bool:
+    return request.method == "POST" and not request.body
+
+
+def _challenge(provider: Server, log: Logger) -> Response:
+    """Answer a webhook whose provider sends its credentials, and what else it has to say, once it is asked."""
+    log.debug("webhook asked for its credentials (401)")
+    return PlainTextResponse("The credentials are missing.\n", 401, {"WWW-Authenticate": provider.challenge})
 
 
 def _response(answer: Answer) -> Response:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
+from wsvoice.errors import ConfigError
 from wsvoice.providers.asterisk.company import AsteriskCompany
 from wsvoice.providers.asterisk.stream import AsteriskMirror, AsteriskStream
 from wsvoice.providers.base import Server, Side, Stream, WebhookRequest
@@ -35,6 +36,13 @@ class AsteriskServer(AsteriskCompany, Server):
 
     known_to_pipecat: ClassVar[bool] = False
 
+    def __init__(self, credentials: Mapping[str, str]) -> None:
+        super().__init__(credentials)
+        for name, value in self.credentials.items():
+            if not value.isprintable():
+                hint = "a line of Asterisk's files could not hold them: choose another"
+                raise ConfigError(f"{name} has control characters", hint=hint)
+
     def claims(self, message: object) -> bool:
         """Whether a message is Asterisk's start, as JSON or in words."""
         if isinstance(message, Mapping):
@@ -49,7 +57,8 @@ class AsteriskServer(AsteriskCompany, Server):
         """
         password = self.credential("ASTERISK_PASSWORD")
         given = read_basic(request.headers.get("authorization", ""))
-        return bool(password) and is_same(self.username, given[0]) and is_same(password, given[1])
+        # Both are compared in any case: the time that it takes tells nothing of either.
+        return bool(password) and is_same(self.username, given[0]) & is_same(password, given[1])
 
     def setup_lines(self, stream_url: str) -> list[str]:
         """Return the lines of Asterisk's files that lead an extension to `stream_url`."""

@@ -107,7 +107,8 @@ class ExotelServer(ExotelCompany, Server):
         """
         user, password = self.credential("EXOTEL_STREAM_USER"), self.credential("EXOTEL_STREAM_PASSWORD")
         given = read_basic(request.headers.get("authorization", ""))
-        return bool(user and password) and is_same(user, given[0]) and is_same(password, given[1])
+        # Both are compared in any case: the time that it takes tells nothing of either.
+        return bool(user and password) and is_same(user, given[0]) & is_same(password, given[1])
 
     def stream(self) -> Stream:
         return ExotelStream(Side.BOT)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, TypeGuard
 from urllib.parse import quote
 
 from wsvoice.call import Call, Direction
@@ -24,6 +24,8 @@ from wsvoice.providers.vonage.stream import VonageStream
 API_BASE_URL = "https://api.nexmo.com"
 #: How old a webhook's token may be, and how long one of ours is good for, in seconds.
 WEBHOOK_AGE_S, TOKEN_AGE_S = 300, 60
+#: No time that a token tells is later, in seconds.
+TIME_LIMIT = 10**12
 
 #: https://developer.vonage.com/en/voice/voice-api/webhook-reference#event-webhook
 _ENDED = frozenset({"completed", "busy", "cancelled", "unanswered", "rejected", "failed", "timeout"})
@@ -83,6 +85,10 @@ class VonageServer(VonageCompany, Server):
         known = {"from_number": call.from_number, "to_number": call.to_number, "direction": call.direction}
         headers = {name: value for name, value in known.items() if value}
         headers = {**headers, **call.parameters, "call_id": call.call_id}
+        # A caller may be called anything, and the webhook has told it already.
+        for name in ("from_number", "to_number"):
+            if name not in call.parameters and len(json.dumps(headers)) > HEADERS_LIMIT:
+                headers.pop(name, None)
         if (size := len(json.dumps(headers))) > HEADERS_LIMIT:
             text = f"the parameters have {size} bytes with the call's own; Vonage takes {HEADERS_LIMIT}"
             raise LocalProtocolError("long-parameter", text)
@@ -120,8 +126,15 @@ class VonageServer(VonageCompany, Server):
         if claims is None:
             hint = "set it to the account's signature secret, and switch on signed webhooks in the application"
             raise SignatureError("the webhook carries no token that VONAGE_SIGNATURE_SECRET has signed", hint=hint)
-        issued, covered = claims.get("iat"), claims.get("payload_hash")
-        if not isinstance(issued, int | float) or not abs(now - issued) <= WEBHOOK_AGE_S:
+        # The secret is the account's, and signs what is sent to all of its applications.
+        known = self.credential("VONAGE_APPLICATION_ID")
+        application = claims.get("application_id", known)
+        if claims.get("iss") != "Vonage" or (known and application != known):
+            hint = "VONAGE_APPLICATION_ID has to be the application whose webhooks come here, or not to be set"
+            raise SignatureError("the webhook's token is not Vonage's, or for another application", hint=hint)
+        issued, expires, covered = claims.get("iat"), claims.get("exp", now), claims.get("payload_hash")
+        is_new = _is_time(issued) and abs(now - issued) <= WEBHOOK_AGE_S
+        if not is_new or not _is_time(expires) or now > expires:
             hint = "it is sent again, or this machine's clock is wrong"
             raise SignatureError(f"the webhook's token is not of the last {WEBHOOK_AGE_S} s", hint=hint)
         body = hashlib.sha256(request.body).hexdigest() if request.body or covered is not None else ""
@@ -131,7 +144,12 @@ class VonageServer(VonageCompany, Server):
 
     def replay_key(self, request: WebhookRequest) -> tuple[str, str | None]:
         """Return what the token signs, which has an id of its own; Vonage documents nothing that its retries repeat."""
-        return request.headers.get("authorization", "").rpartition(".")[0], ""
+        return request.headers.get("authorization", "").partition(" ")[2].rpartition(".")[0], ""
+
+
+def _is_time(value: object) -> TypeGuard[float]:
+    """Whether a claim is a Unix time that may be reckoned with, for a stranger's number is of any length."""
+    return isinstance(value, int | float) and abs(value) <= TIME_LIMIT
 
 
 def _text(fields: object, name: str) -> str:

@@ -49,7 +49,7 @@ class VonageStream(BinaryStream):
         elif isinstance(event, Digit):
             content = {"digit": event.digit, "duration": 260}
         elif isinstance(event, Mark):
-            content = {"payload": _mark_payload(event.name)}
+            content = {"payload": {"name": event.name} if self.side is Side.BOT else _payload(event.name)}
         name = names.get(type(event))
         return write_object({key: name, **content}) if name else None
 
@@ -74,8 +74,15 @@ class VonageStream(BinaryStream):
         if kind is Mark:
             payload = fields.read_inner(content, "payload", "bad-mark")
             name = payload.get("name")
-            # One that is none of ours is called by its JSON.
-            return Mark(name if len(payload) == 1 and isinstance(name, str) else write_object(payload))
+            # One that is none of ours is called by its JSON; and to the carrier, which returns it as it came, one
+            # whose name is such JSON.
+            if (
+                len(payload) > 1
+                or not isinstance(name, str)
+                or (self.side is Side.CARRIER and _payload(name) != payload)
+            ):
+                name = write_object(payload)
+            return Mark(name)
         return kind() if kind else Unknown(name[:NAME_LIMIT])
 
     def read_start(self, content: dict[str, Any]) -> StreamStarted:
@@ -88,8 +95,8 @@ class VonageStream(BinaryStream):
         return StreamStarted(call_id, call_id, "", from_number, to_number, wire, given)
 
 
-def _mark_payload(name: str) -> dict[str, Any]:
-    """Return what a mark is notified with: its name, or what a bot of another making wrote, which comes back."""
+def _payload(name: str) -> dict[str, Any]:
+    """Return the payload that comes back for a mark as the carrier calls it: its name, or what is JSON as it is."""
     try:
         return read_object(name)
     except RemoteProtocolError:
