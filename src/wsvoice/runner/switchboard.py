@@ -346,25 +346,25 @@ class Switchboard:
         Raises:
             TokenError: If a token is missing or bad.
         """
+        bad_token: TokenError | None = None
+        if token is not None and provider is not None:
+            try:
+                claims = self.auth.tokens.redeem(token, provider.name)
+            except TokenError as error:
+                bad_token = error
+            else:
+                return claims.call, not claims.verified
+        # A browser may know a password, and send it for any page. Some programs name the host that they dial as origin.
         whose = requests.page(websocket)
-        # Some programs name the host that they dial as their origin.
         own = (self.config.public_url or "").lower()
         if self.config.stream_auth != "none" and requests.is_foreign_page(whose, {own}):
             raise TokenError(f"a web page of {whose!r:.100} dials; telephone companies do not")
         known = self.providers.values() if provider is None else [provider]
         upgrade = self._upgrade_request(websocket)
-        # Credentials that the user gave the provider, instead of a token.
-        has_credentials = any(each.has_credentials(upgrade) for each in known)
-        if token is not None and provider is not None:
-            try:
-                claims = self.auth.tokens.redeem(token, provider.name)
-            except TokenError:
-                if not has_credentials:
-                    raise
-            else:
-                return claims.call, not claims.verified
-        if has_credentials:
-            return None, False
+        if any(each.has_credentials(upgrade) for each in known):
+            return None, False  # What the user gave the provider instead of a token.
+        if bad_token is not None:
+            raise bad_token
         if requests.needs_token(websocket, self.config):
             if provider is not None and not provider.has_webhook:
                 names = " and ".join(sorted(provider.credential_names, reverse=True))
