@@ -4,7 +4,7 @@ What a real Asterisk sends to a WebSocket server, and how it takes what it is se
 Each scenario is one telephone call, from a SIP phone through Asterisk to a plain WebSocket server that is nothing but
 the ``websockets`` library. Written anew by::
 
-    WSVOICE_ASTERISK=FOLDER python -m tests.asterisk.capture
+    REAL_ASTERISK=FOLDER python -m tests.asterisk.capture
 """
 
 from __future__ import annotations
@@ -539,7 +539,7 @@ def _connection_id(pbx: Pbx) -> str:
 
 
 async def _main() -> None:
-    programs = Programs(Path(os.environ["WSVOICE_ASTERISK"]))
+    programs = Programs(Path(os.environ["REAL_ASTERISK"]))
     GOLDEN.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="pbx") as name:
         folder = Path(name)

@@ -13,17 +13,17 @@ from tests.asterisk.pbx import Pbx, asterisk
 from tests.asterisk.programs import Programs
 
 #: Read here because the tests run without settings from outside.
-FOLDER = os.environ.get("WSVOICE_ASTERISK")
+FOLDER = os.environ.get("REAL_ASTERISK")
 
 
 @pytest.fixture(scope="session")
 def programs() -> Programs:
     """Asterisk and baresip, as ``install.sh`` installs them."""
     if not FOLDER:
-        pytest.skip("WSVOICE_ASTERISK names no folder; tests/asterisk/install.sh makes one")
+        pytest.skip("REAL_ASTERISK names no folder; tests/asterisk/install.sh makes one")
     found = Programs(Path(FOLDER))
     if missing := found.missing():
-        pytest.skip(f"WSVOICE_ASTERISK: {missing}; tests/asterisk/install.sh makes it")
+        pytest.skip(f"REAL_ASTERISK: {missing}; tests/asterisk/install.sh makes it")
     return found
 
 

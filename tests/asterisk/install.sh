@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Puts a real Asterisk and a SIP telephone into a folder: bash tests/asterisk/install.sh FOLDER
-# FOLDER may also come from WSVOICE_ASTERISK, which then tells the tests where to look. About a minute, 450 MB.
+# FOLDER may also come from REAL_ASTERISK, which then tells the tests where to look. About a minute, 450 MB.
 #
 # The folder is a small Debian unstable, for Debian's stable releases have no Asterisk. Nothing in it is started or
 # chrooted into afterwards: tests/asterisk/programs.py runs its programs in place, as an ordinary user.
@@ -34,7 +34,7 @@ is_installed() {
     compgen -G "$folder/usr/lib/*/asterisk/modules/chan_websocket.so" >/dev/null
 }
 
-folder=${1:-${WSVOICE_ASTERISK:-}}
+folder=${1:-${REAL_ASTERISK:-}}
 [[ -n $folder ]] || fail "which folder? bash tests/asterisk/install.sh FOLDER"
 folder=$(realpath -m "$folder")
 if is_installed; then
