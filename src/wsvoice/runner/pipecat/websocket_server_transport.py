@@ -11,8 +11,7 @@ from typing import Any, cast
 import pipecat
 import pipecat.transports.websocket.server as pipecat_server
 from loguru import logger
-from pipecat.frames.frames import CancelWorkerFrame, Frame, InterruptionFrame, OutputAudioRawFrame, StartFrame
-from pipecat.processors.frame_processor import FrameDirection
+from pipecat.frames.frames import CancelWorkerFrame
 from pipecat.runner.types import RunnerArguments
 from pipecat.transports.base_transport import BaseTransport
 from pipecat.transports.websocket.server import (
@@ -28,8 +27,8 @@ from wsvoice.call import Call
 from wsvoice.pipecat_contracts import unusable
 from wsvoice.runner.activity import Activity
 from wsvoice.runner.pipecat import is_supported
-from wsvoice.runner.pipecat.resamplers import UtteranceResampler, use_resampler
 from wsvoice.runner.pipecat.websocket_transport import (
+    ActivityOutputTransport,
     FrameReceiver,
     TransportParams,
     pick_params,
@@ -86,26 +85,10 @@ class ServerInputTransport(SingleClientWebsocketServerInputTransport):
             await self._transport.activity.resumed()
 
 
-class ServerOutputTransport(SingleClientWebsocketServerOutputTransport):
+class ServerOutputTransport(ActivityOutputTransport, SingleClientWebsocketServerOutputTransport):
     """The bot's frames, as messages."""
 
     _transport: ServerTransport
-
-    async def set_transport_ready(self, frame: StartFrame) -> None:
-        """Begin to send, with a resampler of little delay."""
-        await super().set_transport_ready(frame)
-        use_resampler(self, UtteranceResampler)
-
-    async def write_audio_frame(self, frame: OutputAudioRawFrame) -> bool:
-        """Send one piece of audio, with a WAV header if the params ask for one."""
-        self._transport.activity.play(frame.audio, self.sample_rate)
-        return await super().write_audio_frame(frame)
-
-    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        """Handle a frame."""
-        if isinstance(frame, InterruptionFrame):
-            self._transport.activity.cut()
-        await super().process_frame(frame, direction)
 
 
 class ServerTransport(SingleClientWebsocketServerTransport):

@@ -34,6 +34,7 @@ from pipecat.runner.utils import parse_telephony_websocket
 from pipecat.serializers.base_serializer import FrameSerializer
 from pipecat.serializers.protobuf import ProtobufFrameSerializer
 from pipecat.transports.base_input import BaseInputTransport
+from pipecat.transports.base_output import BaseOutputTransport
 from pipecat.transports.base_transport import BaseTransport
 from pipecat.transports.base_transport import TransportParams as BaseParams
 from pipecat.transports.websocket.fastapi import (
@@ -217,10 +218,10 @@ class ClientInputTransport(FastAPIWebsocketInputTransport):
                 await self._transport.activity.resumed()
 
 
-class ClientOutputTransport(FastAPIWebsocketOutputTransport):
-    """The bot's frames, as messages."""
+class ActivityOutputTransport(BaseOutputTransport):
+    """The output of a plain transport: it notes the bot's audio as activity."""
 
-    _transport: ClientTransport
+    _transport: Any
 
     async def set_transport_ready(self, frame: StartFrame) -> None:
         """Begin to send, with a resampler of little delay."""
@@ -237,6 +238,12 @@ class ClientOutputTransport(FastAPIWebsocketOutputTransport):
         if isinstance(frame, InterruptionFrame):
             self._transport.activity.cut()
         await super().process_frame(frame, direction)
+
+
+class ClientOutputTransport(ActivityOutputTransport, FastAPIWebsocketOutputTransport):
+    """The bot's frames, as messages."""
+
+    _transport: ClientTransport
 
 
 class ClientTransport(FastAPIWebsocketTransport):
