@@ -182,9 +182,8 @@ def lines_of(svg: str) -> set[str]:
     rows: dict[str, str] = {}
     for y, text in re.findall(r'<text [^>]*y="([^"]+)"[^>]*clip-path[^>]*>([^<]*)</text>', svg):
         rows[y] = rows.get(y, "") + html.unescape(text)
-    # When the bot answers is another thing on a busy machine. One underrun, two underruns.
-    other = r"\w+\.\.\.|[0-9.]+|(?<=bot answered ).*|s\b"
-    return {re.sub(other, "…", " ".join(row.split())).replace("…", "") for row in rows.values()}
+    # One underrun, two underruns.
+    return {re.sub(r"\w+\.\.\.|[0-9.]+|s\b", "…", " ".join(row.split())).replace("…", "") for row in rows.values()}
 
 
 def test_the_picture_of_a_call_is_what_a_call_shows() -> None:
@@ -192,9 +191,12 @@ def test_the_picture_of_a_call_is_what_a_call_shows() -> None:
     # A longer path would break its line.
     with TemporaryDirectory(dir="/tmp") as folder:
         command = [*generate.CALL[:-1], f"{folder}/a.wav"]
-        shown = generate.call_text(*command).replace(command[-1], generate.CALL[-1])
-    # A machine that is busy may add what went wrong.
-    fresh = lines_of(generate.picture(" ".join(generate.CALL), shown))
+        # A machine that is busy may add what went wrong, or hold the bot's answer up once.
+        for _ in range(3):
+            shown = generate.call_text(*command).replace(command[-1], generate.CALL[-1])
+            fresh = lines_of(generate.picture(" ".join(generate.CALL), shown))
+            if lines_of(kept) <= fresh:
+                break
     assert len(fresh) > 12
     assert lines_of(kept) <= fresh, "run `python docs/generate.py picture`"
     # It shows everywhere, and asks nobody for anything.

@@ -201,7 +201,7 @@ class _BlockFilter(_Filter):
     def apply(self, window: Samples, first: int, count: int) -> Samples:
         step = window.itemsize
         shape = self._rows(count), len(self.matrix)
-        blocks = np.ndarray(shape, np.float64, window, 0, (self.block_in * step, step))
+        blocks: Samples = np.ndarray(shape, np.float64, window, 0, (self.block_in * step, step))
         # BLAS does not take rows that overlap, and numpy's own product is many times slower than the copy.
         product: Samples = np.dot(blocks.copy(), self.matrix)
         return product.reshape(-1)[:count]
@@ -225,7 +225,7 @@ class _PhaseFilter(_Filter):
         # `first` may lie between two inputs: its window begins at the one before it.
         position = np.arange(count) * self.down + first * self.down % self.up
         width = self.taps.shape[1]
-        starts = np.ndarray((len(window) - width + 1, width), np.float64, window, 0, window.strides * 2)
+        starts: Samples = np.ndarray((len(window) - width + 1, width), np.float64, window, 0, window.strides * 2)
         out: Samples = np.einsum("ij,ij->i", starts[position // self.up], self.taps[position % self.up])
         return out
 

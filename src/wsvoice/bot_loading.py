@@ -582,7 +582,7 @@ def _find_function(module: ModuleType, name: str, *, shown: str, target: str) ->
     if not callable(found):
         kind = "a module" if inspect.ismodule(found) else f"a value of type {type(found).__name__}"
         raise BotNotFoundError(f"`{name}` in {shown} is {kind}, not a coroutine function", hint=shape)
-    called = function if inspect.isroutine(function) else getattr(function, "func", type(function).__call__)
+    called = function if inspect.isroutine(function) else getattr(function, "func", None) or type(function).__call__
     if inspect.isasyncgenfunction(called):
         raise BotNotFoundError(
             f"`{name}` in {shown} yields, which makes it a generator, not a coroutine function",

@@ -240,8 +240,8 @@ def test_an_interruption_stops_the_bot(calls: dict[str, Future], number: str) ->
 def test_the_last_word_is_heard_whole(calls: dict[str, Future], exchange: Exchange) -> None:
     heard = calls["400"].result()
     word = SOUNDS["word"]
-    assert share_heard(word, heard, RATE, piece_ms=100) > 0.5
-    assert share_heard(word[-RATE:], heard, RATE, piece_ms=100) > 0.5
+    assert share_heard(word, heard, RATE, piece_ms=100) > 0.7
+    assert share_heard(word[-RATE:], heard, RATE, piece_ms=100) > 0.7
     assert abs(level_db(heard) - level_db(word)) < 0.5
     assert re.search(r"\+15550400 calls 400,.*\n(.*\n)*.*ended by the bot", exchange.server.log())
 
@@ -273,7 +273,7 @@ def test_twenty_calls_at_once(exchange: Exchange) -> None:
     for extension, heard in recordings.items():
         for other, freq_hz in frequencies.items():
             if other == extension:
-                assert heard_s(freq_hz, heard) > 0.5, extension
+                assert heard_s(freq_hz, heard) > 1, extension
             else:
                 assert heard_s(freq_hz, heard) < 0.1, (extension, other)
 

@@ -479,7 +479,8 @@ class _TestCall:
         try:
             async with asyncio.timeout(self._timeouts.connect_s):
                 addresses = await self._address_policy.addresses(url)
-                for number, address in enumerate(addresses or [None], 1):
+                candidates: Sequence[str | None] = [*addresses] or [None]
+                for number, address in enumerate(candidates, 1):
                     try:
                         socket = await open_at(address)
                         break

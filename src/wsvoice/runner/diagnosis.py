@@ -91,7 +91,7 @@ class Diagnosis:
 def first_cause(causes: Sequence[Cause]) -> Cause | None:
     """Return the cause that most likely explains the others; ``None`` if nothing is known."""
     ranks: dict[Kind, int] = {"exception": 0, "service": 1, "blocked": 2}
-    return min(causes, key=lambda cause: ranks[cause.kind], default=None)
+    return min(causes, key=lambda cause: ranks[cause.kind]) if causes else None
 
 
 #: The diagnosis of the call whose code runs; tasks inherit it.
