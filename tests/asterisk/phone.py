@@ -18,7 +18,8 @@ from tests.asterisk.programs import Programs, free_port
 from wsvoice.audio import write_wav
 
 RATE = 8000
-START_S = 10
+#: How long anything may take on a busy machine.
+PATIENCE_S = 30
 
 _MODULES = ("account", "g711", "aufile", "menu", "ctrl_tcp")
 
@@ -45,7 +46,7 @@ class Phone:
         """Call a SIP address; the call is not answered yet."""
         self.command("dial", uri)
 
-    def wait(self, event: str, *, timeout_s: float = 15) -> dict[str, Any]:
+    def wait(self, event: str, *, timeout_s: float = PATIENCE_S) -> dict[str, Any]:
         """Wait for an event, which may be there already, and return it."""
         with self._changed:
             self._changed.wait_for(lambda: self._event(event) is not None, timeout_s)
@@ -53,7 +54,7 @@ class Phone:
         assert found is not None, f"no {event} in {timeout_s} s: {[each['type'] for each in self.events]}\n{self.log()}"
         return found
 
-    def call(self, uri: str, *, timeout_s: float = 15) -> None:
+    def call(self, uri: str, *, timeout_s: float = PATIENCE_S) -> None:
         """Call a SIP address and wait until it is answered."""
         self.dial(uri)
         self.wait("CALL_ESTABLISHED", timeout_s=timeout_s)
@@ -78,7 +79,7 @@ class Phone:
         """What baresip printed until now."""
         return (self.folder / "baresip.log").read_text("utf-8", "replace")[-4000:]
 
-    def command(self, name: str, parameters: str = "", *, timeout_s: float = 5) -> str:
+    def command(self, name: str, parameters: str = "", *, timeout_s: float = PATIENCE_S) -> str:
         """Have baresip do something; return its answer."""
         text = json.dumps({"command": name, "params": parameters, "token": name})
         self._control.sendall(f"{len(text)}:{text},".encode())
@@ -156,7 +157,7 @@ def phone(programs: Programs, folder: Path, microphone: bytes, *, number: str = 
 
 
 def _connected(port: int, process: subprocess.Popen[bytes], log: Path) -> socket.socket:
-    deadline = time.monotonic() + START_S
+    deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
             control = socket.create_connection(("127.0.0.1", port), 1)

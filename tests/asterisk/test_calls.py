@@ -20,15 +20,13 @@ import numpy as np
 import pytest
 
 from tests.asterisk.pbx import Pbx, asterisk
-from tests.asterisk.phone import RATE, Phone, phone
+from tests.asterisk.phone import PATIENCE_S, RATE, Phone, phone
 from tests.asterisk.programs import Programs
 from tests.process import ServerProcess, server_process
 from tests.signals import share_heard, speech_like, tone
 
 BOT = str(Path(__file__).with_name("bot.py"))
 PASSWORD = 'se;cret: "x"'
-#: How long anything may take on a busy machine.
-PATIENCE_S = 30
 
 LONG_HZ, SHORT_HZ = 440, 1000
 LONG_S, SHORT_S = 10, 1
@@ -71,7 +69,7 @@ class Exchange:
         """Say a sentence, press keys, hang up; return what was heard."""
         keys = ECHOES[extension][1]
         with self.phone(extension, bytes(RATE) + sentence(extension)) as handset:
-            handset.call(self.pbx.sip_uri(extension), timeout_s=PATIENCE_S)
+            handset.call(self.pbx.sip_uri(extension))
             wait_heard(sentence(extension), handset)
             handset.press(keys)
             self.server.logged(f"the bot has got the keys {keys}", timeout_s=PATIENCE_S)
@@ -83,21 +81,21 @@ class Exchange:
         """Interrupt a long tone; return what was heard until the bot hung up."""
         microphone = bytes(2 * RATE * 3) + speech_like(1000, RATE) if by_voice else b""
         with self.phone(extension, microphone) as handset:
-            handset.call(self.pbx.sip_uri(extension), timeout_s=PATIENCE_S)
+            handset.call(self.pbx.sip_uri(extension))
             if not by_voice:
                 wait_until(lambda: heard_s(LONG_HZ, handset.heard()) > 1, handset)
                 handset.press("1")
-            handset.wait("CALL_CLOSED", timeout_s=PATIENCE_S)
+            handset.wait("CALL_CLOSED")
             return handset.heard()
 
     def flood(self) -> tuple[bytes, float, float]:
         """Return what was heard until all was written, how long a message waited at most, and what was queued; in s."""
         with self.phone("204") as handset:
-            handset.call(self.pbx.sip_uri("204"), timeout_s=PATIENCE_S)
+            handset.call(self.pbx.sip_uri("204"))
             log = self.server.logged("; queued: ", timeout_s=FLOOD_S + PATIENCE_S)
             heard = handset.heard()
             handset.press("1")
-            handset.wait("CALL_CLOSED", timeout_s=PATIENCE_S)
+            handset.wait("CALL_CLOSED")
             found = re.search(r"one message waited (\S+) s; queued: (\d+)$", log, re.MULTILINE)
             assert found is not None
             return heard, float(found[1]), int(found[2]) * 0.02
@@ -105,8 +103,8 @@ class Exchange:
     def last_word(self) -> bytes:
         """Return what was heard until the bot hung up."""
         with self.phone("400") as handset:
-            handset.call(self.pbx.sip_uri("400"), timeout_s=PATIENCE_S)
-            handset.wait("CALL_CLOSED", timeout_s=PATIENCE_S)
+            handset.call(self.pbx.sip_uri("400"))
+            handset.wait("CALL_CLOSED")
             return handset.heard()
 
     def is_admitted(self, extension: str) -> bool:
@@ -114,9 +112,9 @@ class Exchange:
         with self.phone(extension) as handset:
             handset.dial(self.pbx.sip_uri(extension))
             if extension == "601":
-                handset.wait("CALL_ESTABLISHED", timeout_s=PATIENCE_S)
+                handset.wait("CALL_ESTABLISHED")
                 handset.hang_up()
-            handset.wait("CALL_CLOSED", timeout_s=PATIENCE_S)
+            handset.wait("CALL_CLOSED")
             return any(each["type"] == "CALL_ESTABLISHED" for each in handset.events)
 
 
@@ -259,7 +257,7 @@ def test_twenty_calls_at_once(exchange: Exchange) -> None:
     frequencies = {str(500 + number): 300 + 150 * number for number in range(20)}
 
     def talk(extension: str, handset: Phone) -> bytes:
-        handset.call(exchange.pbx.sip_uri(extension), timeout_s=PATIENCE_S)
+        handset.call(exchange.pbx.sip_uri(extension))
         wait_heard(tone(frequencies[extension], 1500, RATE), handset)
         handset.hang_up()
         return handset.heard()
