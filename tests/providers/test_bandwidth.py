@@ -430,7 +430,9 @@ def answering(*statuses: int, **headers: str) -> Iterator[tuple[str, list[tuple[
 
 
 def failure(url: str, **quirks: str) -> str | None:
-    config = DialConfig(target=url, transport="bandwidth", credentials=SECRETS, quirks=quirks, listen_s=0.0)
+    config = DialConfig(
+        target=url, transport="bandwidth", credentials=SECRETS, quirks=quirks, listen_s=0.0, response_timeout_s=0.5
+    )
     return asyncio.run(dial(config)).failure
 
 
