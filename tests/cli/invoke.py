@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,12 @@ GOOD = "async def bot(runner_args):\n    pass\n"
 
 
 def invoke(*arguments: str, code: int = 0, environ: dict[str, str] | None = None):
-    result = CliRunner().invoke(app, list(arguments), env=environ)
+    # An interrupted command leaves SIGINT ignored, for its process is about to end; this one goes on.
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        result = CliRunner().invoke(app, list(arguments), env=environ)
+    finally:
+        signal.signal(signal.SIGINT, before)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code == code, result.output
