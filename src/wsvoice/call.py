@@ -1,8 +1,9 @@
-"""A telephone call, as all layers know it."""
+"""A telephone call, and what went wrong in one, as all layers know them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -37,3 +38,32 @@ class Call:
     direction: Direction = "inbound"
     parameters: Mapping[str, str] = field(default_factory=dict)
     control: Control = "document"
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """
+    What went wrong in a bot's process during a call.
+
+    Attributes:
+        kind: ``exception`` (the bot's own code raised), ``service`` (a processor of its pipeline reported an error) or
+            ``blocked`` (its event loop stood still).
+        message: What, in one line.
+        file: Where, if known; the bot's file rather than a library's.
+        line: The line in that file; 0 if not known.
+    """
+
+    kind: str
+    message: str
+    file: str = ""
+    line: int = 0
+
+    def __str__(self) -> str:
+        name = re.split(r"[\\/]", self.file)[-1]
+        return f"{self.message} ({name}:{self.line})" if name else self.message
+
+
+def first_cause(causes: Sequence[Cause]) -> Cause | None:
+    """Return the cause that most likely explains the others; ``None`` if nothing is known."""
+    ranks = {"exception": 0, "service": 1, "blocked": 2}
+    return min(causes, key=lambda cause: ranks.get(cause.kind, 3), default=None)

@@ -16,10 +16,11 @@ from tests.environment import clean_process
 from tests.providers.companies import load_provider
 from tests.signals import speech_like
 from wsvoice.audio import write_wav
+from wsvoice.call import Cause
 from wsvoice.config import DialConfig
 from wsvoice.dial import CallReport, TimelineEvent
 from wsvoice.dial.caller import dial
-from wsvoice.dial.report import Cause, name_causes
+from wsvoice.dial.report import name_causes
 from wsvoice.dial.served_bot import ServedBot, bot_environment
 from wsvoice.errors import UsageError
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from wsvoice.call import Call
+from wsvoice.call import Call, Cause
 from wsvoice.config import DialConfig
 from wsvoice.dial.addresses import AddressPolicy, HostOverride, shortened, stream_address
 from wsvoice.dial.call_control import CallControl
@@ -27,7 +27,7 @@ from wsvoice.dial.conversation import CallSetup, Conversation
 from wsvoice.dial.fake_api_server import FakeRestApi
 from wsvoice.dial.probe import Probe
 from wsvoice.dial.quirks import read_behaviour
-from wsvoice.dial.report import CallReport, Cause, TimelineEvent, name_causes
+from wsvoice.dial.report import CallReport, TimelineEvent, name_causes
 from wsvoice.dial.script import Clip, Script, Speaker, Turn, load_turns
 from wsvoice.dial.served_bot import PUBLIC_HOST, ServedBot, bot_environment
 from wsvoice.dial.sound_detection import SoundDetector

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal
 
+from wsvoice.call import Cause, first_cause
 from wsvoice.providers.base import Level
 
 Verdict = Literal["passed", "failed"]
@@ -56,33 +56,10 @@ class CountedFinding:
     count: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Cause:
-    """
-    What went wrong in the process of a bot that was served for the call.
-
-    Attributes:
-        kind: ``exception`` (the bot's code raised), ``service`` (a processor of its pipeline reported an error) or
-            ``blocked`` (its event loop stood still).
-        message: What, in one line.
-        file: Where, if known.
-        line: The line in it; 0 if not known.
-    """
-
-    kind: str
-    message: str
-    file: str = ""
-    line: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.message} ({Path(self.file).name}:{self.line})" if self.file else self.message
-
-
 def name_causes(failure: str, causes: Sequence[Cause]) -> str:
     """Return `failure` with the cause that most likely explains it."""
-    ranks = {"exception": 0, "service": 1, "blocked": 2}
-    cause = min(causes, key=lambda each: ranks.get(each.kind, 3), default=None)
-    return failure if cause is None else f"{failure}: {cause}"
+    cause = first_cause(causes)
+    return f"{failure}: {cause}" if cause else failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,53 +133,14 @@ class CallReport:
     ended_by: EndedBy | None = None
     close_code: int | None = None
     duration_ms: float = 0.0
-    findings: Sequence[CountedFinding] = field(default_factory=tuple)
+    findings: Sequence[CountedFinding] = ()
     recording: str | None = None
     causes: Sequence[Cause] = ()
     untested: Sequence[str] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report for JSON: stable names in a stable order, times to a tenth of a millisecond."""
-        return {
-            "provider": self.provider,
-            "target": self.target,
-            "verdict": self.verdict,
-            "failure": self.failure,
-            "call_id": self.call_id,
-            "stream_id": self.stream_id,
-            "webhook_ms": _ms(self.webhook_ms),
-            "connect_ms": _ms(self.connect_ms),
-            "first_audio_ms": _ms(self.first_audio_ms),
-            "turns": [
-                {
-                    "caller_start_ms": _ms(turn.caller_start_ms),
-                    "caller_end_ms": _ms(turn.caller_end_ms),
-                    "bot_start_ms": _ms(turn.bot_start_ms),
-                    "response_ms": _ms(turn.response_ms),
-                }
-                for turn in self.turns
-            ],
-            "sent_audio_ms": self.sent_audio_ms,
-            "received_audio_ms": self.received_audio_ms,
-            "underruns": self.underruns,
-            "max_gap_ms": _ms(self.max_gap_ms),
-            "marks": self.marks,
-            "clears": self.clears,
-            "digits_sent": self.digits_sent,
-            "ended_by": self.ended_by,
-            "close_code": self.close_code,
-            "duration_ms": _ms(self.duration_ms),
-            "findings": [
-                {"id": found.id, "level": found.level, "message": found.message, "count": found.count}
-                for found in self.findings
-            ],
-            "recording": self.recording,
-            "causes": [
-                {"kind": cause.kind, "message": cause.message, "file": cause.file, "line": cause.line}
-                for cause in self.causes
-            ],
-            "untested": list(self.untested),
-        }
+        return {each.name: _plain(getattr(self, each.name)) for each in fields(CallReport)}
 
     def to_json(self) -> str:
         """Return the report as one line of JSON."""
@@ -269,8 +207,13 @@ class Findings:
         return next((found for found in self.all() if found.level == "fail"), None)
 
 
-def _ms(value: float | None) -> float | None:
-    return None if value is None else round(value, 1)
+def _plain(value: Any) -> Any:
+    """Return `value` as JSON has it."""
+    if is_dataclass(value):
+        return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return round(value, 1) if isinstance(value, float) else value
 
 
 def _plural(count: int, noun: str) -> str:

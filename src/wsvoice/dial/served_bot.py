@@ -21,8 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from wsvoice.call import Cause
 from wsvoice.config import CAUSES_VARIABLE
-from wsvoice.dial.report import Cause
 from wsvoice.errors import DialError, UsageError
 from wsvoice.providers.base import Simulator
 

@@ -31,7 +31,7 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import Message
 from starlette.websockets import WebSocket
 
-from wsvoice.call import Call
+from wsvoice.call import Call, Cause, first_cause
 from wsvoice.config import START_KEY, RunConfig
 from wsvoice.errors import TokenError
 from wsvoice.runner import requests
@@ -39,7 +39,7 @@ from wsvoice.runner.auth import StreamTokens
 from wsvoice.runner.bot_task import POLICY_VIOLATION, Bot, BotTask
 from wsvoice.runner.bounded_socket import BoundedSocket
 from wsvoice.runner.capacity import TOKEN_TTL_S, Capacity, Place
-from wsvoice.runner.diagnosis import Cause, Diagnosis, first_cause
+from wsvoice.runner.diagnosis import Diagnosis
 from wsvoice.runner.logs import RefusalLog
 
 if TYPE_CHECKING:

@@ -17,44 +17,20 @@ import json
 import sysconfig
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
 
+from wsvoice.call import Cause
 from wsvoice.errors import UsageError
-
-Kind = Literal["exception", "service", "blocked"]
 
 #: How many causes of a call are kept; the first ones matter.
 MAX_CAUSES = 20
 _MESSAGE_LIMIT = 300
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 _OWN = str(Path(__file__).parents[1])
-
-
-@dataclass(frozen=True, slots=True)
-class Cause:
-    """
-    Something that went wrong in a call.
-
-    Attributes:
-        kind: ``exception`` (the bot's own code raised), ``service`` (a processor of the pipeline reported an error),
-            ``blocked`` (the event loop was blocked).
-        message: One line.
-        file: Where it happened, if known; the bot's file rather than a library's.
-        line: The line in that file; 0 if not known.
-    """
-
-    kind: Kind
-    message: str
-    file: str = ""
-    line: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.message} ({Path(self.file).name}:{self.line})" if self.file else self.message
 
 
 class Diagnosis:
@@ -77,8 +53,7 @@ class Diagnosis:
             return False
         is_first = not cause.file or (cause.file, cause.line) not in {(each.file, each.line) for each in self.causes}
         self.causes.append(cause)
-        content = {"kind": cause.kind, "message": cause.message, "file": cause.file, "line": cause.line}
-        _write(self._file, {"call": self._call_id, "at": time.time(), **content})
+        _write(self._file, {"call": self._call_id, "at": time.time(), **asdict(cause)})
         return is_first
 
     def note_exception(self, error: BaseException, *, where: str = "") -> bool:
@@ -86,12 +61,6 @@ class Diagnosis:
         file, line = location_of(error)
         message = "".join(traceback.format_exception_only(error)).strip()
         return self.note(Cause("exception", one_line(f"{where}: {message}" if where else message), file, line))
-
-
-def first_cause(causes: Sequence[Cause]) -> Cause | None:
-    """Return the cause that most likely explains the others; ``None`` if nothing is known."""
-    ranks: dict[Kind, int] = {"exception": 0, "service": 1, "blocked": 2}
-    return min(causes, key=lambda cause: ranks[cause.kind]) if causes else None
 
 
 #: The diagnosis of the call whose code runs; tasks inherit it.

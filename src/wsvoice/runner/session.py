@@ -13,12 +13,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from wsvoice.call import Call
+from wsvoice.call import Call, Cause, first_cause
 from wsvoice.config import RunConfig
 from wsvoice.providers.base import CALL_PARAMETERS
 from wsvoice.providers.events import Connected, StreamStarted
 from wsvoice.runner.bot_task import Bot, BotTask
-from wsvoice.runner.diagnosis import Cause, Diagnosis, first_cause
+from wsvoice.runner.diagnosis import Diagnosis
 from wsvoice.runner.media_socket import LOGGED_DIGITS
 from wsvoice.runner.recording import CallRecorder
 

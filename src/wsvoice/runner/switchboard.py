@@ -15,7 +15,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.websockets import WebSocket
 
 from wsvoice import http
-from wsvoice.call import Call
+from wsvoice.call import Call, Cause
 from wsvoice.config import RunConfig
 from wsvoice.errors import HttpError, RemoteProtocolError, SignatureError, TokenError, WsvoiceError
 from wsvoice.providers import PROVIDERS, load_server
@@ -27,7 +27,6 @@ from wsvoice.runner.bounded_socket import MESSAGE_TOO_BIG
 from wsvoice.runner.capacity import Capacity, Place, call_key
 from wsvoice.runner.clients import Clients
 from wsvoice.runner.detection import detect_provider
-from wsvoice.runner.diagnosis import Cause
 from wsvoice.runner.logs import RefusalLog
 from wsvoice.runner.media_socket import MediaSocket
 from wsvoice.runner.session import ID_LIMIT, Session

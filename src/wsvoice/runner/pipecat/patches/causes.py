@@ -12,8 +12,9 @@ from pipecat.frames.frames import ErrorFrame
 from pipecat.processors.frame_processor import FrameProcessor
 from pipecat.utils.base_object import BaseObject
 
+from wsvoice.call import Cause
 from wsvoice.isolation import describe_failure
-from wsvoice.runner.diagnosis import Cause, Diagnosis, current, one_line
+from wsvoice.runner.diagnosis import Diagnosis, current, one_line
 
 _MARK = "_wsvoice_notes_causes"
 #: The beginning of pipecat's message for an exception in ``process_frame``.
