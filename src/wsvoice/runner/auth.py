@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import hashlib
 import hmac
 import json
@@ -21,6 +20,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from urllib.parse import urlsplit
 
 from wsvoice.call import Call
@@ -42,6 +42,8 @@ REPEAT_AGE_S = 4 * 3600
 REPEAT_LIMIT = 100
 #: How long a repeated webhook, which may overtake the end of its call's stream, waits for it.
 STREAM_END_WAIT_S = 1.0
+#: What a stream token says of its call.
+_CLAIMS = ("provider", "call_id", "account_id", "from_number", "to_number", "direction", "control")
 
 
 def served_providers(config: RunConfig) -> dict[str, Server]:
@@ -55,31 +57,33 @@ def served_providers(config: RunConfig) -> dict[str, Server]:
     Raises:
         ConfigError: If a secret is malformed or missing.
     """
-    if config.transport is not None:
-        names = [config.transport] if config.transport in PROVIDERS else []
-    else:
-        names = list(PROVIDERS)
+    names = [name for name in PROVIDERS if config.transport in (None, name)]
     providers = {name: load_server(name, config.credentials) for name in names}
     is_public = config.public_url is not None or config.tunnel is not None
-    if is_public and config.transport is not None and config.stream_auth != "none":
+    with_tokens = is_public and config.stream_auth != "none"
+    if with_tokens and config.transport is not None:
         _check_credentials(providers.values(), config)
     if config.verify == "off":
         return providers
-    with_tokens = is_public and config.stream_auth != "none"
     able = {
         name: each for name, each in providers.items() if each.can_verify() or (with_tokens and _has_password(each))
     }
+    or_off = "; or, if anybody who finds the URL may start calls at your cost: --verify off"
+    if config.verify == "enforce":
+        or_off = ""
     if config.transport is None and (is_public or config.verify == "enforce"):
         if not able:
             raise ConfigError(
                 "no provider's webhooks can be verified, for no provider's signing secret is set",
                 hint=f"set one in the environment or in {config.dotenv_place}: "
-                f"{_secrets(providers.values())}{_or_off(config)}",
+                f"{', '.join(each.credential_names[0] for each in providers.values() if each.signs)}{or_off}",
             )
         providers = able
     for provider in providers.values():
         if provider.name in able:
-            _check_secret(provider)
+            with suppress(SignatureError):
+                # The request has no signature; a malformed secret raises ConfigError now, not at the first call.
+                provider.verify(WebhookRequest("POST", "http://localhost/"), now=0.0)
         elif config.verify == "enforce" and not provider.signs:
             checked = "stream tokens are checked all the same"
             if not provider.has_webhook:
@@ -93,15 +97,9 @@ def served_providers(config: RunConfig) -> dict[str, Server]:
             why = "--verify enforce" if config.verify == "enforce" else "a public address"
             raise ConfigError(
                 f"{why} needs {provider.title}'s signing secret, and {name} is not set",
-                hint=f"set {name} in the environment or in {config.dotenv_place}{_or_off(config)}",
+                hint=f"set {name} in the environment or in {config.dotenv_place}{or_off}",
             )
     return providers
-
-
-def _check_secret(provider: Server) -> None:
-    with suppress(SignatureError):
-        # The request has no signature; a malformed secret raises ConfigError now, not at the first call.
-        provider.verify(WebhookRequest("POST", "http://localhost/"), now=0.0)
 
 
 def _check_credentials(providers: Iterable[Server], config: RunConfig) -> None:
@@ -118,16 +116,6 @@ def _check_credentials(providers: Iterable[Server], config: RunConfig) -> None:
 def _has_password(provider: Server) -> bool:
     """Whether a provider that sends no webhook is known by the password that its streams carry."""
     return not provider.has_webhook and bool(provider.credential(provider.credential_names[0]))
-
-
-def _secrets(providers: Iterable[Server]) -> str:
-    return ", ".join(each.credential_names[0] for each in providers if each.signs)
-
-
-def _or_off(config: RunConfig) -> str:
-    if config.verify == "enforce":
-        return ""
-    return "; or, if anybody who finds the URL may start calls at your cost: --verify off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,18 +146,8 @@ class StreamTokens:
 
     def issue(self, call: Call, *, verified: bool = True) -> str:
         """Return a token for one stream of `call`; its characters are ``A-Za-z0-9_-.``."""
-        claims = [
-            call.provider,
-            call.call_id,
-            call.account_id,
-            call.from_number,
-            call.to_number,
-            call.direction,
-            call.control,
-            verified,
-            int(self._now()) + TOKEN_TTL_S,
-            secrets.token_hex(8),
-        ]
+        fields = [getattr(call, name) for name in _CLAIMS]
+        claims = [*fields, verified, int(self._now()) + TOKEN_TTL_S, secrets.token_hex(8)]
         body = _b64(json.dumps(claims, separators=(",", ":")).encode())
         return f"{body}.{self._sign(body)}"
 
@@ -186,10 +164,11 @@ class StreamTokens:
         if not hmac.compare_digest(signature.encode(), self._sign(body).encode()):
             raise TokenError("the stream token was not made by this server")
         # It is signed, so it is well-formed.
-        name, *fields, verified, expires, nonce = json.loads(_unb64(body))
+        *fields, verified, expires, nonce = json.loads(base64.urlsafe_b64decode(f"{body}=="))
+        call = Call(**dict(zip(_CLAIMS, fields, strict=True)))
         now = self._now()
-        if name != provider:
-            raise TokenError(f"the stream token is for {name}, not for {provider}")
+        if call.provider != provider:
+            raise TokenError(f"the stream token is for {call.provider}, not for {provider}")
         if now > expires:
             raise TokenError(f"the stream token expired {now - expires:.0f} s ago")
         while self._used and next(iter(self._used.values())) < now:
@@ -197,8 +176,7 @@ class StreamTokens:
         if nonce in self._used:
             raise TokenError("the stream token was used before")
         self._used[nonce] = expires
-        names = ("call_id", "account_id", "from_number", "to_number", "direction", "control")
-        return TokenClaims(Call(provider=name, **dict(zip(names, fields, strict=True))), verified)
+        return TokenClaims(call, verified)
 
     def _sign(self, body: str) -> str:
         return _b64(hmac.new(self._secret, body.encode(), hashlib.sha256).digest()[:16])
@@ -265,18 +243,10 @@ class ReplayGuard:
         if seen in self._answered and not self._may_repeat(seen, None if request_token is None else request, call):
             raise SignatureError("the webhook is a replay: its signature was seen before")
         self._under_way.add(seen)
-        succeeded = False
-
-        def succeed() -> None:
-            nonlocal succeeded
-            succeeded = True
-
         try:
-            yield succeed
+            yield partial(self._remember, seen, request, call)
         finally:
             self._under_way.discard(seen)
-            if succeeded:
-                self._remember(seen, request, call)
 
     async def wait_for_stream_end(self, key: str, call: CallKey, timeout_s: float) -> None:
         """Wait for a call's stream to end if its webhook is repeated: the webhook may have overtaken that end."""
@@ -321,10 +291,9 @@ class ReplayGuard:
         now = self._now()
         known = self._calls.setdefault(call, _KnownCall(first_at=now))
         self._calls.move_to_end(call)
-        first_at, _ = self._answered.get(seen, (None, 0))
-        if first_at is not None:
-            known.repeats += 1
-        self._answered[seen] = (now if first_at is None else first_at, known.ended_streams)
+        known.repeats += seen in self._answered
+        first_at, _ = self._answered.get(seen, (now, 0))
+        self._answered[seen] = (first_at, known.ended_streams)
         self._requests[request] = now
         self._requests.move_to_end(request)
 
@@ -371,17 +340,14 @@ class Authenticator:
         if self.verifies(provider):
             _verify(provider, request)
         elif is_public and self._verify != "off" and (provider.signs or provider.name != self._chosen_provider):
+            why = f"{provider.title} signs nothing, so its webhooks cannot be verified"
+            mend = f"serve it by name with -t {provider.name},"
             if provider.signs:
-                raise SignatureError(
-                    f"{provider.title}'s webhooks cannot be verified, for {provider.credential_names[0]} is not set",
-                    hint=f"set {provider.credential_names[0]} and start with -x and the public host; "
-                    "or take them unverified with --verify off",
-                )
-            raise SignatureError(
-                f"{provider.title} signs nothing, so its webhooks cannot be verified",
-                hint=f"serve it by name with -t {provider.name}, with -x and the public host; "
-                "or take them unverified with --verify off",
-            )
+                secret = provider.credential_names[0]
+                why = f"{provider.title}'s webhooks cannot be verified, for {secret} is not set"
+                mend = f"set {secret} and start"
+            hint = f"{mend} with -x and the public host; or take them unverified with --verify off"
+            raise SignatureError(why, hint=hint)
 
     @asynccontextmanager
     async def admit(self, provider: Server, request: WebhookRequest, call_id: str) -> AsyncIterator[Callable[[], None]]:
@@ -418,14 +384,10 @@ def _verify(provider: Server, request: WebhookRequest) -> None:
         provider.verify(request, now=now)
     except SignatureError:
         parts = urlsplit(request.url)
-        if parts.path != "/":
-            raise
-        try:
-            provider.verify(replace(request, url=parts._replace(path="").geturl()), now=now)
-        except SignatureError:
-            pass
-        else:
-            return
+        if parts.path == "/":
+            with suppress(SignatureError):
+                provider.verify(replace(request, url=parts._replace(path="").geturl()), now=now)
+                return
         raise
 
 
@@ -435,10 +397,3 @@ def _digest(text: str) -> bytes:
 
 def _b64(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
-
-def _unb64(text: str) -> bytes:
-    try:
-        return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-    except (binascii.Error, ValueError) as error:  # pragma: no cover - signed by us
-        raise TokenError("the stream token is damaged") from error

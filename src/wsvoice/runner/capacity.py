@@ -68,7 +68,7 @@ class Place:
         self.close()
         if not self._is_released:
             self._is_released = True
-            self._capacity._release()
+            self._capacity.running_bots -= 1
 
 
 class Capacity:
@@ -115,18 +115,10 @@ class Capacity:
         self._strangers: OrderedDict[CallKey, tuple[float, str]] = OrderedDict()
         self._stranger_counts: Counter[str] = Counter()
         self._lines: dict[CallKey, _RunningCall] = {}
-        self._active = 0
-        self._running_bots = 0
-
-    @property
-    def active(self) -> int:
-        """How many calls are running."""
-        return self._active
-
-    @property
-    def running_bots(self) -> int:
-        """How many bots are running; more than there are calls while some still finish their work."""
-        return self._running_bots
+        #: How many calls are running.
+        self.active = 0
+        #: How many bots are running; more than there are calls while some still finish their work.
+        self.running_bots = 0
 
     @property
     def reserved(self) -> int:
@@ -189,8 +181,8 @@ class Capacity:
                 key = None
             elif key is not None:
                 self._lines[key] = _RunningCall()
-            self._active += 1
-        self._running_bots += 1
+            self.active += 1
+        self.running_bots += 1
         self._silent_strangers += is_stranger
         return Place(self, key, is_stranger=is_stranger)
 
@@ -201,18 +193,15 @@ class Capacity:
             if line.streams:
                 return
             del self._lines[key]
-        self._active -= 1
+        self.active -= 1
         if key is not None and line is not None and line.next_until >= self._now():
             self._keep(key, line.stranger)
-
-    def _release(self) -> None:
-        self._running_bots -= 1
 
     def _is_full(self) -> bool:
         if self.limit is None:
             return False
-        lingering = max(0, self._running_bots - self._active)
-        taken = self._active + len(self._reserved) + len(self._strangers)
+        lingering = max(0, self.running_bots - self.active)
+        taken = self.active + len(self._reserved) + len(self._strangers)
         return taken + max(0, lingering - self.limit) >= self.limit
 
     def _displace_stranger(self) -> bool:

@@ -27,43 +27,11 @@ BODY_TIMEOUT_S = 10.0
 ADDRESS_LIMIT = 64
 
 #: Headers that proxies, tunnels and content delivery networks add, and neither programs nor browsers do.
-PROXY_HEADERS = frozenset(
-    {
-        "cdn-loop",
-        "client-ip",
-        "forwarded",
-        "front-end-https",
-        "true-client-ip",
-        "via",
-        "wl-proxy-client-ip",
-        "x-client-ip",
-        "x-cluster-client-ip",
-        "x-originating-ip",
-        "x-remote-addr",
-        "x-remote-ip",
-        "x-rewrite-url",
-        "x-scheme",
-        "x-url-scheme",
-    }
-)
-PROXY_HEADER_PREFIXES = (
-    "cf-",
-    "fastly-",
-    "fly-",
-    "ngrok-",
-    "proxy-",
-    "tailscale-",
-    "x-amzn-",
-    "x-appengine-",
-    "x-arr-",
-    "x-azure-",
-    "x-envoy-",
-    "x-forwarded",
-    "x-ngrok-",
-    "x-original-",
-    "x-proxy",
-    "x-real-",
-    "x-vercel-",
+_PROXY_HEADER = re.compile(
+    "cdn-loop|client-ip|forwarded|front-end-https|true-client-ip|via|wl-proxy-client-ip"
+    "|x-(client-ip|cluster-client-ip|originating-ip|remote-addr|remote-ip|rewrite-url|scheme|url-scheme)"
+    "|(cf|fastly|fly|ngrok|proxy|tailscale)-.*"
+    "|x-(amzn|appengine|arr|azure|envoy|ngrok|original|real|vercel)-.*|x-(forwarded|proxy).*"
 )
 
 #: ``host[:port]``, in lower case. Stricter than in a URL, because it is logged and becomes part of addresses.
@@ -108,9 +76,8 @@ async def read_body(request: Request, limit: int) -> bytes:
                 if len(body) > limit:
                     raise too_large
     except (ClientDisconnect, TimeoutError) as error:
-        raise BodyError(
-            408, "The body did not arrive.", f"its body did not arrive within {BODY_TIMEOUT_S:g} s"
-        ) from error
+        reason = f"its body did not arrive within {BODY_TIMEOUT_S:g} s"
+        raise BodyError(408, "The body did not arrive.", reason) from error
     return bytes(body)
 
 
@@ -147,14 +114,7 @@ async def deny(websocket: WebSocket, status: int, reason: str) -> None:
 
 
 def is_public(connection: HTTPConnection, config: RunConfig, *, allowed_origins: Container[str] = frozenset()) -> bool:
-    """
-    Whether a connection came, or may have come, by a public address.
-
-    Args:
-        connection: The request, or the upgrade.
-        config: The server's settings.
-        allowed_origins: Pages that are trusted like the developer's own.
-    """
+    """Whether a connection came, or may have come, by a public address; `allowed_origins` are trusted pages."""
     return config.public_url is not None or is_from_elsewhere(connection, allowed_origins)
 
 
@@ -176,7 +136,7 @@ def is_proxied(connection: HTTPConnection) -> bool:
     # nginx speaks HTTP/1.0 to its upstream, and may add no header; programs and browsers no longer speak it.
     if connection.scope.get("http_version") == "1.0":
         return True
-    return any(name in PROXY_HEADERS or name.startswith(PROXY_HEADER_PREFIXES) for name in set(connection.headers))
+    return any(_PROXY_HEADER.fullmatch(name) for name in connection.headers)
 
 
 def needs_token(
@@ -246,15 +206,6 @@ def signed_base(connection: HTTPConnection, config: RunConfig) -> str:
     return _base(connection, config, host if _is_own(_name(host), connection, config) else None)
 
 
-def public_host_for(connection: HTTPConnection, config: RunConfig) -> str | None:
-    """
-    Return the public host for a program on this machine that requested a local name; else ``None``.
-
-    From it the program knows that the answer's URLs are this server's own, and which name it has to sign.
-    """
-    return config.proxy if is_local_program(connection) else None
-
-
 def is_local_program(connection: HTTPConnection) -> bool:
     """Whether a program on this machine, not a web page, requested a local name."""
     peer = connection.client.host if connection.client is not None else ""
@@ -285,13 +236,7 @@ def page(connection: HTTPConnection) -> str | None:
 
 
 def is_foreign_page(origin: str | None, allowed: Container[str] = frozenset()) -> bool:
-    """
-    Whether an origin is a web page that is neither local nor allowed: browsers reach loopback for any page.
-
-    Args:
-        origin: As :func:`page` returns it.
-        allowed: Origins in lower case.
-    """
+    """Whether an origin is a web page that is neither local nor allowed: browsers reach loopback for any page."""
     return origin is not None and origin not in allowed and not is_local_page(origin)
 
 

@@ -14,7 +14,6 @@ The server's routes, as an application of their own or a router for another one.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -83,66 +82,43 @@ def _router(switchboard: Switchboard) -> APIRouter:
         """Tell a program on this machine what it has reached."""
         if requests.is_local_program(request):
             response.headers[http.PROVIDERS_HEADER] = ",".join(switchboard.providers)
-        if (host := requests.public_host_for(request, switchboard.config)) is not None:
-            response.headers[http.PUBLIC_HOST_HEADER] = host
+            if (host := switchboard.config.proxy) is not None:
+                # So it knows that the answer's URLs are this server's own, and which name it has to sign.
+                response.headers[http.PUBLIC_HOST_HEADER] = host
         return response
-
-    async def answer(request: Request, name: str | None = None) -> Response:
-        return introduce(request, await switchboard.webhook(request, name))
-
-    async def webhook(request: Request) -> Response:
-        return await answer(request)
 
     async def stream(websocket: WebSocket) -> None:
         path = websocket.path_params
         await switchboard.stream(websocket, path.get("provider"), path.get("token"))
 
-    def health_of(request: Request, status: str, code: int) -> Response:
+    async def health_check(request: Request) -> Response:
+        status, code = "ok", 200
+        if request.scope["path"].endswith("/readyz"):
+            status, code = ("draining", 503) if switchboard.capacity.draining else ("ready", 200)
         # How busy a bot is concerns only its owner.
         calls = {} if requests.is_from_elsewhere(request) else {"calls": switchboard.capacity.active}
         return introduce(request, JSONResponse({"status": status, **calls}, code))
 
-    async def healthz(request: Request) -> Response:
-        return health_of(request, "ok", 200)
+    def webhook(path: str, name: str | None = None) -> Route:
+        async def answer(request: Request) -> Response:
+            return introduce(request, await switchboard.webhook(request, name))
 
-    async def readyz(request: Request) -> Response:
-        if switchboard.capacity.draining:
-            return health_of(request, "draining", 503)
-        return health_of(request, "ready", 200)
-
-    def webhook_of(name: str) -> Callable[[Request], Awaitable[Response]]:
-        async def provider_webhook(request: Request) -> Response:
-            return await answer(request, name)
-
-        return provider_webhook
+        return Route(path, answer, methods=["GET", "POST"])
 
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
         yield
         switchboard.end_all("the server stops")
 
-    health = [Route("/healthz", healthz), Route("/readyz", readyz)]
+    health = [Route(path, health_check) for path in ("/healthz", "/readyz")]
     if switchboard.clients is not None:
         return APIRouter(lifespan=lifespan, redirect_slashes=False, routes=[*health, *switchboard.clients.routes()])
     # One route per provider: a pattern would match paths of the application that this is part of.
     # With and without the slash: a redirect would lead to this server's local address, and break the signature.
-    webhooks = [
-        Route(f"/{name}{slash}", webhook_of(name), methods=["GET", "POST"])
-        for name in switchboard.providers
-        for slash in ("", "/")
-    ]
-    return APIRouter(
-        lifespan=lifespan,
-        redirect_slashes=False,
-        routes=[
-            *health,
-            Route("/", webhook, methods=["GET", "POST"]),
-            *webhooks,
-            WebSocketRoute("/ws", stream),
-            WebSocketRoute("/ws/{provider}", stream),
-            WebSocketRoute("/ws/{provider}/{token}", stream),
-        ],
-    )
+    webhooks = [webhook(f"/{name}{slash}", name) for name in switchboard.providers for slash in ("", "/")]
+    streams = [WebSocketRoute(f"/ws{path}", stream) for path in ("", "/{provider}", "/{provider}/{token}")]
+    routes = [*health, webhook("/"), *webhooks, *streams]
+    return APIRouter(lifespan=lifespan, redirect_slashes=False, routes=routes)
 
 
 def _guide(switchboard: Switchboard, name: str, slash: str) -> Route:

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import uvicorn
 from loguru import logger
@@ -251,10 +251,11 @@ def listen(host: str, port: int) -> list[socket.socket]:
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         # IPv4 first: it decides a free port, and not every machine has IPv6.
-        for family, kind, protocol, _, address in sorted(addresses, key=lambda each: each[0] != socket.AF_INET):
+        for family, _, _, _, address in sorted(addresses, key=lambda each: each[0] != socket.AF_INET):
             bound_port = sockets[0].getsockname()[1] if sockets else port
             try:
-                sockets.append(_bind(family, kind, protocol, (address[0], bound_port, *address[2:])))
+                # It listens at once: a second server on the same port must fail here, and not later.
+                sockets.append(socket.create_server((address[0], bound_port, *address[2:]), family=family, backlog=128))
             except OSError:
                 if not sockets or family != socket.AF_INET6:
                     raise
@@ -278,22 +279,6 @@ def _listen_hint(error: OSError, port: int) -> str:
     if error.errno in (errno.EACCES, errno.EPERM):
         return "this user may not listen on that port; try --port 7860"
     return f"another program may be using it; try --port {port + 1 if 0 < port < 65535 else 7861}"
-
-
-def _bind(family: int, kind: int, protocol: int, address: Any) -> socket.socket:
-    bound = socket.socket(family, kind, protocol)
-    try:
-        if os.name == "posix":
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        bound.bind(address)
-        # A second server on the same port must fail here, and not later.
-        bound.listen(128)
-    except OSError:
-        bound.close()
-        raise
-    return bound
 
 
 def url_host(host: str) -> str:
