@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from wsvoice.cli import completion
-from wsvoice.cli.options import CALLER, CALLS, LIMITS, TRIALS, EnvFile, Param, standard
+from wsvoice.cli.options import CALLER, CALLS, LIMITS, TRIALS, EnvFile, Param, option
 from wsvoice.cli.output import Output
 from wsvoice.cli.signals import interrupted_by_signals
 from wsvoice.config import DialConfig, Method, resolve_dial
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 #: How many of the served bot's last log lines are shown after a call that failed.
 LOG_LINES = 20
+DEFAULTS = DialConfig()
 
 
 def dial(
@@ -31,160 +32,102 @@ def dial(
         typer.Argument(
             metavar="TARGET",
             help="A webhook's http(s) URL, a stream's ws(s) URL, or a bot as in `wsvoice run`."
-            + standard(DialConfig, "target"),
+            f"  [default: {DEFAULTS.target}]",
             show_default=False,
             autocompletion=completion.bots,
         ),
     ] = None,
     transport: Annotated[
         str | None,
-        typer.Option(
-            "-t",
-            "--transport",
-            metavar="NAME",
-            help="The provider to play." + standard(DialConfig, "transport"),
-            autocompletion=completion.providers,
-            rich_help_panel=CALLS,
+        option(
+            "-t, --transport NAME",
+            f"The provider to play.  [default: {DEFAULTS.transport}]",
+            CALLS,
+            completion.providers,
         ),
     ] = None,
     audio: Annotated[
         list[str] | None,
-        typer.Option(
-            "--audio",
-            metavar="FILE",
-            help="What the caller says, in WAV, FLAC, Ogg or MP3. Repeatable: one file a turn.  "
-            "[default: a built-in question]",
-            rich_help_panel=CALLER,
+        option(
+            "--audio FILE",
+            "What the caller says, in WAV, FLAC, Ogg or MP3. Repeatable: one file a turn."
+            "  [default: a built-in question]",
+            CALLER,
         ),
     ] = None,
     say: Annotated[
         list[str] | None,
-        typer.Option(
-            "--say",
-            metavar="TEXT",
-            help="What the caller says after that. Repeatable. Needs `wsvoice[say]`.",
-            rich_help_panel=CALLER,
-        ),
+        option("--say TEXT", "What the caller says after that. Repeatable. Needs `wsvoice[say]`.", CALLER),
     ] = None,
     voice: Annotated[
         str | None,
-        typer.Option(
-            "--voice",
-            metavar="NAME",
-            help="Who says it: a language, such as es or en-gb, or a voice, such as en+f3."
-            + standard(DialConfig, "voice"),
-            autocompletion=completion.voices,
-            rich_help_panel=CALLER,
+        option(
+            "--voice NAME",
+            f"Who says it: a language, such as es or en-gb, or a voice, such as en+f3.  [default: {DEFAULTS.voice}]",
+            CALLER,
+            completion.voices,
         ),
     ] = None,
     dtmf: Annotated[
-        str | None,
-        typer.Option(
-            "--dtmf",
-            metavar="KEYS",
-            help="Keys to press after that, such as 12#; w waits half a second.",
-            rich_help_panel=CALLER,
-        ),
+        str | None, option("--dtmf KEYS", "Keys to press after that, such as 12#; w waits half a second.", CALLER)
     ] = None,
     from_: Annotated[
-        str | None,
-        typer.Option(
-            "--from", metavar="NUMBER", help="Who calls." + standard(DialConfig, "from_number"), rich_help_panel=CALLS
-        ),
+        str | None, option("--from NUMBER", f"Who calls.  [default: {DEFAULTS.from_number}]", CALLS)
     ] = None,
-    to: Annotated[
-        str | None,
-        typer.Option(
-            "--to", metavar="NUMBER", help="Who is called." + standard(DialConfig, "to_number"), rich_help_panel=CALLS
-        ),
-    ] = None,
+    to: Annotated[str | None, option("--to NUMBER", f"Who is called.  [default: {DEFAULTS.to_number}]", CALLS)] = None,
     param: Param = None,
     duration: Annotated[
         str | None,
-        typer.Option(
-            "--duration",
-            metavar="TIME",
-            help="Stay on the line this long.  [default: until it is done, 5 min at most]",
-            rich_help_panel=LIMITS,
-        ),
+        option("--duration TIME", "Stay on the line this long.  [default: until it is done, 5 min at most]", LIMITS),
     ] = None,
     listen: Annotated[
         str | None,
-        typer.Option(
-            "--listen",
-            metavar="TIME",
-            help="How long the bot may speak first." + standard(DialConfig, "listen_s"),
-            rich_help_panel=LIMITS,
-        ),
+        option("--listen TIME", f"How long the bot may speak first.  [default: {DEFAULTS.listen_s:g}s]", LIMITS),
     ] = None,
     response_timeout: Annotated[
         str | None,
-        typer.Option(
-            "--response-timeout",
-            metavar="TIME",
-            help="How long to wait for an answer." + standard(DialConfig, "response_timeout_s"),
-            rich_help_panel=LIMITS,
+        option(
+            "--response-timeout TIME",
+            f"How long to wait for an answer.  [default: {DEFAULTS.response_timeout_s:g}s]",
+            LIMITS,
         ),
     ] = None,
-    record: Annotated[
-        str | None,
-        typer.Option("--record", metavar="FILE.wav", help="Record the call: caller left, bot right."),
-    ] = None,
-    force_ws: Annotated[
-        bool | None,
-        typer.Option("--force-ws", help="Dial ws:// where the answer says wss://.", rich_help_panel=CALLS),
-    ] = None,
+    record: Annotated[str | None, option("--record FILE.wav", "Record the call: caller left, bot right.")] = None,
+    force_ws: Annotated[bool | None, option("--force-ws", "Dial ws:// where the answer says wss://.", CALLS)] = None,
     allow_private: Annotated[
-        bool | None,
-        typer.Option(
-            "--allow-private",
-            help="Let a public server send the caller to private addresses.",
-            rich_help_panel=CALLS,
-        ),
+        bool | None, option("--allow-private", "Let a public server send the caller to private addresses.", CALLS)
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option(
-            "--method",
-            metavar="GET|POST",
-            help="The webhook's.  [default: the provider's]",
-            autocompletion=completion.one_of(*get_args(Method)),
-            rich_help_panel=CALLS,
+        option(
+            "--method GET|POST",
+            "The webhook's.  [default: the provider's]",
+            CALLS,
+            completion.one_of(*get_args(Method)),
         ),
     ] = None,
     caller: Annotated[
         str | None,
-        typer.Option(
-            "--caller",
-            metavar="BOT",
-            help="A bot as the caller, for 30 s or --duration: two bots talk.",
-            autocompletion=completion.bots,
-            rich_help_panel=CALLER,
-        ),
+        option("--caller BOT", "A bot as the caller, for 30 s or --duration: two bots talk.", CALLER, completion.bots),
     ] = None,
     probe: Annotated[
-        bool | None,
-        typer.Option(
-            "--probe", help="Also try an unsigned webhook, broken messages and an interruption.", rich_help_panel=TRIALS
-        ),
+        bool | None, option("--probe", "Also try an unsigned webhook, broken messages and an interruption.", TRIALS)
     ] = None,
     quirk: Annotated[
         list[str] | None,
-        typer.Option(
-            "--quirk",
-            metavar="NAME=VALUE",
-            help="Make the provider deviate. Repeatable; `--quirk list` lists them.",
-            autocompletion=completion.quirks,
-            rich_help_panel=TRIALS,
+        option(
+            "--quirk NAME=VALUE",
+            "Make the provider deviate. Repeatable; `--quirk list` lists them.",
+            TRIALS,
+            completion.quirks,
         ),
     ] = None,
     env_file: EnvFile = None,
     verbose: Annotated[
-        bool,
-        typer.Option("-v", "--verbose", help="Print every setting and where it comes from, and the bot's log."),
+        bool, option("-v, --verbose", "Print every setting and where it comes from, and the bot's log.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print the verdict, and warnings, only.")] = False,
-    json: Annotated[bool | None, typer.Option("--json", help="Print the report as one JSON object on stdout.")] = None,
+    quiet: Annotated[bool, option("-q, --quiet", "Print the verdict, and warnings, only.")] = False,
+    json: Annotated[bool | None, option("--json", "Print the report as one JSON object on stdout.")] = None,
 ) -> None:
     """
     Call a bot, and judge how it did.
@@ -220,19 +163,16 @@ def dial(
         # A bot that is served for the call reads the same file.
         os.environ["WSVOICE_ENV_FILE"] = str(resolved.env_file)
 
-    log: deque[str] = deque(maxlen=LOG_LINES)
-    caller_log: deque[str] = deque(maxlen=LOG_LINES)
+    logs: dict[str, deque[str]] = {"log": deque(maxlen=LOG_LINES), "caller-log": deque(maxlen=LOG_LINES)}
 
     def show(event: TimelineEvent) -> None:
-        if event.kind == "log" and not verbose:
-            log.append(event.text)
-        elif event.kind == "caller-log" and not verbose:
-            caller_log.append(event.text)
+        if event.kind in logs and not verbose:
+            logs[event.kind].append(event.text)
         elif not quiet:
             output.event(event)
 
-    def show_log() -> None:
-        for whose, lines in (("bot's", log), ("caller's", caller_log)):
+    def show_logs() -> None:
+        for whose, lines in zip(("bot's", "caller's"), logs.values(), strict=True):
             if lines and not quiet:
                 output.line(f"The last lines of the {whose} log:", style="dim")
                 for line in lines:
@@ -257,15 +197,14 @@ def dial(
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         output.line("interrupted", style="bold")
         raise
-    except UsageError:
-        # The command is wrong, not the bot; what its server wrote is in the message.
-        raise
-    except WsvoiceError:
-        show_log()
+    except WsvoiceError as error:
+        # If the command is wrong, and not the bot, what its server wrote is in the message.
+        if not isinstance(error, UsageError):
+            show_logs()
         raise
     # The last output of a bot that died is in the failure already.
     if report.verdict != "passed" and "\n" not in (report.failure or ""):
-        show_log()
+        show_logs()
     if config.as_json:
         output.data(report.to_dict())
     lines = report.to_lines()
@@ -291,4 +230,4 @@ def list_quirks(output: Output, transport: str | None) -> None:
         provider = load_simulator(name)
         quirks = describe_quirks(provider)
         output.line(f"{provider.title}'s quirks:" if quirks else f"{provider.title} has no quirks")
-        output.fields((written, help) for written, help in quirks)
+        output.fields(quirks)

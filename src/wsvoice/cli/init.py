@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from wsvoice.cli import completion
-from wsvoice.cli.options import PROJECT, SERVICES
+from wsvoice.cli.options import PROJECT, SERVICES, option
 from wsvoice.cli.output import Output
 from wsvoice.cli.signals import interrupted_by_signals
 from wsvoice.errors import UsageError
@@ -22,68 +22,34 @@ T = TypeVar("T")
 
 def init(
     directory: Annotated[
-        str | None,
-        typer.Argument(metavar="DIR", help="The project's folder, and so its name.  [default: my-bot]"),
+        str | None, typer.Argument(metavar="DIR", help="The project's folder, and so its name.  [default: my-bot]")
     ] = None,
     template: Annotated[
-        str | None,
-        typer.Option(
-            "--template",
-            metavar="NAME",
-            help="What to start from.  [default: echo]",
-            autocompletion=completion.templates,
-            rich_help_panel=PROJECT,
-        ),
+        str | None, option("--template NAME", "What to start from.  [default: echo]", PROJECT, completion.templates)
     ] = None,
     transport: Annotated[
         list[str] | None,
-        typer.Option(
-            "-t",
-            "--transport",
-            metavar="NAME",
-            help="The provider. Repeatable.  [default: twilio]",
-            autocompletion=completion.providers,
-            rich_help_panel=PROJECT,
-        ),
+        option("-t, --transport NAME", "The provider. Repeatable.  [default: twilio]", PROJECT, completion.providers),
     ] = None,
     stt: Annotated[
         str | None,
-        typer.Option(
-            "--stt",
-            metavar="NAME",
-            help="Speech to text, where the template has a choice.",
-            autocompletion=completion.choice("stt"),
-            rich_help_panel=SERVICES,
-        ),
+        option("--stt NAME", "Speech to text, where the template has a choice.", SERVICES, completion.choice("stt")),
     ] = None,
     llm: Annotated[
         str | None,
-        typer.Option(
-            "--llm",
-            metavar="NAME",
-            help="The language model, where the template has a choice.",
-            autocompletion=completion.choice("llm"),
-            rich_help_panel=SERVICES,
+        option(
+            "--llm NAME", "The language model, where the template has a choice.", SERVICES, completion.choice("llm")
         ),
     ] = None,
     tts: Annotated[
         str | None,
-        typer.Option(
-            "--tts",
-            metavar="NAME",
-            help="Text to speech, where the template has a choice.",
-            autocompletion=completion.choice("tts"),
-            rich_help_panel=SERVICES,
-        ),
+        option("--tts NAME", "Text to speech, where the template has a choice.", SERVICES, completion.choice("tts")),
     ] = None,
-    listing: Annotated[
-        bool, typer.Option("--list", help="List the templates and their choices; write nothing.")
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the files and their sizes; write nothing.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite files that already exist.")] = False,
+    listing: Annotated[bool, option("--list", "List the templates and their choices; write nothing.")] = False,
+    dry_run: Annotated[bool, option("--dry-run", "Print the files and their sizes; write nothing.")] = False,
+    force: Annotated[bool, option("--force", "Overwrite files that already exist.")] = False,
     as_json: Annotated[
-        bool,
-        typer.Option("--json", help="Print one JSON object: dir, template, providers, choices, files, next."),
+        bool, option("--json", "Print one JSON object: dir, template, providers, choices, files, next.")
     ] = False,
 ) -> None:
     """

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from wsvoice.config import DialConfig, RunConfig
+from wsvoice.cli.completion import Completer
 
 # The headings of the help texts.
 TRANSPORT = "Transport"
@@ -20,18 +19,15 @@ TRIALS = "A harder call"
 PROJECT = "The project"
 SERVICES = "Services"
 
-Param = Annotated[
-    list[str] | None,
-    typer.Option("--param", metavar="KEY=VALUE", help="A parameter for the bot. Repeatable.", rich_help_panel=CALLS),
-]
-EnvFile = Annotated[
-    str | None,
-    typer.Option("--env-file", metavar="FILE", help="Read this file.  [default: .env, if it is there]"),
-]
-Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Print every setting and where it comes from.")]
+
+def option(shown: str, help: str, group: str | None = None, complete: Completer | None = None) -> Any:
+    """Return the option that help texts show as ``-x, --proxy DOMAIN``, or as ``--probe`` if it takes no value."""
+    *names, last = shown.split(", ")
+    name, _, metavar = last.partition(" ")
+    return typer.Option(
+        *names, name, metavar=metavar or None, help=help, rich_help_panel=group, autocompletion=complete
+    )
 
 
-def standard(config: type[RunConfig] | type[DialConfig], field: str) -> str:
-    """Return a setting's default for the end of a help text."""
-    value = next(each.default for each in fields(config) if each.name == field)
-    return f"  [default: {value:g}s]" if isinstance(value, float) else f"  [default: {value}]"
+Param = Annotated[list[str] | None, option("--param KEY=VALUE", "A parameter for the bot. Repeatable.", CALLS)]
+EnvFile = Annotated[str | None, option("--env-file FILE", "Read this file.  [default: .env, if it is there]")]
