@@ -24,6 +24,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -91,8 +92,6 @@ class Plan:
 
     Attributes:
         folder: Where it will be, as the user wrote it.
-        template: Its template.
-        providers: The names of its providers.
         chosen: The option of each choice.
         env: The environment variables that its bot needs besides the providers'.
         files: The content of each file by its path in the folder.
@@ -114,16 +113,16 @@ def templates_folder() -> Path:
 
 def load_templates(folder: Path | None = None) -> dict[str, Template]:
     """Return all templates by name, in their order."""
-    found: list[tuple[int, str, Template]] = []
-    for path in (folder or templates_folder()).glob(f"*/{MANIFEST}"):
+    loaded: list[tuple[int, Template]] = []
+    for path in sorted((folder or templates_folder()).glob(f"*/{MANIFEST}")):
         content = tomllib.loads(path.read_text(encoding="utf-8"))
         choices = {
             name: Choice(choice["help"], {option: Option(**needs) for option, needs in choice["options"].items()})
             for name, choice in content.get("choices", {}).items()
         }
-        name = path.parent.name
-        found.append((content["order"], name, Template(name, path.parent, content["description"], choices)))
-    return {name: template for _, name, template in sorted(found, key=lambda each: each[:2])}
+        template = Template(path.parent.name, path.parent, content["description"], choices)
+        loaded.append((content["order"], template))
+    return {template.name: template for _, template in sorted(loaded, key=itemgetter(0))}
 
 
 def plan(
@@ -139,9 +138,6 @@ def plan(
     Plan a project, without writing anything; what is not given has its default.
 
     Args:
-        folder: Where it is to be.
-        template: The template's name.
-        providers: The providers' names.
         chosen: An option's name for some of the template's choices.
         templates: All templates by name; wsvoice's own unless given.
         requirement: The requirement for wsvoice, as of :func:`own_requirement`.
@@ -236,9 +232,6 @@ def own_requirement(distribution: importlib.metadata.Distribution | None = None)
     """
     Return the requirement that installs the wsvoice which is running: ``wsvoice @ file:///…`` or ``wsvoice>=0.1``.
 
-    Args:
-        distribution: What was installed; wsvoice's own unless given.
-
     https://packaging.python.org/en/latest/specifications/direct-url/
     """
     version, origin = _installed(distribution)
@@ -278,15 +271,10 @@ def next_commands(made: Plan) -> list[str]:
 
 def write(made: Plan, *, overwrite: bool = False, dry_run: bool = False) -> None:
     """
-    Write a project, all of it or nothing.
+    Write a project, all of it or nothing; with `dry_run` only check whether that is possible.
 
     The files are written to a temporary folder on the same disk, then moved into place. An error or interruption
     removes what was created, and restores what was overwritten.
-
-    Args:
-        made: The project.
-        overwrite: Whether existing files are replaced.
-        dry_run: Only check whether the files can be written.
 
     Raises:
         UsageError: If a file exists already and is not to be overwritten, or something is in the way.

@@ -14,7 +14,7 @@ from typing import Any
 
 import typer
 
-Completer = Callable[[typer.Context, str], list[str]]
+Completer = Callable[..., list[str]]
 
 # Other names would have to be quoted, which differs between shells.
 _PLAIN_NAME = re.compile(r"[\w.+@%-]+")
@@ -22,21 +22,17 @@ _PLAIN_NAME = re.compile(r"[\w.+@%-]+")
 
 def one_of(*words: str) -> Completer:
     """Complete one of some words."""
-
-    def complete(context: typer.Context, incomplete: str) -> list[str]:
-        return _starting(incomplete, words)
-
-    return complete
+    return lambda incomplete: _starting(incomplete, words)
 
 
-def providers(context: typer.Context, incomplete: str) -> list[str]:
+def providers(incomplete: str) -> list[str]:
     """Complete a provider's name."""
     from wsvoice.providers import PROVIDERS
 
     return _starting(incomplete, PROVIDERS)
 
 
-def transports(context: typer.Context, incomplete: str) -> list[str]:
+def transports(incomplete: str) -> list[str]:
     """Complete what `wsvoice run -t` takes."""
     from wsvoice.config import PLAIN_TRANSPORTS
     from wsvoice.providers import PROVIDERS
@@ -55,7 +51,7 @@ def quirks(context: typer.Context, incomplete: str) -> list[str]:
     return _starting(incomplete, ["list", *written])
 
 
-def voices(context: typer.Context, incomplete: str) -> list[str]:
+def voices(incomplete: str) -> list[str]:
     """Complete a language of eSpeak NG's, if it is installed."""
     from wsvoice.errors import UsageError
     from wsvoice.speech import languages
@@ -66,7 +62,7 @@ def voices(context: typer.Context, incomplete: str) -> list[str]:
         return []
 
 
-def templates(context: typer.Context, incomplete: str) -> list[str]:
+def templates(incomplete: str) -> list[str]:
     """Complete a template's name."""
     from wsvoice.scaffold import load_templates
 
@@ -88,7 +84,7 @@ def choice(name: str) -> Completer:
     return complete
 
 
-def bots(context: typer.Context, incomplete: str) -> list[str]:
+def bots(incomplete: str) -> list[str]:
     """Complete the path of a Python file, or of a folder on the way."""
     found = _python_files(incomplete)
     # A shell takes a single match as complete, but a folder is not.

@@ -16,11 +16,12 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from wsvoice.errors import UsageError as Misuse
+from wsvoice.errors import UsageError
 
-# typer brings its own copy of click or uses the real one, depending on its version; either way this is the base of
+# typer brings its own copy of click or uses the real one, depending on its version; either way these are the bases of
 # what it exports.
-UsageError: Any = typer.BadParameter.__mro__[1]
+ClickUsageError: Any = typer.BadParameter.__mro__[1]
+ClickError: Any = typer.BadParameter.__mro__[2]
 
 _HEADING = re.compile(r"^\S[^\n]*:$", re.MULTILINE)
 _USAGE = re.compile(r"\AUsage:")
@@ -69,7 +70,7 @@ class _Plain:
             _refuse_single_dashes(args, self.get_params(ctx))
         try:
             return super().parse_args(ctx, args)  # type: ignore[misc]
-        except UsageError as error:
+        except ClickUsageError as error:
             # For an option without its value, click does not set the command.
             if getattr(error, "ctx", ctx) is None:
                 error.ctx = ctx
@@ -113,26 +114,22 @@ class _Plain:
                 formatter.write_dl([(name.ljust(widest), text) for name, text in rows])
 
 
-def _takes_one_value(option: Any) -> bool:
-    return option.param_type_name == "option" and not (option.multiple or option.is_flag or option.count)
-
-
 def _refuse_repeated(given: Sequence[Any]) -> None:
     """
     Refuse an option that was given twice but takes one value.
 
     Raises:
-        Misuse: Naming it.
+        UsageError: Naming it.
     """
     seen: set[str] = set()
     for option in given:
-        if not _takes_one_value(option):
+        if option.param_type_name != "option" or option.multiple or option.is_flag or option.count:
             continue
         if option.name in seen:
             name = "/".join(option.opts)
             # Only `wsvoice run` serves every provider without it.
             serves_all = option.name == "transport" and "every provider" in (option.help or "")
-            raise Misuse(
+            raise UsageError(
                 f"{name} was given twice, and takes one value",
                 hint=f"leave {option.opts[0]} out to serve every provider at once" if serves_all else "give it once",
             )
@@ -144,7 +141,7 @@ def _refuse_single_dashes(args: Sequence[str], params: Sequence[Any]) -> None:
     Refuse ``-port``, which would be read as ``-p -o -r -t``.
 
     Raises:
-        Misuse: Naming the option that was probably meant.
+        UsageError: Naming the option that was probably meant.
     """
     options = [each for each in params if each.param_type_name == "option"]
     long_names = {name for each in options for name in each.opts if name.startswith("--")}
@@ -155,7 +152,7 @@ def _refuse_single_dashes(args: Sequence[str], params: Sequence[Any]) -> None:
             return
         name = argument.partition("=")[0]
         if before not in with_value and re.fullmatch(r"-[a-z][a-z-]+", name) and f"-{name}" in long_names:
-            raise Misuse(f"no such option: {name}", hint=f"did you mean `-{name}`?")
+            raise UsageError(f"no such option: {name}", hint=f"did you mean `-{name}`?")
         before = argument
 
 

@@ -24,17 +24,12 @@ import typer
 
 from wsvoice._version import __version__
 from wsvoice.cli.dial import dial
-from wsvoice.cli.help import Command, Group
+from wsvoice.cli.help import ClickError, ClickUsageError, Command, Group
 from wsvoice.cli.init import init
 from wsvoice.cli.output import Output
 from wsvoice.cli.run import run
 from wsvoice.config import did_you_mean
 from wsvoice.errors import UsageError, WsvoiceError
-
-# typer brings its own copy of click or uses the real one, depending on its version; either way these are the
-# bases of what it exports.
-_UsageError: Any = typer.BadParameter.__mro__[1]
-_ClickError: Any = typer.BadParameter.__mro__[2]
 
 INTERRUPTED = 130
 
@@ -50,7 +45,7 @@ class Commands(Group):
         except WsvoiceError as error:
             Output().failure(error)
             code = error.exit_code
-        except _ClickError as error:
+        except ClickError as error:
             Output().error(_usage_message(error), hint=_usage_hint(error))
             code = error.exit_code
         except (KeyboardInterrupt, typer.Abort):
@@ -100,12 +95,13 @@ def _usage_message(error: Any) -> str:
 
 
 def _usage_hint(error: Any) -> str | None:
-    if not isinstance(error, _UsageError):
+    if not isinstance(error, ClickUsageError):
         return None
     context: Any = getattr(error, "ctx", None)
     option = getattr(error, "option_name", None)
     if option and context is not None and context.parent is None:
-        owners = [name for name, command in context.command.commands.items() if _has_option(command, option)]
+        commands = context.command.commands.items()
+        owners = [name for name, command in commands if any(option in each.opts for each in command.params)]
         if owners:
             return f"it belongs behind a command, as in `wsvoice {owners[0]} {option}`"
     lists = f"`{context.command_path if context else 'wsvoice'} --help` lists what there is"
@@ -115,10 +111,6 @@ def _usage_hint(error: Any) -> str | None:
         return "a shell takes an unquoted # for a comment; quote it: `--dtmf '#'`"
     meant = getattr(error, "possibilities", None)
     return f"did you mean `{meant[0]}`? {lists}" if meant else lists
-
-
-def _has_option(command: Any, name: str) -> bool:
-    return any(name in each.opts for each in command.params)
 
 
 app = typer.Typer(

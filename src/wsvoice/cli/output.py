@@ -154,7 +154,7 @@ class Output:
         """Whether somebody is there to read a question and answer it."""
         return sys.stdin.isatty() and sys.stderr.isatty()
 
-    def ask(self, question: str, *, default: str, choices: Sequence[str] = ()) -> str:
+    def ask(self, question: str, *, default: str) -> str:
         """
         Return the user's answer to a question, or `default` for an empty one.
 
@@ -163,7 +163,7 @@ class Output:
         """
         from rich.prompt import Prompt
 
-        return Prompt.ask(question, console=self.console, default=default, choices=list(choices) or None).strip()
+        return Prompt.ask(question, console=self.console, default=default).strip()
 
     def tree(self, root: str, files: Sequence[tuple[str, str]]) -> None:
         """Print the paths below `root` as a tree, with a note for each file in a second column."""
