@@ -36,7 +36,7 @@ TELNYX = 'codec="PCMU" bidirectionalMode="rtp" bidirectionalCodec="PCMU" bidirec
 @pytest.mark.parametrize("name", PROVIDERS)
 def test_without_quirks_a_caller_behaves_as_its_provider_documents(name: str) -> None:
     provider = load_provider(name)
-    behaviour = read_behaviour(provider, {})
+    behaviour = read_behaviour(provider)
     assert behaviour.frame_ms == provider.frame_ms
     assert behaviour.return_cleared_marks == (provider.cleared_marks == "returned")
     assert (behaviour.reorder, behaviour.start_delay_s) == (0, 0)
@@ -49,10 +49,10 @@ def test_every_choice_of_every_quirk_is_taken(name: str) -> None:
     provider = load_provider(name)
     for quirk_name, quirk in provider.quirks.items():
         for value in quirk.choices or (quirk.default,):
-            read_behaviour(provider, {quirk_name: value})
+            read_behaviour(provider.deviating({quirk_name: value}))
         assert any(written.startswith(f"{quirk_name}=") for written, _ in describe_quirks(provider))
     with pytest.raises(UsageError, match="has no quirk 'wings'") as caught:
-        read_behaviour(provider, {"wings": "2"})
+        read_behaviour(provider.deviating({"wings": "2"}))
     assert caught.value.hint is not None
     for quirk_name, quirk in provider.quirks.items():
         assert quirk_name in caught.value.hint
@@ -73,7 +73,7 @@ def test_every_choice_of_every_quirk_is_taken(name: str) -> None:
 )
 def test_what_a_quirk_asks_of_the_caller(name: str, quirks: dict[str, str], expected: dict[str, object]) -> None:
     provider = load_provider(name)
-    usual, changed = read_behaviour(provider, {}), read_behaviour(provider, quirks)
+    usual, changed = read_behaviour(provider), read_behaviour(provider.deviating(quirks))
     fields = Behaviour.__slots__
     assert {field: getattr(changed, field) for field in fields if getattr(changed, field) != getattr(usual, field)} == (
         expected
@@ -107,7 +107,7 @@ def test_a_quirk_that_is_wrong_is_a_mistake_of_the_users(name: str, quirks: dict
 )
 def test_another_providers_quirk_names_its_provider(name: str, quirk: str, hint: str) -> None:
     with pytest.raises(UsageError) as caught:
-        read_behaviour(load_provider(name), {quirk: "1"})
+        read_behaviour(load_provider(name).deviating({quirk: "1"}))
     assert caught.value.hint is not None
     assert hint in caught.value.hint
 

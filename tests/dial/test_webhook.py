@@ -84,7 +84,7 @@ def test_its_public_host_is_dialled_locally(
         numbers = {"from_number": "+15550100001", "to_number": "+15550100002"}
         called = owner.new_call(**numbers, parameters={}, seed=SEED)
         now = time.time()
-        request = owner.sign(owner.webhook(called, url, method="POST", quirks={}, now=now), now=now)
+        request = owner.sign(owner.webhook(called, url, method="POST", now=now), now=now)
         sent = httpx.post(url, headers=dict(request.headers), content=request.body)
         assert sent.status_code == 403
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from wsvoice.errors import RemoteProtocolError
-from wsvoice.providers.base import FakeApi, WebhookRequest
+from wsvoice.providers.base import WebhookRequest
+from wsvoice.providers.fake_api import FakeApi
 
 
 def hung_up(provider: FakeApi, request: WebhookRequest) -> str | None:

@@ -7,6 +7,7 @@ A company with both of its halves, for tests that play both ends in one process;
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from functools import cache
 from typing import Any
 
@@ -21,9 +22,14 @@ class _Whole:
     def stream(self, side: Side, quirks: Mapping[str, str] | None = None) -> Stream:
         """Return a stream's end, the carrier's as it is in a test call."""
         half = self._server if side is Side.BOT else self._simulator
-        arguments = () if side is Side.BOT else (quirks,)
-        end: Stream = half.stream(self, *arguments)
+        end: Stream = half.stream(self.deviating(quirks))
         return end
+
+    def deviating(self, quirks: Mapping[str, str] | None) -> Any:
+        """Return the same company as it is with `quirks`."""
+        other = copy(self)
+        other.chosen_quirks = quirks or {}
+        return other
 
     def read_answer(self, body: bytes, content_type: str, **options: Any) -> StreamRequest:
         """Read the document that a call begins with, which asks for a stream at once."""

@@ -44,7 +44,7 @@ from tests.providers.companies import Plivo, PlivoStream
 from wsvoice.audio import PCMU_8K, AudioFormat, Encoding
 from wsvoice.call import Call
 from wsvoice.errors import ConfigError, LocalProtocolError, RemoteProtocolError, SignatureError
-from wsvoice.providers.base import CallUpdate, Side, WebhookRequest
+from wsvoice.providers.base import Callback, CallUpdate, Side, WebhookRequest
 from wsvoice.providers.events import (
     Audio,
     Clear,
@@ -388,7 +388,7 @@ def test_upgrade_vectors(plivo: Plivo, url: str, signature: str, words: str, sch
     ],
 )
 def test_upgrade_forms_in_words(plivo: Plivo, form: str, signed_url: str, asked: str, slash: str) -> None:
-    headers = plivo.upgrade_headers(f"ws://{signed_url}", now=NOW, quirks={"ws-signature-form": form})
+    headers = plivo.deviating({"ws-signature-form": form}).upgrade_headers(f"ws://{signed_url}", now=NOW)
     signature, nonce = headers["X-Plivo-Signature-V3"], headers["X-Plivo-Signature-V3-Nonce"]
     assert signature == their_v3("GET", f"{form}://{signed_url}", {}, nonce)
     assert plivo.verify_upgrade(get(f"wss://{asked}", **v3(signature, nonce)), now=NOW) == f"the {form} URL{slash}"
@@ -401,7 +401,7 @@ def test_an_upgrade_is_signed_in_its_https_form(plivo: Plivo) -> None:
     assert validate_v3_signature("GET", UPGRADE.replace("wss", "https"), nonce, TOKEN, signature)
     assert plivo.upgrade_headers(UPGRADE.replace("wss", "ws"), now=NOW) == headers
     with pytest.raises(ConfigError, match="ws-signature-form"):
-        plivo.upgrade_headers(UPGRADE, now=NOW, quirks={"ws-signature-form": "ftp"})
+        plivo.deviating({"ws-signature-form": "ftp"}).upgrade_headers(UPGRADE, now=NOW)
 
 
 def test_an_upgrade_for_another_path_is_refused(plivo: Plivo) -> None:
@@ -501,9 +501,9 @@ def test_a_report_is_answered_with_200(plivo: Plivo) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_the_end_of_a_call_is_reported(plivo: Plivo, method: str) -> None:
-    assert plivo.progress_webhook(CALL, URL, "answered", method=method) is None
-    assert plivo.progress_webhook(CALL, URL, "streaming", method=method) is None
-    request = plivo.progress_webhook(CALL, URL, "ended", duration_s=60.2, method=method)
+    assert plivo.progress_webhook(CALL, Callback(URL, method), "answered") is None
+    assert plivo.progress_webhook(CALL, Callback(URL, method), "streaming") is None
+    request = plivo.progress_webhook(CALL, Callback(URL, method), "ended", duration_s=60.2)
     assert request is not None
     assert request.method == method
     assert plivo.recognises(request)

@@ -39,7 +39,7 @@ from tests.providers.companies import Telnyx, TelnyxStream, Twilio
 from wsvoice.audio import PCMU_8K, AudioFormat, Encoding
 from wsvoice.call import Call
 from wsvoice.errors import ConfigError, LocalProtocolError, RemoteProtocolError, SignatureError
-from wsvoice.providers.base import CallUpdate, HttpRequest, RepliesToErrors, Side, WebhookRequest
+from wsvoice.providers.base import Callback, CallUpdate, HttpRequest, RepliesToErrors, Side, WebhookRequest
 from wsvoice.providers.events import (
     Audio,
     Clear,
@@ -277,7 +277,7 @@ def test_call_control_reports_how_a_call_goes_on(telnyx: Telnyx) -> None:
     kinds = []
     ids = set()
     for progress in ("answered", "streaming", "ended"):
-        request = telnyx.progress_webhook(CALL, URL, progress, quirks=quirks)
+        request = telnyx.deviating(quirks).progress_webhook(CALL, Callback(URL), progress)
         assert request is not None
         # They are reports: none of them is another call.
         update = telnyx.read_webhook(request)
@@ -287,7 +287,7 @@ def test_call_control_reports_how_a_call_goes_on(telnyx: Telnyx) -> None:
         kinds.append(data["event_type"])
         ids.add(data["id"])
         assert data["payload"]["call_control_id"] == CALL.call_id
-        assert telnyx.progress_webhook(CALL, URL, progress) is None
+        assert telnyx.progress_webhook(CALL, Callback(URL), progress) is None
     assert kinds == ["call.answered", "streaming.started", "call.hangup"]
     assert len(ids) == 3
 
@@ -410,15 +410,15 @@ def test_a_texml_webhook_by_get_keeps_the_urls_own_query(telnyx: Telnyx) -> None
 @pytest.mark.parametrize("quirks", [{"webhook": "call-control"}, None])
 def test_an_event_of_call_control_is_read(telnyx: Telnyx, quirks: dict[str, str] | None) -> None:
     call = CALL if quirks else API_CALL
-    request = telnyx.webhook(call, URL, method="GET", quirks=quirks)
+    request = telnyx.deviating(quirks).webhook(call, URL, method="GET")
     assert request.method == "POST"
     assert telnyx.recognises(request)
     assert telnyx.read_webhook(request) == API_CALL
-    assert request.body == telnyx.webhook(call, URL, quirks=quirks).body
+    assert request.body == telnyx.deviating(quirks).webhook(call, URL).body
 
 
 def test_the_quirk_that_is_the_default_changes_nothing(telnyx: Telnyx) -> None:
-    assert telnyx.webhook(CALL, URL, quirks={"webhook": "texml"}) == telnyx.webhook(CALL, URL)
+    assert telnyx.deviating({"webhook": "texml"}).webhook(CALL, URL) == telnyx.webhook(CALL, URL)
 
 
 @pytest.mark.parametrize(
@@ -659,7 +659,7 @@ def test_every_rate_that_telnyxs_own_library_knows_is_one(telnyx: Telnyx) -> Non
 
 
 def test_the_bare_stream_is_the_worst_of_all(telnyx: Telnyx) -> None:
-    request = telnyx.read_answer(texml(""), "application/xml", quirks={"leg-codec": "PCMA"})
+    request = telnyx.deviating({"leg-codec": "PCMA"}).read_answer(texml(""), "application/xml")
     assert [found.level for found in request.findings] == ["fail", "warn", "warn"]
     assert (request.format, request.outbound_format) == (PCMA_8K, PCMU_8K)
     assert request.reconnects
@@ -682,7 +682,7 @@ def test_the_legs_codec_counts_where_the_answer_names_none(
     telnyx: Telnyx, codec: str | None, leg: str | None, expected: AudioFormat
 ) -> None:
     quirks = {"leg-codec": leg} if leg else None
-    request = telnyx.read_answer(texml(attributes(codec=codec)), "application/xml", quirks=quirks)
+    request = telnyx.deviating(quirks).read_answer(texml(attributes(codec=codec)), "application/xml")
     assert request.format == expected
     assert request.outbound_format == PCMU_8K
 
@@ -891,7 +891,7 @@ def command(content: Any, action: str = "answer", method: str = "POST") -> Webho
 
 def test_what_an_answer_command_leaves_open(telnyx: Telnyx) -> None:
     bare = command({"stream_url": "wss://h/ws?a=1", "stream_auth_token": "abc"})
-    request = telnyx.read_answer_request(bare, quirks={"leg-codec": "PCMA"})
+    request = telnyx.deviating({"leg-codec": "PCMA"}).read_answer_request(bare)
     assert request is not None
     assert request.url == "wss://h/ws?a=1"
     assert request.headers == {"Authorization": "Bearer abc"}

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 from urllib.parse import urlsplit
@@ -43,7 +42,6 @@ class CallControl:
         provider: Reads the documents.
         webhook: The call's webhook, which answers with the first document.
         timeline: Where events and findings go.
-        quirks: How the provider deviates.
         force_ws: Dial streams without TLS.
     """
 
@@ -53,13 +51,11 @@ class CallControl:
         webhook: Webhook,
         *,
         timeline: Timeline,
-        quirks: Mapping[str, str],
         force_ws: bool = False,
     ) -> None:
         self._provider = provider
         self._webhook = webhook
         self._timeline = timeline
-        self._quirks = quirks
         self._force_ws = force_ws
         self._documents = 0
         #: Where the last document came from: the base of its relative URLs.
@@ -125,9 +121,7 @@ class CallControl:
 
     async def _read(self, call: Call, body: bytes, content_type: str) -> StreamRequest | None:
         try:
-            document = self._provider.read_answer(
-                body, content_type, base_url=self._base_url, quirks=self._quirks, first=False
-            )
+            document = self._provider.read_answer(body, content_type, base_url=self._base_url, first=False)
         except RemoteProtocolError as error:
             raise DialError(f"the next document cannot be used: {error.message}") from error
         if isinstance(document, NoStream):
@@ -158,7 +152,7 @@ class CallControl:
 
         def render(url: str, method: Literal["GET", "POST"], now: float) -> WebhookRequest:
             at = Callback(url, method)
-            return self._provider.next_webhook(call, at, occasion, answered=answered, quirks=self._quirks, now=now)
+            return self._provider.next_webhook(call, at, occasion, answered=answered, now=now)
 
         return await self._webhook.ask(render, callback)
 

@@ -159,12 +159,12 @@ class _TestCall:
         self._clock = clock
         self._timeouts = timeouts
         self._bot_credentials: Mapping[str, str] = {}
-        self._provider = load_simulator(config.transport, config.credentials)
-        self._behaviour = read_behaviour(self._provider, config.quirks)
+        self._provider = load_simulator(config.transport, config.credentials, config.quirks)
+        self._behaviour = read_behaviour(self._provider)
         if target.kind == "bot":
             # Made for this call, so that no real ones are used.
             carriers, self._bot_credentials = self._provider.test_credentials(secrets.token_bytes(32))
-            self._provider = load_simulator(config.transport, carriers)
+            self._provider = load_simulator(config.transport, carriers, config.quirks)
         elif self._behaviour.by_commands:
             raise UsageError(
                 "a call that is answered through the provider's API needs a simulated API, unknown to a running server",
@@ -236,7 +236,7 @@ class _TestCall:
             url = stream_address(url, self._provider.name)
         if self._target.kind == "stream" or not self._provider.has_webhook:
             # Without an answer that names a format, it is the provider's default.
-            usual = self._provider.stream(config.quirks)
+            usual = self._provider.stream()
             address, credentials = split_credentials(url)
             request = StreamRequest(
                 url=address,
@@ -252,15 +252,12 @@ class _TestCall:
                 self._provider,
                 url,
                 method=config.method or self._provider.webhook_method,
-                quirks=config.quirks,
                 timeline=timeline,
                 timeout_s=self._timeouts.webhook_s,
                 host_override=self._host_override,
                 address_policy=self._address_policy,
             )
-            self._call_control = CallControl(
-                self._provider, self._webhook, timeline=timeline, quirks=config.quirks, force_ws=config.force_ws
-            )
+            self._call_control = CallControl(self._provider, self._webhook, timeline=timeline, force_ws=config.force_ws)
             # Before the server is stopped: it gets the status callbacks.
             stack.push_async_callback(self._call_control.finish)
             request = await self._ask_webhook(self._webhook, self._call_control)
@@ -290,7 +287,6 @@ class _TestCall:
                 detector=detector,
                 speaker=speaker,
                 behaviour=self._behaviour,
-                quirks=config.quirks,
                 probe=Probe(self._provider.hazards, timeouts.probe_quiet_s) if config.probe else None,
                 open_stream=self._connect,
                 new_stream_id=lambda: self._new_call().stream_id,
@@ -377,8 +373,8 @@ class _TestCall:
     async def _serve_bot(self, stack: AsyncExitStack) -> str:
         timeline, provider = self._timeline, self._provider
         # The API checks the bot's credentials; the carrier has its own, to sign with.
-        owner = load_simulator(provider.name, self._bot_credentials)
-        api = FakeRestApi(owner, self._call, self._on_command, timeline, self._config.quirks)
+        owner = load_simulator(provider.name, self._bot_credentials, self._config.quirks)
+        api = FakeRestApi(owner, self._call, self._on_command, timeline)
         self._api = await stack.enter_async_context(api)
         environ = {**os.environ, **self._config.environ}
         environ = bot_environment(environ, provider, self._bot_credentials, api.url)
@@ -452,7 +448,7 @@ class _TestCall:
             def process_redirect(self, exc: Exception) -> Exception | str:
                 return exc
 
-        signed = self._provider.upgrade_headers(request.url, now=time.time(), quirks=self._config.quirks)
+        signed = self._provider.upgrade_headers(request.url, now=time.time())
         headers = {**signed, **request.headers}
         url = self._host_override.apply(request.url) if self._host_override else request.url
         began = time.monotonic()

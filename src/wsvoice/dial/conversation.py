@@ -11,7 +11,7 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -81,7 +81,6 @@ class CallSetup:
         detector: Finds the bot's sounds, at the rate of the bot's audio.
         speaker: What the caller says.
         behaviour: How the caller deviates.
-        quirks: How the provider's stream deviates.
         probe: What the bot is tried with first, or ``None``.
         open_stream: Opens another WebSocket, for the call's next stream.
         new_stream_id: Invents that stream's id.
@@ -94,7 +93,6 @@ class CallSetup:
     detector: SoundDetector
     speaker: Speaker
     behaviour: Behaviour
-    quirks: Mapping[str, str]
     probe: Probe | None
     open_stream: Callable[[StreamRequest], Awaitable[ClientConnection]]
     new_stream_id: Callable[[], str]
@@ -120,7 +118,6 @@ class Conversation:
         self._detector = setup.detector
         self._speaker = setup.speaker
         self._behaviour = setup.behaviour
-        self._quirks = setup.quirks
         self._probe = setup.probe
         self._is_paused = False
         self._open_stream = setup.open_stream
@@ -263,7 +260,7 @@ class Conversation:
     def _new_carrier_stream(self, socket: ClientConnection) -> CarrierStream:
         return CarrierStream(
             socket,
-            self._provider.stream(self._quirks),
+            self._provider.stream(),
             self._receive,
             clock=self._clock,
             reorder=self._behaviour.reorder,

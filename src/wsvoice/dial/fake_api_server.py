@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from http import HTTPStatus
 from types import TracebackType
 from typing import Literal, Self
@@ -29,11 +29,11 @@ from wsvoice.errors import RemoteProtocolError
 from wsvoice.providers.base import (
     Answer,
     Command,
-    FakeApi,
     Simulator,
     StreamRequest,
     WebhookRequest,
 )
+from wsvoice.providers.fake_api import FakeApi
 
 _HEAD_LIMIT = 16 * 1024
 _BODY_LIMIT = 64 * 1024
@@ -53,7 +53,6 @@ class FakeRestApi:
         call: The only call.
         on_command: Called with each command for the call.
         timeline: Where requests that cannot be answered are noted.
-        quirks: How the provider deviates.
     """
 
     def __init__(
@@ -62,7 +61,6 @@ class FakeRestApi:
         call: Call,
         on_command: Callable[[Command], None],
         timeline: Timeline,
-        quirks: Mapping[str, str] | None = None,
     ) -> None:
         self.url = ""
         #: The stream that the call is answered with, or why it cannot be.
@@ -72,7 +70,6 @@ class FakeRestApi:
         self._call = call
         self._on_command = on_command
         self._timeline = timeline
-        self._quirks = quirks or {}
         self._server: asyncio.Server | None = None
 
     async def __aenter__(self) -> Self:
@@ -164,7 +161,7 @@ class FakeRestApi:
     def _answer_call(self, api: FakeApi, request: WebhookRequest) -> Answer | None:
         """Take a request that answers the call; ``None`` if it is another kind of request."""
         try:
-            stream = api.read_answer_request(request, call_id=self._call.call_id, quirks=self._quirks)
+            stream = api.read_answer_request(request, call_id=self._call.call_id)
         except RemoteProtocolError as error:
             if not self.answered.done():
                 self.answered.set_exception(error)

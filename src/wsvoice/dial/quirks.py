@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from wsvoice.config import did_you_mean
@@ -22,16 +21,16 @@ def describe_quirks(provider: Simulator) -> list[tuple[str, str]]:
     ]
 
 
-def read_behaviour(provider: Simulator, quirks: Mapping[str, str]) -> Behaviour:
+def read_behaviour(provider: Simulator) -> Behaviour:
     """
-    Check `quirks`, and return how the caller behaves with them.
+    Check the quirks that were chosen, and return how the caller behaves with them.
 
     Raises:
         UsageError: If the provider has no such quirk, or the quirk no such value.
     """
-    for name, value in quirks.items():
+    for name, value in provider.chosen_quirks.items():
         _check(provider, name, value)
-    behaviour = provider.behaviour(quirks)
+    behaviour = provider.behaviour()
     if behaviour.frame_ms < STEP_MS or behaviour.frame_ms % STEP_MS:
         raise UsageError(f"the quirk frame-ms takes a multiple of {STEP_MS}, got {behaviour.frame_ms:g}")
     return replace(behaviour, frame_ms=int(behaviour.frame_ms))

@@ -76,7 +76,6 @@ class Webhook:
         provider: Makes and signs the requests.
         url: Its URL.
         method: Its HTTP method; a redirect is followed by GET unless it is a 307 or 308, as providers do.
-        quirks: How the provider deviates.
         timeline: Where events and findings go.
         timeout_s: A slower answer fails the call; redirects are included.
         host_override: A public host that is served on this machine.
@@ -89,7 +88,6 @@ class Webhook:
         url: str,
         *,
         method: Literal["GET", "POST"],
-        quirks: Mapping[str, str],
         timeline: Timeline,
         timeout_s: float,
         host_override: HostOverride | None = None,
@@ -98,7 +96,6 @@ class Webhook:
         self._provider = provider
         self.url = url
         self._method = method
-        self._quirks = quirks
         self._timeline = timeline
         self._timeout_s = timeout_s
         self.host_override = host_override
@@ -113,7 +110,7 @@ class Webhook:
         """
         await self._find_public_host(call)
         return await self._request(
-            lambda url, method, now: self._provider.webhook(call, url, method=method, quirks=self._quirks, now=now),
+            lambda url, method, now: self._provider.webhook(call, url, method=method, now=now),
             self.url,
             self._method,
             warn_s=warn_s,
@@ -135,7 +132,7 @@ class Webhook:
     async def _find_public_host(self, call: Call) -> None:
         """Ask a server on this machine for its public host, because the signature has to cover it."""
         now = time.time()
-        request = self._provider.webhook(call, self.url, method=self._method, quirks=self._quirks, now=now)
+        request = self._provider.webhook(call, self.url, method=self._method, now=now)
         if self.host_override is not None or not http.is_loopback(urlsplit(self.url).hostname or ""):
             return
         if self._provider.sign(request, now=now) == request:
@@ -156,7 +153,7 @@ class Webhook:
             now = time.time()
             request = render(url, verb, now)
             signed = self._provider.sign(request, now=now)
-            knock = self._provider.knock(request, quirks=self._quirks) if signed != request else None
+            knock = self._provider.knock(request) if signed != request else None
             try:
                 response = await self._send(knock or signed, self._timeout_s - elapsed_s)
                 if knock is not None and response.status == 401 and "www-authenticate" in response.headers:
@@ -208,7 +205,7 @@ class Webhook:
             message = "it is a web page" + (f" ({said!r})" if said else "")
             raise no_stream(RemoteProtocolError("page", message), self._timeline)
         try:
-            return reader(response.body, content_type, base_url=answer.url, quirks=self._quirks)
+            return reader(response.body, content_type, base_url=answer.url)
         except RemoteProtocolError as error:
             raise no_stream(error, self._timeline) from error
 
@@ -228,9 +225,8 @@ class Webhook:
     async def report_progress(self, call: Call, stage: Progress, duration_s: float) -> None:
         """Report the progress of `call` to the server, if the provider does; the answer never fails the call."""
         now = time.time()
-        request = self._provider.progress_webhook(
-            call, self.url, stage, duration_s=duration_s, method=self._method, quirks=self._quirks, now=now
-        )
+        at = Callback(self.url, self._method)
+        request = self._provider.progress_webhook(call, at, stage, duration_s=duration_s, now=now)
         if request is None:
             return
         try:
@@ -243,7 +239,7 @@ class Webhook:
     async def probe(self, call: Call) -> int | None:
         """Announce `call` without a signature, and return the answer's status; ``None`` if that proves nothing."""
         now = time.time()
-        request = self._provider.webhook(call, self.url, method=self._method, quirks=self._quirks, now=now)
+        request = self._provider.webhook(call, self.url, method=self._method, now=now)
         if self._provider.sign(request, now=now) == request:
             self._timeline.add(
                 "note", "no secret is known to sign webhooks with, so an unsigned one would prove nothing"

@@ -49,9 +49,12 @@ def load_server(name: str, credentials: Mapping[str, str] | None = None) -> Serv
     return server
 
 
-def load_simulator(name: str, credentials: Mapping[str, str] | None = None) -> Simulator:
-    """Return the simulator's half of the provider called `name`; arguments and errors as in :func:`load_server`."""
+def load_simulator(
+    name: str, credentials: Mapping[str, str] | None = None, quirks: Mapping[str, str] | None = None
+) -> Simulator:
+    """Return the simulator's half of the provider called `name`, which deviates by `quirks`; as :func:`load_server`."""
     simulator: Simulator = _load(name, "simulator")(credentials or {})
+    simulator.chosen_quirks = quirks or {}
     return simulator
 
 

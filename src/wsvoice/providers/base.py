@@ -21,7 +21,8 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
 from itertools import islice
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 from urllib.parse import parse_qsl
 
 from wsvoice.audio import PCMU_8K, AudioFormat
@@ -29,6 +30,9 @@ from wsvoice.call import Call
 from wsvoice.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 from wsvoice.providers.events import Event, StreamError
 from wsvoice.providers.fields import broken, read_object, shown, write_object
+
+if TYPE_CHECKING:
+    from wsvoice.providers.fake_api import FakeApi
 
 Level = Literal["warn", "fail"]
 #: How far a call has come.
@@ -250,6 +254,10 @@ class NoStream:
     skipped: Sequence[str] = ()
     reason: str = ""
     kind: str = "no-stream"
+
+
+#: What an answer document comes to.
+Document: TypeAlias = StreamRequest | Redirect | NoStream
 
 
 @dataclass(frozen=True, slots=True)
@@ -557,6 +565,8 @@ class Simulator(Company):
     cleared_marks: ClassVar[Literal["returned", "dropped"]] = "dropped"
     #: How the simulated carrier can be made to deviate, by name.
     quirks: ClassVar[Mapping[str, Quirk]] = {}
+    #: How it was, where that is not the default; set by :func:`~wsvoice.providers.load_simulator`.
+    chosen_quirks: Mapping[str, str] = MappingProxyType({})
     #: What ``--probe`` tries a bot with: what is said of it, and what becomes of two media messages.
     hazards: ClassVar[Sequence[Hazard]] = ()
     #: The media type of the company's documents, where no HTTP answer names it.
@@ -564,7 +574,7 @@ class Simulator(Company):
     #: Settings that both ends of a test call must agree on, by environment variable name.
     kept_settings: ClassVar[tuple[str, ...]] = ()
 
-    def quirk(self, quirks: Mapping[str, str] | None, name: str) -> str:
+    def quirk(self, name: str) -> str:
         """
         Return the value of a quirk.
 
@@ -572,21 +582,21 @@ class Simulator(Company):
             ConfigError: If it does not take the value.
         """
         quirk = self.quirks[name]
-        value = (quirks or {}).get(name, quirk.default)
+        value = self.chosen_quirks.get(name, quirk.default)
         if quirk.choices and value not in quirk.choices:
             raise ConfigError(f"the quirk {name} is one of {', '.join(quirk.choices)}, not {shown(value)}")
         return value
 
-    def behaviour(self, quirks: Mapping[str, str]) -> Behaviour:
+    def behaviour(self) -> Behaviour:
         """
-        Return how a call behaves with `quirks`.
+        Return how a call behaves.
 
         Raises:
             ConfigError: If a quirk does not take its value.
         """
         chosen: dict[str, Any] = {}
         for name, quirk in self.quirks.items():
-            value = self.quirk(quirks, name)
+            value = self.quirk(name)
             if quirk.most:
                 chosen[quirk.sets] = _read_number(name, value, quirk.most)
             elif quirk.sets:
@@ -625,55 +635,23 @@ class Simulator(Company):
         kept = {name: self.credentials[name] for name in self.kept_settings if name in self.credentials}
         return dict(kept), kept
 
-    def webhook(
-        self,
-        call: Call,
-        url: str,
-        *,
-        method: str = "POST",
-        quirks: Mapping[str, str] | None = None,
-        now: float = 0.0,
-    ) -> WebhookRequest:
-        """
-        Render the webhook that the provider would send for `call`, not yet signed.
+    # What the company sends, not yet signed; `now` is Unix time in seconds, which some tell.
 
-        Args:
-            call: The call.
-            url: The address of its webhook.
-            method: How the webhook is requested.
-            quirks: What the simulated carrier does where there is a choice.
-            now: Unix time in seconds, which some providers tell.
-        """
+    def webhook(self, call: Call, url: str, *, method: str = "POST", now: float = 0.0) -> WebhookRequest:
+        """Render the webhook for `call`, whose address is `url`."""
         raise NotImplementedError
 
     def next_webhook(
-        self,
-        call: Call,
-        callback: Callback,
-        occasion: Occasion,
-        *,
-        answered: bool = True,
-        quirks: Mapping[str, str] | None = None,
-        now: float = 0.0,
+        self, call: Call, callback: Callback, occasion: Occasion, *, answered: bool = True, now: float = 0.0
     ) -> WebhookRequest:
-        """
-        Render the request for the next document of `call`, not yet signed.
-
-        Args:
-            call: The call.
-            callback: Who is asked.
-            occasion: Why.
-            answered: Whether the call has been answered; a first document may redirect before that.
-            quirks: What the simulated carrier does where there is a choice.
-            now: Unix time in seconds.
-        """
-        return self.webhook(call, callback.url, method=callback.method, quirks=quirks, now=now)
+        """Render the request for the next document of `call`; a first one may redirect before it is `answered`."""
+        return self.webhook(call, callback.url, method=callback.method, now=now)
 
     def stream_webhook(
         self, call: Call, callback: Callback, status: StreamStatus, *, name: str = "", error: str = "", now: float = 0.0
     ) -> WebhookRequest | None:
         """
-        Render what a stream's status callback is told, not yet signed; ``None`` if it is told nothing.
+        Render what the status callback of the call's stream is told; ``None`` if it is told nothing.
 
         Args:
             call: The call, with the id of its stream.
@@ -686,39 +664,20 @@ class Simulator(Company):
         return None
 
     def progress_webhook(
-        self,
-        call: Call,
-        url: str,
-        progress: Progress,
-        *,
-        duration_s: float = 0.0,
-        method: str = "POST",
-        quirks: Mapping[str, str] | None = None,
-        now: float = 0.0,
+        self, call: Call, at: Callback, progress: Progress, *, duration_s: float = 0.0, now: float = 0.0
     ) -> WebhookRequest | None:
-        """
-        Render the report that the provider would send to `url`, not yet signed; ``None`` if it sends none.
-
-        Args:
-            call: The call.
-            url: The address of its webhook.
-            progress: What has happened: the call was answered, its stream has started, or it is over.
-            duration_s: How long a call that is over was.
-            method: How the webhook is requested.
-            quirks: What the simulated carrier does where there is a choice.
-            now: Unix time in seconds, which some providers tell.
-        """
+        """Render the report on `call`, which has lasted `duration_s` if it is over; ``None`` if there is none."""
         return None
 
     def sign(self, request: WebhookRequest, *, now: float) -> WebhookRequest:
         """Return `request` with the provider's signature headers; as it is where no secret is known."""
         return request
 
-    def knock(self, request: WebhookRequest, *, quirks: Mapping[str, str] | None = None) -> WebhookRequest | None:
+    def knock(self, request: WebhookRequest) -> WebhookRequest | None:
         """Return what is sent before `request`, to be asked for credentials; ``None`` if it is signed without."""
         return None
 
-    def upgrade_headers(self, url: str, *, now: float, quirks: Mapping[str, str] | None = None) -> dict[str, str]:
+    def upgrade_headers(self, url: str, *, now: float) -> dict[str, str]:
         """Return the headers of the provider's WebSocket upgrade to `url`, signed if the secret is known."""
         return {}
 
@@ -726,15 +685,7 @@ class Simulator(Company):
         """Return the code under which the provider's debugger shows a stream that did not open."""
         return None
 
-    def read_answer(
-        self,
-        body: bytes,
-        content_type: str,
-        *,
-        base_url: str = "",
-        quirks: Mapping[str, str] | None = None,
-        first: bool = True,
-    ) -> StreamRequest | Redirect | NoStream:
+    def read_answer(self, body: bytes, content_type: str, *, base_url: str = "", first: bool = True) -> Document:
         """
         Read an answer document as the provider would: what it does first of what changes a call's course.
 
@@ -742,7 +693,6 @@ class Simulator(Company):
             body: The document.
             content_type: The answer's ``Content-Type``.
             base_url: Where the document came from, which a relative URL starts at.
-            quirks: What the simulated carrier does where the document leaves it open.
             first: Whether the call begins with it. Whom it dials then is skipped, for the caller hears the bot after.
 
         Raises:
@@ -750,7 +700,7 @@ class Simulator(Company):
         """
         raise NotImplementedError
 
-    def stream(self, quirks: Mapping[str, str] | None = None) -> Stream:
+    def stream(self) -> Stream:
         """Return the carrier's end of a new stream."""
         raise NotImplementedError
 
@@ -767,42 +717,6 @@ def _read_number(name: str, written: str, most: float) -> float:
     if not 0 <= number <= most:
         raise ConfigError(f"the quirk {name} takes a number from 0 to {most:g}, got {written!r}")
     return number
-
-
-class FakeApi(Protocol):
-    """What a company's REST API says to a bot in a test call."""
-
-    def is_authorised(self, request: WebhookRequest) -> bool:
-        """Whether a request carries the bot's credentials; true where none are known."""
-
-    def read_command(self, request: WebhookRequest) -> Command | None:
-        """
-        Read a request; ``None`` if it is none that a call in progress can be told.
-
-        Raises:
-            RemoteProtocolError: If it lacks what it needs.
-        """
-
-    def read_answer_request(
-        self, request: WebhookRequest, *, call_id: str = "", quirks: Mapping[str, str] | None = None
-    ) -> StreamRequest | None:
-        """
-        Read the stream that a request answers a call with, instead of a document; ``None`` if it is another request.
-
-        Args:
-            request: As the API gets it.
-            call_id: The one call that there is to answer; empty for any.
-            quirks: What the simulated carrier does where the request leaves it open.
-
-        Raises:
-            RemoteProtocolError: If the provider could not open a stream from it.
-        """
-
-    def command_answer(self, command: Command, call: Call, status: CallStatus) -> Answer:
-        """Render the answer to a command that is carried out, after which `call` is in that status."""
-
-    def api_error(self, status: Literal[400, 401, 404], message: str) -> Answer:
-        """Render an error."""
 
 
 @runtime_checkable

@@ -4,7 +4,6 @@ A company's REST API as a bot meets it in a test call: what a request asks for, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from wsvoice.call import Call
@@ -15,9 +14,9 @@ from wsvoice.providers.signing import is_same
 from wsvoice.providers.urls import read_callback
 
 
-class BaseApi:
+class FakeApi:
     """
-    An API with Basic credentials that knows nothing yet.
+    What a company's REST API says to a bot in a test call; by itself it takes Basic credentials, and knows nothing yet.
 
     Args:
         company: With the credentials that the bot was given.
@@ -30,23 +29,40 @@ class BaseApi:
         self.company = company
 
     def is_authorised(self, request: WebhookRequest) -> bool:
+        """Whether a request carries the bot's credentials; true where none are known."""
         credential = self.company.credential
         accepted = [(credential(user), secret) for user, name in self.users if (secret := credential(name))]
         given, password = read_basic(request.headers.get("authorization", ""))
         return not accepted or any(is_same(secret, password) and user in ("", given) for user, secret in accepted)
 
     def read_command(self, request: WebhookRequest) -> Command | None:
+        """
+        Read a request; ``None`` if it is none that a call in progress can be told.
+
+        Raises:
+            RemoteProtocolError: If it lacks what it needs.
+        """
         raise NotImplementedError
 
-    def read_answer_request(
-        self, request: WebhookRequest, *, call_id: str = "", quirks: Mapping[str, str] | None = None
-    ) -> StreamRequest | None:
+    def read_answer_request(self, request: WebhookRequest, *, call_id: str = "") -> StreamRequest | None:
+        """
+        Read the stream that a request answers a call with, instead of a document; ``None`` if it is another request.
+
+        Args:
+            request: As the API gets it.
+            call_id: The one call that there is to answer; empty for any.
+
+        Raises:
+            RemoteProtocolError: If the provider could not open a stream from it.
+        """
         return None
 
     def command_answer(self, command: Command, call: Call, status: CallStatus) -> Answer:
+        """Render the answer to a command that is carried out, after which `call` is in that status."""
         raise NotImplementedError
 
     def api_error(self, status: Literal[400, 401, 404], message: str) -> Answer:
+        """Render an error."""
         return json_answer({"error": message}, status)
 
 

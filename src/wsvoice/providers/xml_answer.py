@@ -15,6 +15,7 @@ from wsvoice.call import Call
 from wsvoice.errors import RemoteProtocolError
 from wsvoice.providers.base import (
     Callback,
+    Document,
     Finding,
     Hazard,
     Level,
@@ -42,12 +43,10 @@ class Reading:
 
     Attributes:
         base_url: Where the document came from, which relative URLs start at.
-        quirks: What the simulated carrier does where the document leaves it open.
         findings: What the company would dislike, so far.
     """
 
     base_url: str = ""
-    quirks: Mapping[str, str] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
     def found(self, level: Level, message: str, check: str = "W3") -> None:
@@ -79,26 +78,11 @@ class XmlSimulator(Simulator):
     #: Whether the query of a stream's URL is dialled.
     keeps_query: ClassVar[bool] = True
 
-    def webhook(
-        self,
-        call: Call,
-        url: str,
-        *,
-        method: str = "POST",
-        quirks: Mapping[str, str] | None = None,
-        now: float = 0.0,
-    ) -> WebhookRequest:
+    def webhook(self, call: Call, url: str, *, method: str = "POST", now: float = 0.0) -> WebhookRequest:
         return self.request(url, method, self.webhook_fields(call, None, first_status(call), now), now)
 
     def next_webhook(
-        self,
-        call: Call,
-        callback: Callback,
-        occasion: Occasion,
-        *,
-        answered: bool = True,
-        quirks: Mapping[str, str] | None = None,
-        now: float = 0.0,
+        self, call: Call, callback: Callback, occasion: Occasion, *, answered: bool = True, now: float = 0.0
     ) -> WebhookRequest:
         status = "in-progress" if answered else first_status(call)
         return self.request(callback.url, callback.method, self.webhook_fields(call, occasion, status, now), now)
@@ -111,16 +95,8 @@ class XmlSimulator(Simulator):
         """Return a webhook that carries `fields`, not yet signed."""
         return form_request(url, method, fields)
 
-    def read_answer(
-        self,
-        body: bytes,
-        content_type: str,
-        *,
-        base_url: str = "",
-        quirks: Mapping[str, str] | None = None,
-        first: bool = True,
-    ) -> StreamRequest | Redirect | NoStream:
-        reading = Reading(base_url, quirks or {})
+    def read_answer(self, body: bytes, content_type: str, *, base_url: str = "", first: bool = True) -> Document:
+        reading = Reading(base_url)
         verbs = list(self.read_response(body, content_type, reading))
         skipped: list[str] = []
         for index, verb in enumerate(verbs):

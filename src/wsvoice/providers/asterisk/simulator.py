@@ -91,11 +91,11 @@ class AsteriskSimulator(AsteriskCompany, Simulator):
         "format": Quirk("ulaw", "the audio that the dial string asks for", tuple(FORMATS)),
     }
 
-    def stream(self, quirks: Mapping[str, str] | None = None) -> Stream:
-        is_json = self.quirk(quirks, "control") == "json"
-        return AsteriskCarrier(is_json=is_json, format_name=self.quirk(quirks, "format"))
+    def stream(self) -> Stream:
+        is_json = self.quirk("control") == "json"
+        return AsteriskCarrier(is_json=is_json, format_name=self.quirk("format"))
 
-    def upgrade_headers(self, url: str, *, now: float, quirks: Mapping[str, str] | None = None) -> dict[str, str]:
+    def upgrade_headers(self, url: str, *, now: float) -> dict[str, str]:
         """Return the credentials, which Asterisk sends without being asked."""
         password = self.credential("ASTERISK_PASSWORD")
         return basic_header(self.username, password) if password else {}

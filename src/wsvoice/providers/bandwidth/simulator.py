@@ -96,10 +96,10 @@ class BandwidthSimulator(BandwidthCompany, XmlSimulator):
         header = basic_header(user, password)["Authorization"]
         return replace(request, headers={**request.headers, "authorization": header})
 
-    def knock(self, request: WebhookRequest, *, quirks: Mapping[str, str] | None = None) -> WebhookRequest | None:
+    def knock(self, request: WebhookRequest) -> WebhookRequest | None:
         # The body comes with the password:
         # https://github.com/Bandwidth/api-docs/blob/main/site/docs/numbers/webhooks.mdx#authentication
-        return replace(request, body=b"") if self.quirk(quirks, "password") == "asked" else None
+        return replace(request, body=b"") if self.quirk("password") == "asked" else None
 
     def test_credentials(self, seed: bytes) -> tuple[dict[str, str], dict[str, str]]:
         password = hashlib.sha256(b"password" + seed).hexdigest()[:32]
@@ -154,8 +154,8 @@ class BandwidthSimulator(BandwidthCompany, XmlSimulator):
             return '<StartStream> only listens; to speak, it needs mode="bidirectional"'
         return super().explain_no_stream(verbs)
 
-    def stream(self, quirks: Mapping[str, str] | None = None) -> Stream:
-        return BandwidthCarrier(self.outbound_format, bare_tracks=self.quirk(quirks, "tracks") == "names")
+    def stream(self) -> Stream:
+        return BandwidthCarrier(self.outbound_format, bare_tracks=self.quirk("tracks") == "names")
 
 
 def _fields(call: Call, event: str, now: float) -> dict[str, str]:

@@ -13,11 +13,10 @@ from wsvoice.audio import AudioFormat
 from wsvoice.call import Call
 from wsvoice.providers.base import (
     ECHO_CLEARED_MARKS,
+    Document,
     Finding,
     Hazard,
-    NoStream,
     Quirk,
-    Redirect,
     Side,
     Simulator,
     Stream,
@@ -109,15 +108,7 @@ class ExotelSimulator(ExotelCompany, Simulator):
         ),
     }
 
-    def webhook(
-        self,
-        call: Call,
-        url: str,
-        *,
-        method: str = "POST",
-        quirks: Mapping[str, str] | None = None,
-        now: float = 0.0,
-    ) -> WebhookRequest:
+    def webhook(self, call: Call, url: str, *, method: str = "POST", now: float = 0.0) -> WebhookRequest:
         fields = {
             "CallSid": call.call_id,
             "CallFrom": call.from_number,
@@ -137,15 +128,7 @@ class ExotelSimulator(ExotelCompany, Simulator):
     def new_ids(self, seed: bytes) -> tuple[str, str, str]:
         return seed[:16].hex(), f"MZ{hashlib.sha256(seed).hexdigest()[:32]}", "wsvoice1"
 
-    def read_answer(
-        self,
-        body: bytes,
-        content_type: str,
-        *,
-        base_url: str = "",
-        quirks: Mapping[str, str] | None = None,
-        first: bool = True,
-    ) -> StreamRequest | Redirect | NoStream:
+    def read_answer(self, body: bytes, content_type: str, *, base_url: str = "", first: bool = True) -> Document:
         """
         Read the stream's URL from an answer of a dynamic URL.
 
@@ -178,11 +161,11 @@ class ExotelSimulator(ExotelCompany, Simulator):
             findings=findings,
         )
 
-    def stream(self, quirks: Mapping[str, str] | None = None) -> Stream:
+    def stream(self) -> Stream:
         return ExotelCarrier(
-            numbers=self.quirk(quirks, "counters") == "number",
-            camel=self.quirk(quirks, "case") == "camel",
-            encoding_label=self.quirk(quirks, "encoding-label"),
+            numbers=self.quirk("counters") == "number",
+            camel=self.quirk("case") == "camel",
+            encoding_label=self.quirk("encoding-label"),
         )
 
 

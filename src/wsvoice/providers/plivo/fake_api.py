@@ -11,14 +11,14 @@ from urllib.parse import unquote, urlsplit
 
 from wsvoice.call import Call
 from wsvoice.providers.base import Answer, CallStatus, Command, WebhookRequest
-from wsvoice.providers.fake_api import BaseApi, json_answer, read_digits, read_fields, read_update
+from wsvoice.providers.fake_api import FakeApi, json_answer, read_digits, read_fields, read_update
 from wsvoice.providers.fields import broken, without_plus
 
 _CALL = re.compile(r".*/Account/[^/]+/Call/([^/]+)/?")
 _DTMF = re.compile(r".*/Account/[^/]+/Call/([^/]+)/DTMF/?")
 
 
-class PlivoApi(BaseApi):
+class PlivoApi(FakeApi):
     """The call resource, with the account's token."""
 
     #: https://www.plivo.com/docs/voice/api/overview#authentication

@@ -20,7 +20,6 @@ from wsvoice.call import Call
 from wsvoice.errors import ConfigError
 from wsvoice.providers.base import (
     Callback,
-    FakeApi,
     Occasion,
     Progress,
     Quirk,
@@ -29,6 +28,7 @@ from wsvoice.providers.base import (
     WebhookRequest,
 )
 from wsvoice.providers.events import Audio, Cleared, Digit, Event, Mark, StreamStarted
+from wsvoice.providers.fake_api import FakeApi
 from wsvoice.providers.fields import broken, read_counter, shown, squeezed, without_plus, write_time
 from wsvoice.providers.plivo.company import (
     CONTENT_TYPES,
@@ -181,15 +181,7 @@ class PlivoSimulator(PlivoCompany, XmlSimulator):
         return self.request(callback.url, callback.method, fields, now)
 
     def progress_webhook(
-        self,
-        call: Call,
-        url: str,
-        progress: Progress,
-        *,
-        duration_s: float = 0.0,
-        method: str = "POST",
-        quirks: Mapping[str, str] | None = None,
-        now: float = 0.0,
+        self, call: Call, at: Callback, progress: Progress, *, duration_s: float = 0.0, now: float = 0.0
     ) -> WebhookRequest | None:
         # An application's hang-up URL is its answer URL unless it has another.
         if progress != "ended":
@@ -204,7 +196,7 @@ class PlivoSimulator(PlivoCompany, XmlSimulator):
             "HangupCause": "NORMAL_CLEARING",
             "HangupSource": "Caller",
         }
-        return self.request(url, method, fields, now)
+        return self.request(at.url, at.method, fields, now)
 
     def sign(self, request: WebhookRequest, *, now: float) -> WebhookRequest:
         """
@@ -221,10 +213,10 @@ class PlivoSimulator(PlivoCompany, XmlSimulator):
         }
         return replace(request, headers={**request.headers, **{name.lower(): headers[name] for name in headers}})
 
-    def upgrade_headers(self, url: str, *, now: float, quirks: Mapping[str, str] | None = None) -> dict[str, str]:
+    def upgrade_headers(self, url: str, *, now: float) -> dict[str, str]:
         if not self.can_verify():
             return {}
-        signed = str(SignedUrl.parse(url).with_scheme(self.quirk(quirks, "ws-signature-form")))
+        signed = str(SignedUrl.parse(url).with_scheme(self.quirk("ws-signature-form")))
         nonce = _nonce(3, now, b"GET", signed.encode("utf-8", "surrogatepass"))
         return self._signature_headers(3, nonce, "GET", signed)
 
@@ -297,13 +289,13 @@ class PlivoSimulator(PlivoCompany, XmlSimulator):
         if timeout is not None and not read_counter(timeout):
             reading.found("warn", f"streamTimeout is {shown(timeout)}, not a number of seconds")
 
-    def stream(self, quirks: Mapping[str, str] | None = None) -> Stream:
-        base = self.quirk(quirks, "timestamp-base")
+    def stream(self) -> Stream:
+        base = self.quirk("timestamp-base")
         if (timestamp_base_ms := read_counter(base)) is None:
             raise ConfigError(f"the quirk timestamp-base is {shown(base)}, not a number of milliseconds")
         return PlivoCarrier(
-            strings=self.quirk(quirks, "counters") == "string",
-            extra_headers=self.quirk(quirks, "extra-headers"),
+            strings=self.quirk("counters") == "string",
+            extra_headers=self.quirk("extra-headers"),
             timestamp_base_ms=timestamp_base_ms,
         )
 

@@ -11,7 +11,8 @@ from xml.etree.ElementTree import Element
 
 from wsvoice.audio import PCMU_8K, AudioFormat
 from wsvoice.call import Call
-from wsvoice.providers.base import FakeApi, Occasion, Simulator, Stream, WebhookRequest
+from wsvoice.providers.base import Occasion, Simulator, Stream, WebhookRequest
+from wsvoice.providers.fake_api import FakeApi
 from wsvoice.providers.fields import shown
 from wsvoice.providers.signalwire.company import SignalWireCompany
 from wsvoice.providers.signalwire.stream import CODECS, SignalWireMirror
@@ -52,7 +53,7 @@ class SignalWireSimulator(SignalWireCompany, TwilioSimulator):
         signature = self.sign_json(next(webhook_urls(request.url)), request.body)
         return replace(request, headers={**request.headers, self.signature_header.lower(): signature})
 
-    def upgrade_headers(self, url: str, *, now: float, quirks: Mapping[str, str] | None = None) -> dict[str, str]:
+    def upgrade_headers(self, url: str, *, now: float) -> dict[str, str]:
         # A bearer token is the document's.
         # https://developer.signalwire.com/compatibility-api/cxml/voice/stream#websocket-connection
         return {}
@@ -78,7 +79,7 @@ class SignalWireSimulator(SignalWireCompany, TwilioSimulator):
         token = stream.get("authBearerToken", "")
         return {"Authorization": f"Bearer {token}"} if token else {}
 
-    def stream(self, quirks: Mapping[str, str] | None = None) -> Stream:
+    def stream(self) -> Stream:
         return SignalWireMirror()
 
     def fake_api(self) -> FakeApi | None:

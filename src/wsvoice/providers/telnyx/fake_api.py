@@ -5,39 +5,38 @@ Telnyx's API in a test call: commands of Call Control, and the call resource of 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from wsvoice.call import Call
 from wsvoice.providers.base import Answer, CallStatus, Command, StreamRequest, WebhookRequest
-from wsvoice.providers.fake_api import BaseApi, json_answer, read_call_command, read_digits
+from wsvoice.providers.fake_api import FakeApi, json_answer, read_call_command, read_digits
 from wsvoice.providers.fields import TEXT_LIMIT, broken, read_object, read_parameters, read_text, shown
 from wsvoice.providers.signing import is_same
-from wsvoice.providers.telnyx.company import API_NAMES, TelnyxCompany, stable_uuid
-from wsvoice.providers.telnyx.formats import read_formats
+from wsvoice.providers.telnyx.company import API_NAMES, stable_uuid
 from wsvoice.providers.telnyx.stream import named_values
 from wsvoice.providers.urls import read_stream_url
 from wsvoice.providers.xml_answer import Reading
+
+if TYPE_CHECKING:
+    from wsvoice.providers.telnyx.simulator import TelnyxSimulator
 
 _COMMAND = re.compile(r".*/calls/([^/]+)/actions/([a-z_]+)")
 _CALL = re.compile(r".*/calls/([^/]+)")
 _TEXML_CALL = re.compile(r".*/texml/Accounts/[^/]+/Calls/([^/]+?)(?:\.json)?")
 
 
-class TelnyxApi(BaseApi):
+class TelnyxApi(FakeApi):
     """The API, whose key is a bearer token."""
 
-    company: TelnyxCompany
+    company: TelnyxSimulator
 
     def is_authorised(self, request: WebhookRequest) -> bool:
         # https://developers.telnyx.com/development/api-fundamentals/authentication
         key = self.company.credential("TELNYX_API_KEY")
         return not key or is_same(f"Bearer {key}", request.headers.get("authorization", ""))
 
-    def read_answer_request(
-        self, request: WebhookRequest, *, call_id: str = "", quirks: Mapping[str, str] | None = None
-    ) -> StreamRequest | None:
+    def read_answer_request(self, request: WebhookRequest, *, call_id: str = "") -> StreamRequest | None:
         # https://developers.telnyx.com/api-reference/call-commands/answer-call
         answered, action = _read_action(request)
         if action != "answer" or (call_id and answered != call_id):
@@ -46,17 +45,13 @@ class TelnyxApi(BaseApi):
         written = content.get("stream_url")
         if not isinstance(written, str) or not written:
             raise broken("no-stream", "the call is answered without a stream_url")
-        reading = Reading(quirks=quirks or {})
+        reading = Reading()
         url = read_stream_url(written)
         if url.scheme == "ws":
             reading.found("warn", "the stream's URL is ws://; Telnyx refuses all but wss://")
-
-        def get(name: str) -> str:
-            value = content.get(name)
-            return str(value) if isinstance(value, str | int) else ""
-
-        inbound, outbound = read_formats(self.company, get, API_NAMES, reading)
-        token = get("stream_auth_token")
+        told = {name: str(value) for name, value in content.items() if isinstance(value, str | int)}
+        inbound, outbound = self.company.read_settings(told, API_NAMES, reading)
+        token = told.get("stream_auth_token", "")
         return StreamRequest(
             url=urlunsplit((url.scheme, url.netloc, url.path, url.query, "")),
             parameters=_read_custom_parameters(content.get("custom_parameters")),

@@ -20,7 +20,6 @@ from wsvoice.errors import RemoteProtocolError
 from wsvoice.providers.base import (
     Behaviour,
     Callback,
-    FakeApi,
     Occasion,
     Progress,
     Quirk,
@@ -31,10 +30,19 @@ from wsvoice.providers.base import (
     WebhookRequest,
 )
 from wsvoice.providers.events import StreamError
-from wsvoice.providers.fields import write_object, write_time
-from wsvoice.providers.telnyx.company import SIGNATURE_HEADER, TEXML_NAMES, TIMESTAMP_HEADER, TelnyxCompany, stable_uuid
+from wsvoice.providers.fake_api import FakeApi
+from wsvoice.providers.fields import broken, read_counter, shown, write_object, write_time
+from wsvoice.providers.telnyx.company import (
+    FOREIGN_CODECS,
+    SAMPLE_RATES,
+    SIGNATURE_HEADER,
+    TEXML_NAMES,
+    TIMESTAMP_HEADER,
+    SettingNames,
+    TelnyxCompany,
+    stable_uuid,
+)
 from wsvoice.providers.telnyx.fake_api import TelnyxApi
-from wsvoice.providers.telnyx.formats import LEG_CODEC, read_formats
 from wsvoice.providers.telnyx.stream import TelnyxMirror
 from wsvoice.providers.urls import form_request
 from wsvoice.providers.xml_answer import Reading, XmlSimulator
@@ -62,32 +70,26 @@ class TelnyxSimulator(TelnyxCompany, XmlSimulator):
         "reorder": Quirk(
             "0", "how likely two neighbouring pieces of audio change places, from 0 to 1", most=1.0, sets="reorder"
         ),
-        "leg-codec": LEG_CODEC,
+        "leg-codec": Quirk(
+            "PCMU", "the codec of the call's leg, which is streamed where the answer names none", ("PCMU", "PCMA")
+        ),
         "webhook": Quirk("texml", "what kind of application the number belongs to", ("texml", "call-control")),
     }
     kept_settings: ClassVar[tuple[str, ...]] = ("TELNYX_STREAM_CODEC", "TELNYX_L16_BYTE_ORDER")
     #: A ``<Start><Stream>`` speaks as well, but the document goes on at once.
     stream_parents: ClassVar[tuple[str, ...]] = ("Connect", "Start")
 
-    def behaviour(self, quirks: Mapping[str, str]) -> Behaviour:
-        leg = AudioFormat(Encoding(self.quirk(quirks, "leg-codec")))
-        by_commands = self.quirk(quirks, "webhook") == "call-control"
-        return replace(super().behaviour(quirks), leg_format=leg, by_commands=by_commands)
+    def behaviour(self) -> Behaviour:
+        leg = AudioFormat(Encoding(self.quirk("leg-codec")))
+        by_commands = self.quirk("webhook") == "call-control"
+        return replace(super().behaviour(), leg_format=leg, by_commands=by_commands)
 
     # The webhooks
 
-    def webhook(
-        self,
-        call: Call,
-        url: str,
-        *,
-        method: str = "POST",
-        quirks: Mapping[str, str] | None = None,
-        now: float = 0.0,
-    ) -> WebhookRequest:
+    def webhook(self, call: Call, url: str, *, method: str = "POST", now: float = 0.0) -> WebhookRequest:
         # https://developers.telnyx.com/docs/voice/programmable-voice/texml-instruction-fetching
         # https://developers.telnyx.com/api-reference/callbacks/texml-call-initiated
-        if not self._by_events(call, quirks):
+        if not self._by_events(call):
             return super().webhook(call, url, method=method, now=now)
         outbound = call.direction == "outbound"
         content = {
@@ -116,25 +118,17 @@ class TelnyxSimulator(TelnyxCompany, XmlSimulator):
         return self.request(callback.url, callback.method, fields, now)
 
     def progress_webhook(
-        self,
-        call: Call,
-        url: str,
-        progress: Progress,
-        *,
-        duration_s: float = 0.0,
-        method: str = "POST",
-        quirks: Mapping[str, str] | None = None,
-        now: float = 0.0,
+        self, call: Call, at: Callback, progress: Progress, *, duration_s: float = 0.0, now: float = 0.0
     ) -> WebhookRequest | None:
         # https://developers.telnyx.com/docs/voice/programmable-voice/voice-api-webhooks
-        if not self._by_events(call, quirks):
+        if not self._by_events(call):
             return None
         kind = {"answered": "call.answered", "streaming": "streaming.started", "ended": "call.hangup"}[progress]
         hangup = {"hangup_cause": "normal_clearing", "hangup_source": "caller", "sip_hangup_cause": "200"}
-        return self._event(call, url, kind, hangup if progress == "ended" else {}, now)
+        return self._event(call, at.url, kind, hangup if progress == "ended" else {}, now)
 
-    def _by_events(self, call: Call, quirks: Mapping[str, str] | None) -> bool:
-        return call.control == "api" or self.quirk(quirks, "webhook") == "call-control"
+    def _by_events(self, call: Call) -> bool:
+        return call.control == "api" or self.quirk("webhook") == "call-control"
 
     def webhook_fields(self, call: Call, occasion: Occasion | None, status: str, now: float) -> dict[str, str]:
         # https://developers.telnyx.com/docs/voice/programmable-voice/texml-verbs/redirect
@@ -220,7 +214,62 @@ class TelnyxSimulator(TelnyxCompany, XmlSimulator):
         return replace(request, rest=b"") if verb.tag == "Start" else request
 
     def read_formats(self, stream: Element, reading: Reading) -> tuple[AudioFormat, AudioFormat | None]:
-        return read_formats(self, lambda name: stream.get(name, ""), TEXML_NAMES, reading)
+        return self.read_settings(stream.attrib, TEXML_NAMES, reading)
+
+    def read_settings(
+        self, told: Mapping[str, str], names: SettingNames, reading: Reading
+    ) -> tuple[AudioFormat, AudioFormat]:
+        """
+        Return the formats of the caller's audio and of the bot's.
+
+        Args:
+            told: The settings of a stream that an answer tells.
+            names: What the answer calls them.
+            reading: Where it is noted what Telnyx would do to the audio.
+
+        Raises:
+            RemoteProtocolError: Of kind ``unsupported-codec``.
+        """
+        track = told.get(names.track) or "inbound_track"
+        if track == "both_tracks":
+            reading.found("warn", f"{names.track} is both_tracks, so the bot hears itself as well", "W4")
+        elif track != "inbound_track":
+            reading.found("fail", f"{names.track} is {shown(track)}, so the bot does not hear the caller", "W4")
+        mode = told.get(names.mode)
+        if mode != "rtp":
+            what = f"{names.mode} is {shown(mode)}" if mode else f"there is no {names.mode}"
+            text = f'takes what the bot sends for MP3 files, and plays nothing: set {names.mode} to "rtp"'
+            reading.found("fail", f"{what}: Telnyx {text}", "W4")
+        return self._read_inbound(told.get(names.codec, ""), names, reading), self._read_outbound(told, names, reading)
+
+    def _read_inbound(self, codec: str, names: SettingNames, reading: Reading) -> AudioFormat:
+        if codec in tuple(Encoding):
+            return self.audio_format(Encoding(codec), SAMPLE_RATES[Encoding(codec)][0])
+        if codec in ("", "default"):
+            what = f"{names.codec} is default" if codec else f"there is no {names.codec}"
+            text = 'A-law in most of Europe and in India; set it to "PCMU"'
+            reading.found("warn", f"{what}: Telnyx sends the codec of the call's leg, {text}", "W4")
+        elif codec in FOREIGN_CODECS:
+            text = "Telnyx turns nothing but PCMU and PCMA into each other, and sends the codec of the call's leg"
+            reading.found("warn", f"{names.codec} is {codec}: {text}", "W4")
+        else:
+            reading.found("fail", f"{names.codec} is {shown(codec)}, which Telnyx does not know", "W4")
+        return AudioFormat(Encoding(self.quirk("leg-codec")))
+
+    def _read_outbound(self, told: Mapping[str, str], names: SettingNames, reading: Reading) -> AudioFormat:
+        codec, written = told.get(names.outbound_codec) or "PCMU", told.get(names.outbound_rate)
+        if codec not in tuple(Encoding):
+            why = "which a test call cannot play" if codec in FOREIGN_CODECS else "which Telnyx does not know"
+            raise broken("unsupported-codec", f"{names.outbound_codec} is {shown(codec)}, {why}; set it to PCMU")
+        rates, rate = SAMPLE_RATES[Encoding(codec)], read_counter(written or "8000")
+        if rate not in rates:
+            allowed = ", ".join(map(str, sorted(rates)))
+            reading.found("fail", f"{names.outbound_rate} is {shown(written)}, but {codec} goes with {allowed}", "W4")
+            rate = rates[0]
+        elif codec == Encoding.L16 and not written:
+            text = "Telnyx takes the bot's audio for 8000 Hz"
+            reading.found("warn", f"there is no {names.outbound_rate} for L16: {text}", "W4")
+        return self.audio_format(Encoding(codec), rate)
 
     def reconnects(self, stream: Element) -> bool:
         return stream.get("enableReconnect", "true").strip().lower() != "false"
@@ -233,7 +282,7 @@ class TelnyxSimulator(TelnyxCompany, XmlSimulator):
             text = "dials the stream again when the bot closes it, so the call does not end"
             reading.found("warn", f'Telnyx {text}: set enableReconnect="false"', "W4")
 
-    def stream(self, quirks: Mapping[str, str] | None = None) -> Stream:
+    def stream(self) -> Stream:
         return TelnyxCarrier(Side.CARRIER, self)
 
     def fake_api(self) -> FakeApi | None:

@@ -10,12 +10,12 @@ from urllib.parse import unquote, urlsplit
 
 from wsvoice.call import Call
 from wsvoice.providers.base import Answer, CallStatus, Command, WebhookRequest
-from wsvoice.providers.fake_api import BaseApi, json_answer, read_call_command
+from wsvoice.providers.fake_api import FakeApi, json_answer, read_call_command
 
 _CALL = re.compile(r".*/2010-04-01/Accounts/[^/]+/Calls/([^/]+?)(?:\.json)?")
 
 
-class TwilioApi(BaseApi):
+class TwilioApi(FakeApi):
     """The call resource, with the account's token or the secret of an API key."""
 
     #: https://www.twilio.com/docs/usage/requests-to-twilio

@@ -15,7 +15,8 @@ from xml.etree.ElementTree import Element
 
 from wsvoice.call import Call
 from wsvoice.errors import RemoteProtocolError
-from wsvoice.providers.base import Callback, FakeApi, Occasion, Stream, StreamStatus, WebhookRequest
+from wsvoice.providers.base import Callback, Occasion, Stream, StreamStatus, WebhookRequest
+from wsvoice.providers.fake_api import FakeApi
 from wsvoice.providers.fields import broken, shown, write_time
 from wsvoice.providers.signing import Fields, SignedUrl
 from wsvoice.providers.twilio.company import SigningKey, TwilioCompany, is_json, write_settings
@@ -108,7 +109,7 @@ class TwilioSimulator(TwilioCompany, XmlSimulator):
         headers = {name.lower(): value for name, value in self._signature(str(url), request.form).items()}
         return replace(request, headers={**request.headers, **headers})
 
-    def upgrade_headers(self, url: str, *, now: float, quirks: Mapping[str, str] | None = None) -> dict[str, str]:
+    def upgrade_headers(self, url: str, *, now: float) -> dict[str, str]:
         """
         Return the headers of Twilio's WebSocket upgrade to `url`, signed if the secret is known.
 
@@ -166,7 +167,7 @@ class TwilioSimulator(TwilioCompany, XmlSimulator):
             return "<Start><Stream> only listens; to speak, use <Connect><Stream>"
         return super().explain_no_stream(verbs)
 
-    def stream(self, quirks: Mapping[str, str] | None = None) -> Stream:
+    def stream(self) -> Stream:
         return TwilioMirror()
 
     def fake_api(self) -> FakeApi | None:

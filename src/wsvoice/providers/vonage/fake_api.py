@@ -9,14 +9,14 @@ from urllib.parse import unquote, urlsplit
 
 from wsvoice.call import Call
 from wsvoice.providers.base import Answer, CallStatus, Command, WebhookRequest
-from wsvoice.providers.fake_api import BaseApi
+from wsvoice.providers.fake_api import FakeApi
 from wsvoice.providers.fields import broken, shown
 from wsvoice.providers.tokens import read_bearer, read_key
 
 _CALL = re.compile(r".*/v1/calls/([^/]+)")
 
 
-class VonageApi(BaseApi):
+class VonageApi(FakeApi):
     """The call resource, with tokens that the application's private key has signed."""
 
     def is_authorised(self, request: WebhookRequest) -> bool:

@@ -14,7 +14,8 @@ from urllib.parse import urlunsplit
 
 from wsvoice.call import Call
 from wsvoice.providers import base, fields
-from wsvoice.providers.base import FakeApi, NoStream, Simulator, Stream, StreamRequest, WebhookRequest
+from wsvoice.providers.base import Document, NoStream, Simulator, Stream, StreamRequest, WebhookRequest
+from wsvoice.providers.fake_api import FakeApi
 from wsvoice.providers.fields import broken, shown, without_plus
 from wsvoice.providers.hazards import BINARY_HAZARDS
 from wsvoice.providers.judged_stream import JudgedBinaryStream
@@ -41,9 +42,7 @@ class VonageSimulator(VonageCompany, Simulator):
     kept_settings: ClassVar[tuple[str, ...]] = ("VONAGE_SAMPLE_RATE",)
     quirks: ClassVar[Mapping[str, base.Quirk]] = base.ECHO_CLEARED_MARKS
 
-    def webhook(
-        self, call: Call, url: str, *, method: str = "POST", quirks: Mapping[str, str] | None = None, now: float = 0.0
-    ) -> WebhookRequest:
+    def webhook(self, call: Call, url: str, *, method: str = "POST", now: float = 0.0) -> WebhookRequest:
         # https://developer.vonage.com/en/voice/voice-api/webhook-reference#answer-webhook
         if call.direction == "outbound":
             # Whoever places a call gives it an answer URL that says so, for no field does.
@@ -76,7 +75,7 @@ class VonageSimulator(VonageCompany, Simulator):
         # No message names the account.
         return (*super().new_ids(seed)[:2], "")
 
-    def read_answer(self, body: bytes, content_type: str, **options: Any) -> StreamRequest | NoStream:
+    def read_answer(self, body: bytes, content_type: str, *, base_url: str = "", first: bool = True) -> Document:
         # https://developer.vonage.com/en/voice/voice-api/ncco-reference
         actions = fields.read_array(body.decode("utf-8", "replace"))
         skipped: list[str] = []
@@ -84,13 +83,13 @@ class VonageSimulator(VonageCompany, Simulator):
             endpoint = _read_endpoint(action)
             if endpoint.get("type") == "websocket":
                 return replace(_read_stream(endpoint, actions[index + 1 :]), skipped=skipped)
-            if endpoint and not options.get("first", True):
+            if endpoint and not first:
                 return NoStream("transferred", _describe(action), skipped)
             skipped.append(_describe(action))
         told = ", ".join(skipped)[:WORDS_LIMIT] or "nothing"
         return NoStream("done", skipped=skipped, reason=f"the NCCO holds {told}, but connects to no websocket")
 
-    def stream(self, quirks: Mapping[str, str] | None = None) -> Stream:
+    def stream(self) -> Stream:
         return VonageCarrier()
 
     def fake_api(self) -> FakeApi | None:
