@@ -43,7 +43,7 @@ from wsvoice.cli.main import app
 from wsvoice.config import RUN_SETTINGS, resolve_dial
 from wsvoice.dial.caller import dial as place_call
 from wsvoice.pipecat_moved import MOVED
-from wsvoice.providers import PROVIDERS
+from wsvoice.providers import PROVIDERS, load_server
 from wsvoice.runner.pipecat.patches import PATCHES
 from wsvoice.runner.pipecat.patches.old_params import KEPT, RENAMED
 
@@ -230,6 +230,17 @@ def test_a_providers_page_knows_its_settings_and_quirks(name: str) -> None:
         assert not choices or value in choices
     for title in ("Set it up", "What is signed", "The call", "Traps", "Test calls", "Not tried"):
         assert f"\n## {title}\n" in page
+
+
+def test_the_page_of_asterisk_has_the_lines_that_are_printed() -> None:
+    server = load_server("asterisk", {"ASTERISK_PASSWORD": "..."})
+    printed = "\n".join(server.setup_lines("ws://localhost:7860/ws/asterisk"))
+    blocks = [block.text for block in blocks_of("docs/providers/asterisk.md")]
+    for section in ("[wsvoice]", "[telephones]"):
+        (block,) = (text for text in blocks if text.startswith(section))
+        assert block in f"{printed}\n"
+    commands = [block for block in blocks if "reload" in block]
+    assert [each.strip() for each in printed.split("; then: ")[1].split(";")] == commands[0].splitlines()
 
 
 def test_the_page_about_pipecat_knows_every_patch_and_old_name() -> None:

@@ -155,10 +155,12 @@ def level_db(sound: bytes) -> float:
 
 def printed(server: ServerProcess) -> tuple[str, str]:
     """Return the lines for ``websocket_client.conf`` and for ``extensions.conf`` that a server has printed."""
-    log = server.logged("; then: asterisk")
+    log = server.logged("; then: sudo asterisk")
     _, _, lines = log.partition("; /etc/asterisk/websocket_client.conf\n")
     client, _, lines = lines.partition("; /etc/asterisk/extensions.conf")
-    return client, lines.partition("\n")[2].partition("; then: asterisk")[0]
+    lines = lines.partition("\n")[2].partition("; then: sudo asterisk")[0]
+    # Phones have a context of their own here, and all numbers share it.
+    return client, lines.removeprefix("[telephones]\n")
 
 
 @pytest.fixture(scope="module")

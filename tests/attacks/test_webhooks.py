@@ -503,7 +503,8 @@ class TestAddresses:
     @pytest.mark.parametrize(
         ("transport", "words"),
         [
-            ("twilio", ["Twilio's signing secret", "TWILIO_AUTH_TOKEN"]),
+            ("twilio", ["Twilio's webhooks", "TWILIO_AUTH_TOKEN", "the Auth Token on the console's first page"]),
+            ("bandwidth", ["BANDWIDTH_WEBHOOK_PASSWORD", "a password that you choose"]),
             (None, ["no provider", "TELNYX_PUBLIC_KEY"]),
         ],
     )

@@ -27,7 +27,9 @@ STATED = [
     "README.md says how to take the project elsewhere",
 ]
 if clone := own_editable_folder():
-    STATED.append(f"note: that replaces your editable wsvoice; `pip install -e {clone}` afterwards keeps it")
+    STATED.append(
+        f"note: pip replaces your editable wsvoice with a copy; `pip install -e {clone}` makes it editable again"
+    )
 FILES = {path for path, _ in TEMPLATES["echo"].files()}
 
 

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -205,6 +206,14 @@ def test_run_says_that_it_listens_on_every_address(served, tmp_path, host):
     shown = invoke("run", "--host", host).stderr
     assert re.search(r"listens on +http://localhost:7860/, and on every other address of this machine$", shown, re.M)
     assert "note: other machines in the network reach it, and no provider does; a real number needs" in shown
+
+
+def test_run_says_what_an_asterisk_elsewhere_needs(served, tmp_path):
+    (tmp_path / "bot.py").write_text(GOOD)
+    served.ready = replace(served.ready, provider_names=("asterisk",))
+    note = "note: on another machine, Asterisk needs this machine's name in place of localhost in its uri"
+    assert note in " ".join(invoke("run", "-t", "asterisk", "--host", "0.0.0.0").stderr.split())
+    assert "note:" not in invoke("run", "-t", "asterisk").stderr
 
 
 def test_run_warns_of_a_misspelt_variable_and_goes_on(served, tmp_path, monkeypatch):

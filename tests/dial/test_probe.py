@@ -178,6 +178,11 @@ async def deaf_after_a_broken_message(line: Line) -> None:
             await line.socket.recv()
 
 
+async def wordless(line: Line) -> None:
+    while True:
+        await line.socket.recv()
+
+
 @pytest.fixture(scope="module")
 def tried(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tried]:
     clip = tmp_path_factory.mktemp("probe") / "clip.wav"
@@ -210,6 +215,7 @@ def tried(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tried]:
             "open": place(patient_echo, **secret),
             "crashes": place(fake_bots.echo),
             "deaf": place(deaf_after_a_broken_message, response_timeout_s=1.0),
+            "silent": place(wordless, response_timeout_s=1.0),
             "polite": place(speaker(clears=True)),
             "rude": place(speaker(clears=False)),
             "late": place(late_speaker, probe=False, response_timeout_s=9.0),
@@ -259,6 +265,13 @@ def test_a_bot_that_is_deaf_afterwards_is_told(tried: dict[str, Tried]) -> None:
     assert ("S2", "fail") in call.found()
     assert call.message("S2").startswith("the bot was not heard again after no media for 0.2 s")
     assert call.report.failure == "the bot did not answer turn 1 within 1 s"
+
+
+def test_the_probe_is_not_blamed_for_a_bot_that_never_speaks(tried: dict[str, Tried]) -> None:
+    call = tried["silent"]
+    assert call.found() == []
+    assert call.report.failure == "the bot never made a sound"
+    assert "the bot never spoke, before the probe either: call it without --probe first" in call.told("note")
 
 
 def test_a_bot_that_heeds_an_interruption_passes(tried: dict[str, Tried]) -> None:

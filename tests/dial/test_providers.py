@@ -137,16 +137,16 @@ def test_an_echo_passes_without_findings(how: str, name: str, calls: dict[str, P
 def test_a_stranger_is_refused(name: str, calls: dict[str, Placed]) -> None:
     if not load_provider(name).signs:
         pytest.skip(f"{name} signs nothing")
+    secret = load_provider(name).credential_names[0]
     assert calls[f"stranger {name}"].report.failure == (
-        "the webhook refused the call: 403 (is the signing secret the same on both sides?)"
+        f"the webhook refused the call: 403 (does the server have another {secret}?)"
     )
     failure = calls[f"unsigned {name}"].report.failure
-    secret = load_provider(name).credential_names[0]
     # Whoever sends a password only when asked is asked.
     status = 401 if load_provider(name).challenge else 403
     assert (
         failure
-        == f"the webhook refused the call: {status} (it wants a signature; set {secret} to the value the server uses)"
+        == f"the webhook refused the call: {status} (it checks who calls; set {secret} to the value the server uses)"
     )
 
 

@@ -260,6 +260,7 @@ def test_the_lines_for_asterisks_files() -> None:
         "tls_enabled": "yes",
     }
     assert " same => n,Dial(WebSocket/wsvoice/c(ulaw)f(json))" in lines
+    assert "[telephones]" in lines
     plain = "\n".join(load_provider("asterisk").setup_lines("ws://localhost:7860/ws/asterisk"))
     assert not re.search("^(username|password|tls_enabled)", plain, re.MULTILINE)
 

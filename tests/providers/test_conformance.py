@@ -771,6 +771,10 @@ def test_a_replay_is_known_however_its_signature_is_written(provider: Any, metho
                 assert provider.replay_key(again)[0] == key, (name, text)
 
 
+def test_whoever_signs_says_where_the_secret_is(provider: Any) -> None:
+    assert bool(provider.secret_place) == provider.signs
+
+
 def test_an_upgrade_is_signed_where_the_provider_signs_it(provider: Any) -> None:
     url = "wss://voice.example.com/ws/token"
     headers = provider.upgrade_headers(url, now=NOW)

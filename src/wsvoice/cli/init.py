@@ -115,7 +115,9 @@ def init(
             origin = requirement.partition(" @ ")[2]
             output.note(f"wsvoice is installed from {origin}; README.md says how to take the project elsewhere")
             if clone := own_editable_folder():
-                output.note(f"that replaces your editable wsvoice; `pip install -e {clone}` afterwards keeps it")
+                output.note(
+                    f"pip replaces your editable wsvoice with a copy; `pip install -e {clone}` makes it editable again"
+                )
         if made.env:
             output.note(f"a call needs {', '.join(made.env)}: copy .env.example to .env, and fill it in")
 

@@ -233,6 +233,9 @@ def show_banner(output: Output, bot: LoadedBot, config: RunConfig, ready: Ready)
             if is_loopback(config.host):
                 reach = "only test calls reach it"
             output.note(f"{reach}; a real number needs a public address: -x DOMAIN or --tunnel ngrok")
+        elif _everywhere(config.host):
+            what = "this machine's name in place of localhost in its uri, and a password"
+            output.note(f"on another machine, {first.title} needs {what} ({first.credential_names[0]})")
         return
     left_out = [] if config.transport else [name for name in PROVIDERS if name not in ready.provider_names]
     if left_out:

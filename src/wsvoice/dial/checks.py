@@ -48,7 +48,7 @@ CHECKS: Mapping[str, Check] = {
     ),
     "W2": Check(
         "a webhook without a signature is refused with 403",
-        "give the server the provider's signing secret",
+        "give the server the secret that the provider's webhooks are checked with",
         provoked=True,
     ),
     "W3": Check(

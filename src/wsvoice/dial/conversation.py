@@ -647,6 +647,8 @@ class Conversation:
             if self._ended_by == "bot":
                 text = f"the bot ended the call after {probe.tried[-1]}"
                 self._timeline.add_finding("S2", "fail", text)
+        elif not self._detector.sounds:
+            self._timeline.add("note", "the bot never spoke, before the probe either: call it without --probe first")
         elif self._speaker.failure and self._detector.since(self._probed_until_ms) is None:
             text = f"the bot was not heard again after {', '.join(probe.tried)}"
             self._timeline.add_finding("S2", "fail", text)

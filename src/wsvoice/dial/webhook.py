@@ -315,15 +315,11 @@ class Webhook:
                 " sends only where a 401 with WWW-Authenticate asks for them"
             )
         if status in (401, 403):
+            name = self._provider.credential_names[0]
+            why = f"it checks who calls; set {name} to the value the server uses"
             if was_signed:
-                return DialError(
-                    f"the webhook refused the call: {status} (is the signing secret the same on both sides?)"
-                )
-            names = self._provider.credential_names[0]
-            return DialError(
-                f"the webhook refused the call: {status}"
-                f" (it wants a signature; set {names} to the value the server uses)"
-            )
+                why = f"does the server have another {name}?"
+            return DialError(f"the webhook refused the call: {status} ({why})")
         if status == 404:
             return DialError(f"the webhook's server has no such path: 404 at {url}")
         if status == 405:

@@ -437,6 +437,8 @@ class Server(Company):
 
     #: Where the user enters the address of the webhook, in the provider's own words.
     webhook_place: ClassVar[str] = "webhook of the number"
+    #: What the secret is that its webhooks are checked with, and where the user finds it, in the provider's own words.
+    secret_place: ClassVar[str] = ""
     #: Whether the carrier's audio comes in order; where it does not, it is put in order by its chunk numbers.
     ordered: ClassVar[bool] = True
     #: The challenge that a webhook without credentials is answered with, where the provider sends them only when asked:

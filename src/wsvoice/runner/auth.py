@@ -74,7 +74,7 @@ def served_providers(config: RunConfig) -> dict[str, Server]:
     if config.transport is None and (is_public or config.verify == "enforce"):
         if not able:
             raise ConfigError(
-                "no provider's webhooks can be verified, for no provider's signing secret is set",
+                "no provider's webhooks can be checked, for no provider's secret is set",
                 hint=f"set one in the environment or in {config.dotenv_place}: "
                 f"{', '.join(each.credential_names[0] for each in providers.values() if each.signs)}{or_off}",
             )
@@ -94,10 +94,10 @@ def served_providers(config: RunConfig) -> dict[str, Server]:
             )
         elif provider.signs and (is_public or config.verify == "enforce"):
             name = provider.credential_names[0]
-            why = "--verify enforce" if config.verify == "enforce" else "a public address"
+            when = "with --verify enforce" if config.verify == "enforce" else "on a public address"
             raise ConfigError(
-                f"{why} needs {provider.title}'s signing secret, and {name} is not set",
-                hint=f"set {name} in the environment or in {config.dotenv_place}{or_off}",
+                f"{when} {provider.title}'s webhooks are checked, and {name} is not set",
+                hint=f"it is {provider.secret_place}; set it in the environment or in {config.dotenv_place}{or_off}",
             )
     return providers
 

@@ -21,13 +21,14 @@ type = websocket_client
 connection_type = per_call_config
 """
 _EXTENSION = """
-; /etc/asterisk/extensions.conf, in the context of your telephones
+; /etc/asterisk/extensions.conf: `telephones` is the context of your telephones
+[telephones]
 exten => 100,1,Set(_FROM=${CALLERID(num)})
  same => n,Set(_TO=${EXTEN})
  same => n,Dial(WebSocket/wsvoice/c(ulaw)f(json))
  same => n,Hangup()
 
-; then: asterisk -rx 'module reload res_websocket_client.so'; asterisk -rx 'dialplan reload'
+; then: sudo asterisk -rx 'module reload res_websocket_client.so'; sudo asterisk -rx 'dialplan reload'
 """
 
 

@@ -36,6 +36,7 @@ class BandwidthServer(BandwidthCompany, Server):
     """What ``wsvoice run -t bandwidth`` knows of Bandwidth. Closing the stream ends the document, and so the call."""
 
     webhook_place: ClassVar[str] = "call initiated callback URL of the voice application"
+    secret_place: ClassVar[str] = "a password that you choose for the voice application's callback URLs"
     #: https://github.com/Bandwidth/api-docs/blob/main/site/docs/numbers/webhooks.mdx#authentication
     challenge: ClassVar[str] = 'Basic realm="wsvoice"'
     known_to_pipecat: ClassVar[bool] = False

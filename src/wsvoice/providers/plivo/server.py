@@ -62,6 +62,7 @@ class PlivoServer(PlivoCompany, Server):
     """What ``wsvoice run -t plivo`` knows of Plivo."""
 
     webhook_place: ClassVar[str] = "answer URL of the application"
+    secret_place: ClassVar[str] = "the Auth Token in the console's overview"
 
     def recognises(self, request: WebhookRequest) -> bool:
         """

@@ -4,6 +4,8 @@ The server's half of SignalWire: Twilio's, with ids, signatures and codecs of it
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from wsvoice.providers.base import Side, Stream, WebhookRequest
 from wsvoice.providers.signalwire.company import SignalWireCompany
 from wsvoice.providers.signalwire.stream import SignalWireMirror, SignalWireStream
@@ -14,6 +16,8 @@ from wsvoice.providers.twilio.server import TwilioServer, has_uuid, is_start, is
 
 class SignalWireServer(SignalWireCompany, TwilioServer):
     """What ``wsvoice run -t signalwire`` knows of SignalWire."""
+
+    secret_place: ClassVar[str] = "the Signing Key on the space's API page"
 
     def recognises(self, request: WebhookRequest) -> bool:
         fields = request.fields

@@ -48,6 +48,7 @@ class TelnyxServer(TelnyxCompany, Server):
     """What ``wsvoice run -t telnyx`` knows of Telnyx."""
 
     webhook_place: ClassVar[str] = "voice URL of the TeXML application"
+    secret_place: ClassVar[str] = "the Public Key on the portal's page Keys & Credentials"
     #: https://developers.telnyx.com/api-reference/websockets/stream-call-media-over-websocket
     ordered: ClassVar[bool] = False
     #: Seen where a call is routed on after it was answered: https://github.com/dograh-hq/dograh

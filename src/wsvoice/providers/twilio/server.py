@@ -32,6 +32,7 @@ class TwilioServer(TwilioCompany, Server):
     """What ``wsvoice run -t twilio`` knows of Twilio."""
 
     webhook_place: ClassVar[str] = "voice webhook of the number"
+    secret_place: ClassVar[str] = "the Auth Token on the console's first page"
 
     def recognises(self, request: WebhookRequest) -> bool:
         fields = request.fields

@@ -37,6 +37,7 @@ class VonageServer(VonageCompany, Server):
 
     known_to_pipecat: ClassVar[bool] = False
     webhook_place: ClassVar[str] = "answer URL and event URL of the application"
+    secret_place: ClassVar[str] = "the signature secret in the dashboard's API settings"
     #: No page says how a call that is over is refused.
     ended_statuses: ClassVar[frozenset[int]] = frozenset({400, 404})
 
