@@ -21,7 +21,7 @@ import re
 import sys
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -40,7 +40,6 @@ DEFAULT_FUNCTION = "bot"
 IMPORT_RUN_LIMIT_S = 5.0
 
 _GUARD_HINT = 'put it under `if __name__ == "__main__":`, which wsvoice does not run'
-_SHAPE = "async def {name}(runner_args): ..."
 
 #: Distributions that are not named after their module.
 _DISTRIBUTIONS = {
@@ -74,34 +73,19 @@ class LoadedBot:
     module: ModuleType
 
 
-@dataclass(frozen=True)
-class BotPlace:
-    """
-    Where a bot should be.
-
-    Attributes:
-        target: As the user named it, without the function.
-        function_name: The name of its coroutine function.
-        path: Its file, or ``None`` if `target` is a module's name.
-        base: The folder that `target` is relative to.
-    """
-
-    target: str
-    function_name: str
-    path: Path | None
-    base: Path
-
-
-def find_bot(spec: str, *, base: Path | None = None) -> BotPlace:
+def find_bot(spec: str, *, base: Path | None = None) -> tuple[str, str, Path | None]:
     """
     Find the bot that `spec` names, without importing anything; the arguments are those of :func:`load_bot`.
+
+    Returns:
+        What the user named, without the function; the function's name; and the file, or ``None`` for a module's name.
 
     Raises:
         BotNotFoundError: If there is no such file.
     """
-    base = Path.cwd() if base is None else base
+    base = base or Path.cwd()
     target, function_name = _split(spec, base)
-    return BotPlace(target, function_name, _find_file(target, base), base)
+    return target, function_name, _find_file(target, base)
 
 
 def load_bot(spec: str, *, base: Path | None = None) -> LoadedBot:
@@ -116,15 +100,14 @@ def load_bot(spec: str, *, base: Path | None = None) -> LoadedBot:
         BotNotFoundError: If there is no such bot, or it is not a bot.
         BotImportError: If the bot's own code fails while it is imported.
     """
-    place = find_bot(spec, base=base)
-    target, function_name, path, base = place.target, place.function_name, place.path, place.base
+    base = base or Path.cwd()
+    target, function_name, path = find_bot(spec, base=base)
     shown = target if path is None else path.name
     with _import_folder(base.resolve() if path is None else path.parent):
         module = _import_module(target, base) if path is None else _import_file(path)
         function = _find_function(module, function_name, shown=shown, target=target)
     name = shown if function_name == DEFAULT_FUNCTION else f"{shown}:{function_name}"
-    file = path if path is not None else Path(module.__file__ or target)
-    return LoadedBot(function, name, file, module)
+    return LoadedBot(function, name, path or Path(module.__file__ or target), module)
 
 
 # -- Finding it --
@@ -134,21 +117,14 @@ def _split(spec: str, base: Path) -> tuple[str, str]:
     """Split `spec` at the colon before the function's name, which is not the colon of a Windows drive."""
     if not spec.strip():
         raise BotNotFoundError("no bot is named", hint="for example `wsvoice run bot.py`")
-    head, colon, tail = spec.rpartition(":")
+    head, colon, name = spec.rpartition(":")
     is_drive = len(head) == 1 and head.isalpha()
-    if not colon or "/" in tail or "\\" in tail or (is_drive and not tail.isidentifier()) or (base / spec).exists():
+    if not colon or "/" in name or "\\" in name or (is_drive and not name.isidentifier()) or (base / spec).exists():
         return spec, DEFAULT_FUNCTION
-    if not head:
-        return DEFAULT_FILE, _function_name(tail, spec)
-    return head, _function_name(tail, spec)
-
-
-def _function_name(name: str, spec: str) -> str:
     if not name.isidentifier():
-        raise BotNotFoundError(
-            f"{spec!r} names no function after the colon", hint="for example `wsvoice run bot.py:other_name`"
-        )
-    return name
+        hint = "for example `wsvoice run bot.py:other_name`"
+        raise BotNotFoundError(f"{spec!r} names no function after the colon", hint=hint)
+    return head or DEFAULT_FILE, name
 
 
 def _find_file(target: str, base: Path) -> Path | None:
@@ -161,10 +137,8 @@ def _find_file(target: str, base: Path) -> Path | None:
         return inside.resolve()
     if path.is_file():
         if path.suffix != ".py":
-            raise BotNotFoundError(
-                f"{target} is not a Python file",
-                hint=_bots_hint(path.with_suffix(".py"), path.parent),
-            )
+            hint = _bots_hint(path.with_suffix(".py"), path.parent)
+            raise BotNotFoundError(f"{target} is not a Python file", hint=hint)
         return path.resolve()
     if target.isidentifier() and path.with_suffix(".py").is_file():
         return path.with_suffix(".py").resolve()
@@ -211,15 +185,13 @@ def _import_file(path: Path) -> ModuleType:
     """Import `path` under its stem, not as ``__main__``, so that its main guard does not run."""
     name = path.stem
     existing = sys.modules.get(name)
-    if existing is not None and not hasattr(existing, "__wsvoice_bot__") and not _is_from(existing, path):
-        raise BotNotFoundError(
-            f"{path.name} has the name of a module that is in use: `{name}`",
-            hint=f"give the file another name, for example `{name}_bot.py`",
-        )
+    is_the_same = Path(getattr(existing, "__file__", None) or "").resolve() == path
+    if existing is not None and not hasattr(existing, "__wsvoice_bot__") and not is_the_same:
+        hint = f"give the file another name, for example `{name}_bot.py`"
+        raise BotNotFoundError(f"{path.name} has the name of a module that is in use: `{name}`", hint=hint)
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise BotNotFoundError(f"{path.name} cannot be imported")
-    loader = spec.loader
     module = importlib.util.module_from_spec(spec)
     module.__dict__["__wsvoice_bot__"] = True
     with _as_script(path):
@@ -227,11 +199,10 @@ def _import_file(path: Path) -> ModuleType:
         sys.modules[name] = module
         try:
             with _bot_errors(path.name, path.parent, run_as=None):
-                loader.exec_module(module)
+                spec.loader.exec_module(module)
         except BaseException:
-            if existing is None:
-                sys.modules.pop(name, None)
-            else:
+            sys.modules.pop(name, None)
+            if existing is not None:
                 sys.modules[name] = existing
             raise
     return module
@@ -239,19 +210,12 @@ def _import_file(path: Path) -> ModuleType:
 
 def _import_module(target: str, base: Path) -> ModuleType:
     if not all(part.isidentifier() for part in target.split(".")):
-        raise BotNotFoundError(
-            f"there is no bot {target!r}: it is neither a file nor the name of a module",
-            hint=_bots_hint(base / f"{target}.py", base),
-        )
+        problem = f"there is no bot {target!r}: it is neither a file nor the name of a module"
+        raise BotNotFoundError(problem, hint=_bots_hint(base / f"{target}.py", base))
     with _as_script(Path(*target.split(".")).with_suffix(".py")):
         importlib.invalidate_caches()
         with _bot_errors(target, base.resolve(), run_as=target):
             return importlib.import_module(target)
-
-
-def _is_from(module: ModuleType, path: Path) -> bool:
-    file = getattr(module, "__file__", None)
-    return file is not None and Path(file).resolve() == path
 
 
 @contextmanager
@@ -286,8 +250,7 @@ def _as_script(path: Path) -> Iterator[None]:
     """
     import uvicorn
 
-    argv, run, serve, parse = sys.argv, asyncio.run, uvicorn.run, argparse.ArgumentParser.parse_args
-    ask, ask_secretly = builtins.input, getpass.getpass
+    run, parse = asyncio.run, argparse.ArgumentParser.parse_args
 
     def limited_run(main: Coroutine[Any, Any, Any], **options: Any) -> Any:
         async def limited() -> Any:
@@ -309,31 +272,30 @@ def _as_script(path: Path) -> Iterator[None]:
             if inspect.iscoroutine(main):
                 main.close()
 
-    def no_server(*_: Any, **__: Any) -> None:
-        raise _RunsAtImport("uvicorn.run()")
-
     def parse_args(parser: argparse.ArgumentParser, *args: Any, **options: Any) -> Any:
         if sys._getframe(1).f_globals.get("__name__") == "pipecat.runner.run":
             raise _RunsAtImport("pipecat's main()")
         return parse(parser, *args, **options)
 
-    def no_input(*_: Any, **__: Any) -> Any:
-        raise _AsksAtImport("input()")
+    def refuse(kind: type[Exception], called: str) -> Callable[..., Any]:
+        def refused(*_: Any, **__: Any) -> Any:
+            raise kind(called)
 
-    def no_getpass(*_: Any, **__: Any) -> Any:
-        raise _AsksAtImport("getpass()")
+        return refused
 
-    sys.argv = [str(path)]
-    builtins.input, getpass.getpass = no_input, no_getpass
-    replaced: Any = argparse.ArgumentParser
-    asyncio.run, uvicorn.run, replaced.parse_args = limited_run, no_server, parse_args
-    try:
-        with protect_signals():
-            yield
-    finally:
-        sys.argv = argv
-        builtins.input, getpass.getpass = ask, ask_secretly
-        asyncio.run, uvicorn.run, replaced.parse_args = run, serve, parse
+    with ExitStack() as stack:
+        for owner, name, replacement in (
+            (sys, "argv", [str(path)]),
+            (builtins, "input", refuse(_AsksAtImport, "input()")),
+            (getpass, "getpass", refuse(_AsksAtImport, "getpass()")),
+            (asyncio, "run", limited_run),
+            (uvicorn, "run", refuse(_RunsAtImport, "uvicorn.run()")),
+            (argparse.ArgumentParser, "parse_args", parse_args),
+        ):
+            stack.callback(setattr, owner, name, getattr(owner, name))
+            setattr(owner, name, replacement)
+        stack.enter_context(protect_signals())
+        yield
 
 
 @contextmanager
@@ -344,15 +306,12 @@ def _bot_errors(shown: str, folder: Path, *, run_as: str | None) -> Iterator[Non
     except WsvoiceError:
         raise
     except _RunsAtImport as error:
-        raise BotImportError(
-            f"{shown} starts to run while it is imported: it calls {error}{_location(error, folder)}",
-            hint=_GUARD_HINT,
-        ) from None
+        problem = f"{shown} starts to run while it is imported: it calls {error}{_location(error, folder)}"
+        raise BotImportError(problem, hint=_GUARD_HINT) from None
     except _AsksAtImport as error:
-        raise BotImportError(
-            f"{shown} waits for somebody to type while it is imported: it calls {error}{_location(error, folder)}",
-            hint=f"take it from the environment or .env (`os.environ[...]`), or {_GUARD_HINT}",
-        ) from None
+        problem = f"{shown} waits for somebody to type while it is imported: it calls {error}{_location(error, folder)}"
+        hint = f"take it from the environment or .env (`os.environ[...]`), or {_GUARD_HINT}"
+        raise BotImportError(problem, hint=hint) from None
     except (KeyboardInterrupt, asyncio.CancelledError):
         raise
     except BaseException as error:  # noqa: BLE001 - a bot may raise anything
@@ -362,13 +321,16 @@ def _bot_errors(shown: str, folder: Path, *, run_as: str | None) -> Iterator[Non
 def _diagnosis(error: BaseException, shown: str, folder: Path, run_as: str | None) -> BotNotFoundError | BotImportError:
     """Return the error that says what is wrong with a bot whose import failed with `error`."""
     if isinstance(error, SystemExit):
-        reads_arguments = _passed_through(error, "argparse.py")
-        complains = isinstance(error.code, str) and bool(error.code.strip())
-        what = "it reads its command line" if reads_arguments else _exit_reason(error)
-        return BotImportError(
-            f"{shown} stops while it is imported: {what}{_location(error, folder)}",
-            hint=f"fix that; or {_GUARD_HINT}" if complains and not reads_arguments else _GUARD_HINT,
-        )
+        problem = f"{shown} stops while it is imported: "
+        location = _location(error, folder)
+        # Raised in, or below, argparse.
+        if any(Path(frame.filename).name == "argparse.py" for frame in traceback.extract_tb(error.__traceback__)):
+            return BotImportError(f"{problem}it reads its command line{location}", hint=_GUARD_HINT)
+        if isinstance(error.code, str) and error.code.strip():
+            said = " ".join(error.code.split())[:500]
+            return BotImportError(f"{problem}{said}{location}", hint=f"fix that; or {_GUARD_HINT}")
+        code = error.code if isinstance(error.code, int) else 0
+        return BotImportError(f"{problem}it exits with code {code}{location}", hint=_GUARD_HINT)
     if isinstance(error, SyntaxError):
         file = Path(error.filename).name if error.filename else shown
         line = f", line {error.lineno}" if error.lineno else ""
@@ -379,11 +341,9 @@ def _diagnosis(error: BaseException, shown: str, folder: Path, run_as: str | Non
         )
     if isinstance(error, ImportError):
         if run_as is not None and _is_target_missing(error, run_as):
-            parent = "" if error.name == run_as else f": there is no {error.name!r}"
-            return BotNotFoundError(
-                f"there is no module {run_as!r}{parent or ', and no file of that name'}",
-                hint=_bots_hint(folder / f"{run_as}.py", folder),
-            )
+            what = ", and no file of that name" if error.name == run_as else f": there is no {error.name!r}"
+            hint = _bots_hint(folder / f"{run_as}.py", folder)
+            return BotNotFoundError(f"there is no module {run_as!r}{what}", hint=hint)
         return _import_error(error, shown, folder)
     if not _frames(error):
         return BotNotFoundError(f"{shown} cannot be read: {error}")
@@ -400,10 +360,8 @@ def _import_error(error: ImportError, shown: str, folder: Path) -> BotImportErro
     """Return the error that says which module is missing, and how to install it."""
     missing = _missing_module(error)
     if missing is None or missing.name is None:
-        hint = None
-        if hidden := _hides_a_library(error, folder, shown):
-            hint = hidden
-        elif "relative import" in str(error):
+        hint = _hides_a_library(error, folder, shown)
+        if hint is None and "relative import" in str(error):
             hint = "run it as a module of its package: `wsvoice run package.module`"
         return BotImportError(_summary(error, shown), details=_details(error), hint=hint)
     package = missing.name.partition(".")[0]
@@ -412,26 +370,16 @@ def _import_error(error: ImportError, shown: str, folder: Path) -> BotImportErro
     importer, is_own = _importer(missing, error, folder, shown)
     details = "" if is_own else _details(missing)
     if package != missing.name and _is_installed(package):
-        version = _version_of(package)
-        return BotImportError(
-            f"{importer} imports `{missing.name}`, which {package}{version} does not have",
-            details=details,
-            hint=f"check the name, and which version of {package} the bot was written for",
-        )
-    distribution = _DISTRIBUTIONS.get(package, package)
-    extra = _pipecat_extra(missing)
-    if extra is not None:
+        problem = f"{importer} imports `{missing.name}`, which {package}{_version_of(package)} does not have"
+        hint = f"check the name, and which version of {package} the bot was written for"
+        return BotImportError(problem, details=details, hint=hint)
+    if extra := _pipecat_extra(missing):
         feature, extra_name = extra
-        return BotImportError(
-            f"{importer} imports `{feature}`, which needs `{package}`, and that is not installed",
-            hint=f'pip install "pipecat-ai[{extra_name}]"',
-        )
-    return BotImportError(
-        f"{importer} imports `{missing.name}`, which is not installed",
-        details=details,
-        # Do not suggest to install a name that is probably a misspelt one of an installed package.
-        hint=_nearly_installed(package) or f"pip install {distribution}",
-    )
+        problem = f"{importer} imports `{feature}`, which needs `{package}`, and that is not installed"
+        return BotImportError(problem, hint=f'pip install "pipecat-ai[{extra_name}]"')
+    # Do not suggest to install a name that is probably a misspelt one of an installed package.
+    hint = _nearly_installed(package) or f"pip install {_DISTRIBUTIONS.get(package, package)}"
+    return BotImportError(f"{importer} imports `{missing.name}`, which is not installed", details=details, hint=hint)
 
 
 def _hides_a_library(error: ImportError, folder: Path, shown: str) -> str | None:
@@ -553,56 +501,51 @@ def _location(error: BaseException, folder: Path) -> str:
     return f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
 
 
-def _passed_through(error: BaseException, file: str) -> bool:
-    """Whether `error` was raised in, or below, code of `file`."""
-    return any(Path(frame.filename).name == file for frame in traceback.extract_tb(error.__traceback__))
-
-
-def _exit_reason(error: SystemExit) -> str:
-    if isinstance(error.code, str) and error.code.strip():
-        return " ".join(error.code.split())[:500]
-    return f"it exits with code {error.code if isinstance(error.code, int) else 0}"
-
-
 # -- Checking it --
 
 
 def _find_function(module: ModuleType, name: str, *, shown: str, target: str) -> BotFunction:
-    shape = f"write `{_SHAPE.format(name=name)}`"
+    shape = f"async def {name}(runner_args): ..."
+    hint = f"write `{shape}`"
     try:
         found = getattr(module, name)
     except AttributeError:
         others = nearest(name, _coroutine_functions(module))
-        add = f"add `{_SHAPE.format(name=name)}`"
-        hint = f"{add}, or run `wsvoice run {target}:{others[0]}`" if others else add
+        hint = f"add `{shape}`" + (f", or run `wsvoice run {target}:{others[0]}`" if others else "")
         raise BotNotFoundError(f"{shown} has no coroutine function named `{name}`", hint=hint) from None
-    function = inspect.unwrap(found) if callable(found) else found
     if inspect.isclass(found):
-        raise BotNotFoundError(f"`{name}` in {shown} is a class, not a coroutine function", hint=shape)
-    if not callable(found):
-        kind = "a module" if inspect.ismodule(found) else f"a value of type {type(found).__name__}"
-        raise BotNotFoundError(f"`{name}` in {shown} is {kind}, not a coroutine function", hint=shape)
-    called = function if inspect.isroutine(function) else getattr(function, "func", None) or type(function).__call__
-    if inspect.isasyncgenfunction(called):
-        raise BotNotFoundError(
-            f"`{name}` in {shown} yields, which makes it a generator, not a coroutine function",
-            hint=f"take the `yield` out of it: {_SHAPE.format(name=name)}",
-        )
-    if not _is_coroutine_function(found):
-        raise BotNotFoundError(f"`{name}` in {shown} is a plain function, not a coroutine function", hint=shape)
-    _check_arity(found, name, shown)
+        what = "is a class"
+    elif inspect.ismodule(found):
+        what = "is a module"
+    elif not callable(found):
+        what = f"is a value of type {type(found).__name__}"
+    elif _is_generator(found):
+        what, hint = "yields, which makes it a generator", f"take the `yield` out of it: {shape}"
+    else:
+        what = "" if _is_coroutine_function(found) else "is a plain function"
+    if what:
+        raise BotNotFoundError(f"`{name}` in {shown} {what}, not a coroutine function", hint=hint)
+    if not _takes_one(found):
+        signature = inspect.signature(found, follow_wrapped=False)
+        parameters = [each.replace(annotation=each.empty) for each in signature.parameters.values()]
+        bare = signature.replace(parameters=parameters, return_annotation=signature.empty)
+        problem = f"`{name}` in {shown} cannot be called with one argument: it is `{name}{bare}`"
+        raise BotNotFoundError(problem, hint=hint)
     bot: BotFunction = found
     return bot
+
+
+def _is_generator(found: Any) -> bool:
+    function = inspect.unwrap(found)
+    called = function if inspect.isroutine(function) else getattr(function, "func", None) or type(function).__call__
+    return inspect.isasyncgenfunction(called)
 
 
 def _is_coroutine_function(found: Any) -> bool:
     """Whether calling `found` returns a coroutine; it may be a function, a partial, a wrapper or an object."""
     function = inspect.unwrap(found)
-    return (
-        inspect.iscoroutinefunction(found)
-        or inspect.iscoroutinefunction(function)
-        or (not inspect.isroutine(function) and inspect.iscoroutinefunction(type(function).__call__))
-    )
+    called = function if inspect.isroutine(function) else type(function).__call__
+    return any(map(inspect.iscoroutinefunction, (found, function, called)))
 
 
 def _coroutine_functions(module: ModuleType) -> list[str]:
@@ -628,18 +571,3 @@ def _takes_one(function: Callable[..., Any]) -> bool:
     except TypeError:
         return False
     return True
-
-
-def _check_arity(function: Callable[..., Any], name: str, shown: str) -> None:
-    if not _takes_one(function):
-        signature = inspect.signature(function, follow_wrapped=False)
-        bare = signature.replace(
-            parameters=[
-                parameter.replace(annotation=inspect.Parameter.empty) for parameter in signature.parameters.values()
-            ],
-            return_annotation=inspect.Signature.empty,
-        )
-        raise BotNotFoundError(
-            f"`{name}` in {shown} cannot be called with one argument: it is `{name}{bare}`",
-            hint=f"write `{_SHAPE.format(name=name)}`",
-        )

@@ -38,14 +38,12 @@ __all__ = [
     "PLAIN_TRANSPORTS",
     "RUN_SETTINGS",
     "START_KEY",
-    "WEBSOCKET_SERVER_PORT",
     "DialConfig",
     "Method",
     "Resolved",
     "RunConfig",
     "Setting",
     "StreamAuth",
-    "Tunnel",
     "Verify",
     "did_you_mean",
     "export_dotenv",
@@ -220,13 +218,10 @@ def resolve_run(flags: Mapping[str, Any], *, environ: Mapping[str, str], cwd: Pa
         ConfigError: If a value cannot be used; it names where the value came from.
     """
     resolved = _resolve(RunConfig, RUN_SETTINGS, flags, environ=environ, cwd=cwd, command="run")
-    if causes := environ.get(CAUSES_VARIABLE):
-        resolved = replace(resolved, config=replace(resolved.config, causes=Path(causes)))
-    if resolved.env_file is not None:
-        place = f"{resolved.env_file.name} ({resolved.env_file} was read)"
-    else:
-        place = f".env (there is none in {cwd})"
-    return replace(resolved, config=replace(resolved.config, dotenv_place=place))
+    read, causes = resolved.env_file, environ.get(CAUSES_VARIABLE)
+    place = f"{read.name} ({read} was read)" if read else f".env (there is none in {cwd})"
+    config = replace(resolved.config, causes=Path(causes) if causes else None, dotenv_place=place)
+    return replace(resolved, config=config)
 
 
 def resolve_dial(flags: Mapping[str, Any], *, environ: Mapping[str, str], cwd: Path) -> Resolved[DialConfig]:
@@ -255,29 +250,23 @@ def _resolve(
     cwd: Path,
     command: str,
 ) -> Resolved[ConfigT]:
-    table = read_pyproject(cwd, command, settings)
-    sources = Sources(flags, environ, table, command)
-    env_file, dotenv, warnings = read_env_file(sources.find(ENV_FILE), cwd)
-    sources.dotenv = dotenv
+    given_flags = {name.strip("_").replace("_", "-"): value for name, value in flags.items()}
+    sources = Sources(given_flags, environ, read_pyproject(cwd, command, settings), command)
+    env_file, sources.dotenv, warnings = read_env_file(sources.find(ENV_FILE), cwd)
     if env_file is not None:
         sources.env_file_name = env_file.name
 
-    defaults = kind()
     found = {setting.name: sources.find(setting) for setting in settings}
-    _drop_weaker(found, "proxy", "tunnel")
     if command == "run":
+        _drop_weaker(found)
         _drop_unsuitable(found)
-    values: dict[str, object] = {}
-    origins: dict[str, str] = {}
+    defaults = kind()
+    values = {setting.name: getattr(defaults, setting.field) for setting in settings}
+    origins = {name: given.origin if given else "default" for name, given in found.items()}
     filled: dict[str, Any] = {}
     for setting in settings:
-        given = found[setting.name]
-        if given is None:
-            values[setting.name] = getattr(defaults, setting.field)
-            origins[setting.name] = "default"
-        else:
+        if given := found[setting.name]:
             filled[setting.field] = values[setting.name] = setting.parse(given.value, given.who)
-            origins[setting.name] = given.origin
     if filled.get("url"):
         values["url"] = without_secrets(filled["url"])
     if filled.get("headers"):
@@ -285,23 +274,20 @@ def _resolve(
         values["header"] = tuple(f"{name}: ***" for name in filled["headers"])
     if filled.get("transport") == "websocket-server" and "port" not in filled:
         filled["port"] = values["port"] = WEBSOCKET_SERVER_PORT
-    credentials = read_credentials(environ, dotenv)
+    credentials = read_credentials(environ, sources.dotenv)
     config = kind(**filled, credentials=credentials)
-    warnings += check_variables(environ, dotenv, sources.env_file_name, credentials)
-    return Resolved(config, values, origins, env_file, dotenv, tuple(warnings))
+    warnings += check_variables(environ, sources.dotenv, sources.env_file_name, credentials)
+    return Resolved(config, values, origins, env_file, sources.dotenv, tuple(warnings))
 
 
-def _drop_weaker(found: dict[str, Given | None], one: str, other: str) -> None:
-    """Of two settings that exclude each other, keep the one from the stronger source."""
-    first, second = found.get(one), found.get(other)
-    if first is None or second is None:
-        return
-    if first.rank == second.rank:
-        raise ConfigError(
-            f"{first.who} and {second.who} exclude each other",
-            hint="a tunnel makes its own public address: leave one of the two out",
-        )
-    found[one if first.rank > second.rank else other] = None
+def _drop_weaker(found: dict[str, Given | None]) -> None:
+    """Of a proxy and a tunnel, which exclude each other, keep the one from the stronger source."""
+    proxy, tunnel = found["proxy"], found["tunnel"]
+    if proxy and tunnel:
+        if proxy.rank == tunnel.rank:
+            hint = "a tunnel makes its own public address: leave one of the two out"
+            raise ConfigError(f"{proxy.who} and {tunnel.who} exclude each other", hint=hint)
+        found["proxy" if proxy.rank > tunnel.rank else "tunnel"] = None
 
 
 #: The transports that a setting is not for.
@@ -318,9 +304,8 @@ def _drop_unsuitable(found: dict[str, Given | None]) -> None:
     transport = None if given is None else parse_transport(given.value, given.who)
     for name, setting in found.items():
         dials_out = name in ("url", "header")
-        if setting is None or (
-            transport == "websocket-client" if dials_out else transport not in _NOT_FOR.get(name, ())
-        ):
+        suits = transport == "websocket-client" if dials_out else transport not in _NOT_FOR.get(name, ())
+        if setting is None or suits:
             continue
         if setting.rank == 0:
             if dials_out:
@@ -329,6 +314,5 @@ def _drop_unsuitable(found: dict[str, Given | None]) -> None:
             raise ConfigError(f"{setting.who} has no meaning for {served}", hint=f"leave {setting.who} out")
         found[name] = None
     if transport == "websocket-client" and found["url"] is None:
-        raise ConfigError(
-            "-t websocket-client needs the address that the bot dials", hint="add `--url wss://bots.example.com/stream`"
-        )
+        hint = "add `--url wss://bots.example.com/stream`"
+        raise ConfigError("-t websocket-client needs the address that the bot dials", hint=hint)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -25,40 +25,39 @@ class Given:
     rank: int
 
 
+@dataclass(slots=True)
 class Sources:
-    """The sources of settings, strongest first."""
+    """The sources of settings, strongest first; ``flags`` are by option name."""
 
-    def __init__(
-        self, flags: Mapping[str, Any], environ: Mapping[str, str], table: Mapping[str, Any], command: str
-    ) -> None:
-        self.flags = {name.strip("_").replace("_", "-"): value for name, value in flags.items()}
-        self.environ = environ
-        self.table = table
-        self.table_name = "tool.wsvoice" if command == "run" else f"tool.wsvoice.{command}"
-        self.command = command
-        self.env_file_name = ".env"
-        self.dotenv: Mapping[str, str] = {}
+    flags: Mapping[str, Any]
+    environ: Mapping[str, str]
+    table: Mapping[str, Any]
+    command: str
+    dotenv: Mapping[str, str] = field(default_factory=dict)
+    env_file_name: str = ".env"
 
     def find(self, setting: Setting) -> Given | None:
-        return next(self._all(setting), None)
-
-    def _all(self, setting: Setting) -> Iterator[Given]:
         value = self.flags.get(setting.name)
         if value is not None and value != () and value != []:
             who = setting.flag or f"--{setting.name}"
-            name = f"argument {who}" if who.isupper() else f"flag --{setting.name}"
-            yield Given(value, name, who, 0)
-        for name in setting.variables(self.command):
+            return Given(value, f"argument {who}" if who.isupper() else f"flag --{setting.name}", who, 0)
+        names = setting.variables(self.command)
+        for name in names:
             if self.environ.get(name):
-                yield Given(self.environ[name], f"environment {name}", name, 1)
-        for name in setting.variables(self.command):
+                return Given(self.environ[name], f"environment {name}", name, 1)
+        for name in names:
             # An empty variable in the environment overrides `.env`.
             if self.dotenv.get(name) and name not in self.environ:
-                where = f"{self.env_file_name} {name}"
-                yield Given(self.dotenv[name], where, f"{name} in {self.env_file_name}", 2)
+                file = self.env_file_name
+                return Given(self.dotenv[name], f"{file} {name}", f"{name} in {file}", 2)
         if setting.name in self.table:
-            where = f"pyproject.toml [{self.table_name}] {setting.name}"
-            yield Given(self.table[setting.name], where, where, 3)
+            where = f"pyproject.toml [{_table_name(self.command)}] {setting.name}"
+            return Given(self.table[setting.name], where, where, 3)
+        return None
+
+
+def _table_name(command: str) -> str:
+    return "tool.wsvoice" if command == "run" else f"tool.wsvoice.{command}"
 
 
 def read_env_file(named: Given | None, cwd: Path) -> tuple[Path | None, dict[str, str], list[str]]:
@@ -97,9 +96,8 @@ def _read_text(path: Path, missing: str = "") -> str:
             raise ConfigError(missing, hint="leave it out to read .env, if it is there") from None
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"{path} is not a text file: byte {error.start} is not UTF-8", hint="save it as UTF-8"
-        ) from None
+        problem = f"byte {error.start} is not UTF-8"
+        raise ConfigError(f"{path} is not a text file: {problem}", hint="save it as UTF-8") from None
 
 
 def read_pyproject(cwd: Path, command: str, settings: Sequence[Setting]) -> dict[str, Any]:
@@ -108,11 +106,10 @@ def read_pyproject(cwd: Path, command: str, settings: Sequence[Setting]) -> dict
     if not path.is_file():
         return {}
     try:
-        document = tomllib.loads(_read_text(path))
+        table: Any = tomllib.loads(_read_text(path))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not TOML: {error}", hint='put texts in quotes: transport = "twilio"') from None
-    keys = ["tool", "wsvoice"] if command == "run" else ["tool", "wsvoice", command]
-    table: Any = document
+    keys = _table_name(command).split(".")
     for depth, key in enumerate(keys, start=1):
         table = table.get(key, {})
         if not isinstance(table, dict):
@@ -123,10 +120,8 @@ def read_pyproject(cwd: Path, command: str, settings: Sequence[Setting]) -> dict
     # [tool.wsvoice] also holds the other commands' tables.
     for key in table:
         if key not in known and not (command == "run" and key == "dial"):
-            raise ConfigError(
-                f"pyproject.toml [{'.'.join(keys)}] has no setting {key!r}",
-                hint=did_you_mean(key.replace("_", "-"), known) or f"known are: {', '.join(sorted(known))}",
-            )
+            hint = did_you_mean(key.replace("_", "-"), known) or f"known are: {', '.join(sorted(known))}"
+            raise ConfigError(f"pyproject.toml [{_table_name(command)}] has no setting {key!r}", hint=hint)
     return dict(table)
 
 
@@ -135,6 +130,5 @@ def _check_tables(table: Mapping[str, Any], command: str) -> None:
     known = {setting.name for setting in RUN_SETTINGS} | {command}
     for key, value in table.items():
         if key not in known and isinstance(value, dict):
-            raise ConfigError(
-                f"pyproject.toml [tool.wsvoice] has no table {key!r}", hint=f"did you mean `[tool.wsvoice.{command}]`?"
-            )
+            hint = f"did you mean `[tool.wsvoice.{command}]`?"
+            raise ConfigError(f"pyproject.toml [tool.wsvoice] has no table {key!r}", hint=hint)

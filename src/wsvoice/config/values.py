@@ -26,10 +26,14 @@ def parse_text(value: object, who: str) -> str:
     if isinstance(value, Path):
         value = str(value)
     if not isinstance(value, str):
-        raise ConfigError(f"{who} takes text, got {value!r}", hint="put it in quotes")
+        raise _refusal(value, who, "text", "put it in quotes")
     if any(ord(character) < 32 or ord(character) == 127 for character in value):
-        raise ConfigError(f"{who} takes text without control characters, got {value!r}", hint="write it in one line")
+        raise _refusal(value, who, "text without control characters", "write it in one line")
     return value
+
+
+def _refusal(value: object, who: str, takes: str, hint: str | None = None) -> ConfigError:
+    return ConfigError(f"{who} takes {takes}, got {value!r}", hint=hint)
 
 
 def _whole(value: object, who: str, *, least: int, most: float = math.inf, what: str, hint: str) -> int:
@@ -37,7 +41,7 @@ def _whole(value: object, who: str, *, least: int, most: float = math.inf, what:
     if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]{1,18}", value.strip()):
         number = int(value)
     if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= most:
-        raise ConfigError(f"{who} takes {what}, got {value!r}", hint=hint)
+        raise _refusal(value, who, what, hint)
     return number
 
 
@@ -51,16 +55,15 @@ def parse_at_least_one(value: object, who: str) -> int:
 
 
 def parse_switch(value: object, who: str) -> bool:
-    if isinstance(value, bool):
-        return value
-    word = value.strip().lower() if isinstance(value, str) else None
+    word = str(value).strip().lower() if isinstance(value, str | bool) else ""
     if word in {"1", "true", "yes", "on"}:
         return True
     if word in {"0", "false", "no", "off"}:
         return False
-    raise ConfigError(f"{who} takes true or false, got {value!r}")
+    raise _refusal(value, who, "true or false")
 
 
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)?")
 _UNITS_S = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -69,23 +72,17 @@ def parse_duration(value: object, who: str) -> float:
     seconds = math.nan
     if isinstance(value, int | float) and not isinstance(value, bool):
         seconds = float(value)
-    elif isinstance(value, str):
-        match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)?", value.strip().lower())
-        if match:
-            seconds = float(match[1]) * _UNITS_S[match[2] or ""]
+    elif isinstance(value, str) and (match := _DURATION.fullmatch(value.strip().lower())):
+        seconds = float(match[1]) * _UNITS_S[match[2] or ""]
     if not math.isfinite(seconds) or seconds < 0:
-        raise ConfigError(
-            f"{who} takes a duration, got {value!r}", hint="write seconds, or a unit: `90`, `90s`, `2m`, `1h`"
-        )
+        raise _refusal(value, who, "a duration", "write seconds, or a unit: `90`, `90s`, `2m`, `1h`")
     return seconds
 
 
 def parse_positive_duration(value: object, who: str) -> float:
     seconds = parse_duration(value, who)
     if not seconds:
-        raise ConfigError(
-            f"{who} takes a duration above zero, got {value!r}", hint="write seconds, or a unit: `5`, `500ms`, `2m`"
-        )
+        raise _refusal(value, who, "a duration above zero", "write seconds, or a unit: `5`, `500ms`, `2m`")
     return seconds
 
 
@@ -100,7 +97,7 @@ def parse_choice(value: object, who: str, choices: Sequence[str]) -> str:
         hint = (
             "a test call plays a telephone company; `wsvoice run OTHER.py -t websocket-client` dials as a plain client"
         )
-    raise ConfigError(f"{who} takes {known}, got {value!r}", hint=hint)
+    raise _refusal(value, who, known, hint)
 
 
 def one_of(*choices: str) -> Callable[[object, str], str]:
@@ -125,13 +122,11 @@ def parse_ws_url(value: object, who: str) -> str:
     if not separator or scheme.lower() not in {"ws", "wss"}:
         other = {"http": "ws", "https": "wss"}.get(scheme.lower()) if separator else None
         example = f"{other}://{rest}" if other else "wss://bots.example.com/stream"
-        raise ConfigError(f"{who} takes a ws:// or wss:// address, got {text!r}", hint=f"for example `--url {example}`")
+        raise _refusal(text, who, "a ws:// or wss:// address", f"for example `--url {example}`")
     host, _ = _host_and_port(rest)
     if not host or re.search(r"\s", rest):
-        raise ConfigError(
-            f"{who} takes a ws:// or wss:// address, and {text!r} names no host",
-            hint="for example `--url wss://bots.example.com/stream`",
-        )
+        problem = f"{who} takes a ws:// or wss:// address, and {text!r} names no host"
+        raise ConfigError(problem, hint="for example `--url wss://bots.example.com/stream`")
     return text
 
 
@@ -144,6 +139,8 @@ def _host_and_port(rest: str) -> tuple[str, int | None]:
         return "", None
 
 
+#: Suffixes of other sound files than WAV.
+_OTHER_SOUND = frozenset({".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".mp4", ".ogg", ".opus", ".webm"})
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
@@ -153,25 +150,20 @@ def parse_headers(value: object, who: str) -> dict[str, str]:
 
     https://www.rfc-editor.org/rfc/rfc9110#section-5
     """
-    if isinstance(value, Mapping):
-        pairs = [(str(name), _scalar(item, f"{who}.{name}")) for name, item in value.items()]
-    else:
-        # A value may have commas in it, so a text is one header.
-        texts = [parse_text(value, who)] if isinstance(value, str) else _listed(value, who)
-        pairs = []
-        for text in texts:
-            name, colon, item = text.partition(":")
-            if not colon:
-                # The text may be a secret, so it is not shown.
-                raise ConfigError(f"{who} takes `Name: value`, and there is no colon", hint=_HEADER_EXAMPLE)
-            pairs.append((name.strip(), item.strip()))
-    for name, _ in pairs:
+    example = "for example `--header 'Authorization: Bearer abc'`"
+
+    def split(text: str) -> tuple[str, str]:
+        name, colon, item = text.partition(":")
+        if not colon:
+            # The text may be a secret, so it is not shown.
+            raise ConfigError(f"{who} takes `Name: value`, and there is no colon", hint=example)
+        return name.strip(), item.strip()
+
+    headers = _mapping(value, who, split, commas=False)
+    for name in headers:
         if not _HEADER_NAME.fullmatch(name):
-            raise ConfigError(f"{who} takes `Name: value`, and {name!r} is no header's name", hint=_HEADER_EXAMPLE)
-    return dict(pairs)
-
-
-_HEADER_EXAMPLE = "for example `--header 'Authorization: Bearer abc'`"
+            raise ConfigError(f"{who} takes `Name: value`, and {name!r} is no header's name", hint=example)
+    return headers
 
 
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
@@ -182,20 +174,17 @@ def parse_proxy(value: object, who: str) -> str:
     text = parse_text(value, who).strip()
     scheme, separator, rest = text.rpartition("://")
     if separator and scheme.lower() not in {"http", "https", "ws", "wss"}:
-        raise ConfigError(
-            f"{who} takes a domain, not a {scheme}:// address: got {text!r}", hint="for example `-x bot.example.com`"
-        )
+        problem = f"{who} takes a domain, not a {scheme}:// address: got {text!r}"
+        raise ConfigError(problem, hint="for example `-x bot.example.com`")
     if _is_ipv6(rest):
-        raise ConfigError(f"{who} takes an IPv6 address in brackets, got {text!r}", hint=f"use `-x [{rest}]`")
+        raise _refusal(text, who, "an IPv6 address in brackets", f"use `-x [{rest}]`")
     host, port = _host_and_port(rest)
     with suppress(UnicodeError):
         host = f"[{host}]" if _is_ipv6(host) else host.encode("idna").decode("ascii")
     is_domain = len(host) <= 253 and all(_LABEL.fullmatch(label) for label in host.split("."))
     authority = re.split("[/?#]", rest, maxsplit=1)[0]
     if not (is_domain or host.startswith("[")) or port == 0 or re.search(r":$|\][^:]", authority):
-        raise ConfigError(
-            f"{who} takes a domain, got {text!r}", hint="for example `-x bot.example.com`, or `-x bot.example.com:8443`"
-        )
+        raise _refusal(text, who, "a domain", "for example `-x bot.example.com`, or `-x bot.example.com:8443`")
     taken = host if port is None else f"{host}:{port}"
     parts = urlsplit(f"//{rest}")
     for part, is_given in {
@@ -220,10 +209,8 @@ def _is_ipv6(text: str) -> bool:
 def parse_host(value: object, who: str) -> str:
     host = parse_text(value, who).strip()
     if not host or re.search(r"[\s/@?#]", host):
-        raise ConfigError(
-            f"{who} takes an address to listen on, got {value!r}",
-            hint="`localhost` for this machine only, `0.0.0.0` for every network",
-        )
+        hint = "`localhost` for this machine only, `0.0.0.0` for every network"
+        raise _refusal(value, who, "an address to listen on", hint)
     return host.strip("[]")
 
 
@@ -236,27 +223,29 @@ def pairs(example: str) -> Callable[[object, str], dict[str, str]]:
 
 
 def _pairs(value: object, who: str, example: str) -> dict[str, str]:
-    if isinstance(value, Mapping):
-        pairs = [(str(key), _scalar(item, f"{who}.{key}")) for key, item in value.items()]
-    else:
-        pairs = [_pair(item, who, example) for item in _listed(value, who)]
-    for key, _ in pairs:
+    def split(item: str) -> tuple[str, str]:
+        key, equals, given = item.partition("=")
+        if not equals:
+            option, _, usual = example.partition(" ")
+            # The example has a valid value if it is for this name.
+            suggestion = usual if usual.partition("=")[0] == item.strip() else f"{item}=VALUE"
+            raise _refusal(item, who, "key=value", f"for example `{option} {suggestion}`")
+        return key.strip(), given
+
+    pairs = _mapping(value, who, split)
+    for key in pairs:
         if not _PARAMETER_NAME.fullmatch(key):
-            raise ConfigError(
-                f"{who} takes names of letters, digits, `_`, `.` and `-`, got {key!r}",
-                hint=f"for example `{example}`",
-            )
-    return dict(pairs)
+            raise _refusal(key, who, "names of letters, digits, `_`, `.` and `-`", f"for example `{example}`")
+    return pairs
 
 
-def _pair(item: str, who: str, example: str) -> tuple[str, str]:
-    key, equals, value = item.partition("=")
-    if not equals:
-        option, _, usual = example.partition(" ")
-        # The example has a valid value if it is for this name.
-        suggestion = usual if usual.partition("=")[0] == item.strip() else f"{item}=VALUE"
-        raise ConfigError(f"{who} takes key=value, got {item!r}", hint=f"for example `{option} {suggestion}`")
-    return key.strip(), value
+def _mapping(
+    value: object, who: str, split: Callable[[str], tuple[str, str]], *, commas: bool = True
+) -> dict[str, str]:
+    """Return a mapping of texts: `value` itself, or the texts in it once `split`."""
+    if isinstance(value, Mapping):
+        return {str(key): _scalar(item, f"{who}.{key}") for key, item in value.items()}
+    return dict(map(split, _listed(value, who, commas=commas)))
 
 
 def _scalar(value: object, who: str) -> str:
@@ -265,12 +254,11 @@ def _scalar(value: object, who: str) -> str:
     return str(value) if isinstance(value, int | float) else parse_text(value, who)
 
 
-def _listed(value: object, who: str) -> list[str]:
-    if isinstance(value, str):
+def _listed(value: object, who: str, *, commas: bool = True) -> list[str]:
+    """Return a list of texts; without `commas`, a text that has some in it is one of them."""
+    if isinstance(value, str) and commas:
         return [item.strip() for item in value.split(",") if item.strip()]
-    if isinstance(value, list | tuple):
-        return [parse_text(item, who) for item in value]
-    return [parse_text(value, who)]
+    return [parse_text(item, who) for item in (value if isinstance(value, list | tuple) else [value])]
 
 
 def parse_names(value: object, who: str) -> frozenset[str]:
@@ -282,20 +270,17 @@ def parse_paths(value: object, who: str) -> tuple[Path, ...]:
 
 
 def parse_utterances(value: object, who: str) -> tuple[str, ...]:
-    # A text may have commas in it, so it is one utterance.
-    texts = [parse_text(value, who)] if isinstance(value, str) else _listed(value, who)
+    texts = _listed(value, who, commas=False)
     if any(not text.strip() for text in texts):
-        raise ConfigError(f"{who} takes words to say, got {value!r}", hint="for example `--say 'When are you open?'`")
+        raise _refusal(value, who, "words to say", "for example `--say 'When are you open?'`")
     return tuple(texts)
 
 
 def parse_folder(value: object, who: str) -> Path:
     path = Path(parse_text(value, who)).expanduser()
     if path.exists() and not path.is_dir():
-        raise ConfigError(
-            f"{who} takes a folder, and {path} is a file",
-            hint=f"use `{path.with_suffix('') if path.suffix else path.parent}`",
-        )
+        folder = path.with_suffix("") if path.suffix else path.parent
+        raise ConfigError(f"{who} takes a folder, and {path} is a file", hint=f"use `{folder}`")
     return path
 
 
@@ -304,22 +289,14 @@ def parse_wav_to_write(value: object, who: str) -> Path:
     if path.is_dir():
         raise ConfigError(f"{who} takes a file, and {path} is a folder", hint=f"use `{path / 'call.wav'}`")
     if path.suffix.lower() in _OTHER_SOUND:
-        raise ConfigError(
-            f"{who} writes a WAV file, got {str(path)!r}",
-            hint=f"use `{path.with_suffix('.wav')}`; ffmpeg converts it to anything else",
-        )
+        hint = f"use `{path.with_suffix('.wav')}`; ffmpeg converts it to anything else"
+        raise ConfigError(f"{who} writes a WAV file, got {str(path)!r}", hint=hint)
     return path
-
-
-#: Suffixes of other sound files than WAV.
-_OTHER_SOUND = frozenset({".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".mp4", ".ogg", ".opus", ".webm"})
 
 
 def parse_digits(value: object, who: str) -> str:
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else parse_text(value, who)
     if wrong := re.search(r"[^0-9*#A-Da-dw]", text):
-        raise ConfigError(
-            f"{who} takes the keys 0-9 * # A-D, and w for a pause: got {wrong[0]!r} in {text!r}",
-            hint="`w` waits half a second: `--dtmf 1w2#`",
-        )
+        problem = f"{who} takes the keys 0-9 * # A-D, and w for a pause: got {wrong[0]!r} in {text!r}"
+        raise ConfigError(problem, hint="`w` waits half a second: `--dtmf 1w2#`")
     return text

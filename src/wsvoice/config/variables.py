@@ -18,12 +18,9 @@ def check_variables(
     environ: Mapping[str, str], dotenv: Mapping[str, str], env_file_name: str, credentials: Mapping[str, str]
 ) -> list[str]:
     """Return warnings about variables that are probably misspelt, and about placeholders."""
-    settings = [
-        (command, each)
-        for command, table in (("run", RUN_SETTINGS), ("dial", DIAL_SETTINGS))
-        for each in (*table, ENV_FILE)
-    ]
-    known = {START_KEY, CAUSES_VARIABLE, *(name for command, each in settings for name in each.variables(command))}
+    known = {START_KEY, CAUSES_VARIABLE}
+    for command, table in (("run", RUN_SETTINGS), ("dial", DIAL_SETTINGS)):
+        known.update(name for each in (*table, ENV_FILE) for name in each.variables(command))
     names = _credential_names()
     missing = [name for name in names if name not in credentials]
     warnings = []
