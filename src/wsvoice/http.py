@@ -176,19 +176,14 @@ def is_loopback(host: str) -> bool:
 
 def failure_kind(error: BaseException) -> str:
     """Return why a connection failed: ``tls``, ``dns``, ``refused`` or ``other``."""
-    kinds = [_kind(cause) for cause in _causes(error)]
-    return next((kind for kind in ("tls", "dns", "refused") if kind in kinds), "other")
-
-
-def _kind(error: BaseException) -> str:
-    if isinstance(error, ssl.SSLError):
+    causes = list(_causes(error))
+    if any(isinstance(each, ssl.SSLError) for each in causes):
         return "tls"
-    if isinstance(error, socket.gaierror):
+    if any(isinstance(each, socket.gaierror) for each in causes):
         return "dns"
     # asyncio joins the errors of several addresses into one text, without their types.
-    if isinstance(error, ConnectionRefusedError) or "Connect call failed" in str(error):
-        return "refused"
-    return "other"
+    is_refused = any(isinstance(each, ConnectionRefusedError) or "Connect call failed" in str(each) for each in causes)
+    return "refused" if is_refused else "other"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

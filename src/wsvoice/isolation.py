@@ -115,7 +115,8 @@ def run(
             return loop.run_until_complete(main)
         finally:
             loop.run_until_complete(_cancel_remaining())
-            loop.run_until_complete(_within(loop.shutdown_asyncgens(), CANCELLATION_TIMEOUT_S))
+            closing = loop.create_task(loop.shutdown_asyncgens())
+            loop.run_until_complete(asyncio.wait({closing}, timeout=CANCELLATION_TIMEOUT_S))
     finally:
         # Running threads are not awaited here, but at the end of the process.
         loop.close()
@@ -217,7 +218,3 @@ async def _cancel_remaining() -> None:
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks, timeout=CANCELLATION_TIMEOUT_S)
-
-
-async def _within(work: Coroutine[Any, Any, None], timeout_s: float) -> None:
-    await asyncio.wait({asyncio.ensure_future(work)}, timeout=timeout_s)

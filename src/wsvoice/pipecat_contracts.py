@@ -52,7 +52,7 @@ class Contract:
             taken = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
             if taken != self.parameters if self.exactly else not set(self.parameters) <= set(taken):
                 return False
-        mentioned = _mentioned(code)
+        mentioned = frozenset(_names(code))
         return all(
             name in mentioned or (" " in name and any(each.startswith(name) for each in mentioned))
             for name in self.names
@@ -454,10 +454,6 @@ def _module_code(module: str) -> CodeType | None:
         if each.is_file():
             return SourceFileLoader(module, str(each)).get_code(module)
     return None
-
-
-def _mentioned(code: CodeType) -> frozenset[str]:
-    return frozenset(_names(code))
 
 
 def _names(code: CodeType) -> Iterator[str]:

@@ -12,6 +12,7 @@ import ctypes
 import re
 import tempfile
 import threading
+from contextlib import suppress
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,11 @@ class _Espeak:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         if len(data.encode()) > _PATH_LIMIT:
             self._folder = tempfile.TemporaryDirectory(prefix="espeak-", ignore_cleanup_errors=True)
-            data = _shortcut(data, Path(self._folder.name))
+            # Without symbolic links, the long path has to do.
+            with suppress(OSError):
+                link = Path(self._folder.name, "data")
+                link.symlink_to(data, target_is_directory=True)
+                data = str(link)
         self._sample_rate = self._library.espeak_Initialize(_SYNCHRONOUS, 0, data.encode(), _DONT_EXIT)
         if self._sample_rate <= 0:
             raise UsageError(
@@ -141,13 +146,3 @@ def _find() -> tuple[str, str]:
         return espeakng_loader.get_library_path(), espeakng_loader.get_data_path()
     except RuntimeError as error:
         raise UsageError(f"espeakng-loader is incomplete: {error}", hint=_RECORD) from None
-
-
-def _shortcut(data: str, folder: Path) -> str:
-    """Return a shorter path to `data` through a link in `folder`; `data` itself without symbolic links."""
-    link = folder / "data"
-    try:
-        link.symlink_to(data, target_is_directory=True)
-    except OSError:
-        return data
-    return str(link)

@@ -15,7 +15,7 @@ EVENT = TimelineEvent(1500.0, "note", "the quick brown fox jumps over the lazy d
 def printed(event: TimelineEvent | None, *lines: str, terminal: bool = True) -> list[str]:
     file = StringIO()
     output = Output()
-    output._console = Console(file=file, force_terminal=terminal, width=40, color_system=None, highlight=False)
+    output.console = Console(file=file, force_terminal=terminal, width=40, color_system=None, highlight=False)
     if event is not None:
         output.event(event)
     if lines:

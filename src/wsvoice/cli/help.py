@@ -23,8 +23,7 @@ from wsvoice.errors import UsageError
 ClickUsageError: Any = typer.BadParameter.__mro__[1]
 ClickError: Any = typer.BadParameter.__mro__[2]
 
-_HEADING = re.compile(r"^\S[^\n]*:$", re.MULTILINE)
-_USAGE = re.compile(r"\AUsage:")
+_HEADING = re.compile(r"\AUsage:|^\S[^\n]*:$", re.MULTILINE)
 # A name is indented by two columns and has a second column, or is an option.
 _NAME = re.compile(r"^  (-(?:\S| (?! ))*|\S(?:\S| (?! ))*(?=  +\S))", re.MULTILINE)
 _DEFAULT = re.compile(r"\[default:[^\]]*\]")
@@ -38,7 +37,6 @@ def coloured(text: str) -> str:
         return text
     text = _DEFAULT.sub(lambda found: _lines(found[0], _DIM), text)
     text = _NAME.sub(lambda found: f"  {_CYAN}{found[1]}{_END}", text)
-    text = _USAGE.sub(lambda found: f"{_BOLD}{found[0]}{_END}", text)
     return _HEADING.sub(lambda found: f"{_BOLD}{found[0]}{_END}", text)
 
 

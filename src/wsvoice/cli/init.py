@@ -63,36 +63,28 @@ def init(
     wsvoice init my-bot --template ivr -t telnyx
     wsvoice init --list
     """
-    from wsvoice.scaffold import (
-        DEFAULT_NAME,
-        load_templates,
-        next_commands,
-        own_editable_folder,
-        own_requirement,
-        plan,
-        write,
-    )
+    from wsvoice import scaffold
 
     output = Output()
-    templates = load_templates()
+    templates = scaffold.load_templates()
     if listing:
         show_templates(output, templates, as_json=as_json)
         return
 
     chosen = {name: value for name, value in (("stt", stt), ("llm", llm), ("tts", tts)) if value is not None}
-    requirement = own_requirement()
+    requirement = scaffold.own_requirement()
     nothing_given = directory is None and not (template or transport or chosen or dry_run or force or as_json)
     if nothing_given and output.can_ask:
         made = ask(output, templates, requirement)
     else:
-        folder = DEFAULT_NAME if directory is None else directory
-        made = plan(folder, template, transport or (), chosen, templates=templates, requirement=requirement)
+        folder = scaffold.DEFAULT_NAME if directory is None else directory
+        made = scaffold.plan(folder, template, transport or (), chosen, templates=templates, requirement=requirement)
 
     with interrupted_by_signals():
-        write(made, overwrite=force, dry_run=dry_run)
+        scaffold.write(made, overwrite=force, dry_run=dry_run)
     if dry_run:
         output.tree(str(made.folder), [(path, f"{len(content):,} bytes") for path, content in made.files.items()])
-    commands = next_commands(made)
+    commands = scaffold.next_commands(made)
     if as_json:
         output.data(
             {
@@ -114,7 +106,7 @@ def init(
         if " @ " in requirement:
             origin = requirement.partition(" @ ")[2]
             output.note(f"wsvoice is installed from {origin}; README.md says how to take the project elsewhere")
-            if clone := own_editable_folder():
+            if clone := scaffold.own_editable_folder():
                 output.note(
                     f"pip replaces your editable wsvoice with a copy; `pip install -e {clone}` makes it editable again"
                 )

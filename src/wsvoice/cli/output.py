@@ -12,8 +12,9 @@ import json
 import re
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -35,17 +36,12 @@ _LINE_BREAKS = re.compile(r"[\t\n\u2028\u2029]")
 class Output:
     """The terminal that a command writes to."""
 
-    def __init__(self) -> None:
-        self._console: Console | None = None
-
-    @property
+    @cached_property
     def console(self) -> Console:
         """The terminal. Made when it is needed, because rich takes long to import."""
-        if self._console is None:
-            from rich.console import Console
+        from rich.console import Console
 
-            self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
-        return self._console
+        return Console(stderr=True, highlight=False, markup=False, emoji=False)
 
     def line(self, text: str = "", *, style: str = "", label: str = "", label_style: str = "") -> None:
         """Print one line after a `label` with its own style."""
@@ -94,9 +90,8 @@ class Output:
         sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
         sys.stdout.flush()
 
-    def fields(self, rows: Iterable[tuple[str, str]]) -> None:
+    def fields(self, rows: Sequence[tuple[str, str]]) -> None:
         """Print names and values in two columns."""
-        rows = list(rows)
         width = max((len(name) for name, _ in rows), default=0)
         for name, value in rows:
             self.line(value, label=f"  {name:<{width}}  ", label_style="bold")
@@ -182,14 +177,9 @@ class Output:
         for left, note in rows:
             self.line(f"{left:<{width}}  {note:>{notes}}".rstrip())
 
-    @contextmanager
-    def progress(self, text: str) -> Iterator[None]:
+    def progress(self, text: str) -> AbstractContextManager[object]:
         """Show on a terminal that something takes a while."""
-        if not sys.stderr.isatty():
-            yield
-            return
-        with self.console.status(_visible(text)):
-            yield
+        return self.console.status(_visible(text)) if sys.stderr.isatty() else nullcontext()
 
 
 def _visible(text: str) -> str:
