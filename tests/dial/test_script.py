@@ -158,8 +158,7 @@ def test_turns_follow_one_another() -> None:
     assert second.response_ms == pytest.approx(100, abs=25)
     assert second.caller_start_ms == pytest.approx(300 + 100 + 500 + 600, abs=60)
     assert second.caller_end_ms - second.caller_start_ms == pytest.approx(400, abs=2)
-    assert held.script.unanswered() is None
-    assert held.script.unfinished() is None
+    assert held.script.missing(bot_ended=True) is None
 
 
 def test_a_bot_that_does_not_answer_ends_the_script() -> None:

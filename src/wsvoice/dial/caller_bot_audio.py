@@ -9,8 +9,8 @@ import asyncio
 from collections.abc import Callable
 
 from wsvoice.dial.report import TurnReport
-from wsvoice.dial.script import SILENCE_MS, STEP_MS, Step, measure_turns
-from wsvoice.dial.sound_detection import SoundDetector
+from wsvoice.dial.script import STEP_MS, Speaker, Step, measure_turns
+from wsvoice.dial.sound_detection import SILENCE_MS, SoundDetector
 
 #: How much of an utterance is buffered before it begins, so that it does not break off.
 BUFFER_MS = 60.0
@@ -18,9 +18,9 @@ BUFFER_MS = 60.0
 LEAD_MS = 160.0
 
 
-class CallerBotAudio:
+class CallerBotAudio(Speaker):
     """
-    The audio of a caller that is a bot.
+    The audio of a caller that is a bot. A missing answer is no failure in a free conversation.
 
     Attributes:
         sample_rate: The rate of what the caller says.
@@ -30,18 +30,11 @@ class CallerBotAudio:
     hangs_up_when_done = True
 
     def __init__(self, detector: SoundDetector, *, sample_rate: int, heard_rate: int) -> None:
+        super().__init__(detector, no_interruption_reason="the caller is a bot")
         self.sample_rate = sample_rate
         self.heard_rate = heard_rate
-        self.done = False
-        self.failure: str | None = None
-        self.digits_sent = ""
-        self.interrupted_at_ms: float | None = None
-        self.no_interruption_reason = "the caller is a bot"
-        self._detector = detector
         # Finds the caller's turns in its own sound.
         self._own = SoundDetector(sample_rate)
-        self._told = 0
-        self._talking = False
         self._queue = bytearray()
         self._flowing = False
         self._waited_ms = 0.0
@@ -89,20 +82,14 @@ class CallerBotAudio:
             self._on_heard(pcm)
 
     def step(self, now_ms: float, *, audible_queued: bool) -> Step:
-        """Return what the caller does in the 20 ms before `now_ms`."""
-        pcm = self._take(2 * (self.sample_rate * STEP_MS // 1000))
-        step = Step(pcm, digits=self._digits)
+        size = 2 * (self.sample_rate * STEP_MS // 1000)
+        step = Step(self._take(size), digits=self._digits)
         self.digits_sent += self._digits
         self._digits = ""
-        self._own.feed(pcm + bytes(2 * (self.sample_rate * STEP_MS // 1000) - len(pcm)))
-        sounds = self._own.sounds
-        if len(sounds) > self._told and not self._talking:
-            self._talking = True
-            step.notes.append(("caller-speaks", "the caller speaks"))
-        self._told = len(sounds)
-        if self._talking and self._own.silent_ms(now_ms) >= SILENCE_MS:
-            self._talking = False
-            step.notes.append(("caller-silent", "the caller is silent"))
+        self._own.feed(step.pcm.ljust(size, b"\0"))
+        for speaks, _ in self._own.changes(now_ms):
+            note = ("caller-speaks", "the caller speaks") if speaks else ("caller-silent", "the caller is silent")
+            step.notes.append(note)
         if self._hung_up and not self._queue:
             self.done = True
         return step
@@ -116,10 +103,6 @@ class CallerBotAudio:
             else:
                 spans.append((sound.start_ms, sound.end_ms))
         return measure_turns(spans, self._detector)
-
-    def missing(self, *, bot_ended: bool) -> str | None:
-        """Return why the caller failed; a missing answer is no failure in a free conversation."""
-        return self.failure
 
     @property
     def _queued_ms(self) -> float:

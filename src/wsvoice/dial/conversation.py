@@ -26,7 +26,7 @@ from wsvoice.dial.clock import Clock
 from wsvoice.dial.playback import MAX_MARK_NAMES, MAX_MARKS, Playback
 from wsvoice.dial.probe import Probe
 from wsvoice.dial.report import CallReport, EndedBy
-from wsvoice.dial.script import SILENCE_MS, STEP_MS, Speaker
+from wsvoice.dial.script import STEP_MS, Speaker
 from wsvoice.dial.sound_detection import SoundDetector
 from wsvoice.dial.timeline import Timeline
 from wsvoice.dial.timeouts import Timeouts
@@ -145,8 +145,6 @@ class Conversation:
         self._next_stream: asyncio.Task[StreamRequest | None] | None = None
         self._between_streams = False
         self._update: Command | None = None
-        self._bot_is_speaking = False
-        self._reported_sounds = 0
         self._sent_frames = 0
         self._marks = 0
         # Hashes, because a name may be as long as a message.
@@ -510,7 +508,9 @@ class Conversation:
 
     def _step(self, now_ms: float) -> None:
         self._play(self._clock.now())
-        self._report_sounds(now_ms)
+        for speaks, at_ms in self._detector.changes(now_ms):
+            kind, text = ("bot-speaks", "the bot speaks") if speaks else ("bot-silent", "the bot is silent")
+            self._timeline.add(kind, text, at_ms=at_ms)
         pcm = b""
         if not self._is_probing(now_ms):
             did = self._speaker.step(now_ms, audible_queued=self._playback.audible_ms > 0)
@@ -562,16 +562,6 @@ class Conversation:
         self._speaker.hear(heard)
         if self._config.record is not None:
             self._bot_pcm += heard
-
-    def _report_sounds(self, now_ms: float) -> None:
-        sounds = self._detector.sounds
-        if len(sounds) > self._reported_sounds and not self._bot_is_speaking:
-            self._bot_is_speaking = True
-            self._timeline.add("bot-speaks", "the bot speaks", at_ms=sounds[self._reported_sounds].start_ms)
-        self._reported_sounds = len(sounds)
-        if self._bot_is_speaking and self._detector.silent_ms(now_ms) >= SILENCE_MS:
-            self._bot_is_speaking = False
-            self._timeline.add("bot-silent", "the bot is silent", at_ms=sounds[-1].end_ms)
 
     # The end
 

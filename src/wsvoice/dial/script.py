@@ -11,18 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Protocol
 
 from wsvoice.audio import read_audio, resample
 from wsvoice.dial.report import TurnReport
-from wsvoice.dial.sound_detection import SoundDetector, audible_range
+from wsvoice.dial.sound_detection import SILENCE_MS, SoundDetector, audible_range
 from wsvoice.errors import UsageError
 from wsvoice.providers.fields import DIGITS
 
 #: One step of the script and of the call.
 STEP_MS = 20
-#: Silence after which the bot counts as finished.
-SILENCE_MS = 600.0
 #: How long the caller lets the bot speak before its first turn.
 GREETING_LIMIT_MS = 30_000.0
 #: How long an answer may be before the caller goes on.
@@ -99,7 +96,7 @@ class Step:
     notes: list[tuple[str, str]] = field(default_factory=list)
 
 
-class Speaker(Protocol):
+class Speaker:
     """
     Whoever speaks for the caller: a script, or a bot.
 
@@ -112,12 +109,15 @@ class Speaker(Protocol):
         hangs_up_when_done: Whether the caller hangs up once done, even if the call was to last longer.
     """
 
-    hangs_up_when_done: bool
-    done: bool
-    failure: str | None
-    digits_sent: str
-    interrupted_at_ms: float | None
-    no_interruption_reason: str
+    hangs_up_when_done = False
+
+    def __init__(self, detector: SoundDetector, *, no_interruption_reason: str) -> None:
+        self.done = False
+        self.failure: str | None = None
+        self.digits_sent = ""
+        self.interrupted_at_ms: float | None = None
+        self.no_interruption_reason = no_interruption_reason
+        self._detector = detector
 
     def hear(self, pcm: bytes) -> None:
         """Take what was heard of the bot since the last step; the detector has it already."""
@@ -130,12 +130,15 @@ class Speaker(Protocol):
             now_ms: Time since the stream started, a multiple of 20.
             audible_queued: Whether the bot's sound is waiting to be played.
         """
+        raise NotImplementedError
 
     def turns(self) -> list[TurnReport]:
         """Return the turns that the caller has finished, and the bot's answers."""
+        raise NotImplementedError
 
     def missing(self, *, bot_ended: bool) -> str | None:
         """Return why the conversation is incomplete now that the call is over, or ``None``."""
+        return self.failure
 
 
 def measure_turns(spans: Sequence[tuple[float, float]], detector: SoundDetector) -> list[TurnReport]:
@@ -160,14 +163,12 @@ def measure_turns(spans: Sequence[tuple[float, float]], detector: SoundDetector)
     return reports
 
 
-class Script:
+class Script(Speaker):
     """
     A caller that says its turns, one after the other, and waits for an answer to each.
 
     With an `interruption`, it interrupts the bot's last answer with that.
     """
-
-    hangs_up_when_done = False
 
     def __init__(
         self,
@@ -179,34 +180,26 @@ class Script:
         response_timeout_s: float,
         interruption: Clip | None = None,
     ) -> None:
-        self.done = False
-        self.failure: str | None = None
-        self.digits_sent = ""
-        self.interrupted_at_ms: float | None = None
-        self.no_interruption_reason = "" if interruption else "the caller says nothing"
+        super().__init__(detector, no_interruption_reason="" if interruption else "the caller says nothing")
         self._interruption = interruption
         self._turns = list(turns)
-        self._detector = detector
         self._rate = sample_rate
         self._listen_ms = listen_s * 1000
         self._timeout_ms = response_timeout_s * 1000
-        self._current: _SpokenClip | _PressedKeys | None = None
+        self._current: _CurrentTurn | None = None
         # When each turn begins and ends, of those that have begun.
         self._spans: list[tuple[float, float]] = []
         self._heard_greeting = False
         self._now_ms = 0.0
 
-    def hear(self, pcm: bytes) -> None:
-        """Do nothing: the detector is enough."""
-
     def step(self, now_ms: float, *, audible_queued: bool) -> Step:
-        """Return what the caller does in the 20 ms before `now_ms`."""
         step = Step()
         self._now_ms = now_ms
         if self._current is None:
             if self.done or (not self._spans and not self._may_begin(now_ms, audible_queued)):
                 return step
-            self._current = self._begin(now_ms - STEP_MS)
+            self._current = _CurrentTurn(self._turns.pop(0), now_ms - STEP_MS, self._rate)
+            self._spans.append((self._current.start_ms, self._current.end_ms))
         current = self._current
         current.step(now_ms, step)
         self.digits_sent += step.digits
@@ -219,34 +212,19 @@ class Script:
         return step
 
     def turns(self) -> list[TurnReport]:
-        """Return the turns that the caller has finished, and the bot's answers."""
-        return measure_turns(self._spans, self._detector)[: self._finished()]
+        finished = sum(end_ms <= self._now_ms for _, end_ms in self._spans)
+        return measure_turns(self._spans, self._detector)[:finished]
 
     def missing(self, *, bot_ended: bool) -> str | None:
-        """Return why the conversation is incomplete now that the call is over, or ``None``."""
         if self.failure:
             return self.failure
-        number = self.unanswered()
-        if number is not None:
-            who = "the bot ended the call" if bot_ended else "the call was over"
-            return f"{who} before the bot answered turn {number}"
-        number = self.unfinished()
-        if number is not None and bot_ended:
-            return f"the bot ended the call before the caller's turn {number} was over"
-        return None
-
-    def unanswered(self) -> int | None:
-        """Return the number of the first finished turn without an answer, or ``None``."""
         answers = [turn.response_ms for turn in self.turns()]
-        return answers.index(None) + 1 if None in answers else None
-
-    def unfinished(self) -> int | None:
-        """Return the number of the first turn that the caller has not finished, or ``None``."""
-        finished = self._finished()
-        return finished + 1 if self._turns or finished < len(self._spans) else None
-
-    def _finished(self) -> int:
-        return sum(end_ms <= self._now_ms for _, end_ms in self._spans)
+        if None in answers:
+            who = "the bot ended the call" if bot_ended else "the call was over"
+            return f"{who} before the bot answered turn {answers.index(None) + 1}"
+        if bot_ended and (self._turns or len(answers) < len(self._spans)):
+            return f"the bot ended the call before the caller's turn {len(answers) + 1} was over"
+        return None
 
     def _may_begin(self, now_ms: float, audible_queued: bool) -> bool:
         if self._detector.sounds or audible_queued:
@@ -257,12 +235,6 @@ class Script:
 
     def _bot_finished(self, now_ms: float, audible_queued: bool) -> bool:
         return not audible_queued and self._detector.silent_ms(now_ms) >= SILENCE_MS
-
-    def _begin(self, at_ms: float) -> _SpokenClip | _PressedKeys:
-        turn = self._turns.pop(0)
-        current = _SpokenClip(turn, at_ms, self._rate) if isinstance(turn, Clip) else _PressedKeys(turn, at_ms)
-        self._spans.append((current.start_ms, current.end_ms))
-        return current
 
     def _await_answer(self, now_ms: float, end_ms: float, audible_queued: bool, step: Step) -> None:
         if self.interrupted_at_ms is not None:
@@ -277,7 +249,9 @@ class Script:
         if answer is not None and self._interruption is not None and not self._turns:
             spoken_ms = now_ms - max(answer.start_ms, end_ms)
             if spoken_ms >= INTERRUPT_AFTER_MS and self._detector.silent_ms(now_ms) <= 3 * STEP_MS:
-                self._interrupt(now_ms, step)
+                self._current = _CurrentTurn(self._interruption, now_ms, self._rate)
+                self.interrupted_at_ms = self._current.start_ms
+                step.notes.append(("note", "the caller interrupts the bot"))
                 return
         if answer is not None:
             if now_ms > end_ms + ANSWER_LIMIT_MS:
@@ -296,56 +270,34 @@ class Script:
             self.no_interruption_reason = "the bot's last answer is too short to be interrupted"
             step.notes.append(("note", self.no_interruption_reason))
 
-    def _interrupt(self, now_ms: float, step: Step) -> None:
-        assert self._interruption is not None
-        self._current = current = _SpokenClip(self._interruption, now_ms, self._rate)
-        self.interrupted_at_ms = current.start_ms
-        step.notes.append(("note", "the caller interrupts the bot"))
 
+class _CurrentTurn:
+    """A turn being spoken or pressed, from `at_ms` on. Each key has its own event in the timeline, and no title."""
 
-class _SpokenClip:
-    """A clip being spoken, from `at_ms` on."""
-
-    def __init__(self, clip: Clip, at_ms: float, sample_rate: int) -> None:
-        self._pcm = clip.pcm
-        if clip.sample_rate != sample_rate:
-            self._pcm = resample(clip.pcm, clip.sample_rate, sample_rate)
-        # Of a silent clip, all of it is the turn.
-        first, last = audible_range(self._pcm, sample_rate) or (0, len(self._pcm) // 2)
-        self.title = clip.name
-        self.start_ms = at_ms + first * 1000 / sample_rate
-        self.end_ms = at_ms + last * 1000 / sample_rate
+    def __init__(self, turn: Turn, at_ms: float, sample_rate: int) -> None:
+        self.title, self._pcm = "", b""
+        self._due: list[tuple[float, str]] = []
+        if isinstance(turn, Clip):
+            self.title = turn.name
+            self._pcm = resample(turn.pcm, turn.sample_rate, sample_rate)
+            # Of a silent clip, all of it is the turn.
+            first, last = audible_range(self._pcm, sample_rate) or (0, len(self._pcm) // 2)
+            self.start_ms, self.end_ms = (at_ms + sample * 1000 / sample_rate for sample in (first, last))
+        else:
+            for key in turn.keys:
+                if key != "w":
+                    self._due.append((at_ms, key))
+                at_ms += DIGIT_PAUSE_MS if key == "w" else DIGIT_STEP_MS
+            self.start_ms, self.end_ms = self._due[0][0], self._due[-1][0]
         self._offset = 0
         self._step_bytes = 2 * (sample_rate * STEP_MS // 1000)
 
     def step(self, now_ms: float, step: Step) -> None:
         step.pcm = self._pcm[self._offset : self._offset + self._step_bytes]
         self._offset += self._step_bytes
-
-    def over(self) -> bool:
-        # Silence at the end of a file belongs to the turn, though the bot may answer in it.
-        return self._offset >= len(self._pcm)
-
-
-class _PressedKeys:
-    """Keys being pressed, from `at_ms` on. Each has its own event in the timeline, so there is no title."""
-
-    title = ""
-
-    def __init__(self, keys: Keys, at_ms: float) -> None:
-        self._due: list[tuple[float, str]] = []
-        for key in keys.keys:
-            if key == "w":
-                at_ms += DIGIT_PAUSE_MS
-            else:
-                self._due.append((at_ms, key))
-                at_ms += DIGIT_STEP_MS
-        self.start_ms = self._due[0][0]
-        self.end_ms = self._due[-1][0]
-
-    def step(self, now_ms: float, step: Step) -> None:
         while self._due and self._due[0][0] < now_ms:
             step.digits += self._due.pop(0)[1]
 
     def over(self) -> bool:
-        return not self._due
+        # Silence at the end of a file belongs to the turn, though the bot may answer in it.
+        return self._offset >= len(self._pcm) and not self._due

@@ -17,6 +17,8 @@ from wsvoice.audio import AUDIBLE_LEVEL
 
 #: Pauses shorter than this are part of a sound.
 HANGOVER_MS = 200.0
+#: Silence after which a speaker counts as finished.
+SILENCE_MS = 600.0
 
 _WINDOW_MS = 20
 
@@ -40,10 +42,11 @@ class SoundDetector:
         self.sounds: list[Sound] = []
         self._rate = sample_rate
         self._window = sample_rate * _WINDOW_MS // 1000
-        self._hangover = HANGOVER_MS
         # One window of judged samples, then those that are not judged yet.
         self._pending = np.zeros(self._window)
         self._judged = 0
+        self._told = 0
+        self._is_speaking = False
 
     def feed(self, pcm: bytes) -> None:
         """Take the next `pcm`."""
@@ -54,10 +57,7 @@ class SoundDetector:
 
     def flush(self) -> None:
         """Judge the rest, as if silence followed."""
-        self._pending = np.concatenate([self._pending, np.zeros(self._window)])
-        count = len(self._pending) - 2 * self._window
-        if count > 0:
-            self._judge(count)
+        self.feed(bytes(2 * self._window))
 
     def since(self, at_ms: float) -> Sound | None:
         """Return the first sound that ends after `at_ms`, or ``None``."""
@@ -73,6 +73,18 @@ class SoundDetector:
         """Return how long it has been silent at `now_ms`; since the start if there was no sound."""
         return now_ms - (self.sounds[-1].end_ms if self.sounds else 0.0)
 
+    def changes(self, now_ms: float) -> list[tuple[bool, float]]:
+        """Return, once, whether the speaker has begun to speak or has finished by `now_ms`, and when."""
+        found = []
+        if len(self.sounds) > self._told and not self._is_speaking:
+            self._is_speaking = True
+            found.append((True, self.sounds[self._told].start_ms))
+        self._told = len(self.sounds)
+        if self._is_speaking and self.silent_ms(now_ms) >= SILENCE_MS:
+            self._is_speaking = False
+            found.append((False, self.sounds[-1].end_ms))
+        return found
+
     def _judge(self, count: int) -> None:
         samples, window = self._pending, self._window
         audible = _audible(samples, window)[window : window + count]
@@ -82,11 +94,11 @@ class SoundDetector:
         if not len(positions):
             return
         to_ms = 1000 / self._rate
-        breaks = np.flatnonzero(np.diff(positions) * to_ms >= self._hangover)
+        breaks = np.flatnonzero(np.diff(positions) * to_ms >= HANGOVER_MS)
         starts = positions[np.concatenate([[0], breaks + 1])] * to_ms
         ends = (positions[np.concatenate([breaks, [-1]])] + 1) * to_ms
         for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-            if self.sounds and start - self.sounds[-1].end_ms < self._hangover:
+            if self.sounds and start - self.sounds[-1].end_ms < HANGOVER_MS:
                 self.sounds[-1].end_ms = end
             else:
                 self.sounds.append(Sound(start, end))
