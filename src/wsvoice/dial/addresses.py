@@ -67,12 +67,18 @@ class AddressPolicy:
     Args:
         origin: The URL that the user dialled, or its local override.
         allow_private: Whether a public server may name private addresses.
+        override: A public host that is served on this machine.
     """
 
-    def __init__(self, origin: str, *, allow_private: bool = False) -> None:
+    def __init__(self, origin: str, *, allow_private: bool = False, override: HostOverride | None = None) -> None:
+        self.override = override
         self._origin = origin
         self._allow_private = allow_private
         self._origin_addresses: Sequence[str] | None = None
+
+    def local(self, url: str) -> str:
+        """Return where a request for `url` really goes."""
+        return self.override.apply(url) if self.override else url
 
     async def addresses(self, url: str) -> Sequence[str]:
         """

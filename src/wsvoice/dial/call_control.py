@@ -11,7 +11,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from wsvoice.call import Call
-from wsvoice.dial.timeline import Timeline
+from wsvoice.dial.setup import CallSetup
 from wsvoice.dial.webhook import Webhook, WebhookAnswer, no_stream
 from wsvoice.errors import DialError, HttpError, RemoteProtocolError
 from wsvoice.http import is_loopback
@@ -20,7 +20,6 @@ from wsvoice.providers.base import (
     Command,
     NoStream,
     Occasion,
-    Simulator,
     StreamRequest,
     StreamStatus,
     WebhookRequest,
@@ -39,24 +38,15 @@ class CallControl:
     The course of one call, document by document.
 
     Args:
-        provider: Reads the documents.
+        setup: How the call is placed.
         webhook: The call's webhook, which answers with the first document.
-        timeline: Where events and findings go.
-        force_ws: Dial streams without TLS.
     """
 
-    def __init__(
-        self,
-        provider: Simulator,
-        webhook: Webhook,
-        *,
-        timeline: Timeline,
-        force_ws: bool = False,
-    ) -> None:
-        self._provider = provider
+    def __init__(self, setup: CallSetup, webhook: Webhook) -> None:
+        self._provider = setup.provider
+        self._timeline = setup.timeline
+        self._force_ws = setup.config.force_ws
         self._webhook = webhook
-        self._timeline = timeline
-        self._force_ws = force_ws
         self._documents = 0
         #: Where the last document came from: the base of its relative URLs.
         self._base_url = webhook.url
@@ -80,33 +70,25 @@ class CallControl:
                 raise no_stream(RemoteProtocolError(document.kind, document.reason), self._timeline)
             for verb in document.skipped:
                 self._timeline.add("note", f"a real call would do first: {verb}")
-            self._count()
             answer = await self._ask(call, document.callback, "redirect", answered=False)
 
-    async def after(self, call: Call, request: StreamRequest) -> StreamRequest | None:
+    async def next_stream(self, call: Call, request: StreamRequest, update: Command | None) -> StreamRequest | None:
         """
-        Return the next stream of `call` after the bot has closed the one of `request`.
+        Return the next stream of `call`, of an `update` through the API or else after the stream of `request`.
 
         ``None`` if the call ends or leaves the bot. A document that cannot be used is a finding.
         """
+        callback, document = request.action, request.rest
+        if update is not None:
+            callback, document = update.callback, update.document
+            self._base_url = self._webhook.url
         try:
-            if request.action is not None:
-                self._count()
-                answer = await self._ask(call, request.action, "action")
+            if callback is not None:
+                answer = await self._ask(call, callback, "update" if update else "action")
                 return await self._follow(call, answer)
-            return await self._read(call, request.rest, self._provider.document_type)
-        except DialError as error:
-            self._timeline.add_finding("W6", "fail", error.message)
-            return None
-
-    async def update(self, call: Call, command: Command) -> StreamRequest | None:
-        """Return the next stream of `call` after an update through the API; as :meth:`after`."""
-        self._base_url = self._webhook.url
-        try:
-            self._count()
-            if command.callback is None:
-                return await self._read(call, command.document, self._provider.document_type)
-            return await self._follow(call, await self._ask(call, command.callback, "update"))
+            if update is not None:
+                self._count()
+            return await self._read(call, document, self._provider.document_type)
         except DialError as error:
             self._timeline.add_finding("W6", "fail", error.message)
             return None
@@ -131,9 +113,7 @@ class CallControl:
             return self.settle(document, "next")
         for verb in document.skipped:
             self._timeline.add("note", f"a real call would do next: {verb}")
-        self._count()
-        answer = await self._ask(call, document.callback, "redirect")
-        return await self._follow(call, answer)
+        return await self._follow(call, await self._ask(call, document.callback, "redirect"))
 
     def _report_end(self, document: NoStream) -> None:
         verbs = list(document.skipped)
@@ -145,6 +125,7 @@ class CallControl:
             self._timeline.add("hang-up", f"the bot transfers the call to {document.to}")
 
     async def _ask(self, call: Call, callback: Callback, occasion: Occasion, *, answered: bool = True) -> WebhookAnswer:
+        self._count()
         what = {"redirect": "the answer's redirect", "action": "the stream's action", "update": "the call's update"}
         self._timeline.add(
             "webhook", f"{what[occasion]} leads to {callback.method} {self._webhook.shown(callback.url)}"

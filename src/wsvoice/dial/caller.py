@@ -23,13 +23,13 @@ from wsvoice.dial.addresses import AddressPolicy, HostOverride, shortened, strea
 from wsvoice.dial.call_control import CallControl
 from wsvoice.dial.caller_bot_audio import CallerBotAudio
 from wsvoice.dial.clock import Clock, MonotonicClock
-from wsvoice.dial.conversation import CallSetup, Conversation
+from wsvoice.dial.conversation import Conversation
 from wsvoice.dial.fake_api_server import FakeRestApi
-from wsvoice.dial.probe import Probe
 from wsvoice.dial.quirks import read_behaviour
 from wsvoice.dial.report import CallReport, TimelineEvent, name_causes
 from wsvoice.dial.script import Clip, Script, Speaker, Turn, load_turns
 from wsvoice.dial.served_bot import PUBLIC_HOST, ServedBot, bot_environment
+from wsvoice.dial.setup import CallSetup
 from wsvoice.dial.sound_detection import SoundDetector
 from wsvoice.dial.target import Target, parse_target
 from wsvoice.dial.timeline import Timeline
@@ -101,8 +101,10 @@ async def dial(
         # In a thread, because it takes a while and may run its own event loop.
         bot = await asyncio.to_thread(_load_caller, spec, lambda line: timeline.add("caller-log", line))
     turns = [] if bot else load_turns(config.audio, config.dtmf, _speak(config.say, config.voice))
-    caller = _TestCall(config, target, turns, bot, timeline, clock, timeouts or Timeouts())
-    return await caller.call()
+    provider = load_simulator(config.transport, config.credentials, config.quirks)
+    behaviour = read_behaviour(provider)
+    setup = CallSetup(config, provider, behaviour, timeline, clock, timeouts or Timeouts())
+    return await _TestCall(setup, target, turns, bot).call()
 
 
 #: Importing a bot replaces the command line and the event loop, of which a process has one.
@@ -141,45 +143,32 @@ def _check_recording(path: Path) -> None:
 class _TestCall:
     """One call, from the webhook to the report."""
 
-    def __init__(
-        self,
-        config: DialConfig,
-        target: Target,
-        turns: list[Turn],
-        bot: CallerBot | None,
-        timeline: Timeline,
-        clock: Clock,
-        timeouts: Timeouts,
-    ) -> None:
-        self._config = config
+    def __init__(self, setup: CallSetup, target: Target, turns: list[Turn], bot: CallerBot | None) -> None:
+        self._setup = setup
+        self._config = config = setup.config
+        self._timeline = setup.timeline
+        self._timeouts = setup.timeouts
         self._target = target
         self._turns = turns
         self._bot = bot
-        self._timeline = timeline
-        self._clock = clock
-        self._timeouts = timeouts
         self._bot_credentials: Mapping[str, str] = {}
-        self._provider = load_simulator(config.transport, config.credentials, config.quirks)
-        self._behaviour = read_behaviour(self._provider)
         if target.kind == "bot":
             # Made for this call, so that no real ones are used.
-            carriers, self._bot_credentials = self._provider.test_credentials(secrets.token_bytes(32))
-            self._provider = load_simulator(config.transport, carriers, config.quirks)
-        elif self._behaviour.by_commands:
+            carriers, self._bot_credentials = setup.provider.test_credentials(secrets.token_bytes(32))
+            setup.provider = load_simulator(config.transport, carriers, config.quirks)
+        elif setup.behaviour.by_commands:
             raise UsageError(
                 "a call that is answered through the provider's API needs a simulated API, unknown to a running server",
                 hint="dial the bot's file: it is served with the simulated API's address",
             )
+        self._provider = setup.provider
         self._call = self._new_call()
         self._served: ServedBot | None = None
         self._api: FakeRestApi | None = None
-        self._host_override: HostOverride | None = None
-        self._address_policy = AddressPolicy(target.value, allow_private=config.allow_private)
+        self._addresses = AddressPolicy(target.value, allow_private=config.allow_private)
         self._webhook: Webhook | None = None
         self._call_control: CallControl | None = None
         self._conversation: Conversation | None = None
-        self._hung_up_by_api = False
-        self._update: Command | None = None
         self._untested: list[str] = []
         self._report = CallReport(provider=self._provider.name, target=config.target, call_id=self._call.call_id)
 
@@ -242,22 +231,14 @@ class _TestCall:
                 url=address,
                 headers=credentials,
                 parameters=self._call.parameters,
-                format=self._behaviour.leg_format or usual.format,
+                format=self._setup.behaviour.leg_format or usual.format,
                 outbound_format=usual.outbound_format,
             )
         else:
             if config.parameters and self._target.kind == "webhook":
                 timeline.add("note", "--param is not used: a webhook's own answer names the parameters")
-            self._webhook = Webhook(
-                self._provider,
-                url,
-                method=config.method or self._provider.webhook_method,
-                timeline=timeline,
-                timeout_s=self._timeouts.webhook_s,
-                host_override=self._host_override,
-                address_policy=self._address_policy,
-            )
-            self._call_control = CallControl(self._provider, self._webhook, timeline=timeline, force_ws=config.force_ws)
+            self._webhook = Webhook(self._setup, url, self._addresses)
+            self._call_control = CallControl(self._setup, self._webhook)
             # Before the server is stopped: it gets the status callbacks.
             stack.push_async_callback(self._call_control.finish)
             request = await self._ask_webhook(self._webhook, self._call_control)
@@ -275,39 +256,17 @@ class _TestCall:
             await self._probe_webhook(self._webhook)
 
     async def _hold_conversation(self, request: StreamRequest, socket: ClientConnection) -> None:
-        config, timeouts = self._config, self._timeouts
         bot_rate = (request.outbound_format or request.format).sample_rate
-        detector = SoundDetector(bot_rate)
-        speaker, bot_audio = self._speaker(detector, request.format.sample_rate, bot_rate)
+        speaker, bot_audio = self._speaker(SoundDetector(bot_rate), request.format.sample_rate, bot_rate)
         conversation = self._conversation = Conversation(
-            CallSetup(
-                provider=self._provider,
-                call=self._call,
-                request=request,
-                detector=detector,
-                speaker=speaker,
-                behaviour=self._behaviour,
-                probe=Probe(self._provider.hazards, timeouts.probe_quiet_s) if config.probe else None,
-                open_stream=self._connect,
-                new_stream_id=lambda: self._new_call().stream_id,
-                call_control=self._call_control,
-            ),
-            socket,
-            config,
-            timeline=self._timeline,
-            clock=self._clock,
-            timeouts=timeouts,
+            self._setup, self._call, request, socket, speaker, self._connect, self._call_control
         )
-        if self._hung_up_by_api:
-            conversation.hang_up()
-        elif self._update is not None:
-            conversation.update(self._update)
         try:
             if self._bot is not None and bot_audio is not None:
                 self._bot.start(bot_audio, self._call)
             await conversation.run(on_started=lambda: self._progress("streaming"))
         finally:
-            if config.probe and speaker.interrupted_at_ms is None:
+            if self._config.probe and speaker.interrupted_at_ms is None:
                 why = speaker.no_interruption_reason or "the call was over before"
                 self._untested.append(f"an interruption: {why}")
             if self._bot is not None:
@@ -390,11 +349,10 @@ class _TestCall:
             start_timeout_s=self._timeouts.start_s,
         )
         await stack.enter_async_context(served)
-        self._host_override = HostOverride(PUBLIC_HOST, served.url)
-        self._address_policy = AddressPolicy(served.url, allow_private=self._config.allow_private)
-        url = f"https://{PUBLIC_HOST}/"
+        override = HostOverride(PUBLIC_HOST, served.url)
+        self._addresses = AddressPolicy(served.url, allow_private=self._config.allow_private, override=override)
         timeline.add("note", f"{bot} is served at {served.url}")
-        return url
+        return f"https://{PUBLIC_HOST}/"
 
     def _on_command(self, command: Command) -> None:
         """Carry out a command that the bot sent to the REST API."""
@@ -403,24 +361,18 @@ class _TestCall:
             return
         if command.kind == "update":
             self._timeline.add("note", "the bot gives the call another document through the REST API")
-            self._update = command
-            if self._conversation is not None:
-                self._conversation.update(command)
+            self._setup.update = command
             return
         if command.kind == "transfer":
             self._timeline.add("hang-up", f"the bot transfers the call to {command.to[:60]}")
         else:
             self._timeline.add("hang-up", "the bot hangs up through the REST API")
-        self._hung_up_by_api = True
-        if self._conversation is not None:
-            self._conversation.hang_up()
+        self._setup.hung_up = True
 
     async def _ask_webhook(self, webhook: Webhook, call_control: CallControl) -> StreamRequest:
-        answer = await webhook.announce(self._call, warn_s=self._timeouts.webhook_warn_s)
-        self._host_override = webhook.host_override
-        request = await (
-            self._await_command() if self._behaviour.by_commands else call_control.first(self._call, answer)
-        )
+        answer = await webhook.announce(self._call)
+        by_commands = self._setup.behaviour.by_commands
+        request = await (self._await_command() if by_commands else call_control.first(self._call, answer))
         self._report = replace(self._report, webhook_ms=answer.elapsed_ms)
         return call_control.settle(request)
 
@@ -450,7 +402,7 @@ class _TestCall:
 
         signed = self._provider.upgrade_headers(request.url, now=time.time())
         headers = {**signed, **request.headers}
-        url = self._host_override.apply(request.url) if self._host_override else request.url
+        url = self._addresses.local(request.url)
         began = time.monotonic()
 
         async def open_at(address: str | None) -> ClientConnection:
@@ -474,7 +426,7 @@ class _TestCall:
 
         try:
             async with asyncio.timeout(self._timeouts.connect_s):
-                addresses = await self._address_policy.addresses(url)
+                addresses = await self._addresses.addresses(url)
                 candidates: Sequence[str | None] = [*addresses] or [None]
                 for number, address in enumerate(candidates, 1):
                     try:
@@ -544,7 +496,7 @@ class _TestCall:
         caller is on this machine.
         """
         dialled, stream = urlsplit(self._target.value), urlsplit(url)
-        if self._target.kind != "webhook" or self._host_override is not None or not stream.hostname:
+        if self._target.kind != "webhook" or self._addresses.override is not None or not stream.hostname:
             return ""
         if not is_loopback(dialled.hostname or "") or is_loopback(stream.hostname):
             return ""

@@ -102,7 +102,7 @@ class CallerBotAudio(Speaker):
                 spans[-1] = (spans[-1][0], sound.end_ms)
             else:
                 spans.append((sound.start_ms, sound.end_ms))
-        return measure_turns(spans, self._detector)
+        return measure_turns(spans, self.detector)
 
     @property
     def _queued_ms(self) -> float:

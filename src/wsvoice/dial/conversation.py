@@ -9,29 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import random
+import secrets
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from wsvoice.audio import resample, write_wav
 from wsvoice.call import Call
-from wsvoice.config import DialConfig
 from wsvoice.dial.addresses import shortened
 from wsvoice.dial.call_control import CallControl
 from wsvoice.dial.carrier_stream import CarrierStream
 from wsvoice.dial.checks import BARGE_IN_MS, MAX_LEAD_MS, MAX_LOST_MS, RESPONSE_WARN_MS
-from wsvoice.dial.clock import Clock
 from wsvoice.dial.playback import MAX_MARK_NAMES, MAX_MARKS, Playback
 from wsvoice.dial.probe import Probe
 from wsvoice.dial.report import CallReport, EndedBy
 from wsvoice.dial.script import STEP_MS, Speaker
-from wsvoice.dial.sound_detection import SoundDetector
-from wsvoice.dial.timeline import Timeline
-from wsvoice.dial.timeouts import Timeouts
+from wsvoice.dial.setup import CallSetup
 from wsvoice.errors import DialError, RemoteProtocolError
-from wsvoice.providers.base import Behaviour, Command, RepliesToErrors, Simulator, StreamRequest, StreamStatus
+from wsvoice.providers.base import Command, RepliesToErrors, StreamRequest, StreamStatus
 from wsvoice.providers.events import (
     Audio,
     Clear,
@@ -69,67 +66,48 @@ _CODES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class CallSetup:
+class Conversation:
     """
-    What a conversation is between, and how.
+    One call's media, from its first stream to its last.
 
-    Attributes:
-        provider: The provider that streams.
+    Args:
+        setup: How the call is placed.
         call: The call.
         request: The stream that was asked for.
-        detector: Finds the bot's sounds, at the rate of the bot's audio.
-        speaker: What the caller says.
-        behaviour: How the caller deviates.
-        probe: What the bot is tried with first, or ``None``.
+        socket: Its connection.
+        speaker: Who speaks for the caller.
         open_stream: Opens another WebSocket, for the call's next stream.
-        new_stream_id: Invents that stream's id.
         call_control: The call's next documents; ``None`` for a call without a webhook.
     """
-
-    provider: Simulator
-    call: Call
-    request: StreamRequest
-    detector: SoundDetector
-    speaker: Speaker
-    behaviour: Behaviour
-    probe: Probe | None
-    open_stream: Callable[[StreamRequest], Awaitable[ClientConnection]]
-    new_stream_id: Callable[[], str]
-    call_control: CallControl | None = None
-
-
-class Conversation:
-    """One call's media, from its first stream to its last."""
 
     def __init__(
         self,
         setup: CallSetup,
+        call: Call,
+        request: StreamRequest,
         socket: ClientConnection,
-        config: DialConfig,
-        *,
-        timeline: Timeline,
-        clock: Clock,
-        timeouts: Timeouts,
+        speaker: Speaker,
+        open_stream: Callable[[StreamRequest], Awaitable[ClientConnection]],
+        call_control: CallControl | None,
     ) -> None:
+        self._setup = setup
+        self._config = setup.config
         self._provider = setup.provider
-        self._call = setup.call
-        self._request = setup.request
-        self._detector = setup.detector
-        self._speaker = setup.speaker
         self._behaviour = setup.behaviour
-        self._probe = setup.probe
+        self._timeline = setup.timeline
+        self._clock = setup.clock
+        self._timeouts = setup.timeouts
+        self._call = call
+        self._request = request
+        self._speaker = speaker
+        self._detector = speaker.detector
+        self._open_stream = open_stream
+        self._call_control = call_control
+        self._probe = Probe(self._provider.hazards, self._timeouts.probe_quiet_s) if self._config.probe else None
         self._is_paused = False
-        self._open_stream = setup.open_stream
-        self._config = config
-        self._new_stream_id = setup.new_stream_id
-        self._call_control = setup.call_control
-        self._timeline = timeline
-        self._clock = clock
-        self._timeouts = timeouts
         # What the caller sends, and what the bot sends.
-        self._format = self._request.format
-        self._bot_format = self._request.outbound_format or self._request.format
+        self._format = request.format
+        self._bot_format = request.outbound_format or request.format
         self._frame_steps = self._behaviour.frame_ms // STEP_MS
         # Seeded, so that a call can be repeated.
         self._rng = random.Random(0)
@@ -140,11 +118,9 @@ class Conversation:
         self._ended_at: float | None = None
         #: Unix time of the caller's hang-up; ``None`` if the bot ended the call.
         self.hung_up_at: float | None = None
-        self._hung_up_by_api = False
         # Between two streams: the next one, once its document is there.
         self._next_stream: asyncio.Task[StreamRequest | None] | None = None
         self._between_streams = False
-        self._update: Command | None = None
         self._sent_frames = 0
         self._marks = 0
         # Hashes, because a name may be as long as a message.
@@ -170,10 +146,11 @@ class Conversation:
         told: asyncio.Future[None] | None = None
         try:
             await asyncio.sleep(self._behaviour.start_delay_s)
-            started = await self._start()
+            await self._start()
+            started = True
             if on_started is not None:
                 told = asyncio.ensure_future(on_started())
-            await self._run_steps()
+            self._ended_by = await self._run_steps()
             await self._end()
         except asyncio.CancelledError:
             if started and self._ended_by is None:
@@ -191,14 +168,6 @@ class Conversation:
     def is_over(self) -> bool:
         """Whether the stream was started and has ended."""
         return self._ended_at is not None
-
-    def hang_up(self) -> None:
-        """End the call because the bot asked for it, through the REST API or on the stream."""
-        self._hung_up_by_api = True
-
-    def update(self, command: Command) -> None:
-        """Go on with another document because the bot asked for it through the REST API."""
-        self._update = command
 
     def record(self) -> str | None:
         """
@@ -265,7 +234,7 @@ class Conversation:
             rng=self._rng,
         )
 
-    async def _start(self) -> bool:
+    async def _start(self) -> None:
         """Start the stream; the first one also starts the clock."""
         call = self._call
         await self._carrier.start(
@@ -288,7 +257,6 @@ class Conversation:
             "started", f"stream {shortened(call.stream_id)} of call {shortened(call.call_id)} has started"
         )
         self._send_status("started")
-        return True
 
     def _send_status(self, status: StreamStatus, error: str = "") -> None:
         if self._call_control is not None:
@@ -296,11 +264,11 @@ class Conversation:
 
     async def _reconnect(self) -> bool:
         """Dial a stream again that the bot has closed, if the provider does; false if it does not."""
-        title = self._provider.title
         if not self._request.reconnects or self._reconnects >= MAX_RECONNECTS:
             return False
         self._reconnects += 1
         self._report_closed()
+        title = self._provider.title
         text = f"the bot closed the stream, and {title} dials it again unless the answer forbids it: that is no hang-up"
         self._timeline.add_finding("W4", "warn", text)
         await self._carrier.abort()
@@ -309,15 +277,18 @@ class Conversation:
         except DialError as error:
             self._timeline.add("note", f"the stream could not be dialled again: {error.message}")
             return False
-        self._call = replace(self._call, stream_id=self._new_stream_id())
+        self._invent_stream_id()
         self._carrier = self._new_carrier_stream(socket)
         await self._start()
         return True
 
+    def _invent_stream_id(self) -> None:
+        _, stream_id, _ = self._provider.new_ids(secrets.token_bytes(32))
+        self._call = replace(self._call, stream_id=stream_id)
+
     async def _await_next_stream(self) -> bool:
         """After the bot has closed a stream, ask for the next one if a document says how; false if none does."""
-        request, update = self._request, self._update
-        if self._call_control is None or not (request.action or request.rest or update):
+        if not (self._request.action or self._request.rest or self._setup.update) or self._call_control is None:
             return False
         await self._carrier.abort()
         # The close code is certain only now.
@@ -327,18 +298,13 @@ class Conversation:
         self._report_closed()
         self._check_lost_audio("closed the stream")
         self._playback.clear(self._clock.now())
-        self._between_streams = True
-        if update is not None:
-            # The bot has updated the call, and closed the stream before we did.
-            self._update = None
-            self._next_stream = asyncio.create_task(self._call_control.update(self._call, update))
-        else:
-            self._next_stream = asyncio.create_task(self._call_control.after(self._call, request))
+        update, self._setup.update = self._setup.update, None
+        self._ask_for_next_stream(self._call_control, update)
         return True
 
-    async def _stop_stream(self, command: Command) -> None:
+    async def _stop_stream(self) -> None:
         """End the stream because the bot has updated the call."""
-        self._update = None
+        update, self._setup.update = self._setup.update, None
         if self._call_control is None:
             return
         # What is still queued is lost with the stream.
@@ -347,8 +313,11 @@ class Conversation:
         await self._carrier.hang_up(StreamStopped(reason="stopped"), self._timeouts.close_s)
         await self._carrier.abort()
         self._report_closed()
+        self._ask_for_next_stream(self._call_control, update)
+
+    def _ask_for_next_stream(self, call_control: CallControl, update: Command | None) -> None:
         self._between_streams = True
-        self._next_stream = asyncio.create_task(self._call_control.update(self._call, command))
+        self._next_stream = asyncio.create_task(call_control.next_stream(self._call, self._request, update))
 
     async def _start_next_stream(self, request: StreamRequest | None) -> bool:
         """Start the stream of the next document; false if there is none, or it does not open."""
@@ -360,7 +329,7 @@ class Conversation:
             self._timeline.add("note", "the next stream has another sample rate, which a test call cannot follow")
             return False
         self._request = request
-        self._call = replace(self._call, stream_id=self._new_stream_id())
+        self._invent_stream_id()
         try:
             socket = await self._open_stream(request)
         except DialError as error:
@@ -371,7 +340,8 @@ class Conversation:
         self._mark_names.clear()
         self._between_streams = False
         self._carrier = self._new_carrier_stream(socket)
-        return await self._start()
+        await self._start()
+        return True
 
     # What the bot sends
 
@@ -401,7 +371,7 @@ class Conversation:
             self._carrier.post(Status(self._playback.queued_ms))
         elif isinstance(event, StreamStopped):
             self._timeline.add("hang-up", "the bot hangs up")
-            self.hang_up()
+            self._setup.hung_up = True
 
     def _receive_audio(self, payload: bytes, now: float) -> None:
         try:
@@ -459,7 +429,7 @@ class Conversation:
 
     # What the caller sends
 
-    async def _run_steps(self) -> None:
+    async def _run_steps(self) -> EndedBy:
         """Run the call, 20 ms at a time, until somebody ends it."""
         assert self._timeline.started_at is not None
         duration_ms = None if self._config.duration_s is None else self._config.duration_s * 1000
@@ -469,42 +439,40 @@ class Conversation:
         while True:
             step += 1
             await self._clock.sleep_until(self._timeline.started_at + step * STEP_MS / 1000)
-            if self._next_stream is not None:
-                if self._next_stream.done():
-                    request, self._next_stream = self._next_stream.result(), None
-                    if not await self._start_next_stream(request):
-                        self._ended_by = "bot"
-                        self._ended_at = self._carrier.ended_at
-                        return
-            elif self._carrier.is_closed:
-                await self._carrier.drain(min(1.0, self._timeouts.close_s))
-                if self._hung_up_by_api or not (await self._reconnect() or await self._await_next_stream()):
-                    self._ended_by = "bot"
-                    self._ended_at = self._carrier.ended_at
-                    return
-            if self._hung_up_by_api:
-                self._ended_by = "bot"
-                return
-            if self._update is not None and self._next_stream is None:
-                await self._stop_stream(self._update)
+            if not await self._goes_on():
+                self._ended_at = self._carrier.ended_at
+                return "bot"
+            if self._setup.hung_up:
+                return "bot"
+            if self._setup.update is not None and self._next_stream is None:
+                await self._stop_stream()
             self._step(step * STEP_MS)
             self._timeline.advance(step * STEP_MS)
             if self._carrier.backlog > backlog:
                 self._failure = f"the bot does not read its stream: {self._timeouts.backlog_s:g} s of audio are waiting"
-                self._ended_by = "caller"
-                return
+                return "caller"
             if self._speaker.done and (duration_ms is None or self._speaker.hangs_up_when_done):
-                self._ended_by = "caller"
-                return
+                return "caller"
             # By the clock too, in case the steps take long.
             if step * STEP_MS >= limit_ms or self._timeline.now_ms() >= limit_ms + _LATE_MS:
-                self._ended_by = "caller"
                 if duration_ms is None:
                     self._failure = (
                         f"the call was not done within {self._timeouts.call_s:g} s, and was hung up;"
                         " --duration sets another time"
                     )
-                return
+                return "caller"
+
+    async def _goes_on(self) -> bool:
+        """Whether there is a stream, or another one will come."""
+        if self._next_stream is not None:
+            if not self._next_stream.done():
+                return True
+            request, self._next_stream = self._next_stream.result(), None
+            return await self._start_next_stream(request)
+        if not self._carrier.is_closed:
+            return True
+        await self._carrier.drain(min(1.0, self._timeouts.close_s))
+        return not self._setup.hung_up and (await self._reconnect() or await self._await_next_stream())
 
     def _step(self, now_ms: float) -> None:
         self._play(self._clock.now())
@@ -572,8 +540,8 @@ class Conversation:
                 self._timeline.add("hang-up", "the caller hangs up")
             self._ended_at = self._ended_at or self._clock.now()
             await self._carrier.abort()
-        elif self._hung_up_by_api or self._ended_by == "caller":
-            if self._hung_up_by_api:
+        elif self._setup.hung_up or self._ended_by == "caller":
+            if self._setup.hung_up:
                 self._check_lost_audio("hung up")
             await self._hang_up()
         else:
@@ -589,7 +557,7 @@ class Conversation:
         self._check_survival()
 
     async def _hang_up(self) -> None:
-        if not self._hung_up_by_api:
+        if not self._setup.hung_up:
             self._timeline.add("hang-up", "the caller hangs up")
             self.hung_up_at = time.time()
         close_s = self._timeouts.close_s

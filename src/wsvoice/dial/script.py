@@ -106,6 +106,7 @@ class Speaker:
         digits_sent: The digits pressed so far.
         interrupted_at_ms: When the caller interrupted the bot; ``None`` if it did not.
         no_interruption_reason: Why it did not; empty as long as it may.
+        detector: Hears the bot.
         hangs_up_when_done: Whether the caller hangs up once done, even if the call was to last longer.
     """
 
@@ -117,7 +118,7 @@ class Speaker:
         self.digits_sent = ""
         self.interrupted_at_ms: float | None = None
         self.no_interruption_reason = no_interruption_reason
-        self._detector = detector
+        self.detector = detector
 
     def hear(self, pcm: bytes) -> None:
         """Take what was heard of the bot since the last step; the detector has it already."""
@@ -213,7 +214,7 @@ class Script(Speaker):
 
     def turns(self) -> list[TurnReport]:
         finished = sum(end_ms <= self._now_ms for _, end_ms in self._spans)
-        return measure_turns(self._spans, self._detector)[:finished]
+        return measure_turns(self._spans, self.detector)[:finished]
 
     def missing(self, *, bot_ended: bool) -> str | None:
         if self.failure:
@@ -227,14 +228,14 @@ class Script(Speaker):
         return None
 
     def _may_begin(self, now_ms: float, audible_queued: bool) -> bool:
-        if self._detector.sounds or audible_queued:
+        if self.detector.sounds or audible_queued:
             self._heard_greeting = True
         if not self._heard_greeting:
             return now_ms > self._listen_ms
         return self._bot_finished(now_ms, audible_queued) or now_ms > GREETING_LIMIT_MS
 
     def _bot_finished(self, now_ms: float, audible_queued: bool) -> bool:
-        return not audible_queued and self._detector.silent_ms(now_ms) >= SILENCE_MS
+        return not audible_queued and self.detector.silent_ms(now_ms) >= SILENCE_MS
 
     def _await_answer(self, now_ms: float, end_ms: float, audible_queued: bool, step: Step) -> None:
         if self.interrupted_at_ms is not None:
@@ -245,10 +246,10 @@ class Script(Speaker):
                 self._current = None
                 self.done = True
             return
-        answer = self._detector.since(end_ms)
+        answer = self.detector.since(end_ms)
         if answer is not None and self._interruption is not None and not self._turns:
             spoken_ms = now_ms - max(answer.start_ms, end_ms)
-            if spoken_ms >= INTERRUPT_AFTER_MS and self._detector.silent_ms(now_ms) <= 3 * STEP_MS:
+            if spoken_ms >= INTERRUPT_AFTER_MS and self.detector.silent_ms(now_ms) <= 3 * STEP_MS:
                 self._current = _CurrentTurn(self._interruption, now_ms, self._rate)
                 self.interrupted_at_ms = self._current.start_ms
                 step.notes.append(("note", "the caller interrupts the bot"))

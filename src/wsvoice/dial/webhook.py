@@ -16,10 +16,11 @@ from urllib.parse import urljoin, urlsplit
 from wsvoice import http
 from wsvoice.call import Call
 from wsvoice.dial.addresses import AddressPolicy, HostOverride, shortened
+from wsvoice.dial.setup import CallSetup
 from wsvoice.dial.target import DEFAULT_TARGET
 from wsvoice.dial.timeline import Timeline
 from wsvoice.errors import DialError, HttpError, RemoteProtocolError
-from wsvoice.providers.base import Callback, HttpRequest, Progress, Simulator, WebhookRequest
+from wsvoice.providers.base import Callback, HttpRequest, Progress, WebhookRequest
 
 #: The most redirects that are followed.
 MAX_REDIRECTS = 10
@@ -73,37 +74,23 @@ class Webhook:
         url: Its URL; a server on this machine may replace it by its public one.
 
     Args:
-        provider: Makes and signs the requests.
+        setup: How the call is placed.
         url: Its URL.
-        method: Its HTTP method; a redirect is followed by GET unless it is a 307 or 308, as providers do.
-        timeline: Where events and findings go.
-        timeout_s: A slower answer fails the call; redirects are included.
-        host_override: A public host that is served on this machine.
-        address_policy: Where the server may send the caller; anywhere unless given.
+        addresses: Where the server may send the caller.
     """
 
-    def __init__(
-        self,
-        provider: Simulator,
-        url: str,
-        *,
-        method: Literal["GET", "POST"],
-        timeline: Timeline,
-        timeout_s: float,
-        host_override: HostOverride | None = None,
-        address_policy: AddressPolicy | None = None,
-    ) -> None:
-        self._provider = provider
+    def __init__(self, setup: CallSetup, url: str, addresses: AddressPolicy) -> None:
         self.url = url
-        self._method = method
-        self._timeline = timeline
-        self._timeout_s = timeout_s
-        self.host_override = host_override
-        self._address_policy = address_policy
+        self._provider = setup.provider
+        # A redirect is followed by GET unless it is a 307 or 308, as providers do.
+        self._method = setup.config.method or setup.provider.webhook_method
+        self._timeline = setup.timeline
+        self._timeouts = setup.timeouts
+        self._addresses = addresses
 
-    async def announce(self, call: Call, *, warn_s: float) -> WebhookAnswer:
+    async def announce(self, call: Call) -> WebhookAnswer:
         """
-        Announce `call`, and return the answer; a slower one than `warn_s` is a finding.
+        Announce `call`, and return the answer; a slow one is a finding.
 
         Raises:
             DialError: If the provider could not use the answer, in words for the report.
@@ -113,7 +100,7 @@ class Webhook:
             lambda url, method, now: self._provider.webhook(call, url, method=method, now=now),
             self.url,
             self._method,
-            warn_s=warn_s,
+            warn_s=self._timeouts.webhook_warn_s,
         )
 
     async def ask(self, render: Render, callback: Callback) -> WebhookAnswer:
@@ -133,7 +120,7 @@ class Webhook:
         """Ask a server on this machine for its public host, because the signature has to cover it."""
         now = time.time()
         request = self._provider.webhook(call, self.url, method=self._method, now=now)
-        if self.host_override is not None or not http.is_loopback(urlsplit(self.url).hostname or ""):
+        if self._addresses.override is not None or not http.is_loopback(urlsplit(self.url).hostname or ""):
             return
         if self._provider.sign(request, now=now) == request:
             return
@@ -155,10 +142,10 @@ class Webhook:
             signed = self._provider.sign(request, now=now)
             knock = self._provider.knock(request) if signed != request else None
             try:
-                response = await self._send(knock or signed, self._timeout_s - elapsed_s)
+                response = await self._send(knock or signed, self._timeouts.webhook_s - elapsed_s)
                 if knock is not None and response.status == 401 and "www-authenticate" in response.headers:
                     elapsed_s, knock = elapsed_s + response.elapsed_s, None
-                    response = await self._send(signed, self._timeout_s - elapsed_s)
+                    response = await self._send(signed, self._timeouts.webhook_s - elapsed_s)
             except HttpError as error:
                 raise self._failure(error, url) from error
             elapsed_s += response.elapsed_s
@@ -230,7 +217,7 @@ class Webhook:
         if request is None:
             return
         try:
-            response = await self._send(self._provider.sign(request, now=now), self._timeout_s)
+            response = await self._send(self._provider.sign(request, now=now), self._timeouts.webhook_s)
         except HttpError as error:
             self._timeline.add("note", f"the report that {_STAGES[stage]} got no answer: {error.message}")
             return
@@ -246,7 +233,7 @@ class Webhook:
             )
             return None
         try:
-            response = await self._send(request, self._timeout_s)
+            response = await self._send(request, self._timeouts.webhook_s)
         except HttpError as error:
             self._timeline.add("note", f"a webhook without a signature got no answer: {error.message}")
             return None
@@ -257,28 +244,31 @@ class Webhook:
         """Return the public URL for `url` if a server on this machine has named its public host in its response."""
         host = response.headers.get(http.PUBLIC_HOST_HEADER, "")
         parts = urlsplit(url)
-        if self.host_override is not None or not _HOST.fullmatch(host) or not http.is_loopback(parts.hostname or ""):
+        if (
+            self._addresses.override is not None
+            or not _HOST.fullmatch(host)
+            or not http.is_loopback(parts.hostname or "")
+        ):
             return None
-        self.host_override = HostOverride(host, url)
+        self._addresses.override = HostOverride(host, url)
         self._timeline.add("note", f"{host} is this server; calling it locally")
         return parts._replace(scheme="https", netloc=host).geturl()
 
     def shown(self, url: str) -> str:
         """Return `url` for people: where it really goes, and cut."""
-        return shortened(self.host_override.apply(url) if self.host_override else url)
+        return shortened(self._addresses.local(url))
 
     async def _send(self, request: WebhookRequest, timeout_s: float) -> http.HttpResponse:
-        url = self.host_override.apply(request.url) if self.host_override else request.url
         return await http.send(
-            HttpRequest(request.method, url, request.headers, request.body),
+            HttpRequest(request.method, self._addresses.local(request.url), request.headers, request.body),
             timeout_s=max(0.001, timeout_s),
             body_limit=ANSWER_LIMIT,
-            look_up=self._address_policy.addresses if self._address_policy else None,
+            look_up=self._addresses.addresses,
         )
 
     def _failure(self, error: HttpError, url: str) -> DialError:
         if error.kind == "timeout":
-            message = f"the webhook did not answer within {self._timeout_s:g} s"
+            message = f"the webhook did not answer within {self._timeouts.webhook_s:g} s"
             self._timeline.add_finding("W1", "fail", f"{message}; {self._provider.title} gives up then")
             return DialError(f"{message}: {url}")
         if error.kind == "refused":
