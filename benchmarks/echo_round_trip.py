@@ -29,7 +29,7 @@ from wsvoice import __version__
 from wsvoice.audio import write_wav
 from wsvoice.config import DialConfig
 from wsvoice.dial.caller import dial
-from wsvoice.dial.clock import MonotonicClock
+from wsvoice.dial.clock import Clock
 from wsvoice.dial.report import CallReport
 
 BOTS = Path(__file__).parent / "bots"
@@ -69,7 +69,7 @@ class Subject:
     first_sounds_ms: list[float] = field(default_factory=list)
 
 
-class WatchedClock(MonotonicClock):
+class WatchedClock(Clock):
     """The system's clock, which remembers how late its sleepers woke up."""
 
     def __init__(self) -> None:

@@ -16,7 +16,7 @@ from twilio.rest import Client
 
 from tests.providers.companies import load_provider
 from wsvoice.dial import TimelineEvent
-from wsvoice.dial.clock import MonotonicClock
+from wsvoice.dial.clock import Clock
 from wsvoice.dial.fake_api_server import FakeRestApi
 from wsvoice.dial.timeline import Timeline
 from wsvoice.providers.base import Callback, Command
@@ -44,7 +44,7 @@ class Api:
         self.events: list[TimelineEvent] = []
 
     def serve(self) -> FakeRestApi:
-        timeline = Timeline(self.events.append, MonotonicClock())
+        timeline = Timeline(self.events.append, Clock())
         return FakeRestApi(self.provider, self.call, self.commands.append, timeline)
 
     def ask(self, use: Callable[[str], Any]) -> Any:

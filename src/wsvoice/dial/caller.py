@@ -22,7 +22,7 @@ from wsvoice.config import DialConfig
 from wsvoice.dial.addresses import AddressPolicy, HostOverride, shortened, stream_address
 from wsvoice.dial.call_control import CallControl
 from wsvoice.dial.caller_bot_audio import CallerBotAudio
-from wsvoice.dial.clock import Clock, MonotonicClock
+from wsvoice.dial.clock import Clock
 from wsvoice.dial.conversation import Conversation
 from wsvoice.dial.fake_api_server import FakeRestApi
 from wsvoice.dial.quirks import read_behaviour
@@ -90,7 +90,7 @@ async def dial(
     _check_time("response timeout", config.response_timeout_s)
     if config.record is not None:
         _check_recording(config.record)
-    clock = clock or MonotonicClock()
+    clock = clock or Clock()
     timeline = Timeline(on_event, clock)
     bot: CallerBot | None = None
     if (spec := config.caller) is not None:

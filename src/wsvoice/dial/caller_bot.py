@@ -51,47 +51,39 @@ CANCELLATIONS, CANCEL_TIMEOUT_S = 3, 1.0
 
 
 class CallerSerializer(FrameSerializer):
-    """
-    Converts between pipecat's frames and 16-bit audio at the call's sample rates.
-    """
+    """Converts between pipecat's frames and 16-bit audio at the call's sample rates."""
 
     def __init__(self, audio: CallerBotAudio) -> None:
         super().__init__()
         self._audio = audio
         self._in_rate = audio.heard_rate
-        self._decoder: Resampler | None = None
-        self._encoder: Resampler | None = None
-        self._encoder_rate = audio.sample_rate
+        self._decoder = Resampler(audio.heard_rate, audio.heard_rate)
+        self._out_rate = audio.sample_rate
+        self._encoder = Resampler(audio.sample_rate, audio.sample_rate)
 
     async def setup(self, setup: FrameProcessorSetup) -> None:  # type: ignore[override]
         """Take the pipeline's input rate."""
-        rate = setup.audio_in_sample_rate
-        if rate != self._in_rate:
-            self._in_rate = rate
-            self._decoder = None if rate == self._audio.heard_rate else Resampler(self._audio.heard_rate, rate)
+        if setup.audio_in_sample_rate != self._in_rate:
+            self._in_rate = setup.audio_in_sample_rate
+            self._decoder = Resampler(self._audio.heard_rate, self._in_rate)
 
     async def deserialize(self, data: str | bytes) -> Frame | None:
         """Return the frame for what was heard."""
-        pcm = data if isinstance(data, bytes) else b""
-        if self._decoder is not None:
-            pcm = self._decoder.process(pcm)
+        pcm = self._decoder.process(data if isinstance(data, bytes) else b"")
         return InputAudioRawFrame(audio=pcm, sample_rate=self._in_rate, num_channels=1) if pcm else None
 
     async def serialize(self, frame: Frame) -> str | bytes | None:
         """Return the audio of a frame; ``None`` for frames without audio."""
         if not isinstance(frame, AudioRawFrame):
             return None
-        if frame.sample_rate != self._encoder_rate:
-            self._encoder_rate = frame.sample_rate
-            same = frame.sample_rate == self._audio.sample_rate
-            self._encoder = None if same else Resampler(frame.sample_rate, self._audio.sample_rate)
-        pcm = frame.audio if self._encoder is None else self._encoder.process(frame.audio)
-        return pcm or None
+        if frame.sample_rate != self._out_rate:
+            self._out_rate = frame.sample_rate
+            self._encoder = Resampler(self._out_rate, self._audio.sample_rate)
+        return self._encoder.process(frame.audio) or None
 
     def reset(self) -> None:
         """Drop what the resampler holds back."""
-        if self._encoder is not None:
-            self._encoder.reset()
+        self._encoder.reset()
 
 
 class CallerSession(WebsocketClientSession):
@@ -101,7 +93,7 @@ class CallerSession(WebsocketClientSession):
         self, audio: CallerBotAudio, params: WebsocketClientParams, callbacks: Any, transport_name: str
     ) -> None:
         super().__init__("wsvoice:caller", params, callbacks, transport_name)
-        self._audio = audio
+        self.audio = audio
         self._heard: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._ready = asyncio.Event()
         self._connected = False
@@ -110,7 +102,7 @@ class CallerSession(WebsocketClientSession):
     async def connect(self) -> None:
         """Connect, which takes no time."""
         self._connected = True
-        self._audio.on_heard(self._heard.put_nowait)
+        self.audio.on_heard(self._heard.put_nowait)
         self._client_task = self.task_manager.create_task(self._hand_on(), f"{self}::hand_on")
         await self._callbacks.on_connected(cast(Any, self))
 
@@ -119,24 +111,19 @@ class CallerSession(WebsocketClientSession):
         """Hang up."""
         if self._connected:
             self._connected = False
-            self._audio.hang_up()
+            self.audio.hang_up()
             await self.task_manager.cancel_task(self._client_task)
 
     async def send(self, message: str | bytes) -> bool:
         """Say 16-bit samples, and return when it is time for the next ones."""
         if isinstance(message, bytes) and self._connected:
-            await self._audio.say(message)
+            await self.audio.say(message)
         return self._connected
 
     @property
     def is_connected(self) -> bool:
         """Whether the call goes on."""
         return self._connected
-
-    @property
-    def is_closing(self) -> bool:
-        """Never: hanging up takes no time."""
-        return False
 
     def close(self) -> None:
         """Tell the pipeline that the other end has hung up."""
@@ -152,7 +139,7 @@ class CallerSession(WebsocketClientSession):
         while (pcm := await self._heard.get()) is not None:
             await self._callbacks.on_message(cast(Any, self), pcm)
         self._connected = False
-        self._audio.fall_silent()
+        self.audio.fall_silent()
         await self._callbacks.on_disconnected(cast(Any, self))
 
 
@@ -166,47 +153,35 @@ class CallerInputTransport(WebsocketClientInputTransport):
         await super().set_transport_ready(frame)
         self._session.listen()
 
-    async def cancel_pipeline(self) -> None:
-        """End a pipeline that has no handler for a hang-up."""
-        await self.push_frame(CancelWorkerFrame(reason="the other end hung up"))
-
 
 class CallerOutputTransport(WebsocketClientOutputTransport):
     """What the caller says, paced by the call's clock and not by pipecat's."""
 
     _params: WebsocketClientParams
-
-    def __init__(
-        self, transport: Any, session: CallerSession, params: WebsocketClientParams, audio: CallerBotAudio
-    ) -> None:
-        super().__init__(transport, session, params)
-        self._caller_session = session
-        self._audio = audio
+    _session: CallerSession
 
     async def set_transport_ready(self, frame: StartFrame) -> None:
         """Begin to speak and to hear."""
         await super().set_transport_ready(frame)
-        self._caller_session.listen()
+        self._session.listen()
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         """Handle a frame; an interruption drops what has not been said yet."""
         if isinstance(frame, InterruptionFrame):
             cast(CallerSerializer, self._params.serializer).reset()
-            self._audio.fall_silent()
+            self._session.audio.fall_silent()
         await super().process_frame(frame, direction)
 
     async def write_audio_frame(self, frame: OutputAudioRawFrame) -> bool:
         """Say a piece of audio; false if the call is over."""
-        if not self._session.is_connected:
-            return False
-        return await self._write_frame(frame)
+        return self._session.is_connected and await self._write_frame(frame)
 
     def _supports_native_dtmf(self) -> bool:
         return True
 
     async def _write_dtmf_native(self, frame: OutputDTMFFrame | OutputDTMFUrgentFrame) -> None:
         for key in frame.buttons or ():
-            self._audio.press(str(key.value))
+            self._session.audio.press(str(key.value))
 
 
 class CallerTransport(WebsocketClientTransport):
@@ -222,7 +197,6 @@ class CallerTransport(WebsocketClientTransport):
             audio_in_enabled=True, audio_out_enabled=True, add_wav_header=False, serializer=CallerSerializer(audio)
         )
         super().__init__("wsvoice:caller", params)
-        self._audio = audio
         self._session: CallerSession = CallerSession(audio, params, self._session._callbacks, self.name)
         self._register_event_handler("on_client_connected")
         self._register_event_handler("on_client_disconnected")
@@ -236,7 +210,7 @@ class CallerTransport(WebsocketClientTransport):
     def output(self) -> CallerOutputTransport:
         """Return what the caller says."""
         if self._output is None:
-            self._output = CallerOutputTransport(self, self._session, self._params, self._audio)
+            self._output = CallerOutputTransport(self, self._session, self._params)
         return cast(CallerOutputTransport, self._output)
 
     def close(self) -> None:
@@ -252,7 +226,8 @@ class CallerTransport(WebsocketClientTransport):
         await super()._on_disconnected(websocket)  # type: ignore[no-untyped-call]
         await self._call_event_handler("on_client_disconnected", websocket)
         if not handled and self._input is not None:
-            await cast(CallerInputTransport, self._input).cancel_pipeline()
+            # The pipeline has no handler for a hang-up.
+            await self._input.push_frame(CancelWorkerFrame(reason="the other end hung up"))
 
 
 @dataclass

@@ -38,8 +38,8 @@ class CarrierStream:
         on_message: Callable[[Message], None],
         *,
         clock: Clock,
-        reorder: float = 0.0,
-        rng: random.Random | None = None,
+        reorder: float,
+        rng: random.Random,
     ) -> None:
         self.socket = socket
         self.stream = stream
@@ -47,7 +47,7 @@ class CarrierStream:
         self._on_message = on_message
         self._clock = clock
         self._reorder = reorder
-        self._rng = rng or random.Random()
+        self._rng = rng
         self._late: Message | None = None
         self._outbox: asyncio.Queue[Message | None] = asyncio.Queue()
         self._reader: asyncio.Task[None] | None = None

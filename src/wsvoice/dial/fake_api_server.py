@@ -18,7 +18,6 @@ import asyncio
 import json
 from collections.abc import Callable
 from http import HTTPStatus
-from types import TracebackType
 from typing import Literal, Self
 
 import h11
@@ -26,13 +25,7 @@ import h11
 from wsvoice.call import Call
 from wsvoice.dial.timeline import Timeline
 from wsvoice.errors import RemoteProtocolError
-from wsvoice.providers.base import (
-    Answer,
-    Command,
-    Simulator,
-    StreamRequest,
-    WebhookRequest,
-)
+from wsvoice.providers.base import Answer, Command, Simulator, StreamRequest, WebhookRequest
 from wsvoice.providers.fake_api import FakeApi
 
 _HEAD_LIMIT = 16 * 1024
@@ -56,11 +49,7 @@ class FakeRestApi:
     """
 
     def __init__(
-        self,
-        provider: Simulator,
-        call: Call,
-        on_command: Callable[[Command], None],
-        timeline: Timeline,
+        self, provider: Simulator, call: Call, on_command: Callable[[Command], None], timeline: Timeline
     ) -> None:
         self.url = ""
         #: The stream that the call is answered with, or why it cannot be.
@@ -79,9 +68,7 @@ class FakeRestApi:
         self.url = f"http://127.0.0.1:{port}"
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         """Stop listening."""
         if self._server is not None:
             self._server.close()

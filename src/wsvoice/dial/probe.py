@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 from wsvoice.providers.base import Hazard
 
-#: How long the stream is silent after its start; providers may take that long to set the call up.
-QUIET_S = 5.0
 #: The time from one hazard to the next.
 INTERVAL_MS = 200.0
 
@@ -26,7 +24,7 @@ class Probe:
         tried: What has been sent, in words; if the bot ends the call, it is because of the last one.
     """
 
-    def __init__(self, hazards: Sequence[Hazard], quiet_s: float = QUIET_S) -> None:
+    def __init__(self, hazards: Sequence[Hazard], quiet_s: float) -> None:
         self.tried: list[str] = []
         self._quiet_ms = quiet_s * 1000
         self._next_ms = self._quiet_ms + INTERVAL_MS

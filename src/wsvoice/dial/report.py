@@ -177,7 +177,7 @@ class Findings:
     def __init__(self) -> None:
         self._found: dict[tuple[str, Level, str], tuple[str, int]] = {}
 
-    def add(self, id: str, level: Level, message: str, *, kind: str | None = None, count: int = 1) -> bool:
+    def add(self, id: str, level: Level, message: str, *, kind: str | None = None) -> bool:
         """
         Count a finding, and return whether it is the first of its kind.
 
@@ -185,7 +185,6 @@ class Findings:
             id: The check's short name.
             message: What is wrong, in one line.
             kind: What makes two findings the same; ``None`` for their message.
-            count: How often it was seen.
         """
         message = message if len(message) <= _MESSAGE_LIMIT else f"{message[:_MESSAGE_LIMIT]}..."
         key: tuple[str, Level, str] = (id, level, message if kind is None else kind)
@@ -193,7 +192,7 @@ class Findings:
             message = f"more kinds of findings than {MAX_FINDINGS}; the others are counted here"
             key = ("M1", level, "more")
         first, seen = self._found.get(key, (message, 0))
-        self._found[key] = (first, seen + count)
+        self._found[key] = (first, seen + 1)
         return not seen
 
     def all(self) -> tuple[CountedFinding, ...]:

@@ -5,6 +5,7 @@ A call's events as they happen, and its findings.
 from __future__ import annotations
 
 import heapq
+import math
 from collections import Counter
 from collections.abc import Callable
 
@@ -67,8 +68,7 @@ class Timeline:
     def flush(self) -> None:
         """Pass on all that is left; later events are passed on at once."""
         self._is_over = True
-        while self._held:
-            self._on_event(heapq.heappop(self._held)[2])
+        self.advance(math.inf)
 
     def add_finding(self, id: str, level: Level, message: str, *, kind: str | None = None) -> None:
         """Count a finding; the first of its kind is an event too."""
