@@ -92,14 +92,32 @@ class Feature:
     required: bool = False
 
 
+def feature(name: str, lost: str, *contracts: Contract, required: bool = False) -> Feature:
+    return Feature(name, lost, contracts, required)
+
+
 _BASE = "pipecat.utils.base_object:BaseObject"
 _PROCESSOR = "pipecat.processors.frame_processor:FrameProcessor"
 _INPUT = "pipecat.transports.base_input:BaseInputTransport"
 _OUTPUT = "pipecat.transports.base_output:BaseOutputTransport"
 _FASTAPI = "pipecat.transports.websocket.fastapi:FastAPIWebsocket"
 _SERVER = "pipecat.transports.websocket.server:SingleClientWebsocketServer"
+_FRAMES = "pipecat.frames.frames:"
+_SILERO = "pipecat.audio.vad.silero:"
+_SMART_TURN = "pipecat.audio.turn.smart_turn.local_smart_turn_v3:"
+_TURN_ANALYZER = "pipecat.audio.turn.base_turn_analyzer:"
+_VAD_CONTROLLER = "pipecat.audio.vad.vad_controller:VADController"
 _CLIENT = "pipecat.transports.websocket.client:WebsocketClient"
 _EVENTS = (calls(f"{_BASE}._register_event_handler", "event_name"), calls(f"{_BASE}._call_event_handler", "event_name"))
+_HANDLERS = (
+    uses(f"{_BASE}.__init__", "_event_handlers"),
+    uses("pipecat.utils.base_object:EventHandler", "handlers"),
+    uses(f"{_FRAMES}CancelWorkerFrame", "reason"),
+)
+_RECEIVED = (
+    uses(f"{_FASTAPI}InputTransport.start", "_receive_messages"),
+    replaces(f"{_FASTAPI}InputTransport._receive_messages", "self"),
+)
 #: For replacements of pipecat's WebSocket client: its connection and its callbacks.
 _CLIENT_CONNECTION = (
     calls(f"{_CLIENT}Session.__init__", "uri", "params", "callbacks", "transport_name"),
@@ -116,265 +134,216 @@ _CLIENT_CONNECTION = (
 
 #: For ``wsvoice run`` and applications with a server of their own.
 RUNNER_FEATURES = (
-    Feature(
+    feature(
         "calls",
         "no call",
-        (
-            *_EVENTS,
-            uses("pipecat.processors.frame_processor:FrameProcessorSetup", "audio_in_sample_rate"),
-            calls(f"{_FASTAPI}Transport.__init__", "websocket", "params", "input_name", "output_name"),
-            calls(f"{_FASTAPI}Client.__init__", "websocket", "callbacks", "ws_close_timeout"),
-            calls(f"{_FASTAPI}InputTransport.__init__", "transport", "client", "params"),
-            calls(f"{_FASTAPI}OutputTransport.__init__", "transport", "client", "params"),
-            calls("pipecat.runner.utils:parse_telephony_websocket", "websocket"),
-        ),
+        *_EVENTS,
+        uses("pipecat.processors.frame_processor:FrameProcessorSetup", "audio_in_sample_rate"),
+        calls(f"{_FASTAPI}Transport.__init__", "websocket", "params", "input_name", "output_name"),
+        calls(f"{_FASTAPI}Client.__init__", "websocket", "callbacks", "ws_close_timeout"),
+        calls(f"{_FASTAPI}InputTransport.__init__", "transport", "client", "params"),
+        calls(f"{_FASTAPI}OutputTransport.__init__", "transport", "client", "params"),
+        calls("pipecat.runner.utils:parse_telephony_websocket", "websocket"),
         required=True,
     ),
-    Feature(
+    feature(
         "call-input",
         "marks do not come back to the bot, and a bot that does not keep up with the caller is not protected",
-        (
-            uses(f"{_FASTAPI}InputTransport.start", "_receive_messages"),
-            replaces(f"{_FASTAPI}InputTransport._receive_messages", "self"),
-        ),
+        *_RECEIVED,
     ),
-    Feature(
+    feature(
         "session-timeout",
         "session_timeout counts from the start of the call, and not from the last activity",
-        (
-            uses(f"{_FASTAPI}InputTransport.start", "_monitor_websocket"),
-            replaces(f"{_FASTAPI}InputTransport._monitor_websocket", "self", "timeout"),
-        ),
+        uses(f"{_FASTAPI}InputTransport.start", "_monitor_websocket"),
+        replaces(f"{_FASTAPI}InputTransport._monitor_websocket", "self", "timeout"),
     ),
-    Feature(
+    feature(
         "low-latency",
         "the bot is heard about 0.1 s later",
-        (
-            uses(f"{_OUTPUT}.set_transport_ready", "_media_senders", "MediaSender"),
-            uses(f"{_OUTPUT}.MediaSender.__init__", "_resampler"),
-            uses(f"{_OUTPUT}.MediaSender", "resample"),
-            calls(
-                "pipecat.audio.resamplers.base_audio_resampler:BaseAudioResampler.resample",
-                *("audio", "in_rate", "out_rate"),
-            ),
+        uses(f"{_OUTPUT}.set_transport_ready", "_media_senders", "MediaSender"),
+        uses(f"{_OUTPUT}.MediaSender.__init__", "_resampler"),
+        uses(f"{_OUTPUT}.MediaSender", "resample"),
+        calls(
+            "pipecat.audio.resamplers.base_audio_resampler:BaseAudioResampler.resample",
+            *("audio", "in_rate", "out_rate"),
         ),
     ),
-    Feature(
+    feature(
         "backlog",
         "the backlog of a bot that does not keep up is not bounded",
-        (
-            uses(f"{_INPUT}._create_audio_task", "_audio_task", "_audio_in_queue"),
-            uses(f"{_PROCESSOR}.__init__", "_FrameProcessor__input_queue"),
-        ),
+        uses(f"{_INPUT}._create_audio_task", "_audio_task", "_audio_in_queue"),
+        uses(f"{_PROCESSOR}.__init__", "_FrameProcessor__input_queue"),
     ),
-    Feature(
-        "hang-up",
-        "a bot without a handler for the end of its call goes on until it is cancelled",
-        (
-            uses(f"{_BASE}.__init__", "_event_handlers"),
-            uses("pipecat.utils.base_object:EventHandler", "handlers"),
-            uses("pipecat.frames.frames:CancelWorkerFrame", "reason"),
-        ),
-    ),
-    Feature(
+    feature("hang-up", "a bot without a handler for the end of its call goes on until it is cancelled", *_HANDLERS),
+    feature(
         "parsed-handshake",
         "a bot that calls parse_telephony_websocket twice waits for a second handshake",
-        (uses("pipecat.runner.utils:parse_telephony_websocket", "_pipecat_parsed_telephony"),),
+        uses("pipecat.runner.utils:parse_telephony_websocket", "_pipecat_parsed_telephony"),
     ),
-    Feature(
+    feature(
         "client-transport",
         "-t websocket has pipecat's own transport: messages that cannot be read end a session's input",
-        (
-            uses(f"{_FASTAPI}InputTransport.start", "_receive_messages"),
-            replaces(f"{_FASTAPI}InputTransport._receive_messages", "self"),
-            uses(f"{_FASTAPI}Transport.__init__", "_client"),
-            uses("pipecat.serializers.protobuf:ProtobufFrameSerializer", "SERIALIZABLE_TYPES"),
-        ),
+        *_RECEIVED,
+        uses(f"{_FASTAPI}Transport.__init__", "_client"),
+        uses("pipecat.serializers.protobuf:ProtobufFrameSerializer", "SERIALIZABLE_TYPES"),
     ),
-    Feature(
+    feature(
         "evals",
         "`pipecat eval` cannot connect",
-        (
-            calls("pipecat.evals.serializer:parse_eval_connect", "message"),
-            uses("pipecat.evals.serializer:EvalConnectionFlags"),
-            uses("pipecat.evals.serializer:EvalSerializer"),
-            uses("pipecat.evals.transport:EvalTransportParams"),
-            calls("pipecat.evals.fastapi_transport:EvalFastAPIWebsocketTransport.__init__", "websocket", "params"),
-        ),
+        calls("pipecat.evals.serializer:parse_eval_connect", "message"),
+        uses("pipecat.evals.serializer:EvalConnectionFlags"),
+        uses("pipecat.evals.serializer:EvalSerializer"),
+        uses("pipecat.evals.transport:EvalTransportParams"),
+        calls("pipecat.evals.fastapi_transport:EvalFastAPIWebsocketTransport.__init__", "websocket", "params"),
     ),
-    Feature(
+    feature(
         "server-transport",
         "-t websocket-server has pipecat's own transport: messages that cannot be read end a client's input",
-        (
-            uses(f"{_SERVER}InputTransport._server_task_handler", "_client_handler"),
-            replaces(f"{_SERVER}InputTransport._client_handler", "self", "websocket"),
-            calls(f"{_SERVER}InputTransport.__init__", "transport", "host", "port", "params", "callbacks"),
-            uses(f"{_SERVER}InputTransport.__init__", "_websocket", "_callbacks"),
-            uses(f"{_SERVER}Transport.__init__", "_host", "_port", "_params", "_callbacks", "_input", "_output"),
-            uses(f"{_SERVER}Transport.input", "_input", "_input_name"),
-            uses(f"{_SERVER}Transport.output", "_output", "_output_name"),
-            uses(f"{_BASE}._call_event_handler", "_event_tasks"),
-        ),
+        uses(f"{_SERVER}InputTransport._server_task_handler", "_client_handler"),
+        replaces(f"{_SERVER}InputTransport._client_handler", "self", "websocket"),
+        calls(f"{_SERVER}InputTransport.__init__", "transport", "host", "port", "params", "callbacks"),
+        uses(f"{_SERVER}InputTransport.__init__", "_websocket", "_callbacks"),
+        uses(f"{_SERVER}Transport.__init__", "_host", "_port", "_params", "_callbacks", "_input", "_output"),
+        uses(f"{_SERVER}Transport.input", "_input", "_input_name"),
+        uses(f"{_SERVER}Transport.output", "_output", "_output_name"),
+        uses(f"{_BASE}._call_event_handler", "_event_tasks"),
     ),
-    Feature(
+    feature(
         "server-port",
         "-t websocket-server is not possible",
-        (
-            uses("pipecat.transports.websocket.server:", "websocket_serve"),
-            uses(f"{_SERVER}InputTransport._server_task_handler", "websocket_serve", "_host", "_port", "origins"),
-        ),
+        uses("pipecat.transports.websocket.server:", "websocket_serve"),
+        uses(f"{_SERVER}InputTransport._server_task_handler", "websocket_serve", "_host", "_port", "origins"),
     ),
-    Feature(
+    feature(
         "dial-transport",
         "-t websocket-client has pipecat's own transport: why a server cannot be reached is only in its log",
-        (
-            *_CLIENT_CONNECTION,
-            uses(f"{_CLIENT}Session.connect", "_client_task", "_client_task_handler", "_websocket"),
-            uses(f"{_CLIENT}Session._client_task_handler", "on_message", "on_disconnected"),
-            calls(f"{_CLIENT}InputTransport.on_message", "websocket", "message"),
-            calls(f"{_CLIENT}Transport._on_message", "websocket", "message"),
-            uses(f"{_CLIENT}Callbacks", "on_connected", "on_disconnected", "on_message"),
-        ),
+        *_CLIENT_CONNECTION,
+        uses(f"{_CLIENT}Session.connect", "_client_task", "_client_task_handler", "_websocket"),
+        uses(f"{_CLIENT}Session._client_task_handler", "on_message", "on_disconnected"),
+        calls(f"{_CLIENT}InputTransport.on_message", "websocket", "message"),
+        calls(f"{_CLIENT}Transport._on_message", "websocket", "message"),
+        uses(f"{_CLIENT}Callbacks", "on_connected", "on_disconnected", "on_message"),
     ),
     # From here on: patches.
-    Feature(
+    feature(
         "create-transport",
         "pipecat's create_transport needs the provider's credentials, and builds a transport without the call",
-        (replaces("pipecat.runner.utils:create_transport", "runner_args", "transport_params"),),
+        replaces("pipecat.runner.utils:create_transport", "runner_args", "transport_params"),
     ),
-    Feature(
+    feature(
         "old-modules",
         "bots that import pipecat.transports.network and pipecat.vad, which are no longer there, could not be loaded",
-        (
-            uses("pipecat.transports.websocket.fastapi:"),
-            uses("pipecat.transports.websocket.server:"),
-            uses("pipecat.transports.websocket.client:"),
-            uses("pipecat.transports.smallwebrtc.transport:"),
-            uses("pipecat.transports.smallwebrtc.connection:"),
-            uses("pipecat.audio.vad.silero:"),
-            uses("pipecat.audio.vad.vad_analyzer:"),
-        ),
+        uses("pipecat.transports.websocket.fastapi:"),
+        uses("pipecat.transports.websocket.server:"),
+        uses("pipecat.transports.websocket.client:"),
+        uses("pipecat.transports.smallwebrtc.transport:"),
+        uses("pipecat.transports.smallwebrtc.connection:"),
+        uses(_SILERO),
+        uses("pipecat.audio.vad.vad_analyzer:"),
     ),
-    Feature(
+    feature(
         "old-params",
         "renamed and misspelt params are silently ignored",
-        (
-            uses(
-                "pipecat.transports.base_transport:TransportParams",
-                *("audio_in_enabled", "audio_in_passthrough", "video_in_enabled", "video_out_enabled"),
-                *("video_out_is_live", "video_out_width", "video_out_height", "video_out_bitrate"),
-                *("video_out_framerate", "video_out_color_format"),
-            ),
-            uses("pipecat.pipeline.worker:PipelineParams", "start_metadata"),
-            uses("pipecat.pipeline.worker:PipelineWorker._create_start_metadata", "start_metadata"),
-            uses("pipecat.audio.turn.base_turn_analyzer:BaseTurnAnalyzer"),
-            uses("pipecat.audio.vad.vad_analyzer:VADAnalyzer"),
+        uses(
+            "pipecat.transports.base_transport:TransportParams",
+            *("audio_in_enabled", "audio_in_passthrough", "video_in_enabled", "video_out_enabled"),
+            *("video_out_is_live", "video_out_width", "video_out_height", "video_out_bitrate"),
+            *("video_out_framerate", "video_out_color_format"),
         ),
+        uses("pipecat.pipeline.worker:PipelineParams", "start_metadata"),
+        uses("pipecat.pipeline.worker:PipelineWorker._create_start_metadata", "start_metadata"),
+        uses(f"{_TURN_ANALYZER}BaseTurnAnalyzer"),
+        uses("pipecat.audio.vad.vad_analyzer:VADAnalyzer"),
     ),
-    Feature(
+    feature(
         "input-vad",
         "vad_analyzer and turn_analyzer in a transport's params do nothing",
-        (
-            uses(f"{_INPUT}._create_audio_task", "_audio_task_handler", "_audio_in_queue"),
-            replaces(f"{_INPUT}._audio_task_handler", "self"),
-            uses(f"{_INPUT}._audio_task_handler", "audio_in_filter", "audio_in_passthrough", "push_frame", "task_done"),
-            uses(f"{_INPUT}.__init__", "_params"),
-            replaces(f"{_INPUT}.setup", "self", "setup"),
-            replaces(f"{_INPUT}.cleanup", "self"),
-            replaces(f"{_INPUT}.process_frame", "self", "frame", "direction"),
-            uses(f"{_PROCESSOR}.processors"),
-            uses(f"{_PROCESSOR}.next"),
-            calls(f"{_PROCESSOR}.broadcast_frame", "frame_cls"),
-            uses(f"{_PROCESSOR}.broadcast_interruption"),
-            uses(
-                "pipecat.audio.vad.vad_controller:VADController.__init__",
-                *("on_speech_started", "on_speech_stopped", "on_speech_activity", "on_push_frame"),
-                "on_broadcast_frame",
-            ),
-            calls("pipecat.audio.vad.vad_controller:VADController.setup", "setup"),
-            calls("pipecat.audio.vad.vad_controller:VADController.process_frame", "frame"),
-            replaces("pipecat.audio.vad.vad_controller:VADController.start", "self"),
-            replaces("pipecat.audio.vad.vad_controller:VADController.stop", "self"),
-            calls("pipecat.audio.turn.base_turn_analyzer:BaseTurnAnalyzer.append_audio", "buffer", "is_speech"),
-            uses("pipecat.audio.turn.base_turn_analyzer:EndOfTurnState", "COMPLETE"),
-            # By these two, the processors that decide about turns are recognised.
-            uses(
-                "pipecat.processors.aggregators.llm_response_universal:LLMUserAggregator.__init__",
-                *("_vad_controller", "_user_turn_controller"),
-            ),
-            uses("pipecat.turns.user_turn_processor:UserTurnProcessor.__init__", "_user_turn_controller"),
-            uses("pipecat.processors.audio.vad_processor:VADProcessor.__init__", "_vad_controller"),
-            uses("pipecat.frames.frames:VADUserStartedSpeakingFrame", "start_secs"),
-            uses("pipecat.frames.frames:VADUserStoppedSpeakingFrame", "stop_secs"),
-            uses("pipecat.frames.frames:SpeechControlParamsFrame", "turn_params"),
-            uses("pipecat.frames.frames:VADParamsUpdateFrame"),
+        uses(f"{_INPUT}._create_audio_task", "_audio_task_handler", "_audio_in_queue"),
+        replaces(f"{_INPUT}._audio_task_handler", "self"),
+        uses(f"{_INPUT}._audio_task_handler", "audio_in_filter", "audio_in_passthrough", "push_frame", "task_done"),
+        uses(f"{_INPUT}.__init__", "_params"),
+        replaces(f"{_INPUT}.setup", "self", "setup"),
+        replaces(f"{_INPUT}.cleanup", "self"),
+        replaces(f"{_INPUT}.process_frame", "self", "frame", "direction"),
+        uses(f"{_PROCESSOR}.processors"),
+        uses(f"{_PROCESSOR}.next"),
+        calls(f"{_PROCESSOR}.broadcast_frame", "frame_cls"),
+        uses(f"{_PROCESSOR}.broadcast_interruption"),
+        uses(
+            f"{_VAD_CONTROLLER}.__init__",
+            *("on_speech_started", "on_speech_stopped", "on_speech_activity", "on_push_frame"),
+            "on_broadcast_frame",
         ),
+        calls(f"{_VAD_CONTROLLER}.setup", "setup"),
+        calls(f"{_VAD_CONTROLLER}.process_frame", "frame"),
+        replaces(f"{_VAD_CONTROLLER}.start", "self"),
+        replaces(f"{_VAD_CONTROLLER}.stop", "self"),
+        calls(f"{_TURN_ANALYZER}BaseTurnAnalyzer.append_audio", "buffer", "is_speech"),
+        uses(f"{_TURN_ANALYZER}EndOfTurnState", "COMPLETE"),
+        # By these two, the processors that decide about turns are recognised.
+        uses(
+            "pipecat.processors.aggregators.llm_response_universal:LLMUserAggregator.__init__",
+            *("_vad_controller", "_user_turn_controller"),
+        ),
+        uses("pipecat.turns.user_turn_processor:UserTurnProcessor.__init__", "_user_turn_controller"),
+        uses("pipecat.processors.audio.vad_processor:VADProcessor.__init__", "_vad_controller"),
+        uses(f"{_FRAMES}VADUserStartedSpeakingFrame", "start_secs"),
+        uses(f"{_FRAMES}VADUserStoppedSpeakingFrame", "stop_secs"),
+        uses(f"{_FRAMES}SpeechControlParamsFrame", "turn_params"),
+        uses(f"{_FRAMES}VADParamsUpdateFrame"),
     ),
-    Feature(
+    feature(
         "serializers",
         "a serializer without the provider's credentials ends every call with a ValueError",
-        tuple(
+        *(
             contract
-            for name in ("twilio", "telnyx", "plivo")
+            for place in ("twilio:Twilio", "telnyx:Telnyx", "plivo:Plivo")
             for contract in (
                 uses(
-                    f"pipecat.serializers.{name}:{name.title()}FrameSerializer.__init__",
+                    f"pipecat.serializers.{place}FrameSerializer.__init__",
                     *("auto_hang_up", "auto_hang_up is enabled but missing required parameters"),
                 ),
-                calls(f"pipecat.serializers.{name}:{name.title()}FrameSerializer.__init__", "params"),
-                uses(f"pipecat.serializers.{name}:{name.title()}FrameSerializer.InputParams", "auto_hang_up"),
+                calls(f"pipecat.serializers.{place}FrameSerializer.__init__", "params"),
+                uses(f"pipecat.serializers.{place}FrameSerializer.InputParams", "auto_hang_up"),
             )
         ),
     ),
-    Feature(
+    feature(
         "shared-models",
         "every call loads the models of voice and turn detection again, while all other calls wait",
-        (
-            uses("pipecat.audio.vad.silero:", "onnxruntime"),
-            uses(
-                "pipecat.audio.vad.silero:SileroOnnxModel.__init__", "onnxruntime", "InferenceSession", "sess_options"
-            ),
-            calls("pipecat.audio.vad.silero:SileroVADAnalyzer.__init__", "sample_rate", "params"),
-            uses("pipecat.audio.turn.smart_turn.local_smart_turn_v3:", "ort"),
-            uses(
-                "pipecat.audio.turn.smart_turn.local_smart_turn_v3:LocalSmartTurnAnalyzerV3.__init__",
-                *("ort", "InferenceSession", "sess_options"),
-            ),
-        ),
+        uses(_SILERO, "onnxruntime"),
+        uses(f"{_SILERO}SileroOnnxModel.__init__", "onnxruntime", "InferenceSession", "sess_options"),
+        calls(f"{_SILERO}SileroVADAnalyzer.__init__", "sample_rate", "params"),
+        uses(_SMART_TURN, "ort"),
+        uses(f"{_SMART_TURN}LocalSmartTurnAnalyzerV3.__init__", "ort", "InferenceSession", "sess_options"),
     ),
-    Feature(
+    feature(
         "causes",
         "the end of a call does not say which service failed, or what an event handler raised",
-        (
-            uses(f"{_PROCESSOR}.push_error", "push_error_frame"),
-            calls(f"{_PROCESSOR}.push_error_frame", "error"),
-            uses(f"{_PROCESSOR}.push_error_frame", "processor"),
-            uses(_PROCESSOR, "Error processing frame: "),
-            uses("pipecat.frames.frames:ErrorFrame", "error", "exception", "processor"),
-            uses(f"{_BASE}._call_event_handler", "_run_handler"),
-            calls(f"{_BASE}._run_handler", "event_name", "handler"),
-        ),
+        uses(f"{_PROCESSOR}.push_error", "push_error_frame"),
+        calls(f"{_PROCESSOR}.push_error_frame", "error"),
+        uses(f"{_PROCESSOR}.push_error_frame", "processor"),
+        uses(_PROCESSOR, "Error processing frame: "),
+        uses(f"{_FRAMES}ErrorFrame", "error", "exception", "processor"),
+        uses(f"{_BASE}._call_event_handler", "_run_handler"),
+        calls(f"{_BASE}._run_handler", "event_name", "handler"),
     ),
 )
 
 #: For ``wsvoice dial`` with a bot as the caller.
 CALLER_FEATURES = (
-    Feature(
+    feature(
         "caller-bot",
         "a bot cannot be the caller",
-        (
-            *_EVENTS,
-            *_CLIENT_CONNECTION,
-            uses(f"{_CLIENT}InputTransport.setup", "connect"),
-            uses(f"{_CLIENT}OutputTransport.write_audio_frame", "_write_frame"),
-            calls(f"{_CLIENT}OutputTransport._write_frame", "frame"),
-            uses(f"{_OUTPUT}.write_dtmf", "_supports_native_dtmf", "_write_dtmf_native"),
-            replaces(f"{_OUTPUT}._supports_native_dtmf", "self"),
-            replaces(f"{_OUTPUT}._write_dtmf_native", "self", "frame"),
-            uses(f"{_BASE}.__init__", "_event_handlers"),
-            uses("pipecat.utils.base_object:EventHandler", "handlers"),
-            uses("pipecat.frames.frames:CancelWorkerFrame", "reason"),
-        ),
+        *_EVENTS,
+        *_CLIENT_CONNECTION,
+        uses(f"{_CLIENT}InputTransport.setup", "connect"),
+        uses(f"{_CLIENT}OutputTransport.write_audio_frame", "_write_frame"),
+        calls(f"{_CLIENT}OutputTransport._write_frame", "frame"),
+        uses(f"{_OUTPUT}.write_dtmf", "_supports_native_dtmf", "_write_dtmf_native"),
+        replaces(f"{_OUTPUT}._supports_native_dtmf", "self"),
+        replaces(f"{_OUTPUT}._write_dtmf_native", "self", "frame"),
+        *_HANDLERS,
         required=True,
     ),
 )
