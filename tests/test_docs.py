@@ -232,6 +232,14 @@ def test_a_providers_page_knows_its_settings_and_quirks(name: str) -> None:
         assert f"\n## {title}\n" in page
 
 
+def test_every_page_installs_in_the_same_way() -> None:
+    venv = "python3 -m venv .venv && . .venv/bin/activate\n"
+    for page in ("README.md", TO_THE_LETTER):
+        assert f"{venv}pip install .\n" in text_of(page), page
+    for path in (ROOT / "CONTRIBUTING.md", *ROOT.glob("templates/*/README.md")):
+        assert f"{venv}pip install -e '.[dev]'\n" in path.read_text(encoding="utf-8"), path
+
+
 def test_the_page_of_asterisk_has_the_lines_that_are_printed() -> None:
     server = load_server("asterisk", {"ASTERISK_PASSWORD": "..."})
     printed = "\n".join(server.setup_lines("ws://localhost:7860/ws/asterisk"))

@@ -175,7 +175,12 @@ def test_a_project_names_its_provider_and_no_other(name: str, provider: str, tmp
     assert f"\n{load_provider(provider).credential_names[0]}=\n" in env
     for other in PROVIDERS:
         assert (f"{other.upper()}_" in env) == (other == provider)
-    assert f"wsvoice run bot.py -t {provider}" in (folder / "README.md").read_text()
+    readme = (folder / "README.md").read_text()
+    assert f"wsvoice run bot.py -t {provider}" in readme
+    # An exchange of one's own has no company, no number and no address on the internet.
+    is_own = not load_provider(provider).has_webhook
+    assert bool(re.search("company|ngrok|my.domain", readme)) is not is_own
+    assert readme.count("\n## ") == 4
     assert f'PROVIDERS = ["{provider}"]' in (folder / "tests" / "test_bot.py").read_text()
     project = tomllib.loads((folder / "pyproject.toml").read_text())
     assert project["project"]["name"] == "my-bot"

@@ -164,9 +164,14 @@ def plan(
     replace = {old.encode(): new.encode() for old, new in zip(before, after, strict=True)}
     # The longest first, because a text may contain a shorter one; replacements are not searched again.
     pattern = re.compile(b"|".join(map(re.escape, sorted(replace, key=len, reverse=True))))
+    exchange = (templates_folder() / "exchange.md").read_bytes()
+    has_company = any(load_company(each).has_webhook for each in names)
     files = {}
     for path, source in used.files():
         content = source.read_bytes()
+        if not has_company:
+            # An exchange of one's own has no account, no number and no webhook.
+            content = re.sub(rb"(?s)## Put it on the telephone\n.*(?=## Make it yours\n)", lambda _: exchange, content)
         is_text = b"\0" not in content
         files[path] = pattern.sub(lambda found: replace[found[0]], content) if is_text else content
     env = dict.fromkeys(name for choice, option in options.items() for name in used.choices[choice].options[option].env)
@@ -179,8 +184,8 @@ def _texts(
     """Return the texts in a project's files that depend on what the user chose."""
     picked = {f"{choice}: {option}": template.choices[choice].options[option] for choice, option in options.items()}
     loaded = [load_company(each) for each in providers]
-    # The secret that verifies webhooks; a company that does not sign has a user and a password.
-    needed = [(each.title, each.credential_names[: 1 if each.signs else 2]) for each in loaded]
+    # The secret that verifies webhooks; a company that signs nothing has a user and a password.
+    needed = [(each.title, each.credential_names[: 1 if each.signs and each.covers_body else 2]) for each in loaded]
     env: list[str] = []
     for title, variables in [*needed, *((title, option.env) for title, option in picked.items())]:
         new = [f"{variable}=" for variable in variables if f"{variable}=" not in env]

@@ -27,9 +27,7 @@ STATED = [
     "README.md says how to take the project elsewhere",
 ]
 if clone := own_editable_folder():
-    STATED.append(
-        f"note: pip replaces your editable wsvoice with a copy; `pip install -e {clone}` makes it editable again"
-    )
+    STATED.append(f"note: installing it replaces your editable wsvoice; `pip install -e {clone}` brings it back")
 FILES = {path for path, _ in TEMPLATES["echo"].files()}
 
 

@@ -107,9 +107,7 @@ def init(
             origin = requirement.partition(" @ ")[2]
             output.note(f"wsvoice is installed from {origin}; README.md says how to take the project elsewhere")
             if clone := scaffold.own_editable_folder():
-                output.note(
-                    f"pip replaces your editable wsvoice with a copy; `pip install -e {clone}` makes it editable again"
-                )
+                output.note(f"installing it replaces your editable wsvoice; `pip install -e {clone}` brings it back")
         if made.env:
             output.note(f"a call needs {', '.join(made.env)}: copy .env.example to .env, and fill it in")
 

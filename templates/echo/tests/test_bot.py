@@ -1,4 +1,4 @@
-"""Calls the bot, as its telephone company would."""
+"""Calls the bot, as its provider would."""
 
 import pytest
 

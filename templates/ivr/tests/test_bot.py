@@ -1,4 +1,4 @@
-"""Calls the bot, as its telephone company would: presses keys, and listens to what the menu says."""
+"""Calls the bot, as its provider would: presses keys, and listens to what the menu says."""
 
 import wave
 from pathlib import Path
