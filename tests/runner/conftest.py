@@ -133,7 +133,12 @@ def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., RunningSe
             assert not thread.is_alive(), "the server did not stop"
 
         running = RunningServer(made["ready"].url, log, made["switchboard"], stop)
-        made["switchboard"]._on_call_ended = running.records.append
+        run_session = made["switchboard"].run_session
+
+        async def record(session: Any) -> None:
+            running.records.append(await run_session(session))
+
+        made["switchboard"].run_session = record
 
         def end() -> None:
             if thread.is_alive():

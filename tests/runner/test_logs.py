@@ -301,7 +301,7 @@ def test_a_flood_of_refusals_is_counted(
         assert len(server.lines("WARNING", kind)) == logs.REFUSAL_LINES
     for kind, count in kinds.items():
         # The minute's end; nobody waits for it.
-        server.switchboard._refusals._end_window(kind)
+        server.switchboard.refusals._end_window(kind)
         assert server.lines(f"{kind}: {count - logs.REFUSAL_LINES} more within 60 s")
     refuse(server.url)
     for kind in kinds:

@@ -147,7 +147,7 @@ def test_a_stream_must_be_of_its_own_call(serve: Serve, make: type[Dialect]) -> 
     ear = Ear()
     server = serve(ear, transport=dialect.name)
     answer = ask(server.url, dialect, "GET" if dialect.name == "exotel" else "POST")
-    assert server.switchboard._announced.popitem()[1].direction == ("outbound" if make in DIALLED else "inbound")
+    assert server.switchboard.announced.popitem()[1].direction == ("outbound" if make in DIALLED else "inbound")
     url, _ = read_document(answer, dialect)
     dialect.call_id = "another"
 

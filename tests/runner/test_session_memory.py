@@ -22,7 +22,7 @@ COUNTS = """
     from pipecat.pipeline.worker import PipelineParams, PipelineWorker
     from pipecat.workers.runner import WorkerRunner
 
-    KINDS = ("MediaSocket", "Session", "BotTask", "CallTransport", "CallRecorder", "PipelineWorker", "CallArguments")
+    KINDS = ("MediaSocket", "Session", "CallTransport", "CallRecorder", "PipelineWorker", "CallArguments")
 
 
     async def bot(runner_args):

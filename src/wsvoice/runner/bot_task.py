@@ -1,5 +1,5 @@
 """
-The task of a bot beside its accepted WebSocket, until both have ended.
+The bot's task beside its accepted WebSocket, for a call or a plain client, until both have ended.
 
 Whatever happens first decides how it ended: the bot returns, raises or asks for the end; the caller leaves or no longer
 reads; the server stops.
@@ -8,10 +8,13 @@ reads; the server stops.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from wsvoice.call import Cause
 from wsvoice.isolation import IsolatedBot, current_bot, describe_failure, is_exit
 from wsvoice.runner.diagnosis import Diagnosis, diagnosing, location_of
 
@@ -37,42 +40,103 @@ INTERNAL_ERROR = 1011
 SERVICE_RESTART = 1012
 
 
-class BotTask:
+@dataclass(kw_only=True)
+class Record:
     """
-    The task of the bot and that of the reader, with everything that may end them.
+    What happened in one session; times in seconds.
 
     Attributes:
-        ended_by: ``bot``, ``caller``, ``error`` or ``server``; valid once it has ended.
+        started_at: Unix time of the accepted WebSocket.
+        duration_s: From then to the end.
+        ended_by: ``bot``, ``caller``, ``error`` or ``server``.
         reason: Why it ended.
+        faults: How often each kind of bad message came.
+        causes: What went wrong meanwhile, whether or not it ended the session.
+    """
+
+    #: What the other end is called in the log.
+    peer: ClassVar[str] = "caller"
+
+    started_at: float = field(default_factory=time.time)
+    duration_s: float = 0.0
+    ended_by: str = "server"
+    reason: str = ""
+    faults: dict[str, int] = field(default_factory=dict)
+    causes: list[Cause] = field(default_factory=list)
+
+    def summary(self) -> str:
+        """Return the session's last line in the log."""
+        who = {"error": "an error", "caller": f"the {self.peer}"}.get(self.ended_by, f"the {self.ended_by}")
+        parts = [f"ended by {who} after {self.duration_s:.1f} s: {self.reason}", *self._details()]
+        if self.faults:
+            counts = ", ".join(f"{count} {kind}" for kind, count in sorted(self.faults.items()))
+            parts.append(f"ignored {counts}")
+        return "; ".join(parts)
+
+    def _details(self) -> Iterable[str]:
+        raise NotImplementedError
+
+
+class BotSession:
+    """
+    The bot running for one call or one plain client, with everything that may end it.
+
+    Attributes:
+        record: What happened; complete once the session has ended.
+        diagnosis: Collects what goes wrong.
         refused: The other end is turned away, whatever the bot did.
+        ended_at: When the WebSocket was closed, on the loop's clock.
 
     Args:
         socket: The accepted WebSocket.
         bot: The user's coroutine function.
-        config: The server's settings.
+        on_closed: Called once the WebSocket is closed, while the bot may still be busy.
     """
 
-    def __init__(self, socket: BoundedSocket, bot: Bot, config: RunConfig) -> None:
-        self.ended_by = "server"
-        self.reason = ""
+    record: Record
+    session_id: str
+
+    def __init__(
+        self, socket: BoundedSocket, bot: Bot, config: RunConfig, *, on_closed: Callable[[], None], logger: Logger
+    ) -> None:
+        self.socket = socket
+        self.config = config
+        self.logger = logger
         self.refused = False
-        #: When the WebSocket was closed, on the loop's clock.
         self.ended_at: float | None = None
-        self._socket = socket
         self._bot = bot
-        self._config = config
+        self._on_closed = on_closed
         self._end_asked = asyncio.Event()
         self._end_reason = ""
         self._hurry = asyncio.Event()
         self._failure: BaseException | None = None
         self._failed = asyncio.Event()
+        self._diagnose("")
+
+    async def run(self) -> Record:
+        """Run the session to its end, and return what happened."""
+        raise NotImplementedError
+
+    async def _make_arguments(self) -> Any:
+        """Build the bot's argument."""
+        raise NotImplementedError
+
+    async def _play_out(self) -> None:
+        """Wait until the other end has heard the last audio."""
+
+    async def _close(self) -> None:
+        """Do what is due once the WebSocket is closed, while the bot may still be busy."""
+        self._on_closed()
+
+    def _diagnose(self, call_id: str) -> None:
+        self.diagnosis = Diagnosis(call_id, self.config.causes)
 
     @property
     def close_code(self) -> int:
         """The code to close the WebSocket with."""
         if self.refused:
             return POLICY_VIOLATION
-        return {"error": INTERNAL_ERROR, "server": GOING_AWAY}.get(self.ended_by, self._socket.requested_code)
+        return {"error": INTERNAL_ERROR, "server": GOING_AWAY}.get(self.record.ended_by, self.socket.requested_code)
 
     def end(self, reason: str, *, at_once: bool = False) -> None:
         """
@@ -89,54 +153,44 @@ class BotTask:
 
     def note_end(self, ended_by: str, reason: str) -> None:
         """Note how it ended."""
-        self.ended_by, self.reason = ended_by, reason
+        self.record.ended_by, self.record.reason = ended_by, reason
 
-    async def run(
-        self,
-        name: str,
-        make_arguments: Callable[[], Awaitable[Any]],
-        *,
-        diagnosis: Diagnosis,
-        logger: Logger,
-        play_out: Callable[[], Awaitable[Any]] | None = None,
-        on_closed: Callable[[], Awaitable[Any]] | None = None,
-    ) -> None:
-        """
-        Run the bot until it is over, and close the WebSocket.
+    def log_end(self, duration_s: float) -> None:
+        """Complete the record, and log it."""
+        record = self.record
+        record.duration_s = duration_s
+        record.faults, record.causes = dict(self.socket.faults), self.diagnosis.causes
+        self.logger.log("ERROR" if record.ended_by == "error" else "INFO", record.summary())
 
-        Args:
-            name: The call's id, for the names of the tasks.
-            make_arguments: Builds the bot's argument.
-            diagnosis: Collects what goes wrong.
-            logger: The call's logger.
-            play_out: Waits until the caller has heard the last audio.
-            on_closed: Called once the WebSocket is closed, while the bot may still be busy.
-        """
-        socket = self._socket
+    async def run_bot(self) -> None:
+        """Run the bot until it is over, and close the WebSocket."""
+        with self.logger.contextualize(call=self.session_id):
+            await self._run_bot()
+
+    async def _run_bot(self) -> None:
+        socket, name = self.socket, self.session_id
         # The bot's handlers run in the reader's task as well.
-        before = current_bot.set(IsolatedBot(name, lambda error: self._note_failure(error, diagnosis, logger)))
-        with diagnosing(diagnosis):
+        before = current_bot.set(IsolatedBot(name, self._note_failure))
+        with diagnosing(self.diagnosis):
             reader = asyncio.create_task(socket.read_loop(), name=f"wsvoice-reader-{name}")
-            bot = asyncio.create_task(self._run_bot(make_arguments, diagnosis, logger), name=f"wsvoice-bot-{name}")
+            bot = asyncio.create_task(self._call_bot(), name=f"wsvoice-bot-{name}")
         watchdog = asyncio.create_task(self._watch(), name=f"wsvoice-watch-{name}")
         events = (socket.gone, socket.close_requested, self._end_asked, self._failed)
         ends = {asyncio.create_task(event.wait()) for event in events}
         try:
             await asyncio.wait({bot, reader, *ends}, return_when=asyncio.FIRST_COMPLETED)
-            self._determine_end(bot, reader, logger)
-            if play_out is not None:
-                await self._run_unless_hurried(play_out(), 0.0)
+            self._determine_end(bot, reader)
+            await self._run_unless_hurried(self._play_out(), 0.0)
             if not bot.done() and not socket.gone.is_set():
                 # A bot that fails ends its pipeline on the way out; its error comes a moment later.
                 await asyncio.wait({bot}, timeout=FAILURE_GRACE_S)
-            self._determine_end(bot, reader, logger)
+            self._determine_end(bot, reader)
             await socket.close_connection(self.close_code)
             # For the transport this is the same as a real hang-up.
-            socket.note_gone(self.reason)
+            socket.note_gone(self.record.reason)
             self.ended_at = asyncio.get_running_loop().time()
-            if on_closed is not None:
-                await self._run_unless_hurried(on_closed(), HURRIED_TIMEOUT_S)
-            await self._wait_for_bot(bot, logger)
+            await self._run_unless_hurried(self._close(), HURRIED_TIMEOUT_S)
+            await self._wait_for_bot(bot)
         finally:
             current_bot.reset(before)
             tasks = {reader, watchdog, bot, *ends}
@@ -145,20 +199,20 @@ class BotTask:
             await self._wait(tasks, CLEANUP_TIMEOUT_S)
             stubborn = {task for task in tasks if not task.done()}
             if stubborn:
-                logger.error("the bot ignores its cancellation; it is abandoned, and its place is free")
+                self.logger.error("the bot ignores its cancellation; it is abandoned, and its place is free")
             for task in tasks - stubborn:
                 # Retrieved, so that asyncio does not report an error that was logged already.
                 task.cancelled() or task.exception()
 
-    def _determine_end(self, bot: asyncio.Task[None], reader: asyncio.Task[None], logger: Logger) -> None:
-        error = self._failure
-        if error is not None and not self._socket.gone.is_set():
+    def _determine_end(self, bot: asyncio.Task[None], reader: asyncio.Task[None]) -> None:
+        error, socket = self._failure, self.socket
+        if error is not None and not socket.gone.is_set():
             self.note_end("error", f"the bot {_described(error)}")
-        elif self._socket.gone.is_set():
+        elif socket.gone.is_set():
             # Our own server closes with 1012 when it stops waiting.
-            stopped = self._socket.close_code == SERVICE_RESTART
-            self.note_end("server" if stopped else "caller", self._socket.gone_reason)
-        elif self._socket.close_requested.is_set():
+            stopped = socket.close_code == SERVICE_RESTART
+            self.note_end("server" if stopped else "caller", socket.gone_reason)
+        elif socket.close_requested.is_set():
             self.note_end("bot", "the bot ended the call")
         elif self._end_asked.is_set():
             self.note_end("server", self._end_reason)
@@ -166,36 +220,34 @@ class BotTask:
             self.note_end("bot", "the bot returned")
         elif reader.done() and not reader.cancelled():
             error = reader.exception()
-            logger.opt(exception=error).error("the call's audio could not be handed to the bot")
+            self.logger.opt(exception=error).error("the call's audio could not be handed to the bot")
             self.note_end("error", f"the call's reader raised {type(error).__name__}")
 
-    async def _run_bot(
-        self, make_arguments: Callable[[], Awaitable[Any]], diagnosis: Diagnosis, logger: Logger
-    ) -> None:
+    async def _call_bot(self) -> None:
         try:
-            await self._bot(await make_arguments())
+            await self._bot(await self._make_arguments())
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - not even an exit of the bot's may end the server
-            self._note_failure(error, diagnosis, logger)
+            self._note_failure(error)
 
-    def _note_failure(self, error: BaseException, diagnosis: Diagnosis, logger: Logger) -> None:
+    def _note_failure(self, error: BaseException) -> None:
         """Log and keep what the bot raised, or one of its tasks that tried to end the process."""
-        logger.opt(exception=error).error("the bot {}", describe_failure(error))
-        diagnosis.note_exception(error)
+        self.logger.opt(exception=error).error("the bot {}", describe_failure(error))
+        self.diagnosis.note_exception(error)
         self._failure = self._failure or error
         self._failed.set()
 
-    async def _wait_for_bot(self, bot: asyncio.Task[None], logger: Logger) -> None:
+    async def _wait_for_bot(self, bot: asyncio.Task[None]) -> None:
         """Give the bot time for its work after the call, then cancel it."""
         if is_exit(self._failure):
             # It wanted to exit, so there is nothing to wait for.
             self._hurry.set()
-        timeout_s = self._config.bot_exit_timeout_s
+        timeout_s = self.config.bot_exit_timeout_s
         await self._wait({bot}, timeout_s)
         if not bot.done():
             if not self._hurry.is_set():
-                logger.warning("the bot went on for {:g} s after its call had ended; it is cancelled", timeout_s)
+                self.logger.warning("the bot went on for {:g} s after its call had ended; it is cancelled", timeout_s)
             bot.cancel()
             await self._wait({bot}, CLEANUP_TIMEOUT_S)
 
@@ -226,12 +278,12 @@ class BotTask:
     async def _watch(self) -> None:
         """Give up a caller that does not read."""
         loop = asyncio.get_running_loop()
-        timeout_s = self._config.send_timeout_s
+        timeout_s = self.config.send_timeout_s
         while True:
             await asyncio.sleep(min(1.0, timeout_s / 4))
-            since = self._socket.send_blocked_since
+            since = self.socket.send_blocked_since
             if since is not None and loop.time() - since > timeout_s:
-                self._socket.abandon(f"the caller did not read for {timeout_s:g} s")
+                self.socket.abandon(f"the caller did not read for {timeout_s:g} s")
                 return
 
 

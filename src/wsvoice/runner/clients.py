@@ -20,8 +20,8 @@ import json
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from loguru import logger
@@ -31,21 +31,18 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import Message
 from starlette.websockets import WebSocket
 
-from wsvoice.call import Call, Cause, first_cause
-from wsvoice.config import START_KEY, RunConfig
+from wsvoice.call import Call, first_cause
+from wsvoice.config import START_KEY
 from wsvoice.errors import TokenError
 from wsvoice.runner import requests
-from wsvoice.runner.auth import StreamTokens
-from wsvoice.runner.bot_task import POLICY_VIOLATION, Bot, BotTask
+from wsvoice.runner.bot_task import POLICY_VIOLATION, BotSession, Record
 from wsvoice.runner.bounded_socket import BoundedSocket
-from wsvoice.runner.capacity import TOKEN_TTL_S, Capacity, Place
-from wsvoice.runner.diagnosis import Diagnosis
-from wsvoice.runner.logs import RefusalLog
+from wsvoice.runner.capacity import TOKEN_TTL_S, Place
 
 if TYPE_CHECKING:
     from loguru import Logger
 
-    from wsvoice.runner.session import Session
+    from wsvoice.runner.switchboard import Switchboard
 
 #: Takes the place of the provider in a client's token.
 TRANSPORT = "websocket"
@@ -106,47 +103,30 @@ class ClientSocket(BoundedSocket):
             self.sent += 1
 
 
-@dataclass(slots=True)
-class ClientRecord:
+@dataclass(kw_only=True)
+class ClientRecord(Record):
     """
-    What happened in one client's session; times in seconds.
+    What happened in one client's session.
 
     Attributes:
         session_id: From ``POST /start``, or made for the connection.
-        started_at: Unix time of the accepted WebSocket.
-        duration_s: From then to the end.
-        ended_by: ``bot``, ``caller``, ``error`` or ``server``.
-        reason: Why it ended.
         received: Messages from the client.
         sent: Messages to the client.
-        faults: How often each kind of bad message came.
-        causes: What went wrong meanwhile, whether or not it ended the session.
     """
 
+    peer = "client"
+
     session_id: str
-    started_at: float
-    duration_s: float = 0.0
-    ended_by: str = "server"
-    reason: str = ""
     received: int = 0
     sent: int = 0
-    faults: dict[str, int] = field(default_factory=dict)
-    causes: list[Cause] = field(default_factory=list)
 
-    def summary(self) -> str:
-        """Return the session's last line in the log."""
-        who = {"error": "an error", "caller": "the client"}.get(self.ended_by, f"the {self.ended_by}")
-        parts = [f"ended by {who} after {self.duration_s:.1f} s: {self.reason}"]
+    def _details(self) -> Iterator[str]:
         if self.ended_by != "error" and (cause := first_cause(self.causes)) is not None:
-            parts.append(f"in the bot: {cause}")
-        parts.append(f"{self.received} messages in, {self.sent} out")
-        if self.faults:
-            counts = ", ".join(f"{count} {kind}" for kind, count in sorted(self.faults.items()))
-            parts.append(f"ignored {counts}")
-        return "; ".join(parts)
+            yield f"in the bot: {cause}"
+        yield f"{self.received} messages in, {self.sent} out"
 
 
-class ClientSession:
+class ClientSession(BotSession):
     """
     The bot running for one client.
 
@@ -154,69 +134,42 @@ class ClientSession:
         session_id: From ``POST /start``, or made for the connection.
         body: What the bot gets as ``runner_args.body``.
         is_eval: The client is an eval harness.
-
-    Args:
-        on_closed: Called once the WebSocket is closed, while the bot may still be busy.
     """
+
+    socket: ClientSocket
+    record: ClientRecord
 
     def __init__(
         self,
+        switchboard: Switchboard,
         socket: ClientSocket,
-        bot: Bot,
         make_arguments: MakeArguments,
-        config: RunConfig,
         *,
         session_id: str,
         body: Any,
         is_eval: bool,
         on_closed: Callable[[], None],
-        logger: Logger,
     ) -> None:
-        self.socket = socket
+        super().__init__(socket, switchboard.bot, switchboard.config, on_closed=on_closed, logger=socket.logger)
         self.session_id = session_id
         self.body = body
         self.is_eval = is_eval
-        self.diagnosis = Diagnosis(session_id, config.causes)
-        self._make_arguments = make_arguments
-        self._on_closed = on_closed
-        self._logger = logger
-        self._run = BotTask(socket, bot, config)
-
-    def end(self, reason: str, *, at_once: bool = False) -> None:
-        """Ask for the end of the session, on the server's behalf."""
-        self._run.end(reason, at_once=at_once)
+        self.record = ClientRecord(session_id=session_id)
+        self._arguments_for = make_arguments
+        self._diagnose(session_id)
 
     async def run(self) -> ClientRecord:
         """Run the session to its end, and return what happened."""
-        socket, run = self.socket, self._run
-        record = ClientRecord(self.session_id, time.time())
         loop = asyncio.get_running_loop()
         started = loop.time()
-        self._logger.info("pipecat's eval tool connected" if self.is_eval else "a client connected")
-        with self._logger.contextualize(call=self.session_id):
-            await run.run(
-                self.session_id,
-                self._arguments,
-                diagnosis=self.diagnosis,
-                logger=self._logger,
-                on_closed=self._note_closed,
-            )
-        record.duration_s = loop.time() - started
-        record.ended_by, record.reason = run.ended_by, run.reason
-        record.received, record.sent, record.faults = socket.received, socket.sent, dict(socket.faults)
-        record.causes = self.diagnosis.causes
-        self._logger.log("ERROR" if record.ended_by == "error" else "INFO", record.summary())
-        return record
+        self.logger.info("pipecat's eval tool connected" if self.is_eval else "a client connected")
+        await self.run_bot()
+        self.record.received, self.record.sent = self.socket.received, self.socket.sent
+        self.log_end(loop.time() - started)
+        return self.record
 
-    def refuse(self) -> None:
-        """Turn the client away, whatever the bot does."""
-        self._run.refused = True
-
-    async def _note_closed(self) -> None:
-        self._on_closed()
-
-    async def _arguments(self) -> Any:
-        return await self._make_arguments(self)
+    async def _make_arguments(self) -> Any:
+        return await self._arguments_for(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,34 +186,17 @@ class Clients:
     Connects plain clients to the bot, many at a time.
 
     Args:
-        bot: The user's coroutine function.
-        config: The server's settings.
-        tokens: Issues and checks the clients' tokens.
-        capacity: How many sessions run at once.
-        sessions: The running sessions, to which the clients' are added.
-        refusals: Logs who is turned away.
-        on_ended: Called with the record of each ended session.
+        switchboard: Whose bot, settings, tokens and places they get.
     """
 
-    def __init__(
-        self,
-        bot: Bot,
-        config: RunConfig,
-        tokens: StreamTokens,
-        capacity: Capacity,
-        sessions: set[Session | ClientSession],
-        refusals: RefusalLog,
-        on_ended: Callable[[ClientRecord], None],
-    ) -> None:
+    def __init__(self, switchboard: Switchboard) -> None:
         from wsvoice.runner.pipecat.websocket_transport import allowed_origins, client_arguments, is_eval_connect
 
-        self._bot = bot
-        self._config = config
-        self._tokens = tokens
-        self._capacity = capacity
-        self._refusals = refusals
-        self._on_ended = on_ended
-        self._sessions = sessions
+        self._switchboard = switchboard
+        self._config = config = switchboard.config
+        self._tokens = switchboard.auth.tokens
+        self._capacity = switchboard.capacity
+        self._refusals = switchboard.refusals
         #: The pending sessions, oldest first.
         self._started: OrderedDict[str, _PendingSession] = OrderedDict()
         #: Pages of the server's own public address.
@@ -273,11 +209,11 @@ class Clients:
     def routes(self) -> list[BaseRoute]:
         """Return the routes for clients."""
 
-        async def client(websocket: WebSocket) -> None:
-            await self.connect(websocket, websocket.path_params.get("token"))
+        def websockets(path: str, *, evals_only: bool) -> list[BaseRoute]:
+            async def connect(websocket: WebSocket) -> None:
+                await self.connect(websocket, websocket.path_params.get("token"), evals_only=evals_only)
 
-        async def harness(websocket: WebSocket) -> None:
-            await self.connect(websocket, websocket.path_params.get("token"), evals_only=True)
+            return [WebSocketRoute(path, connect), WebSocketRoute(f"{path}/{{token}}", connect)]
 
         async def guide(_: Request) -> Response:
             refusal = "This is a voice bot for WebSocket clients: connect to /ws-client\n"
@@ -287,10 +223,8 @@ class Clients:
             # Webhooks, real or simulated, come by POST.
             Route("/", guide, methods=["GET", "POST"]),
             Route("/start", self.start, methods=["POST", "OPTIONS"]),
-            WebSocketRoute("/ws-client", client),
-            WebSocketRoute("/ws-client/{token}", client),
-            WebSocketRoute("/ws", harness),
-            WebSocketRoute("/ws/{token}", harness),
+            *websockets("/ws-client", evals_only=False),
+            *websockets("/ws", evals_only=True),
         ]
 
     # POST /start
@@ -356,7 +290,8 @@ class Clients:
             self._refusals.warning(log, "start refused (503)", "too many sessions wait for their clients")
             return _failure(503, "Too many sessions wait for their clients.")
         if self._capacity.draining or not self._capacity.reserve(call, stranger=stranger):
-            self._refusals.warning(log, "start refused (503)", self._no_place())
+            reason = "draining" if self._capacity.draining else "every place is taken"
+            self._refusals.warning(log, "start refused (503)", reason)
             return _failure(503, "Every place is taken.")
         self._started[call.call_id] = _PendingSession(body, time.monotonic() + TOKEN_TTL_S, stranger)
         prefix = request.scope["path"].removesuffix("/start")
@@ -413,11 +348,8 @@ class Clients:
             return
         session_id = announced.call_id if announced is not None else str(uuid.uuid4())
         log = logger.bind(call=session_id)
-        is_closed = self._capacity.draining and announced is None
-        place = None if is_closed else self._capacity.occupy(announced)
+        place = await self._switchboard.take_place(websocket, announced, log, "client")
         if place is None:
-            self._refusals.warning(log, "client refused (503)", self._no_place())
-            await requests.deny(websocket, 503, "Every place is taken.")
             return
         try:
             if await requests.accept(websocket, log):
@@ -444,22 +376,15 @@ class Clients:
         if body is None or isinstance(body, dict):
             body = {**self._config.parameters, **(body or {})}
         session = ClientSession(
+            self._switchboard,
             socket,
-            self._bot,
             self._make_arguments,
-            self._config,
             session_id=session_id,
             body=body,
             is_eval=is_eval,
             on_closed=place.close,
-            logger=log,
         )
-        self._sessions.add(session)
-        try:
-            record = await session.run()
-        finally:
-            self._sessions.discard(session)
-        self._on_ended(record)
+        await self._switchboard.run_session(session)
 
     def _admit(self, websocket: WebSocket, path_token: str | None) -> Call | None:
         """
@@ -487,9 +412,6 @@ class Clients:
             if needed or path_token:
                 raise
             return None
-
-    def _no_place(self) -> str:
-        return "draining" if self._capacity.draining else "every place is taken"
 
 
 def _offered_token(websocket: WebSocket) -> str | None:

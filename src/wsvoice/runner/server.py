@@ -137,7 +137,7 @@ class DrainingServer(uvicorn.Server):
             self._log_waiting(late_s)
             if late_s >= 0:
                 self._switchboard.end_all("the server stops", at_once=late_s >= END_TIMEOUT_S)
-            awaited = time.monotonic() < self._awaits_until and self._switchboard.pending
+            awaited = time.monotonic() < self._awaits_until and self._switchboard.capacity.reserved
             self.should_exit = not (self._switchboard.active_calls or awaited)
         else:
             self._memory.check(is_busy=self._is_busy())
@@ -150,7 +150,7 @@ class DrainingServer(uvicorn.Server):
         )
 
     def _log_waiting(self, late_s: float) -> None:
-        calls, pending = self._switchboard.active_calls, self._switchboard.pending
+        calls, pending = self._switchboard.active_calls, self._switchboard.capacity.reserved
         # A call that is about to end is not worth a line.
         if self._told or not (calls or pending) or late_s < 1 - self._drain_timeout_s:
             return

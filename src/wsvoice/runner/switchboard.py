@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Container
-from contextlib import contextmanager
+from collections.abc import Container
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -22,9 +22,9 @@ from wsvoice.providers import PROVIDERS, load_server
 from wsvoice.providers.base import Answer, CallUpdate, HttpRequest, Server, WebhookRequest
 from wsvoice.runner import requests
 from wsvoice.runner.auth import Authenticator, served_providers
-from wsvoice.runner.bot_task import POLICY_VIOLATION, Bot
+from wsvoice.runner.bot_task import POLICY_VIOLATION, Bot, BotSession, Record
 from wsvoice.runner.bounded_socket import MESSAGE_TOO_BIG
-from wsvoice.runner.capacity import Capacity, Place, call_key
+from wsvoice.runner.capacity import CallKey, Capacity, Place, call_key
 from wsvoice.runner.clients import Clients
 from wsvoice.runner.detection import detect_provider
 from wsvoice.runner.logs import RefusalLog
@@ -32,12 +32,7 @@ from wsvoice.runner.media_socket import MediaSocket
 from wsvoice.runner.session import ID_LIMIT, Session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from loguru import Logger
-
-    from wsvoice.runner.clients import ClientRecord, ClientSession
-    from wsvoice.runner.session import CallRecord
 
 #: How long a provider's API may take.
 REST_TIMEOUT_S = 5.0
@@ -55,17 +50,14 @@ class Switchboard:
         bot: The user's coroutine function.
         config: The server's settings.
         providers: As :func:`~wsvoice.runner.auth.served_providers` returns them.
-        on_call_ended: Called with the record of each ended call.
+
+    Attributes:
+        sessions: The running sessions, of calls and of clients.
+        announced: Calls by provider and id, for streams that name no numbers, or come without a token.
+        clients: Serves plain clients; ``None`` if providers are served.
     """
 
-    def __init__(
-        self,
-        bot: Bot,
-        config: RunConfig,
-        providers: dict[str, Server],
-        *,
-        on_call_ended: Callable[[CallRecord | ClientRecord], None] | None = None,
-    ) -> None:
+    def __init__(self, bot: Bot, config: RunConfig, providers: dict[str, Server]) -> None:
         # pipecat takes most of a second to import; nobody who only asks for help waits for it.
         from wsvoice.runner.pipecat.call_arguments import call_arguments
 
@@ -74,18 +66,11 @@ class Switchboard:
         self.auth = Authenticator(config.verify, chosen_provider=config.transport)
         self.capacity = Capacity(config.max_calls)
         self.providers = providers
-        self._refusals = RefusalLog()
-        #: The running sessions, of calls and of clients.
-        self.sessions: set[Session | ClientSession] = set()
-        self._announced: OrderedDict[tuple[str, str], Call] = OrderedDict()
-        #: Serves plain clients; ``None`` if providers are served.
-        self.clients: Clients | None = None
-        if config.transport == "websocket":
-            self.clients = Clients(
-                bot, config, self.auth.tokens, self.capacity, self.sessions, self._refusals, self._report
-            )
-        self._make_arguments = call_arguments
-        self._on_call_ended = on_call_ended
+        self.refusals = RefusalLog()
+        self.sessions: set[BotSession] = set()
+        self.announced: OrderedDict[CallKey, Call] = OrderedDict()
+        self.clients = Clients(self) if config.transport == "websocket" else None
+        self.make_call_arguments = call_arguments
 
     @property
     def active_calls(self) -> int:
@@ -95,11 +80,6 @@ class Switchboard:
     def drain(self) -> None:
         """Take no new calls; running ones continue."""
         self.capacity.draining = True
-
-    @property
-    def pending(self) -> int:
-        """How many calls a webhook announced whose streams have not come yet."""
-        return self.capacity.reserved
 
     @property
     def call_ids(self) -> list[str]:
@@ -117,9 +97,26 @@ class Switchboard:
         for session in self.sessions:
             session.end(reason, at_once=at_once)
 
-    def _report(self, record: CallRecord | ClientRecord) -> None:
-        if self._on_call_ended is not None:
-            self._on_call_ended(record)
+    async def take_place(
+        self, websocket: WebSocket, announced: Call | None, log: Logger, what: str, *, is_stranger: bool = False
+    ) -> Place | None:
+        """Take a place for a stream or a client; refuse it if there is none."""
+        # An announced call is still accepted while the server drains.
+        is_closed = self.capacity.draining and announced is None
+        place = None if is_closed else self.capacity.occupy(announced, is_stranger=is_stranger)
+        if place is None:
+            reason = "draining" if is_closed else "every place is taken"
+            self.refusals.warning(log, f"{what} refused (503)", reason)
+            await requests.deny(websocket, 503, "Every place is taken.")
+        return place
+
+    async def run_session(self, session: BotSession) -> Record:
+        """Run a session to its end, and return what happened."""
+        self.sessions.add(session)
+        try:
+            return await session.run()
+        finally:
+            self.sessions.discard(session)
 
     # Webhooks
 
@@ -128,7 +125,7 @@ class Switchboard:
         try:
             body = await requests.read_body(request, self.config.message_limit)
         except requests.BodyError as error:
-            self._refusals.warning(logger, f"webhook refused ({error.status})", error.reason)
+            self.refusals.warning(logger, f"webhook refused ({error.status})", error.reason)
             return requests.close_after(PlainTextResponse(f"{error}\n", error.status))
         asked = WebhookRequest(
             method=request.method,
@@ -141,7 +138,7 @@ class Switchboard:
             return PlainTextResponse(self._guidance(asked), 404)
         log = logger.bind(call="-")
         if not requests.has_host(request, self.config):
-            self._refusals.warning(log, "webhook refused (400)", "it names no host, or a bad one")
+            self.refusals.warning(log, "webhook refused (400)", "it names no host, or a bad one")
             return PlainTextResponse("The request must name one host.\n", 400)
         lacks_credentials = bool(provider.challenge) and "authorization" not in asked.headers
         if lacks_credentials and _is_empty(asked):
@@ -155,20 +152,20 @@ class Switchboard:
                 error.hint = (
                     f"it is signed for {host}, which this server does not know: if that is yours, use -x {host}"
                 )
-            self._refusals.warning(log, "webhook refused (403)", requests.with_hint(error))
+            self.refusals.warning(log, "webhook refused (403)", requests.with_hint(error))
             is_checked = self.auth.verifies(provider)
             refusal = "The signature is missing or wrong." if is_checked else "It cannot be verified; the log says why."
             return PlainTextResponse(f"{refusal}\n", 403)
         if (host := requests.unknown_host(request, self.config)) is not None:
             named, option = (host, f"-x {host}") if host else ("a proxy", "-x and the public host")
             reason = f"it came by {named}, which this server does not know; start it with {option}"
-            self._refusals.warning(log, "webhook refused (403)", reason)
+            self.refusals.warning(log, "webhook refused (403)", reason)
             return PlainTextResponse("This server does not know its public address; the log says why.\n", 403)
         try:
             event = provider.read_webhook(asked)
         except RemoteProtocolError as error:
             guidance = self._other_path(asked, provider) or ""
-            self._refusals.warning(log, "webhook refused (400)", f"{error.message}{guidance}")
+            self.refusals.warning(log, "webhook refused (400)", f"{error.message}{guidance}")
             return PlainTextResponse(f"This is no webhook of {provider.title}: {error.message}{guidance}\n", 400)
         prefix = request.scope["path"].removesuffix("/").removesuffix(f"/{provider_name}" if provider_name else "")
         call_id = event.call_id if event is not None else ""
@@ -185,7 +182,7 @@ class Switchboard:
                     succeed()
                 return response
         except SignatureError as error:
-            self._refusals.warning(log, "webhook refused (403)", requests.with_hint(error))
+            self.refusals.warning(log, "webhook refused (403)", requests.with_hint(error))
             return PlainTextResponse("The signature was used before.\n", 403)
 
     def _note_update(self, provider: Server, update: CallUpdate, log: Logger) -> None:
@@ -204,17 +201,20 @@ class Switchboard:
         # A running call may finish, which includes its next stream.
         is_closed = self.capacity.draining and not self.capacity.knows(call_key(call))
         if is_closed or not self.capacity.reserve(call, stranger=stranger):
-            self._refusals.warning(log, "webhook answered busy", "draining" if is_closed else "every place is taken")
+            self.refusals.warning(log, "webhook answered busy", "draining" if is_closed else "every place is taken")
             return await self._respond(provider.busy(call), log)
         base = requests.stream_base(request, self.config) + prefix
         stream_url = f"{base}/ws/{provider.name}/{self.auth.tokens.issue(call, verified=stranger is None)}"
         try:
-            answer = provider.answer(self._with_parameters(call), stream_url)
+            parameters = {**self.config.parameters, **call.parameters}
+            answer = provider.answer(replace(call, parameters=parameters), stream_url)
         except WsvoiceError as error:
             log.error("webhook not answered: {}", requests.with_hint(error))
             self.capacity.forget(call_key(call))
             return PlainTextResponse("The answer could not be rendered.\n", 500)
-        self._remember(call)
+        self.announced[call_key(call)] = call
+        if len(self.announced) > REMEMBERED_CALLS:
+            self.announced.popitem(last=False)
         response = await self._respond(answer, log)
         if response.status_code >= 300:
             self.capacity.forget(call_key(call))
@@ -241,19 +241,12 @@ class Switchboard:
             return False
         return True
 
-    async def _hang_up(self, provider: Server, call: Call, log: Logger) -> None:
+    async def hang_up(self, provider: Server, call: Call, log: Logger) -> None:
         """End the call by the provider's API, if closing its stream does not."""
         request = provider.hang_up(call, now=time.time())
-        if request is None:
-            return
-        settled = provider.ended_statuses
-        await self._send(request, log, "the call may still be up: its hang-up", settled=settled)
-
-    def _remember(self, call: Call) -> None:
-        """Remember an announced call: some streams name no numbers, and may come without a token."""
-        self._announced[call.provider, call.call_id] = call
-        if len(self._announced) > REMEMBERED_CALLS:
-            self._announced.popitem(last=False)
+        if request is not None:
+            what = "the call may still be up: its hang-up"
+            await self._send(request, log, what, settled=provider.ended_statuses)
 
     def _find_provider(self, request: WebhookRequest, name: str | None) -> Server | None:
         if name is not None:
@@ -279,9 +272,6 @@ class Switchboard:
                 return f"; it looks like {other.title}'s, which is not served here (-t {name})"
         return None
 
-    def _with_parameters(self, call: Call) -> Call:
-        return replace(call, parameters={**self.config.parameters, **call.parameters})
-
     # Streams
 
     async def stream(self, websocket: WebSocket, provider_name: str | None = None, token: str | None = None) -> None:
@@ -298,41 +288,48 @@ class Switchboard:
             if provider is not None:
                 self._check_upgrade(websocket, provider, log)
         except (TokenError, SignatureError) as error:
-            self._refusals.warning(log, "stream refused (403)", requests.with_hint(error))
+            self.refusals.warning(log, "stream refused (403)", requests.with_hint(error))
             await requests.deny(websocket, 403, "The stream token or signature is missing or wrong.")
             return
-        # An announced call is still accepted while the server drains.
-        is_closed = self.capacity.draining and announced is None
-        place = None if is_closed else self.capacity.occupy(announced, is_stranger=is_stranger)
+        place = await self.take_place(websocket, announced, log, "stream", is_stranger=is_stranger)
         if place is None:
-            self._refusals.warning(log, "stream refused (503)", "draining" if is_closed else "every place is taken")
-            await requests.deny(websocket, 503, "Every place is taken.")
             return
-        with self._recorded(announced, place) as close:
-            known = self.providers.values() if provider is None else [provider]
-            if await requests.accept(websocket, log, [each.subprotocol for each in known if each.subprotocol]):
-                await self._serve_stream(
-                    websocket, provider, announced, log, is_stranger=is_stranger, on_started=place.start, close=close
-                )
-
-    @contextmanager
-    def _recorded(self, announced: Call | None, place: Place) -> Iterator[Callable[[], None]]:
-        """Record that a stream starts and ends; yields a function that records its close."""
-        is_closed = False
-
-        def close() -> None:
-            nonlocal is_closed
-            place.close()
-            if announced is not None and not is_closed:
-                self.auth.replays.stream_ended(call_key(announced))
-            is_closed = True
-
+        closing = ExitStack()
+        closing.callback(place.close)
         if announced is not None:
             self.auth.replays.stream_started(call_key(announced))
+            closing.callback(self.auth.replays.stream_ended, call_key(announced))
         try:
-            yield close
+            known = self.providers.values() if provider is None else [provider]
+            if not await requests.accept(websocket, log, [each.subprotocol for each in known if each.subprotocol]):
+                return
+            found = (provider, []) if provider is not None else await self._detect(websocket, log)
+            if found is None:
+                return
+            provider, unread = found
+            socket = MediaSocket(
+                websocket.scope,
+                websocket.receive,
+                websocket.send,
+                provider=provider,
+                logger=log,
+                lead_s=self.config.lead_ms / 1000,
+                message_limit=self.config.message_limit,
+                unread=unread,
+            )
+            session = Session(
+                self,
+                socket,
+                provider=provider,
+                announced=announced,
+                verified=not is_stranger,
+                on_started=place.start,
+                on_closed=closing.close,
+                logger=log,
+            )
+            await self.run_session(session)
         finally:
-            close()
+            closing.close()
             place.release()
 
     def _admit(self, websocket: WebSocket, provider: Server | None, token: str | None) -> tuple[Call | None, bool]:
@@ -393,64 +390,23 @@ class Switchboard:
         if matched is not None:
             log.debug("the upgrade's signature covers {}", matched)
 
-    async def _serve_stream(
-        self,
-        websocket: WebSocket,
-        provider: Server | None,
-        announced: Call | None,
-        log: Logger,
-        *,
-        is_stranger: bool,
-        on_started: Callable[[], None],
-        close: Callable[[], None],
-    ) -> None:
-        unread: list[str | bytes] = []
-        if provider is None:
-            timeout_s = self.config.handshake_timeout_s
-            try:
-                provider, unread = await detect_provider(
-                    websocket, self.providers.values(), timeout_s=timeout_s, byte_limit=self.config.message_limit
-                )
-            except RemoteProtocolError as error:
-                self._refusals.warning(log, "stream ended", error.message)
-                await requests.close(websocket, MESSAGE_TOO_BIG)
-                return
+    async def _detect(self, websocket: WebSocket, log: Logger) -> tuple[Server, list[str | bytes]] | None:
+        """Return a stream's provider and its first messages; if it is nobody's, close it."""
+        timeout_s, limit = self.config.handshake_timeout_s, self.config.message_limit
+        try:
+            provider, unread = await detect_provider(
+                websocket, self.providers.values(), timeout_s=timeout_s, byte_limit=limit
+            )
+        except RemoteProtocolError as error:
+            self.refusals.warning(log, "stream ended", error.message)
+            await requests.close(websocket, MESSAGE_TOO_BIG)
+            return None
         if provider is None:
             reason = "none of its first messages is the start of a known provider's stream"
-            self._refusals.warning(log, "stream ended", reason)
+            self.refusals.warning(log, "stream ended", reason)
             await requests.close(websocket, POLICY_VIOLATION, reason)
-            return
-        name, known = provider.name, provider
-        socket = MediaSocket(
-            websocket.scope,
-            websocket.receive,
-            websocket.send,
-            provider=provider,
-            logger=log,
-            lead_s=self.config.lead_ms / 1000,
-            message_limit=self.config.message_limit,
-            unread=unread,
-        )
-        session = Session(
-            socket,
-            self.bot,
-            self._make_arguments,
-            self.config,
-            provider=known,
-            announced=announced,
-            verified=not is_stranger,
-            find_announced=lambda call_id: self._announced.get((name, call_id)),
-            hang_up=lambda call: self._hang_up(known, call, log),
-            on_started=on_started,
-            on_closed=close,
-            logger=log,
-        )
-        self.sessions.add(session)
-        try:
-            record = await session.run()
-        finally:
-            self.sessions.discard(session)
-        self._report(record)
+            return None
+        return provider, unread
 
     def _stream_provider(self, name: str | None) -> Server | None:
         if name is not None:

@@ -321,7 +321,7 @@ class ClientArguments(WebSocketRunnerArguments):
             else:
                 self._transport = FastAPIWebsocketTransport(self.websocket, params)
         except ValueError:
-            self.session.refuse()
+            self.session.refused = True
             raise
         return self._transport
 
