@@ -137,8 +137,8 @@ async def run_websocket_server(bot: LoadedBot, config: RunConfig, *, on_ready: O
         while not stop.drain.is_set():
             started, served = loop.time(), server.served
             session_id = str(uuid.uuid4())
-            arguments = websocket_server_transport.server_arguments(
-                config.host, server.port, body=dict(config.parameters), session_id=session_id
+            arguments = websocket_server_transport.ServerArguments(
+                host=config.host, port=server.port, body=dict(config.parameters), session_id=session_id
             )
             task = _start(bot, arguments)
             stop.call_ids = [session_id]
@@ -168,12 +168,14 @@ async def run_websocket_client(bot: LoadedBot, config: RunConfig, *, on_ready: O
         BotError: If it raises.
         ConnectError: If the server cannot be reached, or refuses it.
     """
-    from wsvoice.runner.pipecat.websocket_client_transport import outbound_arguments
+    from wsvoice.runner.pipecat.websocket_client_transport import OutboundArguments
 
     if config.url is None:
         raise ConfigError("websocket-client needs the address of a server", hint="set `url`")
     session_id = str(uuid.uuid4())
-    arguments = outbound_arguments(config.url, config.headers, body=dict(config.parameters), session_id=session_id)
+    arguments = OutboundArguments(
+        uri=config.url, headers=config.headers, body=dict(config.parameters), session_id=session_id
+    )
     on_ready(Ready(without_secrets(config.url), None, ()))
     task = _start(bot, arguments)
     stop.call_ids = [session_id]

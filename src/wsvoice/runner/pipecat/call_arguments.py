@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
 import pipecat.runner.utils
 from loguru import logger
 from pipecat.runner.types import CallData, WebSocketRunnerArguments
 from pipecat.runner.utils import parse_telephony_websocket
 from pipecat.transports.base_transport import BaseTransport
+from pipecat.transports.base_transport import TransportParams as BaseParams
 from pipecat.transports.websocket.fastapi import FastAPIWebsocketParams
 
 from wsvoice.call import Call
@@ -23,12 +24,73 @@ if TYPE_CHECKING:
     from wsvoice.runner.session import Session
 
 TransportParams = Mapping[str, Callable[[], Any]]
+ParamsT = TypeVar("ParamsT", bound=BaseParams)
+TransportT = TypeVar("TransportT", bound=BaseTransport)
 
 _pipecat_create_transport = pipecat.runner.utils.create_transport
 
 
+class ReadyTransport(Generic[ParamsT, TransportT]):
+    """
+    What a bot's arguments have for every kind of transport: a ready-made one, built on first use.
+
+    Attributes:
+        params_kind: The class of its params.
+        params_names: Under which names ``create_transport`` looks for the bot's params; the first one decides.
+        default_params: What its params are without the bot's own.
+    """
+
+    params_kind: type[ParamsT]
+    params_names: tuple[str, ...]
+    default_params: ClassVar[dict[str, Any]] = {"audio_in_enabled": True, "audio_out_enabled": True}
+    _transport: TransportT | None = None
+
+    @property
+    def transport(self) -> TransportT:
+        """The ready-made transport; by default with audio both ways."""
+        if self._transport is None:
+            return self.use_transport(self.params_kind(**self.default_params))
+        return self._transport
+
+    def use_transport(self, params: ParamsT) -> TransportT:
+        """Build the transport with the bot's own params."""
+        if self._transport is not None:
+            logger.debug("the transport is built a second time; the first is left unused")
+        self._transport = self._make_transport(params)
+        return self._transport
+
+    def _make_transport(self, params: ParamsT) -> TransportT:
+        raise NotImplementedError
+
+    def pick_params(self, transport_params: TransportParams) -> ParamsT:
+        """
+        Return the bot's params for this kind of transport.
+
+        Raises:
+            ValueError: If there are none, or they are not such params.
+        """
+        kind, wanted = self.params_kind, self.params_names[0]
+        name = next((each for each in self.params_names if transport_params.get(each) is not None), None)
+        if name is None:
+            known = ", ".join(sorted(transport_params)) or "nothing"
+            raise ValueError(
+                f'transport_params has no "{wanted}" (it has {known}); '
+                f'add "{wanted}": lambda: {kind.__name__}(audio_in_enabled=True, audio_out_enabled=True)'
+            )
+        params = transport_params[name]()
+        if isinstance(params, kind):
+            return params
+        if (converted := self._convert(params)) is not None:
+            return converted
+        raise ValueError(f'transport_params["{name}"] makes a {type(params).__name__}; a {kind.__name__} is needed')
+
+    def _convert(self, params: Any) -> ParamsT | None:
+        """Return params of another transport as such params; ``None`` if they are not accepted."""
+        return None
+
+
 @dataclass
-class CallArguments(WebSocketRunnerArguments):
+class CallArguments(ReadyTransport[FastAPIWebsocketParams, CallTransport], WebSocketRunnerArguments):
     """
     A bot's argument for a call.
 
@@ -39,23 +101,17 @@ class CallArguments(WebSocketRunnerArguments):
         transport: The ready-made :class:`CallTransport`, built on first use.
     """
 
+    params_kind = FastAPIWebsocketParams
+
     call: Call = field(kw_only=True)
-    _transport: CallTransport | None = field(default=None, init=False, repr=False)
 
     @property
-    def transport(self) -> CallTransport:
-        """The ready-made transport; by default with audio both ways."""
-        if self._transport is None:
-            self.use_transport(FastAPIWebsocketParams(audio_in_enabled=True, audio_out_enabled=True))
-        assert self._transport is not None
-        return self._transport
+    def params_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The provider's name."""
+        return (self.call.provider,)
 
-    def use_transport(self, params: FastAPIWebsocketParams) -> CallTransport:
-        """Build the transport with the bot's own params."""
-        if self._transport is not None:
-            logger.debug("the transport is built a second time; the first is left unused")
-        self._transport = CallTransport(cast(Any, self.websocket), params, self.call)
-        return self._transport
+    def _make_transport(self, params: FastAPIWebsocketParams) -> CallTransport:
+        return CallTransport(cast(Any, self.websocket), params, self.call)
 
 
 async def create_transport(runner_args: Any, transport_params: TransportParams) -> BaseTransport:
@@ -68,27 +124,10 @@ async def create_transport(runner_args: Any, transport_params: TransportParams) 
     Raises:
         ValueError: If `transport_params` has no entry for the call's provider.
     """
-    if not isinstance(runner_args, CallArguments):
-        make_transport = getattr(runner_args, "make_transport", None)
-        if make_transport is not None:
-            # The arguments of one of the plain WebSocket transports.
-            transport: BaseTransport = await make_transport(transport_params)
-            return transport
-        return await _pipecat_create_transport(runner_args, dict(transport_params))
-    name = runner_args.call.provider
-    factory = transport_params.get(name)
-    if factory is None:
-        known = ", ".join(sorted(transport_params)) or "nothing"
-        raise ValueError(
-            f'transport_params has no "{name}" (it has {known}); '
-            f'add "{name}": lambda: FastAPIWebsocketParams(audio_in_enabled=True, audio_out_enabled=True)'
-        )
-    params = factory()
-    if not isinstance(params, FastAPIWebsocketParams):
-        raise ValueError(
-            f'transport_params["{name}"] makes a {type(params).__name__}; a FastAPIWebsocketParams is needed'
-        )
-    return runner_args.use_transport(params)
+    if isinstance(runner_args, ReadyTransport):
+        transport: BaseTransport = runner_args.use_transport(runner_args.pick_params(transport_params))
+        return transport
+    return await _pipecat_create_transport(runner_args, dict(transport_params))
 
 
 async def call_arguments(session: Session, handshake: list[str]) -> CallArguments:

@@ -13,13 +13,11 @@ from typing import Any, cast
 from loguru import logger
 from pipecat.frames.frames import (
     CancelWorkerFrame,
-    OutputAudioRawFrame,
     OutputTransportMessageFrame,
     OutputTransportMessageUrgentFrame,
     StartFrame,
 )
 from pipecat.runner.types import RunnerArguments
-from pipecat.transports.base_transport import BaseTransport
 from pipecat.transports.websocket.client import (
     WebsocketClientCallbacks,
     WebsocketClientInputTransport,
@@ -38,12 +36,10 @@ from wsvoice.runner.activity import Activity
 from wsvoice.runner.diagnosis import one_line
 from wsvoice.runner.pipecat import is_supported
 from wsvoice.runner.pipecat.call_transport import has_handler
-from wsvoice.runner.pipecat.resamplers import UtteranceResampler, use_resampler
 from wsvoice.runner.pipecat.websocket_transport import (
+    ActivityOutputTransport,
     FrameReceiver,
-    TransportParams,
-    pick_params,
-    read_frame,
+    PlainTransport,
     with_serializer,
 )
 
@@ -126,12 +122,9 @@ class OutboundSession(WebsocketClientSession):
 class OutboundInputTransport(WebsocketClientInputTransport):
     """The server's messages, as frames."""
 
-    _params: WebsocketClientParams
-
     def __init__(self, transport: OutboundTransport, session: OutboundSession, params: WebsocketClientParams) -> None:
         super().__init__(transport, session, params)
-        self._receiver = FrameReceiver(self, Activity(), self._note_fault, lambda: not session.is_connected)
-        self._faults: set[str] = set()
+        self._receiver = FrameReceiver(self, params.serializer, Activity(), lambda: not session.is_connected)
         self._started = asyncio.Event()
 
     async def start(self, frame: StartFrame) -> None:
@@ -141,43 +134,20 @@ class OutboundInputTransport(WebsocketClientInputTransport):
 
     async def on_message(self, websocket: Any, message: Any) -> None:
         """Handle one message; an unreadable one is left out."""
-        if self._params.serializer is None:
-            return
         # The connection opens before the pipeline has started; the first messages wait until then.
         await self._started.wait()
-        frame = await read_frame(self._params.serializer, message, self._note_fault)
-        if frame is not None:
-            await self._receiver.push(frame)
-
-    def _note_fault(self, kind: str, message: str) -> None:
-        if kind not in self._faults:
-            self._faults.add(kind)
-            logger.warning("ignored a bad message ({}): {}; more of its kind are ignored too", kind, message)
+        await self._receiver.take(message)
 
 
-class OutboundOutputTransport(WebsocketClientOutputTransport):
+class OutboundOutputTransport(ActivityOutputTransport, WebsocketClientOutputTransport):
     """The bot's frames, as messages."""
 
-    def __init__(
-        self, transport: OutboundTransport, session: WebsocketClientSession, params: WebsocketClientParams
-    ) -> None:
-        super().__init__(transport, session, params)
-        self._activity = transport.activity
-
-    async def set_transport_ready(self, frame: StartFrame) -> None:
-        """Begin to send, with a resampler of little delay."""
-        await super().set_transport_ready(frame)
-        use_resampler(self, UtteranceResampler)
+    _transport: OutboundTransport
 
     async def send_message(self, frame: OutputTransportMessageFrame | OutputTransportMessageUrgentFrame) -> None:
         """Send a message other than audio."""
-        self._activity.note()
+        self._transport.activity.note()
         await super().send_message(frame)
-
-    async def write_audio_frame(self, frame: OutputAudioRawFrame) -> bool:
-        """Send one piece of audio."""
-        self._activity.play(frame.audio, self.sample_rate)
-        return await super().write_audio_frame(frame)
 
 
 class OutboundTransport(WebsocketClientTransport):
@@ -192,9 +162,7 @@ class OutboundTransport(WebsocketClientTransport):
         super().__init__(uri, params)
         self.activity = Activity()
         callbacks = WebsocketClientCallbacks(
-            on_connected=self._on_connected,
-            on_disconnected=self._on_disconnected,
-            on_message=self._on_message,
+            on_connected=self._on_connected, on_disconnected=self._on_disconnected, on_message=self._on_message
         )
         session = OutboundSession(uri, params, callbacks, self.name)
         session.outcome = outcome
@@ -240,7 +208,7 @@ class OutboundTransport(WebsocketClientTransport):
 
 
 @dataclass
-class OutboundArguments(RunnerArguments):
+class OutboundArguments(PlainTransport[WebsocketClientParams, WebsocketClientTransport], RunnerArguments):
     """
     The argument of a bot that connects to a server.
 
@@ -252,28 +220,22 @@ class OutboundArguments(RunnerArguments):
         outcome: Whether the server could be reached.
     """
 
+    params_kind = WebsocketClientParams
+    params_names = ("websocket-client", "websocket")
+    # By default pipecat's params add a WAV header to every piece, which most servers would play as sound.
+    default_params = PlainTransport.default_params | {"add_wav_header": False}
+
     uri: str
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     outcome: Outcome = field(default_factory=Outcome, init=False, repr=False)
-    _transport: WebsocketClientTransport | None = field(default=None, init=False, repr=False)
 
     @property
     def call(self) -> Call:
         """The session as a call without numbers, for bots that also serve the telephone."""
         return Call(provider="websocket-client", call_id=self.session_id or "", direction="outbound")
 
-    @property
-    def transport(self) -> WebsocketClientTransport:
-        """The ready-made transport; by default with audio both ways, without WAV headers."""
-        if self._transport is None:
-            # By default pipecat's params add a WAV header to every piece, which most servers would play as sound.
-            return self.use_transport(
-                WebsocketClientParams(audio_in_enabled=True, audio_out_enabled=True, add_wav_header=False)
-            )
-        return self._transport
-
-    def use_transport(self, params: WebsocketClientParams) -> WebsocketClientTransport:
-        """Build the transport with the bot's own params; headers of the command line take precedence."""
+    def _make_transport(self, params: WebsocketClientParams) -> WebsocketClientTransport:
+        # Headers of the command line take precedence.
         headers = {**(params.additional_headers or {}), **self.headers}
         update: dict[str, Any] = {"additional_headers": headers or None}
         if "audio_out_end_silence_secs" not in params.model_fields_set:
@@ -281,16 +243,10 @@ class OutboundArguments(RunnerArguments):
             update["audio_out_end_silence_secs"] = 0
         params = with_serializer(params.model_copy(update=update))
         if is_supported("dial-transport"):
-            self._transport = OutboundTransport(self.uri, params, self.outcome)
-        else:
-            self._transport = WebsocketClientTransport(self.uri, params)
-            _wait_for_start(self._transport.input())
-        return self._transport
-
-    async def make_transport(self, transport_params: TransportParams) -> BaseTransport:
-        """Return the transport with the params for ``websocket-client``; called by ``create_transport``."""
-        names = ("websocket-client", "websocket")
-        return self.use_transport(pick_params(transport_params, names, WebsocketClientParams))
+            return OutboundTransport(self.uri, params, self.outcome)
+        transport = WebsocketClientTransport(self.uri, params)
+        _wait_for_start(transport.input())
+        return transport
 
     async def silence(self, timeout_s: float) -> None:
         """Wait until neither end has been active for `timeout_s`; for ever if the transport is not ours."""
@@ -321,13 +277,6 @@ def _wait_for_start(receiver: Any) -> None:
         await on_message(websocket, message)
 
     receiver.start, receiver.on_message = start_and_tell, take
-
-
-def outbound_arguments(
-    uri: str, headers: Mapping[str, str], *, body: dict[str, str], session_id: str
-) -> OutboundArguments:
-    """Build a bot's arguments."""
-    return OutboundArguments(uri=uri, headers=headers, body=body, session_id=session_id)
 
 
 def connect_error(uri: str, error: Exception) -> ConnectError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, cast
 
 import pipecat
@@ -13,7 +13,6 @@ import pipecat.transports.websocket.server as pipecat_server
 from loguru import logger
 from pipecat.frames.frames import CancelWorkerFrame
 from pipecat.runner.types import RunnerArguments
-from pipecat.transports.base_transport import BaseTransport
 from pipecat.transports.websocket.server import (
     SingleClientWebsocketServerInputTransport,
     SingleClientWebsocketServerOutputTransport,
@@ -30,9 +29,7 @@ from wsvoice.runner.pipecat import is_supported
 from wsvoice.runner.pipecat.websocket_transport import (
     ActivityOutputTransport,
     FrameReceiver,
-    TransportParams,
-    pick_params,
-    read_frame,
+    PlainTransport,
     with_serializer,
 )
 from wsvoice.runner.single_client import Handler, SingleClientServer
@@ -47,16 +44,8 @@ class ServerInputTransport(SingleClientWebsocketServerInputTransport):
     _params: SingleClientWebsocketServerParams
 
     async def _client_handler(self, websocket: ServerConnection) -> None:
-        transport, serializer = self._transport, self._params.serializer
-        activity = transport.activity = Activity()
-        faults: set[str] = set()
-
-        def note_fault(kind: str, message: str) -> None:
-            if kind not in faults:
-                faults.add(kind)
-                logger.warning("ignored a bad message ({}): {}; more of its kind are ignored too", kind, message)
-
-        receiver = FrameReceiver(self, activity, note_fault, lambda: websocket.close_code is not None)
+        activity = self._transport.activity = Activity()
+        receiver = FrameReceiver(self, self._params.serializer, activity, lambda: websocket.close_code is not None)
         self._websocket = websocket
         await self._callbacks.on_client_connected(websocket)
         monitor = None
@@ -64,11 +53,7 @@ class ServerInputTransport(SingleClientWebsocketServerInputTransport):
             monitor = self.create_task(self._monitor_websocket(websocket, self._params.session_timeout))
         try:
             async for message in websocket:
-                if serializer is None:
-                    continue
-                frame = await read_frame(serializer, message, note_fault)
-                if frame is not None:
-                    await receiver.push(frame)
+                await receiver.take(message)
         except ConnectionClosed:
             pass
         finally:
@@ -127,7 +112,9 @@ class ServerTransport(SingleClientWebsocketServerTransport):
 
 
 @dataclass
-class ServerArguments(RunnerArguments):
+class ServerArguments(
+    PlainTransport[SingleClientWebsocketServerParams, SingleClientWebsocketServerTransport], RunnerArguments
+):
     """
     The argument of a bot that serves one client at a time.
 
@@ -137,32 +124,20 @@ class ServerArguments(RunnerArguments):
         transport: The ready-made :class:`ServerTransport` (pipecat's own if that is not supported), built on first use.
     """
 
+    params_kind = SingleClientWebsocketServerParams
+    params_names = ("websocket-server", "websocket")
+
     host: str
     port: int
-    _transport: SingleClientWebsocketServerTransport | None = field(default=None, init=False, repr=False)
 
     @property
     def call(self) -> Call:
         """The session as a call without numbers, for bots that also serve the telephone."""
         return Call(provider="websocket-server", call_id=self.session_id or "")
 
-    @property
-    def transport(self) -> SingleClientWebsocketServerTransport:
-        """The ready-made transport; by default with audio both ways."""
-        if self._transport is None:
-            return self.use_transport(SingleClientWebsocketServerParams(audio_in_enabled=True, audio_out_enabled=True))
-        return self._transport
-
-    def use_transport(self, params: SingleClientWebsocketServerParams) -> SingleClientWebsocketServerTransport:
-        """Build the transport with the bot's own params."""
+    def _make_transport(self, params: SingleClientWebsocketServerParams) -> SingleClientWebsocketServerTransport:
         kind = ServerTransport if is_supported("server-transport") else SingleClientWebsocketServerTransport
-        self._transport = kind(with_serializer(params), self.host, self.port)
-        return self._transport
-
-    async def make_transport(self, transport_params: TransportParams) -> BaseTransport:
-        """Return the transport with the params for ``websocket-server``; called by ``create_transport``."""
-        names = ("websocket-server", "websocket")
-        return self.use_transport(pick_params(transport_params, names, SingleClientWebsocketServerParams))
+        return kind(with_serializer(params), self.host, self.port)
 
 
 def take_over_port(server: SingleClientServer) -> None:
@@ -196,19 +171,10 @@ def restore_port() -> None:
 
 def event_tasks(handler: Handler) -> set[asyncio.Task[Any]]:
     """Return the running event handlers of the transport that `handler` belongs to."""
-    transport = getattr(_input_of(handler), "_transport", None)
+    transport = getattr(cast(Any, handler).__self__, "_transport", None)
     return {task for _, task in getattr(transport, "_event_tasks", ())}
 
 
 async def end_pipeline(handler: Handler, reason: str) -> None:
     """End the pipeline that `handler` belongs to."""
-    await _input_of(handler).push_frame(CancelWorkerFrame(reason=reason))
-
-
-def _input_of(handler: Handler) -> Any:
-    return cast(Any, handler).__self__
-
-
-def server_arguments(host: str, port: int, *, body: dict[str, str], session_id: str) -> ServerArguments:
-    """Build a bot's arguments."""
-    return ServerArguments(host=host, port=port, body=body, session_id=session_id)
+    await cast(Any, handler).__self__.push_frame(CancelWorkerFrame(reason=reason))

@@ -12,9 +12,10 @@ import io
 import json
 import time
 import wave
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
 
 from loguru import logger
 from pipecat.frames.frames import (
@@ -35,7 +36,6 @@ from pipecat.serializers.base_serializer import FrameSerializer
 from pipecat.serializers.protobuf import ProtobufFrameSerializer
 from pipecat.transports.base_input import BaseInputTransport
 from pipecat.transports.base_output import BaseOutputTransport
-from pipecat.transports.base_transport import BaseTransport
 from pipecat.transports.base_transport import TransportParams as BaseParams
 from pipecat.transports.websocket.fastapi import (
     FastAPIWebsocketClient,
@@ -49,6 +49,7 @@ from wsvoice.call import Call
 from wsvoice.runner.activity import Activity
 from wsvoice.runner.pacing import InputLimit
 from wsvoice.runner.pipecat import is_supported
+from wsvoice.runner.pipecat.call_arguments import ParamsT, ReadyTransport, TransportT
 from wsvoice.runner.pipecat.call_transport import has_handler, waiting_frames
 from wsvoice.runner.pipecat.resamplers import UtteranceResampler, use_resampler
 
@@ -59,9 +60,6 @@ if is_supported("evals"):
 
 if TYPE_CHECKING:
     from wsvoice.runner.clients import ClientSession, ClientSocket
-
-TransportParams = Mapping[str, Callable[[], Any]]
-NoteFault = Callable[[str, str], None]
 
 
 def allowed_origins() -> list[str]:
@@ -110,26 +108,6 @@ class ClientSerializer(ProtobufFrameSerializer):
         return await super().deserialize(data)
 
 
-async def read_frame(serializer: FrameSerializer, message: str | bytes, note_fault: NoteFault) -> Frame | None:
-    """
-    Return the frame of a message, or ``None``.
-
-    An unreadable message must not keep the bot from receiving those that follow.
-    """
-    try:
-        frame = await serializer.deserialize(message)
-    except Exception as error:  # noqa: BLE001 - a serializer may raise anything
-        note_fault("unreadable", f"{type(serializer).__name__} cannot read it: {str(error)[:200]}")
-        return None
-    if not isinstance(frame, InputAudioRawFrame):
-        return frame
-    frame = without_wav_header(frame)
-    if not (MIN_RATE <= frame.sample_rate <= MAX_RATE and 1 <= frame.num_channels <= 2):
-        note_fault("unreadable", f"audio of {frame.sample_rate} Hz on {frame.num_channels} channels")
-        return None
-    return frame
-
-
 def without_wav_header(frame: InputAudioRawFrame) -> InputAudioRawFrame:
     """Return the frame with bare PCM; a client with ``add_wav_header`` sends a whole WAV file in each."""
     if frame.audio[:4] != b"RIFF" or frame.audio[8:12] != b"WAVE":
@@ -147,25 +125,57 @@ def without_wav_header(frame: InputAudioRawFrame) -> InputAudioRawFrame:
 
 class FrameReceiver:
     """
-    Pushes received frames into the pipeline, no faster than real time and the bot allow.
+    Pushes the frames of received messages into the pipeline, no faster than real time and the bot allow.
 
     Args:
         transport: The input that receives them.
+        serializer: Reads them; without one they are left out.
         activity: Notes the activity.
-        note_fault: Counts what is left out.
+        note_fault: Counts what is left out; by default it logs the first of each kind.
         is_gone: Whether the other end has left; then nothing is held back any more.
     """
 
     def __init__(
-        self, transport: BaseInputTransport, activity: Activity, note_fault: NoteFault, is_gone: Callable[[], bool]
+        self,
+        transport: BaseInputTransport,
+        serializer: FrameSerializer | None,
+        activity: Activity,
+        is_gone: Callable[[], bool],
+        note_fault: Callable[[str, str], None] | None = None,
     ) -> None:
         self._transport = transport
+        self._serializer = serializer
         self._activity = activity
-        self._note_fault = note_fault
         self._is_gone = is_gone
+        self._note_fault = note_fault or self._log_fault
+        self._faults: set[str] = set()
         self._input_limit = InputLimit(CLIENT_AHEAD_S)
 
-    async def push(self, frame: Frame) -> None:
+    async def take(self, message: Any) -> None:
+        """Handle a message; an unreadable one must not keep the bot from receiving those that follow."""
+        if self._serializer is None:
+            return
+        try:
+            frame = await self._serializer.deserialize(message)
+        except Exception as error:  # noqa: BLE001 - a serializer may raise anything
+            reader = type(self._serializer).__name__
+            self._note_fault("unreadable", f"{reader} cannot read it: {str(error)[:200]}")
+            return
+        if isinstance(frame, InputAudioRawFrame):
+            frame = without_wav_header(frame)
+            if not (MIN_RATE <= frame.sample_rate <= MAX_RATE and 1 <= frame.num_channels <= 2):
+                what = f"audio of {frame.sample_rate} Hz on {frame.num_channels} channels"
+                self._note_fault("unreadable", what)
+                return
+        if frame is not None:
+            await self._push(frame)
+
+    def _log_fault(self, kind: str, message: str) -> None:
+        if kind not in self._faults:
+            self._faults.add(kind)
+            logger.warning("ignored a bad message ({}): {}; more of its kind are ignored too", kind, message)
+
+    async def _push(self, frame: Frame) -> None:
         """Push a frame into the pipeline, as pipecat's own transports do."""
         while waiting_frames(self._transport) > MAX_WAITING_FRAMES and not self._is_gone():  # noqa: ASYNC110 - many queues
             await asyncio.sleep(0.02)
@@ -194,14 +204,10 @@ class ClientInputTransport(FastAPIWebsocketInputTransport):
     _params: FastAPIWebsocketParams
 
     async def _receive_messages(self) -> None:
-        serializer, socket = self._params.serializer, self._transport.socket
-        receiver = FrameReceiver(self, self._transport.activity, socket.note_fault, socket.gone.is_set)
+        socket, activity = self._transport.socket, self._transport.activity
+        receiver = FrameReceiver(self, self._params.serializer, activity, socket.gone.is_set, socket.note_fault)
         async for message in self._client.receive():
-            if serializer is None:
-                continue
-            frame = await read_frame(serializer, message, socket.note_fault)
-            if frame is not None:
-                await receiver.push(frame)
+            await receiver.take(message)
         if self._client.is_closing:
             return
         await self._client.trigger_client_disconnected()
@@ -264,23 +270,25 @@ class ClientTransport(FastAPIWebsocketTransport):
         super().__init__(cast(Any, socket), params, input_name, output_name)
         self.socket = socket
         self.activity = Activity()
-        self._input: ClientInputTransport = ClientInputTransport(self, self._client, params, name=input_name)
-        self._output: ClientOutputTransport = ClientOutputTransport(self, self._client, params, name=output_name)
-
-    def input(self) -> ClientInputTransport:
-        """Return the input."""
-        return self._input
-
-    def output(self) -> ClientOutputTransport:
-        """Return the output."""
-        return self._output
+        self._input = ClientInputTransport(self, self._client, params, name=input_name)
+        self._output = ClientOutputTransport(self, self._client, params, name=output_name)
 
 
 # -- The arguments --
 
 
+class PlainTransport(ReadyTransport[ParamsT, TransportT]):
+    """A :class:`ReadyTransport` that converts the params of other transports, so that one entry suffices for all."""
+
+    def _convert(self, params: Any) -> ParamsT | None:
+        if not isinstance(params, BaseParams):
+            return None
+        known = params.model_fields_set & self.params_kind.model_fields.keys()
+        return self.params_kind(**{field: getattr(params, field) for field in known})
+
+
 @dataclass
-class ClientArguments(WebSocketRunnerArguments):
+class ClientArguments(PlainTransport[FastAPIWebsocketParams, FastAPIWebsocketTransport], WebSocketRunnerArguments):
     """
     A bot's argument for a plain client: pipecat's arguments, and a ready-made transport.
 
@@ -288,8 +296,10 @@ class ClientArguments(WebSocketRunnerArguments):
         transport: The :class:`ClientTransport` (pipecat's own if that is not supported), built on first use.
     """
 
+    params_kind = FastAPIWebsocketParams
+    params_names = ("websocket",)
+
     session: ClientSession = field(kw_only=True, repr=False)
-    _transport: FastAPIWebsocketTransport | None = field(default=None, init=False, repr=False)
 
     @property
     def call(self) -> Call:
@@ -298,60 +308,31 @@ class ClientArguments(WebSocketRunnerArguments):
         parameters = {str(name): str(value) for name, value in body.items()}
         return Call(provider="websocket", call_id=self.session_id or "", parameters=parameters)
 
-    @property
-    def transport(self) -> FastAPIWebsocketTransport:
-        """The ready-made transport; by default with audio both ways."""
-        if self._transport is None:
-            return self.use_transport(FastAPIWebsocketParams(audio_in_enabled=True, audio_out_enabled=True))
-        return self._transport
-
-    def use_transport(self, params: FastAPIWebsocketParams) -> FastAPIWebsocketTransport:
-        """
-        Build the transport with the bot's own params.
-
-        Raises:
-            ValueError: If the params do not allow the client's origin; the client is turned away with 1008.
-        """
-        if self._transport is not None:
-            logger.debug("the transport is built a second time; the first is left unused")
+    def _make_transport(self, params: FastAPIWebsocketParams) -> FastAPIWebsocketTransport:
         params = with_serializer(params)
         try:
             if is_supported("client-transport"):
-                self._transport = ClientTransport(self.session.socket, params)
-            else:
-                self._transport = FastAPIWebsocketTransport(self.websocket, params)
+                return ClientTransport(self.session.socket, params)
+            return FastAPIWebsocketTransport(self.websocket, params)
         except ValueError:
+            # The params do not allow the client's origin: it is turned away with 1008.
             self.session.refused = True
             raise
-        return self._transport
-
-    async def make_transport(self, transport_params: TransportParams) -> BaseTransport:
-        """Return the transport with the params for ``websocket``; called by ``create_transport``."""
-        return self.use_transport(pick_params(transport_params, ("websocket",), FastAPIWebsocketParams))
 
 
 @dataclass
 class EvalArguments(WebSocketRunnerArguments):
-    """
-    A bot's argument for an eval harness; ``create_transport`` is pipecat's own.
+    """A bot's argument for an eval harness; ``create_transport`` is pipecat's own."""
 
-    Attributes:
-        transport: pipecat's eval transport, with audio both ways, built on first use.
-    """
-
-    _transport: EvalFastAPIWebsocketTransport | None = field(default=None, init=False, repr=False)
-
-    @property
+    @cached_property
     def transport(self) -> EvalFastAPIWebsocketTransport:
-        """The eval transport, for bots that do not call ``create_transport``."""
-        if self._transport is None:
-            assert self.call_data is not None
-            self._transport = EvalFastAPIWebsocketTransport(
-                self.websocket,
-                EvalTransportParams(audio_in_enabled=True, audio_out_enabled=True, serializer=EvalSerializer()),
-                EvalConnectionFlags.model_validate(self.call_data.body),
-            )
-        return self._transport
+        """pipecat's eval transport, with audio both ways, for bots that do not call ``create_transport``."""
+        assert self.call_data is not None
+        return EvalFastAPIWebsocketTransport(
+            self.websocket,
+            EvalTransportParams(audio_in_enabled=True, audio_out_enabled=True, serializer=EvalSerializer()),
+            EvalConnectionFlags.model_validate(self.call_data.body),
+        )
 
 
 async def client_arguments(session: ClientSession) -> WebSocketRunnerArguments:
@@ -385,36 +366,9 @@ def is_eval_connect(raw: str | bytes) -> bool:
         return False
 
 
-ParamsT = TypeVar("ParamsT", bound=BaseParams)
-
-
 def with_serializer(params: ParamsT) -> ParamsT:
     """Return params with a serializer: pipecat's protobuf one, unless the bot chose another."""
     if getattr(params, "serializer", None) is not None:
         return params
     kind = ClientSerializer if is_supported("client-transport") else ProtobufFrameSerializer
     return params.model_copy(update={"serializer": kind()})
-
-
-def pick_params(transport_params: TransportParams, names: tuple[str, ...], kind: type[ParamsT]) -> ParamsT:
-    """
-    Return the bot's params for the first of `names` that it has.
-
-    Params of another transport are converted, so that one entry suffices for all.
-
-    Raises:
-        ValueError: If there are none, or they are not params.
-    """
-    name = next((each for each in names if each in transport_params), None)
-    if name is None:
-        known = ", ".join(sorted(transport_params)) or "nothing"
-        raise ValueError(
-            f'transport_params has no "{names[0]}" (it has {known}); '
-            f'add "{names[0]}": lambda: {kind.__name__}(audio_in_enabled=True, audio_out_enabled=True)'
-        )
-    params = transport_params[name]()
-    if isinstance(params, kind):
-        return params
-    if not isinstance(params, BaseParams):
-        raise ValueError(f'transport_params["{name}"] makes a {type(params).__name__}; a {kind.__name__} is needed')
-    return kind(**{field: getattr(params, field) for field in params.model_fields_set & kind.model_fields.keys()})
