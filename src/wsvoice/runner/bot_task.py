@@ -90,17 +90,25 @@ class BotSession:
     Args:
         socket: The accepted WebSocket.
         bot: The user's coroutine function.
+        session_id: Of the call, or made for the client.
         on_closed: Called once the WebSocket is closed, while the bot may still be busy.
     """
 
     record: Record
-    session_id: str
 
     def __init__(
-        self, socket: BoundedSocket, bot: Bot, config: RunConfig, *, on_closed: Callable[[], None], logger: Logger
+        self,
+        socket: BoundedSocket,
+        bot: Bot,
+        config: RunConfig,
+        *,
+        session_id: str,
+        on_closed: Callable[[], None],
+        logger: Logger,
     ) -> None:
         self.socket = socket
         self.config = config
+        self.session_id = session_id
         self.logger = logger
         self.refused = False
         self.ended_at: float | None = None
@@ -111,7 +119,7 @@ class BotSession:
         self._hurry = asyncio.Event()
         self._failure: BaseException | None = None
         self._failed = asyncio.Event()
-        self._diagnose("")
+        self.diagnosis = Diagnosis(session_id, config.causes)
 
     async def run(self) -> Record:
         """Run the session to its end, and return what happened."""
@@ -125,11 +133,8 @@ class BotSession:
         """Wait until the other end has heard the last audio."""
 
     async def _close(self) -> None:
-        """Do what is due once the WebSocket is closed, while the bot may still be busy."""
+        """Do what is due once the WebSocket is closed."""
         self._on_closed()
-
-    def _diagnose(self, call_id: str) -> None:
-        self.diagnosis = Diagnosis(call_id, self.config.causes)
 
     @property
     def close_code(self) -> int:
@@ -164,14 +169,10 @@ class BotSession:
 
     async def run_bot(self) -> None:
         """Run the bot until it is over, and close the WebSocket."""
-        with self.logger.contextualize(call=self.session_id):
-            await self._run_bot()
-
-    async def _run_bot(self) -> None:
         socket, name = self.socket, self.session_id
         # The bot's handlers run in the reader's task as well.
         before = current_bot.set(IsolatedBot(name, self._note_failure))
-        with diagnosing(self.diagnosis):
+        with diagnosing(self.diagnosis), self.logger.contextualize(call=name):
             reader = asyncio.create_task(socket.read_loop(), name=f"wsvoice-reader-{name}")
             bot = asyncio.create_task(self._call_bot(), name=f"wsvoice-bot-{name}")
         watchdog = asyncio.create_task(self._watch(), name=f"wsvoice-watch-{name}")

@@ -101,18 +101,16 @@ class BoundedSocket(WebSocket):
             closed: Whether a close was received. uvicorn reports 1005 for a close without a code, which is what a
                 browser's ``close()`` sends, and for a lost connection; only the first has a reason, even if empty.
         """
-        code = self.close_code
-        if code == MESSAGE_TOO_BIG:
-            return "a message was larger than the limit"
-        if code == NO_UTF_8:
-            return "a text message was not UTF-8"
-        if code == 1012:
-            return "the server stopped"
-        if code == 1006 or (code == 1005 and not closed):
-            return "the connection was lost"
-        if code == 1011:
-            return f"the {self.peer} did not answer pings"
-        return f"the {self.peer} hung up"
+        reasons = {
+            MESSAGE_TOO_BIG: "a message was larger than the limit",
+            NO_UTF_8: "a text message was not UTF-8",
+            1006: "the connection was lost",
+            1011: f"the {self.peer} did not answer pings",
+            1012: "the server stopped",
+        }
+        if not closed:
+            reasons[1005] = reasons[1006]
+        return reasons.get(self.close_code or 0, f"the {self.peer} hung up")
 
     async def _throttle(self) -> None:
         """Slow down reading when messages arrive too fast, so the backlog stays with the sender."""

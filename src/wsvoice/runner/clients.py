@@ -131,7 +131,6 @@ class ClientSession(BotSession):
     The bot running for one client.
 
     Attributes:
-        session_id: From ``POST /start``, or made for the connection.
         body: What the bot gets as ``runner_args.body``.
         is_eval: The client is an eval harness.
     """
@@ -150,13 +149,12 @@ class ClientSession(BotSession):
         is_eval: bool,
         on_closed: Callable[[], None],
     ) -> None:
-        super().__init__(socket, switchboard.bot, switchboard.config, on_closed=on_closed, logger=socket.logger)
-        self.session_id = session_id
+        bot, config, logger = switchboard.bot, switchboard.config, socket.logger
+        super().__init__(socket, bot, config, session_id=session_id, on_closed=on_closed, logger=logger)
         self.body = body
         self.is_eval = is_eval
         self.record = ClientRecord(session_id=session_id)
         self._arguments_for = make_arguments
-        self._diagnose(session_id)
 
     async def run(self) -> ClientRecord:
         """Run the session to its end, and return what happened."""
@@ -259,19 +257,19 @@ class Clients:
         """Whether a web page may read the answer of ``/start``."""
         return page in (self._origins or self._own_origins) or (not self._origins and requests.is_local_page(page))
 
+    def _refuse_start(self, status: int, detail: str, reason: str) -> Response:
+        self._refusals.warning(logger.bind(call="-"), f"start refused ({status})", reason)
+        return _failure(status, detail)
+
     async def _start(self, request: Request) -> Response:
-        log = logger.bind(call="-")
         if not requests.has_host(request, self._config):
-            self._refusals.warning(log, "start refused (400)", "it names no host, or a bad one")
-            return _failure(400, "The request must name one host.")
+            return self._refuse_start(400, "The request must name one host.", "it names no host, or a bad one")
         if (refusal := self._start_refusal(request)) is not None:
-            self._refusals.warning(log, "start refused (403)", refusal)
-            return _failure(403, refusal)
+            return self._refuse_start(403, refusal, refusal)
         try:
             body = await requests.read_body(request, self._config.message_limit)
         except requests.BodyError as error:
-            self._refusals.warning(log, f"start refused ({error.status})", error.reason)
-            return _failure(error.status, str(error))
+            return self._refuse_start(error.status, str(error), error.reason)
         try:
             asked = json.loads(body) if body.strip() else {}
         except (ValueError, RecursionError):
@@ -287,15 +285,14 @@ class Clients:
         )
         stranger = requests.address(request, self._config) if is_open else None
         if not self._has_room(len(body), stranger):
-            self._refusals.warning(log, "start refused (503)", "too many sessions wait for their clients")
-            return _failure(503, "Too many sessions wait for their clients.")
+            reason = "too many sessions wait for their clients"
+            return self._refuse_start(503, "Too many sessions wait for their clients.", reason)
         if self._capacity.draining or not self._capacity.reserve(call, stranger=stranger):
             reason = "draining" if self._capacity.draining else "every place is taken"
-            self._refusals.warning(log, "start refused (503)", reason)
-            return _failure(503, "Every place is taken.")
+            return self._refuse_start(503, "Every place is taken.", reason)
         self._started[call.call_id] = _PendingSession(body, time.monotonic() + TOKEN_TTL_S, stranger)
         prefix = request.scope["path"].removesuffix("/start")
-        log.bind(call=call.call_id).info("a client was given a token")
+        logger.bind(call=call.call_id).info("a client was given a token")
         return JSONResponse(
             {
                 "wsUrl": f"{requests.stream_base(request, self._config)}{prefix}/ws-client",

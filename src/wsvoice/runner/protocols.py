@@ -83,7 +83,6 @@ class HttpProtocol(HttpToolsProtocol):
             given_up.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
         self._stop_waiting()
         super().connection_lost(exc)
 

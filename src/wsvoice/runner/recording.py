@@ -273,7 +273,4 @@ class _StereoFile:
 
 
 def _interleaved(channels: list[bytes]) -> bytes:
-    frames = np.empty((len(channels[0]) // 2, len(channels)), "<i2")
-    for number, pcm in enumerate(channels):
-        frames[:, number] = np.frombuffer(pcm, "<i2")
-    return frames.tobytes()
+    return np.stack([np.frombuffer(pcm, "<i2") for pcm in channels], axis=1).tobytes()

@@ -16,6 +16,7 @@ from wsvoice.call import Call, first_cause
 from wsvoice.providers.base import CALL_PARAMETERS
 from wsvoice.providers.events import Connected, StreamStarted
 from wsvoice.runner.bot_task import BotSession, Record
+from wsvoice.runner.diagnosis import Diagnosis
 from wsvoice.runner.media_socket import LOGGED_DIGITS
 from wsvoice.runner.recording import CallRecorder
 
@@ -90,7 +91,6 @@ class Session(BotSession):
         announced: The call that the stream's token was issued for; ``None`` without a token.
         verified: Whether the webhook of `announced` was verified.
         on_started: Called once the stream has started.
-        on_closed: Called once the WebSocket is closed, while the bot may still be busy.
     """
 
     socket: MediaSocket
@@ -108,9 +108,9 @@ class Session(BotSession):
         on_closed: Callable[[], None],
         logger: Logger,
     ) -> None:
-        super().__init__(socket, switchboard.bot, switchboard.config, on_closed=on_closed, logger=logger)
         self.call = announced or Call(provider=provider.name, call_id="")
-        self.session_id = self.call.call_id
+        bot, config, call_id = switchboard.bot, switchboard.config, self.call.call_id
+        super().__init__(socket, bot, config, session_id=call_id, on_closed=on_closed, logger=logger)
         self.record = CallRecord(call=self.call)
         self.provider = provider
         self._switchboard = switchboard
@@ -126,7 +126,7 @@ class Session(BotSession):
         started = loop.time()
         has_begun = await self._read_handshake()
         if has_begun:
-            self._diagnose(self.call.call_id)
+            self.diagnosis = Diagnosis(self.session_id, self.config.causes)
             await self._run_recorded()
         socket, record = self.socket, self.record
         # A developer who tries it by hand sees why.
@@ -149,7 +149,11 @@ class Session(BotSession):
     async def _read_handshake(self) -> bool:
         """Read up to the start of the stream, and keep its messages; false if no call begins."""
         connected: list[str] = []
-        timeout_s = self._start_timeout_s
+        timeout_s = self.config.handshake_timeout_s
+        if self._verified and self._announced is not None and self._announced.direction == "outbound":
+            # Telnyx connects the stream of an outbound call while it rings, and starts it at the answer. Only a
+            # signature proves that the call is outbound.
+            timeout_s += RING_TIMEOUT_S
         started: StreamStarted | None = None
         try:
             async with asyncio.timeout(timeout_s):
@@ -173,7 +177,9 @@ class Session(BotSession):
                         await self.socket.take(raw, event)
         except TimeoutError:
             return self._refuse(f"the caller sent no start message within {timeout_s:g} s")
-        if unfit := next((each for each in _identities(started) if not _is_fit(each)), None):
+        # Each is in every log line of the call.
+        ids = (started.call_id, started.stream_id, started.account_id, started.from_number, started.to_number)
+        if unfit := next((each for each in ids if len(each) > ID_LIMIT or not each.isprintable()), None):
             return self._refuse(f"an id or number of the start message cannot be real: {unfit[:40]!r}")
         announced = self._announced
         if announced is not None and announced.call_id != started.call_id:
@@ -210,16 +216,6 @@ class Session(BotSession):
         self._handshake = [*connected, text]
         return True
 
-    @property
-    def _start_timeout_s(self) -> float:
-        """How long the stream may take to start."""
-        timeout_s = self.config.handshake_timeout_s
-        if self._verified and self._announced is not None and self._announced.direction == "outbound":
-            # Telnyx connects the stream of an outbound call while it rings, and starts it at the answer. Only a
-            # signature proves that the call is outbound.
-            timeout_s += RING_TIMEOUT_S
-        return timeout_s
-
     def _refuse(self, reason: str) -> bool:
         self.note_end("server", reason)
         self.refused = True
@@ -251,12 +247,3 @@ class Session(BotSession):
         self._stop_recording()
         if self.record.ended_by != "caller" and self.call.call_id:
             await self._switchboard.hang_up(self.provider, self.call, self.logger)
-
-
-def _identities(started: StreamStarted) -> tuple[str, ...]:
-    return (started.call_id, started.stream_id, started.account_id, started.from_number, started.to_number)
-
-
-def _is_fit(text: str) -> bool:
-    """Whether untrusted text is short and printable enough for every log line of its call."""
-    return len(text) <= ID_LIMIT and (not text or text.isprintable())

@@ -68,7 +68,6 @@ class BoundedConnection(ServerConnection):
             next(waiting, self).transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
         self._others.pop(self, None)
         super().connection_lost(exc)
 
@@ -207,8 +206,7 @@ class SingleClientServer:
         # Any page in a local browser reaches a loopback port, so such pages must be allowed explicitly.
         foreign = http.is_loopback(self._config.host) and requests.is_foreign_page(page)
         if foreign and self._origins is None:
-            async with self._handler_changed:
-                await self._handler_changed.wait_for(lambda: self._origins is not None)
+            await self._until(lambda: self._origins is not None)
         allowed = {each.lower() for each in self._origins or ()}
         if page not in allowed if allowed else foreign:
             reason = f"its origin {(page or '')[:200]!r} is not allowed"
@@ -235,12 +233,8 @@ class SingleClientServer:
 
     async def _wait_for_handler(self, websocket: ServerConnection) -> Handler | None:
         """Return the handler as soon as there is one; ``None`` if the client leaves first."""
-
-        async def served() -> None:
-            async with self._handler_changed:
-                await self._handler_changed.wait_for(lambda: self.handler is not None)
-
-        waits = {asyncio.create_task(served()), asyncio.create_task(websocket.wait_closed())}
+        served = asyncio.create_task(self._until(lambda: self.handler is not None))
+        waits = {served, asyncio.create_task(websocket.wait_closed())}
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -265,7 +259,7 @@ class SingleClientServer:
 
     async def _wait_for_pipeline_end(self, handler: Handler) -> None:
         """Wait for the pipeline that lost its client to end, if it does: its end must not cut off the next client."""
-        ended = asyncio.create_task(self._handler_replaced(handler))
+        ended = asyncio.create_task(self._until(lambda: self.handler != handler))
         events = asyncio.gather(*self._event_tasks(handler), return_exceptions=True)
         waits: list[asyncio.Future[Any]] = [ended, events]
         try:
@@ -274,6 +268,6 @@ class SingleClientServer:
         finally:
             ended.cancel()
 
-    async def _handler_replaced(self, handler: Handler) -> None:
+    async def _until(self, met: Callable[[], bool]) -> None:
         async with self._handler_changed:
-            await self._handler_changed.wait_for(lambda: self.handler != handler)
+            await self._handler_changed.wait_for(met)

@@ -133,7 +133,7 @@ class Switchboard:
             headers={name.lower(): value for name, value in request.headers.items()},
             body=body,
         )
-        provider = self._find_provider(asked, provider_name)
+        provider = self._find_provider(provider_name, asked)
         if provider is None:
             return PlainTextResponse(self._guidance(asked), 404)
         log = logger.bind(call="-")
@@ -164,9 +164,9 @@ class Switchboard:
         try:
             event = provider.read_webhook(asked)
         except RemoteProtocolError as error:
-            guidance = self._other_path(asked, provider) or ""
-            self.refusals.warning(log, "webhook refused (400)", f"{error.message}{guidance}")
-            return PlainTextResponse(f"This is no webhook of {provider.title}: {error.message}{guidance}\n", 400)
+            reason = f"{error.message}{self._other_path(asked, provider)}"
+            self.refusals.warning(log, "webhook refused (400)", reason)
+            return PlainTextResponse(f"This is no webhook of {provider.title}: {reason}\n", 400)
         prefix = request.scope["path"].removesuffix("/").removesuffix(f"/{provider_name}" if provider_name else "")
         call_id = event.call_id if event is not None else ""
         log = logger.bind(call=call_id if 0 < len(call_id) <= ID_LIMIT and call_id.isprintable() else "-")
@@ -248,19 +248,20 @@ class Switchboard:
             what = "the call may still be up: its hang-up"
             await self._send(request, log, what, settled=provider.ended_statuses)
 
-    def _find_provider(self, request: WebhookRequest, name: str | None) -> Server | None:
+    def _find_provider(self, name: str | None, request: WebhookRequest | None = None) -> Server | None:
+        """Return the provider of this name; without one the only one, or that of the request."""
         if name is not None:
             return self.providers.get(name)
         if len(self.providers) == 1:
             return next(iter(self.providers.values()))
-        return next((each for each in self.providers.values() if each.recognises(request)), None)
+        return next((each for each in self.providers.values() if request and each.recognises(request)), None)
 
     def _guidance(self, request: WebhookRequest) -> str:
         paths = ", ".join(f"/{name}" for name in self.providers)
         other = self._other_path(request, None)
-        return f"This is a voice bot's webhook, but the request is no provider's{other or ''}. Webhooks: {paths}\n"
+        return f"This is a voice bot's webhook, but the request is no provider's{other}. Webhooks: {paths}\n"
 
-    def _other_path(self, request: WebhookRequest, provider: Server | None) -> str | None:
+    def _other_path(self, request: WebhookRequest, provider: Server | None) -> str:
         """Say, as the end of a sentence, which path would answer a webhook that came to the wrong one."""
         for name in PROVIDERS:
             other = self.providers.get(name) or load_server(name, {})
@@ -270,13 +271,13 @@ class Switchboard:
                 if name in self.providers:
                     return f"; it looks like {other.title}'s, whose webhook is /{name}"
                 return f"; it looks like {other.title}'s, which is not served here (-t {name})"
-        return None
+        return ""
 
     # Streams
 
     async def stream(self, websocket: WebSocket, provider_name: str | None = None, token: str | None = None) -> None:
         """Check and accept a stream, and run the bot for it."""
-        provider = self._stream_provider(provider_name)
+        provider = self._find_provider(provider_name)
         log = logger.bind(call="-")
         if provider is None and provider_name is not None:
             await requests.deny(websocket, 404, "There is no such provider here.")
@@ -408,11 +409,6 @@ class Switchboard:
             return None
         return provider, unread
 
-    def _stream_provider(self, name: str | None) -> Server | None:
-        if name is not None:
-            return self.providers.get(name)
-        return next(iter(self.providers.values())) if len(self.providers) == 1 else None
-
     def _upgrade_request(self, websocket: WebSocket) -> WebhookRequest:
         return WebhookRequest(
             method="GET",
@@ -437,9 +433,8 @@ class Switchboard:
             return None
         rest = asked.url.removeprefix(requests.signed_base(request, self.config))
         for host in requests.claimed_hosts(request):
-            if any(
-                _is_signed(provider, replace(asked, url=f"{scheme}://{host}{rest}")) for scheme in ("https", "http")
-            ):
+            urls = (f"https://{host}{rest}", f"http://{host}{rest}")
+            if any(_is_signed(provider, replace(asked, url=url)) for url in urls):
                 return host
         return None
 
