@@ -79,12 +79,7 @@ class AudioFormat:
         return _SILENCE[self.encoding] * n_bytes
 
     def encode(self, pcm: bytes) -> bytes:
-        """
-        Turn PCM of this sample rate into this format.
-
-        Raises:
-            ValueError: If `pcm` ends in the middle of a sample.
-        """
+        """Turn PCM of this rate into this format; raise :exc:`ValueError` if it ends in the middle of a sample."""
         if len(pcm) & 1:
             raise ValueError(f"16-bit audio of odd length: {len(pcm)} bytes")
         if self.encoding is Encoding.PCMU:
@@ -94,12 +89,7 @@ class AudioFormat:
         return audioop.byteswap(pcm, 2) if self.big_endian else bytes(pcm)
 
     def decode(self, payload: bytes) -> bytes:
-        """
-        Turn audio of this format into PCM of this sample rate.
-
-        Raises:
-            ValueError: If an ``L16`` payload ends in the middle of a sample.
-        """
+        """Turn this format into PCM of this rate; raise :exc:`ValueError` if ``L16`` ends in the middle of a sample."""
         if self.encoding is Encoding.PCMU:
             return audioop.ulaw2lin(payload, 2)
         if self.encoding is Encoding.PCMA:
@@ -113,24 +103,12 @@ class AudioFormat:
 PCMU_8K = AudioFormat()
 
 
-@dataclass(frozen=True, slots=True)
-class _Quality:
-    """
-    A low-pass filter's specification, in fractions of the lower rate's Nyquist frequency.
-
-    Attributes:
-        pass_edge: Up to here the signal is left alone; the stop band starts at 1.
-        rejection_db: How far the stop band is below the pass band.
-    """
-
-    pass_edge: float
-    rejection_db: float
-
-
+# Low-pass filters: up to which fraction of the lower rate's Nyquist frequency the signal is left alone (the stop band
+# starts at 1), and how many dB the stop band is below the pass band.
 # At 8 kHz: flat to 3.5 kHz, 66 dB down from 4 kHz on (mu-law's own noise is at 38 dB), 4.0 ms to either side.
-_LIVE = _Quality(pass_edge=0.875, rejection_db=66)
+_LIVE = 0.875, 66.0
 # At 8 kHz: flat to 3.8 kHz, below the last bit of 16 from 4 kHz on, 16 ms to either side.
-_OFFLINE = _Quality(pass_edge=0.95, rejection_db=100)
+_OFFLINE = 0.95, 100.0
 
 #: The sample rates that can be resampled, in Hz.
 MIN_RATE, MAX_RATE = 1000, 192_000
@@ -231,13 +209,8 @@ class _PhaseFilter(_Filter):
 
 
 @lru_cache(maxsize=32)
-def _filter(in_rate: int, out_rate: int, quality: _Quality) -> _Filter:
-    """
-    Design a filter.
-
-    Raises:
-        ValueError: If a rate is out of bounds.
-    """
+def _filter(in_rate: int, out_rate: int, pass_edge: float, rejection_db: float) -> _Filter:
+    """Design a filter; raise :exc:`ValueError` if a rate is out of bounds."""
     for rate in (in_rate, out_rate):
         if not MIN_RATE <= rate <= MAX_RATE:
             raise ValueError(f"sample rate {rate} is not between {MIN_RATE} and {MAX_RATE} Hz")
@@ -247,10 +220,10 @@ def _filter(in_rate: int, out_rate: int, quality: _Quality) -> _Filter:
     nyquist = min(in_rate, out_rate) / 2
 
     # Kaiser's formulas for the length and shape of the window.
-    transition = (1 - quality.pass_edge) * nyquist
-    reach = math.ceil((quality.rejection_db - 7.95) / (14.36 * transition) * fine_rate / 2)
-    beta = 0.1102 * (quality.rejection_db - 8.7)
-    cutoff = (1 + quality.pass_edge) * nyquist / fine_rate
+    transition = (1 - pass_edge) * nyquist
+    reach = math.ceil((rejection_db - 7.95) / (14.36 * transition) * fine_rate / 2)
+    beta = 0.1102 * (rejection_db - 8.7)
+    cutoff = (1 + pass_edge) * nyquist / fine_rate
     taps = np.sinc(cutoff * np.arange(-reach, reach + 1)) * np.kaiser(2 * reach + 1, beta)
 
     # Column p holds phase p. Each passes DC with a gain of one, so that a constant stays the same constant.
@@ -290,7 +263,7 @@ class Resampler:
     def __init__(self, in_rate: int, out_rate: int) -> None:
         self._in_rate = in_rate
         self._out_rate = out_rate
-        self._filter = _filter(in_rate, out_rate, _LIVE) if in_rate != out_rate else None
+        self._filter = _filter(in_rate, out_rate, *_LIVE) if in_rate != out_rate else None
         self.reset()
 
     @classmethod
@@ -298,7 +271,7 @@ class Resampler:
         """Return one with a better filter, which holds back four times as much."""
         resampler = cls(in_rate, out_rate)
         if in_rate != out_rate and math.lcm(in_rate, out_rate) <= _MAX_OFFLINE_MULTIPLE:
-            resampler._filter = _filter(in_rate, out_rate, _OFFLINE)
+            resampler._filter = _filter(in_rate, out_rate, *_OFFLINE)
             resampler.reset()
         return resampler
 
@@ -336,10 +309,8 @@ class Resampler:
 
         With it the utterance's output has ``round(taken * out_rate / in_rate)`` samples.
         """
-        rest = b""
-        if self._filter is not None:
-            total = round(self._taken * self._out_rate / self._in_rate)
-            rest = self._emit(np.zeros(0, "<i2"), total)
+        total = round(self._taken * self._out_rate / self._in_rate)
+        rest = self._emit(np.zeros(0, "<i2"), total) if self._filter is not None else b""
         self.reset()
         return rest
 

@@ -347,13 +347,13 @@ def _diagnosis(error: BaseException, shown: str, folder: Path, run_as: str | Non
         return _import_error(error, shown, folder)
     if not _frames(error):
         return BotNotFoundError(f"{shown} cannot be read: {error}")
-    return BotImportError(_summary(error, shown), details=_details(error))
+    return _failure(error, shown)
 
 
-def _summary(error: BaseException, shown: str) -> str:
-    text = str(error).strip().splitlines()
-    kind = type(error).__name__
-    return f"{shown} failed while it was imported: {f'{kind}: {text[0]}' if text else kind}"
+def _failure(error: BaseException, shown: str, hint: str | None = None) -> BotImportError:
+    first_line = str(error).strip().splitlines()[:1]
+    problem = ": ".join([f"{shown} failed while it was imported", type(error).__name__, *first_line])
+    return BotImportError(problem, details=_details(error), hint=hint)
 
 
 def _import_error(error: ImportError, shown: str, folder: Path) -> BotImportError:
@@ -363,10 +363,10 @@ def _import_error(error: ImportError, shown: str, folder: Path) -> BotImportErro
         hint = _hides_a_library(error, folder, shown)
         if hint is None and "relative import" in str(error):
             hint = "run it as a module of its package: `wsvoice run package.module`"
-        return BotImportError(_summary(error, shown), details=_details(error), hint=hint)
+        return _failure(error, shown, hint)
     package = missing.name.partition(".")[0]
     if package != missing.name and (hint := _hides_a_library(missing, folder, shown)):
-        return BotImportError(_summary(missing, shown), details=_details(missing), hint=hint)
+        return _failure(missing, shown, hint)
     importer, is_own = _importer(missing, error, folder, shown)
     details = "" if is_own else _details(missing)
     if package != missing.name and _is_installed(package):

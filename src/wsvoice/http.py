@@ -1,6 +1,4 @@
-"""
-The only HTTP client: sends a request as it is, and says why there was no response.
-"""
+"""The only HTTP client: sends a request as it is, and says why there was no response."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ import zlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import httpx
@@ -62,7 +60,6 @@ async def send(
     Send `request` and return the response; redirects are not followed.
 
     Args:
-        request: The request.
         timeout_s: For the whole exchange; connecting gets 5 s at most.
         body_limit: The most of the body that is read and unpacked, in bytes.
         look_up: Resolves the host to the addresses that are allowed; any without it.
@@ -79,7 +76,7 @@ async def send(
             addresses = await look_up(request.url) if look_up is not None else ()
             for number, address in enumerate(addresses or ("",), 1):
                 try:
-                    response, body = await _exchange(request, parts, address, tls, timeout_s, body_limit)
+                    response, body = await _exchange(request, address, tls, timeout_s, body_limit)
                     break
                 except (httpx.ConnectError, httpx.ConnectTimeout):
                     if number >= len(addresses):
@@ -97,15 +94,10 @@ async def send(
 
 
 async def _exchange(
-    request: HttpRequest,
-    parts: SplitResult,
-    address: str,
-    tls: ssl.SSLContext | bool,
-    timeout_s: float,
-    body_limit: int,
+    request: HttpRequest, address: str, tls: ssl.SSLContext | bool, timeout_s: float, body_limit: int
 ) -> tuple[httpx.Response, bytes]:
     """Send `request` to `address`, or to any of its host; return the response and its body, one byte over the limit."""
-    url, extensions = request.url, {}
+    url, extensions, parts = request.url, {}, urlsplit(request.url)
     # Compression is not asked for; if the body is compressed all the same, the limit is for the unpacked body.
     headers = {"Accept-Encoding": "identity", **request.headers}
     if address:
@@ -121,12 +113,9 @@ async def _exchange(
         timeout=httpx.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s)),
         auth=request.basic_auth,
     )
-    async with (
-        client,
-        client.stream(
-            request.method, url, headers=headers, content=request.body or None, extensions=extensions
-        ) as response,
-    ):
+    content = request.body or None
+    stream = client.stream(request.method, url, headers=headers, content=content, extensions=extensions)
+    async with client, stream as response:
         return response, await _read_body(response, body_limit)
 
 

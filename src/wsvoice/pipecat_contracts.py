@@ -350,12 +350,7 @@ CALLER_FEATURES = (
 
 
 def require_caller_features() -> None:
-    """
-    Check whether a bot can be the caller, before its transport is imported.
-
-    Raises:
-        ConfigError: If the installed pipecat does not allow it.
-    """
+    """Raise :exc:`ConfigError` if the installed pipecat lets no bot be the caller, before its transport is imported."""
     version = metadata.version("pipecat-ai")
     if not is_tested(version):
         missing(CALLER_FEATURES, version)

@@ -28,12 +28,7 @@ class MovedModuleFinder:
 
     @staticmethod
     def find_spec(fullname: str, path: object = None, target: object = None) -> None:
-        """
-        Find nothing.
-
-        Raises:
-            ModuleNotFoundError: For modules that pipecat has moved.
-        """
+        """Find nothing; raise :exc:`ModuleNotFoundError` for modules that pipecat has moved."""
         if fullname in PACKAGES:
             raise ModuleNotFoundError(
                 f"No module named {fullname!r}: pipecat has moved what was in it. "

@@ -56,12 +56,7 @@ def speak(text: str, voice: str = "en-us") -> tuple[bytes, int]:
 
 
 def languages() -> list[str]:
-    """
-    Return what :func:`speak` takes as a voice: the languages that eSpeak NG has, in their order.
-
-    Raises:
-        UsageError: If eSpeak NG is not installed.
-    """
+    """Return the languages that :func:`speak` takes; raise :exc:`UsageError` if eSpeak NG is not installed."""
     _, data = _find()
     files = [path for path in Path(data, "lang").rglob("*") if path.is_file()]
     texts = [path.read_text("utf-8", "replace") for path in files]

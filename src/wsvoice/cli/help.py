@@ -35,14 +35,10 @@ def coloured(text: str) -> str:
     """Return a help text with colours, unless the environment asks for none; click removes them for a pipe."""
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return text
-    text = _DEFAULT.sub(lambda found: _lines(found[0], _DIM), text)
-    text = _NAME.sub(lambda found: f"  {_CYAN}{found[1]}{_END}", text)
-    return _HEADING.sub(lambda found: f"{_BOLD}{found[0]}{_END}", text)
-
-
-def _lines(text: str, style: str) -> str:
-    """Colour each line without its indentation."""
-    return re.sub(r"\S(?:[^\n]*\S)?", lambda found: f"{style}{found[0]}{_END}", text)
+    # Each of its lines without the indentation.
+    text = _DEFAULT.sub(lambda default: re.sub(r"\S(?:[^\n]*\S)?", rf"{_DIM}\g<0>{_END}", default[0]), text)
+    text = _NAME.sub(rf"  {_CYAN}\1{_END}", text)
+    return _HEADING.sub(rf"{_BOLD}\g<0>{_END}", text)
 
 
 class _AsGiven:
@@ -113,12 +109,7 @@ class _Plain:
 
 
 def _refuse_repeated(given: Sequence[Any]) -> None:
-    """
-    Refuse an option that was given twice but takes one value.
-
-    Raises:
-        UsageError: Naming it.
-    """
+    """Raise :exc:`UsageError` for an option that was given twice but takes one value."""
     seen: set[str] = set()
     for option in given:
         if option.param_type_name != "option" or option.multiple or option.is_flag or option.count:
@@ -135,12 +126,7 @@ def _refuse_repeated(given: Sequence[Any]) -> None:
 
 
 def _refuse_single_dashes(args: Sequence[str], params: Sequence[Any]) -> None:
-    """
-    Refuse ``-port``, which would be read as ``-p -o -r -t``.
-
-    Raises:
-        UsageError: Naming the option that was probably meant.
-    """
+    """Raise :exc:`UsageError` for ``-port``, which would be read as ``-p -o -r -t``."""
     options = [each for each in params if each.param_type_name == "option"]
     long_names = {name for each in options for name in each.opts if name.startswith("--")}
     with_value = {name for each in options if not (each.is_flag or each.count) for name in each.opts}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+def _service(name: str, what: str) -> Any:
+    help = f"{what}, where the template has a choice."
+    return option(f"--{name} NAME", help, SERVICES, completion.choice(name))
+
+
 def init(
     directory: Annotated[
         str | None, typer.Argument(metavar="DIR", help="The project's folder, and so its name.  [default: my-bot]")
@@ -31,20 +36,9 @@ def init(
         list[str] | None,
         option("-t, --transport NAME", "The provider. Repeatable.  [default: twilio]", PROJECT, completion.providers),
     ] = None,
-    stt: Annotated[
-        str | None,
-        option("--stt NAME", "Speech to text, where the template has a choice.", SERVICES, completion.choice("stt")),
-    ] = None,
-    llm: Annotated[
-        str | None,
-        option(
-            "--llm NAME", "The language model, where the template has a choice.", SERVICES, completion.choice("llm")
-        ),
-    ] = None,
-    tts: Annotated[
-        str | None,
-        option("--tts NAME", "Text to speech, where the template has a choice.", SERVICES, completion.choice("tts")),
-    ] = None,
+    stt: Annotated[str | None, _service("stt", "Speech to text")] = None,
+    llm: Annotated[str | None, _service("llm", "The language model")] = None,
+    tts: Annotated[str | None, _service("tts", "Text to speech")] = None,
     listing: Annotated[bool, option("--list", "List the templates and their choices; write nothing.")] = False,
     dry_run: Annotated[bool, option("--dry-run", "Print the files and their sizes; write nothing.")] = False,
     force: Annotated[bool, option("--force", "Overwrite files that already exist.")] = False,

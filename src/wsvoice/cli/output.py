@@ -150,12 +150,7 @@ class Output:
         return sys.stdin.isatty() and sys.stderr.isatty()
 
     def ask(self, question: str, *, default: str) -> str:
-        """
-        Return the user's answer to a question, or `default` for an empty one.
-
-        Raises:
-            EOFError: If the input has ended.
-        """
+        """Return the user's answer, or `default` for an empty one; raise :exc:`EOFError` if the input has ended."""
         from rich.prompt import Prompt
 
         return Prompt.ask(question, console=self.console, default=default).strip()
