@@ -376,11 +376,10 @@ def read_audio(path: str | PathLike[str]) -> tuple[bytes, int]:
             # A program that writes to a pipe cannot go back to write the length.
             content = content.replace(b"data\0\0\0\0", b"data\xff\xff\xff\xff", 1)
             frames, sample_rate = soundfile.read(BytesIO(content), dtype="float32", always_2d=True)
-    except FileNotFoundError:
-        raise AudioFileError(f"{path} does not exist", hint="give the path of a sound file") from None
     except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise AudioFileError(f"{path} cannot be read: {reason}", hint="give the path of a sound file") from None
+        reason = f"cannot be read: {error.strerror or type(error).__name__}"
+        problem = "does not exist" if isinstance(error, FileNotFoundError) else reason
+        raise AudioFileError(f"{path} {problem}", hint="give the path of a sound file") from None
     except soundfile.LibsndfileError as error:
         # Quoted, because the hint is to be pasted into a shell.
         convert = f"convert it: ffmpeg -i {shlex.quote(str(path))} -ar 8000 -ac 1 out.wav"

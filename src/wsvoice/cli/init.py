@@ -109,21 +109,18 @@ def init(
 def show_templates(output: Output, templates: Mapping[str, Template], *, as_json: bool) -> None:
     """List the templates and their choices."""
     if as_json:
-        output.data(
+        listed = [
             {
-                "templates": [
-                    {
-                        "name": each.name,
-                        "description": each.description,
-                        "choices": {
-                            name: {"default": each.defaults[name], "options": list(choice.options)}
-                            for name, choice in each.choices.items()
-                        },
-                    }
-                    for each in templates.values()
-                ]
+                "name": each.name,
+                "description": each.description,
+                "choices": {
+                    name: {"default": each.defaults[name], "options": list(choice.options)}
+                    for name, choice in each.choices.items()
+                },
             }
-        )
+            for each in templates.values()
+        ]
+        output.data({"templates": listed})
         return
     rows: list[tuple[str, str]] = []
     for each in templates.values():
