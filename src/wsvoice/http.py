@@ -185,20 +185,15 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _describe(error: Exception, url: str) -> HttpError:
-    host = urlsplit(url).hostname or url
     if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol):
         return HttpError("url", f"{url[:200]} is not a URL that can be requested")
+    host = urlsplit(url).hostname or url
     kind = failure_kind(error)
-    if kind == "tls":
-        if "WRONG_VERSION_NUMBER" in str(error):
-            return HttpError(kind, f"no TLS connection to {host}: it speaks plain HTTP; use http://")
-        return HttpError(kind, f"no TLS connection to {host}: {_reason(error)}")
-    if kind == "dns":
-        return HttpError(kind, f"the host {host} is unknown")
-    if kind == "refused":
-        return HttpError(kind, f"nothing listens at {url}")
-    return HttpError(kind, f"{url} gave no response: {_reason(error)}")
-
-
-def _reason(error: Exception) -> str:
-    return (str(error) or type(error).__name__)[:200]
+    reason = (str(error) or type(error).__name__)[:200]
+    is_plain = "WRONG_VERSION_NUMBER" in str(error)
+    problems = {
+        "tls": f"no TLS connection to {host}: {'it speaks plain HTTP; use http://' if is_plain else reason}",
+        "dns": f"the host {host} is unknown",
+        "refused": f"nothing listens at {url}",
+    }
+    return HttpError(kind, problems.get(kind, f"{url} gave no response: {reason}"))
