@@ -31,7 +31,9 @@ def checked(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedPro
 
 
 def test_a_bot_passes_strict_checks(checked: subprocess.CompletedProcess[str]) -> None:
-    of_others = [line for line in checked.stdout.splitlines() if not re.search(r"bare\.py:\d+: (error|note): ", line)]
+    # A note of an older mypy says where something is defined that bare.py uses wrongly.
+    found = [line for line in checked.stdout.splitlines() if not re.search(r": note: .* defined here$", line)]
+    of_others = [line for line in found if not re.search(r"bare\.py:\d+: (error|note): ", line)]
     assert (of_others, checked.stderr) == ([], "")
 
 
