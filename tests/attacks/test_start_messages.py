@@ -18,9 +18,10 @@ AT_ONCE = 16
 
 def with_strange_values(message: dict[str, Any]) -> Iterator[str]:
     """Yield a start message with each of its values, but the event's name, replaced by each strange one."""
-    holders = [message, message["start"], *(each for each in message["start"].values() if isinstance(each, dict))]
+    holders = [message]
     for holder in holders:
-        for key in [key for key in holder if key != "event"]:
+        holders += [each for each in holder.values() if isinstance(each, dict)]
+        for key in [key for key in holder if key not in ("event", "eventType")]:
             kept = holder[key]
             for value in STRANGE:
                 holder[key] = value

@@ -13,7 +13,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import websockets
 from websockets.asyncio.client import ClientConnection
@@ -21,6 +21,9 @@ from websockets.asyncio.client import ClientConnection
 Message = dict[str, Any]
 
 FROM_NUMBER, TO_NUMBER = "+15550100001", "+15550100002"
+
+#: Stands for a message where the end of a stream is none: the socket is closed.
+HANG_UP: Message = {"close": 1000}
 
 
 class Wire(NamedTuple):
@@ -61,6 +64,19 @@ class Dialect:
     frame_ms: ClassVar[int] = 20
     #: Whether media messages say whose voice it is.
     has_tracks: ClassVar[bool] = True
+    #: Whether a webhook announces its calls; of whoever has none, the stream is dialled at once.
+    has_webhook: ClassVar[bool] = True
+    #: How a webhook's body is written, as httpx calls it: a form, or JSON.
+    webhook_body: ClassVar[Literal["data", "json"]] = "data"
+    #: Whether the stream tells which keys the caller presses.
+    has_keys: ClassVar[bool] = True
+    #: Whether it tells when what the bot said has been played.
+    has_marks: ClassVar[bool] = True
+    #: Whether audio is binary messages, the samples alone.
+    is_binary: ClassVar[bool] = False
+    subprotocol: ClassVar[str] = ""
+    #: What names the events of both sides.
+    name_keys: ClassVar[tuple[str, str]] = ("event", "event")
     #: The names of what the bot sends: audio, marks, clears.
     bot_events: ClassVar[tuple[str, str, str]] = ("media", "mark", "clear")
 
@@ -83,6 +99,11 @@ class Dialect:
         """The fields of the webhook."""
         raise NotImplementedError
 
+    def request(self, method: str, **others: str) -> dict[str, Any]:
+        """The webhook as httpx takes it, with other fields beside the usual."""
+        place = "params" if method == "GET" else self.webhook_body
+        return {"method": method, place: {**self.form(), **others}}
+
     # What the carrier says
 
     def connected(self) -> list[Message]:
@@ -91,11 +112,19 @@ class Dialect:
     def start(self) -> Message:
         raise NotImplementedError
 
+    def bad_start(self, content: Any) -> Message:
+        """A start whose content is another."""
+        return {"event": "start", "start": content}
+
     def handshake(self) -> list[Message]:
         return [*self.connected(), self.start()]
 
     def media(self, payload: Any, chunk: int = 1, track: str = "inbound") -> Message:
         raise NotImplementedError
+
+    def digits(self, keys: str) -> list[Message]:
+        """The messages of pressed keys, where there are any."""
+        return [self.digit(key) for key in keys if self.has_keys]
 
     def digit(self, key: str) -> Message:
         raise NotImplementedError
@@ -104,23 +133,34 @@ class Dialect:
         raise NotImplementedError
 
     def stop(self) -> Message:
+        """The message that ends the stream, or `HANG_UP`."""
         raise NotImplementedError
 
     def nothings(self) -> list[Message]:
         """Messages that are right and mean nothing to the caller's audio."""
-        return [*self.connected(), self.played("nobody's"), {"event": "of-tomorrow"}]
+        marks = [self.played("nobody's")] if self.has_marks else []
+        return [*self.connected(), *marks, {self.name_keys[0]: "of-tomorrow"}]
 
     # What the bot says
+
+    def name_of(self, message: Message | bytes) -> str:
+        """What a bot's message is called."""
+        return self.bot_events[0] if isinstance(message, bytes) else str(message[self.name_keys[1]])
 
     def mark_name(self, message: Message) -> str:
         return str(message["mark"]["name"])
 
-    def check_bot_audio(self, message: Message) -> None:
+    def check_bot_audio(self, message: Any) -> None:
         """Hold that a message of the bot's audio is one that the provider plays."""
         raise NotImplementedError
 
-    def audio(self, pcm: bytes, chunk: int = 1, track: str = "inbound") -> Message:
-        return self.media(base64.b64encode(self.wire.encode(pcm)).decode(), chunk, track)
+    def payload_of(self, message: Any) -> bytes:
+        """The audio of a bot's message."""
+        return message if isinstance(message, bytes) else base64.b64decode(message["media"]["payload"])
+
+    def audio(self, pcm: bytes, chunk: int = 1, track: str = "inbound") -> Message | bytes:
+        payload = self.wire.encode(pcm)
+        return payload if self.is_binary else self.media(base64.b64encode(payload).decode(), chunk, track)
 
 
 class Twilio(Dialect):
@@ -172,7 +212,7 @@ class Twilio(Dialect):
         stop = {"accountSid": self.account_id, "callSid": self.call_id}
         return {"event": "stop", "sequenceNumber": "9", "streamSid": self.stream_id, "stop": stop}
 
-    def check_bot_audio(self, message: Message) -> None:
+    def check_bot_audio(self, message: Any) -> None:
         assert message["streamSid"] == self.stream_id
 
 
@@ -305,7 +345,7 @@ class Telnyx(Dialect):
         error = {"code": 100004, "title": "invalid_media", "detail": "of the bot's"}
         return [*super().nothings(), {"event": "error", "stream_id": self.stream_id, "payload": error}]
 
-    def check_bot_audio(self, message: Message) -> None:
+    def check_bot_audio(self, message: Any) -> None:
         assert message.keys() == {"event", "media"}
 
 
@@ -376,7 +416,7 @@ class Plivo(Dialect):
         assert message["streamId"] == self.stream_id
         return str(message["name"])
 
-    def check_bot_audio(self, message: Message) -> None:
+    def check_bot_audio(self, message: Any) -> None:
         media = message["media"]
         assert (media["contentType"], media["sampleRate"]) == ("audio/x-mulaw", 8000)
 
@@ -447,12 +487,221 @@ class Exotel(Dialect):
         stop = {"call_sid": self.call_id, "account_sid": self.account_id, "reason": "callended"}
         return {"event": "stop", "sequence_number": "20", "stream_sid": self.stream_id, "stop": stop}
 
-    def check_bot_audio(self, message: Message) -> None:
+    def check_bot_audio(self, message: Any) -> None:
         assert message["stream_sid"] == self.stream_id
         assert len(base64.b64decode(message["media"]["payload"])) % 320 == 0
 
 
-DIALECTS: Sequence[type[Dialect]] = (Twilio, Telnyx, Plivo, Exotel, SignalWire)
+class Bandwidth(Dialect):
+    """https://dev.bandwidth.com/docs/voice/programmable-voice/bxml/startStream/"""
+
+    name = "bandwidth"
+    own_call_id = "c-d45a41e5-bcb12581-b18d-4bdc-9874-6273a0ad0d5f"
+    stream_id = "s-00000000-0000-4000-8000-0000000000b1"
+    account_id = "5500000"
+    webhook_body = "json"
+    has_keys = False
+    has_marks = False
+    name_keys = ("eventType", "eventType")
+    bot_events = ("playAudio", "", "clear")
+
+    def form(self) -> dict[str, str]:
+        """https://dev.bandwidth.com/docs/voice/webhooks/initiate"""
+        return {
+            "eventType": "initiate",
+            "eventTime": "2026-01-01T10:00:00.000Z",
+            "accountId": self.account_id,
+            "applicationId": "04e88489-df02-4e34-a0ee-27a91849555f",
+            "from": FROM_NUMBER,
+            "to": TO_NUMBER,
+            "direction": "inbound",
+            "callId": self.call_id,
+            "callUrl": f"https://voice.bandwidth.com/api/v2/accounts/{self.account_id}/calls/{self.call_id}",
+            "startTime": "2026-01-01T10:00:00.000Z",
+        }
+
+    def connected(self) -> list[Message]:
+        return []
+
+    def start(self) -> Message:
+        wire = {"encoding": "audio/PCMU", "sampleRate": 8000}
+        metadata = {
+            "accountId": self.account_id,
+            "callId": self.call_id,
+            "streamId": self.stream_id,
+            "streamName": "wsvoice",
+            "tracks": [{"name": "inbound", "mediaFormat": wire}],
+            **self.details,
+        }
+        return {"eventType": "start", "metadata": metadata, "streamParams": self.parameters}
+
+    def bad_start(self, content: Any) -> Message:
+        return {"eventType": "start", "metadata": content}
+
+    def media(self, payload: Any, chunk: int = 1, track: str = "inbound") -> Message:
+        # At the top, and not inside of anything.
+        return {"eventType": "media", "track": track, "payload": payload, "sequenceNumber": str(chunk)}
+
+    def stop(self) -> Message:
+        return {"eventType": "stop"}
+
+    def check_bot_audio(self, message: Any) -> None:
+        assert message.keys() == {"eventType", "media"}
+        assert message["media"]["contentType"] == "audio/pcmu"
+
+
+class Vonage(Dialect):
+    """https://developer.vonage.com/en/voice/voice-api/concepts/websockets"""
+
+    name = "vonage"
+    own_call_id = "aaaaaaaa-bbbb-cccc-dddd-0123456789ab"
+    account_id = ""
+    webhook_body = "json"
+    default_wire = linear(8000)
+    has_tracks = False
+    is_binary = True
+    name_keys = ("event", "action")
+    bot_events = ("audio", "notify", "clear")
+
+    @property
+    def stream_id(self) -> str:  # type: ignore[override]
+        """A stream has no id of its own."""
+        return self.call_id
+
+    def form(self) -> dict[str, str]:
+        """https://developer.vonage.com/en/voice/voice-api/webhook-reference#answer-webhook"""
+        return {
+            # Without a plus, as Vonage writes them.
+            "to": TO_NUMBER[1:],
+            "from": FROM_NUMBER[1:],
+            "uuid": self.call_id,
+            "conversation_uuid": "CON-00000000-0000-4000-8000-000000000001",
+            "region_url": "https://api-us-3.vonage.com",
+        }
+
+    def connected(self) -> list[Message]:
+        return []
+
+    def start(self) -> Message:
+        # The NCCO's headers stand beside the event; they alone say which call it is.
+        headers = {"call_id": self.call_id, **self.parameters, **self.details}
+        return {"event": "websocket:connected", "content-type": f"audio/l16;rate={self.wire.sample_rate}", **headers}
+
+    def bad_start(self, content: Any) -> Message:
+        return {"event": "websocket:connected", "content-type": content}
+
+    def digit(self, key: str) -> Message:
+        return {"event": "websocket:dtmf", "digit": key, "duration": 260}
+
+    def played(self, name: str) -> Message:
+        return {"event": "websocket:notify", "payload": {"name": name}}
+
+    def stop(self) -> Message:
+        return {"event": "websocket:disconnected"}
+
+    def nothings(self) -> list[Message]:
+        return [*super().nothings(), {"event": "websocket:cleared"}]
+
+    def mark_name(self, message: Message) -> str:
+        return str(message["payload"]["name"])
+
+    def check_bot_audio(self, message: Any) -> None:
+        # 20 ms, neither more nor less.
+        assert len(message) == self.wire.sample_rate // 25
+
+
+class Asterisk(Dialect):
+    """
+    As a real one was heard to speak: ``tests/golden/asterisk``.
+
+    https://docs.asterisk.org/Configuration/Channel-Drivers/WebSocket/
+    """
+
+    name = "asterisk"
+    own_call_id = "1795274491.2"
+    stream_id = "WebSocket/wsvoice/0x7f58500194a0"
+    account_id = ""
+    has_webhook = False
+    has_tracks = False
+    is_binary = True
+    subprotocol = "media"
+    name_keys = ("event", "command")
+    bot_events = ("audio", "MARK_MEDIA", "FLUSH_MEDIA")
+
+    @property
+    def format(self) -> str:
+        if self.wire in (MULAW, ALAW):
+            return "ulaw" if self.wire is MULAW else "alaw"
+        return "slin" if self.wire.sample_rate == 8000 else f"slin{self.wire.sample_rate // 1000}"
+
+    @property
+    def frame_bytes(self) -> int:
+        return len(self.wire.encode(bytes(self.wire.sample_rate // 25)))
+
+    def connected(self) -> list[Message]:
+        return []
+
+    def start(self) -> Message:
+        return {
+            "event": "MEDIA_START",
+            "connection_id": "wsvoice",
+            "channel": self.stream_id,
+            "channel_id": self.call_id,
+            "format": self.format,
+            "optimal_frame_size": self.frame_bytes,
+            "ptime": 20,
+            "channel_variables": {
+                "FROM": FROM_NUMBER,
+                "TO": TO_NUMBER,
+                "DIALEDPEERNUMBER": f"wsvoice/c({self.format})f(json)",
+                "MEDIA_WEBSOCKET_CONNECTION_ID": "wsvoice",
+                "MEDIA_WEBSOCKET_OPTIMAL_FRAME_SIZE": str(self.frame_bytes),
+                **self.parameters,
+            },
+            **self.details,
+        }
+
+    def bad_start(self, content: Any) -> Message:
+        return {"event": "MEDIA_START", "channel": self.stream_id, "format": content}
+
+    def digit(self, key: str) -> Message:
+        return {"event": "DTMF_END", "channel_id": self.call_id, "digit": key}
+
+    def played(self, name: str) -> Message:
+        return {"event": "MEDIA_MARK_PROCESSED", "channel_id": self.call_id, "correlation_id": name}
+
+    def stop(self) -> Message:
+        return HANG_UP
+
+    def nothings(self) -> list[Message]:
+        status = {
+            "queue_length": 0,
+            "xon_level": 800,
+            "xoff_level": 900,
+            "queue_full": False,
+            "bulk_media": False,
+            "media_paused": False,
+        }
+        told = [
+            {"event": "STATUS", **status},
+            {"event": "MEDIA_XOFF"},
+            {"event": "MEDIA_XON"},
+            {"event": "QUEUE_DRAINED"},
+        ]
+        return [*super().nothings(), *({**each, "channel_id": self.call_id} for each in told)]
+
+    def mark_name(self, message: Message) -> str:
+        return str(message["correlation_id"])
+
+    def check_bot_audio(self, message: Any) -> None:
+        # What is beside whole frames would be dropped.
+        assert message
+        assert len(message) % self.frame_bytes == 0
+
+
+DIALECTS: Sequence[type[Dialect]] = (Twilio, Telnyx, Plivo, Exotel, SignalWire, Bandwidth, Vonage, Asterisk)
+#: Those whose calls a webhook announces.
+ANNOUNCED = [each for each in DIALECTS if each.has_webhook]
 
 
 class Line:
@@ -461,7 +710,7 @@ class Line:
     def __init__(self, socket: ClientConnection, dialect: Dialect) -> None:
         self.socket = socket
         self.dialect = dialect
-        self.messages: list[Message] = []
+        self.messages: list[Any] = []
         self._chunk = 0
         self._reader = asyncio.create_task(self._read())
 
@@ -469,16 +718,20 @@ class Line:
         mark = self.dialect.bot_events[1]
         while True:
             try:
-                message = json.loads(await self.socket.recv())
+                came = await self.socket.recv()
+                message = came if isinstance(came, bytes) else json.loads(came)
                 self.messages.append(message)
-                if message["event"] == mark:
+                if self.dialect.name_of(message) == mark:
                     await self.send(self.dialect.played(self.dialect.mark_name(message)))
             except websockets.ConnectionClosed:
                 return
 
     async def send(self, *messages: Message | str | bytes) -> None:
         for message in messages:
-            await self.socket.send(json.dumps(message) if isinstance(message, dict) else message)
+            if message == HANG_UP:
+                await self.socket.close()
+            else:
+                await self.socket.send(json.dumps(message) if isinstance(message, dict) else message)
 
     async def start(self) -> None:
         await self.send(*self.dialect.handshake())
@@ -488,9 +741,9 @@ class Line:
         size = 2 * self.dialect.wire.sample_rate * self.dialect.frame_ms // 1000
         return [pcm[at : at + size] for at in range(0, len(pcm), size)]
 
-    def spoken(self, pcm: bytes, track: str = "inbound") -> list[Message]:
+    def spoken(self, pcm: bytes, track: str = "inbound") -> list[Message | bytes]:
         """Return the messages of a piece of speech."""
-        messages = []
+        messages: list[Message | bytes] = []
         for piece in self.pieces(pcm):
             self._chunk += 1
             messages.append(self.dialect.audio(piece, self._chunk, track))
@@ -506,21 +759,21 @@ class Line:
     async def press(self, key: str) -> None:
         await self.send(self.dialect.digit(key))
 
-    def of(self, event: str) -> list[Message]:
-        return [message for message in self.messages if message["event"] == event]
+    def of(self, event: str) -> list[Any]:
+        return [message for message in self.messages if self.dialect.name_of(message) == event]
 
     def heard(self) -> bytes:
         """All audio that came, as s16le at the wire's rate."""
         audio = self.of(self.dialect.bot_events[0])
         for message in audio:
             self.dialect.check_bot_audio(message)
-        payloads = (base64.b64decode(message["media"]["payload"]) for message in audio)
-        return b"".join(map(self.dialect.wire.decode, payloads))
+        return b"".join(self.dialect.wire.decode(self.dialect.payload_of(message)) for message in audio)
 
     async def until_said(self, timeout_s: float = 10) -> None:
-        """Wait for the mark behind the bot's words."""
+        """Wait for the mark behind the bot's words, or where there are none for the words."""
+        wanted = self.dialect.bot_events[1 if self.dialect.has_marks else 0]
         async with asyncio.timeout(timeout_s):
-            while not self.of(self.dialect.bot_events[1]):
+            while not self.of(wanted):
                 await asyncio.sleep(0.005)
 
     async def closed(self, timeout_s: float = 10) -> tuple[int | None, str | None]:
@@ -534,7 +787,10 @@ class Line:
 @asynccontextmanager
 async def on_line(url: str, dialect: Dialect, *, start: bool = True, **options: Any) -> AsyncIterator[Line]:
     """Connect a stream as the provider does, and start it."""
+    if dialect.subprotocol:
+        options["subprotocols"] = [dialect.subprotocol]
     async with websockets.connect(url, compression=None, ping_interval=None, **options) as socket:
+        assert (socket.subprotocol or "") == dialect.subprotocol
         line = Line(socket, dialect)
         if start:
             await line.start()

@@ -32,9 +32,11 @@ from pipecat.transports.websocket.fastapi import FastAPIWebsocketParams
 from tests.runner import bots
 from tests.runner.carrier import main_frequency
 from tests.runner.dialects import (
+    ANNOUNCED,
     DIALECTS,
     FROM_NUMBER,
     TO_NUMBER,
+    Bandwidth,
     Dialect,
     Exotel,
     Line,
@@ -42,6 +44,7 @@ from tests.runner.dialects import (
     SignalWire,
     Telnyx,
     Twilio,
+    Vonage,
     linear,
     on_line,
 )
@@ -51,7 +54,7 @@ from tests.signals import tone
 Serve = Callable[..., Any]
 
 
-@pytest.fixture(params=DIALECTS, ids=lambda each: each.name)
+@pytest.fixture(params=ANNOUNCED, ids=lambda each: each.name)
 def dialect(request: pytest.FixtureRequest) -> Dialect:
     made: Dialect = request.param()
     return made
@@ -112,13 +115,11 @@ def api() -> Iterator[Api]:
 
 
 def ask(url: str, dialect: Dialect, method: str) -> httpx.Response:
-    """Send the webhook: a form, its fields in the query, or an event in JSON."""
+    """Send the webhook: its fields in the body or in the query, or an event of Call Control in JSON."""
     if method == "JSON":
         assert isinstance(dialect, Telnyx)
         return httpx.post(url, json=dialect.initiated(), timeout=10)
-    if method == "GET":
-        return httpx.get(url, params=dialect.form(), timeout=10)
-    return httpx.post(url, data=dialect.form(), timeout=10)
+    return httpx.request(url=url, timeout=10, **dialect.request(method))
 
 
 def read_document(answer: httpx.Response, dialect: Dialect) -> tuple[str, dict[str, str]]:
@@ -131,6 +132,15 @@ def read_document(answer: httpx.Response, dialect: Dialect) -> tuple[str, dict[s
         query = parse_qs(urlsplit(url).query)
         assert not query.keys() & {"sample-rate"}
         return url, {name: values[0] for name, values in query.items()}
+    if dialect.name == "vonage":
+        assert answer.headers["content-type"].startswith("application/json")
+        # https://developer.vonage.com/en/voice/voice-api/ncco-reference#connect
+        (connect,) = answer.json()
+        (endpoint,) = connect.pop("endpoint")
+        assert connect == {"action": "connect"}
+        assert (endpoint["type"], endpoint["content-type"]) == ("websocket", "audio/l16;rate=16000")
+        dialect.wire = linear(16000)
+        return endpoint["uri"], endpoint["headers"]
     assert answer.headers["content-type"].startswith("application/xml")
     root = ElementTree.fromstring(answer.text)
     assert root.tag == "Response"
@@ -145,6 +155,13 @@ def read_document(answer: httpx.Response, dialect: Dialect) -> tuple[str, dict[s
         assert stream.get("contentType") == "audio/x-mulaw;rate=8000"
         assert stream.get("url") is None
         return stream.text or "", {}
+    if dialect.name == "bandwidth":
+        stream, stop = root
+        assert (stream.tag, stop.tag) == ("StartStream", "StopStream")
+        # Without waiting for its end, the call would end at once.
+        assert stop.attrib == {"name": stream.attrib["name"], "wait": "true"}
+        assert (stream.get("mode"), stream.get("tracks")) == ("bidirectional", "inbound")
+        return stream.attrib["destination"], {each.attrib["name"]: each.attrib["value"] for each in stream}
     (connect,) = root
     assert connect.tag == "Connect"
     (stream,) = connect
@@ -186,7 +203,7 @@ def whole_call(url: str, dialect: Dialect, **options: Any) -> None:
     asyncio.run(main())
 
 
-WAYS = [pytest.param(kind, method, id=f"{kind.name}-{method}") for kind in DIALECTS for method in ("POST", "GET")]
+WAYS = [pytest.param(kind, method, id=f"{kind.name}-{method}") for kind in ANNOUNCED for method in ("POST", "GET")]
 
 
 class TestWebhook:
@@ -217,7 +234,7 @@ class TestWebhook:
         """They reach the bot whether or not the provider takes them along."""
         told = Told()
         server = serve(told, transport=None, parameters={"customer": "Müller & <Söhne>"})
-        for kind in DIALECTS:
+        for kind in ANNOUNCED:
             dialect = kind()
             url, parameters = read_document(ask(f"{server.url}{kind.name}", dialect, method), dialect)
             if dialect.name != "plivo":
@@ -302,10 +319,12 @@ class TestWebhook:
         asyncio.run(main())
         assert told.call is None
 
+    @pytest.mark.parametrize("kind", DIALECTS, ids=lambda kind: kind.name)
     @pytest.mark.parametrize("path", ["ws", "ws/{name}"])
-    def test_a_stream_without_a_webhook(self, shared: Any, dialect: Dialect, path: str) -> None:
+    def test_a_stream_without_a_webhook(self, shared: Any, kind: type[Dialect], path: str) -> None:
         """Locally anybody may dial; the provider is known by its start."""
         told = shared.bot = Told()
+        dialect = kind()
         whole_call(f"{shared.ws_url}{path.format(name=dialect.name)}", dialect)
         assert (told.call.provider, told.call.call_id) == (dialect.name, dialect.call_id)
 
@@ -336,12 +355,15 @@ class TestWebhook:
             pytest.param(Plivo, {"Event": "Hangup", "CallStatus": "completed"}, id="plivo-ended"),
             pytest.param(Plivo, {"Event": "StartStream", "StreamID": "1"}, id="plivo-stream"),
             pytest.param(Exotel, {"EventType": "terminal", "Status": "completed"}, id="exotel-ended"),
+            pytest.param(Vonage, {"status": "completed"}, id="vonage-ended"),
+            pytest.param(Bandwidth, {"eventType": "disconnect", "cause": "hangup"}, id="bandwidth-ended"),
+            pytest.param(Bandwidth, {"eventType": "mediaStreamStarted"}, id="bandwidth-stream"),
         ],
     )
     @pytest.mark.parametrize("path", ["", "{name}"])
     def test_a_report_starts_no_call(self, shared: Any, kind: type[Dialect], fields: dict[str, str], path: str) -> None:
         url = shared.url + path.format(name=kind.name)
-        answer = httpx.post(url, data={**kind().form(), **fields})
+        answer = httpx.request(url=url, **kind().request("POST", **fields))
         assert answer.status_code == 200
         # Nothing, or a document in which there is nothing.
         assert not answer.text or len(ElementTree.fromstring(answer.text)) == 0
@@ -363,10 +385,14 @@ class TestFullHouse:
                     assert (reject.tag, reject.attrib) == ("Reject", {"reason": "busy"})
                 (hang_up,) = ElementTree.fromstring(turned_away(Plivo).text)
                 assert (hang_up.tag, hang_up.attrib) == ("Hangup", {"reason": "busy"})
+                (hang_up,) = ElementTree.fromstring(turned_away(Bandwidth).text)
+                assert (hang_up.tag, hang_up.attrib) == ("Hangup", {})
                 answer = turned_away(Exotel, "GET")
                 # The flow goes on with its next applet where the URL fails.
                 assert answer.status_code == 503
                 assert "url" not in answer.json()
+                # Vonage goes on with the application's fallback URL.
+                assert turned_away(Vonage).status_code == 503
                 # A call of Call Control is turned away by the API, and the event is only acknowledged.
                 answer = turned_away(Telnyx, "JSON")
                 assert (answer.status_code, answer.text) == (200, "")
