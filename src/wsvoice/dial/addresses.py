@@ -20,13 +20,7 @@ _LONG = 20
 
 @dataclass(frozen=True, slots=True)
 class HostOverride:
-    """
-    A public host that is served on this machine, as a tunnel's is.
-
-    Attributes:
-        host: The host that URLs name and signatures cover.
-        local_url: Where its requests are sent instead.
-    """
+    """A public host, which URLs name and signatures cover, and where on this machine its requests are sent instead."""
 
     host: str
     local_url: str

@@ -63,7 +63,7 @@ class CallControl:
         """
         while True:
             self._base_url = answer.url
-            document = self._webhook.read(answer, self._provider.read_answer)
+            document = self._webhook.read(answer)
             if isinstance(document, StreamRequest):
                 return document
             if isinstance(document, NoStream):
@@ -135,7 +135,7 @@ class CallControl:
             at = Callback(url, method)
             return self._provider.next_webhook(call, at, occasion, answered=answered, now=now)
 
-        return await self._webhook.ask(render, callback)
+        return await self._webhook.request(render, callback.url, callback.method)
 
     def _count(self) -> None:
         self._documents += 1

@@ -27,7 +27,7 @@ from wsvoice.dial.conversation import Conversation
 from wsvoice.dial.fake_api_server import FakeRestApi
 from wsvoice.dial.quirks import read_behaviour
 from wsvoice.dial.report import CallReport, TimelineEvent, name_causes
-from wsvoice.dial.script import Clip, Script, Speaker, Turn, load_turns
+from wsvoice.dial.script import Clip, Script, Turn, load_turns
 from wsvoice.dial.served_bot import PUBLIC_HOST, ServedBot, bot_environment
 from wsvoice.dial.setup import CallSetup
 from wsvoice.dial.sound_detection import SoundDetector
@@ -57,14 +57,10 @@ CAUSE_GRACE_S = 0.3
 CALLER_DURATION_S = 30.0
 
 
-def _ignore(event: TimelineEvent) -> None:
-    pass
-
-
 async def dial(
     config: DialConfig,
     *,
-    on_event: Callable[[TimelineEvent], None] = _ignore,
+    on_event: Callable[[TimelineEvent], None] = lambda event: None,
     clock: Clock | None = None,
     timeouts: Timeouts | None = None,
 ) -> CallReport:
@@ -85,9 +81,11 @@ async def dial(
         BotImportError: If the caller is a bot that fails while it is imported.
     """
     target = parse_target(config.target)
-    for name, time_s in (("duration", config.duration_s), ("listen", config.listen_s)):
-        _check_time(name, time_s)
-    _check_time("response timeout", config.response_timeout_s)
+    times = {"duration": config.duration_s, "listen": config.listen_s, "response timeout": config.response_timeout_s}
+    for name, time_s in times.items():
+        # Not `time_s < 0`, which is false for NaN.
+        if time_s is not None and not 0 <= time_s < math.inf:
+            raise UsageError(f"the {name} cannot be {time_s:g} s: it takes 0 or more")
     if config.record is not None:
         _check_recording(config.record)
     clock = clock or Clock()
@@ -124,12 +122,6 @@ def _load_caller(spec: str, on_line: Callable[[str], None]) -> CallerBot:
 
 def _speak(texts: Sequence[str], voice: str) -> list[Clip]:
     return [Clip(f'"{text}"' if len(text) <= 60 else f'"{text[:57]}..."', *speak(text, voice)) for text in texts]
-
-
-def _check_time(name: str, time_s: float | None) -> None:
-    # Not `time_s < 0`, which is false for NaN.
-    if time_s is not None and not 0 <= time_s < math.inf:
-        raise UsageError(f"the {name} cannot be {time_s:g} s: it takes 0 or more")
 
 
 def _check_recording(path: Path) -> None:
@@ -252,12 +244,14 @@ class _TestCall:
             self._api.status = "in-progress"
         await self._progress("answered")
         await self._hold_conversation(request, socket)
-        if config.probe and self._webhook is not None:
-            await self._probe_webhook(self._webhook)
+        if config.probe and self._webhook is not None and not await self._webhook.probe(self._new_call()):
+            self._untested.append("an unsigned webhook: no secret is known, or no answer came")
 
     async def _hold_conversation(self, request: StreamRequest, socket: ClientConnection) -> None:
         bot_rate = (request.outbound_format or request.format).sample_rate
-        speaker, bot_audio = self._speaker(SoundDetector(bot_rate), request.format.sample_rate, bot_rate)
+        detector, sample_rate = SoundDetector(bot_rate), request.format.sample_rate
+        bot_audio = CallerBotAudio(detector, sample_rate=sample_rate, heard_rate=bot_rate) if self._bot else None
+        speaker = bot_audio or self._script(detector, sample_rate)
         conversation = self._conversation = Conversation(
             self._setup, self._call, request, socket, speaker, self._connect, self._call_control
         )
@@ -288,15 +282,10 @@ class _TestCall:
             causes = served.causes(self._call.call_id, until=conversation.hung_up_at)
         return causes
 
-    def _speaker(
-        self, detector: SoundDetector, sample_rate: int, heard_rate: int
-    ) -> tuple[Speaker, CallerBotAudio | None]:
+    def _script(self, detector: SoundDetector, sample_rate: int) -> Script:
         config = self._config
-        if self._bot is not None:
-            bot_audio = CallerBotAudio(detector, sample_rate=sample_rate, heard_rate=heard_rate)
-            return bot_audio, bot_audio
         clips = [turn for turn in self._turns if isinstance(turn, Clip)]
-        script = Script(
+        return Script(
             self._turns,
             detector,
             sample_rate=sample_rate,
@@ -304,22 +293,11 @@ class _TestCall:
             response_timeout_s=config.response_timeout_s,
             interruption=clips[-1] if config.probe and clips else None,
         )
-        return script, None
 
     async def _progress(self, stage: Progress, duration_s: float = 0.0) -> None:
         """Report the call's progress to the webhook, if the provider does."""
         if self._webhook is not None:
             await self._webhook.report_progress(self._call, stage, duration_s)
-
-    async def _probe_webhook(self, webhook: Webhook) -> None:
-        status = await webhook.probe(self._new_call())
-        if status is None:
-            self._untested.append("an unsigned webhook: no secret is known, or no answer came")
-        if status is not None and status not in (401, 403):
-            text = (
-                f"a webhook without a signature was answered with {status}: anybody who finds the URL can start calls"
-            )
-            self._timeline.add_finding("W2", "fail", text)
 
     def _save_recording(self, conversation: Conversation) -> None:
         try:
@@ -358,16 +336,14 @@ class _TestCall:
         """Carry out a command that the bot sent to the REST API."""
         if command.kind == "digits":
             self._timeline.add("digit", f"the bot presses {command.digits[:60]}")
-            return
-        if command.kind == "update":
+        elif command.kind == "update":
             self._timeline.add("note", "the bot gives the call another document through the REST API")
             self._setup.update = command
-            return
-        if command.kind == "transfer":
-            self._timeline.add("hang-up", f"the bot transfers the call to {command.to[:60]}")
         else:
-            self._timeline.add("hang-up", "the bot hangs up through the REST API")
-        self._setup.hung_up = True
+            transfers = f"transfers the call to {command.to[:60]}"
+            how = transfers if command.kind == "transfer" else "hangs up through the REST API"
+            self._timeline.add("hang-up", f"the bot {how}")
+            self._setup.hung_up = True
 
     async def _ask_webhook(self, webhook: Webhook, call_control: CallControl) -> StreamRequest:
         answer = await webhook.announce(self._call)
@@ -442,8 +418,7 @@ class _TestCall:
         except (InvalidURI, ValueError) as error:
             raise DialError(f"the stream's URL {url[:200]} cannot be dialled: {error}") from error
         except TimeoutError as error:
-            seconds = f"{self._timeouts.connect_s:g} s"
-            message = f"the stream at {shortened(url)} did not open within {seconds}"
+            message = f"the stream at {shortened(url)} did not open within {self._timeouts.connect_s:g} s"
             raise self._no_stream(message, "timeout", url) from error
         except (OSError, EOFError, WebSocketException) as error:
             raise self._not_connected(error, url) from error

@@ -232,13 +232,7 @@ class CallerTransport(WebsocketClientTransport):
 
 @dataclass
 class CallerArguments(RunnerArguments):
-    """
-    What a caller's bot is called with.
-
-    Attributes:
-        transport: The bot's transport.
-        call: The call that it places.
-    """
+    """What a caller's bot is called with: also its transport, and the call that it places."""
 
     transport: CallerTransport
     call: Call

@@ -15,7 +15,6 @@ wrong credentials with 401.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Literal, Self
@@ -120,7 +119,7 @@ class FakeRestApi:
         api = provider.fake_api()
         if api is None:
             self._timeline.add("note", f"{provider.title}'s API is not simulated")
-            return Answer(json.dumps({"status": 404}), "application/json", 404)
+            return Answer('{"status": 404}', "application/json", 404)
         if not api.is_authorised(request):
             self._timeline.add(
                 "note", "a request to the simulated REST API had other credentials than the bot was given"

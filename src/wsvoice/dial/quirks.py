@@ -29,22 +29,18 @@ def read_behaviour(provider: Simulator) -> Behaviour:
         UsageError: If the provider has no such quirk, or the quirk no such value.
     """
     for name, value in provider.chosen_quirks.items():
-        _check(provider, name, value)
+        quirk = provider.quirks.get(name)
+        if quirk is None:
+            raise UsageError(f"{provider.title} has no quirk {name!r}", hint=_hint(provider, name))
+        if quirk.choices and value not in quirk.choices:
+            raise UsageError(
+                f"the quirk {name} takes one of {', '.join(quirk.choices)}, got {value!r}",
+                hint=did_you_mean(value, quirk.choices),
+            )
     behaviour = provider.behaviour()
     if behaviour.frame_ms < STEP_MS or behaviour.frame_ms % STEP_MS:
         raise UsageError(f"the quirk frame-ms takes a multiple of {STEP_MS}, got {behaviour.frame_ms:g}")
     return replace(behaviour, frame_ms=int(behaviour.frame_ms))
-
-
-def _check(provider: Simulator, name: str, value: str) -> None:
-    quirk = provider.quirks.get(name)
-    if quirk is None:
-        raise UsageError(f"{provider.title} has no quirk {name!r}", hint=_hint(provider, name))
-    if quirk.choices and value not in quirk.choices:
-        raise UsageError(
-            f"the quirk {name} takes one of {', '.join(quirk.choices)}, got {value!r}",
-            hint=did_you_mean(value, quirk.choices),
-        )
 
 
 def _hint(provider: Simulator, name: str) -> str:

@@ -34,14 +34,7 @@ INTERRUPT_AFTER_MS = 400.0
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """
-    Something that the caller says.
-
-    Attributes:
-        name: What the timeline calls it.
-        pcm: 16-bit samples.
-        sample_rate: Samples a second.
-    """
+    """Something that the caller says: 16-bit samples, and what the timeline calls them."""
 
     name: str
     pcm: bytes

@@ -19,13 +19,7 @@ _PHONE_NUMBER = re.compile(r"\+[\d ().-]+")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """
-    What is dialled.
-
-    Attributes:
-        kind: ``webhook`` or ``stream``, given by URL, or ``bot``.
-        value: The URL, or the bot as ``wsvoice run`` takes it.
-    """
+    """What is dialled: a webhook's or stream's URL, or a bot as ``wsvoice run`` takes it."""
 
     kind: Literal["webhook", "stream", "bot"]
     value: str

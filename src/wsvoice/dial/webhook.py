@@ -4,13 +4,14 @@ The webhook: how the provider asks the bot's server what to do with a call.
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from html import unescape
-from typing import Literal, TypeVar
+from typing import Literal
 from urllib.parse import urljoin, urlsplit
 
 from wsvoice import http
@@ -20,7 +21,7 @@ from wsvoice.dial.setup import CallSetup
 from wsvoice.dial.target import DEFAULT_TARGET
 from wsvoice.dial.timeline import Timeline
 from wsvoice.errors import DialError, HttpError, RemoteProtocolError
-from wsvoice.providers.base import Callback, HttpRequest, Progress, WebhookRequest
+from wsvoice.providers.base import Callback, Document, HttpRequest, Progress, WebhookRequest
 
 #: The most redirects that are followed.
 MAX_REDIRECTS = 10
@@ -45,21 +46,13 @@ _BLOCKS = re.compile(r"</?(h\d|p|div|br|body|html|table|tr|li|ul|hr|center|pre)\
 _TAGS = re.compile(r"<[^>]*(>|$)")
 _HOST = re.compile(r"[a-z0-9._-]{1,253}(:[0-9]{1,5})?")
 
-Document = TypeVar("Document")
 #: Makes a request from a URL, a method and the time.
 Render = Callable[[str, Literal["GET", "POST"], float], WebhookRequest]
 
 
 @dataclass(frozen=True, slots=True)
 class WebhookAnswer:
-    """
-    A webhook's answer.
-
-    Attributes:
-        url: Where it came from, after redirects.
-        response: The HTTP response.
-        elapsed_ms: How long it took, redirects included.
-    """
+    """A webhook's answer: where it came from, after redirects, and how long it took with them."""
 
     url: str
     response: http.HttpResponse
@@ -96,25 +89,12 @@ class Webhook:
             DialError: If the provider could not use the answer, in words for the report.
         """
         await self._find_public_host(call)
-        return await self._request(
+        return await self.request(
             lambda url, method, now: self._provider.webhook(call, url, method=method, now=now),
             self.url,
             self._method,
             warn_s=self._timeouts.webhook_warn_s,
         )
-
-    async def ask(self, render: Render, callback: Callback) -> WebhookAnswer:
-        """
-        Ask `callback` for a later document of the call, and return the answer.
-
-        Args:
-            render: Makes the request, not yet signed.
-            callback: Where to ask.
-
-        Raises:
-            DialError: If the provider could not use the answer, in words for the report.
-        """
-        return await self._request(render, callback.url, callback.method)
 
     async def _find_public_host(self, call: Call) -> None:
         """Ask a server on this machine for its public host, because the signature has to cover it."""
@@ -130,10 +110,15 @@ class Webhook:
             response = await self._send(health, PUBLIC_HOST_TIMEOUT_S)
             self.url = self._own_url(response, self.url) or self.url
 
-    async def _request(
-        self, render: Render, url: str, verb: Literal["GET", "POST"], *, warn_s: float | None = None
+    async def request(
+        self, render: Render, url: str, verb: Literal["GET", "POST"], *, warn_s: float = math.inf
     ) -> WebhookAnswer:
-        """Send the request that `render` makes, and follow redirects."""
+        """
+        Sign and send the request that `render` makes, follow redirects, and return the answer.
+
+        Raises:
+            DialError: If the provider could not use the answer, in words for the report.
+        """
         timeline = self._timeline
         elapsed_s = 0.0
         for _ in range(MAX_REDIRECTS + 1):
@@ -147,7 +132,7 @@ class Webhook:
                     elapsed_s, knock = elapsed_s + response.elapsed_s, None
                     response = await self._send(signed, self._timeouts.webhook_s - elapsed_s)
             except HttpError as error:
-                raise self._failure(error, url) from error
+                raise DialError(self._failure(error, url)) from error
             elapsed_s += response.elapsed_s
             if (own := self._own_url(response, url)) is not None:
                 self.url = url = own
@@ -167,32 +152,30 @@ class Webhook:
             raise DialError(f"the webhook redirects more than {MAX_REDIRECTS} times")
         elapsed_ms = elapsed_s * 1000
         timeline.add("webhook", f"{verb} {self.shown(url)} answered {response.status} in {elapsed_ms:.0f} ms")
-        if warn_s is not None and elapsed_s > warn_s:
-            timeline.add_finding(
-                "W1", "warn", f"the webhook took {elapsed_s:.1f} s; callers hear nothing until it answers"
-            )
+        if elapsed_s > warn_s:
+            text = f"the webhook took {elapsed_s:.1f} s; callers hear nothing until it answers"
+            timeline.add_finding("W1", "warn", text)
         if not 200 <= response.status < 300:
-            raise self._refusal(response, url, was_signed=signed != request, was_asked=knock is None)
-        return WebhookAnswer(url, response, elapsed_s * 1000)
+            refusal = self._refusal(response, url, was_signed=signed != request, was_asked=knock is None)
+            raise DialError(refusal)
+        return WebhookAnswer(url, response, elapsed_ms)
 
-    def read(self, answer: WebhookAnswer, reader: Callable[..., Document]) -> Document:
+    def read(self, answer: WebhookAnswer) -> Document:
         """
-        Read an answer with `reader`, one of the provider's methods.
+        Read the document in an answer.
 
         Raises:
             DialError: If it cannot be read, in words for the report.
         """
         response = answer.response
-        if response.is_cut:
-            message = f"it is longer than {ANSWER_LIMIT // 1024} KiB"
-            raise no_stream(RemoteProtocolError("too-long", message), self._timeline)
-        content_type = response.headers.get("content-type", "")
-        if _is_page(response.body):
-            said = plain_text(response.body)
-            message = "it is a web page" + (f" ({said!r})" if said else "")
-            raise no_stream(RemoteProtocolError("page", message), self._timeline)
         try:
-            return reader(response.body, content_type, base_url=answer.url)
+            if response.is_cut:
+                raise RemoteProtocolError("too-long", f"it is longer than {ANSWER_LIMIT // 1024} KiB")
+            if _is_page(response.body):
+                said = plain_text(response.body)
+                raise RemoteProtocolError("page", "it is a web page" + (f" ({said!r})" if said else ""))
+            content_type = response.headers.get("content-type", "")
+            return self._provider.read_answer(response.body, content_type, base_url=answer.url)
         except RemoteProtocolError as error:
             raise no_stream(error, self._timeline) from error
 
@@ -223,32 +206,31 @@ class Webhook:
             return
         self._timeline.add("webhook", f"the webhook was told that {_STAGES[stage]}: {response.status}")
 
-    async def probe(self, call: Call) -> int | None:
-        """Announce `call` without a signature, and return the answer's status; ``None`` if that proves nothing."""
+    async def probe(self, call: Call) -> bool:
+        """Announce `call` without a signature, which has to be refused; false if that proves nothing."""
         now = time.time()
         request = self._provider.webhook(call, self.url, method=self._method, now=now)
         if self._provider.sign(request, now=now) == request:
-            self._timeline.add(
-                "note", "no secret is known to sign webhooks with, so an unsigned one would prove nothing"
-            )
-            return None
+            text = "no secret is known to sign webhooks with, so an unsigned one would prove nothing"
+            self._timeline.add("note", text)
+            return False
         try:
             response = await self._send(request, self._timeouts.webhook_s)
         except HttpError as error:
             self._timeline.add("note", f"a webhook without a signature got no answer: {error.message}")
-            return None
-        self._timeline.add("webhook", f"an unsigned webhook was answered {response.status}")
-        return response.status
+            return False
+        status = response.status
+        self._timeline.add("webhook", f"an unsigned webhook was answered {status}")
+        if status not in (401, 403):
+            text = f"a webhook without a signature was answered with {status}"
+            self._timeline.add_finding("W2", "fail", f"{text}: anybody who finds the URL can start calls")
+        return True
 
     def _own_url(self, response: http.HttpResponse, url: str) -> str | None:
         """Return the public URL for `url` if a server on this machine has named its public host in its response."""
         host = response.headers.get(http.PUBLIC_HOST_HEADER, "")
         parts = urlsplit(url)
-        if (
-            self._addresses.override is not None
-            or not _HOST.fullmatch(host)
-            or not http.is_loopback(parts.hostname or "")
-        ):
+        if self._addresses.override or not _HOST.fullmatch(host) or not http.is_loopback(parts.hostname or ""):
             return None
         self._addresses.override = HostOverride(host, url)
         self._timeline.add("note", f"{host} is this server; calling it locally")
@@ -266,41 +248,39 @@ class Webhook:
             look_up=self._addresses.addresses,
         )
 
-    def _failure(self, error: HttpError, url: str) -> DialError:
+    def _failure(self, error: HttpError, url: str) -> str:
         if error.kind == "timeout":
             message = f"the webhook did not answer within {self._timeouts.webhook_s:g} s"
             self._timeline.add_finding("W1", "fail", f"{message}; {self._provider.title} gives up then")
-            return DialError(f"{message}: {url}")
+            return f"{message}: {url}"
         if error.kind == "refused":
             if http.is_loopback(urlsplit(url).hostname or ""):
-                return DialError(
+                return (
                     f"nothing listens at {url} - start it with `wsvoice run bot.py -t {self._provider.name}`,"
                     " or give a bot file: `wsvoice dial bot.py`"
                 )
-            return DialError(f"nothing listens at {url}; is the server or the tunnel running?")
+            return f"nothing listens at {url}; is the server or the tunnel running?"
         if error.kind == "tls" and http.is_loopback(urlsplit(url).hostname or "") and "http://" not in error.message:
-            return DialError(f"{error.message} - a server on this machine seldom has TLS: use http://")
+            return f"{error.message} - a server on this machine seldom has TLS: use http://"
         if error.kind == "dns":
-            return DialError(
-                f"{error.message} - a server on this machine is dialled by `wsvoice dial {DEFAULT_TARGET}`"
-            )
-        return DialError(error.message)
+            return f"{error.message} - a server on this machine is dialled by `wsvoice dial {DEFAULT_TARGET}`"
+        return error.message
 
-    def _refusal(self, response: http.HttpResponse, url: str, *, was_signed: bool, was_asked: bool) -> DialError:
+    def _refusal(self, response: http.HttpResponse, url: str, *, was_signed: bool, was_asked: bool) -> str:
         status = response.status
         served = response.headers.get(http.PROVIDERS_HEADER, "")[:_TEXT_LIMIT]
         if served and self._provider.name not in served.split(","):
-            return DialError(
+            return (
                 f"the server takes no calls from {self._provider.title}: {status}"
                 f" - dial with -t {' or -t '.join(served.split(','))}"
             )
         if plain_text(response.body).startswith(_CLIENTS_ONLY):
-            return DialError(
+            return (
                 "the server takes plain WebSocket clients, not telephone calls"
                 f" - start it with `wsvoice run bot.py -t {self._provider.name}`"
             )
         if not was_asked and status not in (404, 405):
-            return DialError(
+            return (
                 f"the webhook answered {status} to a request without credentials, which {self._provider.title}"
                 " sends only where a 401 with WWW-Authenticate asks for them"
             )
@@ -309,16 +289,16 @@ class Webhook:
             why = f"it checks who calls; set {name} to the value the server uses"
             if was_signed:
                 why = f"does the server have another {name}?"
-            return DialError(f"the webhook refused the call: {status} ({why})")
+            return f"the webhook refused the call: {status} ({why})"
         if status == 404:
-            return DialError(f"the webhook's server has no such path: 404 at {url}")
+            return f"the webhook's server has no such path: 404 at {url}"
         if status == 405:
             other = "POST" if self._method == "GET" else "GET"
-            return DialError(f"the webhook takes another HTTP method: 405 at {url} (try --method {other})")
+            return f"the webhook takes another HTTP method: 405 at {url} (try --method {other})"
         if status >= 500:
             said = plain_text(response.body)
-            return DialError(f"the webhook failed: {status}" + (f", {said}" if said else ""))
-        return DialError(f"the webhook refused the call: {status}")
+            return f"the webhook failed: {status}" + (f", {said}" if said else "")
+        return f"the webhook refused the call: {status}"
 
 
 def no_stream(error: RemoteProtocolError, timeline: Timeline) -> DialError:
