@@ -200,13 +200,7 @@ class Report(CallReport):
         return [at * 1000 / SAMPLE_RATE for at in found]
 
     def assert_passed(self) -> None:
-        """
-        Fail unless a real call would have gone well, and say why; pytest shows the whole call below.
-
-        .. code-block:: python
-
-            dial("bot.py").assert_passed()
-        """
+        """Fail unless a real call would have gone well, and say why; pytest shows the whole call below."""
         __tracebackhide__ = True
         if self.passed:
             return
@@ -224,9 +218,7 @@ class Report(CallReport):
 
             assert report.assert_heard("prompts/welcome.wav") < 1000
 
-        Args:
-            sound: A sound file, or 16-bit samples at 8000 a second.
-            min_correlation: How similar it has to be, as in :meth:`find`.
+        The arguments are those of :meth:`find`.
         """
         __tracebackhide__ = True
         if found := self.find(sound, min_correlation=min_correlation):
@@ -270,10 +262,6 @@ class Report(CallReport):
     def assert_answers_within(self, limit_ms: float) -> None:
         """
         Fail unless the bot answered each of the caller's turns within `limit_ms`.
-
-        .. code-block:: python
-
-            report.assert_answers_within(1500)
 
         Raises:
             ValueError: If the limit is negative.
@@ -324,14 +312,7 @@ class Report(CallReport):
 
 @dataclass
 class PlacedCall:
-    """
-    A call that a test has placed, to be shown if the test fails.
-
-    Attributes:
-        bot: What was called.
-        timeline: What has happened so far.
-        report: How it went, once it is over.
-    """
+    """A call that a test has placed, to be shown if the test fails; once it is over, with its report."""
 
     bot: str
     timeline: list[TimelineEvent] = field(default_factory=list)
@@ -339,12 +320,10 @@ class PlacedCall:
 
     def to_lines(self) -> list[str]:
         """Return the call's timeline and report in words."""
-        lines = [
-            f"{'':8} | {event.text}"
-            if event.kind in ("log", "caller-log")
-            else f"{event.at_ms / 1000:8.3f}   {event.text}"
-            for event in self.timeline
-        ]
+        lines = []
+        for event in self.timeline:
+            is_logged = event.kind in ("log", "caller-log")
+            lines.append(f"{'':8} | {event.text}" if is_logged else f"{event.at_ms / 1000:8.3f}   {event.text}")
         if self.report is None:
             return lines
         *rest, verdict = self.report.to_lines()
@@ -377,11 +356,9 @@ class CallFactory:
             UsageError: If the bot, a file or an option cannot be used.
             TypeError: If there is no such option.
         """
-        known = CallOptions.__annotations__
-        for name in options:
-            if name not in known:
-                hint = did_you_mean(name, known)
-                raise TypeError(f"a call has no option {name!r}" + (f"; {hint}" if hint else ""))
+        for option in options.keys() - CallOptions.__annotations__:
+            hint = did_you_mean(option, CallOptions.__annotations__)
+            raise TypeError(f"a call has no option {option!r}" + (f"; {hint}" if hint else ""))
         name = _named(bot)
         folders = [Path(options["cwd"]).absolute()] if "cwd" in options else self.folders
         target, home = _find_bot(name, folders)

@@ -258,7 +258,7 @@ class _TestCall:
         try:
             if self._bot is not None and bot_audio is not None:
                 self._bot.start(bot_audio, self._call)
-            await conversation.run(on_started=lambda: self._progress("streaming"))
+            await conversation.run(lambda: self._progress("streaming"))
         finally:
             if self._config.probe and speaker.interrupted_at_ms is None:
                 why = speaker.no_interruption_reason or "the call was over before"

@@ -10,9 +10,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from wsvoice.dial.clock import Clock
+from wsvoice.dial.setup import CallSetup
 from wsvoice.errors import LocalProtocolError
-from wsvoice.providers.base import Stream
 from wsvoice.providers.events import Connected, Event, StreamStarted
 
 if TYPE_CHECKING:
@@ -32,21 +31,14 @@ class CarrierStream:
     """
 
     def __init__(
-        self,
-        socket: ClientConnection,
-        stream: Stream,
-        on_message: Callable[[Message], None],
-        *,
-        clock: Clock,
-        reorder: float,
-        rng: random.Random,
+        self, setup: CallSetup, socket: ClientConnection, on_message: Callable[[Message], None], rng: random.Random
     ) -> None:
         self.socket = socket
-        self.stream = stream
+        self.stream = setup.provider.stream()
         self.ended_at: float | None = None
         self._on_message = on_message
-        self._clock = clock
-        self._reorder = reorder
+        self._clock = setup.clock
+        self._reorder = setup.behaviour.reorder
         self._rng = rng
         self._late: Message | None = None
         self._outbox: asyncio.Queue[Message | None] = asyncio.Queue()
@@ -71,7 +63,7 @@ class CarrierStream:
             self._outbox.put_nowait(self.stream.send(event))
 
     def post_media(self, message: Message) -> None:
-        """Queue a media message; with `reorder` it may change places with the next one."""
+        """Queue a media message; it may be made to change places with the next one."""
         if self._late is not None:
             late, self._late = self._late, None
             self._outbox.put_nowait(message)

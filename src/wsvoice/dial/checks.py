@@ -27,14 +27,7 @@ MAX_LOST_MS = 100.0
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """
-    Something that is checked in a call.
-
-    Attributes:
-        holds: What should hold, in one line.
-        hint: What to do if it does not.
-        provoked: Whether it is checked with ``--probe`` only.
-    """
+    """What should hold in a call, what to do if it does not, and whether only ``--probe`` provokes it."""
 
     holds: str
     hint: str
@@ -59,10 +52,7 @@ CHECKS: Mapping[str, Check] = {
         "the answer leaves nothing to a default that spoils the audio or dials an ended stream again",
         "set what the finding names",
     ),
-    "W5": Check(
-        "the answer asks for a stream in both directions that keeps the call up",
-        "set what the finding names",
-    ),
+    "W5": Check("the answer asks for a stream in both directions that keeps the call up", "set what the finding names"),
     "W6": Check(
         "every other URL in the answer, such as an action or a status callback, answers with 2xx",
         "look at the server's log: the path or the signature check is wrong",
@@ -93,18 +83,12 @@ CHECKS: Mapping[str, Check] = {
         "send the provider's clear as soon as the caller speaks",
         provoked=True,
     ),
-    "M4": Check(
-        "no two marks have the same name, and not too many wait at once",
-        "number the marks",
-    ),
+    "M4": Check("no two marks have the same name, and not too many wait at once", "number the marks"),
     "E1": Check(
         "the server closes the stream within 5 s of the caller's hang-up",
         "close the WebSocket when the other end does",
     ),
-    "E2": Check(
-        "the bot's last words are played before it ends the call",
-        "wait for a mark after the last audio",
-    ),
+    "E2": Check("the bot's last words are played before it ends the call", "wait for a mark after the last audio"),
 }
 
 

@@ -111,7 +111,7 @@ class Conversation:
         self._frame_steps = self._behaviour.frame_ms // STEP_MS
         # Seeded, so that a call can be repeated.
         self._rng = random.Random(0)
-        self._carrier = self._new_carrier_stream(socket)
+        self._carrier = CarrierStream(setup, socket, self._receive, self._rng)
         self._reconnects = 0
         self._failure: str | None = None
         self._ended_by: EndedBy | None = None
@@ -133,27 +133,21 @@ class Conversation:
         self._bot_pcm = bytearray()
         self._frame = b""
 
-    async def run(self, *, on_started: Callable[[], Awaitable[None]] | None = None) -> None:
+    async def run(self, on_started: Callable[[], Awaitable[None]]) -> None:
         """
-        Hold the conversation.
+        Hold the conversation, and run `on_started` beside it once the stream has started.
 
         If it is cancelled, it hangs up in good order first.
-
-        Args:
-            on_started: Run once the stream has started, beside the conversation.
         """
-        started = False
         told: asyncio.Future[None] | None = None
         try:
             await asyncio.sleep(self._behaviour.start_delay_s)
             await self._start()
-            started = True
-            if on_started is not None:
-                told = asyncio.ensure_future(on_started())
+            told = asyncio.ensure_future(on_started())
             self._ended_by = await self._run_steps()
             await self._end()
         except asyncio.CancelledError:
-            if started and self._ended_by is None:
+            if told is not None and self._ended_by is None:
                 self._ended_by = "caller"
                 await self._hang_up()
             raise
@@ -224,16 +218,6 @@ class Conversation:
 
     # The stream's start
 
-    def _new_carrier_stream(self, socket: ClientConnection) -> CarrierStream:
-        return CarrierStream(
-            socket,
-            self._provider.stream(),
-            self._receive,
-            clock=self._clock,
-            reorder=self._behaviour.reorder,
-            rng=self._rng,
-        )
-
     async def _start(self) -> None:
         """Start the stream; the first one also starts the clock."""
         call = self._call
@@ -253,9 +237,8 @@ class Conversation:
             now = self._clock.now()
             self._timeline.started_at = now
             self._playback = Playback(self._bot_format.sample_rate, now, limit_s=self._provider.queue_limit_s)
-        self._timeline.add(
-            "started", f"stream {shortened(call.stream_id)} of call {shortened(call.call_id)} has started"
-        )
+        ids = f"stream {shortened(call.stream_id)} of call {shortened(call.call_id)}"
+        self._timeline.add("started", f"{ids} has started")
         self._send_status("started")
 
     def _send_status(self, status: StreamStatus, error: str = "") -> None:
@@ -278,7 +261,7 @@ class Conversation:
             self._timeline.add("note", f"the stream could not be dialled again: {error.message}")
             return False
         self._invent_stream_id()
-        self._carrier = self._new_carrier_stream(socket)
+        self._carrier = CarrierStream(self._setup, socket, self._receive, self._rng)
         await self._start()
         return True
 
@@ -339,7 +322,7 @@ class Conversation:
         self._format, self._bot_format = request.format, outbound
         self._mark_names.clear()
         self._between_streams = False
-        self._carrier = self._new_carrier_stream(socket)
+        self._carrier = CarrierStream(self._setup, socket, self._receive, self._rng)
         await self._start()
         return True
 
