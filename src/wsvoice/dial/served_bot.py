@@ -11,7 +11,6 @@ made for this call, and all others are empty, so that no request can reach a rea
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 import tempfile
 from collections import deque
@@ -22,8 +21,9 @@ from typing import Any, Self
 
 from wsvoice.call import Cause
 from wsvoice.config import CAUSES_VARIABLE
-from wsvoice.errors import DialError, UsageError
+from wsvoice.errors import DialError, RemoteProtocolError, UsageError
 from wsvoice.providers.base import Simulator
+from wsvoice.providers.fields import read_object
 
 #: The server, before its arguments.
 PROGRAM = (sys.executable, "-m", "wsvoice", "run")
@@ -174,17 +174,10 @@ class ServedBot:
         return UsageError(self._with_last_lines("ended with exit code 2"))
 
     def _read_causes(self) -> list[dict[str, Any]]:
-        try:
-            with self._causes.open(encoding="utf-8", errors="replace") as file:
-                lines = file.read(_CAUSES_LIMIT).splitlines()
-        except OSError:
-            return []
-        noted = []
-        for line in lines:
-            # The bot may write to the file too, and the last line may be incomplete.
-            with suppress(ValueError):
-                noted.append(json.loads(line))
-        return [content for content in noted if isinstance(content, dict)]
+        # The bot may write to the file too, and the last line may be incomplete.
+        with suppress(OSError), self._causes.open(encoding="utf-8", errors="replace") as file:
+            return [content for line in file.read(_CAUSES_LIMIT).splitlines() if (content := _read_object(line))]
+        return []
 
     async def exit_message(self, *, within_s: float = 0.0) -> str | None:
         """Return how the process ended, with its last output; ``None`` if it is still running."""
@@ -257,13 +250,16 @@ class ServedBot:
         return "\n".join([f"the server of {self._bot} {what}" + (":" if lines else ""), *lines])
 
 
+def _read_object(line: str) -> dict[str, Any]:
+    """Return the JSON object in a line; an empty one for any other line."""
+    with suppress(RemoteProtocolError):
+        return read_object(line)
+    return {}
+
+
 def _read_ready(line: str) -> str | None:
     """Return the URL if this is the server's line, and not one that the bot printed; else ``None``."""
-    try:
-        content = json.loads(line)
-    except ValueError:
-        return None
-    url = content.get("url") if isinstance(content, dict) else None
+    url = _read_object(line).get("url")
     return url if isinstance(url, str) and url.startswith("http") else None
 
 
