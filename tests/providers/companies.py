@@ -13,7 +13,8 @@ from typing import Any
 
 from wsvoice.errors import RemoteProtocolError
 from wsvoice.providers import PROVIDERS, load_server, load_simulator
-from wsvoice.providers.base import NoStream, Redirect, Side, Stream, StreamRequest
+from wsvoice.providers.base import NoStream, Redirect, Side, StreamRequest
+from wsvoice.providers.media_stream import Stream
 
 
 class _Whole:

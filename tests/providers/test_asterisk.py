@@ -22,7 +22,7 @@ from wsvoice.config import DialConfig
 from wsvoice.dial import CallReport
 from wsvoice.dial.caller import dial
 from wsvoice.errors import ConfigError, LocalProtocolError, RemoteProtocolError
-from wsvoice.providers.base import Side, Stream, WebhookRequest
+from wsvoice.providers.base import Side, WebhookRequest
 from wsvoice.providers.events import (
     Audio,
     Clear,
@@ -35,6 +35,7 @@ from wsvoice.providers.events import (
     StreamStopped,
     Unknown,
 )
+from wsvoice.providers.media_stream import Stream
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "asterisk"
 CAPTURES = sorted(path.stem for path in GOLDEN.glob("*.jsonl"))

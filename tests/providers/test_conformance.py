@@ -25,7 +25,7 @@ from wsvoice.audio import AudioFormat, Encoding
 from wsvoice.call import Call
 from wsvoice.errors import LocalProtocolError, RemoteProtocolError, SignatureError, UsageError
 from wsvoice.providers import PROVIDERS, events
-from wsvoice.providers.base import CallUpdate, Side, Stream, WebhookRequest
+from wsvoice.providers.base import CallUpdate, Side, WebhookRequest
 from wsvoice.providers.events import (
     Audio,
     Clear,
@@ -40,6 +40,7 @@ from wsvoice.providers.events import (
     StreamStopped,
     Unknown,
 )
+from wsvoice.providers.media_stream import Stream
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 #: Whose answers have no portable place for the user's parameters.

@@ -998,7 +998,6 @@ def test_a_dialect_is_a_few_lines() -> None:
     wideband = AudioFormat(Encoding.L16, 16000)
 
     class DialectStream(stream.TwilioStream):
-        title = "Dialect"
         encodings = {**stream.TwilioStream.encodings, wideband: "audio/x-L16"}  # noqa: RUF012
 
     class Dialect(Twilio):
@@ -1008,7 +1007,7 @@ def test_a_dialect_is_a_few_lines() -> None:
         signature_header = "X-Dialect-Signature"
 
         def stream(self, side: Side) -> DialectStream:
-            return DialectStream(side)
+            return DialectStream(side, self)
 
     dialect = Dialect({"DIALECT_KEY": TOKEN})
     signed = dialect.sign(post("https://voice.example.com/twilio", FORM), now=NOW)

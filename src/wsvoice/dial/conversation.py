@@ -28,7 +28,7 @@ from wsvoice.dial.report import CallReport, EndedBy
 from wsvoice.dial.script import STEP_MS, Speaker
 from wsvoice.dial.setup import CallSetup
 from wsvoice.errors import DialError, RemoteProtocolError
-from wsvoice.providers.base import Command, RepliesToErrors, StreamRequest, StreamStatus
+from wsvoice.providers.base import Command, StreamRequest, StreamStatus
 from wsvoice.providers.events import (
     Audio,
     Clear,
@@ -337,7 +337,7 @@ class Conversation:
         except RemoteProtocolError as error:
             event = None
             self._timeline.add_finding("M1", "fail", error.message, kind=error.kind)
-            if isinstance(stream, RepliesToErrors) and (reply := stream.error_reply(error)) is not None:
+            if (reply := stream.error_reply(error)) is not None:
                 self._carrier.post(reply)
         for found in stream.findings():
             self._timeline.add_finding(found.id, found.level, found.message)

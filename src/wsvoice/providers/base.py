@@ -22,17 +22,17 @@ from enum import Enum
 from functools import cached_property
 from itertools import islice
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 from urllib.parse import parse_qsl
 
 from wsvoice.audio import PCMU_8K, AudioFormat
 from wsvoice.call import Call
 from wsvoice.errors import ConfigError, LocalProtocolError, RemoteProtocolError
-from wsvoice.providers.events import Event, StreamError
 from wsvoice.providers.fields import broken, read_object, shown, write_object
 
 if TYPE_CHECKING:
     from wsvoice.providers.fake_api import FakeApi
+    from wsvoice.providers.media_stream import Stream
 
 Level = Literal["warn", "fail"]
 #: How far a call has come.
@@ -339,40 +339,6 @@ class Command:
 Hazard: TypeAlias = tuple[str, Callable[[Any, Any], list[str | bytes]]]
 
 
-class Stream(Protocol):
-    """
-    One end of one media stream.
-
-    :meth:`send` and :meth:`receive` translate between events and messages and keep what the protocol makes
-    both ends keep (ids, counters). They do no I/O.
-    """
-
-    side: Side
-    #: The format of the carrier's audio; final once :class:`~wsvoice.providers.events.StreamStarted` has passed.
-    format: AudioFormat
-    #: The format of the bot's audio; the same, but where a provider can be told otherwise.
-    outbound_format: AudioFormat
-
-    def send(self, event: Event) -> str | bytes:
-        """
-        Render `event` as the message that this end sends.
-
-        Raises:
-            LocalProtocolError: If this end of this provider has no such message.
-        """
-
-    def receive(self, message: str | bytes) -> Event:
-        """
-        Read one message of the other end.
-
-        Raises:
-            RemoteProtocolError: If it is not one; whatever the text, nothing else is raised.
-        """
-
-    def findings(self) -> list[Finding]:
-        """Return, and forget, what was accepted since the last call though the provider would dislike it."""
-
-
 class Company:
     """
     The facts about a company that both ends need.
@@ -435,6 +401,9 @@ class Company:
 class Server(Company):
     """The server's half: what ``wsvoice run`` needs of a company. By itself it signs nothing and streams at once."""
 
+    #: The bot's end of its streams, and the carrier's.
+    stream_type: ClassVar[type[Stream]]
+    mirror_type: ClassVar[type[Stream]]
     #: Where the user enters the address of the webhook, in the provider's own words.
     webhook_place: ClassVar[str] = "webhook of the number"
     #: What the secret is that its webhooks are checked with, and where the user finds it, in the provider's own words.
@@ -551,16 +520,19 @@ class Server(Company):
 
     def stream(self) -> Stream:
         """Return the bot's end of a new stream."""
-        raise NotImplementedError
+        return self.stream_type(Side.BOT, self)
 
     def mirror(self) -> Stream:
         """Return a carrier's end of a new stream, which reads what a bot sends by itself."""
-        raise NotImplementedError
+        return self.mirror_type(Side.CARRIER, self)
 
 
 class Simulator(Company):
     """The simulator's half: what ``wsvoice dial`` needs to play a company. By itself it sends no webhook."""
 
+    #: The carrier's end of its streams, and its REST API.
+    carrier_type: ClassVar[type[Stream]]
+    fake_api_type: ClassVar[type[FakeApi] | None] = None
     #: How much audio of the bot's the company queues, in seconds; what comes beyond is thrown away.
     queue_limit_s: ClassVar[float] = 60.0
     #: What becomes of marks whose audio is cleared.
@@ -704,11 +676,11 @@ class Simulator(Company):
 
     def stream(self) -> Stream:
         """Return the carrier's end of a new stream."""
-        raise NotImplementedError
+        return self.carrier_type(Side.CARRIER, self)
 
     def fake_api(self) -> FakeApi | None:
         """Return what answers in the place of the company's REST API during a test call; ``None`` if nothing does."""
-        return None
+        return self.fake_api_type(self) if self.fake_api_type else None
 
 
 def _read_number(name: str, written: str, most: float) -> float:
@@ -719,14 +691,6 @@ def _read_number(name: str, written: str, most: float) -> float:
     if not 0 <= number <= most:
         raise ConfigError(f"the quirk {name} takes a number from 0 to {most:g}, got {written!r}")
     return number
-
-
-@runtime_checkable
-class RepliesToErrors(Protocol):
-    """A stream whose carrier tells the bot which of its messages could not be used."""
-
-    def error_reply(self, error: RemoteProtocolError) -> StreamError | None:
-        """Return what the carrier sends after its :meth:`Stream.receive` raised `error`; ``None`` if nothing."""
 
 
 def _read_multipart(content_type: str, body: bytes) -> list[tuple[str, str]]:

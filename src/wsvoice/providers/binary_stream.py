@@ -8,23 +8,16 @@ from typing import ClassVar
 
 from wsvoice.providers.base import Side
 from wsvoice.providers.events import Audio, Clear, Event, Mark, SendDigits, StreamStarted
-from wsvoice.providers.fields import broken
-from wsvoice.providers.media_stream import MediaStream
+from wsvoice.providers.media_stream import Stream
 
 
-class BinaryStream(MediaStream):
+class BinaryStream(Stream):
     """One end of such a stream; a company says how its events are spelt, with :meth:`write` and :meth:`read`."""
 
     #: How much audio each of the bot's messages has to hold, in milliseconds; 0 for any amount.
     bot_frame_ms: ClassVar[int] = 0
 
     def send(self, event: Event) -> str | bytes:
-        """
-        Render `event` as the message that this end sends.
-
-        Raises:
-            LocalProtocolError: If this end has no such message, or the stream has not started.
-        """
         is_bots = isinstance(event, Audio | Mark | Clear | SendDigits)
         if self.side is Side.BOT and not is_bots:
             raise self.no_message(event)
@@ -37,12 +30,6 @@ class BinaryStream(MediaStream):
         return text
 
     def receive(self, message: str | bytes) -> Event:
-        """
-        Read one message of the other end.
-
-        Raises:
-            RemoteProtocolError: If it is not one. Kinds: ``bad-media`` and those of the company's texts.
-        """
         if isinstance(message, bytes):
             return self.read_audio(message)
         event = self.read(message)
@@ -60,19 +47,10 @@ class BinaryStream(MediaStream):
         return payload
 
     def read_audio(self, message: bytes) -> Audio:
-        """
-        Read a message of audio.
-
-        Raises:
-            RemoteProtocolError: Of kind ``bad-media``, if the carrier's ends in the middle of a sample.
-        """
-        wire = self.format if self.side is Side.BOT else self.outbound_format
-        over = len(message) % wire.sample_width
+        """Read a message of audio; errors as :meth:`whole_samples`."""
         if self.side is Side.CARRIER:
             self.judge_audio(message)
-        elif over:
-            raise broken("bad-media", f"the audio has {len(message)} bytes, which end in the middle of a sample")
-        return Audio(message[: len(message) - over])
+        return Audio(self.whole_samples(message))
 
     def write(self, event: Event) -> str | None:
         """Return the text of `event`; ``None`` if this end has none."""

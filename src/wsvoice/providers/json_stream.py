@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from wsvoice.audio import AudioFormat
 from wsvoice.errors import LocalProtocolError
-from wsvoice.providers.base import Side
+from wsvoice.providers.base import Company, Side
 from wsvoice.providers.events import (
     Audio,
     Clear,
@@ -39,10 +39,10 @@ from wsvoice.providers.fields import (
     write_object,
     write_payload,
 )
-from wsvoice.providers.media_stream import NAME_LIMIT, MediaStream
+from wsvoice.providers.media_stream import NAME_LIMIT, Stream
 
 
-class JsonStream(MediaStream):
+class JsonStream(Stream):
     """
     One end of a stream of JSON messages. By itself it is a plain dialect of Media Streams, as Twilio began them.
 
@@ -77,8 +77,8 @@ class JsonStream(MediaStream):
     format_keys: ClassVar[tuple[str, ...]] = ("mediaFormat",)
     rate_keys: ClassVar[tuple[str, ...]] = ("sampleRate",)
 
-    def __init__(self, side: Side) -> None:
-        super().__init__(side)
+    def __init__(self, side: Side, company: Company) -> None:
+        super().__init__(side, company)
         self._sequence = 0
         self._chunks: dict[str, int] = defaultdict(int)
         self._sent_bytes: dict[str, int] = defaultdict(int)
@@ -95,12 +95,6 @@ class JsonStream(MediaStream):
     # Sending
 
     def send(self, event: Event) -> str:
-        """
-        Render `event` as the message that this end sends.
-
-        Raises:
-            LocalProtocolError: If this end has no such message, or the stream has not started.
-        """
         name = self._names.get(type(event))
         if name is None:
             raise self.no_message(event)
@@ -161,7 +155,7 @@ class JsonStream(MediaStream):
         track = audio.track
         if track not in self.tracks:
             known = " or ".join(self.tracks)
-            raise LocalProtocolError("bad-track", f"{self.title}'s track is {known}, not {shown(track)}")
+            raise LocalProtocolError("bad-track", f"{self.company.title}'s track is {known}, not {shown(track)}")
         chunk = self._chunks[track] = self._chunks[track] + 1 if audio.chunk is None else audio.chunk
         self._sent_bytes[track] += len(audio.payload)
         at_ms = self.sent_ms(track) if audio.timestamp_ms is None else audio.timestamp_ms
@@ -191,13 +185,8 @@ class JsonStream(MediaStream):
     # Receiving
 
     def receive(self, message: str | bytes) -> Event:
-        """
-        Read one message of the other end.
-
-        Raises:
-            RemoteProtocolError: If it is not one. Kinds: ``binary``, ``not-json``, ``not-object``, ``no-event``,
-                ``bad-start``, ``bad-media``, ``bad-base64``, ``bad-dtmf``, ``bad-mark``, and a company's own.
-        """
+        # Kinds of errors: binary, not-json, not-object, no-event, bad-start, bad-media, bad-base64, bad-dtmf, bad-mark,
+        # and a company's own.
         content = read_object(message)
         name = content.get(self.name_key)
         if not isinstance(name, str) or not name:
@@ -271,7 +260,7 @@ class JsonStream(MediaStream):
         if (known := self.find_format(name, rate)) is not None:
             return known
         what = f"{shown(name)} at {shown(written) if rate is None else rate} Hz"
-        raise broken("bad-start", f"the audio is {what}, which {self.title} does not stream")
+        raise broken("bad-start", f"the audio is {what}, which {self.company.title} does not stream")
 
     def find_format(self, name: object, rate: int | None) -> AudioFormat | None:
         """Return the format that the start message calls `name`, at `rate`."""
@@ -282,16 +271,11 @@ class JsonStream(MediaStream):
         """Read a message of audio."""
         media = read_inner(content, "media", "bad-media")
         payload = read_payload(media.get("payload"))
-        wire = self.format if self.side is Side.BOT else self.outbound_format
-        over = len(payload) % wire.sample_width
         if self.side is Side.CARRIER:
             self.judge_media(content, media, payload)
-            # The half of a sample at the end is nothing that could be played.
-            return Audio(payload[: len(payload) - over])
-        if over:
-            raise broken("bad-media", f"the audio has {len(payload)} bytes, which end in the middle of a sample")
+            return Audio(self.whole_samples(payload))
         return Audio(
-            payload,
+            self.whole_samples(payload),
             "outbound" if media.get("track") == "outbound" else "inbound",
             read_counter(media.get("chunk")),
             self.read_timestamp(media),

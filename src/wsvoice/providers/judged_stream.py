@@ -6,15 +6,15 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from wsvoice.providers.base import Finding, Level, Side
+from wsvoice.providers.base import Company, Finding, Level, Side
 from wsvoice.providers.binary_stream import BinaryStream
 from wsvoice.providers.events import Event, SendDigits, Unknown
 from wsvoice.providers.fields import shown
 from wsvoice.providers.json_stream import JsonStream
-from wsvoice.providers.media_stream import MediaStream
+from wsvoice.providers.media_stream import Stream
 
 
-class Judge(MediaStream):
+class Judge(Stream):
     """A carrier's end that notes what the company would dislike about a bot's messages."""
 
     #: How much audio a message may hold, in bytes, and how bad more is; 0 for no limit.
@@ -23,8 +23,8 @@ class Judge(MediaStream):
     #: What a message of audio is called.
     audio_message: ClassVar[str] = "media"
 
-    def __init__(self, side: Side = Side.CARRIER) -> None:
-        super().__init__(side)
+    def __init__(self, side: Side, company: Company) -> None:
+        super().__init__(side, company)
         self._findings: list[Finding] = []
 
     def findings(self) -> list[Finding]:
@@ -55,14 +55,14 @@ class JudgedBinaryStream(Judge, BinaryStream):
 
     def judge(self, event: Event, text: str) -> None:
         if isinstance(event, Unknown):
-            self.found("warn", f"{self.title} knows no message {shown(event.name)} of a bot's")
+            self.found("warn", f"{self.company.title} knows no message {shown(event.name)} of a bot's")
 
     def judge_audio(self, payload: bytes) -> None:
         super().judge_audio(payload)
         due = self.outbound_format.bytes_for(self.bot_frame_ms)
         if due and len(payload) != due:
             what = f"a {self.audio_message} message has {len(payload)} bytes"
-            self.found("warn", f"{what}; {self.title} takes {self.bot_frame_ms} ms at once, {due} bytes")
+            self.found("warn", f"{what}; {self.company.title} takes {self.bot_frame_ms} ms at once, {due} bytes")
 
 
 class JudgedStream(Judge, JsonStream):
@@ -73,7 +73,7 @@ class JudgedStream(Judge, JsonStream):
 
     def judge(self, event: Event, name: str, content: dict[str, Any]) -> None:
         if isinstance(event, Unknown):
-            self.found("warn", f"{self.title} knows no message {shown(name)} of a bot's{self.unknown_error}")
+            self.found("warn", f"{self.company.title} knows no message {shown(name)} of a bot's{self.unknown_error}")
         elif not isinstance(event, SendDigits):
             self.judge_stream_id(name, content)
 

@@ -8,27 +8,55 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from wsvoice.audio import PCMU_8K, AudioFormat
-from wsvoice.errors import LocalProtocolError
-from wsvoice.providers.base import Finding, Side
-from wsvoice.providers.events import Connected, Digit, Event, Mark, SendDigits, StreamStarted
-from wsvoice.providers.fields import DIGITS, shown
+from wsvoice.errors import LocalProtocolError, RemoteProtocolError
+from wsvoice.providers.base import Company, Finding, Side
+from wsvoice.providers.events import Connected, Digit, Event, Mark, SendDigits, StreamError, StreamStarted
+from wsvoice.providers.fields import DIGITS, broken, shown
 
 #: Characters of an unknown message's name.
 NAME_LIMIT = 64
 
 
-class MediaStream:
-    """One end of a media stream: what it is told at its start, and what it may send."""
+class Stream:
+    """
+    One end of one media stream, which keeps what the protocol makes both ends keep (ids, counters), and does no I/O.
 
-    title: ClassVar[str]
+    Attributes:
+        format: The format of the carrier's audio; final once the stream has started.
+        outbound_format: The format of the bot's audio; the same, but where a company can be told otherwise.
+
+    Args:
+        side: Which end.
+        company: Whose stream it is.
+    """
+
     #: The formats that the company streams, and what it calls them.
     encodings: ClassVar[Mapping[AudioFormat, str]] = {PCMU_8K: "audio/x-mulaw"}
     default_format: ClassVar[AudioFormat] = PCMU_8K
 
-    def __init__(self, side: Side) -> None:
+    def __init__(self, side: Side, company: Company) -> None:
         self.side = side
+        self.company = company
         self.format = self.outbound_format = self.default_format
         self.stream_id = self.call_id = self.account_id = ""
+
+    def send(self, event: Event) -> str | bytes:
+        """
+        Render `event` as the message that this end sends.
+
+        Raises:
+            LocalProtocolError: If this end has no such message, or the stream has not started.
+        """
+        raise NotImplementedError
+
+    def receive(self, message: str | bytes) -> Event:
+        """
+        Read one message of the other end.
+
+        Raises:
+            RemoteProtocolError: If it is not one; whatever the message, nothing else is raised.
+        """
+        raise NotImplementedError
 
     def check(self, event: Event) -> None:
         """
@@ -50,7 +78,7 @@ class MediaStream:
             wire = event.format
             if wire not in self.encodings:
                 raise LocalProtocolError(
-                    "bad-format", f"{self.title} streams no {wire.encoding} at {wire.sample_rate} Hz"
+                    "bad-format", f"{self.company.title} streams no {wire.encoding} at {wire.sample_rate} Hz"
                 )
             if not event.stream_id or not event.call_id:
                 raise LocalProtocolError("bad-start", "a stream starts with a stream id and a call id")
@@ -59,12 +87,26 @@ class MediaStream:
     def no_message(self, event: Event) -> LocalProtocolError:
         """Return what is said of an event for which this end has no message."""
         end = "end" if self.side is Side.CARRIER else "bot's end"
-        return LocalProtocolError("no-message", f"{self.title}'s {end} has no message for {type(event).__name__}")
+        what = f"{self.company.title}'s {end} has no message for {type(event).__name__}"
+        return LocalProtocolError("no-message", what)
 
     def begin(self, event: StreamStarted) -> None:
         """Keep what the start of the stream settles."""
         self.format = self.outbound_format = event.format
         self.stream_id, self.call_id, self.account_id = event.stream_id, event.call_id, event.account_id
+
+    def whole_samples(self, payload: bytes) -> bytes:
+        """
+        Return audio of the other end's; the half of a sample at the end of a bot's is nothing that could be played.
+
+        Raises:
+            RemoteProtocolError: Of kind ``bad-media``, if the carrier's ends in the middle of a sample.
+        """
+        wire = self.format if self.side is Side.BOT else self.outbound_format
+        over = len(payload) % wire.sample_width
+        if over and self.side is Side.BOT:
+            raise broken("bad-media", f"the audio has {len(payload)} bytes, which end in the middle of a sample")
+        return payload[: len(payload) - over]
 
     # What a simulated carrier thinks of a bot's messages
 
@@ -74,3 +116,7 @@ class MediaStream:
     def findings(self) -> list[Finding]:
         """Return, and forget, what the bot sent since the last call though the company would dislike it."""
         return []
+
+    def error_reply(self, error: RemoteProtocolError) -> StreamError | None:
+        """Return what the carrier tells the bot after :meth:`receive` raised `error`; ``None`` if nothing."""
+        return None

@@ -39,7 +39,8 @@ from wsvoice.runner.turns import TurnTimer
 if TYPE_CHECKING:
     from loguru import Logger
 
-    from wsvoice.providers.base import Server, Stream
+    from wsvoice.providers.base import Server
+    from wsvoice.providers.media_stream import Stream
 
 Sink = Callable[[Event], Awaitable[None]]
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from wsvoice.audio import Resampler
 from wsvoice.call import Call
-from wsvoice.providers.base import Stream
+from wsvoice.providers.media_stream import Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable

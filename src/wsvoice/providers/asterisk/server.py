@@ -10,7 +10,7 @@ from typing import ClassVar
 from wsvoice.errors import ConfigError
 from wsvoice.providers.asterisk.company import AsteriskCompany
 from wsvoice.providers.asterisk.stream import AsteriskMirror, AsteriskStream
-from wsvoice.providers.base import Server, Side, Stream, WebhookRequest
+from wsvoice.providers.base import Server, WebhookRequest
 from wsvoice.providers.fields import read_basic
 from wsvoice.providers.signing import is_same
 
@@ -35,6 +35,8 @@ exten => 100,1,Set(_FROM=${CALLERID(num)})
 class AsteriskServer(AsteriskCompany, Server):
     """What ``wsvoice run -t asterisk`` knows of Asterisk. Closing the stream hangs up."""
 
+    stream_type = AsteriskStream
+    mirror_type = AsteriskMirror
     known_to_pipecat: ClassVar[bool] = False
 
     def __init__(self, credentials: Mapping[str, str]) -> None:
@@ -70,9 +72,3 @@ class AsteriskServer(AsteriskCompany, Server):
         # A semicolon would begin a comment.
         lines = [f"{name} = {value}".replace(";", "\\;") for name, value in settings.items()]
         return [*_CLIENT.splitlines(), *lines, *_EXTENSION.splitlines()]
-
-    def stream(self) -> Stream:
-        return AsteriskStream(Side.BOT)
-
-    def mirror(self) -> Stream:
-        return AsteriskMirror()

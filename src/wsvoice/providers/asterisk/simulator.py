@@ -11,7 +11,7 @@ from typing import ClassVar
 from wsvoice.errors import RemoteProtocolError
 from wsvoice.providers.asterisk.company import AsteriskCompany
 from wsvoice.providers.asterisk.stream import FORMATS, FRAME_MS, AsteriskMirror
-from wsvoice.providers.base import Hazard, Quirk, Simulator, Stream
+from wsvoice.providers.base import Hazard, Quirk, Side, Simulator
 from wsvoice.providers.events import Cleared, Event, FlowControl, Mark, Status, StreamError, Unknown
 from wsvoice.providers.fields import read_object, shown
 from wsvoice.providers.hazards import BINARY_HAZARDS
@@ -35,9 +35,10 @@ class _Answer(str):
 class AsteriskCarrier(AsteriskMirror):
     """The simulated Asterisk's end."""
 
-    def __init__(self, *, is_json: bool, format_name: str) -> None:
-        super().__init__(is_json=is_json)
-        self.format = self.outbound_format = FORMATS[format_name]
+    def __init__(self, side: Side, company: AsteriskSimulator) -> None:
+        super().__init__(side, company)
+        self.is_json = company.quirk("control") == "json"
+        self.format = self.outbound_format = FORMATS[company.quirk("format")]
         self._is_full = self._is_drain_asked = False
 
     def write(self, event: Event) -> str | None:
@@ -83,6 +84,7 @@ class AsteriskCarrier(AsteriskMirror):
 class AsteriskSimulator(AsteriskCompany, Simulator):
     """What ``wsvoice dial -t asterisk`` knows of Asterisk."""
 
+    carrier_type = AsteriskCarrier
     hazards: ClassVar[Sequence[Hazard]] = BINARY_HAZARDS
     #: 1000 frames.
     queue_limit_s: ClassVar[float] = 20.0
@@ -90,10 +92,6 @@ class AsteriskSimulator(AsteriskCompany, Simulator):
         "control": Quirk("json", "how texts are written: with f(json), or without", ("json", "text")),
         "format": Quirk("ulaw", "the audio that the dial string asks for", tuple(FORMATS)),
     }
-
-    def stream(self) -> Stream:
-        is_json = self.quirk("control") == "json"
-        return AsteriskCarrier(is_json=is_json, format_name=self.quirk("format"))
 
     def upgrade_headers(self, url: str, *, now: float) -> dict[str, str]:
         """Return the credentials, which Asterisk sends without being asked."""

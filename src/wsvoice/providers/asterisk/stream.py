@@ -58,22 +58,14 @@ _WITH_FIELDS = frozenset({"MEDIA_START", "DTMF_END", "STATUS", "MEDIA_XOFF", "ME
 
 
 class AsteriskStream(BinaryStream):
-    """
-    One end of a media WebSocket.
+    """One end of a media WebSocket."""
 
-    Args:
-        side: Which.
-        is_json: Whether texts are written as JSON; the bot's are written as the start was.
-    """
-
-    title: ClassVar[str] = "Asterisk"
     #: What is left of a message beside whole frames is dropped.
     bot_frame_ms: ClassVar[int] = FRAME_MS
     encodings: ClassVar[Mapping[AudioFormat, str]] = {wire: name for name, wire in FORMATS.items()}
 
-    def __init__(self, side: Side, *, is_json: bool = True) -> None:
-        super().__init__(side)
-        self.is_json = is_json
+    #: Whether texts are written as JSON; the bot's are written as the start was.
+    is_json = True
 
     # Sending
 
@@ -174,7 +166,7 @@ class AsteriskStream(BinaryStream):
             return fields.read_text(content.get(key), "no-event", f"the message's {key}"), content
         match = _WORDS.fullmatch(text)
         if match is None:
-            raise fields.broken("not-json", f"neither JSON nor words of {self.title}'s: {fields.shown(text)}")
+            raise fields.broken("not-json", f"neither JSON nor words of {self.company.title}'s: {fields.shown(text)}")
         name, rest = match.groups(default="")
         # Not by a pattern: one would take minutes for a long text without a colon.
         words = (word.partition(":") for word in rest.split()) if name in _WITH_FIELDS else ()
@@ -198,20 +190,12 @@ class AsteriskStream(BinaryStream):
 
 
 class AsteriskMirror(AsteriskStream, Judge):
-    """
-    Asterisk's end, which looks at what a bot sends.
-
-    Args:
-        is_json: Whether texts are written as JSON.
-    """
+    """Asterisk's end, which looks at what a bot sends."""
 
     payload_limit: ClassVar[int] = 65_500
     payload_level: ClassVar[Level] = "fail"
     audio_message: ClassVar[str] = "binary"
-
-    def __init__(self, *, is_json: bool = True) -> None:
-        super().__init__(Side.CARRIER, is_json=is_json)
-        self.is_buffering = False
+    is_buffering = False
 
     def read_audio(self, message: bytes) -> Audio:
         payload = super().read_audio(message).payload

@@ -13,7 +13,7 @@ from wsvoice.call import Call
 from wsvoice.errors import LocalProtocolError, RemoteProtocolError, SignatureError
 from wsvoice.providers.bandwidth.company import BandwidthCompany, parameter_fault
 from wsvoice.providers.bandwidth.stream import BandwidthMirror, BandwidthStream
-from wsvoice.providers.base import Answer, CallUpdate, Server, Side, Stream, WebhookRequest
+from wsvoice.providers.base import Answer, CallUpdate, Server, WebhookRequest
 from wsvoice.providers.callbacks import details, report
 from wsvoice.providers.fields import broken, read_basic, read_object, read_text, text_or_nothing
 from wsvoice.providers.signing import is_same
@@ -35,6 +35,8 @@ _TEXT_LIMIT = 1000
 class BandwidthServer(BandwidthCompany, Server):
     """What ``wsvoice run -t bandwidth`` knows of Bandwidth. Closing the stream ends the document, and so the call."""
 
+    stream_type = BandwidthStream
+    mirror_type = BandwidthMirror
     webhook_place: ClassVar[str] = "call initiated callback URL of the voice application"
     secret_place: ClassVar[str] = "a password that you choose for the voice application's callback URLs"
     #: https://github.com/Bandwidth/api-docs/blob/main/site/docs/numbers/webhooks.mdx#authentication
@@ -111,12 +113,6 @@ class BandwidthServer(BandwidthCompany, Server):
     def replay_key(self, request: WebhookRequest) -> tuple[str, str | None]:
         """Return all that was sent, for it holds the time."""
         return request.body.decode("latin-1") or request.url.partition("?")[2], None
-
-    def stream(self) -> Stream:
-        return BandwidthStream(Side.BOT, self.outbound_format)
-
-    def mirror(self) -> Stream:
-        return BandwidthMirror(Side.CARRIER, self.outbound_format)
 
 
 def _read_fields(request: WebhookRequest) -> Mapping[str, Any]:

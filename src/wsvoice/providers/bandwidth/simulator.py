@@ -14,7 +14,7 @@ from wsvoice.audio import PCMU_8K, AudioFormat
 from wsvoice.call import Call
 from wsvoice.providers.bandwidth.company import BandwidthCompany, parameter_fault
 from wsvoice.providers.bandwidth.stream import BandwidthMirror
-from wsvoice.providers.base import Callback, Occasion, Quirk, Side, Stream, StreamRequest, StreamStatus, WebhookRequest
+from wsvoice.providers.base import Callback, Occasion, Quirk, Side, StreamRequest, StreamStatus, WebhookRequest
 from wsvoice.providers.events import Audio, Event, StreamStarted
 from wsvoice.providers.fields import write_object, write_time
 from wsvoice.providers.urls import basic_header, read_callback
@@ -24,17 +24,11 @@ _EVENTS = {"started": "mediaStreamStarted", "stopped": "mediaStreamStopped", "fa
 
 
 class BandwidthCarrier(BandwidthMirror):
-    """
-    The simulated carrier's end.
+    """The simulated carrier's end."""
 
-    Args:
-        outbound_format: How the bot's audio is encoded.
-        bare_tracks: Whether tracks are names alone.
-    """
-
-    def __init__(self, outbound_format: AudioFormat, *, bare_tracks: bool = False) -> None:
-        super().__init__(Side.CARRIER, outbound_format)
-        self._bare_tracks = bare_tracks
+    def __init__(self, side: Side, company: BandwidthSimulator) -> None:
+        super().__init__(side, company)
+        self._bare_tracks = company.quirk("tracks") == "names"
 
     def envelope(self, name: str, event: Event, content: Any) -> dict[str, Any]:
         if isinstance(event, Audio):
@@ -52,6 +46,7 @@ class BandwidthCarrier(BandwidthMirror):
 class BandwidthSimulator(BandwidthCompany, XmlSimulator):
     """What ``wsvoice dial -t bandwidth`` knows of Bandwidth."""
 
+    carrier_type = BandwidthCarrier
     #: https://dev.bandwidth.com/docs/voice/bxml
     document_limit: ClassVar[int] = 64 * 1024
     kept_settings: ClassVar[tuple[str, ...]] = ("BANDWIDTH_OUTBOUND_CODEC",)
@@ -153,9 +148,6 @@ class BandwidthSimulator(BandwidthCompany, XmlSimulator):
         if any(verb.tag == "StartStream" for verb in verbs):
             return '<StartStream> only listens; to speak, it needs mode="bidirectional"'
         return super().explain_no_stream(verbs)
-
-    def stream(self) -> Stream:
-        return BandwidthCarrier(self.outbound_format, bare_tracks=self.quirk("tracks") == "names")
 
 
 def _fields(call: Call, event: str, now: float) -> dict[str, str]:

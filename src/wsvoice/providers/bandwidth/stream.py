@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from wsvoice.audio import PCMU_8K, AudioFormat, Encoding
+from wsvoice.providers.bandwidth.company import BandwidthCompany
 from wsvoice.providers.base import Side
 from wsvoice.providers.events import Audio, Clear, Event, StreamStarted, StreamStopped
 from wsvoice.providers.fields import broken, read_inner, shown
@@ -19,15 +20,9 @@ from wsvoice.providers.judged_stream import JudgedStream
 
 
 class BandwidthStream(JsonStream):
-    """
-    One end of a two-way stream.
+    """One end of a two-way stream; no message tells how the bot's audio is encoded before the audio itself."""
 
-    Args:
-        side: Which end.
-        outbound_format: How the bot's audio is encoded, which no message tells before the audio itself.
-    """
-
-    title: ClassVar[str] = "Bandwidth"
+    company: BandwidthCompany
     name_key: ClassVar[str] = "eventType"
     encodings: ClassVar[Mapping[AudioFormat, str]] = {PCMU_8K: "audio/PCMU"}
     carrier_messages: ClassVar[Mapping[type[Event], str]] = {
@@ -42,16 +37,16 @@ class BandwidthStream(JsonStream):
     account_id_keys: ClassVar[tuple[str, ...]] = ("accountId",)
     parameters_keys: ClassVar[tuple[str, ...]] = ("streamParams",)
 
-    def __init__(self, side: Side, outbound_format: AudioFormat) -> None:
-        super().__init__(side)
-        self.outbound_format = self._bot_format = outbound_format
+    def __init__(self, side: Side, company: BandwidthCompany) -> None:
+        super().__init__(side, company)
+        self.outbound_format = company.outbound_format
 
     def begin(self, event: StreamStarted) -> None:
         super().begin(event)
-        self.outbound_format = self._bot_format
+        self.outbound_format = self.company.outbound_format
 
     def bot_message(self, name: str, event: Event) -> dict[str, Any]:
-        media = {"contentType": content_type(self._bot_format), "payload": ""}
+        media = {"contentType": content_type(self.company.outbound_format), "payload": ""}
         return {self.name_key: name, "media": media} if isinstance(event, Audio) else {self.name_key: name}
 
     def read_start(self, content: dict[str, Any], sequence: int | None) -> StreamStarted:
@@ -71,7 +66,7 @@ class BandwidthStream(JsonStream):
         if self.side is Side.BOT:
             return super().read_media(name, {**content, "media": content})
         told = read_inner(content, "media", "bad-media").get("contentType")
-        expected = content_type(self._bot_format)
+        expected = content_type(self.company.outbound_format)
         if not isinstance(told, str) or told.replace(" ", "").lower() != expected:
             text = f"media.contentType is {shown(told)}, and this call's is {shown(expected)}"
             raise broken("other-format", f"{text}: both ends read BANDWIDTH_OUTBOUND_CODEC")

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode, urlunsplit
 
 from wsvoice.call import Call
 from wsvoice.errors import LocalProtocolError, RemoteProtocolError
-from wsvoice.providers.base import Answer, CallUpdate, Server, Side, Stream, WebhookRequest
+from wsvoice.providers.base import Answer, CallUpdate, Server, WebhookRequest
 from wsvoice.providers.callbacks import details, report
 from wsvoice.providers.exotel.company import PARAMETER_COUNT, PARAMETERS_LIMIT, RATE_NAMES, ExotelCompany
 from wsvoice.providers.exotel.stream import ExotelMirror, ExotelStream
@@ -30,6 +30,8 @@ _TOLD_OF_STREAM = ("DisconnectedBy", "Duration", "Error", "Reason")
 class ExotelServer(ExotelCompany, Server):
     """What ``wsvoice run -t exotel`` knows of Exotel. Closing the stream hangs up, or leads to the next applet."""
 
+    stream_type = ExotelStream
+    mirror_type = ExotelMirror
     webhook_place: ClassVar[str] = "URL of the Voicebot applet"
 
     def recognises(self, request: WebhookRequest) -> bool:
@@ -109,12 +111,6 @@ class ExotelServer(ExotelCompany, Server):
         given = read_basic(request.headers.get("authorization", ""))
         # Both are compared in any case: the time that it takes tells nothing of either.
         return bool(user and password) and is_same(user, given[0]) & is_same(password, given[1])
-
-    def stream(self) -> Stream:
-        return ExotelStream(Side.BOT)
-
-    def mirror(self) -> Stream:
-        return ExotelMirror()
 
 
 def _read_fields(request: WebhookRequest) -> dict[str, str]:

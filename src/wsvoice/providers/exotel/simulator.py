@@ -19,7 +19,6 @@ from wsvoice.providers.base import (
     Quirk,
     Side,
     Simulator,
-    Stream,
     StreamRequest,
     WebhookRequest,
 )
@@ -35,20 +34,14 @@ ANSWER_LIMIT = 64 * 1024
 
 
 class ExotelCarrier(ExotelMirror):
-    """
-    The simulated carrier's end.
+    """The simulated carrier's end."""
 
-    Args:
-        numbers: Whether counters and rates are written as numbers.
-        camel: Whether keys are written in camel case.
-        encoding_label: What the audio's encoding is called; no reader may rely on it.
-    """
-
-    def __init__(self, *, numbers: bool = False, camel: bool = False, encoding_label: str = "audio/x-raw") -> None:
-        super().__init__(Side.CARRIER)
-        self._number = int if numbers else str
-        self._camel = camel
-        self._encoding_label = encoding_label
+    def __init__(self, side: Side, company: ExotelSimulator) -> None:
+        super().__init__(side, company)
+        self._number = int if company.quirk("counters") == "number" else str
+        self._camel = company.quirk("case") == "camel"
+        # No reader may rely on it.
+        self._encoding_label = company.quirk("encoding-label")
 
     def connected_content(self, event: Connected) -> dict[str, str]:
         return {}
@@ -93,6 +86,7 @@ class ExotelCarrier(ExotelMirror):
 class ExotelSimulator(ExotelCompany, Simulator):
     """What ``wsvoice dial -t exotel`` knows of Exotel."""
 
+    carrier_type = ExotelCarrier
     hazards: ClassVar[Sequence[Hazard]] = JSON_HAZARDS
     #: No page names one; a minute is what no bot should be ahead by.
     queue_limit_s: ClassVar[float] = 60.0
@@ -159,13 +153,6 @@ class ExotelSimulator(ExotelCompany, Simulator):
             format=_url_format(url.query, findings),
             headers=credentials,
             findings=findings,
-        )
-
-    def stream(self) -> Stream:
-        return ExotelCarrier(
-            numbers=self.quirk("counters") == "number",
-            camel=self.quirk("case") == "camel",
-            encoding_label=self.quirk("encoding-label"),
         )
 
 

@@ -25,7 +25,6 @@ PAYLOAD_MULTIPLE = 320
 class ExotelStream(JsonStream):
     """One end of a stream of the Voicebot applet."""
 
-    title: ClassVar[str] = "Exotel"
     #: Called base64, raw and audio/x-raw, and always the same: the rate alone tells the format.
     encodings: ClassVar[Mapping[AudioFormat, str]] = dict.fromkeys(FORMATS.values(), "audio/x-raw")
     default_format: ClassVar[AudioFormat] = FORMATS[8000]

@@ -9,7 +9,7 @@ from typing import ClassVar, NamedTuple
 
 from wsvoice.call import Call
 from wsvoice.errors import LocalProtocolError, SignatureError
-from wsvoice.providers.base import Answer, CallUpdate, HttpRequest, Server, Side, Stream, WebhookRequest
+from wsvoice.providers.base import Answer, CallUpdate, HttpRequest, Server, WebhookRequest
 from wsvoice.providers.callbacks import details, report
 from wsvoice.providers.fields import broken, shown, start_of, with_plus
 from wsvoice.providers.plivo import rest
@@ -61,6 +61,8 @@ _ENDED = frozenset({"completed", "busy", "failed", "timeout", "no-answer", "canc
 class PlivoServer(PlivoCompany, Server):
     """What ``wsvoice run -t plivo`` knows of Plivo."""
 
+    stream_type = PlivoStream
+    mirror_type = PlivoMirror
     webhook_place: ClassVar[str] = "answer URL of the application"
     secret_place: ClassVar[str] = "the Auth Token in the console's overview"
 
@@ -134,12 +136,6 @@ class PlivoServer(PlivoCompany, Server):
         up; this ends the call either way.
         """
         return rest.hang_up(self, call)
-
-    def stream(self) -> Stream:
-        return PlivoStream(Side.BOT)
-
-    def mirror(self) -> Stream:
-        return PlivoMirror()
 
     # Signatures: https://plivo.com/docs/voice/concepts/signature-validation
 

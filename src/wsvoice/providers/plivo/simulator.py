@@ -23,12 +23,11 @@ from wsvoice.providers.base import (
     Occasion,
     Progress,
     Quirk,
-    Stream,
+    Side,
     StreamStatus,
     WebhookRequest,
 )
 from wsvoice.providers.events import Audio, Cleared, Digit, Event, Mark, StreamStarted
-from wsvoice.providers.fake_api import FakeApi
 from wsvoice.providers.fields import broken, read_counter, shown, squeezed, without_plus, write_time
 from wsvoice.providers.plivo.company import (
     CONTENT_TYPES,
@@ -54,21 +53,16 @@ _ALPHANUMERIC = re.compile(r"[A-Za-z0-9]+")
 
 
 class PlivoCarrier(PlivoMirror):
-    """
-    The simulated carrier's end.
+    """The simulated carrier's end."""
 
-    Args:
-        strings: Whether sequence and chunk numbers are written as texts, as older pages do.
-        extra_headers: How they are written: ``pairs``, ``braces`` or ``json``. Pairs and braces have no way to write
-            all values; those that they cannot write come as JSON.
-        timestamp_base_ms: What timestamps count from.
-    """
-
-    def __init__(self, *, strings: bool = False, extra_headers: str = "pairs", timestamp_base_ms: int = 0) -> None:
-        super().__init__()
-        self._number = str if strings else int
-        self._extra_headers_as = extra_headers
+    def __init__(self, side: Side, company: PlivoSimulator) -> None:
+        super().__init__(side, company)
+        self._number = str if company.quirk("counters") == "string" else int
+        self._extra_headers_as = company.quirk("extra-headers")
         self._extra_headers = ""
+        base = company.quirk("timestamp-base")
+        if (timestamp_base_ms := read_counter(base)) is None:
+            raise ConfigError(f"the quirk timestamp-base is {shown(base)}, not a number of milliseconds")
         self._timestamp_base_ms = timestamp_base_ms
 
     def begin(self, event: StreamStarted) -> None:
@@ -109,6 +103,8 @@ class PlivoCarrier(PlivoMirror):
 class PlivoSimulator(PlivoCompany, XmlSimulator):
     """What ``wsvoice dial -t plivo`` knows of Plivo."""
 
+    carrier_type = PlivoCarrier
+    fake_api_type = PlivoApi
     #: https://www.plivo.com/docs/voice-agents/audio-streaming/concepts/audio-streaming-guide
     queue_limit_s: ClassVar[float] = 60.0
     #: https://plivo.com/docs/voice/xml/the-stream-element/checkpoint-event
@@ -289,19 +285,6 @@ class PlivoSimulator(PlivoCompany, XmlSimulator):
         if timeout is not None and not read_counter(timeout):
             reading.found("warn", f"streamTimeout is {shown(timeout)}, not a number of seconds")
 
-    def stream(self) -> Stream:
-        base = self.quirk("timestamp-base")
-        if (timestamp_base_ms := read_counter(base)) is None:
-            raise ConfigError(f"the quirk timestamp-base is {shown(base)}, not a number of milliseconds")
-        return PlivoCarrier(
-            strings=self.quirk("counters") == "string",
-            extra_headers=self.quirk("extra-headers"),
-            timestamp_base_ms=timestamp_base_ms,
-        )
-
-    def fake_api(self) -> FakeApi | None:
-        return PlivoApi(self)
-
 
 def _identity(call: Call) -> dict[str, str]:
     return {
@@ -332,6 +315,7 @@ def _is_true(stream: Element, attribute: str) -> bool:
 
 
 def _write_extra_headers(parameters: Mapping[str, str], how: str) -> str:
+    """Return parameters as ``pairs``, in ``braces`` or as ``json``, which alone has a way to write all values."""
     plain = all(_PLAIN.fullmatch(text) for pair in parameters.items() for text in pair)
     if parameters and plain and how == "pairs":
         return ";".join(f"{name}={value}" for name, value in parameters.items())

@@ -52,7 +52,6 @@ PAYLOAD_ADVICE, PAYLOAD_LIMIT = 16 * 1024, 64 * 1024
 class PlivoStream(JsonStream):
     """One end of an audio stream."""
 
-    title: ClassVar[str] = "Plivo"
     encodings: ClassVar[Mapping[AudioFormat, str]] = ENCODINGS
     carrier_messages: ClassVar[Mapping[type[Event], str]] = {
         StreamStarted: "start",

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from wsvoice.providers.base import Side, Stream, WebhookRequest
+from wsvoice.providers.base import WebhookRequest
 from wsvoice.providers.signalwire.company import SignalWireCompany
 from wsvoice.providers.signalwire.stream import SignalWireMirror, SignalWireStream
 from wsvoice.providers.signing import is_same
@@ -17,6 +17,8 @@ from wsvoice.providers.twilio.server import TwilioServer, has_uuid, is_start, is
 class SignalWireServer(SignalWireCompany, TwilioServer):
     """What ``wsvoice run -t signalwire`` knows of SignalWire."""
 
+    stream_type = SignalWireStream
+    mirror_type = SignalWireMirror
     secret_place: ClassVar[str] = "the Signing Key on the space's API page"
 
     def recognises(self, request: WebhookRequest) -> bool:
@@ -29,12 +31,6 @@ class SignalWireServer(SignalWireCompany, TwilioServer):
     def stream_settings(self) -> dict[str, str]:
         # https://developer.signalwire.com/compatibility-api/cxml/voice/stream#attributes
         return {"codec": self.codec, "realtime": self.realtime}
-
-    def stream(self) -> Stream:
-        return SignalWireStream(Side.BOT)
-
-    def mirror(self) -> Stream:
-        return SignalWireMirror()
 
     def verify(self, request: WebhookRequest, *, now: float) -> None:
         """

@@ -11,8 +11,7 @@ from xml.etree.ElementTree import Element
 
 from wsvoice.audio import PCMU_8K, AudioFormat
 from wsvoice.call import Call
-from wsvoice.providers.base import Occasion, Simulator, Stream, WebhookRequest
-from wsvoice.providers.fake_api import FakeApi
+from wsvoice.providers.base import Occasion, Simulator, WebhookRequest
 from wsvoice.providers.fields import shown
 from wsvoice.providers.signalwire.company import SignalWireCompany
 from wsvoice.providers.signalwire.stream import CODECS, SignalWireMirror
@@ -32,6 +31,8 @@ class SignalWireApi(TwilioApi):
 class SignalWireSimulator(SignalWireCompany, TwilioSimulator):
     """What ``wsvoice dial -t signalwire`` knows of SignalWire."""
 
+    carrier_type = SignalWireMirror
+    fake_api_type = SignalWireApi
     stream_attributes: ClassVar[frozenset[str]] = TwilioSimulator.stream_attributes | {
         "codec",
         "authBearerToken",
@@ -78,9 +79,3 @@ class SignalWireSimulator(SignalWireCompany, TwilioSimulator):
         # https://developer.signalwire.com/compatibility-api/cxml/voice/stream#websocket-connection
         token = stream.get("authBearerToken", "")
         return {"Authorization": f"Bearer {token}"} if token else {}
-
-    def stream(self) -> Stream:
-        return SignalWireMirror()
-
-    def fake_api(self) -> FakeApi | None:
-        return SignalWireApi(self)

@@ -33,7 +33,6 @@ _DIGIT_MS = 100
 class SignalWireStream(TwilioStream):
     """One end of a SignalWire stream."""
 
-    title: ClassVar[str] = "SignalWire"
     encodings: ClassVar[Mapping[AudioFormat, str]] = {
         wire: "audio/x-mulaw" if wire.encoding is Encoding.PCMU else "audio/x-L16" for wire in CODECS.values()
     }

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from wsvoice.call import Call
 from wsvoice.errors import LocalProtocolError, RemoteProtocolError, SignatureError
-from wsvoice.providers.base import Answer, CallUpdate, HttpRequest, Server, Side, Stream, WebhookRequest
+from wsvoice.providers.base import Answer, CallUpdate, HttpRequest, Server, WebhookRequest
 from wsvoice.providers.callbacks import details, read_form_report, report
 from wsvoice.providers.fields import broken, read_object, read_signature, read_text, shown, start_of, text_or_nothing
 from wsvoice.providers.telnyx.company import (
@@ -47,6 +47,8 @@ _TIMESTAMP_DIGITS = 12
 class TelnyxServer(TelnyxCompany, Server):
     """What ``wsvoice run -t telnyx`` knows of Telnyx."""
 
+    stream_type = TelnyxStream
+    mirror_type = TelnyxMirror
     webhook_place: ClassVar[str] = "voice URL of the TeXML application"
     secret_place: ClassVar[str] = "the Public Key on the portal's page Keys & Credentials"
     #: https://developers.telnyx.com/api-reference/websockets/stream-call-media-over-websocket
@@ -163,12 +165,6 @@ class TelnyxServer(TelnyxCompany, Server):
         # follows.
         by_request = call.control == "api" and self.credential("TELNYX_API_KEY")
         return command(self, call, "hangup", {}) if by_request else None
-
-    def stream(self) -> Stream:
-        return TelnyxStream(Side.BOT, self)
-
-    def mirror(self) -> Stream:
-        return TelnyxMirror(Side.CARRIER, self)
 
     # Signatures
 

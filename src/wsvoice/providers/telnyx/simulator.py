@@ -23,14 +23,11 @@ from wsvoice.providers.base import (
     Occasion,
     Progress,
     Quirk,
-    Side,
-    Stream,
     StreamRequest,
     StreamStatus,
     WebhookRequest,
 )
 from wsvoice.providers.events import StreamError
-from wsvoice.providers.fake_api import FakeApi
 from wsvoice.providers.fields import broken, read_counter, shown, write_object, write_time
 from wsvoice.providers.telnyx.company import (
     FOREIGN_CODECS,
@@ -62,6 +59,8 @@ class TelnyxCarrier(TelnyxMirror):
 class TelnyxSimulator(TelnyxCompany, XmlSimulator):
     """What ``wsvoice dial -t telnyx`` knows of Telnyx."""
 
+    carrier_type = TelnyxCarrier
+    fake_api_type = TelnyxApi
     #: Telnyx names no limit, but a longest message; an hour is more than any bot means to queue.
     queue_limit_s: ClassVar[float] = 3600.0
     #: https://developers.telnyx.com/docs/voice/programmable-voice/media-streaming
@@ -281,12 +280,6 @@ class TelnyxSimulator(TelnyxCompany, XmlSimulator):
         if self.reconnects(stream):
             text = "dials the stream again when the bot closes it, so the call does not end"
             reading.found("warn", f'Telnyx {text}: set enableReconnect="false"', "W4")
-
-    def stream(self) -> Stream:
-        return TelnyxCarrier(Side.CARRIER, self)
-
-    def fake_api(self) -> FakeApi | None:
-        return TelnyxApi(self)
 
 
 def _connection_id(call: Call) -> str:

@@ -36,14 +36,10 @@ class TelnyxStream(JsonStream):
     One end of a media stream.
 
     The start message says how the caller's audio is encoded, the answer alone how the bot's is: so the latter is given
-    to both ends, as :attr:`outbound_format`.
-
-    Args:
-        side: Which end.
-        company: Tells what is asked for, and the byte order of ``L16``, which no message tells.
+    to both ends, as :attr:`outbound_format`. No message tells the byte order of ``L16``.
     """
 
-    title: ClassVar[str] = "Telnyx"
+    company: TelnyxCompany
     encodings: ClassVar[Mapping[AudioFormat, str]] = {
         AudioFormat(encoding, rate, big_endian): encoding.value
         for encoding, rates in SAMPLE_RATES.items()
@@ -62,9 +58,8 @@ class TelnyxStream(JsonStream):
     rate_keys: ClassVar[tuple[str, ...]] = ("sample_rate",)
 
     def __init__(self, side: Side, company: TelnyxCompany) -> None:
-        super().__init__(side)
+        super().__init__(side, company)
         self.outbound_format = company.format
-        self._company = company
 
     def begin(self, event: StreamStarted) -> None:
         outbound = self.outbound_format
@@ -125,7 +120,7 @@ class TelnyxStream(JsonStream):
 
     def find_format(self, name: object, rate: int | None) -> AudioFormat | None:
         found = super().find_format(name, rate)
-        return self._company.audio_format(found.encoding, found.sample_rate) if found else None
+        return self.company.audio_format(found.encoding, found.sample_rate) if found else None
 
 
 class TelnyxMirror(TelnyxStream, JudgedStream):

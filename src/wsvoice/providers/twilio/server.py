@@ -12,9 +12,10 @@ from urllib.parse import parse_qsl
 
 from wsvoice.call import Call
 from wsvoice.errors import LocalProtocolError, SignatureError
-from wsvoice.providers.base import Answer, CallUpdate, Server, Side, Stream, WebhookRequest
+from wsvoice.providers.base import Answer, CallUpdate, Server, WebhookRequest
 from wsvoice.providers.callbacks import read_form_report
 from wsvoice.providers.fields import broken, read_signature, shown, start_of
+from wsvoice.providers.media_stream import Stream
 from wsvoice.providers.signing import Fields, SignedUrl, is_same
 from wsvoice.providers.twilio.company import SETTINGS_HEADER, SigningKey, TwilioCompany, is_json, webhook_urls
 from wsvoice.providers.twilio.stream import TwilioMirror, TwilioStream
@@ -31,6 +32,8 @@ _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 class TwilioServer(TwilioCompany, Server):
     """What ``wsvoice run -t twilio`` knows of Twilio."""
 
+    stream_type = TwilioStream
+    mirror_type: ClassVar[type[Stream]] = TwilioMirror
     webhook_place: ClassVar[str] = "voice webhook of the number"
     secret_place: ClassVar[str] = "the Auth Token on the console's first page"
 
@@ -102,12 +105,6 @@ class TwilioServer(TwilioCompany, Server):
     def busy(self, call: Call | None = None) -> Answer:
         # https://www.twilio.com/docs/voice/twiml/reject
         return Answer(document(element("Reject", {"reason": "busy"})))
-
-    def stream(self) -> Stream:
-        return TwilioStream(Side.BOT)
-
-    def mirror(self) -> Stream:
-        return TwilioMirror()
 
     # Signatures
 

@@ -15,9 +15,9 @@ from xml.etree.ElementTree import Element
 
 from wsvoice.call import Call
 from wsvoice.errors import RemoteProtocolError
-from wsvoice.providers.base import Callback, Occasion, Stream, StreamStatus, WebhookRequest
-from wsvoice.providers.fake_api import FakeApi
+from wsvoice.providers.base import Callback, Occasion, StreamStatus, WebhookRequest
 from wsvoice.providers.fields import broken, shown, write_time
+from wsvoice.providers.media_stream import Stream
 from wsvoice.providers.signing import Fields, SignedUrl
 from wsvoice.providers.twilio.company import SigningKey, TwilioCompany, is_json, write_settings
 from wsvoice.providers.twilio.fake_api import TwilioApi
@@ -31,6 +31,8 @@ _FORM = "application/x-www-form-urlencoded; charset=UTF-8"
 class TwilioSimulator(TwilioCompany, XmlSimulator):
     """What ``wsvoice dial -t twilio`` knows of Twilio."""
 
+    carrier_type: ClassVar[type[Stream]] = TwilioMirror
+    fake_api_type = TwilioApi
     #: https://www.twilio.com/docs/api/errors/31931
     queue_limit_s: ClassVar[float] = 600.0
     #: https://www.twilio.com/docs/voice/media-streams/websocket-messages#send-a-clear-message
@@ -166,12 +168,6 @@ class TwilioSimulator(TwilioCompany, XmlSimulator):
         if any(verb.tag == "Start" and verb.find("Stream") is not None for verb in verbs):
             return "<Start><Stream> only listens; to speak, use <Connect><Stream>"
         return super().explain_no_stream(verbs)
-
-    def stream(self) -> Stream:
-        return TwilioMirror()
-
-    def fake_api(self) -> FakeApi | None:
-        return TwilioApi(self)
 
 
 def _place(prefix: str) -> dict[str, str]:

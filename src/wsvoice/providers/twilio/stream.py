@@ -14,8 +14,6 @@ from wsvoice.providers.judged_stream import JudgedStream
 class TwilioStream(JsonStream):
     """One end of a Media Stream."""
 
-    title: ClassVar[str] = "Twilio"
-
     def carrier_content(self, event: Event) -> Any:
         if isinstance(event, Digit):
             # The track is inbound_track here though it is inbound in media: so it is documented.

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from wsvoice.call import Call, Direction
 from wsvoice.errors import LocalProtocolError, SignatureError
-from wsvoice.providers.base import FIELD_LIMIT, Answer, CallUpdate, HttpRequest, Server, Side, Stream, WebhookRequest
+from wsvoice.providers.base import FIELD_LIMIT, Answer, CallUpdate, HttpRequest, Server, WebhookRequest
 from wsvoice.providers.callbacks import details, report
 from wsvoice.providers.fields import broken, text_or_nothing, with_plus
 from wsvoice.providers.signing import is_same
@@ -35,6 +35,8 @@ _TOLD = ("reason", "detail", "disconnected_by", "duration", "dtmf")
 class VonageServer(VonageCompany, Server):
     """What ``wsvoice run -t vonage`` knows of Vonage."""
 
+    stream_type = VonageStream
+    mirror_type = VonageStream
     known_to_pipecat: ClassVar[bool] = False
     webhook_place: ClassVar[str] = "answer URL and event URL of the application"
     secret_place: ClassVar[str] = "the signature secret in the dashboard's API settings"
@@ -108,12 +110,6 @@ class VonageServer(VonageCompany, Server):
         token = bearer_header(claims, self._key, about=f"{call.call_id}#{now!r}")
         headers = {**token, "content-type": "application/json"}
         return HttpRequest("PUT", f"{base}/v1/calls/{quote(call.call_id, safe='')}", headers, b'{"action":"hangup"}')
-
-    def stream(self) -> Stream:
-        return VonageStream(Side.BOT)
-
-    def mirror(self) -> Stream:
-        return VonageStream(Side.CARRIER)
 
     def verify(self, request: WebhookRequest, *, now: float) -> None:
         """

@@ -14,8 +14,7 @@ from urllib.parse import urlunsplit
 
 from wsvoice.call import Call
 from wsvoice.providers import base, fields
-from wsvoice.providers.base import Document, NoStream, Simulator, Stream, StreamRequest, WebhookRequest
-from wsvoice.providers.fake_api import FakeApi
+from wsvoice.providers.base import Document, NoStream, Simulator, StreamRequest, WebhookRequest
 from wsvoice.providers.fields import broken, shown, without_plus
 from wsvoice.providers.hazards import BINARY_HAZARDS
 from wsvoice.providers.judged_stream import JudgedBinaryStream
@@ -36,6 +35,8 @@ class VonageCarrier(JudgedBinaryStream, VonageStream):
 class VonageSimulator(VonageCompany, Simulator):
     """What ``wsvoice dial -t vonage`` knows of Vonage."""
 
+    carrier_type = VonageCarrier
+    fake_api_type = VonageApi
     hazards: ClassVar[Sequence[base.Hazard]] = BINARY_HAZARDS
     #: 3072 messages: https://developer.vonage.com/en/voice/voice-api/concepts/websockets
     queue_limit_s: ClassVar[float] = 3072 * 0.02
@@ -88,12 +89,6 @@ class VonageSimulator(VonageCompany, Simulator):
             skipped.append(_describe(action))
         told = ", ".join(skipped)[:WORDS_LIMIT] or "nothing"
         return NoStream("done", skipped=skipped, reason=f"the NCCO holds {told}, but connects to no websocket")
-
-    def stream(self) -> Stream:
-        return VonageCarrier()
-
-    def fake_api(self) -> FakeApi | None:
-        return VonageApi(self)
 
 
 def _read_endpoint(action: Any) -> dict[str, Any]:

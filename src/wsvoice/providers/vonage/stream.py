@@ -33,7 +33,6 @@ _COMMANDS: Mapping[type[Any], str] = {Mark: "notify", Clear: "clear"}
 class VonageStream(BinaryStream):
     """One end of a stream; it has no id of its own, so it goes by its call's."""
 
-    title: ClassVar[str] = "Vonage"
     encodings: ClassVar[Mapping[AudioFormat, str]] = {wire: name for name, wire in FORMATS.items()}
     default_format: ClassVar[AudioFormat] = FORMATS["audio/l16;rate=16000"]
     #: It is important that each message holds exactly as much.

@@ -22,7 +22,7 @@ from wsvoice.providers.events import Audio, Clear, Digit, Event
 from wsvoice.runner.pipecat.resamplers import SteadyResampler
 
 if TYPE_CHECKING:
-    from wsvoice.providers.base import Stream
+    from wsvoice.providers.media_stream import Stream
 
 
 class CallSerializer(FrameSerializer):
