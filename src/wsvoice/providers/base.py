@@ -7,8 +7,8 @@ dial`` needs: playing the company, from the webhook to the carrier's end of the 
 is plain values in, plain values out: nothing here opens a socket, reads a clock or looks at the environment.
 
 A company's package states what is different about it: ``company.py`` what both ends need, ``stream.py`` how its
-messages are spelt, ``server.py`` and ``simulator.py`` the two halves, and where there is an API ``rest.py`` requests to
-it and ``fake_api.py`` its answers in a test call.
+messages are spelt, ``server.py`` and ``simulator.py`` the two halves, and where there is an API ``fake_api.py`` its
+answers in a test call.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 from urllib.parse import parse_qsl
 
 from wsvoice.audio import PCMU_8K, AudioFormat
-from wsvoice.call import Call
+from wsvoice.call import Call, Direction
 from wsvoice.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 from wsvoice.providers.fields import broken, read_object, shown, write_object
 
@@ -50,7 +50,6 @@ FIELD_LIMIT = 256
 #: What an answer sends along as custom parameters where a stream's start message does not tell it; the first two
 #: names are the ones that pipecat's own parser reads.
 CALL_PARAMETERS = ("from_number", "to_number", "direction")
-
 
 _BOUNDARY = re.compile(r"""boundary="?([0-9A-Za-z'()+_,./:=? -]{1,70})""", re.IGNORECASE)
 _PART_NAME = re.compile(rb"""\bname="([^"\r\n]*)\"""", re.IGNORECASE)
@@ -82,11 +81,25 @@ class WebhookRequest:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
 
+    @property
+    def is_json(self) -> bool:
+        """Whether it says that its body is JSON."""
+        return self.method != "GET" and "json" in self.headers.get("content-type", "")
+
+    def read_json(self) -> dict[str, Any]:
+        """
+        Return the JSON object that is its body.
+
+        Raises:
+            RemoteProtocolError: If it is none.
+        """
+        return read_object(self.body.decode("utf-8", "replace"))
+
     @cached_property
     def form(self) -> list[tuple[str, str]]:
         """The body's form fields, in their order, blank values included; empty for other bodies."""
         content_type = self.headers.get("content-type", "")
-        if self.method == "GET" or "json" in content_type:
+        if self.method == "GET" or self.is_json:
             return []
         if content_type.lower().startswith("multipart/form-data"):
             return _read_multipart(content_type, self.body)
@@ -109,7 +122,7 @@ class WebhookRequest:
         if self.method == "GET":
             return dict(self.query)
         try:
-            return read_object(self.body.decode("utf-8", "replace"))
+            return self.read_json()
         except RemoteProtocolError:
             return {}
 
@@ -448,17 +461,20 @@ class Server(Company):
         """
         raise broken("no-call", f"{self.title} sends no webhooks")
 
-    def checked(self, call: Call) -> Call:
+    def announced(
+        self, call_id: str, account_id: str, from_number: str, to_number: str, *, is_outbound: bool = False
+    ) -> Call:
         """
-        Return `call`, whose ids and numbers are logged, repeated in the answer, and may be anybody's.
+        Return a call, whose ids and numbers are logged, repeated in the answer, and may be anybody's.
 
         Raises:
             RemoteProtocolError: Of kind ``bad-field``, if one of them cannot be real.
         """
-        for value in (call.call_id, call.account_id, call.from_number, call.to_number):
+        for value in (call_id, account_id, from_number, to_number):
             if len(value) > FIELD_LIMIT or not value.isprintable():
                 raise broken("bad-field", f"a field of the webhook cannot be {self.title}'s: {shown(value)}")
-        return call
+        direction: Direction = "outbound" if is_outbound else "inbound"
+        return Call(self.name, call_id, "", account_id, from_number, to_number, direction)
 
     def answer(self, call: Call, stream_url: str) -> Answer:
         """
@@ -468,6 +484,10 @@ class Server(Company):
             LocalProtocolError: If the provider could not use `stream_url` or one of the call's parameters.
         """
         raise LocalProtocolError("no-answer", f"{self.title} asks for no document")
+
+    def sent_parameters(self, call: Call) -> dict[str, str]:
+        """Return the custom parameters of `call` and, where the user has none of that name, :data:`CALL_PARAMETERS`."""
+        return {**{name: value for name in CALL_PARAMETERS if (value := getattr(call, name))}, **call.parameters}
 
     def acknowledge(self) -> Answer:
         """Render the answer to a webhook that needs none."""
@@ -581,15 +601,7 @@ class Simulator(Company):
     def new_call(self, *, from_number: str, to_number: str, parameters: Mapping[str, str], seed: bytes) -> Call:
         """Invent a call and its stream, with ids of the provider's shape; `seed` is at least 32 random bytes."""
         call_id, stream_id, account_id = self.new_ids(seed)
-        return Call(
-            provider=self.name,
-            call_id=call_id,
-            stream_id=stream_id,
-            account_id=account_id,
-            from_number=from_number,
-            to_number=to_number,
-            parameters=dict(parameters),
-        )
+        return Call(self.name, call_id, stream_id, account_id, from_number, to_number, parameters=dict(parameters))
 
     def new_ids(self, seed: bytes) -> tuple[str, str, str]:
         """Invent the ids of a call, its stream and its account; `seed` is at least 32 random bytes."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from wsvoice.call import Call
 from wsvoice.errors import RemoteProtocolError
 from wsvoice.providers.base import Answer, CallStatus, Command, Company, StreamRequest, WebhookRequest
-from wsvoice.providers.fields import DIGITS, broken, read_basic, read_object, shown, write_object
+from wsvoice.providers.fields import DIGITS, broken, read_basic, shown, write_object
 from wsvoice.providers.signing import is_same
 from wsvoice.providers.urls import read_callback
 
@@ -78,10 +78,9 @@ def read_fields(request: WebhookRequest) -> dict[str, str]:
     Raises:
         RemoteProtocolError: If it says that it is JSON, and is no object.
     """
-    if request.method == "GET" or "json" not in request.headers.get("content-type", ""):
+    if not request.is_json:
         return dict(request.form)
-    content = read_object(request.body.decode("utf-8", "replace"))
-    return {name: value for name, value in content.items() if isinstance(value, str)}
+    return {name: value for name, value in request.read_json().items() if isinstance(value, str)}
 
 
 def read_digits(written: str) -> str:

@@ -10,6 +10,8 @@ from base64 import b64encode
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from wsvoice.providers.fields import read_basic
+
 #: Pairs of names and values, in their order, repeated names included.
 Fields = Iterable[tuple[str, str]]
 
@@ -35,10 +37,6 @@ class SignedUrl(NamedTuple):
         path, mark, query = (rest or "").partition("?")
         return cls(scheme, host, port or "", path, mark + query)
 
-    def with_scheme(self, scheme: str) -> SignedUrl:
-        """The same URL with another scheme."""
-        return self._replace(scheme=scheme)
-
     def other_port(self) -> SignedUrl:
         """The same URL without its port, or with the port that it means."""
         default = "443" if self.scheme in ("https", "wss") else "80"
@@ -59,7 +57,7 @@ class SignedUrl(NamedTuple):
         slash = "without its trailing slash" if self.path.endswith("/") else "with a trailing slash"
         port = f"without :{self.port}" if self.port else "with :443"
         for scheme in schemes:
-            exact = self.with_scheme(scheme)
+            exact = self._replace(scheme=scheme)
             yield f"the {scheme} URL", exact
             yield f"the {scheme} URL {slash}", exact.other_slash()
             if ports:
@@ -75,12 +73,12 @@ class SignedUrl(NamedTuple):
 
 def hmac_base64(secret: str, text: str, digest: str) -> str:
     """Return the HMAC of `text` in base64; `digest` is the hash's name."""
-    return b64encode(_hmac(secret, text.encode("utf-8", "surrogatepass"), digest)).decode("ascii")
+    return b64encode(hmac_bytes(secret, text.encode("utf-8", "surrogatepass"), digest)).decode("ascii")
 
 
-def hmac_hex(secret: str, content: bytes, digest: str) -> str:
-    """Return the HMAC of `content` in hexadecimal; `digest` is the hash's name."""
-    return _hmac(secret, content, digest).hex()
+def hmac_bytes(secret: str, content: bytes, digest: str) -> bytes:
+    """Return the HMAC of `content`; `digest` is the hash's name."""
+    return hmac.digest(secret.encode("utf-8", "surrogateescape"), content, digest)
 
 
 def is_same(ours: str, theirs: str) -> bool:
@@ -88,5 +86,7 @@ def is_same(ours: str, theirs: str) -> bool:
     return hmac.compare_digest(ours.encode("utf-8", "surrogatepass"), theirs.encode("utf-8", "surrogatepass"))
 
 
-def _hmac(secret: str, content: bytes, digest: str) -> bytes:
-    return hmac.digest(secret.encode("utf-8", "surrogateescape"), content, digest)
+def has_password(header: str, user: str, password: str) -> bool:
+    """Whether an ``Authorization`` header carries both, in a time that tells nothing of either; no `user` is any."""
+    given, secret = read_basic(header)
+    return is_same(user or given, given) & is_same(password, secret)

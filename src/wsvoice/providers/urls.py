@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import SplitResult, unquote, urlencode, urljoin, urlsplit
 
 from wsvoice.errors import LocalProtocolError
@@ -112,7 +113,7 @@ def basic_header(user: str, password: str) -> dict[str, str]:
     return {"Authorization": f"Basic {encoded}"}
 
 
-def json_request(url: str, method: str, fields: Mapping[str, str]) -> WebhookRequest:
+def json_request(url: str, method: str, fields: Mapping[str, Any]) -> WebhookRequest:
     """Return a webhook that carries `fields`: in the query of a GET, as JSON in the body of a POST."""
     if method == "GET":
         return form_request(url, method, fields)

@@ -58,7 +58,7 @@ class XmlSimulator(Simulator):
     """A company whose webhook is answered with XML. By itself it is a plain dialect of TwiML."""
 
     hazards: ClassVar[Sequence[Hazard]] = JSON_HAZARDS
-    #: Bytes of a document.
+    #: Bytes of a document; beyond is Twilio's error 11750: https://www.twilio.com/docs/api/errors/11750
     document_limit: ClassVar[int] = 64 * 1024
     #: What is looked for, for the error of a document that lacks it.
     stream_element: ClassVar[str] = "<Connect><Stream>"
@@ -128,7 +128,25 @@ class XmlSimulator(Simulator):
         media_type = content_type.partition(";")[0].strip().lower()
         if media_type not in ("text/xml", "application/xml"):
             reading.found("warn", f"the answer's type is {shown(media_type)}; send application/xml")
-        return parse_response(body, limit=self.document_limit)
+        if len(body) > self.document_limit:
+            raise broken("too-large", f"the answer has {len(body)} bytes; {self.document_limit} are allowed")
+        if not body.strip():
+            raise broken("bad-xml", "the answer is empty")
+        parser = XMLParser(target=_Builder())
+        try:
+            parser.feed(body)
+            root = parser.close()
+        except ParseError as error:
+            line, column = error.position
+            what = str(error).partition(":")[0]
+            raise broken("bad-xml", f"the answer is not XML: {what} at line {line}, column {column + 1}") from None
+        except (LookupError, ValueError) as error:
+            raise broken("bad-xml", f"the answer is not XML: {error}") from None
+        if not isinstance(root, Element):
+            raise broken("bad-xml", "the answer is not XML: it has no element")
+        if root.tag != "Response":
+            raise broken("bad-xml", f"the answer's root is {shown(root.tag)}; it must be Response")
+        return root
 
     def read_redirect(self, verb: Element, base_url: str) -> Callback | None:
         """Return where a ``<Redirect>`` leads."""
@@ -162,6 +180,8 @@ class XmlSimulator(Simulator):
         if verb is not stream and len(verb) > 1:
             reading.found("fail", f"<{verb.tag}> holds {len(verb)} nouns; only one is allowed")
         self.judge_stream(stream, verb, later, reading)
+        rest = Element("Response")
+        rest.extend(later)
         status = self.status_callback
         method = stream.get(f"{status.removesuffix('Url')}Method")
         return StreamRequest(
@@ -178,7 +198,7 @@ class XmlSimulator(Simulator):
             action=None
             if verb is stream
             else _callback(verb.get("action"), verb.get("method"), reading, f"<{verb.tag} action>"),
-            rest=write_rest(later) if then else b"",
+            rest=tostring(rest) if then else b"",
         )
 
     def read_url(self, stream: Element, reading: Reading) -> str:
@@ -251,41 +271,6 @@ class _Builder(TreeBuilder):
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
         raise broken("bad-xml", "the answer has a DOCTYPE; leave it out")
-
-
-def parse_response(body: bytes, *, limit: int) -> Element:
-    """
-    Return the ``<Response>`` of an XML document of at most `limit` bytes.
-
-    Raises:
-        RemoteProtocolError: Of kind ``too-large`` or ``bad-xml``, saying what is wrong and where.
-    """
-    if len(body) > limit:
-        raise broken("too-large", f"the answer has {len(body)} bytes; {limit} are allowed")
-    if not body.strip():
-        raise broken("bad-xml", "the answer is empty")
-    parser = XMLParser(target=_Builder())
-    try:
-        parser.feed(body)
-        root = parser.close()
-    except ParseError as error:
-        line, column = error.position
-        what = str(error).partition(":")[0]
-        raise broken("bad-xml", f"the answer is not XML: {what} at line {line}, column {column + 1}") from None
-    except (LookupError, ValueError) as error:
-        raise broken("bad-xml", f"the answer is not XML: {error}") from None
-    if not isinstance(root, Element):
-        raise broken("bad-xml", "the answer is not XML: it has no element")
-    if root.tag != "Response":
-        raise broken("bad-xml", f"the answer's root is {shown(root.tag)}; it must be Response")
-    return root
-
-
-def write_rest(verbs: Sequence[Element]) -> bytes:
-    """Return a document of `verbs`."""
-    response = Element("Response")
-    response.extend(verbs)
-    return tostring(response)
 
 
 def _callback(written: str | None, method: str | None, reading: Reading, what: str) -> Callback | None:

@@ -11,8 +11,7 @@ from wsvoice.errors import ConfigError
 from wsvoice.providers.asterisk.company import AsteriskCompany
 from wsvoice.providers.asterisk.stream import AsteriskMirror, AsteriskStream
 from wsvoice.providers.base import Server, WebhookRequest
-from wsvoice.providers.fields import read_basic
-from wsvoice.providers.signing import is_same
+from wsvoice.providers.signing import has_password
 
 _CLIENT = """
 ; /etc/asterisk/websocket_client.conf
@@ -59,9 +58,7 @@ class AsteriskServer(AsteriskCompany, Server):
         Asterisk sends them with its first request, without being asked.
         """
         password = self.credential("ASTERISK_PASSWORD")
-        given = read_basic(request.headers.get("authorization", ""))
-        # Both are compared in any case: the time that it takes tells nothing of either.
-        return bool(password) and is_same(self.username, given[0]) & is_same(password, given[1])
+        return bool(password) and has_password(request.headers.get("authorization", ""), self.username, password)
 
     def setup_lines(self, stream_url: str) -> list[str]:
         """Return the lines of Asterisk's files that lead an extension to `stream_url`."""

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, ClassVar
 
 from wsvoice.call import Call
@@ -15,8 +14,8 @@ from wsvoice.providers.bandwidth.company import BandwidthCompany, parameter_faul
 from wsvoice.providers.bandwidth.stream import BandwidthMirror, BandwidthStream
 from wsvoice.providers.base import Answer, CallUpdate, Server, WebhookRequest
 from wsvoice.providers.callbacks import details, report
-from wsvoice.providers.fields import broken, read_basic, read_object, read_text, text_or_nothing
-from wsvoice.providers.signing import is_same
+from wsvoice.providers.fields import broken, read_text, text_or_nothing
+from wsvoice.providers.signing import has_password
 from wsvoice.providers.urls import check_stream_url
 from wsvoice.providers.xml_writer import document, element
 
@@ -70,8 +69,7 @@ class BandwidthServer(BandwidthCompany, Server):
             failed |= (is_over or kind == "mediaStreamStopped") and cause not in _IN_ORDER
             return report(call_id, kind or "callback", details(fields, _TOLD), failed=failed, ended=is_over)
         account, caller, called = (text_or_nothing(fields.get(n), _TEXT_LIMIT) for n in ("accountId", "from", "to"))
-        call = Call(self.name, call_id, account_id=account, from_number=caller, to_number=called)
-        return self.checked(replace(call, direction="outbound") if fields.get("direction") == "outbound" else call)
+        return self.announced(call_id, account, caller, called, is_outbound=fields.get("direction") == "outbound")
 
     def answer(self, call: Call, stream_url: str) -> Answer:
         """
@@ -83,8 +81,7 @@ class BandwidthServer(BandwidthCompany, Server):
         https://dev.bandwidth.com/docs/voice/programmable-voice/bxml/stopStream/
         """
         check_stream_url(stream_url)
-        known = {"from_number": call.from_number, "to_number": call.to_number, "direction": call.direction}
-        parameters = {**{name: value for name, value in known.items() if value}, **call.parameters}
+        parameters = self.sent_parameters(call)
         if fault := parameter_fault(parameters):
             raise LocalProtocolError("long-parameter", fault)
         named = (element("StreamParam", {"name": name, "value": value}) for name, value in parameters.items())
@@ -104,9 +101,7 @@ class BandwidthServer(BandwidthCompany, Server):
         if not password:
             raise SignatureError("no webhook's password is known", hint="set BANDWIDTH_WEBHOOK_PASSWORD")
         written = request.headers.get("authorization", "")
-        given = read_basic(written)
-        # Both are compared in any case: the time that it takes tells nothing of either.
-        if not is_same(password, given[1]) & is_same(user or given[0], given[0]):
+        if not has_password(written, user, password):
             what = "the webhook's user name or password is wrong" if written else "the webhook carries no password"
             raise SignatureError(what, hint="enter the same ones as the credentials of Bandwidth's voice application")
 
@@ -124,6 +119,6 @@ def _read_fields(request: WebhookRequest) -> Mapping[str, Any]:
     """
     if request.method == "GET":
         return dict(request.query)
-    if "json" not in request.headers.get("content-type", ""):
+    if not request.is_json:
         raise broken("no-call", "the request is no JSON, so it is not a webhook of Bandwidth's")
-    return read_object(request.body.decode("utf-8", "replace"))
+    return request.read_json()

@@ -16,8 +16,8 @@ from wsvoice.providers.bandwidth.company import BandwidthCompany, parameter_faul
 from wsvoice.providers.bandwidth.stream import BandwidthMirror
 from wsvoice.providers.base import Callback, Occasion, Quirk, Side, StreamRequest, StreamStatus, WebhookRequest
 from wsvoice.providers.events import Audio, Event, StreamStarted
-from wsvoice.providers.fields import write_object, write_time
-from wsvoice.providers.urls import basic_header, read_callback
+from wsvoice.providers.fields import write_time
+from wsvoice.providers.urls import basic_header, json_request, read_callback
 from wsvoice.providers.xml_answer import WORDS_LIMIT, Reading, XmlSimulator
 
 _EVENTS = {"started": "mediaStreamStarted", "stopped": "mediaStreamStopped", "failed": "mediaStreamRejected"}
@@ -72,9 +72,7 @@ class BandwidthSimulator(BandwidthCompany, XmlSimulator):
         return _fields(call, "redirect" if occasion else first, now)
 
     def request(self, url: str, method: str, fields: Mapping[str, Any], now: float) -> WebhookRequest:
-        if method == "GET":
-            return super().request(url, method, fields, now)
-        return WebhookRequest(method, url, {"content-type": "application/json"}, write_object(dict(fields)).encode())
+        return json_request(url, method, fields)
 
     def stream_webhook(
         self, call: Call, callback: Callback, status: StreamStatus, *, name: str = "", error: str = "", now: float = 0.0

@@ -15,8 +15,8 @@ from wsvoice.providers.base import Answer, CallUpdate, Server, WebhookRequest
 from wsvoice.providers.callbacks import details, report
 from wsvoice.providers.exotel.company import PARAMETER_COUNT, PARAMETERS_LIMIT, RATE_NAMES, ExotelCompany
 from wsvoice.providers.exotel.stream import ExotelMirror, ExotelStream
-from wsvoice.providers.fields import broken, read_basic, read_object, start_of, write_object
-from wsvoice.providers.signing import is_same
+from wsvoice.providers.fields import broken, read_object, start_of, write_object
+from wsvoice.providers.signing import has_password
 from wsvoice.providers.urls import check_stream_url
 
 _CALL_ID = re.compile(r"[0-9a-z]{30,40}")
@@ -67,16 +67,10 @@ class ExotelServer(ExotelCompany, Server):
             raise broken("no-call", "the request has no CallSid, so it is not of Exotel's")
         if (update := _read_report(call_id, fields)) is not None:
             return update
-        return self.checked(
-            Call(
-                provider=self.name,
-                call_id=call_id,
-                account_id=fields.get("accountsid") or fields.get("tenant_id", ""),
-                from_number=fields.get("callfrom") or fields.get("from", ""),
-                to_number=fields.get("callto") or fields.get("to", ""),
-                direction="outbound" if fields.get("direction", "").startswith("out") else "inbound",
-            )
-        )
+        account = fields.get("accountsid") or fields.get("tenant_id", "")
+        caller, called = fields.get("callfrom") or fields.get("from", ""), fields.get("callto") or fields.get("to", "")
+        is_outbound = fields.get("direction", "").startswith("out")
+        return self.announced(call_id, account, caller, called, is_outbound=is_outbound)
 
     def answer(self, call: Call, stream_url: str) -> Answer:
         """
@@ -108,9 +102,7 @@ class ExotelServer(ExotelCompany, Server):
         https://developer.exotel.com/docs/agentstream/stream-voicebot-applet#configuration-parameters
         """
         user, password = self.credential("EXOTEL_STREAM_USER"), self.credential("EXOTEL_STREAM_PASSWORD")
-        given = read_basic(request.headers.get("authorization", ""))
-        # Both are compared in any case: the time that it takes tells nothing of either.
-        return bool(user and password) and is_same(user, given[0]) & is_same(password, given[1])
+        return bool(user and password) and has_password(request.headers.get("authorization", ""), user, password)
 
 
 def _read_fields(request: WebhookRequest) -> dict[str, str]:
@@ -121,8 +113,8 @@ def _read_fields(request: WebhookRequest) -> dict[str, str]:
         RemoteProtocolError: If what says that it is JSON is no object.
     """
     fields = {name.lower(): value for name, value in request.fields.items()}
-    if request.method != "GET" and "json" in request.headers.get("content-type", ""):
-        for name, value in read_object(request.body.decode("utf-8", "replace")).items():
+    if request.is_json:
+        for name, value in request.read_json().items():
             if isinstance(value, str | int) and not isinstance(value, bool):
                 fields[name.lower()] = str(value)
             elif isinstance(value, dict):

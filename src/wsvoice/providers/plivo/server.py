@@ -6,19 +6,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import ClassVar, NamedTuple
+from urllib.parse import quote
 
 from wsvoice.call import Call
 from wsvoice.errors import LocalProtocolError, SignatureError
 from wsvoice.providers.base import Answer, CallUpdate, HttpRequest, Server, WebhookRequest
 from wsvoice.providers.callbacks import details, report
 from wsvoice.providers.fields import broken, shown, start_of, with_plus
-from wsvoice.providers.plivo import rest
 from wsvoice.providers.plivo.company import HEADERS, TOKEN_NAMES, URL_LIMIT, PlivoCompany, Version, signed_text
 from wsvoice.providers.plivo.stream import PlivoMirror, PlivoStream
 from wsvoice.providers.signing import SignedUrl, hmac_base64, is_same
 from wsvoice.providers.urls import check_stream_url
 from wsvoice.providers.xml_writer import document, element
 
+API_BASE_URL = "https://api.plivo.com/v1"
 #: Seconds that a stream may last, which is Plivo's own default.
 STREAM_TIMEOUT_S = 86_400
 # Plivo's nonces have 20 digits.
@@ -86,16 +87,9 @@ class PlivoServer(PlivoCompany, Server):
         call_id = fields.get("CallUUID", "")
         if not call_id:
             raise broken("no-call", "the request has no CallUUID, so it is not a webhook of Plivo's")
-        return self.checked(
-            Call(
-                provider=self.name,
-                call_id=call_id,
-                account_id=fields.get("AuthID", ""),
-                from_number=with_plus(fields.get("From", "")),
-                to_number=with_plus(fields.get("To", "")),
-                direction="outbound" if fields.get("Direction") == "outbound" else "inbound",
-            )
-        )
+        caller, called = with_plus(fields.get("From", "")), with_plus(fields.get("To", ""))
+        is_outbound = fields.get("Direction") == "outbound"
+        return self.announced(call_id, fields.get("AuthID", ""), caller, called, is_outbound=is_outbound)
 
     def answer(self, call: Call, stream_url: str) -> Answer:
         """
@@ -134,8 +128,15 @@ class PlivoServer(PlivoCompany, Server):
 
         Plivo's documents say both that ``keepCallAlive`` runs what follows the stream and that it keeps the call
         up; this ends the call either way.
+
+        https://www.plivo.com/docs/voice/api/call/hangup-a-call
         """
-        return rest.hang_up(self, call)
+        account, token = self.credential("PLIVO_AUTH_ID"), self.credential("PLIVO_AUTH_TOKEN")
+        if not account or not token:
+            return None
+        base = (self.credential("PLIVO_API_BASE_URL") or API_BASE_URL).rstrip("/")
+        url = f"{base}/Account/{quote(account, safe='')}/Call/{quote(call.call_id, safe='')}/"
+        return HttpRequest("DELETE", url, basic_auth=(account, token))
 
     # Signatures: https://plivo.com/docs/voice/concepts/signature-validation
 
@@ -185,11 +186,11 @@ class PlivoServer(PlivoCompany, Server):
                 return words
         for scheme in ("https", "wss"):
             # By hand, in a sample of the documentation: the method before the URL, and no dot.
-            if self._match(found, f"GET{asked.with_scheme(scheme)}{found.nonce}"):
+            if self._match(found, f"GET{asked._replace(scheme=scheme)}{found.nonce}"):
                 return f"the {scheme} URL after GET, as in the documentation's sample"
         raise SignatureError(
             f"the WebSocket's {HEADERS[found.version].own} does not match",
-            hint=f"checked against {str(asked.with_scheme('https')._replace(query=''))[:200]} and its wss, http and "
+            hint=f"checked against {str(asked._replace(scheme='https', query=''))[:200]} and its wss, http and "
             "slash forms - if Plivo connects to another address, name it with -x",
         )
 

@@ -212,7 +212,7 @@ class PlivoSimulator(PlivoCompany, XmlSimulator):
     def upgrade_headers(self, url: str, *, now: float) -> dict[str, str]:
         if not self.can_verify():
             return {}
-        signed = str(SignedUrl.parse(url).with_scheme(self.quirk("ws-signature-form")))
+        signed = str(SignedUrl.parse(url)._replace(scheme=self.quirk("ws-signature-form")))
         nonce = _nonce(3, now, b"GET", signed.encode("utf-8", "surrogatepass"))
         return self._signature_headers(3, nonce, "GET", signed)
 

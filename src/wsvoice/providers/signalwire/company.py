@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from wsvoice.providers.signalwire.stream import CODECS
-from wsvoice.providers.signing import hmac_hex
+from wsvoice.providers.signing import hmac_bytes
 from wsvoice.providers.twilio.company import TwilioCompany
 
 
@@ -39,4 +39,4 @@ class SignalWireCompany(TwilioCompany):
     def sign_json(self, url: str, body: bytes) -> str:
         """Return the signature of a JSON body, which is signed as it is, after the URL."""
         content = url.encode("utf-8", "surrogatepass") + body
-        return hmac_hex(self.credential(self.secret_name), content, "sha1")
+        return hmac_bytes(self.credential(self.secret_name), content, "sha1").hex()

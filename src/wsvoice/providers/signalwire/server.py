@@ -10,7 +10,7 @@ from wsvoice.providers.base import WebhookRequest
 from wsvoice.providers.signalwire.company import SignalWireCompany
 from wsvoice.providers.signalwire.stream import SignalWireMirror, SignalWireStream
 from wsvoice.providers.signing import is_same
-from wsvoice.providers.twilio.company import is_json, webhook_urls
+from wsvoice.providers.twilio.company import webhook_urls
 from wsvoice.providers.twilio.server import TwilioServer, has_uuid, is_start, is_uuid
 
 
@@ -38,7 +38,7 @@ class SignalWireServer(SignalWireCompany, TwilioServer):
 
         A form is signed as Twilio signs it; JSON as it is, after the URL.
         """
-        if not is_json(request):
+        if not request.is_json:
             super().verify(request, now=now)
             return
         signature = self.signature(request, "webhook")
@@ -47,7 +47,7 @@ class SignalWireServer(SignalWireCompany, TwilioServer):
 
     def replay_key(self, request: WebhookRequest) -> tuple[str, str | None]:
         """Return the signature, in base64 or, as that of JSON, in hexadecimal; SignalWire sends no token beside it."""
-        if not is_json(request):
+        if not request.is_json:
             return super().replay_key(request)[0], None
         return request.headers.get(self.signature_header.lower(), ""), None
 

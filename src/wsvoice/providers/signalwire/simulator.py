@@ -15,7 +15,7 @@ from wsvoice.providers.base import Occasion, Simulator, WebhookRequest
 from wsvoice.providers.fields import shown
 from wsvoice.providers.signalwire.company import SignalWireCompany
 from wsvoice.providers.signalwire.stream import CODECS, SignalWireMirror
-from wsvoice.providers.twilio.company import is_json, webhook_urls
+from wsvoice.providers.twilio.company import webhook_urls
 from wsvoice.providers.twilio.fake_api import TwilioApi
 from wsvoice.providers.twilio.simulator import TwilioSimulator
 from wsvoice.providers.urls import form_request
@@ -49,7 +49,7 @@ class SignalWireSimulator(SignalWireCompany, TwilioSimulator):
         return form_request(url, method, fields)
 
     def sign(self, request: WebhookRequest, *, now: float) -> WebhookRequest:
-        if not is_json(request) or not self.can_verify():
+        if not request.is_json or not self.can_verify():
             return super().sign(request, now=now)
         signature = self.sign_json(next(webhook_urls(request.url)), request.body)
         return replace(request, headers={**request.headers, self.signature_header.lower(): signature})

@@ -5,13 +5,13 @@ Telnyx's API in a test call: commands of Call Control, and the call resource of 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from wsvoice.call import Call
 from wsvoice.providers.base import Answer, CallStatus, Command, StreamRequest, WebhookRequest
 from wsvoice.providers.fake_api import FakeApi, json_answer, read_call_command, read_digits
-from wsvoice.providers.fields import TEXT_LIMIT, broken, read_object, read_parameters, read_text, shown
+from wsvoice.providers.fields import TEXT_LIMIT, broken, read_parameters, read_text, shown
 from wsvoice.providers.signing import is_same
 from wsvoice.providers.telnyx.company import API_NAMES, stable_uuid
 from wsvoice.providers.telnyx.stream import named_values
@@ -41,7 +41,7 @@ class TelnyxApi(FakeApi):
         answered, action = _read_action(request)
         if action != "answer" or (call_id and answered != call_id):
             return None
-        content = _read_content(request)
+        content = request.read_json()
         written = content.get("stream_url")
         if not isinstance(written, str) or not written:
             raise broken("no-stream", "the call is answered without a stream_url")
@@ -133,13 +133,9 @@ def _read_action(request: WebhookRequest) -> tuple[str, str]:
     return unquote(match[1]), match[2]
 
 
-def _read_content(request: WebhookRequest) -> dict[str, Any]:
-    return read_object(request.body.decode("utf-8", "replace"))
-
-
 def _read_argument(request: WebhookRequest, name: str) -> str:
     """Return a text that a command needs."""
-    return read_text(_read_content(request).get(name), "bad-command", name)[:TEXT_LIMIT]
+    return read_text(request.read_json().get(name), "bad-command", name)[:TEXT_LIMIT]
 
 
 def _read_custom_parameters(written: object) -> dict[str, str]:

@@ -8,15 +8,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
+from urllib.parse import quote
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from wsvoice.call import Call
-from wsvoice.errors import LocalProtocolError, RemoteProtocolError, SignatureError
+from wsvoice.errors import ConfigError, LocalProtocolError, RemoteProtocolError, SignatureError
 from wsvoice.providers.base import Answer, CallUpdate, HttpRequest, Server, WebhookRequest
 from wsvoice.providers.callbacks import details, read_form_report, report
-from wsvoice.providers.fields import broken, read_object, read_signature, read_text, shown, start_of, text_or_nothing
+from wsvoice.providers.fields import broken, read_signature, read_text, shown, start_of, text_or_nothing, write_object
 from wsvoice.providers.telnyx.company import (
     API_NAMES,
     SIGNATURE_HEADER,
@@ -24,12 +25,13 @@ from wsvoice.providers.telnyx.company import (
     TIMESTAMP_HEADER,
     TelnyxCompany,
     read_key,
+    stable_uuid,
 )
-from wsvoice.providers.telnyx.rest import command
 from wsvoice.providers.telnyx.stream import TelnyxMirror, TelnyxStream
 from wsvoice.providers.urls import check_stream_url
 from wsvoice.providers.xml_writer import document, element
 
+API_BASE_URL = "https://api.telnyx.com/v2"
 #: How far a webhook's timestamp may be from our clock, as in Telnyx's own libraries.
 #: https://github.com/team-telnyx/telnyx-python/blob/master/src/telnyx/lib/webhook_verification.py
 TIMESTAMP_TOLERANCE_S = 300
@@ -91,16 +93,8 @@ class TelnyxServer(TelnyxCompany, Server):
         # No field is documented to tell the direction. Instructions for a call that comes in are fetched while it
         # rings, for one that goes out when it has been answered.
         direction = fields.get("Direction") or ("outbound" if fields.get("CallStatus") == "in-progress" else "inbound")
-        return self.checked(
-            Call(
-                provider=self.name,
-                call_id=fields["CallSid"],
-                account_id=fields.get("AccountSid", ""),
-                from_number=fields.get("From", ""),
-                to_number=fields.get("To", ""),
-                direction="outbound" if direction.startswith("outbound") else "inbound",
-            )
-        )
+        caller, called, is_outbound = fields.get("From", ""), fields.get("To", ""), direction.startswith("outbound")
+        return self.announced(fields["CallSid"], fields.get("AccountSid", ""), caller, called, is_outbound=is_outbound)
 
     def _read_call_control(self, data: Mapping[str, Any]) -> Call | CallUpdate:
         kind, payload = data.get("event_type"), data.get("payload")
@@ -110,23 +104,15 @@ class TelnyxServer(TelnyxCompany, Server):
         kind = kind.replace("_", ".")
         # A call that goes out is told to stream when it is dialled; there is nothing to answer.
         if kind != "call.initiated" or text_or_nothing(payload.get("direction")).startswith("out"):
-            cause, call_id = text_or_nothing(payload.get("hangup_cause")), payload.get("call_control_id")
+            cause, named = text_or_nothing(payload.get("hangup_cause")), payload.get("call_control_id")
+            failed = kind.endswith((".failed", ".error")) or cause not in _NORMAL_CAUSES
+            told = details(payload, _DETAILS)
             return report(
-                call_id if isinstance(call_id, str) else "",
-                kind,
-                details(payload, _DETAILS),
-                failed=kind.endswith((".failed", ".error")) or cause not in _NORMAL_CAUSES,
-                ended=kind == "call.hangup",
+                named if isinstance(named, str) else "", kind, told, failed=failed, ended=kind == "call.hangup"
             )
-        return self.checked(
-            Call(
-                provider=self.name,
-                call_id=read_text(payload.get("call_control_id"), "no-call", "call_control_id"),
-                from_number=text_or_nothing(payload.get("from")),
-                to_number=text_or_nothing(payload.get("to")),
-                control="api",
-            )
-        )
+        call_id = read_text(payload.get("call_control_id"), "no-call", "call_control_id")
+        caller, called = text_or_nothing(payload.get("from")), text_or_nothing(payload.get("to"))
+        return replace(self.announced(call_id, "", caller, called), control="api")
 
     def answer(self, call: Call, stream_url: str) -> Answer:
         """
@@ -144,7 +130,7 @@ class TelnyxServer(TelnyxCompany, Server):
             content = {"stream_url": stream_url, **self.stream_settings(API_NAMES)}
             if parameters:
                 content["custom_parameters"] = parameters
-            return replace(self.acknowledge(), requests=(command(self, call, "answer", content),))
+            return replace(self.acknowledge(), requests=(self._command(call, "answer", content),))
         settings = {name: str(value) for name, value in self.stream_settings(TEXML_NAMES).items()}
         # Telnyx dials a stream again that was closed, unless it is told not to.
         attributes = {"url": stream_url, **settings, "enableReconnect": "false"}
@@ -158,13 +144,38 @@ class TelnyxServer(TelnyxCompany, Server):
             return Answer(document(element("Reject", {"reason": "busy"})))
         if not self.credential("TELNYX_API_KEY"):
             return self.acknowledge()
-        return replace(self.acknowledge(), requests=(command(self, call, "reject", {"cause": "USER_BUSY"}),))
+        return replace(self.acknowledge(), requests=(self._command(call, "reject", {"cause": "USER_BUSY"}),))
 
     def hang_up(self, call: Call, *, now: float = 0.0) -> HttpRequest | None:
         # A TeXML call ends when the stream is closed, because its document says enableReconnect="false" and nothing
         # follows.
         by_request = call.control == "api" and self.credential("TELNYX_API_KEY")
-        return command(self, call, "hangup", {}) if by_request else None
+        return self._command(call, "hangup", {}) if by_request else None
+
+    def _command(self, call: Call, action: str, content: Mapping[str, Any]) -> HttpRequest:
+        """
+        Return the request that carries out `action` for `call`.
+
+        Its ``command_id`` is the same each time, so that an event that came twice is answered once.
+
+        Raises:
+            ConfigError: If the API's key is not known.
+
+        https://developers.telnyx.com/docs/v1/call-control/sending-commands
+        """
+        key = self.credential("TELNYX_API_KEY")
+        if not key:
+            raise ConfigError(
+                "a Call Control call is answered through Telnyx's API, whose key is not known",
+                hint="set TELNYX_API_KEY, or use a TeXML application, which needs none",
+            )
+        base = (self.credential("TELNYX_BASE_URL") or API_BASE_URL).rstrip("/")
+        return HttpRequest(
+            "POST",
+            f"{base}/calls/{quote(call.call_id, safe='')}/actions/{action}",
+            {"authorization": f"Bearer {key}", "content-type": "application/json", "accept": "application/json"},
+            write_object({**content, "command_id": stable_uuid(action, call.call_id)}).encode(),
+        )
 
     # Signatures
 
@@ -262,7 +273,7 @@ def _read_event(request: WebhookRequest) -> dict[str, Any] | None:
     """
     if request.method == "GET" or not request.body.lstrip().startswith(b"{"):
         return None
-    data = read_object(request.body.decode("utf-8", "replace")).get("data")
+    data = request.read_json().get("data")
     if not isinstance(data, dict):
         raise broken("no-call", f"the JSON's data is {shown(data)}, so it is not a Telnyx event")
     return data

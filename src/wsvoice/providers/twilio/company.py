@@ -5,13 +5,15 @@ How Twilio signs, and those who speak its dialect: https://www.twilio.com/docs/u
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import ClassVar, NamedTuple
 
-from wsvoice.providers.base import Company, WebhookRequest
+from wsvoice.providers.base import Company
 from wsvoice.providers.signing import Fields, SignedUrl, hmac_base64
 
 SETTINGS_HEADER = "X-Twilio-Webhooks-Signature-Settings"
+#: Name and value together: https://www.twilio.com/docs/voice/twiml/stream#custom-parameters
+PARAMETER_LIMIT = 500
 
 
 class TwilioCompany(Company):
@@ -59,11 +61,6 @@ class SigningKey(NamedTuple):
         return hmac_base64(self.secret, signed, self.digest)
 
 
-def is_json(request: WebhookRequest) -> bool:
-    """Whether a webhook's body is JSON, which is signed by its hash."""
-    return request.method != "GET" and "json" in request.headers.get("content-type", "")
-
-
 def webhook_urls(written: str) -> Iterator[str]:
     """Both forms of a webhook's URL: some of Twilio's products leave the port out of what they sign."""
     url = SignedUrl.parse(written)
@@ -71,8 +68,3 @@ def webhook_urls(written: str) -> Iterator[str]:
     yield str(url.other_port())
     if str(url) != written:
         yield written
-
-
-def write_settings(sid: str) -> Mapping[str, str]:
-    """Return the header that names the shared key of a signature."""
-    return {SETTINGS_HEADER: f"key={sid or 'webhooks_sharedkey_wsvoice'},algorithm=HMAC_SHA256"}

@@ -17,13 +17,10 @@ from wsvoice.providers.callbacks import read_form_report
 from wsvoice.providers.fields import broken, read_signature, shown, start_of
 from wsvoice.providers.media_stream import Stream
 from wsvoice.providers.signing import Fields, SignedUrl, is_same
-from wsvoice.providers.twilio.company import SETTINGS_HEADER, SigningKey, TwilioCompany, is_json, webhook_urls
+from wsvoice.providers.twilio.company import PARAMETER_LIMIT, SETTINGS_HEADER, SigningKey, TwilioCompany, webhook_urls
 from wsvoice.providers.twilio.stream import TwilioMirror, TwilioStream
 from wsvoice.providers.urls import check_stream_url
 from wsvoice.providers.xml_writer import document, element
-
-#: Name and value together: https://www.twilio.com/docs/voice/twiml/stream#custom-parameters
-PARAMETER_LIMIT = 500
 
 _DIGESTS = {"HMAC_SHA1": "sha1", "HMAC_SHA256": "sha256"}
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -52,16 +49,9 @@ class TwilioServer(TwilioCompany, Server):
             raise broken("no-call", f"the request has no CallSid, so it is not a webhook of {self.title}'s")
         if (update := read_form_report(fields)) is not None:
             return update
-        return self.checked(
-            Call(
-                provider=self.name,
-                call_id=call_id,
-                account_id=fields.get("AccountSid", ""),
-                from_number=fields.get("From") or fields.get("Caller", ""),
-                to_number=fields.get("To") or fields.get("Called", ""),
-                direction="outbound" if fields.get("Direction", "").startswith("outbound") else "inbound",
-            )
-        )
+        caller, called = fields.get("From") or fields.get("Caller", ""), fields.get("To") or fields.get("Called", "")
+        is_outbound = fields.get("Direction", "").startswith("outbound")
+        return self.announced(call_id, fields.get("AccountSid", ""), caller, called, is_outbound=is_outbound)
 
     def answer(self, call: Call, stream_url: str) -> Answer:
         """
@@ -74,8 +64,7 @@ class TwilioServer(TwilioCompany, Server):
         """
         if check_stream_url(stream_url).query:
             raise LocalProtocolError("bad-url", f"{self.title} drops the query of a stream's URL")
-        known = {"from_number": call.from_number, "to_number": call.to_number, "direction": call.direction}
-        parameters = {**{name: value for name, value in known.items() if value}, **call.parameters}
+        parameters = self.sent_parameters(call)
         for name, value in parameters.items():
             if not name:
                 raise LocalProtocolError("bad-parameter", "a custom parameter has no name")
@@ -119,7 +108,7 @@ class TwilioServer(TwilioCompany, Server):
         https://www.twilio.com/docs/usage/security#validating-requests
         """
         key, signature = self._key_and_signature(request, "webhook")
-        if is_json(request):
+        if request.is_json:
             covered = next((value for name, value in request.query if name == "bodySHA256"), "")
             if not covered:
                 raise SignatureError(
@@ -164,7 +153,7 @@ class TwilioServer(TwilioCompany, Server):
         for words, url, fields in _upgrade_forms(request.url):
             if is_same(key.sign(url, fields), signature):
                 return words
-        asked = SignedUrl.parse(request.url).with_scheme("wss")
+        asked = SignedUrl.parse(request.url)._replace(scheme="wss")
         raise SignatureError(
             f"the WebSocket's {self.signature_header} does not match",
             hint=f"checked against {str(asked)[:200]} and its https, port and slash forms - "

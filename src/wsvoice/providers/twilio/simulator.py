@@ -19,7 +19,7 @@ from wsvoice.providers.base import Callback, Occasion, StreamStatus, WebhookRequ
 from wsvoice.providers.fields import broken, shown, write_time
 from wsvoice.providers.media_stream import Stream
 from wsvoice.providers.signing import Fields, SignedUrl
-from wsvoice.providers.twilio.company import SigningKey, TwilioCompany, is_json, write_settings
+from wsvoice.providers.twilio.company import PARAMETER_LIMIT, SETTINGS_HEADER, SigningKey, TwilioCompany
 from wsvoice.providers.twilio.fake_api import TwilioApi
 from wsvoice.providers.twilio.stream import TwilioMirror
 from wsvoice.providers.urls import form_request
@@ -41,10 +41,7 @@ class TwilioSimulator(TwilioCompany, XmlSimulator):
     stream_attributes: ClassVar[frozenset[str]] = frozenset(
         {"url", "name", "track", "statusCallback", "statusCallbackMethod"}
     )
-    #: Name and value together: https://www.twilio.com/docs/voice/twiml/stream#custom-parameters
-    parameter_limit: ClassVar[int] = 500
-    #: Error 11750 beyond: https://www.twilio.com/docs/api/errors/11750
-    document_limit: ClassVar[int] = 64 * 1024
+    parameter_limit: ClassVar[int] = PARAMETER_LIMIT
     keeps_query: ClassVar[bool] = False
     webhook_agent: ClassVar[str] = "TwilioProxy/1.1"
 
@@ -104,7 +101,7 @@ class TwilioSimulator(TwilioCompany, XmlSimulator):
         if not self.can_verify():
             return request
         url = SignedUrl.parse(request.url)
-        if is_json(request) and not any(name == "bodySHA256" for name, _ in request.query):
+        if request.is_json and not any(name == "bodySHA256" for name, _ in request.query):
             digest = hashlib.sha256(request.body).hexdigest()
             url = url._replace(query=f"{url.query}{'&' if url.query else '?'}bodySHA256={digest}")
             request = replace(request, url=str(url))
@@ -117,15 +114,18 @@ class TwilioSimulator(TwilioCompany, XmlSimulator):
 
         The signature is that of the ``wss://`` form, also where `url` is ``ws://`` for development.
         """
-        signature = self._signature(str(SignedUrl.parse(url).with_scheme("wss"))) if self.can_verify() else {}
+        signature = self._signature(str(SignedUrl.parse(url)._replace(scheme="wss"))) if self.can_verify() else {}
         return {"User-Agent": "Twilio.TmeWs/1.0", **signature}
 
     def _signature(self, url: str, fields: Fields = ()) -> dict[str, str]:
         if secret := self.credential(self.secret_name):
             return {self.signature_header: SigningKey(secret, "sha1").sign(url, fields)}
         shared = SigningKey(self.credential(self.shared_key_name), "sha256")
-        settings = write_settings(self.credential("TWILIO_WEBHOOK_SHARED_KEY_SID"))
-        return {self.signature_header: shared.sign(url, fields), **settings}
+        sid = self.credential("TWILIO_WEBHOOK_SHARED_KEY_SID") or "webhooks_sharedkey_wsvoice"
+        return {
+            self.signature_header: shared.sign(url, fields),
+            SETTINGS_HEADER: f"key={sid},algorithm=HMAC_SHA256",
+        }
 
     def upgrade_error(self, kind: Literal["timeout", "tls", "refused"]) -> str | None:
         # https://www.twilio.com/docs/api/errors

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import ClassVar, TypeGuard
 from urllib.parse import quote
 
-from wsvoice.call import Call, Direction
+from wsvoice.call import Call
 from wsvoice.errors import LocalProtocolError, SignatureError
 from wsvoice.providers.base import FIELD_LIMIT, Answer, CallUpdate, HttpRequest, Server, WebhookRequest
 from wsvoice.providers.callbacks import details, report
@@ -71,8 +71,8 @@ class VonageServer(VonageCompany, Server):
         if not (call_id := _text(fields, "uuid")):
             raise broken("no-call", "the request has no uuid, so it is not Vonage's answer webhook")
         caller, called = _text(fields, "from") or _text(fields, "from_user"), _text(fields, "to")
-        direction: Direction = "outbound" if ("direction", "outbound") in request.query else "inbound"
-        return self.checked(Call(self.name, call_id, "", "", with_plus(caller), with_plus(called), direction))
+        is_outbound = ("direction", "outbound") in request.query
+        return self.announced(call_id, "", with_plus(caller), with_plus(called), is_outbound=is_outbound)
 
     def answer(self, call: Call, stream_url: str) -> Answer:
         """
@@ -85,9 +85,7 @@ class VonageServer(VonageCompany, Server):
         check_stream_url(stream_url)
         if "" in call.parameters or not OWN_FIELDS.isdisjoint(call.parameters):
             raise LocalProtocolError("bad-parameter", "a parameter has no name, or that of a field of the first event")
-        known = {"from_number": call.from_number, "to_number": call.to_number, "direction": call.direction}
-        headers = {name: value for name, value in known.items() if value}
-        headers = {**headers, **call.parameters, "call_id": call.call_id}
+        headers = {**self.sent_parameters(call), "call_id": call.call_id}
         # A caller may be called anything, and the webhook has told it already.
         for name in ("from_number", "to_number"):
             if name not in call.parameters and len(json.dumps(headers)) > HEADERS_LIMIT:
