@@ -70,10 +70,8 @@ class WebhookRequest:
     A request from the provider: its webhook, or the upgrade of its WebSocket.
 
     Attributes:
-        method: ``GET`` or ``POST``.
         url: The whole URL as the provider saw it (public scheme and host), with its query.
         headers: Header values by lower-case name.
-        body: The raw body.
     """
 
     method: str
@@ -87,12 +85,7 @@ class WebhookRequest:
         return self.method != "GET" and "json" in self.headers.get("content-type", "")
 
     def read_json(self) -> dict[str, Any]:
-        """
-        Return the JSON object that is its body.
-
-        Raises:
-            RemoteProtocolError: If it is none.
-        """
+        """Return the JSON object that is its body; errors as :func:`~wsvoice.providers.fields.read_object`."""
         return read_object(self.body.decode("utf-8", "replace"))
 
     @cached_property
@@ -187,13 +180,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Callback:
-    """
-    An address that a document names: to be asked for the next document, or to be told what happens.
-
-    Attributes:
-        url: In full.
-        method: How it is requested.
-    """
+    """An address, in full, that a document names: to be asked for the next document, or to be told what happens."""
 
     url: str
     method: Literal["GET", "POST"] = "POST"
@@ -237,13 +224,7 @@ class StreamRequest:
 
 @dataclass(frozen=True, slots=True)
 class Redirect:
-    """
-    What an answer document asks the provider to do: ask another address for the next one.
-
-    Attributes:
-        callback: The address.
-        skipped: Verbs before, in words.
-    """
+    """What an answer document asks for after the verbs `skipped`: that another address is asked for the next one."""
 
     callback: Callback
     skipped: Sequence[str] = ()
@@ -333,11 +314,9 @@ class Command:
     Attributes:
         kind: To end it, to go on with another document, to connect it to somebody else, to press keys, or to say
             how it stands.
-        call_id: The call.
         document: Of an update: the document itself; empty where it is to be asked for.
         callback: Of an update: who is asked for the document.
         to: Of a transfer: whom the call is connected to.
-        digits: The keys.
     """
 
     kind: Literal["hang-up", "update", "transfer", "digits", "look-up"]
@@ -396,12 +375,7 @@ class Company:
         return self.signs and bool(self.credential(self.credential_names[0]))
 
     def setting(self, name: str, default: str, choices: Iterable[str]) -> str:
-        """
-        Return a setting that takes one of `choices`.
-
-        Raises:
-            ConfigError: If it is none of them.
-        """
+        """Return a setting; a :exc:`ConfigError` is raised if it is none of `choices`."""
         value, choices = self.credential(name) or default, tuple(choices)
         if value not in choices:
             known = ", ".join(choices)
@@ -439,10 +413,9 @@ class Server(Company):
 
     def claims(self, message: object) -> bool:
         """
-        Whether the first or second message of a stream is this provider's start; where one address serves all.
+        Whether a stream's first or second message is this provider's start; used where one address serves all.
 
-        Args:
-            message: What it says in JSON, or the message as it is where it is no JSON.
+        Of JSON it is what it says, of anything else the `message` as it is.
         """
         return False
 
@@ -532,9 +505,7 @@ class Server(Company):
         """
         Return the request that ends `call`; ``None`` if closing the stream does, or credentials are missing.
 
-        Args:
-            call: The call.
-            now: Unix time in seconds, which some companies' credentials tell.
+        Some companies' credentials tell `now`, Unix time in seconds.
         """
         return None
 
@@ -553,9 +524,10 @@ class Simulator(Company):
     #: The carrier's end of its streams, and its REST API.
     carrier_type: ClassVar[type[Stream]]
     fake_api_type: ClassVar[type[FakeApi] | None] = None
-    #: How much audio of the bot's the company queues, in seconds; what comes beyond is thrown away.
+    #: How much audio of the bot's the company queues, in seconds; what comes beyond is thrown away. Where no page says,
+    #: a minute is what no bot should be ahead by.
     queue_limit_s: ClassVar[float] = 60.0
-    #: What becomes of marks whose audio is cleared.
+    #: What becomes of marks whose audio is cleared. Where no page says: a bot that waits for them would wait for ever.
     cleared_marks: ClassVar[Literal["returned", "dropped"]] = "dropped"
     #: How the simulated carrier can be made to deviate, by name.
     quirks: ClassVar[Mapping[str, Quirk]] = {}
@@ -569,12 +541,7 @@ class Simulator(Company):
     kept_settings: ClassVar[tuple[str, ...]] = ()
 
     def quirk(self, name: str) -> str:
-        """
-        Return the value of a quirk.
-
-        Raises:
-            ConfigError: If it does not take the value.
-        """
+        """Return the value of a quirk; one that it does not take is a :exc:`ConfigError`."""
         quirk = self.quirks[name]
         value = self.chosen_quirks.get(name, quirk.default)
         if quirk.choices and value not in quirk.choices:
@@ -582,12 +549,7 @@ class Simulator(Company):
         return value
 
     def behaviour(self) -> Behaviour:
-        """
-        Return how a call behaves.
-
-        Raises:
-            ConfigError: If a quirk does not take its value.
-        """
+        """Return how a call behaves; errors as :meth:`quirk`."""
         chosen: dict[str, Any] = {}
         for name, quirk in self.quirks.items():
             value = self.quirk(name)
@@ -610,13 +572,9 @@ class Simulator(Company):
 
     def test_credentials(self, seed: bytes) -> tuple[dict[str, str], dict[str, str]]:
         """
-        Invent the credentials of a test call, by environment variable name.
+        Invent a test call's credentials, by variable name: the carrier's, which sign, and the bot's, which verify.
 
-        Args:
-            seed: At least 32 random bytes.
-
-        Returns:
-            The simulated carrier's, which sign, and the bot's, which verify.
+        The `seed` is at least 32 random bytes.
         """
         kept = {name: self.credentials[name] for name in self.kept_settings if name in self.credentials}
         return dict(kept), kept
@@ -636,17 +594,7 @@ class Simulator(Company):
     def stream_webhook(
         self, call: Call, callback: Callback, status: StreamStatus, *, name: str = "", error: str = "", now: float = 0.0
     ) -> WebhookRequest | None:
-        """
-        Render what the status callback of the call's stream is told; ``None`` if it is told nothing.
-
-        Args:
-            call: The call, with the id of its stream.
-            callback: Who is told.
-            status: What has happened.
-            name: The stream's name.
-            error: Why it failed.
-            now: Unix time in seconds.
-        """
+        """Render what is told to the status callback of a stream that is called `name`; ``None`` for nothing."""
         return None
 
     def progress_webhook(
@@ -677,7 +625,7 @@ class Simulator(Company):
 
         Args:
             body: The document.
-            content_type: The answer's ``Content-Type``.
+            content_type: As an HTTP header has it.
             base_url: Where the document came from, which a relative URL starts at.
             first: Whether the call begins with it. Whom it dials then is skipped, for the caller hears the bot after.
 

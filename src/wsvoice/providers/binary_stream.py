@@ -1,6 +1,4 @@
-"""
-A media stream whose audio is binary messages, the samples alone, and whose events are text.
-"""
+"""A media stream whose audio is binary messages, the samples alone, and whose events are text."""
 
 from __future__ import annotations
 
@@ -57,12 +55,7 @@ class BinaryStream(Stream):
         raise NotImplementedError
 
     def read(self, text: str) -> Event:
-        """
-        Read a text of the other end.
-
-        Raises:
-            RemoteProtocolError: If it is none.
-        """
+        """Read a text of the other end; errors as :meth:`receive`."""
         raise NotImplementedError
 
     def judge(self, event: Event, text: str) -> None:

@@ -2,7 +2,7 @@
 What the two ends of a media stream say to each other, free of any provider's spelling.
 
 The carrier is the provider's end (it connects the WebSocket), the bot is ours. Every event is one message on
-the wire; which end may send it stands in its docstring.
+the wire; which end may send it stands in its docstring. Where the provider counts, `sequence` is the message's number.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ class StreamStarted:
         to_number: Who is rung; empty where the provider's message does not say.
         format: How audio is encoded, both ways unless the provider's document said otherwise.
         parameters: Custom parameters, as strings.
-        sequence: The message's number, where the provider counts.
     """
 
     stream_id: str
@@ -57,7 +56,6 @@ class Audio:
         track: ``inbound`` is the caller's voice; only the carrier names tracks.
         chunk: Number of this piece on its track, from 1; ``None`` where it is not counted.
         timestamp_ms: Milliseconds since the stream started; ``None`` where it is not told.
-        sequence: The message's number, where the provider counts.
     """
 
     payload: bytes
@@ -69,14 +67,7 @@ class Audio:
 
 @dataclass(frozen=True, slots=True)
 class Digit:
-    """
-    Carrier: the caller pressed a key.
-
-    Attributes:
-        digit: One of ``0-9 * # A-D``.
-        sequence: The message's number, where the provider counts.
-        at: When, in Unix time; ``None`` where it is not told.
-    """
+    """Carrier: the caller pressed a key, one of ``0-9 * # A-D``, at that Unix time; ``None`` where it is not told."""
 
     digit: str
     sequence: int | None = None
@@ -85,12 +76,7 @@ class Digit:
 
 @dataclass(frozen=True, slots=True)
 class SendDigits:
-    """
-    Bot: press keys towards whoever is at the other end. Only some providers take it on the stream.
-
-    Attributes:
-        digits: One or more of ``0-9 * # A-D``.
-    """
+    """Bot: press keys, of ``0-9 * # A-D``, towards whoever is at the other end. Only some providers take it."""
 
     digits: str
 
@@ -117,24 +103,14 @@ class Cleared:
 
 @dataclass(frozen=True, slots=True)
 class FlowControl:
-    """
-    Carrier: its queue of the bot's audio is full, or has room again. Only some providers say so.
-
-    Attributes:
-        paused: Whether audio that is sent now would be thrown away.
-    """
+    """Carrier: the queue of the bot's audio is full and drops what is sent, or has room again. Only some say so."""
 
     paused: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """
-    Bot: ask how much of its audio is queued. Carrier: tell it. Only some providers take the question.
-
-    Attributes:
-        queued_ms: How much audio waits to be played.
-    """
+    """Bot: ask how much of its audio waits to be played. Carrier: tell it. Only some providers take the question."""
 
     queued_ms: float = 0.0
 

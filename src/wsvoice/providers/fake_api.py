@@ -1,6 +1,4 @@
-"""
-A company's REST API as a bot meets it in a test call: what a request asks for, and what is answered.
-"""
+"""A company's REST API as a bot meets it in a test call: what a request asks for, and what is answered."""
 
 from __future__ import annotations
 
@@ -72,24 +70,14 @@ def json_answer(content: dict[str, Any], status: int = 200) -> Answer:
 
 
 def read_fields(request: WebhookRequest) -> dict[str, str]:
-    """
-    Return the texts of a request's body, which is a form or JSON.
-
-    Raises:
-        RemoteProtocolError: If it says that it is JSON, and is no object.
-    """
+    """Return the texts of a request's body: a form, or a JSON object, which what says that it is JSON has to be."""
     if not request.is_json:
         return dict(request.form)
     return {name: value for name, value in request.read_json().items() if isinstance(value, str)}
 
 
 def read_digits(written: str) -> str:
-    """
-    Return the keys that a request asks to press; ``w`` and ``W`` wait.
-
-    Raises:
-        RemoteProtocolError: Of kind ``bad-command``.
-    """
+    """Return the keys that a request asks to press; ``w`` and ``W`` wait. Anything else is a ``bad-command``."""
     if not written or not (DIGITS | frozenset("wW")).issuperset(written):
         raise broken("bad-command", f"digits is {shown(written)}, not of 0-9 A-D * # w W")
     return written
@@ -97,17 +85,10 @@ def read_digits(written: str) -> str:
 
 def read_update(call_id: str, url: str | None, method: str | None, what: str, missing: str) -> Command:
     """
-    Return the command that gives a call the document at `url`.
-
-    Args:
-        call_id: The call.
-        url: As it stands in the request.
-        method: How it is to be requested.
-        what: What names the URL, for the error.
-        missing: What is said where there is none.
+    Return the command that gives a call the document at `url`, which the request names as `what`.
 
     Raises:
-        RemoteProtocolError: Of kind ``bad-command``.
+        RemoteProtocolError: Of kind ``bad-command``; it says what is `missing` where there is no URL.
     """
     try:
         callback = read_callback(url, method, "", what)
@@ -120,12 +101,9 @@ def read_update(call_id: str, url: str | None, method: str | None, what: str, mi
 
 def read_call_command(request: WebhookRequest, call_id: str, document: str) -> Command:
     """
-    Read what a request asks of a call resource, of Twilio's or of those who repeat it.
+    Read what a GET or a POST asks of a call resource, of Twilio's or of those who repeat it.
 
-    Args:
-        request: A GET or a POST.
-        call_id: The call.
-        document: The field that holds a document.
+    Its field `document` holds a document.
 
     Raises:
         RemoteProtocolError: Of kind ``bad-command``.

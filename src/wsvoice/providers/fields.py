@@ -61,12 +61,7 @@ def broken(kind: str, message: str) -> RemoteProtocolError:
 
 
 def read_object(message: str | bytes) -> dict[str, Any]:
-    """
-    Return the JSON object that is the text `message`.
-
-    Raises:
-        RemoteProtocolError: Of kind ``binary``, ``not-json`` or ``not-object``.
-    """
+    """Return the JSON object that is the text `message`; kinds of errors: ``binary``, ``not-json``, ``not-object``."""
     value = _read_json(message)
     if not isinstance(value, dict):
         raise broken("not-object", f"JSON, but {shown(value)} instead of an object")
@@ -74,12 +69,7 @@ def read_object(message: str | bytes) -> dict[str, Any]:
 
 
 def read_array(message: str | bytes) -> list[Any]:
-    """
-    Return the JSON array that is the text `message`.
-
-    Raises:
-        RemoteProtocolError: Of kind ``binary``, ``not-json`` or ``not-array``.
-    """
+    """Return the JSON array that is the text `message`; kinds of errors: ``binary``, ``not-json``, ``not-array``."""
     value = _read_json(message)
     if not isinstance(value, list):
         raise broken("not-array", f"JSON, but {shown(value)} instead of an array")
@@ -110,12 +100,7 @@ def _reason(error: ValueError) -> str:
 
 
 def read_text(value: object, kind: str, what: str) -> str:
-    """
-    Return `value`, which is a string with something in it.
-
-    Raises:
-        RemoteProtocolError: Of kind `kind`, naming the field as `what`.
-    """
+    """Return `value` if it is a string with something in it; else the error is of that `kind`, and names it `what`."""
     if isinstance(value, str) and value:
         return value
     raise broken(kind, f"{what} is {shown(value)}, not a text")
@@ -148,12 +133,7 @@ def read_counter(value: object) -> int | None:
 
 
 def read_payload(value: object) -> bytes:
-    """
-    Return the bytes of a base64 payload.
-
-    Raises:
-        RemoteProtocolError: Of kind ``bad-media`` if it is no string, ``bad-base64`` if it is not base64.
-    """
+    """Return the bytes of a base64 payload; what is no string is ``bad-media``, what is not base64 ``bad-base64``."""
     if not isinstance(value, str):
         raise broken("bad-media", f"media.payload is {shown(value)}, not base64 text")
     # Strict mode lets surplus padding pass; the length does not.
@@ -218,12 +198,7 @@ def read_basic(header: str) -> tuple[str, str]:
 
 
 def read_inner(content: Mapping[str, Any], name: str, kind: str) -> dict[str, Any]:
-    """
-    Return the object that a message holds under `name`.
-
-    Raises:
-        RemoteProtocolError: Of kind `kind`, if there is none.
-    """
+    """Return the object that a message holds under `name`; without one the error is of that `kind`."""
     inner = content.get(name)
     if isinstance(inner, dict):
         return inner
@@ -247,12 +222,7 @@ def squeezed(content_type: str) -> str:
 
 
 def read_digit(value: object) -> str:
-    """
-    Return a key that was pressed, which some write as a number.
-
-    Raises:
-        RemoteProtocolError: Of kind ``bad-dtmf``.
-    """
+    """Return a key that was pressed, which some write as a number; any other value is ``bad-dtmf``."""
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 9:
         value = str(value)
     if not isinstance(value, str) or value not in DIGITS:

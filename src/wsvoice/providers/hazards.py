@@ -1,6 +1,4 @@
-"""
-What may come from a provider and must not end a call, made of its own media messages.
-"""
+"""What may come from a provider and must not end a call, made of its own media messages."""
 
 from __future__ import annotations
 
@@ -26,24 +24,18 @@ def _garbled(first: str | bytes, second: str | bytes) -> list[str | bytes]:
     return [first, json.dumps(content), second]
 
 
-def _array(first: str | bytes, second: str | bytes) -> list[str | bytes]:
-    return [first, "[1, 2, 3]", second]
-
-
 def _retyped(first: str | bytes, second: str | bytes) -> list[str | bytes]:
     return [json.dumps(_other_counters(json.loads(each))) for each in (first, second)]
 
 
-def _swapped(first: str | bytes, second: str | bytes) -> list[str | bytes]:
-    return [second, first]
-
-
+_ARRAY: Hazard = ("a JSON array", lambda first, second: [first, "[1, 2, 3]", second])
+_SWAPPED: Hazard = ("media out of order", lambda first, second: [second, first])
 JSON_HAZARDS: tuple[Hazard, ...] = (
     ("an event that nobody knows", _renamed),
     ("a payload that is not base64", _garbled),
-    ("a JSON array", _array),
+    _ARRAY,
     ("numbers as texts and texts as numbers", _retyped),
-    ("media out of order", _swapped),
+    _SWAPPED,
 )
 
 
@@ -64,7 +56,7 @@ def _other_type(value: object) -> object:
 BINARY_HAZARDS: tuple[Hazard, ...] = (
     ("an event that nobody knows", lambda first, second: [first, '{"event":"wsvoice-probe"}', second]),
     ("a text that is no JSON", lambda first, second: [first, "%%%", second]),
-    ("a JSON array", _array),
+    _ARRAY,
     ("audio that ends in the middle of a sample", lambda first, second: [first, second[:-1]]),
-    ("media out of order", _swapped),
+    _SWAPPED,
 )

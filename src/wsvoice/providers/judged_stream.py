@@ -1,6 +1,4 @@
-"""
-The carrier's end of a test call, which looks at what a bot sends.
-"""
+"""The carrier's end of a test call, which looks at what a bot sends."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""
-What every media stream has, whatever its messages look like.
-"""
+"""What every media stream has, whatever its messages look like."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""
-Puts a stream's audio back into order, for providers that do not promise it.
-"""
+"""Puts a stream's audio back into order, for providers that do not promise it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""
-Signatures that are an HMAC over a URL: the forms in which companies sign URLs, and comparing in constant time.
-"""
+"""Signatures that are an HMAC over a URL: the forms in which companies sign URLs, and comparing in constant time."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""
-Addresses that companies name and are given: of streams, of webhooks, of callbacks.
-"""
+"""Addresses that companies name and are given: of streams, of webhooks, of callbacks."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 from urllib.parse import urlunsplit
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser, tostring
 
@@ -24,6 +24,7 @@ from wsvoice.providers.base import (
     Redirect,
     Simulator,
     StreamRequest,
+    StreamStatus,
     WebhookRequest,
 )
 from wsvoice.providers.fields import broken, shown
@@ -38,13 +39,7 @@ WORDS_LIMIT = 60
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """
-    What goes along while a document is read.
-
-    Attributes:
-        base_url: Where the document came from, which relative URLs start at.
-        findings: What the company would dislike, so far.
-    """
+    """What goes along while a document is read: where it came from, and what the company would dislike so far."""
 
     base_url: str = ""
     findings: list[Finding] = field(default_factory=list)
@@ -86,6 +81,16 @@ class XmlSimulator(Simulator):
     ) -> WebhookRequest:
         status = "in-progress" if answered else first_status(call)
         return self.request(callback.url, callback.method, self.webhook_fields(call, occasion, status, now), now)
+
+    def stream_webhook(
+        self, call: Call, callback: Callback, status: StreamStatus, *, name: str = "", error: str = "", now: float = 0.0
+    ) -> WebhookRequest:
+        fields = self.stream_fields(call, status, name, error, now)
+        return self.request(callback.url, callback.method, fields, now)
+
+    def stream_fields(self, call: Call, status: StreamStatus, name: str, error: str, now: float) -> dict[str, Any]:
+        """Return the fields of a request that tells a stream's status."""
+        raise NotImplementedError
 
     def webhook_fields(self, call: Call, occasion: Occasion | None, status: str, now: float) -> dict[str, str]:
         """Return the fields of a request for a document: the first one or, on an `occasion`, the next."""

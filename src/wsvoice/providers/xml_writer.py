@@ -1,6 +1,4 @@
-"""
-Writing answer documents: the XML with which a webhook tells a provider what to do with a call.
-"""
+"""Writing answer documents: the XML with which a webhook tells a provider what to do with a call."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""
-Asterisk's facts for both ends.
-"""
+"""Asterisk's facts for both ends."""
 
 from __future__ import annotations
 

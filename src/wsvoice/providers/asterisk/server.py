@@ -1,6 +1,4 @@
-"""
-The server's half of Asterisk: who may come in, and what the user writes into Asterisk's files.
-"""
+"""The server's half of Asterisk: who may come in, and what the user writes into Asterisk's files."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""
-The simulator's half of Asterisk: its end of the stream, as a real Asterisk 22.10 behaves.
-"""
+"""The simulator's half of Asterisk: its end of the stream, as a real Asterisk 22.10 behaves."""
 
 from __future__ import annotations
 

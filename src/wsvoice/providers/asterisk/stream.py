@@ -124,12 +124,7 @@ class AsteriskStream(BinaryStream):
     # Receiving
 
     def read(self, text: str) -> Event:
-        """
-        Read a text of the other end.
-
-        Raises:
-            RemoteProtocolError: If it is none. Kinds: ``not-json``, ``no-event``, ``bad-start``, ``bad-dtmf``.
-        """
+        # Kinds of errors: not-json, no-event, bad-start, bad-dtmf.
         name, values = self._read_text(text)
         if self.side is Side.CARRIER:
             return self.read_command(name, fields.text_or_nothing(values.get("correlation_id")))

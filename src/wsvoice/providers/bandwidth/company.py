@@ -1,6 +1,4 @@
-"""
-Bandwidth's facts for both ends.
-"""
+"""Bandwidth's facts for both ends."""
 
 from __future__ import annotations
 

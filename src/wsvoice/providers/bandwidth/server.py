@@ -1,6 +1,4 @@
-"""
-The server's half of Bandwidth: webhooks whose password is checked, read, and answered with BXML.
-"""
+"""The server's half of Bandwidth: webhooks whose password is checked, read, and answered with BXML."""
 
 from __future__ import annotations
 

@@ -74,13 +74,10 @@ class BandwidthSimulator(BandwidthCompany, XmlSimulator):
     def request(self, url: str, method: str, fields: Mapping[str, Any], now: float) -> WebhookRequest:
         return json_request(url, method, fields)
 
-    def stream_webhook(
-        self, call: Call, callback: Callback, status: StreamStatus, *, name: str = "", error: str = "", now: float = 0.0
-    ) -> WebhookRequest | None:
+    def stream_fields(self, call: Call, status: StreamStatus, name: str, error: str, now: float) -> dict[str, Any]:
         told = {"stopped": {"cause": "closed"}, "failed": {"cause": "connection-error", "errorMessage": error}}
         stream = {"id": call.stream_id, "name": name or call.stream_id}
-        fields = {**_fields(call, _EVENTS[status], now), "mediaStream": stream, **told.get(status, {})}
-        return self.request(callback.url, callback.method, fields, now)
+        return {**_fields(call, _EVENTS[status], now), "mediaStream": stream, **told.get(status, {})}
 
     def sign(self, request: WebhookRequest, *, now: float) -> WebhookRequest:
         if not self.can_verify():

@@ -1,6 +1,4 @@
-"""
-Exotel's facts for both ends.
-"""
+"""Exotel's facts for both ends."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""
-The server's half of Exotel: what a flow asks for the stream's URL, and its callbacks.
-"""
+"""The server's half of Exotel: what a flow asks for the stream's URL, and its callbacks."""
 
 from __future__ import annotations
 

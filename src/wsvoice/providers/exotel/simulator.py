@@ -1,12 +1,10 @@
-"""
-The simulator's half of Exotel: asking for the stream's URL, and the caller's end of the stream.
-"""
+"""The simulator's half of Exotel: asking for the stream's URL, and the caller's end of the stream."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 from urllib.parse import parse_qsl, urlunsplit
 
 from wsvoice.audio import AudioFormat
@@ -14,7 +12,6 @@ from wsvoice.call import Call
 from wsvoice.providers.base import (
     ECHO_CLEARED_MARKS,
     Document,
-    Finding,
     Hazard,
     Quirk,
     Side,
@@ -28,6 +25,7 @@ from wsvoice.providers.exotel.stream import ExotelMirror
 from wsvoice.providers.fields import broken, read_counter, read_object, shown
 from wsvoice.providers.hazards import JSON_HAZARDS
 from wsvoice.providers.urls import form_request, read_stream_url, split_credentials
+from wsvoice.providers.xml_answer import Reading
 
 #: Bytes of an answer that are read; a URL is never as long.
 ANSWER_LIMIT = 64 * 1024
@@ -88,10 +86,6 @@ class ExotelSimulator(ExotelCompany, Simulator):
 
     carrier_type = ExotelCarrier
     hazards: ClassVar[Sequence[Hazard]] = JSON_HAZARDS
-    #: No page names one; a minute is what no bot should be ahead by.
-    queue_limit_s: ClassVar[float] = 60.0
-    #: No page says so either way; a bot that waits for marks it has cleared would wait for ever.
-    cleared_marks: ClassVar[Literal["returned", "dropped"]] = "dropped"
     quirks: ClassVar[Mapping[str, Quirk]] = {
         "counters": Quirk("string", "how counters and rates are written", ("string", "number")),
         "case": Quirk("snake", "how the keys are written", ("snake", "camel")),
@@ -142,41 +136,38 @@ class ExotelSimulator(ExotelCompany, Simulator):
         if written.startswith(("http://", "https://")):
             raise broken("bad-url", f"the answer names another web address, {shown(written)}; it must be wss://")
         url = read_stream_url(written)
-        findings: list[Finding] = []
+        reading = Reading()
         if url.scheme == "ws":
-            text = "the stream's URL is ws://, which carries the call in the clear; use wss://"
-            findings.append(Finding("W3", "warn", text))
+            reading.found("warn", "the stream's URL is ws://, which carries the call in the clear; use wss://")
         address, credentials = split_credentials(urlunsplit(url._replace(fragment="")))
         return StreamRequest(
             url=address,
-            parameters=_url_parameters(url.query, findings),
-            format=_url_format(url.query, findings),
+            parameters=_url_parameters(url.query, reading),
+            format=_url_format(url.query, reading),
             headers=credentials,
-            findings=findings,
+            findings=reading.findings,
         )
 
 
-def _url_parameters(query: str, findings: list[Finding]) -> dict[str, str]:
+def _url_parameters(query: str, reading: Reading) -> dict[str, str]:
     """Return the custom parameters of a stream's URL."""
     pieces = [piece for piece in query.split("&") if piece and piece.partition("=")[0] not in RATE_NAMES]
     length = len("&".join(pieces))
     if len(pieces) > PARAMETER_COUNT:
         text = f"the stream's URL has {len(pieces)} custom parameters; Exotel takes {PARAMETER_COUNT}"
-        findings.append(Finding("W3", "fail", text))
+        reading.found("fail", text)
     if length > PARAMETERS_LIMIT:
         text = f"the custom parameters have {length} characters in the stream's URL; Exotel takes {PARAMETERS_LIMIT}"
-        findings.append(Finding("W3", "fail", text))
+        reading.found("fail", text)
     return dict(parse_qsl("&".join(pieces), keep_blank_values=True))
 
 
-def _url_format(query: str, findings: list[Finding]) -> AudioFormat:
+def _url_format(query: str, reading: Reading) -> AudioFormat:
     """Return the audio format that a stream's URL asks for; 8 kHz unless told otherwise."""
     asked = next((value for name, value in parse_qsl(query) if name in RATE_NAMES), "8000")
     wire = FORMATS.get(read_counter(asked) or 0)
     if wire is None:
-        findings.append(
-            Finding("W3", "fail", f"the stream's URL asks for a sample rate of {shown(asked)}, which Exotel has not")
-        )
+        reading.found("fail", f"the stream's URL asks for a sample rate of {shown(asked)}, which Exotel has not")
     return wire or FORMATS[8000]
 
 

@@ -1,6 +1,4 @@
-"""
-Plivo's facts for both ends, and what it signs: https://plivo.com/docs/voice/concepts/signature-validation
-"""
+"""Plivo's facts for both ends, and what it signs: https://plivo.com/docs/voice/concepts/signature-validation"""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""
-Plivo's REST API in a test call: https://www.plivo.com/docs/voice/api/overview
-"""
+"""Plivo's REST API in a test call: https://www.plivo.com/docs/voice/api/overview"""
 
 from __future__ import annotations
 

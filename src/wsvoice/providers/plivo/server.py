@@ -1,6 +1,4 @@
-"""
-The server's half of Plivo: webhooks verified, read and answered with XML.
-"""
+"""The server's half of Plivo: webhooks verified, read and answered with XML."""
 
 from __future__ import annotations
 

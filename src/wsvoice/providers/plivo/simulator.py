@@ -1,6 +1,4 @@
-"""
-The simulator's half of Plivo: webhooks made and signed, Plivo XML carried out.
-"""
+"""The simulator's half of Plivo: webhooks made and signed, Plivo XML carried out."""
 
 from __future__ import annotations
 
@@ -163,18 +161,15 @@ class PlivoSimulator(PlivoCompany, XmlSimulator):
     def request(self, url: str, method: str, fields: Mapping[str, str], now: float) -> WebhookRequest:
         return form_request(url, method, fields, {"accept": "*/*"})
 
-    def stream_webhook(
-        self, call: Call, callback: Callback, status: StreamStatus, *, name: str = "", error: str = "", now: float = 0.0
-    ) -> WebhookRequest | None:
+    def stream_fields(self, call: Call, status: StreamStatus, name: str, error: str, now: float) -> dict[str, Any]:
         # https://docs.plivo.com/docs/voice/xml/audiostream
-        fields = {
+        return {
             **_identity(call),
             "Event": {"started": "StartStream", "stopped": "StopStream", "failed": "DroppedStream"}[status],
             "StreamID": call.stream_id,
             **({"StatusReason": error} if error else {}),
             "Timestamp": write_time(now),
         }
-        return self.request(callback.url, callback.method, fields, now)
 
     def progress_webhook(
         self, call: Call, at: Callback, progress: Progress, *, duration_s: float = 0.0, now: float = 0.0

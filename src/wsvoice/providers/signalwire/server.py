@@ -1,6 +1,4 @@
-"""
-The server's half of SignalWire: Twilio's, with ids, signatures and codecs of its own.
-"""
+"""The server's half of SignalWire: Twilio's, with ids, signatures and codecs of its own."""
 
 from __future__ import annotations
 

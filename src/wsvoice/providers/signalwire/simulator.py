@@ -1,6 +1,4 @@
-"""
-The simulator's half of SignalWire: Twilio's, with ids, signatures and codecs of its own.
-"""
+"""The simulator's half of SignalWire: Twilio's, with ids, signatures and codecs of its own."""
 
 from __future__ import annotations
 

@@ -42,11 +42,9 @@ class SignalWireStream(TwilioStream):
         return {"protocol": "Call", "version": "0.2.0"}
 
     def carrier_content(self, event: Event) -> Any:
-        return (
-            {"duration": _DIGIT_MS, "digit": event.digit}
-            if isinstance(event, Digit)
-            else super().carrier_content(event)
-        )
+        if isinstance(event, Digit):
+            return {"duration": _DIGIT_MS, "digit": event.digit}
+        return super().carrier_content(event)
 
     def start_content(self, event: StreamStarted) -> dict[str, Any]:
         content = super().start_content(event)

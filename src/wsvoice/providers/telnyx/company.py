@@ -1,6 +1,4 @@
-"""
-What both halves of Telnyx know: its settings, its audio, and the keys that sign its webhooks.
-"""
+"""What both halves of Telnyx know: its settings, its audio, and the keys that sign its webhooks."""
 
 from __future__ import annotations
 
@@ -105,12 +103,7 @@ class TelnyxCompany(Company):
         return bool(self.credential("TELNYX_PUBLIC_KEY") or self.credential("TELNYX_PRIVATE_KEY"))
 
     def private_key(self) -> Ed25519PrivateKey | None:
-        """
-        Return the key that signs test calls; ``None`` if it is not known.
-
-        Raises:
-            ConfigError: If it is no key.
-        """
+        """Return the key that signs test calls; ``None`` if it is not known."""
         written = self.credential("TELNYX_PRIVATE_KEY")
         return Ed25519PrivateKey.from_private_bytes(read_key("TELNYX_PRIVATE_KEY", written)) if written else None
 

@@ -1,6 +1,4 @@
-"""
-Telnyx's API in a test call: commands of Call Control, and the call resource of TeXML.
-"""
+"""Telnyx's API in a test call: commands of Call Control, and the call resource of TeXML."""
 
 from __future__ import annotations
 

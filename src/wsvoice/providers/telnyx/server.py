@@ -1,6 +1,4 @@
-"""
-The server's half of Telnyx: webhooks verified, read, and answered with TeXML or with requests to the API.
-"""
+"""The server's half of Telnyx: webhooks verified, read, and answered with TeXML or with requests to the API."""
 
 from __future__ import annotations
 
@@ -115,13 +113,7 @@ class TelnyxServer(TelnyxCompany, Server):
         return replace(self.announced(call_id, "", caller, called), control="api")
 
     def answer(self, call: Call, stream_url: str) -> Answer:
-        """
-        Render the TeXML that connects `call` to a two-way stream, or the request that answers it with one.
-
-        Raises:
-            LocalProtocolError: If Telnyx could not use `stream_url` or one of the parameters.
-            ConfigError: If the call is one of Call Control, and the API's key is not known.
-        """
+        """Render the TeXML that connects `call` to a two-way stream, or the request that answers it with one."""
         check_stream_url(stream_url)
         if "" in call.parameters:
             raise LocalProtocolError("bad-parameter", "a custom parameter has no name")
@@ -188,13 +180,7 @@ class TelnyxServer(TelnyxCompany, Server):
         better. A GET that does carry a body is refused, for it may be a POST from Telnyx that somebody sends again
         with a query of their own.
 
-        Args:
-            request: With the body just as it came.
-            now: Unix time in seconds.
-
-        Raises:
-            SignatureError: If it is not signed, or too old.
-            ConfigError: If the public key is not one.
+        A :exc:`~wsvoice.errors.ConfigError` is raised if the public key is not one.
 
         https://developers.telnyx.com/docs/voice/programmable-voice/receiving-webhooks
         """

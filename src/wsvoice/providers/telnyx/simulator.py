@@ -1,6 +1,4 @@
-"""
-The simulator's half of Telnyx: webhooks made and signed, TeXML carried out.
-"""
+"""The simulator's half of Telnyx: webhooks made and signed, TeXML carried out."""
 
 from __future__ import annotations
 
@@ -9,7 +7,7 @@ import uuid
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 from xml.etree.ElementTree import Element
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -100,11 +98,9 @@ class TelnyxSimulator(TelnyxCompany, XmlSimulator):
         }
         return self._event(call, url, "call.initiated", content, now)
 
-    def stream_webhook(
-        self, call: Call, callback: Callback, status: StreamStatus, *, name: str = "", error: str = "", now: float = 0.0
-    ) -> WebhookRequest | None:
+    def stream_fields(self, call: Call, status: StreamStatus, name: str, error: str, now: float) -> dict[str, Any]:
         # https://developers.telnyx.com/api-reference/callbacks/texml-stream
-        fields = {
+        return {
             "AccountSid": call.account_id,
             "CallSid": call.call_id,
             "CallSidLegacy": call.call_id,
@@ -114,7 +110,6 @@ class TelnyxSimulator(TelnyxCompany, XmlSimulator):
             "Timestamp": write_time(now),
             **({"StreamError": error} if error else {}),
         }
-        return self.request(callback.url, callback.method, fields, now)
 
     def progress_webhook(
         self, call: Call, at: Callback, progress: Progress, *, duration_s: float = 0.0, now: float = 0.0

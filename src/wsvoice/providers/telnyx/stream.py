@@ -1,6 +1,4 @@
-"""
-Telnyx's stream messages: https://developers.telnyx.com/api-reference/websockets/stream-call-media-over-websocket
-"""
+"""Telnyx's stream messages: https://developers.telnyx.com/api-reference/websockets/stream-call-media-over-websocket"""
 
 from __future__ import annotations
 

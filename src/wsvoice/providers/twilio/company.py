@@ -1,6 +1,4 @@
-"""
-How Twilio signs, and those who speak its dialect: https://www.twilio.com/docs/usage/security
-"""
+"""How Twilio signs, and those who speak its dialect: https://www.twilio.com/docs/usage/security"""
 
 from __future__ import annotations
 

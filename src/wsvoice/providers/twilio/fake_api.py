@@ -1,6 +1,4 @@
-"""
-Twilio's REST API in a test call: https://www.twilio.com/docs/voice/api/call-resource
-"""
+"""Twilio's REST API in a test call: https://www.twilio.com/docs/voice/api/call-resource"""
 
 from __future__ import annotations
 

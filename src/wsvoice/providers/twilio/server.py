@@ -1,6 +1,4 @@
-"""
-The server's half of Twilio: webhooks verified, read and answered with TwiML.
-"""
+"""The server's half of Twilio: webhooks verified, read and answered with TwiML."""
 
 from __future__ import annotations
 
@@ -98,15 +96,7 @@ class TwilioServer(TwilioCompany, Server):
     # Signatures
 
     def verify(self, request: WebhookRequest, *, now: float) -> None:
-        """
-        Raise :exc:`~wsvoice.errors.SignatureError` unless Twilio signed this webhook.
-
-        Args:
-            request: With the URL that Twilio saw, not the one behind the tunnel; with or without its port.
-            now: Not used; Twilio does not sign the time.
-
-        https://www.twilio.com/docs/usage/security#validating-requests
-        """
+        # Twilio does not sign the time: https://www.twilio.com/docs/usage/security#validating-requests
         key, signature = self._key_and_signature(request, "webhook")
         if request.is_json:
             covered = next((value for name, value in request.query if name == "bodySHA256"), "")

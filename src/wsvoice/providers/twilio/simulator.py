@@ -1,6 +1,4 @@
-"""
-The simulator's half of Twilio: webhooks made and signed, TwiML carried out.
-"""
+"""The simulator's half of Twilio: webhooks made and signed, TwiML carried out."""
 
 from __future__ import annotations
 
@@ -9,13 +7,13 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 from urllib.parse import quote, urlencode
 from xml.etree.ElementTree import Element
 
 from wsvoice.call import Call
 from wsvoice.errors import RemoteProtocolError
-from wsvoice.providers.base import Callback, Occasion, StreamStatus, WebhookRequest
+from wsvoice.providers.base import Occasion, StreamStatus, WebhookRequest
 from wsvoice.providers.fields import broken, shown, write_time
 from wsvoice.providers.media_stream import Stream
 from wsvoice.providers.signing import Fields, SignedUrl
@@ -47,11 +45,9 @@ class TwilioSimulator(TwilioCompany, XmlSimulator):
 
     # The webhooks: https://www.twilio.com/docs/voice/twiml#request-parameters
 
-    def stream_webhook(
-        self, call: Call, callback: Callback, status: StreamStatus, *, name: str = "", error: str = "", now: float = 0.0
-    ) -> WebhookRequest | None:
+    def stream_fields(self, call: Call, status: StreamStatus, name: str, error: str, now: float) -> dict[str, Any]:
         # https://www.twilio.com/docs/voice/twiml/stream#statuscallback
-        fields = {
+        return {
             "AccountSid": call.account_id,
             "CallSid": call.call_id,
             "StreamSid": call.stream_id,
@@ -61,7 +57,6 @@ class TwilioSimulator(TwilioCompany, XmlSimulator):
             **({"StreamError": error} if error else {}),
             "Timestamp": write_time(now),
         }
-        return self.request(callback.url, callback.method, fields, now)
 
     def webhook_fields(self, call: Call, occasion: Occasion | None, status: str, now: float) -> dict[str, str]:
         # https://www.twilio.com/docs/voice/twiml/connect#action

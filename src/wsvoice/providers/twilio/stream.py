@@ -1,6 +1,4 @@
-"""
-Twilio's stream messages: https://www.twilio.com/docs/voice/media-streams/websocket-messages
-"""
+"""Twilio's stream messages: https://www.twilio.com/docs/voice/media-streams/websocket-messages"""
 
 from __future__ import annotations
 

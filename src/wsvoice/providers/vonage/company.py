@@ -1,6 +1,4 @@
-"""
-Vonage's facts for both ends.
-"""
+"""Vonage's facts for both ends."""
 
 from __future__ import annotations
 

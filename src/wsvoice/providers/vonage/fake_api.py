@@ -1,6 +1,4 @@
-"""
-Vonage's Voice API in a test call: https://developer.vonage.com/en/api/voice#updateCall
-"""
+"""Vonage's Voice API in a test call: https://developer.vonage.com/en/api/voice#updateCall"""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""
-The server's half of Vonage: webhooks verified, read and answered with an NCCO.
-"""
+"""The server's half of Vonage: webhooks verified, read and answered with an NCCO."""
 
 from __future__ import annotations
 

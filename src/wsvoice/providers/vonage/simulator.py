@@ -1,6 +1,4 @@
-"""
-The simulator's half of Vonage: webhooks made and signed, NCCOs carried out.
-"""
+"""The simulator's half of Vonage: webhooks made and signed, NCCOs carried out."""
 
 from __future__ import annotations
 

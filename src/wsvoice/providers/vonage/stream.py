@@ -53,13 +53,7 @@ class VonageStream(BinaryStream):
         return write_object({key: name, **content}) if name else None
 
     def read(self, text: str) -> Event:
-        """
-        Read a text of the other end.
-
-        Raises:
-            RemoteProtocolError: If it is none. Kinds: ``not-json``, ``not-object``, ``no-event``, ``bad-start``,
-                ``bad-dtmf``, ``bad-mark``.
-        """
+        # Kinds of errors: not-json, not-object, no-event, bad-start, bad-dtmf, bad-mark.
         content = read_object(text)
         key, names = ("event", _EVENTS) if self.side is Side.BOT else ("action", _COMMANDS)
         name = content.get(key)
