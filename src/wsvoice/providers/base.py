@@ -275,7 +275,7 @@ class Quirk:
 
 
 #: Of a company that does not say so either way.
-ECHO_CLEARED_MARKS = {
+ECHOED_MARKS = {
     "echo-cleared-marks": Quirk(
         "no", "whether marks come back whose audio was cleared", ("no", "yes"), sets="return_cleared_marks"
     )
@@ -577,7 +577,12 @@ class Simulator(Company):
         The `seed` is at least 32 random bytes.
         """
         kept = {name: self.credentials[name] for name in self.kept_settings if name in self.credentials}
-        return dict(kept), kept
+        carrier, bot = self.new_secrets(seed)
+        return {**kept, **carrier}, {**kept, **bot}
+
+    def new_secrets(self, seed: bytes) -> tuple[dict[str, str], dict[str, str]]:
+        """Invent those of :meth:`test_credentials` that are new in each call."""
+        return {}, {}
 
     # What the company sends, not yet signed; `now` is Unix time in seconds, which some tell.
 
@@ -605,7 +610,13 @@ class Simulator(Company):
 
     def sign(self, request: WebhookRequest, *, now: float) -> WebhookRequest:
         """Return `request` with the provider's signature headers; as it is where no secret is known."""
-        return request
+        signature = self.signature_headers(request, now) if self.can_verify() else {}
+        headers = {name.lower(): value for name, value in signature.items()}
+        return replace(request, headers={**request.headers, **headers}) if headers else request
+
+    def signature_headers(self, request: WebhookRequest, now: float) -> dict[str, str]:
+        """Return the headers that sign `request`, where a secret is known."""
+        return {}
 
     def knock(self, request: WebhookRequest) -> WebhookRequest | None:
         """Return what is sent before `request`, to be asked for credentials; ``None`` if it is signed without."""

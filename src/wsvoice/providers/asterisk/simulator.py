@@ -96,7 +96,7 @@ class AsteriskSimulator(AsteriskCompany, Simulator):
         password = self.credential("ASTERISK_PASSWORD")
         return basic_header(self.username, password) if password else {}
 
-    def test_credentials(self, seed: bytes) -> tuple[dict[str, str], dict[str, str]]:
+    def new_secrets(self, seed: bytes) -> tuple[dict[str, str], dict[str, str]]:
         secret = {"ASTERISK_PASSWORD": hashlib.sha256(b"secret" + seed).hexdigest()[:32]}
         return secret, secret
 

@@ -79,23 +79,19 @@ class BandwidthSimulator(BandwidthCompany, XmlSimulator):
         stream = {"id": call.stream_id, "name": name or call.stream_id}
         return {**_fields(call, _EVENTS[status], now), "mediaStream": stream, **told.get(status, {})}
 
-    def sign(self, request: WebhookRequest, *, now: float) -> WebhookRequest:
-        if not self.can_verify():
-            return request
+    def signature_headers(self, request: WebhookRequest, now: float) -> dict[str, str]:
         user, password = self.credential("BANDWIDTH_WEBHOOK_USERNAME"), self.credential("BANDWIDTH_WEBHOOK_PASSWORD")
-        header = basic_header(user, password)["Authorization"]
-        return replace(request, headers={**request.headers, "authorization": header})
+        return basic_header(user, password)
 
     def knock(self, request: WebhookRequest) -> WebhookRequest | None:
         # The body comes with the password:
         # https://github.com/Bandwidth/api-docs/blob/main/site/docs/numbers/webhooks.mdx#authentication
         return replace(request, body=b"") if self.quirk("password") == "asked" else None
 
-    def test_credentials(self, seed: bytes) -> tuple[dict[str, str], dict[str, str]]:
+    def new_secrets(self, seed: bytes) -> tuple[dict[str, str], dict[str, str]]:
         password = hashlib.sha256(b"password" + seed).hexdigest()[:32]
         given = {"BANDWIDTH_WEBHOOK_USERNAME": "wsvoice", "BANDWIDTH_WEBHOOK_PASSWORD": password}
-        carrier, bot = super().test_credentials(seed)
-        return {**carrier, **given}, {**bot, **given}
+        return given, given
 
     def new_ids(self, seed: bytes) -> tuple[str, str, str]:
         call, stream = seed[:24].hex(), hashlib.sha256(seed).hexdigest()

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, urlunsplit
 from wsvoice.audio import AudioFormat
 from wsvoice.call import Call
 from wsvoice.providers.base import (
-    ECHO_CLEARED_MARKS,
+    ECHOED_MARKS,
     Document,
     Hazard,
     Quirk,
@@ -90,7 +90,7 @@ class ExotelSimulator(ExotelCompany, Simulator):
         "counters": Quirk("string", "how counters and rates are written", ("string", "number")),
         "case": Quirk("snake", "how the keys are written", ("snake", "camel")),
         "encoding-label": Quirk("audio/x-raw", "what the start message calls the audio's encoding"),
-        **ECHO_CLEARED_MARKS,
+        **ECHOED_MARKS,
         "frame-ms": Quirk(
             "100", "how long a piece of the caller's audio is", ("100", "20"), most=1000.0, sets="frame_ms"
         ),
@@ -110,7 +110,7 @@ class ExotelSimulator(ExotelCompany, Simulator):
         }
         return form_request(url.partition("#")[0], method, fields)
 
-    def test_credentials(self, seed: bytes) -> tuple[dict[str, str], dict[str, str]]:
+    def new_secrets(self, seed: bytes) -> tuple[dict[str, str], dict[str, str]]:
         return {}, {"EXOTEL_SAMPLE_RATE": str(self.sample_rate)}
 
     def new_ids(self, seed: bytes) -> tuple[str, str, str]:

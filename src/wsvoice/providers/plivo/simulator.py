@@ -9,7 +9,6 @@ import re
 import uuid
 from base64 import b32encode
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar, Literal
 from xml.etree.ElementTree import Element
 
@@ -189,20 +188,17 @@ class PlivoSimulator(PlivoCompany, XmlSimulator):
         }
         return self.request(at.url, at.method, fields, now)
 
-    def sign(self, request: WebhookRequest, *, now: float) -> WebhookRequest:
+    def signature_headers(self, request: WebhookRequest, now: float) -> dict[str, str]:
         """
-        Return `request` with Plivo's signatures, versions 3 and 2; as it is where no secret is known.
+        Return Plivo's signatures, versions 3 and 2.
 
         The nonces follow from the request and `now`. The headers of the main account are there if its token is.
         """
-        if not self.can_verify():
-            return request
         content = (request.method.encode(), request.url.encode("utf-8", "surrogatepass"), request.body)
-        headers = {
+        return {
             **self._signature_headers(3, _nonce(3, now, *content), request.method, request.url, request.form),
             **self._signature_headers(2, _nonce(2, now, *content), request.method, request.url),
         }
-        return replace(request, headers={**request.headers, **{name.lower(): headers[name] for name in headers}})
 
     def upgrade_headers(self, url: str, *, now: float) -> dict[str, str]:
         if not self.can_verify():
@@ -219,10 +215,9 @@ class PlivoSimulator(PlivoCompany, XmlSimulator):
         signatures = {header: hmac_base64(token, text, "sha256") for header, token in tokens if token}
         return {**signatures, names.nonce: nonce}
 
-    def test_credentials(self, seed: bytes) -> tuple[dict[str, str], dict[str, str]]:
+    def new_secrets(self, seed: bytes) -> tuple[dict[str, str], dict[str, str]]:
         token = {"PLIVO_AUTH_TOKEN": hashlib.sha256(b"token" + seed).hexdigest()[:40]}
-        carrier, bot = super().test_credentials(seed)
-        return {**carrier, **token}, {**bot, **token, "PLIVO_AUTH_ID": _account_id(seed)}
+        return token, {**token, "PLIVO_AUTH_ID": _account_id(seed)}
 
     def new_ids(self, seed: bytes) -> tuple[str, str, str]:
         call_id, stream_id, _ = super().new_ids(seed)

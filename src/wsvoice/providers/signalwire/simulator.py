@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import ClassVar, Literal
 from xml.etree.ElementTree import Element
 
@@ -47,10 +46,12 @@ class SignalWireSimulator(SignalWireCompany, TwilioSimulator):
         return form_request(url, method, fields)
 
     def sign(self, request: WebhookRequest, *, now: float) -> WebhookRequest:
-        if not request.is_json or not self.can_verify():
-            return super().sign(request, now=now)
-        signature = self.sign_json(next(webhook_urls(request.url)), request.body)
-        return replace(request, headers={**request.headers, self.signature_header.lower(): signature})
+        return Simulator.sign(self, request, now=now)
+
+    def signature_headers(self, request: WebhookRequest, now: float) -> dict[str, str]:
+        if not request.is_json:
+            return super().signature_headers(request, now)
+        return {self.signature_header: self.sign_json(next(webhook_urls(request.url)), request.body)}
 
     def upgrade_headers(self, url: str, *, now: float) -> dict[str, str]:
         # A bearer token is the document's.
@@ -60,8 +61,8 @@ class SignalWireSimulator(SignalWireCompany, TwilioSimulator):
     def upgrade_error(self, kind: Literal["timeout", "tls", "refused"]) -> str | None:
         return None
 
-    def test_credentials(self, seed: bytes) -> tuple[dict[str, str], dict[str, str]]:
-        carrier, bot = super().test_credentials(seed)
+    def new_secrets(self, seed: bytes) -> tuple[dict[str, str], dict[str, str]]:
+        carrier, bot = super().new_secrets(seed)
         return carrier, {**bot, "SIGNALWIRE_STREAM_CODEC": self.codec}
 
     def new_ids(self, seed: bytes) -> tuple[str, str, str]:

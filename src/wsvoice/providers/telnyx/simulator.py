@@ -173,27 +173,25 @@ class TelnyxSimulator(TelnyxCompany, XmlSimulator):
             "POST", url, {**_AGENT, "content-type": "application/json"}, write_object(content).encode()
         )
 
-    def sign(self, request: WebhookRequest, *, now: float) -> WebhookRequest:
-        key = self.private_key()
-        if key is None:
-            return request
+    def signature_headers(self, request: WebhookRequest, now: float) -> dict[str, str]:
+        if (key := self.private_key()) is None:
+            return {}
         timestamp = str(int(now))
         signature = b64encode(key.sign(timestamp.encode() + b"|" + request.body)).decode()
-        return replace(request, headers={**request.headers, SIGNATURE_HEADER: signature, TIMESTAMP_HEADER: timestamp})
+        return {SIGNATURE_HEADER: signature, TIMESTAMP_HEADER: timestamp}
 
     def upgrade_error(self, kind: Literal["timeout", "tls", "refused"]) -> str | None:
         # What streaming.failed gives as its reason:
         # https://developers.telnyx.com/docs/voice/programmable-voice/media-streaming
         return "connection_failed"
 
-    def test_credentials(self, seed: bytes) -> tuple[dict[str, str], dict[str, str]]:
+    def new_secrets(self, seed: bytes) -> tuple[dict[str, str], dict[str, str]]:
         """Invent the key pair of a test call, one key for each end, and the bot's key to the API."""
         key = hashlib.sha256(b"key" + seed).digest()
         public = Ed25519PrivateKey.from_private_bytes(key).public_key().public_bytes_raw()
         api_key = f"KEY{hashlib.sha256(b'api' + seed).hexdigest()[:32].upper()}"
-        carrier, bot = super().test_credentials(seed)
         keys = {"TELNYX_PUBLIC_KEY": b64encode(public).decode(), "TELNYX_API_KEY": api_key}
-        return {"TELNYX_PRIVATE_KEY": b64encode(key).decode(), **carrier}, {**keys, **bot}
+        return {"TELNYX_PRIVATE_KEY": b64encode(key).decode()}, keys
 
     def new_ids(self, seed: bytes) -> tuple[str, str, str]:
         _, stream_id, account_id = super().new_ids(seed)

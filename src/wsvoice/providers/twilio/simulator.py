@@ -93,15 +93,15 @@ class TwilioSimulator(TwilioCompany, XmlSimulator):
 
     def sign(self, request: WebhookRequest, *, now: float) -> WebhookRequest:
         """Return `request` with Twilio's signature; a JSON body is signed through its hash, which the URL gets."""
-        if not self.can_verify():
-            return request
         url = SignedUrl.parse(request.url)
-        if request.is_json and not any(name == "bodySHA256" for name, _ in request.query):
+        if self.can_verify() and request.is_json and not any(name == "bodySHA256" for name, _ in request.query):
             digest = hashlib.sha256(request.body).hexdigest()
             url = url._replace(query=f"{url.query}{'&' if url.query else '?'}bodySHA256={digest}")
             request = replace(request, url=str(url))
-        headers = {name.lower(): value for name, value in self._signature(str(url), request.form).items()}
-        return replace(request, headers={**request.headers, **headers})
+        return super().sign(request, now=now)
+
+    def signature_headers(self, request: WebhookRequest, now: float) -> dict[str, str]:
+        return self._signature(str(SignedUrl.parse(request.url)), request.form)
 
     def upgrade_headers(self, url: str, *, now: float) -> dict[str, str]:
         """
@@ -126,10 +126,9 @@ class TwilioSimulator(TwilioCompany, XmlSimulator):
         # https://www.twilio.com/docs/api/errors
         return {"timeout": "31901", "tls": "31910", "refused": "31920"}[kind]
 
-    def test_credentials(self, seed: bytes) -> tuple[dict[str, str], dict[str, str]]:
+    def new_secrets(self, seed: bytes) -> tuple[dict[str, str], dict[str, str]]:
         secret = {self.secret_name: hashlib.sha256(b"secret" + seed).hexdigest()[:32]}
-        carrier, bot = super().test_credentials(seed)
-        return {**carrier, **secret}, {**bot, **secret}
+        return secret, secret
 
     def new_ids(self, seed: bytes) -> tuple[str, str, str]:
         stream = hashlib.sha256(seed).hexdigest()[:32]

@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 from urllib.parse import urlunsplit
 
 from wsvoice.call import Call
-from wsvoice.providers import base, fields
-from wsvoice.providers.base import Document, NoStream, Simulator, StreamRequest, WebhookRequest
-from wsvoice.providers.fields import broken, shown, without_plus
+from wsvoice.providers.base import ECHOED_MARKS, Document, Finding, NoStream, Simulator, StreamRequest, WebhookRequest
+from wsvoice.providers.fields import broken, read_array, read_inner, read_parameters, shown, squeezed, without_plus
 from wsvoice.providers.hazards import BINARY_HAZARDS
 from wsvoice.providers.judged_stream import JudgedBinaryStream
 from wsvoice.providers.tokens import bearer_header, new_key
@@ -35,11 +34,11 @@ class VonageSimulator(VonageCompany, Simulator):
 
     carrier_type = VonageCarrier
     fake_api_type = VonageApi
-    hazards: ClassVar[Sequence[base.Hazard]] = BINARY_HAZARDS
+    hazards = BINARY_HAZARDS
     #: 3072 messages: https://developer.vonage.com/en/voice/voice-api/concepts/websockets
     queue_limit_s: ClassVar[float] = 3072 * 0.02
     kept_settings: ClassVar[tuple[str, ...]] = ("VONAGE_SAMPLE_RATE",)
-    quirks: ClassVar[Mapping[str, base.Quirk]] = base.ECHO_CLEARED_MARKS
+    quirks = ECHOED_MARKS
 
     def webhook(self, call: Call, url: str, *, method: str = "POST", now: float = 0.0) -> WebhookRequest:
         # https://developer.vonage.com/en/voice/voice-api/webhook-reference#answer-webhook
@@ -55,20 +54,17 @@ class VonageSimulator(VonageCompany, Simulator):
         }
         return json_request(url, method, content)
 
-    def sign(self, request: WebhookRequest, *, now: float) -> WebhookRequest:
+    def signature_headers(self, request: WebhookRequest, now: float) -> dict[str, str]:
         # https://developer.vonage.com/en/getting-started/concepts/webhooks#decoding-signed-webhooks
-        if not self.can_verify():
-            return request
         digest = hashlib.sha256(request.body).hexdigest()
         claims = {"iat": int(now), "iss": "Vonage", **({"payload_hash": digest} if request.body else {})}
         secret, about = self.credential("VONAGE_SIGNATURE_SECRET"), f"{request.url}#{digest}#{now!r}"
-        return replace(request, headers={**request.headers, **bearer_header(claims, secret, about=about)})
+        return bearer_header(claims, secret, about=about)
 
-    def test_credentials(self, seed: bytes) -> tuple[dict[str, str], dict[str, str]]:
-        carrier, bot = super().test_credentials(seed)
+    def new_secrets(self, seed: bytes) -> tuple[dict[str, str], dict[str, str]]:
         secret = {"VONAGE_SIGNATURE_SECRET": hashlib.sha256(b"secret" + seed).hexdigest()}
         application = {"VONAGE_APPLICATION_ID": str(uuid.UUID(bytes=seed[:16])), "VONAGE_PRIVATE_KEY": new_key()}
-        return {**carrier, **secret}, {**bot, **secret, **application}
+        return secret, {**secret, **application}
 
     def new_ids(self, seed: bytes) -> tuple[str, str, str]:
         # No message names the account.
@@ -76,7 +72,7 @@ class VonageSimulator(VonageCompany, Simulator):
 
     def read_answer(self, body: bytes, content_type: str, *, base_url: str = "", first: bool = True) -> Document:
         # https://developer.vonage.com/en/voice/voice-api/ncco-reference
-        actions = fields.read_array(body.decode("utf-8", "replace"))
+        actions = read_array(body.decode("utf-8", "replace"))
         skipped: list[str] = []
         for index, action in enumerate(actions):
             endpoint = _read_endpoint(action)
@@ -113,9 +109,9 @@ def _read_stream(endpoint: dict[str, Any], later: Sequence[Any]) -> StreamReques
     """
     uri, content_type = endpoint.get("uri"), endpoint.get("content-type")
     url = read_stream_url(uri if isinstance(uri, str) else "")
-    clear = base.Finding("W3", "warn", "the stream's URL is ws://, which carries the call in the clear")
-    wire = FORMATS.get(fields.squeezed(str(content_type)))
-    headers = fields.read_inner({"headers": {}, **endpoint}, "headers", "bad-answer")
+    clear = Finding("W3", "warn", "the stream's URL is ws://, which carries the call in the clear")
+    wire = FORMATS.get(squeezed(str(content_type)))
+    headers = read_inner({"headers": {}, **endpoint}, "headers", "bad-answer")
     if wire is None:
         raise broken("bad-answer", f"the content-type is {shown(content_type)}, which is none of Vonage's")
     if (size := len(json.dumps(headers, ensure_ascii=False).encode())) > HEADERS_LIMIT:
@@ -123,7 +119,7 @@ def _read_stream(endpoint: dict[str, Any], later: Sequence[Any]) -> StreamReques
     return StreamRequest(
         url=urlunsplit(url._replace(fragment="")),
         # The first event names the call only if the NCCO does.
-        parameters={"call_id": "", **fields.read_parameters(headers)},
+        parameters={"call_id": "", **read_parameters(headers)},
         format=wire,
         then=[_describe(each) for each in later],
         findings=[clear] if url.scheme == "ws" else [],

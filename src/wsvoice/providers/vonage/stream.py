@@ -69,13 +69,9 @@ class VonageStream(BinaryStream):
             name = payload.get("name")
             # One that is none of ours is called by its JSON; and to the carrier, which returns it as it came, one
             # whose name is such JSON.
-            if (
-                len(payload) > 1
-                or not isinstance(name, str)
-                or (self.side is Side.CARRIER and _payload(name) != payload)
-            ):
-                name = write_object(payload)
-            return Mark(name)
+            if len(payload) == 1 and isinstance(name, str) and (self.side is Side.BOT or _payload(name) == payload):
+                return Mark(name)
+            return Mark(write_object(payload))
         return kind() if kind else Unknown(name[:NAME_LIMIT])
 
     def read_start(self, content: dict[str, Any]) -> StreamStarted:
