@@ -578,7 +578,7 @@ class Simulator(Company):
         """
         kept = {name: self.credentials[name] for name in self.kept_settings if name in self.credentials}
         carrier, bot = self.new_secrets(seed)
-        return {**kept, **carrier}, {**kept, **bot}
+        return {**carrier, **kept}, {**bot, **kept}
 
     def new_secrets(self, seed: bytes) -> tuple[dict[str, str], dict[str, str]]:
         """Invent those of :meth:`test_credentials` that are new in each call."""
