@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from wsvoice.dial.setup import CallSetup
 from wsvoice.errors import LocalProtocolError
 from wsvoice.providers.events import Connected, Event, StreamStarted
-from wsvoice.providers.media_stream import Stream
 
 if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
