@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from wsvoice.audio import AUDIBLE_LEVEL, rms
 
@@ -48,6 +49,13 @@ class Activity:
     async def resumed(self) -> None:
         """Wait until activity resumes after :meth:`silence`."""
         await self._resumed.wait()
+
+    async def report_silences(self, timeout_s: float, report: Callable[[], Awaitable[object]]) -> None:
+        """Call `report` after every silence of `timeout_s`, once, for ever."""
+        while True:
+            await self.silence(timeout_s)
+            await report()
+            await self.resumed()
 
 
 def _is_sound(pcm: bytes) -> bool:

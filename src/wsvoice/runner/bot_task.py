@@ -88,8 +88,6 @@ class BotSession:
         ended_at: When the WebSocket was closed, on the loop's clock.
 
     Args:
-        socket: The accepted WebSocket.
-        bot: The user's coroutine function.
         session_id: Of the call, or made for the client.
         on_closed: Called once the WebSocket is closed, while the bot may still be busy.
     """
@@ -144,13 +142,7 @@ class BotSession:
         return {"error": INTERNAL_ERROR, "server": GOING_AWAY}.get(self.record.ended_by, self.socket.requested_code)
 
     def end(self, reason: str, *, at_once: bool = False) -> None:
-        """
-        Ask for the end, on the server's behalf.
-
-        Args:
-            reason: Why.
-            at_once: Wait neither for the last audio nor for the bot.
-        """
+        """Ask for the end, on the server's behalf; `at_once` waits neither for the last audio nor for the bot."""
         self._end_reason = self._end_reason or reason
         self._end_asked.set()
         if at_once:

@@ -130,9 +130,7 @@ class Capacity:
         """
         Reserve a place for the stream of `call`; false if none is free.
 
-        Args:
-            call: The call.
-            stranger: The address that an unsigned webhook came from; ``None`` for a verified webhook.
+        `stranger` is the address that an unsigned webhook came from; ``None`` for a verified webhook.
         """
         self._drop_expired()
         key = call_key(call)

@@ -180,12 +180,7 @@ class _PendingSession:
 
 
 class Clients:
-    """
-    Connects plain clients to the bot, many at a time.
-
-    Args:
-        switchboard: Whose bot, settings, tokens and places they get.
-    """
+    """Connects plain clients to the bot, many at a time, with the switchboard's tokens and places."""
 
     def __init__(self, switchboard: Switchboard) -> None:
         from wsvoice.runner.pipecat.websocket_transport import allowed_origins, client_arguments, is_eval_connect

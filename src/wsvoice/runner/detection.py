@@ -24,8 +24,6 @@ async def detect_provider(
     """
     Read until a provider claims a message as its start.
 
-    All messages that were read are returned in order, so that none is lost.
-
     Args:
         websocket: Accepted, and not read from so far.
         providers: The providers that are served.
@@ -33,7 +31,7 @@ async def detect_provider(
         byte_limit: How large the messages up to it may be in total.
 
     Returns:
-        The provider, or ``None`` if no start came; and the messages.
+        The provider, or ``None`` if no start came; and all messages that were read, so that none is lost.
 
     Raises:
         RemoteProtocolError: If they are larger.

@@ -29,8 +29,11 @@ from wsvoice.errors import UsageError
 #: How many causes of a call are kept; the first ones matter.
 MAX_CAUSES = 20
 _MESSAGE_LIMIT = 300
-_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
-_OWN = str(Path(__file__).parents[1])
+#: Where Python's libraries and this package are.
+NOT_THE_BOTS = (
+    *{sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")},
+    str(Path(__file__).parents[1]),
+)
 
 
 class Diagnosis:
@@ -104,7 +107,7 @@ def one_line(text: str) -> str:
 def location_of(error: BaseException) -> tuple[str, int]:
     """Return the innermost file and line of the bot's own code at which `error` was raised."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not frame.filename.startswith((*_LIBRARIES, _OWN, "<"))]
+    own = [frame for frame in frames if not frame.filename.startswith((*NOT_THE_BOTS, "<"))]
     if not own:
         return "", 0
     return own[-1].filename, own[-1].lineno or 0

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,10 +40,6 @@ PING_TIMEOUT_S = 10.0
 END_TIMEOUT_S = 0.5
 #: How long a drain waits for announced streams; a provider connects right after the answer.
 DIAL_TIMEOUT_S = 15.0
-#: How long after the drain, or after a second signal, the process is killed.
-FORCE_TIMEOUT_S = 2.0
-#: The exit codes of a process that did not end by itself.
-FORCED, INTERRUPTED = 1, 130
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +64,6 @@ class DrainingServer(uvicorn.Server):
 
     At the first SIGINT or SIGTERM it takes no new calls, and exits when the last one has ended or the time is up. A
     second one ends all calls at once. Whatever the bots do, the process is gone 2 s after that.
-
-    Attributes:
-        signals: The signals that it received.
     """
 
     def __init__(
@@ -83,12 +76,13 @@ class DrainingServer(uvicorn.Server):
         bot_folder: Path | None = None,
     ) -> None:
         super().__init__(config)
-        self.signals: list[int] = []
         self._switchboard = switchboard
         self._drain_timeout_s = drain_timeout_s
         self._on_started = on_started
-        self._watchdog = Watchdog(
-            folder=bot_folder, calls=lambda: switchboard.call_ids, on_blocked=switchboard.note_blocked
+        self.watchdog = Watchdog(
+            folder=bot_folder,
+            calls=lambda: [session.session_id for session in tuple(switchboard.sessions)],
+            on_blocked=switchboard.note_blocked,
         )
         self._drains_until: float | None = None
         #: Until when announced calls are waited for.
@@ -104,11 +98,8 @@ class DrainingServer(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         """Handle signals and watch the event loop while the context lasts."""
-        with isolation.protect_signals(self.handle_exit), self._watchdog.watching():
+        with isolation.protect_signals(self.handle_exit), self.watchdog.watching():
             yield
-        if self.signals:
-            # Threads that a bot left behind must not keep the process alive.
-            self._watchdog.exit_within(FORCE_TIMEOUT_S, forced_exit_code(self.signals))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to listen, then say so."""
@@ -117,18 +108,13 @@ class DrainingServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Drain at the first signal, stop at the second."""
-        self.signals.append(sig)
-        exit_code = forced_exit_code(self.signals)
-        if len(self.signals) == 1:
-            now = time.monotonic()
+        now = time.monotonic()
+        if self.watchdog.note_signal(sig, self._drain_timeout_s):
             self._drains_until = now + self._drain_timeout_s
             self._awaits_until = now + min(self._drain_timeout_s, DIAL_TIMEOUT_S)
             self._switchboard.drain()
-            self._watchdog.exit_within(self._drain_timeout_s + FORCE_TIMEOUT_S, exit_code)
-            return
-        self._drains_until = self._awaits_until = time.monotonic() - END_TIMEOUT_S
-        hopeless = len(self.signals) > 2 or self._watchdog.is_stuck
-        self._watchdog.exit_within(0 if hopeless else FORCE_TIMEOUT_S, exit_code)
+        else:
+            self._drains_until = self._awaits_until = now - END_TIMEOUT_S
 
     async def on_tick(self, counter: int) -> bool:
         """Exit once the drain is over."""
@@ -173,11 +159,6 @@ def _counted(count: int, what: str) -> str:
     return f"1 {what}" if count == 1 else f"{count} {what}s"
 
 
-def forced_exit_code(signals: Collection[int]) -> int:
-    """Return the exit code of a process that does not end by itself after these signals."""
-    return INTERRUPTED if signal.SIGINT in signals else FORCED
-
-
 def log_exit(error: BaseException | None) -> None:
     """Log that code of a bot outside of any call tried to end the process."""
     if error is None:
@@ -188,12 +169,7 @@ def log_exit(error: BaseException | None) -> None:
 
 def serve(bot: LoadedBot, config: RunConfig, *, on_ready: Callable[[Ready], None]) -> None:
     """
-    Serve `bot` until the process is asked to stop.
-
-    Args:
-        bot: The bot, loaded and checked.
-        config: The settings.
-        on_ready: Called once the server listens.
+    Serve `bot` until the process is asked to stop; `on_ready` is called once the server listens.
 
     Raises:
         ServerError: If the address cannot be listened on, or a tunnel cannot be opened.
@@ -235,7 +211,7 @@ def serve(bot: LoadedBot, config: RunConfig, *, on_ready: Callable[[Ready], None
             bot_folder=bot.path.parent,
         )
         server.run(sockets)
-    if signal.SIGINT in server.signals:
+    if signal.SIGINT in server.watchdog.signals:
         # After SIGTERM a finished drain is a success: the process exits with 0.
         raise KeyboardInterrupt
 

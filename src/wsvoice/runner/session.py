@@ -85,8 +85,6 @@ class Session(BotSession):
     The bot running for one call.
 
     Args:
-        switchboard: Which connects the call.
-        socket: The accepted WebSocket.
         provider: Whose stream it is.
         announced: The call that the stream's token was issued for; ``None`` without a token.
         verified: Whether the webhook of `announced` was verified.

@@ -94,7 +94,6 @@ class SingleClientServer:
         closed: New clients are refused.
 
     Args:
-        config: The server's settings.
         event_tasks: Returns the running event handlers of the transport that a handler belongs to.
     """
 

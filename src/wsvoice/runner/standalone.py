@@ -10,7 +10,7 @@ import asyncio
 import signal
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from wsvoice import isolation
 from wsvoice.config import without_secrets
 from wsvoice.errors import BotError, ConfigError
 from wsvoice.runner.memory import MemoryTrimmer
-from wsvoice.runner.server import FORCE_TIMEOUT_S, Ready, forced_exit_code, listen, log_exit, url_host
+from wsvoice.runner.server import Ready, listen, log_exit, url_host
 from wsvoice.runner.single_client import PIPELINE_END_GRACE_S, SingleClientServer
 from wsvoice.runner.watchdog import Watchdog
 
@@ -72,10 +72,7 @@ def run_alone(bot: LoadedBot, config: RunConfig, *, on_ready: OnReady) -> None:
     """
     Run `bot` with the transport ``websocket-server`` or ``websocket-client`` until it is over.
 
-    Args:
-        bot: The bot, loaded and checked.
-        config: The settings.
-        on_ready: Called once it listens or connects.
+    `on_ready` is called once it listens or connects.
 
     Raises:
         BotError: If the bot fails.
@@ -88,26 +85,15 @@ def run_alone(bot: LoadedBot, config: RunConfig, *, on_ready: OnReady) -> None:
     async def main() -> bool:
         loop = asyncio.get_running_loop()
         watchdog = Watchdog(folder=bot.path.parent, calls=lambda: stop.call_ids)
-        received: list[int] = []
 
         def ask(number: int, _: FrameType | None) -> None:
-            received.append(number)
-            exit_code = forced_exit_code(received)
-            if len(received) == 1:
-                watchdog.exit_within(config.drain_timeout_s + FORCE_TIMEOUT_S, exit_code)
-            else:
-                watchdog.exit_within(0 if len(received) > 2 or watchdog.is_stuck else FORCE_TIMEOUT_S, exit_code)
+            watchdog.note_signal(number, config.drain_timeout_s)
             loop.call_soon_threadsafe(stop.ask)
 
         stop = Stop()
         with isolation.protect_signals(ask), watchdog.watching():
-            try:
-                await run(bot, config, on_ready=on_ready, stop=stop)
-            finally:
-                if received:
-                    # Threads that a bot left behind must not keep the process alive.
-                    watchdog.exit_within(FORCE_TIMEOUT_S, forced_exit_code(received))
-        return signal.SIGINT in received
+            await run(bot, config, on_ready=on_ready, stop=stop)
+        return signal.SIGINT in watchdog.signals
 
     if isolation.run(main(), on_exit=log_exit):
         raise KeyboardInterrupt
@@ -126,8 +112,7 @@ async def run_websocket_server(bot: LoadedBot, config: RunConfig, *, on_ready: O
     server = SingleClientServer(
         config, event_tasks=websocket_server_transport.event_tasks, logger=logger.bind(call="-")
     )
-    sockets = listen(config.host, config.port)
-    await server.open(sockets)
+    await server.open(listen(config.host, config.port))
     websocket_server_transport.take_over_port(server)
     memory_trimmer = asyncio.create_task(_trim_memory(server))
     try:
@@ -144,7 +129,7 @@ async def run_websocket_server(bot: LoadedBot, config: RunConfig, *, on_ready: O
             stop.call_ids = [session_id]
             await _first(task, stop.drain)
             if not task.done():
-                await _drain(task, server, config, stop, websocket_server_transport.end_pipeline)
+                await _drain(task, server, config, stop)
             error = _error_of(task)
             if (orphan := await server.drop(failed=error is not None)) is not None:
                 # A bot that failed outside its pipeline left that running.
@@ -218,14 +203,10 @@ async def _trim_memory(server: SingleClientServer) -> None:
         memory_trimmer.check(is_busy=not server.empty.is_set())
 
 
-async def _drain(
-    task: BotFunctionTask,
-    server: SingleClientServer,
-    config: RunConfig,
-    stop: Stop,
-    end_pipeline: Callable[[Any, str], Awaitable[None]],
-) -> None:
+async def _drain(task: BotFunctionTask, server: SingleClientServer, config: RunConfig, stop: Stop) -> None:
     """Let the current client finish, then end the bot."""
+    from wsvoice.runner.pipecat.websocket_server_transport import end_pipeline
+
     server.closed = True
     if not server.empty.is_set():
         logger.warning(

@@ -47,8 +47,6 @@ class Switchboard:
     Connects a provider's calls to the bot.
 
     Args:
-        bot: The user's coroutine function.
-        config: The server's settings.
         providers: As :func:`~wsvoice.runner.auth.served_providers` returns them.
 
     Attributes:
@@ -80,11 +78,6 @@ class Switchboard:
     def drain(self) -> None:
         """Take no new calls; running ones continue."""
         self.capacity.draining = True
-
-    @property
-    def call_ids(self) -> list[str]:
-        """The ids of the running calls."""
-        return [session.session_id for session in tuple(self.sessions)]
 
     def note_blocked(self, text: str) -> None:
         """Note for every running call that the event loop was blocked; may be called from any thread."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
+import signal
 import sys
-import sysconfig
 import threading
 import time
 from collections import Counter
@@ -22,6 +22,7 @@ from types import FrameType
 from loguru import logger
 
 from wsvoice import isolation
+from wsvoice.runner.diagnosis import NOT_THE_BOTS
 
 #: How often the loop sends a heartbeat, and how often the thread checks for it.
 HEARTBEAT_S = 0.25
@@ -33,14 +34,18 @@ STILL_BLOCKED_S = 5.0
 STUCK_S = 0.5
 #: How long the last lines may take to be written before the process ends, and how long they usually take.
 FLUSH_TIMEOUT_S, FLUSH_USUALLY_S = 1.0, 0.1
-
-_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
-_OWN = str(Path(__file__).parents[1])
+#: How long after the drain, or after a second signal, the process is killed.
+FORCE_TIMEOUT_S = 2.0
+#: The exit codes of a process that did not end by itself.
+FORCED, INTERRUPTED = 1, 130
 
 
 class Watchdog:
     """
     Watches an event loop while it runs, and the process until it has ended.
+
+    Attributes:
+        signals: The requests to stop that the process received.
 
     Args:
         folder: The folder of the bot's source, whose lines are reported rather than a library's.
@@ -55,6 +60,7 @@ class Watchdog:
         calls: Callable[[], Collection[str]],
         on_blocked: Callable[[str], None] = lambda text: None,
     ) -> None:
+        self.signals: list[int] = []
         self._folder = None if folder is None else str(folder.resolve())
         self._calls = calls
         self._on_blocked = on_blocked
@@ -83,12 +89,30 @@ class Watchdog:
             if self._timer is not None:
                 self._timer.cancel()
             self._loop = None
+            if self.signals:
+                # Threads that a bot left behind must not keep the process alive.
+                self.exit_within(FORCE_TIMEOUT_S, self._forced_exit_code)
             self._over.set()
 
     @property
     def is_stuck(self) -> bool:
         """Whether the loop is blocked."""
         return self._loop is not None and self._blocked_s() > STUCK_S
+
+    def note_signal(self, number: int, drain_timeout_s: float) -> bool:
+        """Note a request to stop, and see that the process ends in time; true for the first one, which is to drain."""
+        self.signals.append(number)
+        timeout_s = FORCE_TIMEOUT_S
+        if len(self.signals) == 1:
+            timeout_s += drain_timeout_s
+        elif len(self.signals) > 2 or self.is_stuck:
+            timeout_s = 0
+        self.exit_within(timeout_s, self._forced_exit_code)
+        return len(self.signals) == 1
+
+    @property
+    def _forced_exit_code(self) -> int:
+        return INTERRUPTED if signal.SIGINT in self.signals else FORCED
 
     def exit_within(self, timeout_s: float, exit_code: int) -> None:
         """End the process after `timeout_s` unless it has ended; an earlier deadline stays."""
@@ -187,7 +211,7 @@ class Watchdog:
     def _is_bot_code(self, file: str) -> bool:
         if self._folder is None or not file.startswith(self._folder):
             return False
-        return not file.startswith((*_LIBRARIES, _OWN)) and "site-packages" not in file
+        return not file.startswith(NOT_THE_BOTS) and "site-packages" not in file
 
 
 def _is_loop(file: str) -> bool:

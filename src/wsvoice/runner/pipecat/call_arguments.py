@@ -38,11 +38,13 @@ class ReadyTransport(Generic[ParamsT, TransportT]):
         params_kind: The class of its params.
         params_names: Under which names ``create_transport`` looks for the bot's params; the first one decides.
         default_params: What its params are without the bot's own.
+        converts_params: Whether it takes the params of other transports too, so that one entry suffices for all.
     """
 
     params_kind: type[ParamsT]
     params_names: tuple[str, ...]
     default_params: ClassVar[dict[str, Any]] = {"audio_in_enabled": True, "audio_out_enabled": True}
+    converts_params = True
     _transport: TransportT | None = None
 
     @property
@@ -80,13 +82,10 @@ class ReadyTransport(Generic[ParamsT, TransportT]):
         params = transport_params[name]()
         if isinstance(params, kind):
             return params
-        if (converted := self._convert(params)) is not None:
-            return converted
+        if self.converts_params and isinstance(params, BaseParams):
+            common = params.model_fields_set & kind.model_fields.keys()
+            return kind(**{field: getattr(params, field) for field in common})
         raise ValueError(f'transport_params["{name}"] makes a {type(params).__name__}; a {kind.__name__} is needed')
-
-    def _convert(self, params: Any) -> ParamsT | None:
-        """Return params of another transport as such params; ``None`` if they are not accepted."""
-        return None
 
 
 @dataclass
@@ -102,6 +101,7 @@ class CallArguments(ReadyTransport[FastAPIWebsocketParams, CallTransport], WebSo
     """
 
     params_kind = FastAPIWebsocketParams
+    converts_params = False
 
     call: Call = field(kw_only=True)
 

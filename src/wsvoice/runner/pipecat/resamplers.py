@@ -71,11 +71,9 @@ class LowLatencyResampler(BaseAudioResampler):
         return tail + self._resampler.process(audio)
 
     async def flush(self) -> bytes:
-        """Return what is held back."""
         return self._resampler.flush() if self._resampler is not None else b""
 
     async def reset(self) -> None:
-        """Drop what is held back."""
         if self._resampler is not None:
             self._resampler.reset()
 
@@ -95,7 +93,6 @@ class UtteranceResampler(LowLatencyResampler):
         self._last = 0.0
 
     async def resample(self, audio: bytes, in_rate: int, out_rate: int) -> bytes:
-        """Convert s16le audio."""
         now = time.monotonic()
         if now - self._last > self.PAUSE_S:
             await self.reset()

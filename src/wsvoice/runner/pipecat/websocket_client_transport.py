@@ -35,11 +35,11 @@ from wsvoice.errors import ConnectError
 from wsvoice.runner.activity import Activity
 from wsvoice.runner.diagnosis import one_line
 from wsvoice.runner.pipecat import is_supported
+from wsvoice.runner.pipecat.call_arguments import ReadyTransport
 from wsvoice.runner.pipecat.call_transport import has_handler
 from wsvoice.runner.pipecat.websocket_transport import (
     ActivityOutputTransport,
     FrameReceiver,
-    PlainTransport,
     with_serializer,
 )
 
@@ -174,13 +174,11 @@ class OutboundTransport(WebsocketClientTransport):
         return self._session.is_connected
 
     def input(self) -> WebsocketClientInputTransport:
-        """Return the input."""
         if self._input is None:
             self._input = OutboundInputTransport(self, cast(OutboundSession, self._session), self._params)
         return self._input
 
     def output(self) -> WebsocketClientOutputTransport:
-        """Return the output."""
         if self._output is None:
             self._output = OutboundOutputTransport(self, self._session, self._params)
         return self._output
@@ -208,7 +206,7 @@ class OutboundTransport(WebsocketClientTransport):
 
 
 @dataclass
-class OutboundArguments(PlainTransport[WebsocketClientParams, WebsocketClientTransport], RunnerArguments):
+class OutboundArguments(ReadyTransport[WebsocketClientParams, WebsocketClientTransport], RunnerArguments):
     """
     The argument of a bot that connects to a server.
 
@@ -223,7 +221,7 @@ class OutboundArguments(PlainTransport[WebsocketClientParams, WebsocketClientTra
     params_kind = WebsocketClientParams
     params_names = ("websocket-client", "websocket")
     # By default pipecat's params add a WAV header to every piece, which most servers would play as sound.
-    default_params = PlainTransport.default_params | {"add_wav_header": False}
+    default_params = ReadyTransport.default_params | {"add_wav_header": False}
 
     uri: str
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)

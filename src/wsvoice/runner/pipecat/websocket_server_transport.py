@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import pipecat
@@ -26,10 +27,10 @@ from wsvoice.call import Call
 from wsvoice.pipecat_contracts import unusable
 from wsvoice.runner.activity import Activity
 from wsvoice.runner.pipecat import is_supported
+from wsvoice.runner.pipecat.call_arguments import ReadyTransport
 from wsvoice.runner.pipecat.websocket_transport import (
     ActivityOutputTransport,
     FrameReceiver,
-    PlainTransport,
     with_serializer,
 )
 from wsvoice.runner.single_client import Handler, SingleClientServer
@@ -50,7 +51,8 @@ class ServerInputTransport(SingleClientWebsocketServerInputTransport):
         await self._callbacks.on_client_connected(websocket)
         monitor = None
         if self._params.session_timeout:
-            monitor = self.create_task(self._monitor_websocket(websocket, self._params.session_timeout))
+            report = partial(self._callbacks.on_session_timeout, websocket)
+            monitor = self.create_task(activity.report_silences(self._params.session_timeout, report))
         try:
             async for message in websocket:
                 await receiver.take(message)
@@ -61,13 +63,6 @@ class ServerInputTransport(SingleClientWebsocketServerInputTransport):
                 await self.cancel_task(monitor)
         await self._callbacks.on_client_disconnected(websocket)
         self._websocket = None
-
-    async def _monitor_websocket(self, websocket: ServerConnection, session_timeout: int) -> None:
-        # Overrides pipecat's method of this name; it is only called from here.
-        while True:
-            await self._transport.activity.silence(session_timeout)
-            await self._callbacks.on_session_timeout(websocket)
-            await self._transport.activity.resumed()
 
 
 class ServerOutputTransport(ActivityOutputTransport, SingleClientWebsocketServerOutputTransport):
@@ -97,7 +92,6 @@ class ServerTransport(SingleClientWebsocketServerTransport):
         self.activity = Activity()
 
     def input(self) -> ServerInputTransport:
-        """Return the input."""
         if self._input is None:
             self._input = ServerInputTransport(
                 self, self._host, self._port, self._params, self._callbacks, name=self._input_name
@@ -105,7 +99,6 @@ class ServerTransport(SingleClientWebsocketServerTransport):
         return cast(ServerInputTransport, self._input)
 
     def output(self) -> ServerOutputTransport:
-        """Return the output."""
         if self._output is None:
             self._output = ServerOutputTransport(self, self._params, name=self._output_name)
         return cast(ServerOutputTransport, self._output)
@@ -113,7 +106,7 @@ class ServerTransport(SingleClientWebsocketServerTransport):
 
 @dataclass
 class ServerArguments(
-    PlainTransport[SingleClientWebsocketServerParams, SingleClientWebsocketServerTransport], RunnerArguments
+    ReadyTransport[SingleClientWebsocketServerParams, SingleClientWebsocketServerTransport], RunnerArguments
 ):
     """
     The argument of a bot that serves one client at a time.

@@ -36,7 +36,6 @@ from pipecat.serializers.base_serializer import FrameSerializer
 from pipecat.serializers.protobuf import ProtobufFrameSerializer
 from pipecat.transports.base_input import BaseInputTransport
 from pipecat.transports.base_output import BaseOutputTransport
-from pipecat.transports.base_transport import TransportParams as BaseParams
 from pipecat.transports.websocket.fastapi import (
     FastAPIWebsocketClient,
     FastAPIWebsocketInputTransport,
@@ -49,7 +48,7 @@ from wsvoice.call import Call
 from wsvoice.runner.activity import Activity
 from wsvoice.runner.pacing import InputLimit
 from wsvoice.runner.pipecat import is_supported
-from wsvoice.runner.pipecat.call_arguments import ParamsT, ReadyTransport, TransportT
+from wsvoice.runner.pipecat.call_arguments import ParamsT, ReadyTransport
 from wsvoice.runner.pipecat.call_transport import has_handler, waiting_frames
 from wsvoice.runner.pipecat.resamplers import UtteranceResampler, use_resampler
 
@@ -218,10 +217,7 @@ class ClientInputTransport(FastAPIWebsocketInputTransport):
     if is_supported("session-timeout"):
 
         async def _monitor_websocket(self, timeout: int) -> None:
-            while True:
-                await self._transport.activity.silence(timeout)
-                await self._client.trigger_client_timeout()
-                await self._transport.activity.resumed()
+            await self._transport.activity.report_silences(timeout, self._client.trigger_client_timeout)
 
 
 class ActivityOutputTransport(BaseOutputTransport):
@@ -240,7 +236,6 @@ class ActivityOutputTransport(BaseOutputTransport):
         return await super().write_audio_frame(frame)
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        """Handle a frame."""
         if isinstance(frame, InterruptionFrame):
             self._transport.activity.cut()
         await super().process_frame(frame, direction)
@@ -277,18 +272,8 @@ class ClientTransport(FastAPIWebsocketTransport):
 # -- The arguments --
 
 
-class PlainTransport(ReadyTransport[ParamsT, TransportT]):
-    """A :class:`ReadyTransport` that converts the params of other transports, so that one entry suffices for all."""
-
-    def _convert(self, params: Any) -> ParamsT | None:
-        if not isinstance(params, BaseParams):
-            return None
-        known = params.model_fields_set & self.params_kind.model_fields.keys()
-        return self.params_kind(**{field: getattr(params, field) for field in known})
-
-
 @dataclass
-class ClientArguments(PlainTransport[FastAPIWebsocketParams, FastAPIWebsocketTransport], WebSocketRunnerArguments):
+class ClientArguments(ReadyTransport[FastAPIWebsocketParams, FastAPIWebsocketTransport], WebSocketRunnerArguments):
     """
     A bot's argument for a plain client: pipecat's arguments, and a ready-made transport.
 
@@ -338,22 +323,11 @@ class EvalArguments(WebSocketRunnerArguments):
 async def client_arguments(session: ClientSession) -> WebSocketRunnerArguments:
     """Build a bot's arguments, as pipecat's runner would."""
     websocket = cast(Any, session.socket)
+    common: dict[str, Any] = {"websocket": websocket, "body": session.body, "session_id": session.session_id}
     if session.is_eval:
         transport_type, call_data = await parse_telephony_websocket(websocket)
-        return EvalArguments(
-            websocket=websocket,
-            transport_type=transport_type,
-            call_data=call_data,
-            body=session.body,
-            session_id=session.session_id,
-        )
-    return ClientArguments(
-        websocket=websocket,
-        transport_type="websocket",
-        body=session.body,
-        session_id=session.session_id,
-        session=session,
-    )
+        return EvalArguments(transport_type=transport_type, call_data=call_data, **common)
+    return ClientArguments(transport_type="websocket", session=session, **common)
 
 
 def is_eval_connect(raw: str | bytes) -> bool:
