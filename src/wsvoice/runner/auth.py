@@ -120,13 +120,7 @@ def _has_password(provider: Server) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class TokenClaims:
-    """
-    What a stream token says.
-
-    Attributes:
-        call: The call that it was issued for.
-        verified: Whether it was issued to a verified party: a provider by its signature, or the holder of a key.
-    """
+    """The call of a stream token, and whether it was issued to a provider with a signature, or to a key's holder."""
 
     call: Call
     verified: bool
@@ -314,7 +308,6 @@ class Authenticator:
     Checks that webhooks and streams come from whom they claim to.
 
     Args:
-        verify: The ``--verify`` option.
         chosen_provider: The provider that was chosen by name, whose webhooks are accepted even if it signs nothing.
     """
 

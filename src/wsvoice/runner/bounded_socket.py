@@ -95,11 +95,10 @@ class BoundedSocket(WebSocket):
 
     def _why_disconnected(self, *, closed: bool) -> str:
         """
-        Say why the other end is gone.
+        Say why the other end is gone; `closed` is whether a close was received.
 
-        Args:
-            closed: Whether a close was received. uvicorn reports 1005 for a close without a code, which is what a
-                browser's ``close()`` sends, and for a lost connection; only the first has a reason, even if empty.
+        uvicorn reports 1005 for a close without a code, which is what a browser's ``close()`` sends, and for a lost
+        connection; only the first has a reason, even if empty.
         """
         reasons = {
             MESSAGE_TOO_BIG: "a message was larger than the limit",
@@ -235,12 +234,11 @@ class BoundedSocket(WebSocket):
 
     def note_gone(self, reason: str) -> None:
         """Note that the caller is gone."""
-        if self.gone.is_set():
-            return
-        self.gone_reason = reason
-        self.client_state = WebSocketState.DISCONNECTED
-        self.gone.set()
-        self._inbox_filled.set()
+        if not self.gone.is_set():
+            self.gone_reason = reason
+            self.client_state = WebSocketState.DISCONNECTED
+            self.gone.set()
+            self._inbox_filled.set()
 
     def note_fault(self, kind: str, message: str) -> None:
         """Count a bad message, and log the first of its kind."""

@@ -37,13 +37,7 @@ NOT_THE_BOTS = (
 
 
 class Diagnosis:
-    """
-    Collects the causes of one call.
-
-    Args:
-        call_id: The call.
-        file: A file to which each is also written, or ``None``.
-    """
+    """Collects the causes of one call; each is also written to `file`, if there is one."""
 
     def __init__(self, call_id: str, file: Path | None = None) -> None:
         self.causes: list[Cause] = []

@@ -23,12 +23,7 @@ WORTH_BYTES = 8_000_000
 
 
 class MemoryTrimmer:
-    """
-    Releases memory once the server has been quiet for a while.
-
-    Args:
-        now: Returns the time in seconds.
-    """
+    """Releases memory once the server has been quiet for a while; `now` gives the time in seconds."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now

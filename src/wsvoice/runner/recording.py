@@ -225,12 +225,7 @@ class _StereoFile:
         self._guarded(_interleaved(whole))
 
     def close(self) -> None:
-        """
-        Append what the resamplers hold back, and close the file.
-
-        Raises:
-            OSError: As :meth:`append` does.
-        """
+        """Append what the resamplers hold back, and close the file; errors are as in :meth:`append`."""
         rest = [waiting + each.flush() for waiting, each in zip(self._waiting, self._resamplers, strict=True)]
         longest = max(map(len, rest))
         self._guarded(_interleaved([pcm.ljust(longest, b"\0") for pcm in rest]))

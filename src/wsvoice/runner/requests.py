@@ -42,13 +42,7 @@ _ORIGIN = re.compile(f"https?://({_HOST_PATTERN})")
 
 
 class BodyError(Exception):
-    """
-    A body that is too large or does not arrive; its text is for the client.
-
-    Attributes:
-        status: The HTTP status for it.
-        reason: Why, for the log.
-    """
+    """A body that is too large or does not arrive: its status and text are for the client, its reason for the log."""
 
     def __init__(self, status: int, text: str, reason: str) -> None:
         super().__init__(text)

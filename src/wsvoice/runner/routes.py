@@ -67,12 +67,7 @@ def create_router(bot: Bot, config: RunConfig | None = None) -> APIRouter:
     The application's middleware and lifespan apply. Run it with ``--ws-max-size 65536`` and WebSocket pings, as
     ``wsvoice run`` does, so that the server itself refuses large messages and notices callers that vanish.
 
-    Args:
-        bot: A coroutine function that takes the call's arguments.
-        config: The settings; those of a development server on localhost by default.
-
-    Raises:
-        ConfigError: If the settings contradict each other.
+    Arguments and errors are those of :func:`create_app`.
     """
     return _router(create_switchboard(bot, config))
 

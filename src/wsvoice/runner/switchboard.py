@@ -120,15 +120,12 @@ class Switchboard:
         except requests.BodyError as error:
             self.refusals.warning(logger, f"webhook refused ({error.status})", error.reason)
             return requests.close_after(PlainTextResponse(f"{error}\n", error.status))
-        asked = WebhookRequest(
-            method=request.method,
-            url=self._public_url(request, websocket=False),
-            headers={name.lower(): value for name, value in request.headers.items()},
-            body=body,
-        )
+        asked = self._as_signed(request, body)
         provider = self._find_provider(provider_name, asked)
         if provider is None:
-            return PlainTextResponse(self._guidance(asked), 404)
+            paths = ", ".join(f"/{name}" for name in self.providers)
+            guidance = f"the request is no provider's{self._other_path(asked, None)}. Webhooks: {paths}"
+            return PlainTextResponse(f"This is a voice bot's webhook, but {guidance}\n", 404)
         log = logger.bind(call="-")
         if not requests.has_host(request, self.config):
             self.refusals.warning(log, "webhook refused (400)", "it names no host, or a bad one")
@@ -249,11 +246,6 @@ class Switchboard:
             return next(iter(self.providers.values()))
         return next((each for each in self.providers.values() if request and each.recognises(request)), None)
 
-    def _guidance(self, request: WebhookRequest) -> str:
-        paths = ", ".join(f"/{name}" for name in self.providers)
-        other = self._other_path(request, None)
-        return f"This is a voice bot's webhook, but the request is no provider's{other}. Webhooks: {paths}\n"
-
     def _other_path(self, request: WebhookRequest, provider: Server | None) -> str:
         """Say, as the end of a sentence, which path would answer a webhook that came to the wrong one."""
         for name in PROVIDERS:
@@ -350,7 +342,7 @@ class Switchboard:
         if self.config.stream_auth != "none" and requests.is_foreign_page(whose, {own}):
             raise TokenError(f"a web page of {whose!r:.100} dials; telephone companies do not")
         known = self.providers.values() if provider is None else [provider]
-        upgrade = self._upgrade_request(websocket)
+        upgrade = self._as_signed(websocket)
         if any(each.has_credentials(upgrade) for each in known):
             return None, False  # What the user gave the provider instead of a token.
         if bad_token is not None:
@@ -371,7 +363,7 @@ class Switchboard:
             SignatureError: With ``--verify enforce``, if it is not.
         """
         try:
-            matched = self.auth.check_upgrade(provider, self._upgrade_request(websocket))
+            matched = self.auth.check_upgrade(provider, self._as_signed(websocket))
         except SignatureError as error:
             if self.config.verify == "enforce":
                 raise
@@ -402,23 +394,20 @@ class Switchboard:
             return None
         return provider, unread
 
-    def _upgrade_request(self, websocket: WebSocket) -> WebhookRequest:
-        return WebhookRequest(
-            method="GET",
-            url=self._public_url(websocket, websocket=True),
-            headers={name.lower(): value for name, value in websocket.headers.items()},
-        )
-
-    # Addresses
-
-    def _public_url(self, connection: HTTPConnection, *, websocket: bool) -> str:
-        """Return the URL that the provider signs: that of the configured host, else our own."""
+    def _as_signed(self, connection: HTTPConnection, body: bytes = b"") -> WebhookRequest:
+        """Return a webhook or an upgrade with the URL that the provider signs: of the configured host, else our own."""
+        scope = connection.scope
         base = requests.signed_base(connection, self.config)
-        if websocket:
+        if scope["type"] == "websocket":
             base = base.replace("http", "ws", 1)
-        path = connection.scope.get("raw_path", connection.scope["path"].encode()).decode("latin-1")
-        query = connection.scope.get("query_string", b"").decode("latin-1")
-        return f"{base}{path}?{query}" if query else f"{base}{path}"
+        path = scope.get("raw_path", scope["path"].encode()).decode("latin-1")
+        query = scope.get("query_string", b"").decode("latin-1")
+        return WebhookRequest(
+            method=scope.get("method", "GET"),
+            url=f"{base}{path}?{query}" if query else f"{base}{path}",
+            headers={name.lower(): value for name, value in connection.headers.items()},
+            body=body,
+        )
 
     def _signed_for(self, provider: Server, asked: WebhookRequest, request: Request) -> str | None:
         """Return the host that a refused webhook is signed for, if it is not the server's own."""

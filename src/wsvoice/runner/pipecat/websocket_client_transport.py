@@ -61,6 +61,7 @@ CLOSED_FOR_ERROR = {
 }
 
 
+@dataclass
 class Outcome:
     """
     Whether the server could be reached, and closed normally.
@@ -68,15 +69,9 @@ class Outcome:
     The runner needs it because a pipeline only logs its errors.
     """
 
-    def __init__(self) -> None:
-        self.error: ConnectError | None = None
-        self.failed = asyncio.Event()
-        self.closed = asyncio.Event()
-
-    def fail(self, error: ConnectError) -> None:
-        """Note why the server could not be reached."""
-        self.error = error
-        self.failed.set()
+    error: ConnectError | None = None
+    failed: asyncio.Event = field(default_factory=asyncio.Event)
+    closed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class OutboundSession(WebsocketClientSession):
@@ -110,9 +105,9 @@ class OutboundSession(WebsocketClientSession):
                     ),
                 )
             except (OSError, TimeoutError, WebSocketException) as error:
-                failure = connect_error(self._uri, error)
-                self.outcome.fail(failure)
-                raise failure from error
+                self.outcome.error = connect_error(self._uri, error)
+                self.outcome.failed.set()
+                raise self.outcome.error from error
             self._client_task = self.task_manager.create_task(
                 self._client_task_handler(), f"{self._transport_name}::client"
             )
