@@ -204,8 +204,8 @@ RUNNER_FEATURES = (
         calls(f"{_SERVER}InputTransport.__init__", "transport", "host", "port", "params", "callbacks"),
         uses(f"{_SERVER}InputTransport.__init__", "_websocket", "_callbacks"),
         uses(f"{_SERVER}Transport.__init__", "_host", "_port", "_params", "_callbacks", "_input", "_output"),
-        uses(f"{_SERVER}Transport.input", "_input", "_input_name"),
-        uses(f"{_SERVER}Transport.output", "_output", "_output_name"),
+        uses(f"{_SERVER}Transport.input", "_input"),
+        uses(f"{_SERVER}Transport.output", "_output"),
         uses(f"{_BASE}._call_event_handler", "_event_tasks"),
     ),
     feature(

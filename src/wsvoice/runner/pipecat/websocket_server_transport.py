@@ -80,28 +80,19 @@ class ServerTransport(SingleClientWebsocketServerTransport):
     protobuf one; ``session_timeout`` counts seconds without activity, and works for every client.
     """
 
-    def __init__(
-        self,
-        params: SingleClientWebsocketServerParams,
-        host: str = "localhost",
-        port: int = 8765,
-        input_name: str | None = None,
-        output_name: str | None = None,
-    ) -> None:
-        super().__init__(params, host, port, input_name, output_name)
+    def __init__(self, params: SingleClientWebsocketServerParams, host: str, port: int) -> None:
+        super().__init__(params, host, port)
         self.activity = Activity()
 
-    def input(self) -> ServerInputTransport:
+    def input(self) -> SingleClientWebsocketServerInputTransport:
         if self._input is None:
-            self._input = ServerInputTransport(
-                self, self._host, self._port, self._params, self._callbacks, name=self._input_name
-            )
-        return cast(ServerInputTransport, self._input)
+            self._input = ServerInputTransport(self, self._host, self._port, self._params, self._callbacks)
+        return self._input
 
-    def output(self) -> ServerOutputTransport:
+    def output(self) -> SingleClientWebsocketServerOutputTransport:
         if self._output is None:
-            self._output = ServerOutputTransport(self, self._params, name=self._output_name)
-        return cast(ServerOutputTransport, self._output)
+            self._output = ServerOutputTransport(self, self._params)
+        return self._output
 
 
 @dataclass

@@ -255,18 +255,12 @@ class ClientTransport(FastAPIWebsocketTransport):
     one; ``session_timeout`` counts seconds without activity, and fires again after the next such silence.
     """
 
-    def __init__(
-        self,
-        socket: ClientSocket,
-        params: FastAPIWebsocketParams,
-        input_name: str | None = None,
-        output_name: str | None = None,
-    ) -> None:
-        super().__init__(cast(Any, socket), params, input_name, output_name)
+    def __init__(self, socket: ClientSocket, params: FastAPIWebsocketParams) -> None:
+        super().__init__(cast(Any, socket), params)
         self.socket = socket
         self.activity = Activity()
-        self._input = ClientInputTransport(self, self._client, params, name=input_name)
-        self._output = ClientOutputTransport(self, self._client, params, name=output_name)
+        self._input = ClientInputTransport(self, self._client, params)
+        self._output = ClientOutputTransport(self, self._client, params)
 
 
 # -- The arguments --
