@@ -285,10 +285,10 @@ class Webhook:
                 " sends only where a 401 with WWW-Authenticate asks for them"
             )
         if status in (401, 403):
-            name = self._provider.credential_names[0]
-            why = f"it checks who calls; set {name} to the value the server uses"
-            if was_signed:
-                why = f"does the server have another {name}?"
+            # Not always what the server checks with: Telnyx's has a public key.
+            names = " and ".join(self._provider.test_credentials(bytes(32))[0])
+            unsigned = f"it checks who calls; set {names} to match the server's"
+            why = f"compare {names} with the server's" if was_signed else unsigned
             return f"the webhook refused the call: {status} ({why})"
         if status == 404:
             return f"the webhook's server has no such path: 404 at {url}"
