@@ -459,7 +459,9 @@ def test_a_server_that_does_not_ask_gets_no_password(status: int) -> None:
 
 def test_it_may_send_them_at_once() -> None:
     with answering(403) as (url, asked):
-        assert (failure(url, password="at-once") or "").startswith("the webhook refused the call: 403 (does")
+        assert (failure(url, password="at-once") or "").startswith(
+            "the webhook refused the call: 403 (compare BANDWIDTH_WEBHOOK_"
+        )
     assert told(asked) == [(True, True)]
 
 
