@@ -351,8 +351,7 @@ def resample(pcm: bytes, in_rate: int, out_rate: int) -> bytes:
 
 def rms(pcm: bytes) -> float:
     """Return the root of the mean square, 0 to 32768; 0 if there are no samples."""
-    samples = np.frombuffer(pcm, "<i2").astype(np.float64)
-    return math.sqrt(np.dot(samples, samples) / len(samples)) if len(samples) else 0.0
+    return float(audioop.rms(pcm, 2))
 
 
 def read_audio(path: str | PathLike[str]) -> tuple[bytes, int]:
