@@ -452,7 +452,7 @@ def test_a_long_clip_is_the_same_as_its_parts_at_their_seams() -> None:
 def test_rms() -> None:
     assert rms(b"") == rms(bytes(320)) == 0
     assert rms(pcm_of([-32768] * 160)) == 32768
-    assert rms(pcm_of([3, -4] * 10)) == pytest.approx(math.sqrt(12.5))
+    assert rms(pcm_of([300, -400] * 10)) == pytest.approx(100 * math.sqrt(12.5), abs=1)
     assert rms(tone(1000, 100, 8000, level_dbfs=-6)) == pytest.approx(32768 * 10 ** (-6 / 20) / math.sqrt(2), abs=1)
 
 

@@ -350,7 +350,7 @@ def resample(pcm: bytes, in_rate: int, out_rate: int) -> bytes:
 
 
 def rms(pcm: bytes) -> float:
-    """Return the root of the mean square, 0 to 32768; 0 if there are no samples."""
+    """Return the root of the mean square, a whole number from 0 to 32768; 0 if there are no samples."""
     return float(audioop.rms(pcm, 2))
 
 

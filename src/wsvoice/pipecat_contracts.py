@@ -132,6 +132,17 @@ _CLIENT_CONNECTION = (
     calls(f"{_CLIENT}OutputTransport.__init__", "transport", "session", "params"),
 )
 
+#: For knowing who looks at audio frames.
+_LISTENERS = (
+    uses(f"{_BASE}.__init__", "_event_handlers"),
+    uses("pipecat.utils.base_object:EventHandler", "handlers"),
+    uses("pipecat.pipeline.worker_observer:WorkerObserver.__init__", "_proxies"),
+    uses("pipecat.pipeline.worker:IdleFrameObserver.__init__", "_idle_timeout_frames"),
+    uses("pipecat.pipeline.worker:PipelineWorker.__init__", "_reached_downstream_types", "_foreign_probes"),
+    uses("pipecat.pipeline.pipeline:PipelineSink.__init__", "_downstream_push_frame"),
+    uses("pipecat.processors.frameworks.rtvi.observer:RTVIObserver.__init__", "_params"),
+)
+
 #: For ``wsvoice run`` and applications with a server of their own.
 RUNNER_FEATURES = (
     feature(
@@ -327,6 +338,54 @@ RUNNER_FEATURES = (
         uses(f"{_FRAMES}ErrorFrame", "error", "exception", "processor"),
         uses(f"{_BASE}._call_event_handler", "_run_handler"),
         calls(f"{_BASE}._run_handler", "event_name", "handler"),
+    ),
+    feature(
+        "quiet-audio",
+        "every call takes about half as much processor time again",
+        replaces(f"{_PROCESSOR}.push_frame", "self", "frame", "direction"),
+        replaces(f"{_PROCESSOR}.process_frame", "self", "frame", "direction"),
+        *_LISTENERS,
+    ),
+    feature(
+        "direct-input",
+        "the caller's audio passes one more task",
+        replaces(f"{_INPUT}._create_audio_task", "self"),
+        replaces(f"{_INPUT}.push_audio_frame", "self", "frame"),
+        uses(f"{_INPUT}._create_audio_task", "_audio_task", "_audio_in_queue"),
+        uses(f"{_INPUT}.push_audio_frame", "audio_in_enabled", "_paused", "_audio_in_queue"),
+        uses(f"{_INPUT}._audio_task_handler", "audio_in_filter", "audio_in_passthrough", "push_frame"),
+        uses(f"{_PROCESSOR}.__init__", "_enable_direct_mode"),
+        uses(f"{_BASE}.__init__", "_event_handlers"),
+    ),
+    feature(
+        "media-sender",
+        "the bot's audio passes three more tasks",
+        uses(f"{_OUTPUT}.set_transport_ready", "_media_senders", "MediaSender"),
+        calls(
+            f"{_OUTPUT}.MediaSender.__init__", "transport", "destination", "sample_rate", "audio_chunk_size", "params"
+        ),
+        uses(f"{_OUTPUT}.MediaSender.__init__", "_volume", "_volume_gain", "_mixer", "_filter", "_bot_speaking"),
+        uses(f"{_OUTPUT}.MediaSender._create_audio_task", "_audio_queue", "_audio_task_handler"),
+        replaces(f"{_OUTPUT}.MediaSender._audio_task_handler", "self"),
+        replaces(f"{_OUTPUT}.MediaSender.handle_audio_frame", "self", "frame"),
+        replaces(f"{_OUTPUT}.MediaSender._bot_stopped_speaking", "self"),
+        uses(
+            f"{_OUTPUT}.MediaSender._audio_task_handler",
+            "_handle_frame",
+            "_send_silence",
+            "_internal_write_audio_frame",
+        ),
+        uses(f"{_OUTPUT}.MediaSender.handle_interruptions", "_bot_stopped_speaking", "_audio_queue", "reset"),
+        calls(f"{_OUTPUT}.MediaSender._handle_bot_speech", "frame"),
+        calls(f"{_OUTPUT}.MediaSender._filter_audio", "frame"),
+        calls(f"{_OUTPUT}.MediaSender._apply_volume", "frame"),
+        uses(
+            f"{_PROCESSOR}.__init__",
+            *("_FrameProcessor__input_queue", "_FrameProcessor__process_queue", "_FrameProcessor__should_block_frames"),
+            *("_FrameProcessor__process_current_frame", "_FrameProcessor__should_block_system_frames", "_cancelling"),
+        ),
+        replaces(f"{_PROCESSOR}.queue_frame", "self", "frame", "direction", "callback"),
+        *_LISTENERS,
     ),
 )
 

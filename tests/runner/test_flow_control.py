@@ -217,7 +217,7 @@ def test_where_a_carrier_has_no_marks_they_come_back_in_order_and_bounded(
             await bot.reach()
 
             async def listen() -> None:
-                async def sink(event: Any) -> None:
+                async def sink(event: Any, _: bytes) -> None:
                     if isinstance(event, Mark):
                         # A handler that takes its time must not change the order.
                         await asyncio.sleep(0.02 if event.name == "0" else 0)

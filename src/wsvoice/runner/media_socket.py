@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from wsvoice.providers.base import Server
     from wsvoice.providers.media_stream import Stream
 
-Sink = Callable[[Event], Awaitable[None]]
+#: What events are passed to; audio with what it is decoded to, s16le at the stream's rate.
+Sink = Callable[[Event, bytes], Awaitable[None]]
 
 #: How many of the caller's keys are kept, and how many are logged one by one; the bot gets all of them.
 MAX_DIGITS = 256
@@ -176,6 +177,7 @@ class MediaSocket(BoundedSocket):
 
     async def take(self, raw: str | bytes, event: Event) -> None:
         """Count one event and pass it on."""
+        pcm = b""
         kind = type(event)
         if kind is Audio:
             assert isinstance(event, Audio)
@@ -210,7 +212,7 @@ class MediaSocket(BoundedSocket):
             if digit is not None:
                 self._note_digit(digit)
         if self._sink is not None:
-            await self._sink(event)
+            await self._sink(event, pcm)
             return
         self._enqueue(raw, event)
 
@@ -228,7 +230,7 @@ class MediaSocket(BoundedSocket):
         while self._inbox:
             _, event = self._dequeue()
             assert event is not None
-            await sink(event)
+            await sink(event, self.stream.format.decode(event.payload) if isinstance(event, Audio) else b"")
         self._sink = sink
         try:
             await self.gone.wait()
@@ -320,6 +322,20 @@ class MediaSocket(BoundedSocket):
                 for each in waits:
                     each.cancel()
 
+    def has_room(self, duration_s: float) -> bool:
+        """Whether this much audio can be sent now, in order, without a wait."""
+        return (
+            not self._in_order.locked()
+            and self._flowing.is_set()
+            and self.send_blocked_since is None
+            and self.pacer.wait_s(self._loop.time(), duration_s) <= 0
+        )
+
+    async def send_audio(self, pcm: bytes) -> None:
+        """Send a piece of audio, s16le at the rate of what the stream takes."""
+        audio = Audio(self.stream.outbound_format.encode(pcm))
+        await self._write(self.stream.send(audio), audio, pcm)
+
     async def send(self, message: Message) -> None:
         """Send a message as ASGI has it, for a bot that writes its own; a close is only a request."""
         if message["type"] == "websocket.close":
@@ -340,7 +356,7 @@ class MediaSocket(BoundedSocket):
         """Send a message that the bot made."""
         await self._write(json.dumps(message), None)
 
-    async def _write(self, raw: str | bytes, event: Event | None) -> None:
+    async def _write(self, raw: str | bytes, event: Event | None, pcm: bytes | None = None) -> None:
         if not isinstance(event, Audio | Mark):
             await self._write_now(raw, event)
             return
@@ -350,9 +366,9 @@ class MediaSocket(BoundedSocket):
                 await self._wait_for_room(clears)
             # What waited, and was cleared meanwhile, is not to be heard any more.
             if self._clears == clears:
-                await self._write_now(raw, event)
+                await self._write_now(raw, event, pcm)
 
-    async def _write_now(self, raw: str | bytes, event: Event | None) -> None:
+    async def _write_now(self, raw: str | bytes, event: Event | None, pcm: bytes | None = None) -> None:
         if not await self._send_raw(raw):
             return
         if isinstance(event, Audio):
@@ -361,7 +377,8 @@ class MediaSocket(BoundedSocket):
             duration_ms = wire.duration_ms(len(event.payload))
             self.pacer.sent(now, duration_ms / 1000)
             self.sent_ms += duration_ms
-            pcm = wire.decode(event.payload[: len(event.payload) // wire.sample_width * wire.sample_width])
+            if pcm is None:
+                pcm = wire.decode(event.payload[: len(event.payload) // wire.sample_width * wire.sample_width])
             self.turns.bot(pcm, now)
             if self.audio_listener is not None:
                 self.audio_listener("bot", pcm, now)

@@ -60,7 +60,7 @@ class CallSerializer(FrameSerializer):
         if isinstance(frame, InterruptionFrame):
             return self._stream.send(Clear())
         if isinstance(frame, AudioRawFrame):
-            payload = self.encode(frame.audio, frame.sample_rate)
+            payload = self._stream.outbound_format.encode(self.at_wire_rate(frame.audio, frame.sample_rate))
             return self._stream.send(Audio(payload)) if payload else None
         if isinstance(frame, (OutputTransportMessageFrame, OutputTransportMessageUrgentFrame)):
             return None if self.should_ignore_frame(frame) else json.dumps(frame.message)
@@ -69,12 +69,7 @@ class CallSerializer(FrameSerializer):
     def frame(self, event: Event) -> Frame | None:
         """Return the frame for an event, or ``None``."""
         if isinstance(event, Audio):
-            pcm = self._stream.format.decode(event.payload)
-            if self._decoder is not None:
-                pcm = self._decoder.process(pcm)
-            if not pcm:
-                return None
-            return InputAudioRawFrame(audio=pcm, sample_rate=self._in_rate, num_channels=1)
+            return self.audio_frame(self._stream.format.decode(event.payload))
         if isinstance(event, Digit):
             try:
                 return InputDTMFFrame(KeypadEntry(event.digit))
@@ -82,23 +77,29 @@ class CallSerializer(FrameSerializer):
                 return None  # A to D, which pipecat's keypad lacks.
         return None
 
-    def encode(self, pcm: bytes, sample_rate: int) -> bytes:
-        """Return s16le mono audio of `sample_rate` Hz in the wire's format; a little is held back."""
-        wire = self._stream.outbound_format
-        if sample_rate != wire.sample_rate or self._encoder is not None:
-            if self._encoder is None or sample_rate != self._encoder_rate:
-                tail = self.flush()
-                self._encoder = SteadyResampler(sample_rate, wire.sample_rate)
-                self._encoder_rate = sample_rate
-                return tail + wire.encode(self._encoder.process(pcm))
-            pcm = self._encoder.process(pcm)
-        return wire.encode(pcm)
+    def audio_frame(self, pcm: bytes) -> InputAudioRawFrame | None:
+        """Return the frame for the caller's audio, s16le at the wire's rate; ``None`` if all is held back."""
+        if self._decoder is not None:
+            pcm = self._decoder.process(pcm)
+        return InputAudioRawFrame(audio=pcm, sample_rate=self._in_rate, num_channels=1) if pcm else None
+
+    def at_wire_rate(self, pcm: bytes, sample_rate: int) -> bytes:
+        """Return s16le mono audio of `sample_rate` Hz at the wire's rate; a little is held back."""
+        wire_rate = self._stream.outbound_format.sample_rate
+        if sample_rate == wire_rate and self._encoder is None:
+            return pcm
+        tail = b""
+        if self._encoder is None or sample_rate != self._encoder_rate:
+            tail = self.flush()
+            self._encoder = SteadyResampler(sample_rate, wire_rate)
+            self._encoder_rate = sample_rate
+        return tail + self._encoder.process(pcm)
 
     def flush(self) -> bytes:
-        """Return what :meth:`encode` has held back, encoded."""
-        return self._stream.outbound_format.encode(self._encoder.flush()) if self._encoder is not None else b""
+        """Return what :meth:`at_wire_rate` has held back."""
+        return self._encoder.flush() if self._encoder is not None else b""
 
     def forget(self) -> None:
-        """Drop what :meth:`encode` has held back."""
+        """Drop what :meth:`at_wire_rate` has held back."""
         if self._encoder is not None:
             self._encoder.reset()

@@ -24,6 +24,7 @@ from pipecat.frames.frames import (
     OutputTransportMessageUrgentFrame,
     SpeechControlParamsFrame,
     StartFrame,
+    TTSAudioRawFrame,
     UserSpeakingFrame,
     VADUserStoppedSpeakingFrame,
 )
@@ -45,6 +46,8 @@ from wsvoice.errors import LocalProtocolError
 from wsvoice.providers.events import Audio, Clear, Digit, Event, Mark, SendDigits
 from wsvoice.runner.pipecat import is_supported
 from wsvoice.runner.pipecat.call_serializer import CallSerializer
+from wsvoice.runner.pipecat.listeners import are_pushes_seen, is_audio_wanted_behind, is_processing_seen
+from wsvoice.runner.pipecat.media_sender import CallMediaSender
 from wsvoice.runner.pipecat.resamplers import LowLatencyResampler, use_resampler
 
 if TYPE_CHECKING:
@@ -64,6 +67,9 @@ IDLE_MIXER_S = 0.005
 
 #: Frames that report the caller's or the bot's speech, while it lasts and when it ends.
 _SPEECH_FRAMES = (UserSpeakingFrame, VADUserStoppedSpeakingFrame, BotSpeakingFrame, BotStoppedSpeakingFrame)
+
+#: Audio that is sent at once where there is room.
+PLAYED_FRAMES = frozenset({OutputAudioRawFrame, TTSAudioRawFrame})
 
 #: The prefix of the transport's own marks.
 OWN_MARK = "wsvoice-"
@@ -130,6 +136,8 @@ class CallInputTransport(FastAPIWebsocketInputTransport):
         self._active_at = 0.0
         #: Whether the pipeline itself reports when the caller speaks.
         self._vad_in_pipeline = False
+        #: Whether audio is pushed by the task that reads it.
+        self._is_direct = False
 
     async def start(self, frame: StartFrame) -> None:
         """Begin to receive."""
@@ -190,18 +198,43 @@ class CallInputTransport(FastAPIWebsocketInputTransport):
             if not self._client.is_closing:
                 await self._client.trigger_client_disconnected()
 
-    async def _take(self, event: Event) -> None:
+    if is_supported("direct-input"):
+
+        def _create_audio_task(self) -> None:
+            """Have a task for audio only where it has something to do: filter, or listen for speech."""
+            following = self.next
+            self._is_direct = (
+                self._params.audio_in_filter is None
+                and self._wsvoice_speech_detector is None
+                # What runs in the task that reads must not be able to hold it up.
+                and following is not None
+                and not following._enable_direct_mode
+                and not self._event_handlers["on_before_push_frame"].handlers
+                and not self._event_handlers["on_after_push_frame"].handlers
+            )
+            if not self._is_direct:
+                super()._create_audio_task()
+
+        async def push_audio_frame(self, frame: InputAudioRawFrame) -> None:
+            """Push audio at once where it passes no task."""
+            if not self._is_direct:
+                await super().push_audio_frame(frame)
+            elif self._params.audio_in_enabled and self._params.audio_in_passthrough and not self._paused:
+                await self.push_frame(frame)
+
+    async def _take(self, event: Event, pcm: bytes) -> None:
         if isinstance(event, Mark):
             await self._transport.mark_returned(event.name)
             return
+        is_audio = isinstance(event, Audio)
         if isinstance(event, Digit):
             self._active_at = self._loop.time()
-        elif isinstance(event, Audio) and not self._streaming:
+        elif is_audio and not self._streaming:
             return
         if waiting_frames(self) > MAX_WAITING_FRAMES:
             self._socket.note_unread("it is so far behind that what the caller says now is being dropped")
             return
-        frame = self._serializer.frame(event)
+        frame = self._serializer.audio_frame(pcm) if is_audio else self._serializer.frame(event)
         if frame is None:
             return
         if isinstance(frame, InputAudioRawFrame):
@@ -265,12 +298,16 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
         self._transport, self._client, self._params = transport, client, params
         self._socket = socket
         self._serializer = serializer
-        self._wire = socket.stream.outbound_format
-        self._frame_bytes = self._wire.bytes_for(FRAME_MS)
+        #: Bytes of 20 ms, s16le at the wire's rate.
+        self._frame_bytes = 2 * round(socket.stream.outbound_format.sample_rate * FRAME_MS / 1000)
         # A bot that answers piece by piece sends as rarely as the caller's pieces come.
         self._utterance_end_s = max(UTTERANCE_END_S, 1.5 * socket.carrier_frame_ms / 1000)
+        #: What is not a whole frame yet, or not sent yet, s16le at the wire's rate.
         self._pending = bytearray()
         self._interruptions = 0
+        #: How many frames are being processed.
+        self._under_way = 0
+        self._sender: CallMediaSender | None = None
         #: Whether pipecat has yet to empty its queue, because of an interruption.
         self._interrupting = False
         self._last_write = 0.0
@@ -278,6 +315,7 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
         self._writing = False
         self._wrote = asyncio.Event()
         self._utterance_task: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
 
     async def start(self, frame: StartFrame) -> None:
         """Begin to send."""
@@ -289,6 +327,19 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
         """Begin to send, without delay where rates differ."""
         await super().set_transport_ready(frame)
         use_resampler(self, LowLatencyResampler)
+        if is_supported("media-sender") and None in self._media_senders:
+            replaced = self._media_senders[None]
+            self._sender = CallMediaSender(
+                self,
+                destination=None,
+                sample_rate=self.sample_rate,
+                audio_chunk_size=self.audio_chunk_size,
+                params=self._params,
+            )
+            await replaced.cleanup()
+            await self._sender.start(frame)
+            self._media_senders[None] = self._sender
+            use_resampler(self, LowLatencyResampler)
 
     async def stop(self, frame: EndFrame) -> None:
         """Send the remaining audio, then let the session end the call."""
@@ -308,8 +359,61 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
         await self._stop_watching()
         await super().cleanup()
 
+    async def queue_frame(
+        self, frame: Frame, direction: FrameDirection = FrameDirection.DOWNSTREAM, callback: Any = None
+    ) -> None:
+        """Queue a frame; audio for which there is room on the line, and before which nothing waits, is sent now."""
+        sender = self._sender
+        if (
+            sender is not None
+            and isinstance(frame, OutputAudioRawFrame)
+            and type(frame) in PLAYED_FRAMES
+            and callback is None
+            and direction is FrameDirection.DOWNSTREAM
+            and self._is_free()
+            and sender.can_play(frame)
+            and self._has_room(frame)
+        ):
+            await sender.play(frame)
+            return
+        await super().queue_frame(frame, direction, callback)
+
+    def _is_free(self) -> bool:
+        """Whether no frame waits or is being processed, and nobody looks at those that are."""
+        handlers = self._event_handlers
+        return not (
+            self._under_way
+            or self._cancelling
+            or self._interrupting
+            or self._writing
+            or self._FrameProcessor__input_queue.qsize()  # type: ignore[attr-defined]
+            or self._FrameProcessor__process_queue.qsize()  # type: ignore[attr-defined]
+            or self._FrameProcessor__process_current_frame is not None  # type: ignore[attr-defined]
+            or self._FrameProcessor__should_block_frames  # type: ignore[attr-defined]
+            or self._FrameProcessor__should_block_system_frames  # type: ignore[attr-defined]
+            or handlers["on_before_process_frame"].handlers
+            or handlers["on_after_process_frame"].handlers
+            or is_processing_seen(self)
+        )
+
+    def _has_room(self, frame: OutputAudioRawFrame) -> bool:
+        waiting_s = len(self._pending) / self._frame_bytes * FRAME_MS / 1000
+        duration_s = len(frame.audio) / 2 / frame.sample_rate
+        return frame.transport_destination is None and self._socket.has_room(waiting_s + duration_s)
+
+    def is_audio_seen(self) -> bool:
+        """Whether an observer, an event handler or a processor behind this one looks at the audio that was sent."""
+        return are_pushes_seen(self) or is_audio_wanted_behind(self)
+
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         """Handle a frame; an interruption reaches the provider before anything else happens."""
+        self._under_way += 1
+        try:
+            await self._process(frame, direction)
+        finally:
+            self._under_way -= 1
+
+    async def _process(self, frame: Frame, direction: FrameDirection) -> None:
         if isinstance(frame, InterruptionFrame):
             self._interruptions += 1
             self._pending.clear()
@@ -334,12 +438,23 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
                 # A mixer produces audio without end, and nothing else would slow it down now.
                 await asyncio.sleep(IDLE_MIXER_S)
             return False
+        return await self.play(frame.audio, self.sample_rate, frame)
+
+    async def play(self, pcm: bytes, sample_rate: int, frame: OutputAudioRawFrame) -> bool:
+        """
+        Send audio of `frame` when its time has come; false if it was interrupted or nobody is there.
+
+        Args:
+            pcm: s16le of `sample_rate` Hz.
+        """
+        if not self._params.audio_out_enabled or self._client.is_closing or not self._client.is_connected:
+            return False
         if self._interrupting and frame.interruptible:
             return False
-        self._pending += self._serializer.encode(frame.audio, self.sample_rate)
+        self._pending += self._serializer.at_wire_rate(pcm, sample_rate)
         self._writing = True
         try:
-            return await self._send_pending()
+            return await self._send_pending(goes_on=not frame.interruptible)
         finally:
             self._writing = False
 
@@ -357,33 +472,32 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
         if not self._serializer.should_ignore_frame(frame):
             await self._socket.send_message(frame.message)
 
-    async def _send_pending(self) -> bool:
-        loop = asyncio.get_running_loop()
+    async def _send_pending(self, *, goes_on: bool = False) -> bool:
+        """Send all whole frames; false if an interruption came before the last, and the audio does not go on after it."""
         socket, size = self._socket, self._frame_bytes
         interruptions = self._interruptions
-        duration_s = FRAME_MS / 1000
         while len(self._pending) >= size:
-            wait_s = socket.pacer.wait_s(loop.time(), duration_s)
+            wait_s = socket.pacer.wait_s(self._loop.time(), FRAME_MS / 1000)
             if wait_s > 0:
-                await asyncio.sleep(wait_s)
-                if interruptions != self._interruptions:
+                # Where more waits, the next two leave together: half as many wake-ups.
+                await asyncio.sleep(wait_s + (FRAME_MS / 1000 if len(self._pending) >= 2 * size else 0))
+                if interruptions != self._interruptions and not goes_on:
                     return False
                 # The end of an utterance and the beginning of the next one are sent by two tasks.
                 continue
-            payload = bytes(self._pending[:size])
+            pcm = bytes(self._pending[:size])
             del self._pending[:size]
-            await socket.send_event(Audio(payload))
-            if interruptions != self._interruptions:
+            await socket.send_audio(pcm)
+            if interruptions != self._interruptions and not goes_on:
                 return False
-        self._last_write = loop.time()
+        self._last_write = self._loop.time()
         self._wrote.set()
         return True
 
     async def _watch_utterances(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             await self._wrote.wait()
-            quiet_s = loop.time() - self._last_write
+            quiet_s = self._loop.time() - self._last_write
             end_s = self._utterance_end_s
             if self._writing or quiet_s < end_s:
                 await asyncio.sleep(end_s if self._writing else end_s - quiet_s)
@@ -396,7 +510,7 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
         self._wrote.clear()
         self._pending += self._serializer.flush()
         missing = -len(self._pending) % self._frame_bytes
-        self._pending += self._wire.silence(missing)
+        self._pending += bytes(missing)
         if self._pending:
             await self._send_pending()
             self._wrote.clear()

@@ -17,7 +17,16 @@ from wsvoice.runner.pipecat import is_supported
 
 #: Each is a module of this package whose ``apply()`` may be called any number of times, and a feature in
 #: :data:`~wsvoice.pipecat_contracts.RUNNER_FEATURES`, which says what is lost without it.
-PATCHES = ("create-transport", "old-modules", "old-params", "input-vad", "serializers", "shared-models", "causes")
+PATCHES = (
+    "create-transport",
+    "old-modules",
+    "old-params",
+    "input-vad",
+    "serializers",
+    "shared-models",
+    "causes",
+    "quiet-audio",
+)
 
 
 def install(disabled: Collection[str] = frozenset()) -> tuple[str, ...]:
