@@ -330,19 +330,21 @@ def resampled_latencies_s(caller: Caller, *, skip_s: float) -> np.ndarray:
 
 
 def _latencies(caller: Caller, lags: list[tuple[int, int, int]], skip_s: float) -> np.ndarray:
-    """Return the latencies of messages whose audio is `lag` samples later in what was heard than in what was said."""
+    """Return how long the last sample of each frame took that was said, where it is heard `lag` samples later."""
     latencies, at, which = [], 0, 0
     for received_at, payload in caller.heard:
-        at += len(payload)
+        begins, at = at, at + len(payload)
         while which < len(lags) and at > lags[which][1]:
             which += 1
         if which == len(lags):
             break
-        if at <= lags[which][0]:
+        if begins < lags[which][0]:
             continue
-        index = (at - 1 - lags[which][2]) // FRAME
-        if 0 <= index < len(caller.sent_at) and caller.sent_at[index] - caller.sent_at[0] >= skip_s:
-            latencies.append(received_at - caller.sent_at[index])
+        lag = lags[which][2]
+        # The frames whose last sample is in this message.
+        for index in range(max(0, (begins - lag) // FRAME), (at - lag) // FRAME):
+            if index < len(caller.sent_at) and caller.sent_at[index] - caller.sent_at[0] >= skip_s:
+                latencies.append(received_at - caller.sent_at[index])
     return np.array(latencies)
 
 
