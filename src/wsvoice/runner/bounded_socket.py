@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
     from wsvoice.providers.events import Event
 
-#: The ASGI extension by which our own server lets a session drop a stalled connection.
+#: The ASGI extension by which our own server lets a session drop a stalled connection (``abort``), and send a message
+#: at once if that needs no wait (``send``).
 ABORT_EXTENSION = "wsvoice.abort"
 #: https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1
 MESSAGE_TOO_BIG = 1009
@@ -64,6 +66,9 @@ class BoundedSocket(WebSocket):
         #: Since when a message has waited for the caller to read, on the loop's clock.
         self.send_blocked_since: float | None = None
         self._sends_under_way = 0
+        self._send_now: Callable[[str | bytes], bool] | None = (
+            scope.get("extensions", {}).get(ABORT_EXTENSION, {}).get("send")
+        )
         self._loop = asyncio.get_running_loop()
         self._message_limit = message_limit
         self._inbox: deque[tuple[str | bytes, Event | None]] = deque()
@@ -181,6 +186,8 @@ class BoundedSocket(WebSocket):
         """Send a message; false if the other end is gone."""
         if self.gone.is_set() or self.application_state is not WebSocketState.CONNECTED:
             return False
+        if self._send_now is not None and not self._sends_under_way and self._send_now(raw):
+            return True
         key = "text" if isinstance(raw, str) else "bytes"
         if not self._sends_under_way:
             self.send_blocked_since = self._loop.time()

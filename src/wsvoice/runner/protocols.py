@@ -13,8 +13,14 @@ from typing import Any
 from loguru import logger
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.protocol import State
 
 from wsvoice.runner.bounded_socket import ABORT_EXTENSION
+
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # pragma: no cover - where the library has no compiled part
+    from websockets.utils import apply_mask
 
 #: The largest head of a request, in bytes, and how many header fields it may have. The framing of a body, such as the
 #: sizes of chunks, may be as large again.
@@ -29,6 +35,15 @@ CONNECTION_LIMIT = 256
 FRAGMENT_LIMIT = 1024
 #: How many bytes may wait for a peer that sends pings and does not read the pongs.
 UNREAD_LIMIT = 256 * 1024
+
+#: How many messages may wait to be taken before no more is read from a peer.
+UNREAD_MESSAGES = 8
+
+# The first byte of a whole message's frame.
+_TEXT, _BINARY = 0x81, 0x82
+_WHOLE = {_TEXT: "text", _BINARY: "bytes"}
+# How long the heads of longer frames are, with the mask.
+_HEAD_SIZES = {126: 8, 127: 14}
 
 # How much is parsed at once; a head that begins in the middle may be longer by this.
 _STEP = 16 * 1024
@@ -192,14 +207,113 @@ class HttpProtocol(HttpToolsProtocol):
 
 
 class StreamProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket protocol, with a way to drop a connection whose peer does not read."""
+    """
+    uvicorn's WebSocket protocol, with a short way for messages, and one to drop a connection whose peer does not read.
+
+    Nearly all that a carrier sends are messages of one frame. They go straight to the queue, and messages of ours
+    straight to the socket. The websockets library reads all other frames: control frames, fragments, and whatever is
+    not allowed (https://www.rfc-editor.org/rfc/rfc6455#section-5.2).
+    """
+
+    #: Whether frames are looked at here first: not before the upgrade, and not after one that is not allowed.
+    _splits = True
+    #: Whether a message of several frames has begun.
+    _in_fragments = False
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        #: The beginning of a frame, and how long it must be before it is worth a look.
+        self._partial = bytearray()
+        self._needed = 2
 
     def data_received(self, data: bytes) -> None:
         """Take the data; close the connection if not even the upgrade could be read, because nobody else would."""
+        if not self.handshake_complete or not self._splits:
+            self._pass_on(data)
+            if not self.handshake_initiated and not self.transport.is_closing():
+                self.transport.write(b"".join(self.conn.data_to_send()))
+                self.transport.close()
+            return
+        if self._partial:
+            self._partial += data
+            if len(self._partial) < self._needed:
+                return
+            data, self._partial = bytes(self._partial), bytearray()
+        at = 0
+        while (end := self._end_of_frame(data, at)) is not None and end <= len(data):
+            self._take_frame(data[at:end])
+            if self.conn.parser_exc is not None or self.transport.is_closing():
+                return
+            at = end
+        if end is None:
+            self._splits = False
+            self._pass_on(data[at:])
+        elif at < len(data):
+            self._partial += data[at:]
+            self._needed = end - at
+
+    def _end_of_frame(self, data: bytes, at: int) -> int | None:
+        """Return where the frame at `at` ends, or how far to read to know it; ``None`` for one that is not allowed."""
+        if len(data) < at + 2:
+            return at + 2
+        first, second = data[at], data[at + 1]
+        size, head = second & 127, 2
+        if first & 0x70 or not second & 128:
+            return None  # A reserved bit, or no mask.
+        if size > 125:
+            head = 4 if size == 126 else 10
+            if len(data) < at + head:
+                return at + head
+            size = int.from_bytes(data[at + 2 : at + head])
+        return at + head + 4 + size if size <= self.config.ws_max_size else None
+
+    def _take_frame(self, frame: bytes) -> None:
+        """Queue a whole message; pass any other frame on."""
+        if frame[0] in _WHOLE and not self._in_fragments and self.conn.state is State.OPEN:
+            at = _HEAD_SIZES.get(frame[1] & 127, 6)
+            content = apply_mask(frame[at:], frame[at - 4 : at])
+            try:
+                message: Any = {"type": "websocket.receive"}
+                message[_WHOLE[frame[0]]] = content.decode() if frame[0] == _TEXT else content
+            except UnicodeDecodeError:
+                self._pass_on(frame)
+                return
+            if self.close_sent:
+                return  # Nobody waits for it any more.
+            self.queue.put_nowait(message)
+            if not self.read_paused and self.queue.qsize() >= UNREAD_MESSAGES:
+                self.read_paused = True
+                self.transport.pause_reading()
+            return
+        if frame[0] & 15 <= 2:
+            self._in_fragments = not frame[0] & 128
+        self._pass_on(frame)
+
+    def _pass_on(self, data: bytes) -> None:
         super().data_received(data)
-        if not self.handshake_initiated and not self.transport.is_closing():
-            self.transport.write(b"".join(self.conn.data_to_send()))
-            self.transport.close()
+
+    def send_now(self, content: str | bytes) -> bool:
+        """Send a message if that needs no wait; false, and nothing is sent, if it does or cannot be done."""
+        if (
+            not self.writable.is_set()
+            or not self.handshake_complete
+            or self.disconnected
+            or self.close_sent
+            or self.conn.state is not State.OPEN
+            or self.conn.extensions
+            or self.transport.is_closing()
+        ):
+            return False
+        first, data = (_TEXT, content.encode()) if isinstance(content, str) else (_BINARY, content)
+        size = len(data)
+        if size < 126:
+            head = bytes((first, size))
+        elif size < 65536:
+            head = bytes((first, 126, size >> 8, size & 255))
+        else:
+            return False
+        self.transport.write(head + data)
+        return True
 
     async def send(self, message: Any) -> None:
         """Send; mark a refusal as an answer, which uvicorn does not."""
@@ -212,7 +326,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         super().handle_connect(event)
         scope: Any = getattr(self, "scope", None)
         if scope is not None:
-            scope["extensions"][ABORT_EXTENSION] = {"abort": self.transport.abort}
+            scope["extensions"][ABORT_EXTENSION] = {"abort": self.transport.abort, "send": self.send_now}
 
     def handle_cont(self, event: Any) -> None:
         """Take a fragment of a message; their number is limited because empty ones cost the peer next to nothing."""

@@ -60,6 +60,8 @@ FRAME_MS = 20
 UTTERANCE_END_S = 0.06
 #: How many of the caller's frames may wait in the pipeline; a minute of audio in pieces of 20 ms.
 MAX_WAITING_FRAMES = 3000
+#: How often they are counted, in frames.
+COUNT_EVERY = 8
 #: How many pending marks are kept: a carrier that returns none must not fill the memory.
 MAX_MARKS = 1000
 #: How long each piece of a mixer's audio is delayed while nobody receives it.
@@ -136,6 +138,9 @@ class CallInputTransport(FastAPIWebsocketInputTransport):
         self._active_at = 0.0
         #: Whether the pipeline itself reports when the caller speaks.
         self._vad_in_pipeline = False
+        #: How many frames were taken, and whether too many of them wait.
+        self._taken = 0
+        self._is_behind = False
         #: Whether audio is pushed by the task that reads it.
         self._is_direct = False
 
@@ -231,7 +236,10 @@ class CallInputTransport(FastAPIWebsocketInputTransport):
             self._active_at = self._loop.time()
         elif is_audio and not self._streaming:
             return
-        if waiting_frames(self) > MAX_WAITING_FRAMES:
+        self._taken += 1
+        if self._taken % COUNT_EVERY == 0:
+            self._is_behind = waiting_frames(self) > MAX_WAITING_FRAMES
+        if self._is_behind:
             self._socket.note_unread("it is so far behind that what the caller says now is being dropped")
             return
         frame = self._serializer.audio_frame(pcm) if is_audio else self._serializer.frame(event)
@@ -473,7 +481,7 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
             await self._socket.send_message(frame.message)
 
     async def _send_pending(self, *, goes_on: bool = False) -> bool:
-        """Send all whole frames; false if an interruption came before the last, and the audio does not go on after it."""
+        """Send all whole frames; false if an interruption came before the last, unless the audio goes on after it."""
         socket, size = self._socket, self._frame_bytes
         interruptions = self._interruptions
         while len(self._pending) >= size:

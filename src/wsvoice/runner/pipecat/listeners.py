@@ -39,24 +39,49 @@ def _reports_levels(observer: Any) -> bool:
     return bool(params.user_audio_level_enabled or params.bot_audio_level_enabled)
 
 
-#: Which of pipecat's own observers look at audio frames that are pushed.
-_WANTS_PUSHES: dict[type, Callable[[Any], bool]] = {
-    IdleFrameObserver: _waits_for_audio,
-    TurnTrackingObserver: lambda _: False,
-    UserBotLatencyObserver: lambda _: False,
-}
+#: Observers of pipecat's that never look at audio frames.
+_NEVER = frozenset({TurnTrackingObserver, UserBotLatencyObserver})
 
 
-def _wants_pushes(observer: BaseObserver) -> bool:
-    kind = type(observer)
-    known = _WANTS_PUSHES.get(kind)
-    if known is not None:
-        return known(observer)
-    if kind.__name__ == "RTVIObserver" and kind.__module__ == "pipecat.processors.frameworks.rtvi.observer":
-        # Not imported for a bot that has none.
-        _WANTS_PUSHES[kind] = _reports_levels
-        return _reports_levels(observer)
-    return kind.on_push_frame is not BaseObserver.on_push_frame
+class _Watch:
+    """What the observers of a pipeline want, as long as they are the same."""
+
+    __slots__ = ("asked", "observers", "processing", "pushes")
+
+    def __init__(self, observers: tuple[BaseObserver, ...]) -> None:
+        self.observers = observers
+        kinds = [type(each) for each in observers]
+        self.processing = any(kind.on_process_frame is not BaseObserver.on_process_frame for kind in kinds)
+        #: Whether one always looks at audio, and those that do when their params say so.
+        self.pushes = False
+        self.asked: list[tuple[Callable[[Any], bool], BaseObserver]] = []
+        for observer, kind in zip(observers, kinds, strict=True):
+            if kind.__name__ == "RTVIObserver" and kind.__module__ == "pipecat.processors.frameworks.rtvi.observer":
+                # Not imported for a bot that has none.
+                self.asked.append((_reports_levels, observer))
+            elif kind is IdleFrameObserver:
+                self.pushes = self.pushes or _waits_for_audio(observer)
+            elif kind not in _NEVER and kind.on_push_frame is not BaseObserver.on_push_frame:
+                self.pushes = True
+
+
+def _watch_of(processor: FrameProcessor) -> _Watch | None:
+    """Return what is wanted; ``None`` if that cannot be known."""
+    setup = processor._setup
+    observer = setup.observer if setup else None
+    if observer is None:
+        return _NOBODY
+    if type(observer) is not WorkerObserver:
+        return None
+    observers = tuple(observer._proxies or ())
+    watch: _Watch | None = observer.__dict__.get("_wsvoice_watch")
+    if watch is None or watch.observers != observers:
+        watch = _Watch(observers)
+        observer.__dict__["_wsvoice_watch"] = watch
+    return watch
+
+
+_NOBODY = _Watch(())
 
 
 def are_pushes_seen(processor: FrameProcessor) -> bool:
@@ -64,22 +89,14 @@ def are_pushes_seen(processor: FrameProcessor) -> bool:
     handlers = processor._event_handlers
     if handlers["on_before_push_frame"].handlers or handlers["on_after_push_frame"].handlers:
         return True
-    observer = processor._setup.observer if processor._setup else None
-    if observer is None:
-        return False
-    if type(observer) is not WorkerObserver:
-        return True
-    return any(_wants_pushes(each) for each in observer._proxies or ())
+    watch = _watch_of(processor)
+    return watch is None or watch.pushes or any(wants(observer) for wants, observer in watch.asked)
 
 
 def is_processing_seen(processor: FrameProcessor) -> bool:
     """Whether an observer looks at audio that a processor processes."""
-    observer = processor._setup.observer if processor._setup else None
-    if observer is None:
-        return False
-    if type(observer) is not WorkerObserver:
-        return True
-    return any(type(each).on_process_frame is not BaseObserver.on_process_frame for each in observer._proxies or ())
+    watch = _watch_of(processor)
+    return watch is None or watch.processing
 
 
 def is_audio_wanted_behind(processor: FrameProcessor) -> bool:
