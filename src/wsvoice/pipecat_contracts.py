@@ -347,6 +347,14 @@ RUNNER_FEATURES = (
         *_LISTENERS,
     ),
     feature(
+        "inline-vad",
+        "voice activity detection passes a thread for every piece of audio",
+        calls("pipecat.audio.vad.vad_analyzer:VADAnalyzer._run_analyzer", "buffer"),
+        uses("pipecat.audio.vad.vad_analyzer:VADAnalyzer.analyze_audio", "run_in_executor", "_run_analyzer"),
+        replaces("pipecat.audio.vad.vad_analyzer:VADAnalyzer.analyze_audio", "self", "buffer"),
+        calls(f"{_SILERO}SileroVADAnalyzer.__init__", "sample_rate", "params"),
+    ),
+    feature(
         "direct-input",
         "the caller's audio passes one more task",
         replaces(f"{_INPUT}._create_audio_task", "self"),
