@@ -59,14 +59,44 @@ BREAKS = {
     "serializers": ("serializers/plivo.py", "auto_hang_up is enabled but", "to hang up, there are"),
     "shared-models": ("audio/vad/silero.py", "onnxruntime.InferenceSession", "_session"),
     "causes": ("utils/base_object.py", "_run_handler", "_run_one"),
+    "quiet-audio": (
+        "processors/frame_processor.py",
+        "frame: Frame, direction: FrameDirection = FrameDirection.DOWNSTREAM):",
+        "frame: Frame, direction: FrameDirection = FrameDirection.DOWNSTREAM, *, late: bool = False):",
+    ),
+    "inline-vad": ("audio/vad/vad_analyzer.py", "_run_analyzer", "_analyze"),
+    "direct-input": (
+        "transports/base_input.py",
+        "def push_audio_frame(self, frame: InputAudioRawFrame):",
+        "def push_audio_frame(self, frame: InputAudioRawFrame, *, late: bool = False):",
+    ),
+    "media-sender": (
+        "transports/base_output.py",
+        "def _bot_stopped_speaking(self):",
+        "def _bot_stopped_speaking(self, *, late: bool = False):",
+    ),
     "calls": ("utils/base_object.py", "event_name", "event"),
     "caller-bot": ("transports/base_output.py", "_write_dtmf_native", "_write_keys"),
 }
 #: What relies on the same, and is switched off with it.
-ALONG = {"call-input": {"client-transport"}}
+ALONG = {
+    "call-input": {"client-transport"},
+    "input-vad": {"direct-input"},
+    "low-latency": {"media-sender"},
+    "backlog": {"media-sender"},
+    "hang-up": {"direct-input", "quiet-audio", "media-sender"},
+}
+
+
+def with_others(names: set[str]) -> set[str]:
+    """Return features, and those that are lost with them."""
+    return names.union(*(ALONG.get(name, set()) for name in names))
+
+
 #: What one connection may do without, by its kind.
 MET = {
     "call": ("call-input", "session-timeout", "low-latency", "backlog", "hang-up", "parsed-handshake"),
+    "audio of a call": ("direct-input", "media-sender", "low-latency"),
     "client": ("client-transport", "session-timeout", "low-latency", "evals"),
     "client of a port": ("server-transport", "low-latency", "hang-up"),
     "bot that dials": ("dial-transport", "client-transport", "low-latency", "hang-up"),
@@ -91,6 +121,10 @@ LOST_IN = {
     "serializers": {0, 3},
     "shared-models": {0, 2},
     "causes": {2, 3},
+    "quiet-audio": {0, 1},
+    "inline-vad": {1, 3},
+    "direct-input": {1, 2},
+    "media-sender": {0, 2},
 }
 
 ECHO = """
@@ -357,9 +391,7 @@ class TestAnUntestedVersion:
         assert result.returncode == 0, result.stderr
         found = json.loads(result.stdout)
         assert found.pop(whole) == []
-        assert {sites[site]: set(lost) for site, lost in found.items()} == {
-            name: {name} | ALONG.get(name, set()) for name in names
-        }
+        assert {sites[site]: set(lost) for site, lost in found.items()} == {name: with_others({name}) for name in names}
 
     @pytest.mark.parametrize("where", [set(), {0}, {1}, {2}, {3}, {0, 1, 2, 3}], ids=str)
     def test_every_kind_of_conversation_goes_on_without(self, where: set[int], tmp_path: Path) -> None:
@@ -393,7 +425,7 @@ class TestAnUntestedVersion:
         log = (tmp_path / "log").read_text()
         assert len(heard) >= RATE // 5
         assert "parsed twilio True" in log
-        assert (lost(log) if names else set(warnings(log))) == names
+        assert (lost(log) if names else set(warnings(log))) == with_others(names)
         assert "Traceback" not in log
 
     def test_every_providers_call_goes_on_without_any(self, tmp_path: Path) -> None:
@@ -446,7 +478,7 @@ class TestNoCallIsPossible:
         result = self.fails(tmp_path, site, ["run", "-t", "websocket-server"], message, program=("-c", program))
         made = [name for name in PATCHES if name not in ("input-vad", "causes", "old-params")]
         assert result.stdout.split() == made
-        assert lost(result.stderr.partition("error: ")[0]) == {"server-port", "input-vad", "causes"}
+        assert lost(result.stderr.partition("error: ")[0]) == with_others({"server-port", "input-vad", "causes"})
 
     def fails(
         self,

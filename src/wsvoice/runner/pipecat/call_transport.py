@@ -313,6 +313,8 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
         #: What is not a whole frame yet, or not sent yet, s16le at the wire's rate.
         self._pending = bytearray()
         self._interruptions = 0
+        #: Whether what is being sent goes on after an interruption.
+        self._goes_on = False
         #: How many frames are being processed.
         self._under_way = 0
         self._sender: CallMediaSender | None = None
@@ -424,8 +426,9 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
     async def _process(self, frame: Frame, direction: FrameDirection) -> None:
         if isinstance(frame, InterruptionFrame):
             self._interruptions += 1
-            self._pending.clear()
-            self._serializer.forget()
+            if not self._goes_on:
+                self._pending.clear()
+                self._serializer.forget()
             self._wrote.clear()
             self._transport.marks_cleared()
             self._interrupting = True
@@ -460,11 +463,11 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
         if self._interrupting and frame.interruptible:
             return False
         self._pending += self._serializer.at_wire_rate(pcm, sample_rate)
-        self._writing = True
+        self._writing, self._goes_on = True, not frame.interruptible
         try:
-            return await self._send_pending(goes_on=not frame.interruptible)
+            return await self._send_pending()
         finally:
-            self._writing = False
+            self._writing = self._goes_on = False
 
     async def write_dtmf(self, frame: OutputDTMFFrame | OutputDTMFUrgentFrame) -> None:
         """Press keys: by the provider's own message if it has one, otherwise as tones."""
@@ -480,7 +483,7 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
         if not self._serializer.should_ignore_frame(frame):
             await self._socket.send_message(frame.message)
 
-    async def _send_pending(self, *, goes_on: bool = False) -> bool:
+    async def _send_pending(self) -> bool:
         """Send all whole frames; false if an interruption came before the last, unless the audio goes on after it."""
         socket, size = self._socket, self._frame_bytes
         interruptions = self._interruptions
@@ -489,14 +492,14 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
             if wait_s > 0:
                 # Where more waits, the next two leave together: half as many wake-ups.
                 await asyncio.sleep(wait_s + (FRAME_MS / 1000 if len(self._pending) >= 2 * size else 0))
-                if interruptions != self._interruptions and not goes_on:
+                if interruptions != self._interruptions and not self._goes_on:
                     return False
                 # The end of an utterance and the beginning of the next one are sent by two tasks.
                 continue
             pcm = bytes(self._pending[:size])
             del self._pending[:size]
             await socket.send_audio(pcm)
-            if interruptions != self._interruptions and not goes_on:
+            if interruptions != self._interruptions and not self._goes_on:
                 return False
         self._last_write = self._loop.time()
         self._wrote.set()

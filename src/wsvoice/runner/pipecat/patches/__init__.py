@@ -26,6 +26,7 @@ PATCHES = (
     "shared-models",
     "causes",
     "quiet-audio",
+    "inline-vad",
 )
 
 
