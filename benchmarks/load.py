@@ -197,7 +197,8 @@ def media_frames(caller: Caller) -> list[bytes]:
             frame(
                 (
                     f'{{"event":"media","sequenceNumber":"{index + 2}","media":{{"track":"inbound",'
-                    f'"chunk":"{index + 1}","timestamp":"{index * 20}","payload":"{payload}"}},"streamSid":"MZ{caller.number:032x}"}}'
+                    f'"chunk":"{index + 1}","timestamp":"{index * 20}","payload":"{payload}"}},'
+                    f'"streamSid":"MZ{caller.number:032x}"}}'
                 ).encode()
             )
         )
