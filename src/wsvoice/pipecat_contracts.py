@@ -372,7 +372,9 @@ RUNNER_FEATURES = (
         calls(
             f"{_OUTPUT}.MediaSender.__init__", "transport", "destination", "sample_rate", "audio_chunk_size", "params"
         ),
-        uses(f"{_OUTPUT}.MediaSender.__init__", "_volume", "_volume_gain", "_mixer", "_filter", "_bot_speaking"),
+        uses(f"{_OUTPUT}.MediaSender.__init__", "_volume", "_volume_gain", "_filter", "_bot_speaking"),
+        uses(f"{_OUTPUT}.set_transport_ready", "register_audio_destination", "OutputTransportReadyFrame"),
+        replaces(f"{_OUTPUT}.set_transport_ready", "self", "frame"),
         uses(f"{_OUTPUT}.MediaSender._create_audio_task", "_audio_queue", "_audio_task_handler"),
         replaces(f"{_OUTPUT}.MediaSender._audio_task_handler", "self"),
         replaces(f"{_OUTPUT}.MediaSender.handle_audio_frame", "self", "frame"),

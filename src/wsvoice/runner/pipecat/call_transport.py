@@ -22,6 +22,7 @@ from pipecat.frames.frames import (
     OutputDTMFUrgentFrame,
     OutputTransportMessageFrame,
     OutputTransportMessageUrgentFrame,
+    OutputTransportReadyFrame,
     SpeechControlParamsFrame,
     StartFrame,
     TTSAudioRawFrame,
@@ -334,22 +335,23 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
             self._utterance_task = self.create_task(self._watch_utterances())
 
     async def set_transport_ready(self, frame: StartFrame) -> None:
-        """Begin to send, without delay where rates differ."""
-        await super().set_transport_ready(frame)
-        use_resampler(self, LowLatencyResampler)
-        if is_supported("media-sender") and None in self._media_senders:
-            replaced = self._media_senders[None]
-            self._sender = CallMediaSender(
-                self,
-                destination=None,
-                sample_rate=self.sample_rate,
-                audio_chunk_size=self.audio_chunk_size,
-                params=self._params,
-            )
-            await replaced.cleanup()
-            await self._sender.start(frame)
-            self._media_senders[None] = self._sender
+        """Begin to send, without delay where rates differ; with a sender of our own where it can do what is asked."""
+        params = self._params
+        has_more = params.audio_out_destinations or params.video_out_destinations or params.video_out_enabled
+        if has_more or params.audio_out_mixer or not is_supported("media-sender"):
+            await super().set_transport_ready(frame)
             use_resampler(self, LowLatencyResampler)
+            return
+        self._sender = self._media_senders[None] = CallMediaSender(
+            self,
+            destination=None,
+            sample_rate=self.sample_rate,
+            audio_chunk_size=self.audio_chunk_size,
+            params=params,
+        )
+        use_resampler(self, LowLatencyResampler)
+        await self._sender.start(frame)
+        await self.push_frame(OutputTransportReadyFrame(), FrameDirection.UPSTREAM)
 
     async def stop(self, frame: EndFrame) -> None:
         """Send the remaining audio, then let the session end the call."""

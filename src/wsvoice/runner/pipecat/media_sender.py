@@ -24,10 +24,10 @@ SLICE_S = 0.2
 
 class CallMediaSender(BaseOutputTransport.MediaSender):
     """
-    The sender of a call.
+    The sender of a call without a mixer, other destinations or video.
 
-    Audio that somebody behind the transport looks at, or that has to be filtered or mixed, goes pipecat's way: cut into
-    frames of 20 ms, which are pushed on when they are sent.
+    Audio that somebody behind the transport looks at, or that has to be filtered, goes pipecat's way: cut into frames
+    of 20 ms, which are pushed on when they are sent.
     """
 
     _transport: CallOutputTransport
@@ -99,8 +99,7 @@ class CallMediaSender(BaseOutputTransport.MediaSender):
 
     def _goes_whole(self, frame: OutputAudioRawFrame) -> bool:
         return not (
-            self._mixer
-            or self._filter
+            self._filter
             or self._audio_runs
             or frame.num_channels != 1
             # A bot that sends audio all the time is silent where the audio is, piece by piece.
@@ -109,9 +108,6 @@ class CallMediaSender(BaseOutputTransport.MediaSender):
         )
 
     async def _audio_task_handler(self) -> None:
-        if self._mixer:
-            await super()._audio_task_handler()
-            return
         queue = self._audio_queue
         while True:
             self._is_at_rest = queue.empty()
