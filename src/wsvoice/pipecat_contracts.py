@@ -358,6 +358,7 @@ RUNNER_FEATURES = (
         "direct-input",
         "the caller's audio passes one more task",
         replaces(f"{_INPUT}._create_audio_task", "self"),
+        replaces(f"{_INPUT}._cancel_audio_task", "self"),
         replaces(f"{_INPUT}.push_audio_frame", "self", "frame"),
         uses(f"{_INPUT}._create_audio_task", "_audio_task", "_audio_in_queue"),
         uses(f"{_INPUT}.push_audio_frame", "audio_in_enabled", "_paused", "_audio_in_queue"),

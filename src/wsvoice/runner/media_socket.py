@@ -377,7 +377,8 @@ class MediaSocket(BoundedSocket):
             duration_ms = wire.duration_ms(len(event.payload))
             self.pacer.sent(now, duration_ms / 1000)
             self.sent_ms += duration_ms
-            if pcm is None:
+            if pcm is None or self.audio_listener is not None:
+                # A recording has what the caller hears.
                 pcm = wire.decode(event.payload[: len(event.payload) // wire.sample_width * wire.sample_width])
             self.turns.bot(pcm, now)
             if self.audio_listener is not None:

@@ -282,3 +282,105 @@ class TestSwitchingOff:
         before = TransportParams.__init__, BaseInputTransport.setup, list(sys.meta_path)
         install()
         assert before == (TransportParams.__init__, BaseInputTransport.setup, list(sys.meta_path))
+
+
+class TestInlineVad:
+    def test_the_same_speech_is_found_without_a_thread(self) -> None:
+        printed = python(
+            """
+            import asyncio, threading
+            from importlib.resources import files
+            import wsvoice
+            from wsvoice.audio import read_audio, resample
+
+            wsvoice.install()
+            from pipecat.audio.vad.silero import SileroVADAnalyzer
+            from pipecat.audio.vad.vad_analyzer import VADAnalyzer
+
+            class Own(SileroVADAnalyzer):
+                def voice_confidence(self, buffer):
+                    threads.add(threading.get_ident())
+                    return super().voice_confidence(buffer)
+
+            threads = set()
+
+            async def states(analyzer, analyze):
+                analyzer.set_sample_rate(8000)
+                found = []
+                for at in range(0, len(pcm), 320):
+                    state = await analyze(analyzer, pcm[at : at + 320])
+                    found.append((state.name, analyzer._prev_volume))
+                return found
+
+            async def main():
+                ours = await states(SileroVADAnalyzer(), SileroVADAnalyzer.analyze_audio)
+                assert ours == await states(SileroVADAnalyzer(), VADAnalyzer.analyze_audio)
+                assert ours == await states(Own(), Own.analyze_audio)
+                assert threading.get_ident() not in threads and len(threads) == 1
+                print("spoke", sum(state == "SPEAKING" for state, _ in ours) > 50)
+
+            with files("wsvoice.dial").joinpath("question.wav").open("rb") as file:
+                sound, rate = read_audio(file.name)
+            pcm = bytes(16000) + resample(sound, rate, 8000) + bytes(16000)
+            asyncio.run(main())
+            """
+        )
+        assert "spoke True" in printed
+
+
+class TestQuietAudio:
+    def test_audio_is_seen_by_whoever_wants_it(self) -> None:
+        """By an observer of the bot's, by an event handler, and by a processor: as often as without the patch."""
+        printed = python(
+            """
+            import asyncio, sys
+            import wsvoice
+
+            wsvoice.install({"quiet-audio"} if sys.argv[1:] else set())
+            from pipecat.frames.frames import EndFrame, OutputAudioRawFrame
+            from pipecat.observers.base_observer import BaseObserver
+            from pipecat.pipeline.pipeline import Pipeline
+            from pipecat.pipeline.worker import PipelineWorker
+            from pipecat.processors.frame_processor import FrameProcessor
+            from pipecat.workers.runner import WorkerRunner
+
+            class Through(FrameProcessor):
+                async def process_frame(self, frame, direction):
+                    await super().process_frame(frame, direction)
+                    seen["processor"] += isinstance(frame, OutputAudioRawFrame)
+                    await self.push_frame(frame, direction)
+
+            class Watcher(BaseObserver):
+                async def on_push_frame(self, data):
+                    seen["pushes"] += isinstance(data.frame, OutputAudioRawFrame)
+
+            class ProcessWatcher(BaseObserver):
+                async def on_process_frame(self, data):
+                    seen["processing"] += isinstance(data.frame, OutputAudioRawFrame)
+
+            async def call(observers, handlers):
+                through = [Through(), Through()]
+                worker = PipelineWorker(Pipeline(through), observers=list(observers), enable_rtvi=False)
+                if handlers:
+                    @through[0].event_handler("on_before_push_frame")
+                    async def before(processor, frame):
+                        seen["handler"] += isinstance(frame, OutputAudioRawFrame)
+                await worker.queue_frames([*(OutputAudioRawFrame(bytes(320), 8000, 1) for _ in range(5)), EndFrame()])
+                runner = WorkerRunner(handle_sigint=False)
+                await runner.add_workers(worker)
+                await runner.run()
+
+            from collections import Counter
+            for observers in [(), (Watcher(),), (ProcessWatcher(),), (Watcher(), ProcessWatcher())]:
+                for handlers in False, True:
+                    seen = Counter()
+                    asyncio.run(call(observers, handlers))
+                    print(sorted(seen.items()))
+            """
+        )
+        lines = [line for line in printed.splitlines() if line.startswith("[(")]
+        assert len(lines) == 8
+        assert [line.count("processor") for line in lines] == [1] * 8
+        assert ["pushes" in line for line in lines] == [False, False, True, True, False, False, True, True]
+        assert ["processing" in line for line in lines] == [False, False, False, False, True, True, True, True]
+        assert ["handler" in line for line in lines] == [False, True] * 4

@@ -144,6 +144,8 @@ class CallInputTransport(FastAPIWebsocketInputTransport):
         self._is_behind = False
         #: Whether audio is pushed by the task that reads it.
         self._is_direct = False
+        #: Whether the pipeline takes audio: it has started, and not ended.
+        self._passes_audio = False
 
     async def start(self, frame: StartFrame) -> None:
         """Begin to receive."""
@@ -218,14 +220,24 @@ class CallInputTransport(FastAPIWebsocketInputTransport):
                 and not self._event_handlers["on_before_push_frame"].handlers
                 and not self._event_handlers["on_after_push_frame"].handlers
             )
+            self._passes_audio = True
             if not self._is_direct:
                 super()._create_audio_task()
+
+        async def _cancel_audio_task(self) -> None:
+            self._passes_audio = False
+            await super()._cancel_audio_task()
 
         async def push_audio_frame(self, frame: InputAudioRawFrame) -> None:
             """Push audio at once where it passes no task."""
             if not self._is_direct:
                 await super().push_audio_frame(frame)
-            elif self._params.audio_in_enabled and self._params.audio_in_passthrough and not self._paused:
+            elif (
+                self._passes_audio
+                and self._params.audio_in_enabled
+                and self._params.audio_in_passthrough
+                and not self._paused
+            ):
                 await self.push_frame(frame)
 
     async def _take(self, event: Event, pcm: bytes) -> None:

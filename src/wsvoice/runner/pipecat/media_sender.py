@@ -52,6 +52,8 @@ class CallMediaSender(BaseOutputTransport.MediaSender):
     async def play(self, frame: OutputAudioRawFrame) -> None:
         """Play a frame of any length, or as much of it as is not interrupted."""
         pcm, rate = frame.audio, frame.sample_rate
+        if not pcm:
+            return
         volume = self._volume * self._volume_gain
         if volume != 1.0:
             pcm = scale_audio(pcm, volume)
