@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
@@ -16,9 +16,8 @@ if TYPE_CHECKING:
 
     from wsvoice.providers.events import Event
 
-#: The ASGI extension by which our own server lets a session drop a stalled connection (``abort``), and send a message
-#: at once if that needs no wait (``send``).
-ABORT_EXTENSION = "wsvoice.abort"
+#: The ASGI extension of our own server's WebSockets: ``{"connection": Connection}``.
+CONNECTION_EXTENSION = "wsvoice.connection"
 #: https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1
 MESSAGE_TOO_BIG = 1009
 NO_UTF_8 = 1007
@@ -26,10 +25,28 @@ NO_UTF_8 = 1007
 MESSAGES_PER_S = 500
 #: How many may come at once: what a stalled network delivers, before pings notice the stall.
 MESSAGES_AT_ONCE = 3000
+#: How long those last.
+BURST_S = MESSAGES_AT_ONCE / MESSAGES_PER_S
 #: How many messages are read in a row before other calls get their turn.
 MESSAGES_A_TURN = 32
 #: How long after a failed send the reader may take to find the close that explains it.
 CLOSE_GRACE_S = 1.0
+
+
+class Connection(Protocol):
+    """What our own server's WebSockets can do beyond ASGI: pass messages without a task, and end without a close."""
+
+    #: Is offered each message as soon as it is read, unless others wait; false leaves it to ``receive()``.
+    listener: Callable[[str | bytes], bool] | None
+
+    def can_send(self) -> bool:
+        """Whether :meth:`send_now` sends at once."""
+
+    def send_now(self, content: str | bytes) -> None:
+        """Send a message; only if :meth:`can_send`."""
+
+    def abort(self) -> None:
+        """Drop a connection whose peer does not read."""
 
 
 class BoundedSocket(WebSocket):
@@ -66,9 +83,10 @@ class BoundedSocket(WebSocket):
         #: Since when a message has waited for the caller to read, on the loop's clock.
         self.send_blocked_since: float | None = None
         self._sends_under_way = 0
-        self._send_now: Callable[[str | bytes], bool] | None = (
-            scope.get("extensions", {}).get(ABORT_EXTENSION, {}).get("send")
-        )
+        extension = scope.get("extensions", {}).get(CONNECTION_EXTENSION, {})
+        self._connection: Connection | None = extension.get("connection")
+        #: Whether :meth:`_next_message` waits for one.
+        self._is_reading = False
         self._loop = asyncio.get_running_loop()
         self._message_limit = message_limit
         self._inbox: deque[tuple[str | bytes, Event | None]] = deque()
@@ -84,7 +102,11 @@ class BoundedSocket(WebSocket):
 
     async def _next_message(self) -> str | bytes | None:
         """Read the next message; ``None`` when the other end is gone."""
-        message: Message = await self._receive()
+        self._is_reading = True
+        try:
+            message: Message = await self._receive()
+        finally:
+            self._is_reading = False
         if message["type"] == "websocket.disconnect":
             self.close_code = message.get("code")
             self.note_gone(self._why_disconnected(closed="reason" in message))
@@ -120,7 +142,7 @@ class BoundedSocket(WebSocket):
         """Slow down reading when messages arrive too fast, so the backlog stays with the sender."""
         now = self._loop.time()
         self._read_until = max(self._read_until, now) + 1 / MESSAGES_PER_S
-        early_s = self._read_until - now - MESSAGES_AT_ONCE / MESSAGES_PER_S
+        early_s = self._read_until - now - BURST_S
         self._read_in_turn += 1
         if early_s > 0:
             self.faults["too-fast"] += 1
@@ -186,7 +208,9 @@ class BoundedSocket(WebSocket):
         """Send a message; false if the other end is gone."""
         if self.gone.is_set() or self.application_state is not WebSocketState.CONNECTED:
             return False
-        if self._send_now is not None and not self._sends_under_way and self._send_now(raw):
+        if self._can_send_now:
+            assert self._connection is not None
+            self._connection.send_now(raw)
             return True
         key = "text" if isinstance(raw, str) else "bytes"
         if not self._sends_under_way:
@@ -212,6 +236,11 @@ class BoundedSocket(WebSocket):
             self.send_blocked_since = self._loop.time()
         return True
 
+    @property
+    def _can_send_now(self) -> bool:
+        """Whether a message can be sent without a wait, and nothing waits before it."""
+        return self._connection is not None and not self._sends_under_way and self._connection.can_send()
+
     def request_close(self) -> None:
         """Ask the session to end; it closes the WebSocket once the last audio was played."""
         self.close_requested.set()
@@ -230,9 +259,8 @@ class BoundedSocket(WebSocket):
     def abort(self) -> None:
         """Drop the connection, if the server offers a way to; a caller that does not read cannot be closed in order."""
         self.application_state = WebSocketState.DISCONNECTED
-        extension = self.scope.get("extensions", {}).get(ABORT_EXTENSION)
-        if extension is not None:
-            extension["abort"]()
+        if self._connection is not None:
+            self._connection.abort()
 
     def abandon(self, reason: str) -> None:
         """Give up a caller whose connection has stalled."""

@@ -14,9 +14,10 @@ import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from starlette.types import Message, Receive, Scope, Send
+from starlette.websockets import WebSocketState
 
 from wsvoice.errors import RemoteProtocolError
 from wsvoice.providers.callbacks import printable
@@ -32,7 +33,7 @@ from wsvoice.providers.events import (
     Unknown,
 )
 from wsvoice.providers.reordering import Reorderer
-from wsvoice.runner.bounded_socket import BoundedSocket
+from wsvoice.runner.bounded_socket import BURST_S, MESSAGES_PER_S, BoundedSocket
 from wsvoice.runner.pacing import MAX_AHEAD_S, InputLimit, Pacer
 from wsvoice.runner.turns import TurnTimer
 
@@ -57,6 +58,16 @@ MAX_ESTIMATES = 1000
 REPORT_LIMIT = 100
 #: The faults of a start message that make the stream unusable.
 START_FAULTS = frozenset({"bad-start", "unsupported-codec"})
+
+
+class AtOnce(Protocol):
+    """Takes the caller's audio where it arrives, without a task."""
+
+    def takes_audio(self) -> bool:
+        """Whether :meth:`take_audio` can be called now."""
+
+    def take_audio(self, pcm: bytes) -> None:
+        """Take a piece of audio, s16le at the stream's rate."""
 
 
 class MediaSocket(BoundedSocket):
@@ -111,6 +122,11 @@ class MediaSocket(BoundedSocket):
         self._start: str | bytes | None = None
         self._reorderer = None if provider.ordered else Reorderer()
         self._sink: Sink | None = None
+        self._at_once: AtOnce | None = None
+        #: A message that was read where it arrived, and whose event has to wait for the reader.
+        self._early: tuple[str | bytes, Event] | None = None
+        #: What failed where a message arrived.
+        self._failure: Exception | None = None
         self._waiting_marks: dict[str, asyncio.Future[None]] = {}
         self._has_marks = provider.has_marks
         #: Marks of a carrier that has none, and when each should be reached.
@@ -139,15 +155,18 @@ class MediaSocket(BoundedSocket):
             raw = self._unread.popleft() if self._unread else await self._next_message()
             if raw is None:
                 return None
+            if self._failure is not None:
+                raise self._failure
             try:
-                event = self.stream.receive(raw)
+                event = self._early[1] if self._early and self._early[0] is raw else self.stream.receive(raw)
             except RemoteProtocolError as error:
                 self.note_fault(error.kind, error.message)
                 if starting and error.kind in START_FAULTS:
                     self.unusable = f"the start message cannot be used: {error.message}"
                     return None
                 continue
-            if not isinstance(event, StreamStarted):
+            self._early = None
+            if type(event) is not StreamStarted:
                 return raw, event
             if self._start is None:
                 self._begin(raw, event)
@@ -178,21 +197,11 @@ class MediaSocket(BoundedSocket):
     async def take(self, raw: str | bytes, event: Event) -> None:
         """Count one event and pass it on."""
         pcm = b""
-        kind = type(event)
-        if kind is Audio:
-            assert isinstance(event, Audio)
-            if event.track != "inbound":
-                return  # The bot's own voice, if a document requested both tracks.
-            now = self._loop.time()
-            duration_ms = self.stream.format.duration_ms(len(event.payload))
-            if not self._input_limit.admits(now, duration_ms / 1000):
-                self.note_fault("ahead", f"the audio is more than {MAX_AHEAD_S:g} s ahead of real time")
+        if type(event) is Audio:
+            admitted = self._admitted(event, self._loop.time())
+            if admitted is None:
                 return
-            self.received_ms += duration_ms
-            pcm = self.stream.format.decode(event.payload)
-            self.turns.caller(pcm, now)
-            if self.audio_listener is not None:
-                self.audio_listener("caller", pcm, now)
+            pcm = admitted
         elif isinstance(event, Mark):
             self._mark_reached(event)
         elif isinstance(event, StreamStopped):
@@ -216,6 +225,51 @@ class MediaSocket(BoundedSocket):
             return
         self._enqueue(raw, event)
 
+    def _admitted(self, audio: Audio, now: float) -> bytes | None:
+        """Count a piece of the caller's audio, and return it as s16le; ``None`` if it is not to be heard."""
+        if audio.track != "inbound":
+            return None  # The bot's own voice, if a document requested both tracks.
+        wire = self.stream.format
+        duration_ms = wire.duration_ms(len(audio.payload))
+        if not self._input_limit.admits(now, duration_ms / 1000):
+            self.note_fault("ahead", f"the audio is more than {MAX_AHEAD_S:g} s ahead of real time")
+            return None
+        self.received_ms += duration_ms
+        pcm = wire.decode(audio.payload)
+        self.turns.caller(pcm, now)
+        if self.audio_listener is not None:
+            self.audio_listener("caller", pcm, now)
+        return pcm
+
+    def _take_at_once(self, raw: str | bytes) -> bool:
+        """Take a message of audio where it arrives; false leaves it to the reader."""
+        at_once, now = self._at_once, self._loop.time()
+        until = max(self._read_until, now) + 1 / MESSAGES_PER_S
+        if (
+            at_once is None
+            or not self._is_reading
+            or self.gone.is_set()
+            or until - now > BURST_S
+            or len(raw) > self._message_limit
+            or not at_once.takes_audio()
+        ):
+            return False
+        try:
+            event = self.stream.receive(raw)
+            if type(event) is not Audio:
+                self._early = raw, event
+                return False
+            self._read_until = until
+            pcm = self._admitted(event, now)
+            if pcm is not None:
+                at_once.take_audio(pcm)
+        except RemoteProtocolError as error:
+            self.note_fault(error.kind, error.message)
+        except Exception as error:  # noqa: BLE001 The reader raises it, where the call can end of it.
+            self._failure = error
+            return False
+        return True
+
     def _note_digit(self, digit: str) -> None:
         self.digit_count += 1
         if len(self.digits) < MAX_DIGITS:
@@ -225,17 +279,21 @@ class MediaSocket(BoundedSocket):
         elif self.digit_count == LOGGED_DIGITS + 1:
             self.logger.info("the caller presses more keys; from now on they are only counted")
 
-    async def deliver_to(self, sink: Sink) -> None:
-        """Pass every event to `sink` until the caller is gone, beginning with those in the inbox."""
+    async def deliver_to(self, sink: Sink, at_once: AtOnce | None = None) -> None:
+        """Pass every event to `sink` until the caller is gone, beginning with those in the inbox; audio `at_once`."""
         while self._inbox:
             _, event = self._dequeue()
             assert event is not None
             await sink(event, self.stream.format.decode(event.payload) if isinstance(event, Audio) else b"")
         self._sink = sink
+        if at_once is not None and self._reorderer is None and self._connection is not None:
+            self._at_once, self._connection.listener = at_once, self._take_at_once
         try:
             await self.gone.wait()
         finally:
-            self._sink = None
+            self._sink = self._at_once = None
+            if self._connection is not None:
+                self._connection.listener = None
 
     def _index_to_drop(self) -> int:
         """Return the oldest audio's place in the inbox; that of the oldest message if there is none."""
@@ -324,17 +382,28 @@ class MediaSocket(BoundedSocket):
 
     def has_room(self, duration_s: float) -> bool:
         """Whether this much audio can be sent now, in order, without a wait."""
+        now = self._loop.time()
         return (
             not self._in_order.locked()
             and self._flowing.is_set()
-            and self.send_blocked_since is None
-            and self.pacer.wait_s(self._loop.time(), duration_s) <= 0
+            and self.pacer.wait_s(now, duration_s) <= 0
+            and self.pacer.queued_s(now) + duration_s <= self._queue_limit_s
+            and self._can_send_now
+            and not self.gone.is_set()
+            and self.application_state is WebSocketState.CONNECTED
         )
 
     async def send_audio(self, pcm: bytes) -> None:
         """Send a piece of audio, s16le at the rate of what the stream takes."""
         audio = Audio(self.stream.outbound_format.encode(pcm))
         await self._write(self.stream.send(audio), audio, pcm)
+
+    def send_audio_now(self, pcm: bytes) -> None:
+        """Send a piece of audio, s16le at the rate of what the stream takes; only if there is room for it."""
+        assert self._connection is not None
+        audio = Audio(self.stream.outbound_format.encode(pcm))
+        self._connection.send_now(self.stream.send(audio))
+        self._note_sent(audio, pcm)
 
     async def send(self, message: Message) -> None:
         """Send a message as ASGI has it, for a bot that writes its own; a close is only a request."""
@@ -372,17 +441,7 @@ class MediaSocket(BoundedSocket):
         if not await self._send_raw(raw):
             return
         if isinstance(event, Audio):
-            now = self._loop.time()
-            wire = self.stream.outbound_format
-            duration_ms = wire.duration_ms(len(event.payload))
-            self.pacer.sent(now, duration_ms / 1000)
-            self.sent_ms += duration_ms
-            if pcm is None or self.audio_listener is not None:
-                # A recording has what the caller hears.
-                pcm = wire.decode(event.payload[: len(event.payload) // wire.sample_width * wire.sample_width])
-            self.turns.bot(pcm, now)
-            if self.audio_listener is not None:
-                self.audio_listener("bot", pcm, now)
+            self._note_sent(event, pcm)
         elif isinstance(event, Mark):
             self.marks_sent += 1
         elif isinstance(event, Clear):
@@ -395,6 +454,20 @@ class MediaSocket(BoundedSocket):
             self.pacer.cleared(now)
             if self.audio_listener is not None:
                 self.audio_listener("clear", b"", now)
+
+    def _note_sent(self, audio: Audio, pcm: bytes | None) -> None:
+        """Count a piece of the bot's audio, whose PCM is known or not."""
+        now = self._loop.time()
+        wire = self.stream.outbound_format
+        duration_ms = wire.duration_ms(len(audio.payload))
+        self.pacer.sent(now, duration_ms / 1000)
+        self.sent_ms += duration_ms
+        if pcm is None or self.audio_listener is not None:
+            # A recording has what the caller hears.
+            pcm = wire.decode(audio.payload[: len(audio.payload) // wire.sample_width * wire.sample_width])
+        self.turns.bot(pcm, now)
+        if self.audio_listener is not None:
+            self.audio_listener("bot", pcm, now)
 
     @property
     def playable_ms(self) -> float:

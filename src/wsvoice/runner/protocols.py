@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from loguru import logger
@@ -15,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.protocol import State
 
-from wsvoice.runner.bounded_socket import ABORT_EXTENSION
+from wsvoice.runner.bounded_socket import CONNECTION_EXTENSION
 
 try:
     from websockets.speedups import apply_mask
@@ -219,6 +220,10 @@ class StreamProtocol(WebSocketsSansIOProtocol):
     _splits = True
     #: Whether a message of several frames has begun.
     _in_fragments = False
+    #: Is offered each message, unless others wait: :class:`~wsvoice.runner.bounded_socket.Connection`.
+    listener: Callable[[str | bytes], bool] | None = None
+    #: How many more messages are offered before other connections get their turn.
+    _offers = 0
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -234,6 +239,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
                 self.transport.write(b"".join(self.conn.data_to_send()))
                 self.transport.close()
             return
+        self._offers = UNREAD_MESSAGES
         if self._partial:
             self._partial += data
             if len(self._partial) < self._needed:
@@ -273,14 +279,18 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             at = _HEAD_SIZES.get(frame[1] & 127, 6)
             content = apply_mask(frame[at:], frame[at - 4 : at])
             try:
-                message: Any = {"type": "websocket.receive"}
-                message[_WHOLE[frame[0]]] = content.decode() if frame[0] == _TEXT else content
+                message: str | bytes = content.decode() if frame[0] == _TEXT else content
             except UnicodeDecodeError:
                 self._pass_on(frame)
                 return
             if self.close_sent:
                 return  # Nobody waits for it any more.
-            self.queue.put_nowait(message)
+            if self.listener is not None and self._offers and self.queue.empty():
+                self._offers -= 1
+                if self.listener(message):
+                    return
+            event: Any = {"type": "websocket.receive", _WHOLE[frame[0]]: message}
+            self.queue.put_nowait(event)
             if not self.read_paused and self.queue.qsize() >= UNREAD_MESSAGES:
                 self.read_paused = True
                 self.transport.pause_reading()
@@ -292,18 +302,18 @@ class StreamProtocol(WebSocketsSansIOProtocol):
     def _pass_on(self, data: bytes) -> None:
         super().data_received(data)
 
-    def send_now(self, content: str | bytes) -> bool:
-        """Send a message if that needs no wait; false, and nothing is sent, if it does or cannot be done."""
-        if (
-            not self.writable.is_set()
-            or not self.handshake_complete
-            or self.disconnected
-            or self.close_sent
-            or self.conn.state is not State.OPEN
-            or self.conn.extensions
-            or self.transport.is_closing()
-        ):
-            return False
+    def can_send(self) -> bool:
+        """Whether a message can be sent, and its peer reads."""
+        return (
+            self.writable.is_set()
+            and self.handshake_complete
+            and not (self.disconnected or self.close_sent or self.conn.extensions)
+            and self.conn.state is State.OPEN
+            and not self.transport.is_closing()
+        )
+
+    def send_now(self, content: str | bytes) -> None:
+        """Send a message; only if :meth:`can_send`."""
         first, data = (_TEXT, content.encode()) if isinstance(content, str) else (_BINARY, content)
         size = len(data)
         if size < 126:
@@ -311,9 +321,8 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         elif size < 65536:
             head = bytes((first, 126, size >> 8, size & 255))
         else:
-            return False
+            head = bytes((first, 127)) + size.to_bytes(8)
         self.transport.write(head + data)
-        return True
 
     async def send(self, message: Any) -> None:
         """Send; mark a refusal as an answer, which uvicorn does not."""
@@ -322,11 +331,19 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             self.handshake_complete = True
 
     def handle_connect(self, event: Any) -> None:
-        """Offer :data:`ABORT_EXTENSION` in the connection's scope."""
+        """Offer :data:`CONNECTION_EXTENSION` in the connection's scope."""
         super().handle_connect(event)
         scope: Any = getattr(self, "scope", None)
         if scope is not None:
-            scope["extensions"][ABORT_EXTENSION] = {"abort": self.transport.abort, "send": self.send_now}
+            scope["extensions"][CONNECTION_EXTENSION] = {"connection": self}
+
+    def abort(self) -> None:
+        """Drop the connection."""
+        self.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.listener = None
+        super().connection_lost(exc)
 
     def handle_cont(self, event: Any) -> None:
         """Take a fragment of a message; their number is limited because empty ones cost the peer next to nothing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -29,7 +30,7 @@ from pipecat.frames.frames import (
     UserSpeakingFrame,
     VADUserStoppedSpeakingFrame,
 )
-from pipecat.processors.frame_processor import FrameDirection, FrameProcessorSetup
+from pipecat.processors.frame_processor import FrameDirection, FrameProcessor, FrameProcessorSetup
 from pipecat.transports.base_input import BaseInputTransport
 from pipecat.transports.base_output import BaseOutputTransport
 from pipecat.transports.base_transport import BaseTransport
@@ -146,6 +147,8 @@ class CallInputTransport(FastAPIWebsocketInputTransport):
         self._is_direct = False
         #: Whether the pipeline takes audio: it has started, and not ended.
         self._passes_audio = False
+        #: Whether nothing but pipecat's own methods is between this and the next processor's queue.
+        self._is_plain = False
 
     async def start(self, frame: StartFrame) -> None:
         """Begin to receive."""
@@ -202,7 +205,7 @@ class CallInputTransport(FastAPIWebsocketInputTransport):
     if is_supported("call-input"):
 
         async def _receive_messages(self) -> None:
-            await self._socket.deliver_to(self._take)
+            await self._socket.deliver_to(self._take, self)
             if not self._client.is_closing:
                 await self._client.trigger_client_disconnected()
 
@@ -223,6 +226,12 @@ class CallInputTransport(FastAPIWebsocketInputTransport):
             self._passes_audio = True
             if not self._is_direct:
                 super()._create_audio_task()
+            # What a class of the bot's does in place of pipecat may wait.
+            self._is_plain = (
+                following is not None
+                and type(self).push_frame is FrameProcessor.push_frame
+                and type(following).queue_frame is FrameProcessor.queue_frame
+            )
 
         async def _cancel_audio_task(self) -> None:
             self._passes_audio = False
@@ -232,13 +241,27 @@ class CallInputTransport(FastAPIWebsocketInputTransport):
             """Push audio at once where it passes no task."""
             if not self._is_direct:
                 await super().push_audio_frame(frame)
-            elif (
-                self._passes_audio
-                and self._params.audio_in_enabled
-                and self._params.audio_in_passthrough
-                and not self._paused
-            ):
+            elif self._lets_audio_in:
                 await self.push_frame(frame)
+
+    @property
+    def _lets_audio_in(self) -> bool:
+        params = self._params
+        return self._passes_audio and params.audio_in_enabled and params.audio_in_passthrough and not self._paused
+
+    def takes_audio(self) -> bool:
+        """Whether audio can be passed on where it arrives, without a task."""
+        return self._is_direct and self._is_plain and not self._cancelling and not are_pushes_seen(self)
+
+    def take_audio(self, pcm: bytes) -> None:
+        """Pass a piece of audio on, s16le at the wire's rate."""
+        if not self._streaming or self._is_too_far_behind():
+            return
+        frame = self._serializer.audio_frame(pcm)
+        if frame is not None and self._lets_audio_in and self._next is not None:
+            # To a queue without a limit: that never waits.
+            with suppress(StopIteration):
+                self._next.queue_frame(frame).send(None)
 
     async def _take(self, event: Event, pcm: bytes) -> None:
         if isinstance(event, Mark):
@@ -249,11 +272,7 @@ class CallInputTransport(FastAPIWebsocketInputTransport):
             self._active_at = self._loop.time()
         elif is_audio and not self._streaming:
             return
-        self._taken += 1
-        if self._taken % COUNT_EVERY == 0:
-            self._is_behind = waiting_frames(self) > MAX_WAITING_FRAMES
-        if self._is_behind:
-            self._socket.note_unread("it is so far behind that what the caller says now is being dropped")
+        if self._is_too_far_behind():
             return
         frame = self._serializer.audio_frame(pcm) if is_audio else self._serializer.frame(event)
         if frame is None:
@@ -262,6 +281,15 @@ class CallInputTransport(FastAPIWebsocketInputTransport):
             await self.push_audio_frame(frame)
         else:
             await self.push_frame(frame)
+
+    def _is_too_far_behind(self) -> bool:
+        """Count what is taken; whether more waits in the pipeline than may."""
+        self._taken += 1
+        if self._taken % COUNT_EVERY == 0:
+            self._is_behind = waiting_frames(self) > MAX_WAITING_FRAMES
+        if self._is_behind:
+            self._socket.note_unread("it is so far behind that what the caller says now is being dropped")
+        return self._is_behind
 
 
 def waiting_frames(transport: BaseInputTransport) -> int:
@@ -336,15 +364,17 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
         self._last_write = 0.0
         #: Whether a piece of audio is being sent, however long that takes.
         self._writing = False
-        self._wrote = asyncio.Event()
+        #: Whether something was sent since the last utterance's end, and whether that is looked for.
+        self._in_utterance = False
+        self._watches = False
+        self._end_timer: asyncio.TimerHandle | None = None
         self._utterance_task: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
 
     async def start(self, frame: StartFrame) -> None:
         """Begin to send."""
         await super().start(frame)
-        if self._utterance_task is None:
-            self._utterance_task = self.create_task(self._watch_utterances())
+        self._watches = True
 
     async def set_transport_ready(self, frame: StartFrame) -> None:
         """Begin to send, without delay where rates differ; with a sender of our own where it can do what is asked."""
@@ -398,7 +428,10 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
             and sender.can_play(frame)
             and self._has_room(frame)
         ):
-            await sender.play(frame)
+            if type(frame) is OutputAudioRawFrame:
+                sender.play_now(frame)
+            else:
+                await sender.play(frame)
             return
         await super().queue_frame(frame, direction, callback)
 
@@ -443,7 +476,7 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
             if not self._goes_on:
                 self._pending.clear()
                 self._serializer.forget()
-            self._wrote.clear()
+            self._in_utterance = False
             self._transport.marks_cleared()
             self._interrupting = True
             try:
@@ -483,6 +516,17 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
         finally:
             self._writing = self._goes_on = False
 
+    def play_now(self, pcm: bytes, sample_rate: int) -> None:
+        """Send audio for which there is room, s16le of `sample_rate` Hz."""
+        if not self._params.audio_out_enabled or self._client.is_closing:
+            return
+        pending, size = self._pending, self._frame_bytes
+        pending += self._serializer.at_wire_rate(pcm, sample_rate)
+        while len(pending) >= size:
+            self._socket.send_audio_now(bytes(pending[:size]))
+            del pending[:size]
+        self._note_write()
+
     async def write_dtmf(self, frame: OutputDTMFFrame | OutputDTMFUrgentFrame) -> None:
         """Press keys: by the provider's own message if it has one, otherwise as tones."""
         if not self._params.audio_out_enabled or self._client.is_closing or not self._client.is_connected:
@@ -515,34 +559,45 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
             await socket.send_audio(pcm)
             if interruptions != self._interruptions and not self._goes_on:
                 return False
-        self._last_write = self._loop.time()
-        self._wrote.set()
+        self._note_write()
         return True
 
-    async def _watch_utterances(self) -> None:
-        while True:
-            await self._wrote.wait()
-            quiet_s = self._loop.time() - self._last_write
-            end_s = self._utterance_end_s
-            if self._writing or quiet_s < end_s:
-                await asyncio.sleep(end_s if self._writing else end_s - quiet_s)
-                continue
-            self._wrote.clear()
-            await self._end_utterance()
+    def _note_write(self) -> None:
+        """Look for the utterance's end from now on."""
+        self._last_write = self._loop.time()
+        self._in_utterance = True
+        if self._end_timer is None and self._watches:
+            self._end_timer = self._loop.call_later(self._utterance_end_s, self._look_for_end)
+
+    def _look_for_end(self) -> None:
+        self._end_timer = None
+        if not self._in_utterance:
+            return
+        now, end_s = self._loop.time(), self._utterance_end_s
+        is_ending = self._utterance_task is not None and not self._utterance_task.done()
+        ends_at = now + end_s if self._writing or is_ending else self._last_write + end_s
+        if ends_at > now:
+            self._end_timer = self._loop.call_at(ends_at, self._look_for_end)
+        else:
+            self._utterance_task = self.create_task(self._end_utterance())
 
     async def _end_utterance(self) -> None:
         """Send what the resampler holds, filled up with silence, and then a mark."""
-        self._wrote.clear()
+        self._in_utterance = False
         self._pending += self._serializer.flush()
         missing = -len(self._pending) % self._frame_bytes
         self._pending += bytes(missing)
         if self._pending:
             await self._send_pending()
-            self._wrote.clear()
+            self._in_utterance = False
         if self._socket.sent_ms:
             await self._transport.mark_utterance()
 
     async def _stop_watching(self) -> None:
+        self._watches = False
+        if self._end_timer is not None:
+            self._end_timer.cancel()
+            self._end_timer = None
         if self._utterance_task is not None:
             task, self._utterance_task = self._utterance_task, None
             await self.cancel_task(task)

@@ -65,19 +65,25 @@ class _Watch:
                 self.pushes = True
 
 
+#: What is known of a processor: the setup it has, its observer's proxies, and what they want.
+_Known = tuple[Any, Any, int, _Watch]
+
+
 def _watch_of(processor: FrameProcessor) -> _Watch | None:
     """Return what is wanted; ``None`` if that cannot be known."""
     setup = processor._setup
+    known: _Known | None = processor.__dict__.get("_wsvoice_known")
+    # Observers come and go one by one: each time their number changes.
+    if known is not None and known[0] is setup and len(known[1]) == known[2]:
+        return known[3]
     observer = setup.observer if setup else None
     if observer is None:
         return _NOBODY
     if type(observer) is not WorkerObserver:
         return None
-    observers = tuple(observer._proxies or ())
-    watch: _Watch | None = observer.__dict__.get("_wsvoice_watch")
-    if watch is None or watch.observers != observers:
-        watch = _Watch(observers)
-        observer.__dict__["_wsvoice_watch"] = watch
+    proxies = observer._proxies or {}
+    watch = _Watch(tuple(proxies))
+    processor.__dict__["_wsvoice_known"] = setup, proxies, len(proxies), watch
     return watch
 
 
@@ -90,7 +96,9 @@ def are_pushes_seen(processor: FrameProcessor) -> bool:
     if handlers["on_before_push_frame"].handlers or handlers["on_after_push_frame"].handlers:
         return True
     watch = _watch_of(processor)
-    return watch is None or watch.pushes or any(wants(observer) for wants, observer in watch.asked)
+    if watch is None or watch.pushes:
+        return True
+    return any(wants(observer) for wants, observer in watch.asked)
 
 
 def is_processing_seen(processor: FrameProcessor) -> bool:

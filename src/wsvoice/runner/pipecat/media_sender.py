@@ -49,6 +49,17 @@ class CallMediaSender(BaseOutputTransport.MediaSender):
         """Whether nothing has to be played before a frame, and nobody looks at it once it is played."""
         return self._is_at_rest and self._audio_queue.empty() and self._goes_whole(frame)
 
+    def play_now(self, frame: OutputAudioRawFrame) -> None:
+        """Play a frame that is no speech, for which there is room; only if :meth:`can_play`."""
+        pcm = frame.audio
+        volume = self._volume * self._volume_gain
+        if volume != 1.0:
+            pcm = scale_audio(pcm, volume)
+        self._transport.play_now(pcm, frame.sample_rate)
+        self._played_at = self._loop.time()
+        if self._bot_speaking:
+            self._watch_for_stop()
+
     async def play(self, frame: OutputAudioRawFrame) -> None:
         """Play a frame of any length, or as much of it as is not interrupted."""
         pcm, rate = frame.audio, frame.sample_rate
