@@ -347,6 +347,16 @@ RUNNER_FEATURES = (
         *_LISTENERS,
     ),
     feature(
+        "frame-queue",
+        "every call takes a tenth more processor time",
+        uses("pipecat.processors.frame_processor", "FrameProcessorQueue()", "StartFrame", "SystemFrame"),
+        uses(
+            "pipecat.processors.frame_processor:FrameProcessorQueue", "START_PRIORITY", "SYSTEM_PRIORITY", "__counter"
+        ),
+        uses(f"{_PROCESSOR}.queue_frame", "__input_queue.put((frame, direction, callback))"),
+        uses(f"{_PROCESSOR}.__input_frame_task_handler", "__input_queue.get()", "__input_queue.task_done()"),
+    ),
+    feature(
         "inline-vad",
         "voice activity detection passes a thread for every piece of audio",
         calls("pipecat.audio.vad.vad_analyzer:VADAnalyzer._run_analyzer", "buffer"),

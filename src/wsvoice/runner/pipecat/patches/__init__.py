@@ -27,6 +27,7 @@ PATCHES = (
     "causes",
     "quiet-audio",
     "inline-vad",
+    "frame-queue",
 )
 
 
