@@ -158,13 +158,14 @@ def listens(port: int) -> bool:
     return True
 
 
+#: The cores that may be used, before anything is pinned.
+CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+
 def pin(pid: int, *, last: bool) -> None:
     """Keep the callers and the servers off each other's core, where the system can."""
-    if not hasattr(os, "sched_setaffinity"):
-        return
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) > 1:
-        os.sched_setaffinity(pid, {cores[-1]} if last else {cores[0]})
+    if len(CORES) > 1:
+        os.sched_setaffinity(pid, {CORES[-1] if last else CORES[0]})
 
 
 # The callers
