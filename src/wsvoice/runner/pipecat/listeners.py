@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from pipecat.frames.frames import (
@@ -43,19 +43,28 @@ def _reports_levels(observer: Any) -> bool:
 _NEVER = frozenset({TurnTrackingObserver, UserBotLatencyObserver})
 
 
-class _Watch:
-    """What the observers of a pipeline want, as long as they are the same."""
+class _Known:
+    """What is known of a processor, as long as it has the same setup, and the pipeline as many observers."""
 
-    __slots__ = ("asked", "observers", "processing", "pushes")
+    __slots__ = ("asked", "count", "handlers", "processing", "proxies", "pushes", "setup")
 
-    def __init__(self, observers: tuple[BaseObserver, ...]) -> None:
-        self.observers = observers
-        kinds = [type(each) for each in observers]
-        self.processing = any(kind.on_process_frame is not BaseObserver.on_process_frame for kind in kinds)
+    def __init__(self, processor: FrameProcessor) -> None:
+        self.setup = setup = processor._setup
+        observer = setup.observer if setup else None
+        is_known = observer is None or type(observer) is WorkerObserver
+        # They come and go one by one, and each time their number changes.
+        self.proxies: Collection[BaseObserver] = (observer._proxies or ()) if is_known and observer is not None else ()  # type: ignore[attr-defined]
+        self.count = len(self.proxies)
+        kinds = [type(each) for each in self.proxies]
+        self.processing = not is_known or any(
+            kind.on_process_frame is not BaseObserver.on_process_frame for kind in kinds
+        )
         #: Whether one always looks at audio, and those that do when their params say so.
-        self.pushes = False
+        self.pushes = not is_known
         self.asked: list[tuple[Callable[[Any], bool], BaseObserver]] = []
-        for observer, kind in zip(observers, kinds, strict=True):
+        events = processor._event_handlers
+        self.handlers = events["on_before_push_frame"].handlers, events["on_after_push_frame"].handlers
+        for observer, kind in zip(self.proxies, kinds, strict=True):
             if kind.__name__ == "RTVIObserver" and kind.__module__ == "pipecat.processors.frameworks.rtvi.observer":
                 # Not imported for a bot that has none.
                 self.asked.append((_reports_levels, observer))
@@ -65,41 +74,21 @@ class _Watch:
                 self.pushes = True
 
 
-#: What is known of a processor: the setup it has, its observer's proxies, and what they want.
-_Known = tuple[Any, Any, int, _Watch]
-
-
-def _watch_of(processor: FrameProcessor) -> _Watch | None:
-    """Return what is wanted; ``None`` if that cannot be known."""
-    setup = processor._setup
+def _known_of(processor: FrameProcessor) -> _Known:
     known: _Known | None = processor.__dict__.get("_wsvoice_known")
-    # Observers come and go one by one: each time their number changes.
-    if known is not None and known[0] is setup and len(known[1]) == known[2]:
-        return known[3]
-    observer = setup.observer if setup else None
-    if observer is None:
-        return _NOBODY
-    if type(observer) is not WorkerObserver:
-        return None
-    proxies = observer._proxies or {}
-    watch = _Watch(tuple(proxies))
-    processor.__dict__["_wsvoice_known"] = setup, proxies, len(proxies), watch
-    return watch
-
-
-_NOBODY = _Watch(())
+    if known is None or known.setup is not processor._setup or len(known.proxies) != known.count:
+        known = _Known(processor)
+        processor.__dict__["_wsvoice_known"] = known
+    return known
 
 
 def are_pushes_seen(processor: FrameProcessor) -> bool:
     """Whether an observer or an event handler looks at audio that a processor pushes."""
-    handlers = processor._event_handlers
-    if handlers["on_before_push_frame"].handlers or handlers["on_after_push_frame"].handlers:
-        return True
-    watch = _watch_of(processor)
-    if watch is None or watch.pushes:
+    known = _known_of(processor)
+    if known.pushes or known.handlers[0] or known.handlers[1]:
         return True
     # A generator would take longer than all the rest.
-    for wants, observer in watch.asked:  # noqa: SIM110
+    for wants, observer in known.asked:  # noqa: SIM110
         if wants(observer):
             return True
     return False
@@ -107,8 +96,7 @@ def are_pushes_seen(processor: FrameProcessor) -> bool:
 
 def is_processing_seen(processor: FrameProcessor) -> bool:
     """Whether an observer looks at audio that a processor processes."""
-    watch = _watch_of(processor)
-    return watch is None or watch.processing
+    return _known_of(processor).processing
 
 
 def is_audio_wanted_behind(processor: FrameProcessor) -> bool:

@@ -27,8 +27,7 @@ MAX_IN_A_ROW = 64
 class _Relay:
     """Resumes tasks of one event loop, each after the one before has suspended itself."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
+    def __init__(self) -> None:
         self._is_running = False
         self._waiting: deque[tuple[Callable[[Any], object], Arrival, Context]] = deque()
 
@@ -36,8 +35,8 @@ class _Relay:
         """Resume a task at once, or after those that are being resumed; by the loop if a task is running."""
         if self._is_running:
             self._waiting.append((wake_up, arrival, context))
-        elif asyncio.current_task(self.loop) is not None:
-            self.loop.call_soon(wake_up, arrival, context=context)
+        elif asyncio.current_task() is not None:
+            arrival.get_loop().call_soon(wake_up, arrival, context=context)
         else:
             self._run(wake_up, arrival, context)
 
@@ -52,12 +51,12 @@ class _Relay:
                 context.run(wake_up, arrival)
         except (SystemExit, KeyboardInterrupt) as error:
             # Of a task these go through the event loop, to whoever runs it.
-            self.loop.call_soon(_throw, error)
+            asyncio.get_running_loop().call_soon(_throw, error)
         finally:
             self._is_running = False
             while self._waiting:
                 wake_up, arrival, context = self._waiting.popleft()
-                self.loop.call_soon(wake_up, arrival, context=context)
+                arrival.get_loop().call_soon(wake_up, arrival, context=context)
 
 
 def _throw(error: BaseException) -> None:
@@ -78,7 +77,7 @@ class Arrival:
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
         self._asyncio_future_blocking = False
-        self._relay = _relays.setdefault(loop, _Relay(loop))
+        self._relay = _relays.setdefault(loop, _Relay())
         self._loop = loop
         self._wake_up: Callable[[Any], object] | None = None
         self._context: Context | None = None
