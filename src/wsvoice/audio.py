@@ -354,6 +354,11 @@ def rms(pcm: bytes) -> float:
     return float(audioop.rms(pcm, 2))
 
 
+def peak(pcm: bytes) -> int:
+    """Return the largest sample without its sign, from 0 to 32768."""
+    return audioop.max(pcm, 2)
+
+
 def read_audio(path: str | PathLike[str]) -> tuple[bytes, int]:
     """
     Return a file's sound as PCM, mixed down to one channel, and its sample rate.

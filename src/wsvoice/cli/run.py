@@ -81,6 +81,15 @@ def run(
     max_calls: Annotated[
         str | None, option("--max-calls N", "Turn callers away beyond N at once.  [default: no limit]", LIMITS)
     ] = None,
+    max_lag: Annotated[
+        str | None,
+        option(
+            "--max-lag TIME",
+            "Turn callers away while the event loop is later than that; 0 never does."
+            f"  [default: {DEFAULTS.max_lag_s:g}s]",
+            LIMITS,
+        ),
+    ] = None,
     param: Param = None,
     verify: Annotated[
         str | None,

@@ -72,6 +72,7 @@ class RunConfig:
         host: The address to listen on.
         port: The port to listen on; 0 takes a free one.
         max_calls: How many calls at once; ``None`` for no limit.
+        max_lag_s: How late the event loop may be before new calls are turned away; 0 for no limit.
         parameters: The user's parameters for every call's bot.
         verify: Whether webhooks must be signed: where the secret is known, always, or never.
         stream_auth: Whether a stream on a public address needs a one-time token.
@@ -99,6 +100,7 @@ class RunConfig:
     host: str = "localhost"
     port: int = 7860
     max_calls: int | None = None
+    max_lag_s: float = 0.2
     parameters: Mapping[str, str] = field(default_factory=dict)
     verify: Verify = "auto"
     stream_auth: StreamAuth = "token"
@@ -293,7 +295,9 @@ def _drop_weaker(found: dict[str, Given | None]) -> None:
 #: The transports that a setting is not for.
 _NOT_FOR: Mapping[str, Collection[str]] = {
     **dict.fromkeys(("host", "port"), ("websocket-client",)),
-    **dict.fromkeys(("proxy", "tunnel", "max-calls", "stream-auth"), ("websocket-server", "websocket-client")),
+    **dict.fromkeys(
+        ("proxy", "tunnel", "max-calls", "max-lag", "stream-auth"), ("websocket-server", "websocket-client")
+    ),
     **dict.fromkeys(("verify", "record"), PLAIN_TRANSPORTS),
 }
 

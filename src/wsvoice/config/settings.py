@@ -50,6 +50,7 @@ RUN_SETTINGS: tuple[Setting, ...] = (
     Setting("host", "host", values.parse_host),
     Setting("port", "port", values.parse_port),
     Setting("max-calls", "max_calls", values.parse_at_least_one),
+    Setting("max-lag", "max_lag_s", values.parse_duration),
     Setting("param", "parameters", values.pairs("--param language=en")),
     Setting("verify", "verify", values.one_of(*get_args(Verify))),
     Setting("stream-auth", "stream_auth", values.one_of(*get_args(StreamAuth))),

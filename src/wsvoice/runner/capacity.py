@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,6 +18,9 @@ TOKEN_TTL_S = 60
 STRANGER_TTL_S = 15
 #: Strangers get a share of this many places where the number of calls is unlimited.
 UNLIMITED_PLACES = 1000
+
+#: How many moments count for how late the event loop is: those of a second.
+LATENESS_SAMPLES = 10
 
 #: What identifies a call: its provider's name and its id.
 CallKey = tuple[str, str]
@@ -34,6 +38,33 @@ class _RunningCall:
     streams: int = 1
     next_until: float = -math.inf
     stranger: str | None = None
+
+
+class Lateness:
+    """
+    Whether the event loop has been too late for new calls: the median of the last second, with hysteresis.
+
+    One stall is not enough. Once it is too late, it is so until the median is half of the limit.
+
+    Attributes:
+        late_s: The median.
+
+    Args:
+        limit_s: How late is too late, in seconds; 0 for no limit.
+    """
+
+    def __init__(self, limit_s: float) -> None:
+        self.late_s = 0.0
+        self.is_too_late = False
+        self._limit_s = limit_s
+        self._samples: deque[float] = deque([0.0] * LATENESS_SAMPLES, LATENESS_SAMPLES)
+
+    def note(self, late_s: float) -> None:
+        """Note how late the event loop just was, in seconds."""
+        self._samples.append(late_s)
+        self.late_s = statistics.median(self._samples)
+        if self._limit_s:
+            self.is_too_late = self.late_s > (self._limit_s / 2 if self.is_too_late else self._limit_s)
 
 
 class Place:

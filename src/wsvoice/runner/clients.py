@@ -282,8 +282,9 @@ class Clients:
         if not self._has_room(len(body), stranger):
             reason = "too many sessions wait for their clients"
             return self._refuse_start(503, "Too many sessions wait for their clients.", reason)
-        if self._capacity.draining or not self._capacity.reserve(call, stranger=stranger):
-            reason = "draining" if self._capacity.draining else "every place is taken"
+        closed = self._switchboard.why_closed()
+        if closed or not self._capacity.reserve(call, stranger=stranger):
+            reason = closed or "every place is taken"
             return self._refuse_start(503, "Every place is taken.", reason)
         self._started[call.call_id] = _PendingSession(body, time.monotonic() + TOKEN_TTL_S, stranger)
         prefix = request.scope["path"].removesuffix("/start")

@@ -52,6 +52,8 @@ LOGGED_DIGITS = 32
 #: How long the carrier may pause the bot's audio, in seconds. Asterisk's pauses, of 100 frames in its queue, take two;
 #: pipecat gives a bot up that has not sent for ten.
 MAX_PAUSE_S = 8.0
+#: How much further ahead a piece of the caller's audio is than the one before if it was held up, in seconds.
+BURST_GROWTH_S = 0.01
 #: How many marks wait to be reached at a carrier that has none.
 MAX_ESTIMATES = 1000
 #: Characters of each part of an error that the carrier reports.
@@ -99,6 +101,8 @@ class MediaSocket(BoundedSocket):
     ) -> None:
         super().__init__(scope, receive, send, logger=logger, message_limit=message_limit)
         self.stream: Stream = provider.stream()
+        #: Whether a bot's piece of audio may be shorter than 20 ms.
+        self.takes_any_length = provider.takes_any_length
         #: How long the carrier's pieces of audio are.
         self.carrier_frame_ms = provider.frame_ms
         #: Reads the messages that a bot writes itself, so that the record is right for every kind of bot.
@@ -106,6 +110,8 @@ class MediaSocket(BoundedSocket):
         self.pacer = Pacer(lead_s)
         self.turns = TurnTimer()
         self._input_limit = InputLimit()
+        #: How far ahead of real time the caller's audio is. It grows while audio comes at once that was held up.
+        self._ahead_s = 0.0
         #: How much of the caller's audio was received.
         self.received_ms = 0.0
         #: How much of the bot's audio was sent.
@@ -235,6 +241,10 @@ class MediaSocket(BoundedSocket):
             self.note_fault("ahead", f"the audio is more than {MAX_AHEAD_S:g} s ahead of real time")
             return None
         self.received_ms += duration_ms
+        ahead_s = self._input_limit.ahead_s(now)
+        if ahead_s > self._ahead_s + BURST_GROWTH_S:
+            self.pacer.catch_up(ahead_s)
+        self._ahead_s = ahead_s
         pcm = wire.decode(audio.payload)
         self.turns.caller(pcm, now)
         if self.audio_listener is not None:
@@ -386,7 +396,7 @@ class MediaSocket(BoundedSocket):
         return (
             not self._in_order.locked()
             and self._flowing.is_set()
-            and self.pacer.wait_s(now, duration_s) <= 0
+            and self.pacer.has_room(now, duration_s)
             and self.pacer.queued_s(now) + duration_s <= self._queue_limit_s
             and self._can_send_now
             and not self.gone.is_set()

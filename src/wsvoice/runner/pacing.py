@@ -11,25 +11,47 @@ from __future__ import annotations
 MAX_AHEAD_S = 20.0
 
 
+#: The step of telephony, in seconds.
+FRAME_S = 0.02
+#: How much audio may be sent ahead to make up for what came late, in seconds.
+MAX_CATCH_UP_S = 1.0
+
+
 class Pacer:
     """
     A model of the provider's playback buffer, kept between empty and `lead_s` full.
 
     Audio may be sent ahead of real time until `lead_s` seconds of it wait at the provider. So a stall of this process
-    that is shorter than the lead is never heard, and a longer one delays the call once, not for the rest of it. All
-    times are seconds on one monotonic clock.
+    that is shorter than the lead is never heard. A longer one delays what is heard; :meth:`catch_up` keeps it from
+    delaying what is sent for the rest of the utterance. All times are seconds on one monotonic clock.
     """
 
     def __init__(self, lead_s: float) -> None:
         self.lead_s = lead_s
         self._plays_until = 0.0
+        #: How much further audio may be sent ahead until the buffer is empty.
+        self._extra_s = 0.0
+
+    def catch_up(self, late_s: float) -> None:
+        """Note that the caller's audio came `late_s` late at once: answers to it leave as soon as they are there."""
+        self._extra_s = max(self._extra_s, min(late_s, MAX_CATCH_UP_S))
+
+    def is_behind(self, now: float) -> bool:
+        """Whether more waits at the provider than should, because it came late."""
+        return self._extra_s > 0 and self._plays_until - now > self.lead_s
 
     def wait_s(self, now: float, duration_s: float) -> float:
         """Return how long a piece of `duration_s` has to wait before it may be sent."""
-        return max(0.0, self._plays_until + duration_s - self.lead_s - now)
+        return max(0.0, self._plays_until + duration_s - self.lead_s - self._extra_s - now)
+
+    def has_room(self, now: float, duration_s: float) -> bool:
+        """Whether `duration_s` of audio may be sent at once; one frame may if the buffer is empty."""
+        return self.wait_s(now, duration_s) <= 0 and duration_s <= max(self.lead_s + self._extra_s, FRAME_S)
 
     def sent(self, now: float, duration_s: float) -> None:
         """Note that a piece was sent."""
+        if now > self._plays_until:
+            self._extra_s = 0.0
         self._plays_until = max(self._plays_until, now) + duration_s
 
     def cleared(self, now: float) -> None:
@@ -59,3 +81,7 @@ class InputLimit:
             return False
         self._lasts_until = until
         return True
+
+    def ahead_s(self, now: float) -> float:
+        """Return how far ahead of the clock the audio is that was counted."""
+        return self._lasts_until - now

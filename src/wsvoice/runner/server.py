@@ -83,6 +83,7 @@ class DrainingServer(uvicorn.Server):
             folder=bot_folder,
             calls=lambda: [session.session_id for session in tuple(switchboard.sessions)],
             on_blocked=switchboard.note_blocked,
+            on_heartbeat=switchboard.lateness.note,
         )
         self._drains_until: float | None = None
         #: Until when announced calls are waited for.

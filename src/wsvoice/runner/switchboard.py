@@ -24,7 +24,7 @@ from wsvoice.runner import requests
 from wsvoice.runner.auth import Authenticator, served_providers
 from wsvoice.runner.bot_task import POLICY_VIOLATION, Bot, BotSession, Record
 from wsvoice.runner.bounded_socket import MESSAGE_TOO_BIG
-from wsvoice.runner.capacity import CallKey, Capacity, Place, call_key
+from wsvoice.runner.capacity import CallKey, Capacity, Lateness, Place, call_key
 from wsvoice.runner.clients import Clients
 from wsvoice.runner.detection import detect_provider
 from wsvoice.runner.logs import RefusalLog
@@ -63,6 +63,7 @@ class Switchboard:
         self.config = config
         self.auth = Authenticator(config.verify, chosen_provider=config.transport)
         self.capacity = Capacity(config.max_calls)
+        self.lateness = Lateness(config.max_lag_s)
         self.providers = providers
         self.refusals = RefusalLog()
         self.sessions: set[BotSession] = set()
@@ -78,6 +79,14 @@ class Switchboard:
     def drain(self) -> None:
         """Take no new calls; running ones continue."""
         self.capacity.draining = True
+
+    def why_closed(self) -> str:
+        """Say why no new call is taken, however many places there are; empty if one is."""
+        if self.capacity.draining:
+            return "draining"
+        if self.lateness.is_too_late:
+            return f"the event loop is {self.lateness.late_s:.2f} s late (--max-lag)"
+        return ""
 
     def note_blocked(self, text: str) -> None:
         """Note for every running call that the event loop was blocked; may be called from any thread."""
@@ -95,12 +104,11 @@ class Switchboard:
     ) -> Place | None:
         """Take a place for a stream or a client; refuse it if there is none."""
         # An announced call is still accepted while the server drains.
-        is_closed = self.capacity.draining and announced is None
-        place = None if is_closed else self.capacity.occupy(announced, is_stranger=is_stranger)
+        closed = self.why_closed() if announced is None else ""
+        place = None if closed else self.capacity.occupy(announced, is_stranger=is_stranger)
         if place is None:
-            reason = "draining" if is_closed else "every place is taken"
-            self.refusals.warning(log, f"{what} refused (503)", reason)
-            await requests.deny(websocket, 503, "Every place is taken.")
+            self.refusals.warning(log, f"{what} refused (503)", closed or "every place is taken")
+            await requests.deny(websocket, 503, "The server takes no new calls." if closed else "Every place is taken.")
         return place
 
     async def run_session(self, session: BotSession) -> Record:
@@ -189,9 +197,9 @@ class Switchboard:
         """Answer the webhook of a call: reserve a place, issue a token, render the document."""
         stranger = None if self.auth.verifies(provider) else requests.address(request, self.config)
         # A running call may finish, which includes its next stream.
-        is_closed = self.capacity.draining and not self.capacity.knows(call_key(call))
-        if is_closed or not self.capacity.reserve(call, stranger=stranger):
-            self.refusals.warning(log, "webhook answered busy", "draining" if is_closed else "every place is taken")
+        closed = "" if self.capacity.knows(call_key(call)) else self.why_closed()
+        if closed or not self.capacity.reserve(call, stranger=stranger):
+            self.refusals.warning(log, "webhook answered busy", closed or "every place is taken")
             return await self._respond(provider.busy(call), log)
         base = requests.stream_base(request, self.config) + prefix
         stream_url = f"{base}/ws/{provider.name}/{self.auth.tokens.issue(call, verified=stranger is None)}"

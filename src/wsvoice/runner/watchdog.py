@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import math
 import os
 import signal
 import sys
@@ -25,8 +26,10 @@ from wsvoice import isolation
 from wsvoice.runner.diagnosis import NOT_THE_BOTS
 
 #: How often the loop sends a heartbeat, and how often the thread checks for it.
-HEARTBEAT_S = 0.25
-#: A shorter block is not reported.
+HEARTBEAT_S = 0.1
+#: A shorter block is not reported, and so often shorter blocks than :data:`BLOCKED_S` are.
+LATE_S, LATE_EVERY_S = 0.15, 10.0
+#: A longer block is a warning, and a cause of what goes wrong in a call.
 BLOCKED_S = 1.0
 #: When a block that continues is reported; its end is reported as well.
 STILL_BLOCKED_S = 5.0
@@ -51,6 +54,7 @@ class Watchdog:
         folder: The folder of the bot's source, whose lines are reported rather than a library's.
         calls: Returns the ids of the running calls.
         on_blocked: Called with the report of a block; from the thread while it lasts.
+        on_heartbeat: Called in the event loop with how late it is, in seconds.
     """
 
     def __init__(
@@ -59,11 +63,13 @@ class Watchdog:
         folder: Path | None,
         calls: Callable[[], Collection[str]],
         on_blocked: Callable[[str], None] = lambda text: None,
+        on_heartbeat: Callable[[float], None] = lambda late_s: None,
     ) -> None:
         self.signals: list[int] = []
         self._folder = None if folder is None else str(folder.resolve())
         self._calls = calls
         self._on_blocked = on_blocked
+        self._on_heartbeat = on_heartbeat
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread_id = 0
         self._heartbeat = time.monotonic()
@@ -72,6 +78,9 @@ class Watchdog:
         self._locations: Counter[str] = Counter()
         self._call = ""
         self._reported = False
+        #: When a short block was last reported, and how many were not since then.
+        self._late_at = -math.inf
+        self._late_count = 0
         self._over = threading.Event()
         self._exit_at: float | None = None
         self._exit_code = 1
@@ -131,6 +140,9 @@ class Watchdog:
         blocked_s = self._blocked_s()
         if blocked_s > BLOCKED_S:
             self._report(blocked_s)
+        elif blocked_s > LATE_S:
+            self._report_late(blocked_s)
+        self._on_heartbeat(max(0.0, blocked_s))
         self._heartbeat = time.monotonic()
         self._locations.clear()
         self._call, self._reported = "", False
@@ -154,7 +166,7 @@ class Watchdog:
 
     def _check(self) -> None:
         loop, blocked_s = self._loop, self._blocked_s()
-        if loop is None or blocked_s < BLOCKED_S:
+        if loop is None or blocked_s < LATE_S / 3:
             return
         frame = sys._current_frames().get(self._thread_id)
         if (place := self._find_location(frame)) is not None:
@@ -195,6 +207,17 @@ class Watchdog:
         text = f"the event loop was blocked for {blocked_s:.1f} s{place}{more}"
         self._on_blocked(text)
         logger.bind(call=call).warning("{}", text)
+
+    def _report_late(self, late_s: float) -> None:
+        """Report a block that a caller hears as a gap at most, now and then."""
+        now = time.monotonic()
+        if now - self._late_at < LATE_EVERY_S or not self._calls():
+            self._late_count += bool(self._calls())
+            return
+        place = "".join(f" at {place}" for place, _ in self._locations.most_common(1))
+        more = f" (and {self._late_count} times before that)" if self._late_count else ""
+        self._late_at, self._late_count = now, 0
+        logger.info("the event loop was late by {:.2f} s{}{}", late_s, place, more)
 
     def _find_location(self, frame: FrameType | None) -> str | None:
         """Return the line at which the loop's thread is: the bot's, or else a library's."""

@@ -43,6 +43,7 @@ from pipecat.transports.websocket.fastapi import (
     FastAPIWebsocketTransport,
 )
 
+from wsvoice.audio import peak
 from wsvoice.call import Call
 from wsvoice.errors import LocalProtocolError
 from wsvoice.providers.events import Audio, Clear, Digit, Event, Mark, SendDigits
@@ -68,6 +69,9 @@ COUNT_EVERY = 8
 MAX_MARKS = 1000
 #: How long each piece of a mixer's audio is delayed while nobody receives it.
 IDLE_MIXER_S = 0.005
+
+#: The highest sample of what may be left out, when the bot's audio is behind: 54 dB below the loudest.
+SILENCE_PEAK = 64
 
 #: Frames that report the caller's or the bot's speech, while it lasts and when it ends.
 _SPEECH_FRAMES = (UserSpeakingFrame, VADUserStoppedSpeakingFrame, BotSpeakingFrame, BotStoppedSpeakingFrame)
@@ -520,11 +524,18 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
         """Send audio for which there is room, s16le of `sample_rate` Hz."""
         if not self._params.audio_out_enabled or self._client.is_closing:
             return
-        pending, size = self._pending, self._frame_bytes
+        pending, size, socket = self._pending, self._frame_bytes, self._socket
         pending += self._serializer.at_wire_rate(pcm, sample_rate)
         while len(pending) >= size:
-            self._socket.send_audio_now(bytes(pending[:size]))
+            piece = bytes(pending[:size])
             del pending[:size]
+            # What came late is made up for where nobody speaks.
+            if not socket.pacer.is_behind(self._loop.time()) or peak(piece) > SILENCE_PEAK:
+                socket.send_audio_now(piece)
+        if pending and not self._in_utterance and socket.takes_any_length:
+            # Whatever a resampler holds back, the rest of the first piece need not wait for the next one.
+            socket.send_audio_now(bytes(pending))
+            pending.clear()
         self._note_write()
 
     async def write_dtmf(self, frame: OutputDTMFFrame | OutputDTMFUrgentFrame) -> None:
