@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import json
 import re
 import struct
 import time
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass, field
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
@@ -173,8 +175,6 @@ def ask_webhook(url: str, number: int) -> Stream:
 
 def start_message(number: int, parameters: dict[str, str]) -> bytes:
     """Return Twilio's first two messages, as frames."""
-    import json
-
     start = {
         "accountSid": f"AC{0:032x}",
         "streamSid": f"MZ{number:032x}",
@@ -275,9 +275,20 @@ async def call_all(url: str, callers: list[Caller], *, at_once: bool, settled: a
         caller.heard = [(at, binascii.a2b_base64(payload)) for at, payload in caller.heard]
 
 
-def exact_latencies_s(caller: Caller, *, skip_s: float) -> np.ndarray:
+class Latencies(NamedTuple):
+    """When frames were sent, and how long it took until the last sample of each came back, in seconds."""
+
+    sent_at: np.ndarray
+    took_s: np.ndarray
+
+
+#: From which sample to which something was heard, and how many samples later than it was said.
+Lag = tuple[int, int, int]
+
+
+def exact_lags(caller: Caller) -> list[Lag]:
     """
-    Return how long each heard message's last sample took, in seconds, of an echo at the wire's own rate.
+    Return by how much an echo at the wire's own rate lags.
 
     Raises:
         ValueError: If what was heard is not what was said, byte by byte.
@@ -299,12 +310,12 @@ def exact_latencies_s(caller: Caller, *, skip_s: float) -> np.ndarray:
     # The last words may be cut off by the end, and the last of them filled up with silence.
     if ours[: common - 320] != theirs[: common - 320]:
         raise ValueError("what was heard is not what was said")
-    return _latencies(caller, [(0, len(heard), lag)], skip_s)
+    return [(0, len(heard), lag)]
 
 
-def resampled_latencies_s(caller: Caller, *, skip_s: float) -> np.ndarray:
+def resampled_lags(caller: Caller) -> list[Lag]:
     """
-    Return how long each heard message's last sample took, in seconds, of an echo that was resampled.
+    Return by how much the pieces of an echo lag that was resampled, or of which something was lost.
 
     Raises:
         ValueError: If what was heard is not what was said.
@@ -327,12 +338,12 @@ def resampled_latencies_s(caller: Caller, *, skip_s: float) -> np.ndarray:
         lags.append((at, at + SEGMENT, at - (low + best)))
     if len(lags) < 0.7 * len(heard) / SEGMENT - 3:
         raise ValueError(f"what was heard is not what was said: {len(lags)} of {len(heard) // SEGMENT} pieces")
-    return _latencies(caller, lags, skip_s)
+    return lags
 
 
-def _latencies(caller: Caller, lags: list[tuple[int, int, int]], skip_s: float) -> np.ndarray:
-    """Return how long the last sample of each frame took that was said, where it is heard `lag` samples later."""
-    latencies, at, which = [], 0, 0
+def latencies(caller: Caller, lags: list[Lag], *, skip_s: float) -> Latencies:
+    """Return how long the frames took that were sent `skip_s` or more after the first."""
+    sent_at, took_s, at, which = [], [], 0, 0
     for received_at, payload in caller.heard:
         begins, at = at, at + len(payload)
         while which < len(lags) and at > lags[which][1]:
@@ -345,8 +356,9 @@ def _latencies(caller: Caller, lags: list[tuple[int, int, int]], skip_s: float) 
         # The frames whose last sample is in this message.
         for index in range(max(0, (begins - lag) // FRAME), (at - lag) // FRAME):
             if index < len(caller.sent_at) and caller.sent_at[index] - caller.sent_at[0] >= skip_s:
-                latencies.append(received_at - caller.sent_at[index])
-    return np.array(latencies)
+                sent_at.append(caller.sent_at[index])
+                took_s.append(received_at - caller.sent_at[index])
+    return Latencies(np.array(sent_at), np.array(took_s))
 
 
 def jitter_s(caller: Caller, *, skip_s: float) -> np.ndarray:
@@ -354,21 +366,4 @@ def jitter_s(caller: Caller, *, skip_s: float) -> np.ndarray:
     times = np.array([at for at, _ in caller.heard])
     lengths = np.array([len(payload) / RATE for _, payload in caller.heard])
     kept = times[1:] >= caller.sent_at[0] + skip_s
-    return np.abs(np.diff(times) - lengths[1:])[kept]
-
-
-def noise(number: int, seconds: float) -> bytes:
-    """Return sound like speech in its band and level, which nobody else says; mu-law."""
-    random = np.random.default_rng(number + 1)
-    size = int(RATE * seconds) // FRAME * FRAME
-    spectrum = np.fft.rfft(random.standard_normal(size))
-    freqs = np.fft.rfftfreq(size, 1 / RATE)
-    spectrum[(freqs < 200) | (freqs > 3000)] = 0
-    samples = np.fft.irfft(spectrum, size)
-    swell = 0.6 + 0.4 * np.sin(2 * np.pi * 3 * np.arange(size) / RATE + number)
-    return PCMU_8K.encode((samples / np.abs(samples).max() * 12000 * swell).astype("<i2").tobytes())
-
-
-def process_time_s(pid: int) -> float:
-    """Return a process's processor time, of all its threads (``clock_getcpuclockid(3)``, computed as Linux does)."""
-    return time.clock_gettime((~pid << 3) | 2)
+    return np.asarray(np.abs(np.diff(times) - lengths[1:])[kept])

@@ -93,7 +93,8 @@ transport_params = {
 
 
 async def bot(runner_args):
-    transport = await create_transport(runner_args, transport_params)
+    # wsvoice brings a transport, also where none of pipecat's functions is changed; its params are the same.
+    transport = getattr(runner_args, "transport", None) or await create_transport(runner_args, transport_params)
     listener = Listener()
     processors = [transport.input()]
     if VAD:
@@ -114,7 +115,7 @@ async def bot(runner_args):
     await runner.run()
     if EVENTS and VAD:
         with Path(EVENTS).open("a") as file:
-            file.write(json.dumps({"call": runner_args.body.get("caller"), "events": listener.events}) + "\n")
+            file.write(json.dumps({"call": runner_args.call_data["call_id"], "events": listener.events}) + "\n")
 
 
 if __name__ == "__main__":
