@@ -28,7 +28,7 @@ OURS = {
     "call": (),
     "pipecat_moved": (),
     "pipecat_contracts": ("errors",),
-    "audio": ("errors",),
+    "audio": ("audio", "errors"),
     "providers": ("providers", "errors", "call", "audio"),
     "config": ("config", "errors", "providers"),
     "http": ("errors", "providers"),

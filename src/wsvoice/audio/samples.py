@@ -1,19 +1,13 @@
-"""
-Audio: wire formats, sound files, levels, and resampling with a few milliseconds of delay.
-
-Everything here is synchronous. ``pcm`` always means 16-bit little-endian mono samples.
-"""
+"""Samples: sound files, and resampling with a few milliseconds of delay."""
 
 from __future__ import annotations
 
 import math
 import shlex
-import warnings
 import wave
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import lru_cache
 from io import BytesIO
 from os import PathLike
@@ -24,84 +18,7 @@ from numpy.typing import NDArray
 
 from wsvoice.errors import AudioFileError
 
-with warnings.catch_warnings():
-    # Python 3.11 and 3.12 announce the removal of audioop; from 3.13 on audioop-lts provides it.
-    warnings.simplefilter("ignore", DeprecationWarning)
-    import audioop
-
 Samples = NDArray[np.float64]
-
-#: -45 dBFS: above line noise and comfort noise (about -60), below quiet speech (about -35). Quieter is silence.
-AUDIBLE_LEVEL = 32768 * 10 ** (-45 / 20)
-
-
-class Encoding(StrEnum):
-    """How a sample is written on the wire, by its RTP name (https://www.rfc-editor.org/rfc/rfc3551#section-4.5)."""
-
-    PCMU = "PCMU"
-    PCMA = "PCMA"
-    L16 = "L16"
-
-
-_SILENCE = {Encoding.PCMU: b"\xff", Encoding.PCMA: b"\xd5", Encoding.L16: b"\x00"}
-
-
-@dataclass(frozen=True, slots=True)
-class AudioFormat:
-    """
-    The format of a stream's audio; always one channel.
-
-    Attributes:
-        encoding: mu-law, A-law or linear 16-bit.
-        sample_rate: Samples a second.
-        big_endian: The byte order of ``L16``; the other encodings have none.
-    """
-
-    encoding: Encoding = Encoding.PCMU
-    sample_rate: int = 8000
-    big_endian: bool = False
-
-    @property
-    def sample_width(self) -> int:
-        """Bytes a sample."""
-        return 2 if self.encoding is Encoding.L16 else 1
-
-    def bytes_for(self, ms: float) -> int:
-        """Return how many bytes `ms` milliseconds take, in whole samples."""
-        return round(self.sample_rate * ms / 1000) * self.sample_width
-
-    def duration_ms(self, n_bytes: int) -> float:
-        """Return how long `n_bytes` of this format last."""
-        return n_bytes * 1000 / (self.sample_rate * self.sample_width)
-
-    def silence(self, n_bytes: int) -> bytes:
-        """Return `n_bytes` of silence."""
-        return _SILENCE[self.encoding] * n_bytes
-
-    def encode(self, pcm: bytes) -> bytes:
-        """Turn PCM of this rate into this format; raise :exc:`ValueError` if it ends in the middle of a sample."""
-        if len(pcm) & 1:
-            raise ValueError(f"16-bit audio of odd length: {len(pcm)} bytes")
-        if self.encoding is Encoding.PCMU:
-            return audioop.lin2ulaw(pcm, 2)
-        if self.encoding is Encoding.PCMA:
-            return audioop.lin2alaw(pcm, 2)
-        return audioop.byteswap(pcm, 2) if self.big_endian else bytes(pcm)
-
-    def decode(self, payload: bytes) -> bytes:
-        """Turn this format into PCM of this rate; raise :exc:`ValueError` if ``L16`` ends in the middle of a sample."""
-        if self.encoding is Encoding.PCMU:
-            return audioop.ulaw2lin(payload, 2)
-        if self.encoding is Encoding.PCMA:
-            return audioop.alaw2lin(payload, 2)
-        if len(payload) & 1:
-            raise ValueError(f"16-bit audio of odd length: {len(payload)} bytes")
-        return audioop.byteswap(payload, 2) if self.big_endian else bytes(payload)
-
-
-#: What nearly every telephone stream carries: 8 kHz mu-law.
-PCMU_8K = AudioFormat()
-
 
 # Low-pass filters: up to which fraction of the lower rate's Nyquist frequency the signal is left alone (the stop band
 # starts at 1), and how many dB the stop band is below the pass band.
@@ -347,16 +264,6 @@ def resample(pcm: bytes, in_rate: int, out_rate: int) -> bytes:
     step = 2 * in_rate
     parts = [resampler.process(pcm[start : start + step]) for start in range(0, len(pcm), step)]
     return b"".join([*parts, resampler.flush()])
-
-
-def rms(pcm: bytes) -> float:
-    """Return the root of the mean square, a whole number from 0 to 32768; 0 if there are no samples."""
-    return float(audioop.rms(pcm, 2))
-
-
-def peak(pcm: bytes) -> int:
-    """Return the largest sample without its sign, from 0 to 32768."""
-    return audioop.max(pcm, 2)
 
 
 def read_audio(path: str | PathLike[str]) -> tuple[bytes, int]:
