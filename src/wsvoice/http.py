@@ -93,6 +93,12 @@ async def send(
     return HttpResponse(response.status_code, headers, body[:body_limit], elapsed_s, len(body) > body_limit)
 
 
+def load() -> None:
+    """Import what httpx imports for its first request, which would be late by it."""
+    import anyio  # noqa: F401
+    import httpcore  # noqa: F401
+
+
 async def _exchange(
     request: HttpRequest, address: str, tls: ssl.SSLContext | bool, timeout_s: float, body_limit: int
 ) -> tuple[httpx.Response, bytes]:

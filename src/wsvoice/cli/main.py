@@ -13,6 +13,7 @@ What takes long to import is imported in the commands' bodies, because ``wsvoice
 
 from __future__ import annotations
 
+import gc
 import re
 import shlex
 import sys
@@ -147,5 +148,10 @@ app.command(cls=Command)(init)
 
 
 def main() -> None:
-    """Run the command line of this process."""
-    app()
+    """Run the command line of this process, and end it."""
+    try:
+        app()
+    finally:
+        if "pipecat" not in sys.modules:
+            # Python would look for garbage at the end, for 50 ms. Only a bot's objects may have something to say then.
+            gc.freeze()

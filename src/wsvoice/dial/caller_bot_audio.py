@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from wsvoice.dial.clock import STEP_MS
 from wsvoice.dial.report import TurnReport
-from wsvoice.dial.script import STEP_MS, Speaker, Step, measure_turns
+from wsvoice.dial.script import Speaker, Step, measure_turns
 from wsvoice.dial.sound_detection import SILENCE_MS, SoundDetector
 
 #: How much of an utterance is buffered before it begins, so that it does not break off.

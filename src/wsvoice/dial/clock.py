@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 
+#: One step of the script and of the call.
+STEP_MS = 20
+
 
 class Clock:
     """The system's clock, which never goes backwards; tests may bring another one."""

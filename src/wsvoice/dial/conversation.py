@@ -22,10 +22,11 @@ from wsvoice.dial.addresses import shortened
 from wsvoice.dial.call_control import CallControl
 from wsvoice.dial.carrier_stream import CarrierStream
 from wsvoice.dial.checks import BARGE_IN_MS, MAX_LEAD_MS, MAX_LOST_MS, RESPONSE_WARN_MS
+from wsvoice.dial.clock import STEP_MS
 from wsvoice.dial.playback import MAX_MARK_NAMES, MAX_MARKS, Playback
 from wsvoice.dial.probe import Probe
 from wsvoice.dial.report import CallReport, EndedBy
-from wsvoice.dial.script import STEP_MS, Speaker
+from wsvoice.dial.script import Speaker
 from wsvoice.dial.setup import CallSetup
 from wsvoice.errors import DialError, RemoteProtocolError
 from wsvoice.providers.base import Command, StreamRequest, StreamStatus

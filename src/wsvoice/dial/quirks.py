@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from wsvoice.config import did_you_mean
-from wsvoice.dial.script import STEP_MS
+from wsvoice.dial.clock import STEP_MS
 from wsvoice.errors import UsageError
 from wsvoice.providers import PROVIDERS, load_simulator
 from wsvoice.providers.base import Behaviour, Simulator

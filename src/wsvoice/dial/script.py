@@ -13,13 +13,12 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from wsvoice.audio import read_audio, resample
+from wsvoice.dial.clock import STEP_MS
 from wsvoice.dial.report import TurnReport
 from wsvoice.dial.sound_detection import SILENCE_MS, SoundDetector, audible_range
 from wsvoice.errors import UsageError
 from wsvoice.providers.fields import DIGITS
 
-#: One step of the script and of the call.
-STEP_MS = 20
 #: How long the caller lets the bot speak before its first turn.
 GREETING_LIMIT_MS = 30_000.0
 #: How long an answer may be before the caller goes on.

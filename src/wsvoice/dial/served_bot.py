@@ -104,14 +104,16 @@ class ServedBot:
         self._stderr: deque[str] = deque(maxlen=KEPT_LINES)
         self._process: asyncio.subprocess.Process | None = None
         self._pumps: list[asyncio.Task[None]] = []
+        self._ready: asyncio.Future[str] | None = None
 
     async def __aenter__(self) -> Self:
-        """
-        Start the server and wait until it listens.
+        """Start the server and wait until it listens; as :meth:`start` and :meth:`ready`."""
+        await self.start()
+        await self.ready()
+        return self
 
-        Raises:
-            DialError: If it does not; with what it wrote to stderr.
-        """
+    async def start(self) -> None:
+        """Start the server's process."""
         self._process = process = await asyncio.create_subprocess_exec(
             *self._command,
             env=dict(self._environ),
@@ -124,11 +126,23 @@ class ServedBot:
         )
         assert process.stdout is not None
         assert process.stderr is not None
-        ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        ready = self._ready = asyncio.get_running_loop().create_future()
         self._pumps = [
             asyncio.create_task(self._pump(process.stdout, lambda line: self._read_stdout(line, ready))),
             asyncio.create_task(self._pump(process.stderr, self._read_stderr)),
         ]
+
+    async def ready(self) -> None:
+        """
+        Wait until the server listens; if it does not, it is stopped.
+
+        Raises:
+            DialError: If it does not; with what it wrote to stderr.
+            UsageError: If it says that the command is wrong.
+        """
+        process, ready = self._process, self._ready
+        assert process is not None
+        assert ready is not None
         exited = asyncio.create_task(process.wait())
         first: list[asyncio.Future[Any]] = [ready, exited]
         try:
@@ -146,7 +160,6 @@ class ServedBot:
             raise
         finally:
             exited.cancel()
-        return self
 
     async def __aexit__(self, *error: object) -> None:
         """Stop the server."""

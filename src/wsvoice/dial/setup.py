@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
 
+from wsvoice.call import Call
 from wsvoice.config import DialConfig
 from wsvoice.dial.clock import Clock
 from wsvoice.dial.timeline import Timeline
@@ -18,6 +20,7 @@ class CallSetup:
 
     Attributes:
         config: Whom to call, and what to say.
+        serves_bot: Whether the bot is served for this call.
         provider: The company that is played.
         behaviour: How it deviates.
         timeline: Where events and findings go.
@@ -28,6 +31,7 @@ class CallSetup:
     """
 
     config: DialConfig
+    serves_bot: bool
     provider: Simulator
     behaviour: Behaviour
     timeline: Timeline
@@ -35,3 +39,14 @@ class CallSetup:
     timeouts: Timeouts
     hung_up: bool = False
     update: Command | None = None
+
+    def new_call(self) -> Call:
+        """Return a call that nobody has placed yet."""
+        config = self.config
+        return self.provider.new_call(
+            from_number=config.from_number,
+            to_number=config.to_number,
+            # A served bot's server puts them into its answer.
+            parameters={} if self.serves_bot else config.parameters,
+            seed=secrets.token_bytes(32),
+        )
