@@ -432,3 +432,18 @@ def test_importing_the_command_line_loads_nothing_heavy() -> None:
     assert before == []
     # The names that are looked for are those by which the libraries would be found.
     assert {"fastapi", "starlette", "numpy", "loguru"} <= set(after)
+
+
+def test_a_bot_is_started_before_what_its_call_needs_is_loaded() -> None:
+    heavy = ["pipecat", "httpx", "numpy", "websockets", "soundfile", "rich.console"]
+    program = (
+        "import sys\n"
+        "import wsvoice.cli.main, wsvoice.dial.caller\n"
+        f"print([name for name in {heavy!r} if name in sys.modules])\n"
+        "import wsvoice.dial.placed_call\n"
+        f"print([name for name in {heavy!r} if name in sys.modules])\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    before, after = (ast.literal_eval(line) for line in result.stdout.splitlines())
+    assert before == []
+    assert {"httpx", "numpy"} <= set(after)

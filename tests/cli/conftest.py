@@ -55,15 +55,22 @@ def served(monkeypatch):
 
 @pytest.fixture
 def caller(monkeypatch):
-    """Replace the simulated caller: it tells `events` and returns `report`, or runs `place`."""
-    seen = SimpleNamespace(events=[], report=CallReport("twilio", "t", verdict="passed"), config=None, place=None)
+    """Replace the simulated caller: it tells `events`, runs `place`, tells `late` and returns `report`."""
+    report = CallReport("twilio", "t", verdict="passed")
+    seen = SimpleNamespace(events=[], late=[], report=report, config=None, place=None)
 
-    async def dial(config: DialConfig, *, on_event: Callable[[TimelineEvent], None]) -> CallReport:
+    async def dial(
+        config: DialConfig, *, on_event: Callable[[TimelineEvent], None], on_passed: Callable[[CallReport], None]
+    ) -> CallReport:
         seen.config = config
         for event in seen.events:
             on_event(event)
         if seen.place is not None:
             await seen.place()
+        if seen.report.verdict == "passed":
+            on_passed(seen.report)
+        for event in seen.late:
+            on_event(event)
         return seen.report
 
     module = ModuleType("wsvoice.dial.caller")

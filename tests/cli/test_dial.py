@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,23 @@ def test_the_bots_log_is_not_shown_for_a_call_that_passed_unless_asked_for(calle
     caller.events = [TimelineEvent(0.0, "log", "a line of the bot's")]
     assert "a line of the bot's" not in invoke("dial").stderr
     assert "           | a line of the bot's\n" in invoke("dial", "-v").stderr
+
+
+def test_nothing_stands_after_the_verdict_of_a_call_that_passed(caller):
+    caller.late = [TimelineEvent(9000, "hang-up", "the bot hangs up late"), TimelineEvent(9001, "log", "a late line")]
+    lines = invoke("dial").stderr.splitlines()
+    assert lines[-1] == "passed"
+    assert "late" not in "".join(lines)
+    *lines, verdict = invoke("dial", "-v").stderr.splitlines()
+    assert verdict == "passed"
+    assert [line for line in lines if "late" in line] == [
+        "   9.000   the bot hangs up late",
+        "           | a late line",
+    ]
+    caller.report = replace(caller.report, verdict="failed", failure="it failed")
+    *lines, verdict = invoke("dial", code=1).stderr.splitlines()
+    assert verdict == "failed: it failed"
+    assert "           | a late line" in lines
 
 
 def test_the_last_words_of_a_bot_that_died_are_told_once(caller):

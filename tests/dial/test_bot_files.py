@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
+import socket
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from wsvoice.audio import write_wav
 from wsvoice.config import DialConfig
 from wsvoice.dial import CallReport, TimelineEvent
 from wsvoice.dial.caller import dial
+from wsvoice.errors import AudioFileError
 
 HANGS_UP = """
 import asyncio, base64, os, sys, urllib.request
@@ -110,3 +114,54 @@ def test_a_bot_that_takes_its_server_down_is_told_with_its_last_words(calls: dic
     assert report.failure.startswith(f"the server of {report.target} ended with exit code 3:")
     assert "the last words" in report.failure
     assert (report.ended_by, report.close_code) == ("bot", 1006)
+
+
+def test_a_call_that_passed_is_reported_before_its_bot_is_stopped(tmp_path: Path) -> None:
+    clip = tmp_path / "clip.wav"
+    write_wav(clip, [speech_like(400, 8000)], 8000)
+    echo = Path(__file__).parents[2] / "examples" / "echo.py"
+    events: list[TimelineEvent] = []
+    reported: list[CallReport] = []
+
+    def address() -> tuple[str, int]:
+        url = next(event.text for event in events if "is served at" in event.text).split()[-1]
+        return "127.0.0.1", int(url.rstrip("/").rpartition(":")[2])
+
+    def on_passed(report: CallReport) -> None:
+        reported.append(report)
+        socket.create_connection(address(), timeout=5).close()
+
+    config = DialConfig(target=str(echo), listen_s=0.0, audio=(clip,))
+    report = asyncio.run(dial(config, on_event=events.append, on_passed=on_passed))
+    assert reported == [report]
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address(), timeout=5)
+
+
+def test_a_call_that_failed_is_reported_with_all_that_its_bot_wrote(tmp_path: Path) -> None:
+    bot = tmp_path / "silent.py"
+    bot.write_text("import atexit\natexit.register(print, 'the end')\nasync def bot(runner_args): pass\n")
+    events: list[TimelineEvent] = []
+
+    def on_passed(report: CallReport) -> None:
+        raise AssertionError("it has failed")
+
+    report = asyncio.run(dial(DialConfig(target=str(bot)), on_event=events.append, on_passed=on_passed))
+    assert report.verdict == "failed"
+    assert any(event.kind == "log" and event.text == "the end" for event in events)
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for the process in /proc")
+def test_a_mistake_that_is_found_once_the_bot_is_started_leaves_no_process(tmp_path: Path) -> None:
+    bot, mark = tmp_path / "bot.py", f"MARK_{secrets.token_hex(8)}"
+    bot.write_text("import time\ntime.sleep(60)\nasync def bot(runner_args): pass\n")
+    events: list[TimelineEvent] = []
+    config = DialConfig(target=str(bot), audio=(tmp_path / "missing.wav",), environ={mark: "1"})
+    with pytest.raises(AudioFileError):
+        asyncio.run(dial(config, on_event=events.append))
+    assert events == []
+    left = []
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            left += [environ] * (mark.encode() in environ.read_bytes())
+    assert left == []

@@ -18,7 +18,7 @@ from wsvoice.config import DialConfig, Method, resolve_dial
 from wsvoice.errors import UsageError, WsvoiceError
 
 if TYPE_CHECKING:
-    from wsvoice.dial.report import TimelineEvent
+    from wsvoice.dial.report import CallReport, TimelineEvent
 
 #: How many of the served bot's last log lines are shown after a call that failed.
 LOG_LINES = 20
@@ -165,7 +165,11 @@ def dial(
 
     logs: dict[str, deque[str]] = {"log": deque(maxlen=LOG_LINES), "caller-log": deque(maxlen=LOG_LINES)}
 
+    is_reported = False
+
     def show(event: TimelineEvent) -> None:
+        if is_reported:
+            return
         if event.kind in logs and not verbose:
             logs[event.kind].append(event.text)
         elif not quiet:
@@ -177,6 +181,22 @@ def dial(
                 output.line(f"The last lines of the {whose} log:", style="dim")
                 for line in lines:
                     output.log_line(line)
+
+    def show_report(report: CallReport) -> None:
+        nonlocal is_reported
+        is_reported = True
+        if config.as_json:
+            output.data(report.to_dict())
+        lines = report.to_lines()
+        if config.probe and not quiet:
+            from wsvoice.dial.checks import explain
+
+            *lines, verdict = lines
+            lines += [*explain(found.id for found in report.findings), verdict]
+        if not quiet:
+            output.report(lines)
+        elif not config.as_json:
+            output.report(lines[-1:])
 
     try:
         with output.progress(f"On the line with {config.target}"):
@@ -191,7 +211,9 @@ def dial(
 
             # Ctrl-C cancels the call, which hangs up, and is raised here as KeyboardInterrupt.
             with interrupted_by_signals():
-                report = isolation.run_interruptibly(place_call(config, on_event=show))
+                # With -v, the last lines of the bot's log stand before the report.
+                on_passed = (lambda report: None) if verbose else show_report
+                report = isolation.run_interruptibly(place_call(config, on_event=show, on_passed=on_passed))
     except KeyboardInterrupt:
         # Everything has been cleaned up; another Ctrl-C must not show a traceback.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -205,18 +227,8 @@ def dial(
     # The last output of a bot that died is in the failure already.
     if report.verdict != "passed" and "\n" not in (report.failure or ""):
         show_logs()
-    if config.as_json:
-        output.data(report.to_dict())
-    lines = report.to_lines()
-    if config.probe and not quiet:
-        from wsvoice.dial.checks import explain
-
-        *lines, verdict = lines
-        lines += [*explain(found.id for found in report.findings), verdict]
-    if not quiet:
-        output.report(lines)
-    elif not config.as_json:
-        output.report(lines[-1:])
+    if not is_reported:
+        show_report(report)
     if report.verdict != "passed":
         raise typer.Exit(1)
 

@@ -38,6 +38,7 @@ async def dial(
     config: DialConfig,
     *,
     on_event: Callable[[TimelineEvent], None] = lambda event: None,
+    on_passed: Callable[[CallReport], None] = lambda report: None,
     clock: Clock | None = None,
     timeouts: Timeouts | None = None,
 ) -> CallReport:
@@ -50,6 +51,7 @@ async def dial(
     Args:
         config: Whom to call, and what to say.
         on_event: Called with each event as it happens.
+        on_passed: Called with the report of a call that has passed, before the bot that was served for it is stopped.
         clock: The clock of the call's media; the system's unless given.
         timeouts: How long to wait for the other end.
 
@@ -82,7 +84,7 @@ async def dial(
         serving = await stack.enter_async_context(Serving(target.value, setup)) if serves_bot else None
         from wsvoice.dial.placed_call import PlacedCall
 
-        return await PlacedCall(setup, target, bot, serving).call()
+        return await PlacedCall(setup, target, bot, serving).call(on_passed)
 
 
 #: Importing a bot replaces the command line and the event loop, of which a process has one.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -80,8 +80,13 @@ class PlacedCall:
         self._untested: list[str] = []
         self._report = CallReport(provider=self._provider.name, target=config.target, call_id=self._call.call_id)
 
-    async def call(self) -> CallReport:
-        """Place the call and return its report."""
+    async def call(self, on_passed: Callable[[CallReport], None]) -> CallReport:
+        """
+        Place the call and return its report.
+
+        Args:
+            on_passed: Called with the report of a call that has passed, before the bot's process is stopped.
+        """
         failure: str | None = None
         async with AsyncExitStack() as stack:
             if self._serving is not None:
@@ -93,9 +98,17 @@ class PlacedCall:
             finally:
                 self._timeline.flush()
             failure = await self._process_failure(failure) or failure
-        self._timeline.flush()
-        report = self._report
-        findings = self._timeline.findings
+            if self._call_control is not None:
+                await self._call_control.finish()
+            report = self._judge(failure)
+            # Nothing that the bot does now changes the report, but its log may explain a failure.
+            if report.verdict == "passed":
+                on_passed(report)
+        return report
+
+    def _judge(self, failure: str | None) -> CallReport:
+        """Return the report of the call, which is over."""
+        report, findings = self._report, self._timeline.findings
         if failure is None and report.failure is not None:
             failure = name_causes(report.failure, report.causes)
         if failure is None and (found := findings.first_failure()):
