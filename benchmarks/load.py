@@ -27,6 +27,8 @@ from wsvoice.audio import PCMU_8K
 RATE = 8000
 FRAME = 160
 FRAME_S = 0.02
+#: The latency is that of every so many samples: of a frame some may come sooner than others.
+STEP = 8
 #: Length of what a latency of resampled audio is computed from, in samples, and how late it may be.
 SEGMENT, SEARCH = 4000, 16000
 _PAYLOAD = re.compile(rb'"payload": ?"([^"]*)"')
@@ -276,7 +278,7 @@ async def call_all(url: str, callers: list[Caller], *, at_once: bool, settled: a
 
 
 class Latencies(NamedTuple):
-    """When frames were sent, and how long it took until the last sample of each came back, in seconds."""
+    """When samples were sent, one of :data:`STEP`, and how long it took until each came back, in seconds."""
 
     sent_at: np.ndarray
     took_s: np.ndarray
@@ -342,8 +344,9 @@ def resampled_lags(caller: Caller) -> list[Lag]:
 
 
 def latencies(caller: Caller, lags: list[Lag], *, skip_s: float) -> Latencies:
-    """Return how long the frames took that were sent `skip_s` or more after the first."""
-    sent_at, took_s, at, which = [], [], 0, 0
+    """Return how long the samples took that were sent `skip_s` or more after the first."""
+    frames_at = np.array(caller.sent_at)
+    sent_at, took_s, at, which = [np.zeros(0)], [np.zeros(0)], 0, 0
     for received_at, payload in caller.heard:
         begins, at = at, at + len(payload)
         while which < len(lags) and at > lags[which][1]:
@@ -352,13 +355,12 @@ def latencies(caller: Caller, lags: list[Lag], *, skip_s: float) -> Latencies:
             break
         if begins < lags[which][0]:
             continue
-        lag = lags[which][2]
-        # The frames whose last sample is in this message.
-        for index in range(max(0, (begins - lag) // FRAME), (at - lag) // FRAME):
-            if index < len(caller.sent_at) and caller.sent_at[index] - caller.sent_at[0] >= skip_s:
-                sent_at.append(caller.sent_at[index])
-                took_s.append(received_at - caller.sent_at[index])
-    return Latencies(np.array(sent_at), np.array(took_s))
+        frames = (np.arange(begins, at, STEP) - lags[which][2]) // FRAME
+        times = frames_at[frames[(frames >= 0) & (frames < len(frames_at))]]
+        times = times[times - frames_at[0] >= skip_s]
+        sent_at.append(times)
+        took_s.append(received_at - times)
+    return Latencies(np.concatenate(sent_at), np.concatenate(took_s))
 
 
 def jitter_s(caller: Caller, *, skip_s: float) -> np.ndarray:
