@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -51,6 +50,7 @@ from wsvoice.runner.pipecat import is_supported
 from wsvoice.runner.pipecat.call_serializer import CallSerializer
 from wsvoice.runner.pipecat.listeners import are_pushes_seen, is_audio_wanted_behind, is_processing_seen
 from wsvoice.runner.pipecat.media_sender import CallMediaSender
+from wsvoice.runner.pipecat.patches.frame_queue import put_in_a_callback
 from wsvoice.runner.pipecat.resamplers import LowLatencyResampler, use_resampler
 
 if TYPE_CHECKING:
@@ -263,9 +263,7 @@ class CallInputTransport(FastAPIWebsocketInputTransport):
             return
         frame = self._serializer.audio_frame(pcm)
         if frame is not None and self._lets_audio_in and self._next is not None:
-            # To a queue without a limit: that never waits.
-            with suppress(StopIteration):
-                self._next.queue_frame(frame).send(None)
+            put_in_a_callback(self._next, frame)
 
     async def _take(self, event: Event, pcm: bytes) -> None:
         if isinstance(event, Mark):

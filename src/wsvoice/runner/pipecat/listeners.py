@@ -101,6 +101,17 @@ def is_processing_seen(processor: FrameProcessor) -> bool:
 
 def is_audio_wanted_behind(processor: FrameProcessor) -> bool:
     """Whether anything behind a processor looks at audio: another processor, or the bot at the pipeline's end."""
+    end: PipelineWorker | bool | None = processor.__dict__.get("_wsvoice_end")
+    if end is None:
+        end = _end_behind(processor)
+        if processor.next is not None:
+            # A pipeline that has been built stays as it is.
+            processor.__dict__["_wsvoice_end"] = end
+    return end if isinstance(end, bool) else bool(end._reached_downstream_types or end._foreign_probes)
+
+
+def _end_behind(processor: FrameProcessor) -> PipelineWorker | bool:
+    """Return whether audio is wanted behind a processor, or the worker that knows."""
     following = processor.next
     while following is not None:
         if type(following) is not PipelineSink:
@@ -109,7 +120,7 @@ def is_audio_wanted_behind(processor: FrameProcessor) -> bool:
         if type(owner) is Pipeline:
             following = owner.next
         elif isinstance(owner, PipelineWorker):
-            return bool(owner._reached_downstream_types or owner._foreign_probes)
+            return owner
         else:
             return True
     return False

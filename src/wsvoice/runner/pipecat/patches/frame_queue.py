@@ -11,14 +11,16 @@ would have done it.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import Callable, Generator
 from contextvars import Context
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from pipecat.frames.frames import StartFrame, SystemFrame
+from pipecat.frames.frames import Frame, StartFrame, SystemFrame
 from pipecat.processors import frame_processor
+from pipecat.processors.frame_processor import FrameProcessor
 
 #: How many tasks are resumed in a row before the event loop gets its turn.
 MAX_IN_A_ROW = 64
@@ -32,13 +34,13 @@ class _Relay:
         self._waiting: deque[tuple[Callable[[Any], object], Arrival, Context]] = deque()
 
     def resume(self, wake_up: Callable[[Any], object], arrival: Arrival, context: Context) -> None:
-        """Resume a task at once, or after those that are being resumed; by the loop if a task is running."""
+        """Resume a task at once, or after those that are being resumed; by the loop if a task may be running."""
         if self._is_running:
             self._waiting.append((wake_up, arrival, context))
-        elif asyncio.current_task() is not None:
-            arrival.get_loop().call_soon(wake_up, arrival, context=context)
-        else:
+        elif _here.is_in_a_callback:
             self._run(wake_up, arrival, context)
+        else:
+            arrival.get_loop().call_soon(wake_up, arrival, context=context)
 
     def _run(self, wake_up: Callable[[Any], object], arrival: Arrival, context: Context) -> None:
         self._is_running = True
@@ -57,6 +59,27 @@ class _Relay:
             while self._waiting:
                 wake_up, arrival, context = self._waiting.popleft()
                 arrival.get_loop().call_soon(wake_up, arrival, context=context)
+
+
+class _Here(threading.local):
+    """Whether this thread's event loop is in a callback, where no task runs."""
+
+    is_in_a_callback = False
+
+
+_here = _Here()
+
+
+def put_in_a_callback(processor: FrameProcessor, frame: Frame) -> None:
+    """Queue a frame for a processor, in a callback of the event loop: it is processed at once if nothing waits."""
+    _here.is_in_a_callback = True
+    try:
+        # Without a limit it never waits.
+        processor.queue_frame(frame).send(None)
+    except StopIteration:
+        pass
+    finally:
+        _here.is_in_a_callback = False
 
 
 def _throw(error: BaseException) -> None:
