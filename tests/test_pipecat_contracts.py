@@ -65,6 +65,7 @@ BREAKS = {
         "frame: Frame, direction: FrameDirection = FrameDirection.DOWNSTREAM, *, late: bool = False):",
     ),
     "inline-vad": ("audio/vad/vad_analyzer.py", "_run_analyzer", "_analyze"),
+    "frame-queue": ("processors/frame_processor.py", "START_PRIORITY", "FIRST_PRIORITY"),
     "direct-input": (
         "transports/base_input.py",
         "def push_audio_frame(self, frame: InputAudioRawFrame):",
@@ -123,6 +124,7 @@ LOST_IN = {
     "causes": {2, 3},
     "quiet-audio": {0, 1},
     "inline-vad": {1, 3},
+    "frame-queue": {0, 3},
     "direct-input": {1, 2},
     "media-sender": {0, 2},
 }

@@ -347,22 +347,29 @@ RUNNER_FEATURES = (
         *_LISTENERS,
     ),
     feature(
-        "frame-queue",
-        "every call takes a tenth more processor time",
-        uses("pipecat.processors.frame_processor", "FrameProcessorQueue()", "StartFrame", "SystemFrame"),
-        uses(
-            "pipecat.processors.frame_processor:FrameProcessorQueue", "START_PRIORITY", "SYSTEM_PRIORITY", "__counter"
-        ),
-        uses(f"{_PROCESSOR}.queue_frame", "__input_queue.put((frame, direction, callback))"),
-        uses(f"{_PROCESSOR}.__input_frame_task_handler", "__input_queue.get()", "__input_queue.task_done()"),
-    ),
-    feature(
         "inline-vad",
-        "voice activity detection passes a thread for every piece of audio",
+        "voice activity detection passes a thread for every piece of audio, one call after the other",
         calls("pipecat.audio.vad.vad_analyzer:VADAnalyzer._run_analyzer", "buffer"),
         uses("pipecat.audio.vad.vad_analyzer:VADAnalyzer.analyze_audio", "run_in_executor", "_run_analyzer"),
         replaces("pipecat.audio.vad.vad_analyzer:VADAnalyzer.analyze_audio", "self", "buffer"),
+        uses("pipecat.audio.vad.vad_analyzer:VADAnalyzer._run_analyzer", "_vad_buffer", "_vad_frames_num_bytes"),
+        replaces(f"{_SILERO}SileroVADAnalyzer.voice_confidence", "self", "buffer"),
+        uses(f"{_SILERO}SileroVADAnalyzer.voice_confidence", "int16", "_maybe_reset_model"),
+        calls(f"{_SILERO}SileroVADAnalyzer._maybe_reset_model", "confidence"),
+        uses(
+            f"{_SILERO}SileroOnnxModel.__call__",
+            *("_context", "_state", "_last_sr", "_last_batch_size", "input", "state", "sr"),
+        ),
         calls(f"{_SILERO}SileroVADAnalyzer.__init__", "sample_rate", "params"),
+    ),
+    feature(
+        "frame-queue",
+        "a frame waits for the event loop before each processor",
+        uses(f"{_PROCESSOR}.__init__", "FrameProcessorQueue"),
+        uses(f"{_PROCESSOR}Queue", "START_PRIORITY", "SYSTEM_PRIORITY"),
+        calls(f"{_PROCESSOR}Queue.put", "item"),
+        uses(f"{_PROCESSOR}.queue_frame", "put"),
+        uses(f"{_PROCESSOR}.__input_frame_task_handler", "get", "task_done"),
     ),
     feature(
         "direct-input",

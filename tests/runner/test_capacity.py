@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from wsvoice.call import Call
-from wsvoice.runner.capacity import STRANGER_TTL_S, TOKEN_TTL_S, Capacity, call_key
+from wsvoice.runner.capacity import LATENESS_SAMPLES, STRANGER_TTL_S, TOKEN_TTL_S, Capacity, Lateness, call_key
 
 CALL = Call("twilio", "CA1", from_number="+15550100001", to_number="+15550100002")
 
@@ -183,3 +183,33 @@ class TestCapacity:
         for number in range(5000):
             assert capacity.reserve(call(number), stranger=f"192.0.2.{number % 250}")
         assert capacity.reserved <= 500
+
+
+class TestLateness:
+    def test_one_stall_is_not_enough(self) -> None:
+        lateness = Lateness(0.2)
+        for late_s in (0.0, 3.0, 0.0, 0.01, 2.0, 0.0):
+            lateness.note(late_s)
+            assert not lateness.is_too_late
+
+    def test_it_has_to_be_half_as_late_again(self) -> None:
+        lateness = Lateness(0.2)
+        for _ in range(LATENESS_SAMPLES):
+            lateness.note(0.25)
+        assert lateness.is_too_late
+        assert lateness.late_s == pytest.approx(0.25)
+        for _ in range(LATENESS_SAMPLES):
+            lateness.note(0.15)
+        assert lateness.is_too_late
+        for _ in range(LATENESS_SAMPLES):
+            lateness.note(0.05)
+        assert not lateness.is_too_late
+        for _ in range(LATENESS_SAMPLES):
+            lateness.note(0.15)
+        assert not lateness.is_too_late
+
+    def test_zero_is_no_limit(self) -> None:
+        lateness = Lateness(0)
+        for _ in range(LATENESS_SAMPLES):
+            lateness.note(10.0)
+        assert not lateness.is_too_late

@@ -218,6 +218,58 @@ def test_nothing_is_sent_at_once_that_has_to_wait_or_comes_too_late() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_each_message_is_offered_once_and_in_order(seed: int) -> None:
+    """What the listener leaves, and what comes behind that, waits for ``receive()``."""
+    choose = random.Random(seed)
+    texts = [f"message {number}" for number in range(20)]
+    pieces = split(b"".join(frame(TEXT, text.encode()) for text in texts), choose)
+
+    async def main() -> None:
+        protocol, _ = protocol_of(StreamProtocol)
+        protocol.data_received(UPGRADE)
+        await protocol.receive()
+        await protocol.send({"type": "websocket.accept"})
+        got: list[str] = []
+
+        def listen(message: Any) -> bool:
+            assert protocol.queue.empty()
+            if choose.random() < 0.3:
+                return False
+            got.append(message)
+            return True
+
+        protocol.listener = listen
+        for piece in pieces:
+            protocol.data_received(piece)
+            while not protocol.queue.empty():
+                got.append((await protocol.receive())["text"])
+        assert got == texts
+        for task in protocol.tasks:
+            task.cancel()
+
+    asyncio.run(main())
+
+
+def test_other_connections_get_their_turn() -> None:
+    async def main() -> None:
+        protocol, wire = protocol_of(StreamProtocol)
+        protocol.data_received(UPGRADE)
+        await protocol.receive()
+        await protocol.send({"type": "websocket.accept"})
+        heard: list[Any] = []
+        protocol.listener = lambda message: heard.append(message) or True
+        protocol.data_received(frame(TEXT, b"x") * 1000)
+        assert len(heard) == UNREAD_MESSAGES
+        assert wire.paused == 1
+        protocol.connection_lost(None)
+        assert protocol.listener is None
+        for task in protocol.tasks:
+            task.cancel()
+
+    asyncio.run(main())
+
+
 def test_a_peer_is_not_read_while_its_messages_wait() -> None:
     async def main() -> None:
         protocol, wire = protocol_of(StreamProtocol)

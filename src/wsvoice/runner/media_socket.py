@@ -243,7 +243,7 @@ class MediaSocket(BoundedSocket):
         self.received_ms += duration_ms
         ahead_s = self._input_limit.ahead_s(now)
         if ahead_s > self._ahead_s + BURST_GROWTH_S:
-            self.pacer.catch_up(ahead_s)
+            self.pacer.catch_up(now, ahead_s)
         self._ahead_s = ahead_s
         pcm = wire.decode(audio.payload)
         self.turns.caller(pcm, now)

@@ -15,6 +15,8 @@ MAX_AHEAD_S = 20.0
 FRAME_S = 0.02
 #: How much audio may be sent ahead to make up for what came late, in seconds.
 MAX_CATCH_UP_S = 1.0
+#: How long a bot may take to answer what came late, in seconds; then it is an answer like any other.
+ANSWER_S = 0.5
 
 
 class Pacer:
@@ -31,10 +33,12 @@ class Pacer:
         self._plays_until = 0.0
         #: How much further audio may be sent ahead until the buffer is empty.
         self._extra_s = 0.0
+        self._answers_until = 0.0
 
-    def catch_up(self, late_s: float) -> None:
+    def catch_up(self, now: float, late_s: float) -> None:
         """Note that the caller's audio came `late_s` late at once: answers to it leave as soon as they are there."""
         self._extra_s = max(self._extra_s, min(late_s, MAX_CATCH_UP_S))
+        self._answers_until = now + ANSWER_S
 
     def is_behind(self, now: float) -> bool:
         """Whether more waits at the provider than should, because it came late."""
@@ -50,7 +54,7 @@ class Pacer:
 
     def sent(self, now: float, duration_s: float) -> None:
         """Note that a piece was sent."""
-        if now > self._plays_until:
+        if now > self._plays_until and now > self._answers_until:
             self._extra_s = 0.0
         self._plays_until = max(self._plays_until, now) + duration_s
 

@@ -328,6 +328,230 @@ class TestInlineVad:
         assert "spoke True" in printed
 
 
+class TestBatches:
+    def test_each_call_hears_what_it_would_hear_alone(self) -> None:
+        """Twelve calls that speak at other times, one of which fails and one of which is cancelled."""
+        printed = python(
+            """
+            import asyncio
+            from importlib.resources import files
+            import wsvoice
+            from wsvoice.audio import read_audio, resample
+
+            wsvoice.install()
+            from pipecat.audio.vad.silero import SileroVADAnalyzer
+            from pipecat.audio.vad.vad_analyzer import VADAnalyzer
+            from wsvoice.runner.pipecat.patches import inline_vad
+
+            sizes = []
+            run = inline_vad.Batches._run
+
+            def counted(self, models, windows):
+                sizes.append(len(models))
+                return run(self, models, windows)
+
+            inline_vad.Batches._run = counted
+
+            async def states(number, rate, analyze, step_s):
+                analyzer = SileroVADAnalyzer()
+                analyzer.set_sample_rate(rate)
+                size, found = rate // 50 * 2, []
+                pcm = bytes(2 * (rate // 100) * number) + sounds[rate]
+                for at in range(0, len(pcm), size):
+                    state = await analyze(analyzer, pcm[at : at + size])
+                    found.append((state.name, analyzer._prev_volume))
+                    await asyncio.sleep(step_s)
+                return found, analyzer._model._state.tobytes()
+
+            async def main():
+                ours = SileroVADAnalyzer.analyze_audio
+                calls = [(number, (8000, 16000)[number % 2]) for number in range(12)]
+                cancelled = asyncio.create_task(states(0, 8000, ours, 0.001))
+                asyncio.get_running_loop().call_later(0.1, cancelled.cancel)
+                together = await asyncio.gather(*(states(*call, ours, 0.002) for call in calls))
+                alone = [await states(*call, VADAnalyzer.analyze_audio, 0) for call in calls]
+                print("same", together == alone, "together", max(sizes) > 2, "cancelled", cancelled.cancelled())
+                print("spoke", all(any(state == "SPEAKING" for state, _ in found) for found, _ in together))
+
+            with files("wsvoice.dial").joinpath("question.wav").open("rb") as file:
+                sound, rate = read_audio(file.name)
+            sounds = {each: bytes(each // 5) + resample(sound, rate, each) + bytes(each) for each in (8000, 16000)}
+            asyncio.run(main())
+            """
+        )
+        assert "same True together True cancelled True" in printed
+        assert "spoke True" in printed
+
+    def test_a_model_that_fails_is_no_speech(self) -> None:
+        printed = python(
+            """
+            import asyncio
+            import wsvoice
+
+            wsvoice.install()
+            from pipecat.audio.vad.silero import SileroVADAnalyzer
+
+            class Broken:
+                def run(self, *given):
+                    raise RuntimeError("no model")
+
+            async def main():
+                analyzers = [SileroVADAnalyzer() for _ in range(8)]
+                for each in analyzers:
+                    each.set_sample_rate(8000)
+                    each._model.session = Broken()
+                for _ in range(3):
+                    found = await asyncio.gather(*(each.analyze_audio(bytes(512)) for each in analyzers))
+                    print("found", {state.name for state in found})
+
+            asyncio.run(main())
+            """
+        )
+        assert printed.count("found {'QUIET'}") == 3
+
+
+class TestFrameQueue:
+    def test_frames_come_in_pipecats_order(self) -> None:
+        """Start, then system frames, then all others, each kind in its order; also while a task waits for them."""
+        printed = python(
+            """
+            import asyncio, random
+            from pipecat.frames.frames import InputAudioRawFrame, StartFrame, TextFrame
+            from pipecat.processors import frame_processor
+            from pipecat.processors.frame_processor import FrameDirection
+
+            theirs = frame_processor.FrameProcessorQueue
+            from wsvoice.runner.pipecat.patches import frame_queue
+            frame_queue.apply()
+            assert frame_processor.FrameProcessorQueue is frame_queue.FrameQueue
+
+            def frame(kind, number):
+                made = {
+                    "start": lambda: StartFrame(),
+                    "system": lambda: InputAudioRawFrame(bytes(2), 8000, 1),
+                    "other": lambda: TextFrame("text"),
+                }[kind]()
+                made.metadata["number"] = number
+                return made
+
+            async def order(queue, seed):
+                choose, got = random.Random(seed), []
+
+                async def take():
+                    while True:
+                        item = await queue.get()
+                        got.append(item[0].metadata["number"])
+                        if choose_slow.random() < 0.3:
+                            await asyncio.sleep(0)
+                        queue.task_done()
+
+                choose_slow = random.Random(seed + 1)
+                task = asyncio.create_task(take())
+                for number in range(60):
+                    kind = choose.choice(["system", "other", "system", "other", "start" if number < 5 else "other"])
+                    await queue.put((frame(kind, number), FrameDirection.DOWNSTREAM, None))
+                    if choose.random() < 0.2:
+                        await asyncio.sleep(0)
+                while len(got) < 60:
+                    await asyncio.sleep(0)
+                task.cancel()
+                try:
+                    await task
+                except asyncio.CancelledError:
+                    pass
+                assert queue.qsize() == 0 and queue.empty()
+                return got
+
+            same = [asyncio.run(order(frame_queue.FrameQueue(), seed)) == asyncio.run(order(theirs(), seed))
+                    for seed in range(40)]
+            print("same", sum(same))
+            """
+        )
+        assert "same 40" in printed
+
+    def test_in_a_callback_each_processor_is_resumed_at_once_and_in_order(self) -> None:
+        printed = python(
+            """
+            import asyncio, contextvars
+            from wsvoice.runner.pipecat.patches import frame_queue
+            from pipecat.frames.frames import InputAudioRawFrame
+
+            name = contextvars.ContextVar("name")
+
+            class Processor:
+                def __init__(self, label, following=None):
+                    self.label, self.queue, self.following = label, frame_queue.FrameQueue(), following
+
+                async def queue_frame(self, frame):
+                    await self.queue.put((frame, None, None))
+
+                async def work(self):
+                    name.set(self.label)
+                    while True:
+                        frame, _, _ = await self.queue.get()
+                        assert asyncio.current_task() is self.task and name.get() == self.label
+                        steps.append(self.label)
+                        if self.following:
+                            await self.following.queue_frame(frame)
+                            await self.following.queue_frame(frame)
+                            steps.append(f"{self.label} is done")
+                        if frame.metadata.get("exit") and not self.following:
+                            raise SystemExit(7)
+
+            async def main():
+                loop = asyncio.get_running_loop()
+                last = Processor("last")
+                first = Processor("first", last)
+                for each in last, first:
+                    each.task = asyncio.create_task(each.work())
+                await asyncio.sleep(0)
+                done = loop.create_future()
+
+                def callback():
+                    try:
+                        frame_queue.put_in_a_callback(first, InputAudioRawFrame(bytes(2), 8000, 1))
+                        print(steps)
+                        steps.clear()
+                    finally:
+                        done.set_result(None)
+
+                loop.call_soon(callback)
+                await done
+                # A task that puts a frame is never interrupted by the one that takes it.
+                await first.queue_frame(InputAudioRawFrame(bytes(2), 8000, 1))
+                print("at once", steps)
+                await asyncio.sleep(0.01)
+                print("later", steps)
+                first.task.cancel()
+                await asyncio.wait([first.task])
+                print("cancelled", first.task.cancelled())
+                exiting = InputAudioRawFrame(bytes(2), 8000, 1)
+                exiting.metadata["exit"] = True
+                went_on = []
+                loop.call_soon(lambda: (frame_queue.put_in_a_callback(last, exiting), went_on.append(1)))
+                try:
+                    await asyncio.sleep(1)
+                finally:
+                    print("went on", went_on)
+
+            steps = []
+            try:
+                asyncio.run(main())
+            except SystemExit as error:
+                print("exit", error.code)
+            """
+        )
+        lines = [line for line in printed.splitlines() if "INFO" not in line]
+        assert lines == [
+            "['first', 'first is done', 'last', 'last']",
+            "at once []",
+            "later ['first', 'first is done', 'last', 'last']",
+            "cancelled True",
+            "went on [1]",
+            "exit 7",
+        ]
+
+
 class TestQuietAudio:
     def test_audio_is_seen_by_whoever_wants_it(self) -> None:
         """By an observer of the bot's, by an event handler, and by a processor: as often as without the patch."""
