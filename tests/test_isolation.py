@@ -368,6 +368,19 @@ asyncio.run(main())
 
 
 class TestBlockedLoop:
+    def test_a_short_stall_is_named_now_and_then(self, guarded: ServerProcess) -> None:
+        async def main() -> None:
+            for _ in range(2):
+                async with dial(guarded, "CA30", do="sleep", **{"for": "0.4"}) as carrier:
+                    await carrier.speak(tone(500, 100, 8000))
+                    await carrier.until("media", timeout_s=15)
+                    await carrier.hang_up()
+
+        begin = len(guarded.log())
+        asyncio.run(main())
+        (line,) = re.findall(r"the event loop was late by 0\.\d\d s at (.*)", guarded.log()[begin:])
+        assert line.startswith(f"bot.py:{SLEEP_LINE} in bot")
+
     def test_what_blocks_it_is_named(self, guarded: ServerProcess) -> None:
         async def main() -> None:
             async with dial(guarded, "CA31", do="sleep", **{"for": "1.6"}) as carrier:

@@ -13,6 +13,7 @@ import json
 import threading
 import wave
 from base64 import b64encode
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +31,7 @@ from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.transports.websocket.fastapi import FastAPIWebsocketParams
 
 from tests.runner import bots
-from tests.runner.carrier import main_frequency
+from tests.runner.carrier import announce, dialled, main_frequency
 from tests.runner.dialects import (
     ANNOUNCED,
     DIALECTS,
@@ -370,6 +371,36 @@ class TestWebhook:
 
 
 class TestFullHouse:
+    def test_while_the_event_loop_is_late(self, serve: Serve) -> None:
+        """A call that was announced before may come, and a running one goes on."""
+        server = serve(bots.echo_8k)
+        lateness = server.switchboard.lateness
+
+        async def main() -> None:
+            announced = announce(server.url, "CA0000000000000000000000000000aaaa")
+            async with dialled(announce(server.url)) as carrier:
+                # So long a time of it that the heartbeats of the test's own server change nothing.
+                lateness._samples = deque([0.5] * 1000, 1000)
+                lateness.note(0.5)
+                (reject,) = ElementTree.fromstring(
+                    ask(server.url, Twilio(call_id="CA0000000000000000000000000000cccc"), "POST").text
+                )
+                assert (reject.tag, reject.attrib) == ("Reject", {"reason": "busy"})
+                with pytest.raises(websockets.InvalidStatus) as refused:
+                    await websockets.connect(f"{server.ws_url}ws/twilio", compression=None)
+                assert refused.value.response.status_code == 503
+                async with dialled(announced, "CA0000000000000000000000000000aaaa") as second:
+                    for each in carrier, second:
+                        await each.speak(tone(440, 200, 8000))
+                        await each.until("media", 5)
+                        await each.hang_up()
+            lateness._samples.clear()
+            lateness.note(0.0)
+            assert announce(server.url, "CA0000000000000000000000000000bbbb")
+
+        asyncio.run(main())
+        assert len(server.lines("webhook answered busy: the event loop is 0.50 s late (--max-lag)")) == 1
+
     def test_each_provider_is_told_so_in_its_own_way(self, serve: Serve, api: Api) -> None:
         credentials = {"TELNYX_API_KEY": "KEY1", "TELNYX_BASE_URL": f"{api.url}/v2"}
         server = serve(bots.echo_8k, transport=None, max_calls=1, credentials=credentials)

@@ -397,8 +397,6 @@ class Server(Company):
     secret_place: ClassVar[str] = ""
     #: Whether the carrier's audio comes in order; where it does not, it is put in order by its chunk numbers.
     ordered: ClassVar[bool] = True
-    #: Whether the carrier plays a bot's pieces of audio of any length without gaps.
-    takes_any_length: ClassVar[bool] = False
     #: The challenge that a webhook without credentials is answered with, where the provider sends them only when asked:
     #: https://www.rfc-editor.org/rfc/rfc9110#name-www-authenticate
     challenge: ClassVar[str] = ""

@@ -101,8 +101,6 @@ class MediaSocket(BoundedSocket):
     ) -> None:
         super().__init__(scope, receive, send, logger=logger, message_limit=message_limit)
         self.stream: Stream = provider.stream()
-        #: Whether a bot's piece of audio may be shorter than 20 ms.
-        self.takes_any_length = provider.takes_any_length
         #: How long the carrier's pieces of audio are.
         self.carrier_frame_ms = provider.frame_ms
         #: Reads the messages that a bot writes itself, so that the record is right for every kind of bot.

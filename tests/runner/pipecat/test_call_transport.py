@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import audioop
+import base64
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +14,7 @@ from pipecat.frames.frames import OutputAudioRawFrame, OutputTransportMessageUrg
 
 from tests.providers.companies import load_provider
 from tests.runner import bots
-from tests.runner.carrier import announce, dialled, main_frequency
+from tests.runner.carrier import Carrier, announce, dialled, main_frequency
 from tests.runner.test_session import wait_for
 from tests.signals import correlation_delay_ms, snr_db, speech_like, tone
 from tests.stalls import undisturbed
@@ -367,6 +369,51 @@ class TestOutput:
 
 
 def loud(payload: str) -> bool:
-    import base64
 
     return audioop.rms(PCMU_8K.decode(base64.b64decode(payload)), 2) > 1000
+
+
+class TestLateAudio:
+    """The network, or the server, stood still: what the caller said meanwhile comes at once."""
+
+    def test_the_echo_does_not_stay_late(self, serve: Serve) -> None:
+        server = serve(bots.echo_8k)
+        said = tone(440, 1600, 8000)
+
+        async def main() -> float:
+            async with dialled(announce(server.url)) as carrier:
+                await carrier.speak(said[: 30 * 320])
+                await asyncio.sleep(0.3)
+                await carrier.speak(said[30 * 320 : 45 * 320], paced=False)
+                await carrier.speak(said[45 * 320 : 80 * 320])
+                ended_at = time.monotonic() - carrier.started
+                await carrier.until("media", 80)
+                assert carrier.heard()[: len(said)] == through_mulaw(said)
+                late_s = carrier.times("media")[79] - ended_at
+                await carrier.hang_up()
+                return late_s
+
+        # 300 ms came late, of which the lead makes up for 100.
+        assert undisturbed(lambda: asyncio.run(main())) < 0.1
+
+    def test_silence_is_left_out_and_speech_is_not(self, serve: Serve) -> None:
+        server = serve(bots.echo_8k)
+        speech, silence = tone(440, 400, 8000), bytes(50 * 320)
+
+        async def main() -> Carrier:
+            async with dialled(announce(server.url)) as carrier:
+                await carrier.speak(speech)
+                await asyncio.sleep(0.4)
+                await carrier.speak(speech, paced=False)
+                await carrier.speak(silence)
+                await carrier.speak(speech)
+                await asyncio.sleep(0.3)
+                await carrier.hang_up()
+                return carrier
+
+        heard = asyncio.run(main()).heard()
+        loud = [audioop.max(piece, 2) > 1000 for piece in frames_of(heard, 8000)]
+        assert sum(loud) == 60
+        # Of a second of silence as much is left out as makes up for what is over the lead.
+        left_out = 110 - len(heard.rstrip(bytes(1))) // 320
+        assert 8 <= left_out <= 25

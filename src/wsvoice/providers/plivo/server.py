@@ -63,7 +63,6 @@ class PlivoServer(PlivoCompany, Server):
     stream_type = PlivoStream
     mirror_type = PlivoMirror
     webhook_place: ClassVar[str] = "answer URL of the application"
-    takes_any_length: ClassVar[bool] = True
     secret_place: ClassVar[str] = "the Auth Token in the console's overview"
 
     def recognises(self, request: WebhookRequest) -> bool:

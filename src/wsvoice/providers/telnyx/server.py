@@ -53,7 +53,6 @@ class TelnyxServer(TelnyxCompany, Server):
     secret_place: ClassVar[str] = "the Public Key on the portal's page Keys & Credentials"
     #: https://developers.telnyx.com/api-reference/websockets/stream-call-media-over-websocket
     ordered: ClassVar[bool] = False
-    takes_any_length: ClassVar[bool] = True
     #: Seen where a call is routed on after it was answered: https://github.com/dograh-hq/dograh
     renames_dialled_calls: ClassVar[bool] = True
 

@@ -29,7 +29,6 @@ class TwilioServer(TwilioCompany, Server):
 
     stream_type = TwilioStream
     mirror_type: ClassVar[type[Stream]] = TwilioMirror
-    takes_any_length: ClassVar[bool] = True
     webhook_place: ClassVar[str] = "voice webhook of the number"
     secret_place: ClassVar[str] = "the Auth Token on the console's first page"
 

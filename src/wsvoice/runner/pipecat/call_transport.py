@@ -530,10 +530,6 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
             # What came late is made up for where nobody speaks.
             if not socket.pacer.is_behind(self._loop.time()) or peak(piece) > SILENCE_PEAK:
                 socket.send_audio_now(piece)
-        if pending and not self._in_utterance and socket.takes_any_length:
-            # Whatever a resampler holds back, the rest of the first piece need not wait for the next one.
-            socket.send_audio_now(bytes(pending))
-            pending.clear()
         self._note_write()
 
     async def write_dtmf(self, frame: OutputDTMFFrame | OutputDTMFUrgentFrame) -> None:
