@@ -137,7 +137,7 @@ EXCEPTIONS = {
         "wsvoice.cli.run": "hands the process's environment to config, and the bot what .env says",
         "wsvoice.cli.dial": "hands the process's environment to config, and a served bot the name of its .env",
         "wsvoice.cli.help": "NO_COLOR, FORCE_COLOR and TERM, which rich looks at for everything else",
-        "wsvoice.dial.serving": "a bot that is served for a call gets this process's environment",
+        "wsvoice.dial.serving": "a bot that is served for calls gets this process's environment",
         "wsvoice.testing": "hands the process's environment to config",
     },
     "printing": {

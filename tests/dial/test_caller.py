@@ -498,7 +498,7 @@ def test_a_server_that_does_not_let_go_is_told(clip: Path) -> None:
 
 
 def test_a_message_that_is_too_large_breaks_the_call(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsvoice.dial.placed_call.MESSAGE_LIMIT", 100_000)
+    monkeypatch.setattr("wsvoice.dial.stream_opening.MESSAGE_LIMIT", 100_000)
 
     async def shout(line: Line) -> None:
         await line.say(b"\xff" * 200_000)

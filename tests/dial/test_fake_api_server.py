@@ -45,14 +45,16 @@ class Api:
 
     def serve(self) -> FakeRestApi:
         timeline = Timeline(self.events.append, Clock())
-        return FakeRestApi(self.provider, self.call, self.commands.append, timeline)
+        api = FakeRestApi(self.provider, timeline)
+        api.add_call(self.call, self.commands.append)
+        return api
 
     def ask(self, use: Callable[[str], Any]) -> Any:
         """Serve the API while `use` runs in a thread with its address."""
 
         async def serve() -> Any:
             async with self.serve() as served:
-                served.status = "in-progress"
+                served.answer_call(self.call)
                 return await asyncio.to_thread(use, served.url)
 
         return asyncio.run(serve())

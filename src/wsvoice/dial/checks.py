@@ -24,6 +24,24 @@ MAX_LEAD_MS = 5000.0
 #: Less audio than this may be lost at the end: nobody notices.
 MAX_LOST_MS = 100.0
 
+#: The close codes of a stream that was ended in good order.
+CODES_IN_ORDER = (1000, 1005)
+_CODES = {
+    1001: "the server stopped during the call (1001)",
+    1006: "the connection broke: the bot's end went away without closing it (1006)",
+    1008: "the bot refused the call: it closed it with 1008",
+    1009: "the bot found a message too large: it closed the call with 1009",
+    1011: "the bot crashed (it closed the call with 1011)",
+    1012: "the server stopped during the call (1012)",
+    1013: "the bot's server is overloaded: it closed the call with 1013",
+}
+
+
+def describe_close(code: int | None, reason: str) -> str:
+    """Return in words how a bot closed a stream out of order."""
+    text = _CODES.get(code or 1006, f"the bot closed the call with {code}")
+    return f"{text} ({reason})" if reason else text
+
 
 @dataclass(frozen=True, slots=True)
 class Check:

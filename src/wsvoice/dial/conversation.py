@@ -21,7 +21,14 @@ from wsvoice.call import Call
 from wsvoice.dial.addresses import shortened
 from wsvoice.dial.call_control import CallControl
 from wsvoice.dial.carrier_stream import CarrierStream
-from wsvoice.dial.checks import BARGE_IN_MS, MAX_LEAD_MS, MAX_LOST_MS, RESPONSE_WARN_MS
+from wsvoice.dial.checks import (
+    BARGE_IN_MS,
+    CODES_IN_ORDER,
+    MAX_LEAD_MS,
+    MAX_LOST_MS,
+    RESPONSE_WARN_MS,
+    describe_close,
+)
 from wsvoice.dial.clock import STEP_MS
 from wsvoice.dial.playback import MAX_MARK_NAMES, MAX_MARKS, Playback
 from wsvoice.dial.probe import Probe
@@ -54,17 +61,6 @@ MAX_RECONNECTS = 3
 
 # How far a call may be beyond its time if its process was held up.
 _LATE_MS = 5000.0
-
-_CODES_IN_ORDER = (1000, 1005)
-_CODES = {
-    1001: "the server stopped during the call (1001)",
-    1006: "the connection broke: the bot's end went away without closing it (1006)",
-    1008: "the bot refused the call: it closed it with 1008",
-    1009: "the bot found a message too large: it closed the call with 1009",
-    1011: "the bot crashed (it closed the call with 1011)",
-    1012: "the server stopped during the call (1012)",
-    1013: "the bot's server is overloaded: it closed the call with 1013",
-}
 
 
 class Conversation:
@@ -276,7 +272,7 @@ class Conversation:
             return False
         await self._carrier.abort()
         # The close code is certain only now.
-        if self._carrier.socket.close_code not in _CODES_IN_ORDER:
+        if self._carrier.socket.close_code not in CODES_IN_ORDER:
             return False
         self._play(self._carrier.ended_at or self._clock.now())
         self._report_closed()
@@ -612,9 +608,8 @@ class Conversation:
             text = f"the bot broke the WebSocket protocol ({sent.code}: {sent.reason or 'no reason'})"
             self._timeline.add_finding("M1", "fail", text)
             self._failure = text
-        elif code not in _CODES_IN_ORDER:
-            text = _CODES.get(code or 1006, f"the bot closed the call with {code}")
-            self._failure = f"{text} ({reason})" if reason else text
+        elif code not in CODES_IN_ORDER:
+            self._failure = describe_close(code, reason)
         elif self._request.then:
             self._timeline.add("note", f"a real call goes on with: {'; '.join(self._request.then)}")
 
@@ -623,5 +618,5 @@ class Conversation:
         code = socket.close_code
         words = f"{code} {(socket.close_reason or '')[:200]}".rstrip()
         self._timeline.add("closed", f"the stream is closed ({words})")
-        in_order = code in _CODES_IN_ORDER
+        in_order = code in CODES_IN_ORDER
         self._send_status("stopped" if in_order else "failed", "" if in_order else f"closed with {words}")

@@ -8,7 +8,7 @@ A served bot finds the address as ``<PROVIDER>_API_BASE_URL`` in its environment
     TwilioFrameSerializer(stream_sid, call_sid=call_sid, account_sid=..., auth_token=...,
                           base_url=os.environ.get("TWILIO_API_BASE_URL"))
 
-The provider's module reads the requests. There is only the simulated call: anything else is answered with 404, and
+The provider's module reads the requests. There are only the simulated calls: anything else is answered with 404, and
 wrong credentials with 401.
 """
 
@@ -16,20 +16,31 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Literal, Self
+from typing import Self
 
 import h11
 
 from wsvoice.call import Call
 from wsvoice.dial.timeline import Timeline
 from wsvoice.errors import RemoteProtocolError
-from wsvoice.providers.base import Answer, Command, Simulator, StreamRequest, WebhookRequest
+from wsvoice.providers.base import Answer, CallStatus, Command, Simulator, StreamRequest, WebhookRequest
 from wsvoice.providers.fake_api import FakeApi
 
 _HEAD_LIMIT = 16 * 1024
 _BODY_LIMIT = 64 * 1024
 _TIMEOUT_S = 5.0
+
+
+@dataclass(slots=True)
+class _KnownCall:
+    """A call, what carries out its commands, the stream that it is answered with through the API, and how it stands."""
+
+    call: Call
+    on_command: Callable[[Command], None]
+    answered: asyncio.Future[StreamRequest]
+    status: CallStatus = "ringing"
 
 
 class FakeRestApi:
@@ -38,25 +49,16 @@ class FakeRestApi:
 
     Attributes:
         url: Its base URL, without a slash at the end.
-        status: The call's status.
 
     Args:
         provider: The provider, with the credentials that the bot was given.
-        call: The only call.
-        on_command: Called with each command for the call.
         timeline: Where requests that cannot be answered are noted.
     """
 
-    def __init__(
-        self, provider: Simulator, call: Call, on_command: Callable[[Command], None], timeline: Timeline
-    ) -> None:
+    def __init__(self, provider: Simulator, timeline: Timeline) -> None:
         self.url = ""
-        #: The stream that the call is answered with, or why it cannot be.
-        self.answered: asyncio.Future[StreamRequest] = asyncio.get_running_loop().create_future()
         self._provider = provider
-        self.status: Literal["ringing", "in-progress", "completed"] = "ringing"
-        self._call = call
-        self._on_command = on_command
+        self._calls: dict[str, _KnownCall] = {}
         self._timeline = timeline
         self._server: asyncio.Server | None = None
 
@@ -71,7 +73,20 @@ class FakeRestApi:
         """Stop listening."""
         if self._server is not None:
             self._server.close()
-        self.answered.cancel()
+        for known in self._calls.values():
+            known.answered.cancel()
+
+    def add_call(self, call: Call, on_command: Callable[[Command], None]) -> None:
+        """Take requests for `call`, which is ringing; `on_command` is called with each command for it."""
+        self._calls[call.call_id] = _KnownCall(call, on_command, asyncio.get_running_loop().create_future())
+
+    def answer_call(self, call: Call) -> None:
+        """Say from now on that `call` is in progress."""
+        self._calls[call.call_id].status = "in-progress"
+
+    def answered(self, call: Call) -> asyncio.Future[StreamRequest]:
+        """Return the stream that `call` is answered with through the API, or why it cannot be."""
+        return self._calls[call.call_id].answered
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = h11.Connection(h11.SERVER, max_incomplete_event_size=_HEAD_LIMIT)
@@ -132,31 +147,33 @@ class FakeRestApi:
         except RemoteProtocolError as error:
             self._timeline.add("note", f"the simulated REST API refuses {self._describe(request)}: {error.message}")
             return api.api_error(400, error.message)
-        if command is None or command.call_id != self._call.call_id:
+        known = self._calls.get(command.call_id) if command is not None else None
+        if command is None or known is None:
             what = self._describe(request)
             if command is not None:
                 what = "another call's hang-up" if command.kind == "hang-up" else f"another call: {what}"
             self._timeline.add("note", f"the simulated REST API does not know {what[:200]}")
             return api.api_error(404, "The requested resource was not found")
         if command.kind == "hang-up":
-            self.status = "completed"
+            known.status = "completed"
         if command.kind != "look-up":
-            self._on_command(command)
-        return api.command_answer(command, self._call, self.status)
+            known.on_command(command)
+        return api.command_answer(command, known.call, known.status)
 
     def _answer_call(self, api: FakeApi, request: WebhookRequest) -> Answer | None:
         """Take a request that answers the call; ``None`` if it is another kind of request."""
-        try:
-            stream = api.read_answer_request(request, call_id=self._call.call_id)
-        except RemoteProtocolError as error:
-            if not self.answered.done():
-                self.answered.set_exception(error)
-            raise
-        if stream is None:
-            return None
-        if not self.answered.done():
-            self.answered.set_result(stream)
-        return api.command_answer(Command("digits", self._call.call_id), self._call, self.status)
+        for call_id, known in self._calls.items():
+            try:
+                stream = api.read_answer_request(request, call_id=call_id)
+            except RemoteProtocolError as error:
+                if not known.answered.done():
+                    known.answered.set_exception(error)
+                raise
+            if stream is not None:
+                if not known.answered.done():
+                    known.answered.set_result(stream)
+                return api.command_answer(Command("digits", call_id), known.call, known.status)
+        return None
 
     def _describe(self, request: WebhookRequest) -> str:
         return f"{request.method} {request.url[len(self.url) :]}"[:200]

@@ -3,42 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
 from wsvoice import http
 from wsvoice.call import Cause
-from wsvoice.dial.addresses import AddressPolicy, HostOverride, shortened, stream_address
+from wsvoice.dial.addresses import AddressPolicy
 from wsvoice.dial.call_control import CallControl
 from wsvoice.dial.caller_bot_audio import CallerBotAudio
 from wsvoice.dial.conversation import Conversation
 from wsvoice.dial.report import CallReport, name_causes
-from wsvoice.dial.script import Clip, Script, load_turns
-from wsvoice.dial.served_bot import PUBLIC_HOST, ServedBot
+from wsvoice.dial.script import Clip, Script, load_turns, spoken
+from wsvoice.dial.served_bot import ServedBot
 from wsvoice.dial.serving import Serving
 from wsvoice.dial.setup import CallSetup
 from wsvoice.dial.sound_detection import SoundDetector
+from wsvoice.dial.stream_opening import StreamNotOpenError, StreamOpener, unannounced_stream
 from wsvoice.dial.target import Target
 from wsvoice.dial.webhook import Webhook, no_stream
-from wsvoice.errors import DialError, HttpError, RemoteProtocolError, UsageError
-from wsvoice.http import failure_kind, is_loopback
-from wsvoice.providers.base import Progress, StreamRequest
-from wsvoice.providers.urls import split_credentials
-from wsvoice.speech import speak
+from wsvoice.errors import DialError, RemoteProtocolError, UsageError
+from wsvoice.providers.base import Command, Progress, StreamRequest
 
 if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
 
     from wsvoice.dial.caller_bot import CallerBot
 
-#: The largest message that a bot may send, in bytes: ten minutes of audio in base64.
-MESSAGE_LIMIT = 16 * 1024 * 1024
-#: How many messages are read ahead; a bot that sends more has to wait.
-MESSAGES_QUEUED = 2
 #: How long to wait for the server to write why a call failed: it may have been blocked until the hang-up.
 CAUSE_GRACE_S = 0.3
 
@@ -50,10 +42,6 @@ def _load_libraries() -> None:
     http.load()
 
 
-def _speak(texts: Sequence[str], voice: str) -> list[Clip]:
-    return [Clip(f'"{text}"' if len(text) <= 60 else f'"{text[:57]}..."', *speak(text, voice)) for text in texts]
-
-
 class PlacedCall:
     """One call, from the webhook to the report."""
 
@@ -63,7 +51,7 @@ class PlacedCall:
         self._timeline = setup.timeline
         self._timeouts = setup.timeouts
         self._target = target
-        self._turns = [] if bot else load_turns(config.audio, config.dtmf, _speak(config.say, config.voice))
+        self._turns = [] if bot else load_turns(config.audio, config.dtmf, spoken(config.say, config.voice))
         if serving is None and setup.behaviour.by_commands:
             raise UsageError(
                 "a call that is answered through the provider's API needs a simulated API, unknown to a running server",
@@ -72,7 +60,9 @@ class PlacedCall:
         self._bot = bot
         self._serving = serving
         self._provider = setup.provider
-        self._call = serving.call if serving is not None else setup.new_call()
+        self._call = setup.new_call()
+        if serving is not None:
+            serving.api.add_call(self._call, self._on_command)
         self._addresses = AddressPolicy(target.value, allow_private=config.allow_private)
         self._webhook: Webhook | None = None
         self._call_control: CallControl | None = None
@@ -134,20 +124,8 @@ class PlacedCall:
         url = self._target.value
         if self._serving is not None:
             url = await self._await_bot(self._serving.bot)
-        if self._target.kind != "stream" and not self._provider.has_webhook:
-            url = stream_address(url, self._provider.name)
-        if self._target.kind == "stream" or not self._provider.has_webhook:
-            # Without an answer that names a format, it is the provider's default.
-            usual = self._provider.stream()
-            address, credentials = split_credentials(url)
-            request = StreamRequest(
-                url=address,
-                headers=credentials,
-                parameters=self._call.parameters,
-                format=self._setup.behaviour.leg_format or usual.format,
-                outbound_format=usual.outbound_format,
-            )
-        else:
+        request = unannounced_stream(self._provider, self._setup.behaviour, self._target, url, self._call.parameters)
+        if request is None:
             if config.parameters and self._target.kind == "webhook":
                 timeline.add("note", "--param is not used: a webhook's own answer names the parameters")
             self._webhook = Webhook(self._setup, url, self._addresses)
@@ -162,7 +140,7 @@ class PlacedCall:
                 self._call_control.send_status(self._call, request, "failed", error=error.message)
             raise
         if self._serving is not None:
-            self._serving.api.status = "in-progress"
+            self._serving.api.answer_call(self._call)
         await self._progress("answered")
         await self._hold_conversation(request, socket)
         if config.probe and self._webhook is not None and not await self._webhook.probe(self._setup.new_call()):
@@ -234,10 +212,22 @@ class PlacedCall:
         timeline.add("note", f"serving {bot}")
         _load_libraries()
         await served.ready()
-        override = HostOverride(PUBLIC_HOST, served.url)
-        self._addresses = AddressPolicy(served.url, allow_private=self._config.allow_private, override=override)
+        self._addresses = served.addresses(allow_private=self._config.allow_private)
         timeline.add("note", f"{bot} is served at {served.url}")
-        return f"https://{PUBLIC_HOST}/"
+        return served.public_url
+
+    def _on_command(self, command: Command) -> None:
+        """Carry out a command that the bot sent to the REST API."""
+        if command.kind == "digits":
+            self._timeline.add("digit", f"the bot presses {command.digits[:60]}")
+        elif command.kind == "update":
+            self._timeline.add("note", "the bot gives the call another document through the REST API")
+            self._setup.update = command
+        else:
+            transfers = f"transfers the call to {command.to[:60]}"
+            how = transfers if command.kind == "transfer" else "hangs up through the REST API"
+            self._timeline.add("hang-up", f"the bot {how}")
+            self._setup.hung_up = True
 
     async def _ask_webhook(self, webhook: Webhook, call_control: CallControl) -> StreamRequest:
         answer = await webhook.announce(self._call)
@@ -252,140 +242,22 @@ class PlacedCall:
         limit_s = self._timeouts.webhook_s
         try:
             async with asyncio.timeout(limit_s):
-                return await self._serving.api.answered
+                return await self._serving.api.answered(self._call)
         except TimeoutError:
             raise DialError(f"the call was announced, but not answered through the API within {limit_s:g} s") from None
         except RemoteProtocolError as error:
             raise no_stream(error, self._timeline) from error
 
     async def _connect(self, request: StreamRequest) -> ClientConnection:
-        # Takes 50 ms to import, so a mistake on the command line is reported first.
-        from websockets.asyncio.client import connect
-        from websockets.exceptions import InvalidStatus, InvalidURI, WebSocketException
-        from websockets.typing import Subprotocol
-
-        class Connect(connect):
-            """Does not follow redirects, as providers do not."""
-
-            def process_redirect(self, exc: Exception) -> Exception | str:
-                return exc
-
-        signed = self._provider.upgrade_headers(request.url, now=time.time())
-        headers = {**signed, **request.headers}
-        url = self._addresses.local(request.url)
-        began = time.monotonic()
-
-        async def open_at(address: str | None) -> ClientConnection:
-            pinned: dict[str, Any] = {"host": address} if address else {}
-            return await Connect(
-                url,
-                additional_headers=headers,
-                subprotocols=[Subprotocol(self._provider.subprotocol)] if self._provider.subprotocol else None,
-                # The provider's own User-Agent is among the headers.
-                user_agent_header=None,
-                compression=None,
-                proxy=None if address or is_loopback(urlsplit(url).hostname or "") else True,
-                # The timeout below is for all addresses together.
-                open_timeout=None,
-                close_timeout=self._timeouts.close_s,
-                ping_interval=None,
-                max_size=MESSAGE_LIMIT,
-                max_queue=MESSAGES_QUEUED,
-                **pinned,
-            )
-
+        opener = StreamOpener(self._provider, self._target, self._addresses, self._timeouts)
         try:
-            async with asyncio.timeout(self._timeouts.connect_s):
-                addresses = await self._addresses.addresses(url)
-                candidates: Sequence[str | None] = [*addresses] or [None]
-                for number, address in enumerate(candidates, 1):
-                    try:
-                        socket = await open_at(address)
-                        break
-                    except OSError:
-                        if number >= len(addresses):
-                            raise
-        except HttpError as error:
-            raise self._no_stream(error.message, "refused", url) from error
-        except InvalidStatus as error:
-            raise self._upgrade_refused(error.response.status_code) from error
-        except (InvalidURI, ValueError) as error:
-            raise DialError(f"the stream's URL {url[:200]} cannot be dialled: {error}") from error
-        except TimeoutError as error:
-            message = f"the stream at {shortened(url)} did not open within {self._timeouts.connect_s:g} s"
-            raise self._no_stream(message, "timeout", url) from error
-        except (OSError, EOFError, WebSocketException) as error:
-            raise self._not_connected(error, url) from error
-        elapsed_ms = (time.monotonic() - began) * 1000
+            socket, elapsed_ms = await opener.open(request)
+        except StreamNotOpenError as error:
+            # A later stream is not the webhook's first answer.
+            if self._conversation is None:
+                self._timeline.add_finding("S1", "fail", error.short)
+            raise
         if self._report.connect_ms is None:
             self._report = replace(self._report, connect_ms=elapsed_ms, stream_id=self._call.stream_id)
         self._timeline.add("connected", f"the WebSocket is open after {elapsed_ms:.0f} ms")
         return socket
-
-    def _upgrade_refused(self, status: int) -> DialError:
-        why = {
-            401: " (it wants credentials)",
-            403: " (the stream token is missing, used or too old, or the signature does not match)",
-            404: " (there is no stream at this path)",
-            426: " (there is no WebSocket at this path)",
-            503: " (every place is taken, or the server is stopping)",
-        }.get(status, "")
-        short = f"the stream was refused: {status}"
-        hint = ""
-        if not self._provider.has_webhook:
-            if status in (401, 403):
-                names = " and ".join(self._provider.credential_names)
-                why = f" (the password is wrong, or missing) - set {names} as the server has them"
-        elif self._target.kind == "stream" and status in (401, 403, 404, 426):
-            # Only the webhook's answer has the stream's token.
-            parts = urlsplit(self._target.value)
-            webhook = parts._replace(scheme=parts.scheme.replace("ws", "http"), path="/", query="").geturl()
-            hint = f" - dial the webhook instead: `wsvoice dial {webhook}`"
-        text = f"{short} to the WebSocket's upgrade{why}"
-        return self._no_stream(text, "refused", hint=hint, short=short)
-
-    def _not_connected(self, error: Exception, url: str) -> DialError:
-        host = urlsplit(url).hostname or url
-        kind = failure_kind(error)
-        if kind == "refused":
-            return self._no_stream(f"nothing listens for streams at {shortened(url)}", "refused", url)
-        if kind == "dns":
-            return self._no_stream(f"the stream's host {host} is unknown", "refused", url)
-        reason = (str(error) or type(error).__name__)[:200]
-        if url.startswith("wss://"):
-            hint = "; is it a plain ws:// server? dial with --force-ws" if is_loopback(host) else ""
-            return self._no_stream(f"no TLS connection to {host} for the stream: {reason}{hint}", "tls", url)
-        return self._no_stream(f"the stream at {shortened(url)} did not open: {reason}", "refused", url)
-
-    def _dial_hint(self, url: str) -> str:
-        """
-        Return a hint for a server that was dialled by a local name and names a stream elsewhere.
-
-        A server on this machine names its public host. Behind a proxy or in a container it does not know that its
-        caller is on this machine.
-        """
-        dialled, stream = urlsplit(self._target.value), urlsplit(url)
-        if self._target.kind != "webhook" or self._addresses.override is not None or not stream.hostname:
-            return ""
-        if not is_loopback(dialled.hostname or "") or is_loopback(stream.hostname):
-            return ""
-        public = f"https://{stream.netloc.rpartition('@')[2]}{dialled.path or '/'}"
-        return f" - dial the public address, `wsvoice dial {public}`, or dial on the machine where the server runs"
-
-    def _no_stream(
-        self,
-        message: str,
-        kind: Literal["timeout", "tls", "refused"],
-        url: str = "",
-        *,
-        hint: str = "",
-        short: str = "",
-    ) -> DialError:
-        """Return the error for a stream that did not open, which is a finding too; `short` is the finding's text."""
-        if code := self._provider.upgrade_error(kind):
-            message = f"{message}; {self._provider.title} reports this as error {code}"
-        message += hint or self._dial_hint(url)
-        # A later stream is not the webhook's first answer.
-        if self._conversation is None:
-            self._timeline.add_finding("S1", "fail", short or message)
-        return DialError(message)

@@ -42,6 +42,7 @@ class Playback:
 
     Attributes:
         underruns: How often the queue ran empty in the middle of a sound, with more audio soon after.
+        gap_ms: How long these breaks were, together.
         max_gap_ms: The longest time between two pieces of one utterance.
         peak_ms: The most audio that was queued: how far the bot was ahead of real time.
         discarded_ms: Audio thrown away because the queue was full.
@@ -51,6 +52,7 @@ class Playback:
 
     def __init__(self, sample_rate: int, started_at: float, *, limit_s: float) -> None:
         self.underruns = 0
+        self.gap_ms = 0.0
         self.max_gap_ms = 0.0
         self.peak_ms = 0.0
         self.discarded_ms = 0.0
@@ -107,7 +109,9 @@ class Playback:
         empty_ms = 0.0 if self._queued else (self._position - self._empty_at) * 1000 / self._rate
         if self._last_arrival is not None and empty_ms < MAX_UNDERRUN_MS:
             self.max_gap_ms = max(self.max_gap_ms, (now - self._last_arrival) * 1000)
-            self.underruns += self._was_cut_off and empty_ms >= MIN_UNDERRUN_MS
+            if self._was_cut_off and empty_ms >= MIN_UNDERRUN_MS:
+                self.underruns += 1
+                self.gap_ms += empty_ms
         self._was_cut_off = False
         self._last_arrival = now
 

@@ -18,6 +18,7 @@ from wsvoice.dial.report import TurnReport
 from wsvoice.dial.sound_detection import SILENCE_MS, SoundDetector, audible_range
 from wsvoice.errors import UsageError
 from wsvoice.providers.fields import DIGITS
+from wsvoice.speech import speak
 
 #: How long the caller lets the bot speak before its first turn.
 GREETING_LIMIT_MS = 30_000.0
@@ -70,6 +71,11 @@ def load_turns(audio: Sequence[Path], dtmf: str, spoken: Sequence[Clip] = ()) ->
     if keys.strip("w"):
         turns.append(Keys(keys))
     return turns
+
+
+def spoken(texts: Sequence[str], voice: str) -> list[Clip]:
+    """Return `texts` as a voice says them; errors as :func:`~wsvoice.speech.speak`."""
+    return [Clip(f'"{text}"' if len(text) <= 60 else f'"{text[:57]}..."', *speak(text, voice)) for text in texts]
 
 
 @dataclass(slots=True)

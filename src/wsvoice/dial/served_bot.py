@@ -17,13 +17,16 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from wsvoice.call import Cause
 from wsvoice.config import CAUSES_VARIABLE
 from wsvoice.errors import DialError, RemoteProtocolError, UsageError
 from wsvoice.providers.base import Simulator
 from wsvoice.providers.fields import read_object
+
+if TYPE_CHECKING:
+    from wsvoice.dial.addresses import AddressPolicy
 
 #: The server, before its arguments.
 PROGRAM = (sys.executable, "-m", "wsvoice", "run")
@@ -73,7 +76,10 @@ class ServedBot:
 
     Attributes:
         url: The webhook's URL on this machine.
+        public_url: The webhook's URL as signatures cover it.
     """
+
+    public_url = f"https://{PUBLIC_HOST}/"
 
     def __init__(
         self,
@@ -164,6 +170,13 @@ class ServedBot:
     async def __aexit__(self, *error: object) -> None:
         """Stop the server."""
         await self.stop()
+
+    def addresses(self, *, allow_private: bool) -> AddressPolicy:
+        """Return which addresses the server may name; its public host is this machine."""
+        # Imports the HTTP client, for which there is time only once the process is started.
+        from wsvoice.dial.addresses import AddressPolicy, HostOverride
+
+        return AddressPolicy(self.url, allow_private=allow_private, override=HostOverride(PUBLIC_HOST, self.url))
 
     def causes(self, call_id: str, *, until: float | None = None) -> list[Cause]:
         """

@@ -1,7 +1,7 @@
 """
-The bot of one call, served in a second process, and the provider's REST API that it is told of.
+A bot served in a second process for test calls, and the provider's REST API that it is told of.
 
-Both have credentials that are made for this call, so that no real ones are used.
+Both have credentials that are made for these calls, so that no real ones are used.
 """
 
 from __future__ import annotations
@@ -11,25 +11,21 @@ import secrets
 from contextlib import AsyncExitStack
 from typing import Self
 
-from wsvoice.call import Call
 from wsvoice.dial.fake_api_server import FakeRestApi
 from wsvoice.dial.served_bot import ServedBot, bot_environment
 from wsvoice.dial.setup import CallSetup
 from wsvoice.providers import load_simulator
-from wsvoice.providers.base import Command
 
 
 class Serving:
     """
-    A bot's process and its API, while the context lasts; the call's provider gets the credentials that match.
+    A bot's process and its API, while the context lasts; the calls' provider gets the credentials that match.
 
     Attributes:
-        call: The call that the API knows.
-        api: The API.
+        api: The API; it knows no call yet.
         bot: The bot's process; :meth:`ready` waits until it can be called.
     """
 
-    call: Call
     api: FakeRestApi
     bot: ServedBot
 
@@ -43,13 +39,11 @@ class Serving:
         setup, config = self._setup, self._setup.config
         carriers, credentials = setup.provider.test_credentials(secrets.token_bytes(32))
         setup.provider = provider = load_simulator(config.transport, carriers, config.quirks)
-        self.call = setup.new_call()
         # The API checks the bot's credentials; the carrier has its own, to sign with.
         owner = load_simulator(provider.name, credentials, config.quirks)
         async with AsyncExitStack() as stack:
-            api = FakeRestApi(owner, self.call, self._on_command, setup.timeline)
-            self.api = await stack.enter_async_context(api)
-            environ = bot_environment({**os.environ, **config.environ}, provider, credentials, api.url)
+            self.api = await stack.enter_async_context(FakeRestApi(owner, setup.timeline))
+            environ = bot_environment({**os.environ, **config.environ}, provider, credentials, self.api.url)
             self.bot = ServedBot(
                 self._spec,
                 provider.name,
@@ -71,17 +65,3 @@ class Serving:
     async def stop(self) -> None:
         """Stop the process, then the API; a second time does nothing."""
         await self._stack.aclose()
-
-    def _on_command(self, command: Command) -> None:
-        """Carry out a command that the bot sent to the REST API."""
-        setup = self._setup
-        if command.kind == "digits":
-            setup.timeline.add("digit", f"the bot presses {command.digits[:60]}")
-        elif command.kind == "update":
-            setup.timeline.add("note", "the bot gives the call another document through the REST API")
-            setup.update = command
-        else:
-            transfers = f"transfers the call to {command.to[:60]}"
-            how = transfers if command.kind == "transfer" else "hangs up through the REST API"
-            setup.timeline.add("hang-up", f"the bot {how}")
-            setup.hung_up = True

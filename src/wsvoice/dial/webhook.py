@@ -70,9 +70,10 @@ class Webhook:
         setup: How the call is placed.
         url: Its URL.
         addresses: Where the server may send the caller.
+        asked_for_host: Whether the server was asked for its public host already, for another call.
     """
 
-    def __init__(self, setup: CallSetup, url: str, addresses: AddressPolicy) -> None:
+    def __init__(self, setup: CallSetup, url: str, addresses: AddressPolicy, *, asked_for_host: bool = False) -> None:
         self.url = url
         self._provider = setup.provider
         # A redirect is followed by GET unless it is a 307 or 308, as providers do.
@@ -80,6 +81,7 @@ class Webhook:
         self._timeline = setup.timeline
         self._timeouts = setup.timeouts
         self._addresses = addresses
+        self._asked_for_host = asked_for_host
 
     async def announce(self, call: Call) -> WebhookAnswer:
         """
@@ -88,7 +90,7 @@ class Webhook:
         Raises:
             DialError: If the provider could not use the answer, in words for the report.
         """
-        await self._find_public_host(call)
+        await self.find_public_host(call)
         return await self.request(
             lambda url, method, now: self._provider.webhook(call, url, method=method, now=now),
             self.url,
@@ -96,8 +98,11 @@ class Webhook:
             warn_s=self._timeouts.webhook_warn_s,
         )
 
-    async def _find_public_host(self, call: Call) -> None:
-        """Ask a server on this machine for its public host, because the signature has to cover it."""
+    async def find_public_host(self, call: Call) -> None:
+        """Ask a server on this machine, once, for its public host, because the signature has to cover it."""
+        if self._asked_for_host:
+            return
+        self._asked_for_host = True
         now = time.time()
         request = self._provider.webhook(call, self.url, method=self._method, now=now)
         if self._addresses.override is not None or not http.is_loopback(urlsplit(self.url).hostname or ""):
