@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from wsvoice.cli import completion
-from wsvoice.cli.options import CALLER, CALLS, LIMITS, TRIALS, EnvFile, Param, option
+from wsvoice.cli.options import CALLER, CALLS, LIMITS, MANY, TRIALS, EnvFile, Param, option
 from wsvoice.cli.output import Output
 from wsvoice.cli.signals import interrupted_by_signals
 from wsvoice.config import DialConfig, Method, resolve_dial
@@ -122,6 +122,34 @@ def dial(
             completion.quirks,
         ),
     ] = None,
+    calls: Annotated[
+        str | None, option("-n, --calls N", "Place so many calls at once, and say how the server held up.", MANY)
+    ] = None,
+    ramp: Annotated[
+        str | None, option("--ramp RATE", "How many calls to begin, such as 5/s or 90/m.  [default: 5/s]", MANY)
+    ] = None,
+    concurrency: Annotated[
+        str | None, option("--concurrency N", "How many calls may go on at the same time.  [default: all]", MANY)
+    ] = None,
+    find_knee: Annotated[
+        bool | None,
+        option(
+            "--find-knee",
+            "Look for the most calls at once that the server takes; -n is the most to try.  [default: 500]",
+            MANY,
+        ),
+    ] = None,
+    max_late: Annotated[
+        str | None, option("--max-late TIME", "What an echo may take, there and back.  [default: 60ms]", MANY)
+    ] = None,
+    max_late_share: Annotated[
+        str | None,
+        option(
+            "--max-late-share SHARE",
+            "How much of the bot's audio may come too late.  [default: 1% with --find-knee, else any]",
+            MANY,
+        ),
+    ] = None,
     env_file: EnvFile = None,
     verbose: Annotated[
         bool, option("-v, --verbose", "Print every setting and where it comes from, and the bot's log.")
@@ -162,6 +190,12 @@ def dial(
     if env_file is not None:
         # A bot that is served for the call reads the same file.
         os.environ["WSVOICE_ENV_FILE"] = str(resolved.env_file)
+
+    if config.calls is not None or config.find_knee:
+        from wsvoice.cli.load import dial_many
+
+        dial_many(output, config, verbose=verbose, quiet=quiet)
+        return
 
     logs: dict[str, deque[str]] = {"log": deque(maxlen=LOG_LINES), "caller-log": deque(maxlen=LOG_LINES)}
 

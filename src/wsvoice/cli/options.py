@@ -16,6 +16,7 @@ LIMITS = "Limits"
 CALLS = "Calls"
 CALLER = "What the caller does"
 TRIALS = "A harder call"
+MANY = "Many calls"
 PROJECT = "The project"
 SERVICES = "Services"
 

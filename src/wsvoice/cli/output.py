@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.status import Status
 
     from wsvoice.config import DialConfig, Resolved, RunConfig
     from wsvoice.dial.report import TimelineEvent
@@ -35,6 +36,8 @@ _LINE_BREAKS = re.compile(r"[\t\n\u2028\u2029]")
 
 class Output:
     """The terminal that a command writes to."""
+
+    _status: Status | None = None
 
     @cached_property
     def console(self) -> Console:
@@ -174,7 +177,17 @@ class Output:
 
     def progress(self, text: str) -> AbstractContextManager[object]:
         """Show on a terminal that something takes a while."""
-        return self.console.status(_visible(text)) if sys.stderr.isatty() else nullcontext()
+        if not sys.stderr.isatty():
+            return nullcontext()
+        self._status = self.console.status(_visible(text))
+        return self._status
+
+    def show_progress(self, text: str) -> bool:
+        """Replace the text of :meth:`progress`; false if there is no terminal that shows it."""
+        if self._status is None:
+            return False
+        self._status.update(_visible(text))
+        return True
 
 
 def _visible(text: str) -> str:

@@ -149,6 +149,12 @@ class DialConfig:
         caller: A bot as the caller, as in :class:`RunConfig`, or ``None``.
         probe: Also try an unsigned webhook, broken messages and an interruption.
         quirks: How the simulated provider deviates, by name.
+        calls: How many calls are placed; ``None`` for one, with a report of its own.
+        ramp_per_s: How many are begun each second.
+        concurrency: How many of them may be up at the same time; ``None`` for all.
+        find_knee: Look for the most calls at once for which the limits hold; `calls` is the most that is tried.
+        max_late_s: What of the bot's audio comes later is late.
+        max_late_share: How much of it may be late, from 0 to 1.
         as_json: Print the report as one JSON object on stdout.
         environ: Environment variables for the served bot, over this process's.
         cwd: The folder in which the bot is served; ``None`` for this process's.
@@ -174,6 +180,12 @@ class DialConfig:
     caller: str | None = None
     probe: bool = False
     quirks: Mapping[str, str] = field(default_factory=dict)
+    calls: int | None = None
+    ramp_per_s: float | None = None
+    concurrency: int | None = None
+    find_knee: bool = False
+    max_late_s: float | None = None
+    max_late_share: float | None = None
     as_json: bool = False
     environ: Mapping[str, str] = field(default_factory=dict, repr=False)
     cwd: Path | None = None
@@ -262,6 +274,8 @@ def _resolve(
     if command == "run":
         _drop_weaker(found)
         _drop_unsuitable(found)
+    if command == "dial":
+        _refuse_for_one_call(found)
     defaults = kind()
     values = {setting.name: getattr(defaults, setting.field) for setting in settings}
     origins = {name: given.origin if given else "default" for name, given in found.items()}
@@ -290,6 +304,16 @@ def _drop_weaker(found: dict[str, Given | None]) -> None:
             hint = "a tunnel makes its own public address: leave one of the two out"
             raise ConfigError(f"{proxy.who} and {tunnel.who} exclude each other", hint=hint)
         found["proxy" if proxy.rank > tunnel.rank else "tunnel"] = None
+
+
+def _refuse_for_one_call(found: Mapping[str, Given | None]) -> None:
+    """Refuse flags that are for many calls where one is placed."""
+    if found["calls"] or found["find-knee"]:
+        return
+    for name in ("ramp", "concurrency", "max-late", "max-late-share"):
+        given = found[name]
+        if given is not None and given.rank == 0:
+            raise ConfigError(f"{given.who} is for many calls", hint="add how many: `-n 50`, or `--find-knee`")
 
 
 #: The transports that a setting is not for.

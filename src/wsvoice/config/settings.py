@@ -80,6 +80,12 @@ DIAL_SETTINGS: tuple[Setting, ...] = (
     Setting("caller", "caller", values.parse_text),
     Setting("probe", "probe", values.parse_switch),
     Setting("quirk", "quirks", values.pairs("--quirk reorder=0.1")),
+    Setting("calls", "calls", values.parse_at_least_one, flag="-n", own=True),
+    Setting("ramp", "ramp_per_s", values.parse_rate),
+    Setting("concurrency", "concurrency", values.parse_at_least_one),
+    Setting("find-knee", "find_knee", values.parse_switch),
+    Setting("max-late", "max_late_s", values.parse_positive_duration),
+    Setting("max-late-share", "max_late_share", values.parse_share),
     Setting("json", "as_json", values.parse_switch, own=True),
 )
 

@@ -86,6 +86,36 @@ def parse_positive_duration(value: object, who: str) -> float:
     return seconds
 
 
+_RATE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(?:/(s|m|h))?")
+
+
+def parse_rate(value: object, who: str) -> float:
+    """Return how often a second ``5/s``, ``5``, ``0.5/s`` or ``90/m`` is."""
+    rate = 0.0
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        rate = float(value)
+    elif isinstance(value, str) and (match := _RATE.fullmatch(value.strip().lower())):
+        rate = float(match[1]) / _UNITS_S[match[2] or "s"]
+    if not math.isfinite(rate) or rate <= 0:
+        raise _refusal(value, who, "a rate above zero", "write how many a second, or a minute: `5/s`, `90/m`")
+    return rate
+
+
+_SHARE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,9})?)(%)?")
+
+
+def parse_share(value: object, who: str) -> float:
+    """Return the share from 0 to 1 that ``1%`` or ``0.01`` is."""
+    share = math.nan
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        share = float(value)
+    elif isinstance(value, str) and (match := _SHARE.fullmatch(value.strip())):
+        share = float(match[1]) / (100 if match[2] else 1)
+    if not 0 < share <= 1:
+        raise _refusal(value, who, "a share above 0% and up to 100%", "write it like `1%` or `0.01`")
+    return share
+
+
 def parse_choice(value: object, who: str, choices: Sequence[str]) -> str:
     word = value.strip() if isinstance(value, str) else ""
     for choice in choices:
