@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any, Self
 
 from wsvoice.dial.load.channel import Channel
-from wsvoice.dial.load.orders import Begin, Ended, HangUp, Heard, Job, Pulse, Read, Up
+from wsvoice.dial.load.orders import Begin, Ended, HangUp, Heard, Job, Pulse, Read, Ready, Up
 from wsvoice.errors import WsvoiceError
 
 #: How many calls a worker is given before another one is started. A core plays about twice as many.
@@ -42,7 +42,9 @@ class Member:
         self.channel = channel
         self.calls: set[int] = set()
         self.pulses: list[Pulse] = []
-        self.heard: asyncio.Future[Heard] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self.ready: asyncio.Future[None] = loop.create_future()
+        self.heard: asyncio.Future[Heard] = loop.create_future()
         self.listener: asyncio.Task[None] | None = None
 
 
@@ -68,6 +70,8 @@ class Crew:
         try:
             for _ in range(self._size):
                 await self._start()
+            for member in self.members:
+                await member.ready
         except BaseException:
             await self.__aexit__()
             raise
@@ -138,7 +142,9 @@ class Crew:
         try:
             while True:
                 told = await member.channel.receive()
-                if isinstance(told, Up):
+                if isinstance(told, Ready):
+                    member.ready.set_result(None)
+                elif isinstance(told, Up):
                     self._on_up(told)
                 elif isinstance(told, Ended):
                     member.calls.discard(told.number)
@@ -151,7 +157,11 @@ class Crew:
             assert member.process.stderr is not None
             said = (await member.process.stderr.read()).decode("utf-8", "replace").strip().splitlines()
             error = WsvoiceError(f"a process of callers has died: {said[-1] if said else 'it said nothing'}")
-            waiting: list[asyncio.Future[Any]] = [member.heard, *(self._ended[number] for number in member.calls)]
+            waiting: list[asyncio.Future[Any]] = [
+                member.ready,
+                member.heard,
+                *(self._ended[number] for number in member.calls),
+            ]
             for future in waiting:
                 if not future.done():
                     future.set_exception(error)

@@ -199,7 +199,9 @@ def _recognise(
     if not pcm or not len(recording.sent_at):
         return
     wire, rate = recording.started.format, hearing.sample_rate
-    said_pcm = recording.pcm if rate == wire.sample_rate else resample(recording.pcm, wire.sample_rate, rate)
+    said_pcm = wire.decode(wire.encode(recording.pcm))
+    if rate != wire.sample_rate:
+        said_pcm = resample(said_pcm, wire.sample_rate, rate)
     said, heard = signal(said_pcm), signal(pcm)
     frame = rate * recording.frame_ms // 1000
     sent_at = np.array(recording.sent_at)

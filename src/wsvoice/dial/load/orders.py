@@ -61,6 +61,11 @@ class Read:
 
 
 @dataclass(frozen=True)
+class Ready:
+    """The worker has started."""
+
+
+@dataclass(frozen=True)
 class Up:
     """A call's stream has started, at that time of :func:`time.monotonic`."""
 

@@ -12,6 +12,7 @@ from wsvoice.dial.quirks import read_behaviour
 from wsvoice.dial.script import Clip, load_turns, spoken
 from wsvoice.errors import UsageError
 from wsvoice.providers import load_simulator
+from wsvoice.providers.base import Behaviour
 
 #: How many calls are begun each second, unless the user says otherwise.
 RAMP_PER_S = 5.0
@@ -21,8 +22,10 @@ MOST_CALLS = 500
 HOLD_S = 10.0
 #: How much longer calls last whose knee is looked for, because the last ones take a while to be up.
 SETUP_S = 1.0
-#: What is late, unless the user says otherwise, and how much of the audio may be.
-MAX_LATE_S, MAX_LATE_SHARE = 0.06, 0.01
+#: What of an echo is late, unless the user says otherwise: with messages of 20 ms, 60 ms after they were sent.
+MAX_LATE_AND_MESSAGE_S = 0.04
+#: How much of the audio may be late, unless the user says otherwise.
+MAX_LATE_SHARE = 0.01
 #: How much audio all callers together may say: its messages are made beforehand, a gigabyte of them for so long.
 TOTAL_LIMIT_S = 60_000.0
 #: Open files of a process: for each call, and besides.
@@ -69,7 +72,8 @@ def plan_load(config: DialConfig) -> LoadPlan:
     Raises:
         UsageError: If they do not go together, or a sound file cannot be used.
     """
-    _refuse_what_is_for_one_call(config)
+    behaviour = read_behaviour(load_simulator(config.transport, config.credentials, config.quirks))
+    _refuse_what_is_for_one_call(config, behaviour)
     calls = config.calls or MOST_CALLS
     concurrency = config.concurrency or calls
     if concurrency > calls:
@@ -92,7 +96,7 @@ def plan_load(config: DialConfig) -> LoadPlan:
         hold_s=config.duration_s or script_s,
         waits=concurrency == calls and (config.duration_s is None or config.find_knee),
         find_knee=config.find_knee,
-        max_late_s=config.max_late_s or MAX_LATE_S,
+        max_late_s=config.max_late_s or MAX_LATE_AND_MESSAGE_S + behaviour.frame_ms / 1000,
         max_late_share=MAX_LATE_SHARE if share is None and config.find_knee else share,
     )
     total_s = sum(plan.duration_s(index, calls) for index in range(calls))
@@ -110,7 +114,7 @@ def _turns(config: DialConfig) -> Sequence[object]:
     return load_turns(config.audio, "", spoken(config.say, config.voice))
 
 
-def _refuse_what_is_for_one_call(config: DialConfig) -> None:
+def _refuse_what_is_for_one_call(config: DialConfig, behaviour: Behaviour) -> None:
     given = {
         "--record": (
             config.record,
@@ -123,7 +127,6 @@ def _refuse_what_is_for_one_call(config: DialConfig) -> None:
     for name, (value, hint) in given.items():
         if value:
             raise UsageError(f"{name} is for one call, not for many", hint=f"leave {name} out; {hint}")
-    behaviour = read_behaviour(load_simulator(config.transport, config.credentials, config.quirks))
     disturbs = {
         "reorder": behaviour.reorder,
         "silent": behaviour.silent,

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from statistics import median
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -38,6 +39,8 @@ from wsvoice.providers.base import Command
 
 #: How often progress is told.
 TELL_S = 0.5
+#: How many calls a worker has to have for a guess at how many it could play.
+LEAST_CALLS = 20
 _ALWAYS = (-math.inf, math.inf)
 
 
@@ -268,7 +271,9 @@ class _Run:
         pulses = [pulse for member in self._crew.members for pulse in member.pulses if pulse.calls]
         shares = [max((pulse.cpu_share for pulse in member.pulses), default=0.0) for member in self._crew.members]
         playable = None
-        if pulses:
-            most = max(pulses, key=lambda pulse: pulse.calls)
-            playable = int(self._cores * BUSY_SHARE * most.calls / max(most.cpu_share, 0.01))
+        most = max((pulse.calls for pulse in pulses), default=0)
+        if most >= LEAST_CALLS:
+            # Not the largest: of a short run, that is how calls are set up.
+            share = median(pulse.cpu_share for pulse in pulses if pulse.calls >= 0.9 * most)
+            playable = int(self._cores * BUSY_SHARE * most / max(share, 0.01))
         return Client(Figures.of(late_ms, 2), [round(share, 2) for share in shares], playable)

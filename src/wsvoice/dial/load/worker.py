@@ -17,6 +17,7 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
 
+from wsvoice import http
 from wsvoice.audio import AudioFormat
 from wsvoice.dial.call_control import CallControl
 from wsvoice.dial.checks import CODES_IN_ORDER, describe_close
@@ -24,16 +25,16 @@ from wsvoice.dial.clock import Clock
 from wsvoice.dial.load.channel import Channel
 from wsvoice.dial.load.line import Line, frame, upgraded_connection
 from wsvoice.dial.load.listening import Recording, listen
-from wsvoice.dial.load.orders import Begin, Ended, HangUp, Heard, Job, Pulse, Read, Up
-from wsvoice.dial.load.sound import Speech
+from wsvoice.dial.load.orders import Begin, Ended, HangUp, Heard, Job, Pulse, Read, Ready, Up
+from wsvoice.dial.load.sound import Speech, own_sound
 from wsvoice.dial.quirks import read_behaviour
 from wsvoice.dial.setup import CallSetup
 from wsvoice.dial.stream_opening import StreamOpener, unannounced_stream
 from wsvoice.dial.timeline import Timeline
 from wsvoice.dial.webhook import Webhook
-from wsvoice.errors import DialError, LocalProtocolError
+from wsvoice.errors import DialError, HttpError, LocalProtocolError
 from wsvoice.providers import load_simulator
-from wsvoice.providers.base import Progress, StreamRequest
+from wsvoice.providers.base import HttpRequest, Progress, StreamRequest
 from wsvoice.providers.events import Audio, Connected, StreamStarted
 from wsvoice.providers.media_stream import Stream
 
@@ -120,11 +121,10 @@ class Player:
         voice = _Voice(line, media, up_at, setup.behaviour.frame_ms, setup.timeouts.backlog_s)
         await voice.speak(self._hang_up)
         ended_at = self.ended.ended_at = time.monotonic()
-        wire = request.format
         self.recording = Recording(
             self._begin.number,
             started,
-            wire.decode(wire.encode(pcm)),
+            pcm,
             speech.spans,
             setup.behaviour.frame_ms,
             up_at,
@@ -256,17 +256,24 @@ def _opening(stream: Stream, started: StreamStarted) -> list[bytes]:
 
 async def _make_messages(stream: Stream, speech: Speech, wire: AudioFormat, frame_ms: int) -> tuple[bytes, list[bytes]]:
     """Return what is said, as PCM and as the frames to be sent; other calls go on meanwhile."""
-    said, frames, rest = [], [], b""
+    said, frames = bytearray(), list[bytes]()
     size = 2 * (wire.sample_rate * frame_ms // 1000)
     for second in speech.seconds():
-        said.append(second)
-        rest += second
-        while len(rest) >= size:
-            frames.append(frame(stream.send(Audio(wire.encode(rest[:size])))))
-            rest = rest[size:]
+        said += second
+        while (begin := len(frames) * size) + size <= len(said):
+            frames.append(frame(stream.send(Audio(wire.encode(bytes(said[begin : begin + size]))))))
             if len(frames) % MADE_AT_ONCE == 0:
                 await asyncio.sleep(0)
-    return b"".join(said), frames
+    return bytes(said), frames
+
+
+async def _warm_up() -> None:
+    """Do what takes long the first time, so that no call waits for it."""
+    upgraded_connection()
+    own_sound(0, 0, 8000)
+    with suppress(HttpError):
+        # Nobody listens there; the client is made all the same.
+        await http.send(HttpRequest("GET", "http://127.0.0.1:1/"), timeout_s=1.0)
 
 
 class Worker:
@@ -282,6 +289,8 @@ class Worker:
         """Do what comes in, until the other end is gone."""
         job: Job = await self._channel.receive()
         self._provider = load_simulator(job.config.transport, job.config.credentials, job.config.quirks)
+        await _warm_up()
+        self._channel.send(Ready())
         self._keep(self._pulse())
         with suppress(EOFError, OSError):
             while True:
