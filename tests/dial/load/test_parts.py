@@ -22,7 +22,7 @@ from wsvoice.dial.load.listening import Hearing
 from wsvoice.dial.load.orders import Ended
 from wsvoice.dial.load.plan import allow_descriptors, plan_load
 from wsvoice.dial.load.report import Client, Figures, LoadReport, group
-from wsvoice.dial.load.sound import Speech, own_sound, signal
+from wsvoice.dial.load.sound import Speech, signal
 from wsvoice.dial.script import Clip
 from wsvoice.errors import UsageError
 
