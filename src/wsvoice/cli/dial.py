@@ -169,6 +169,7 @@ def dial(
     wsvoice dial                                  a server on localhost:7860
     wsvoice dial bot.py --audio hello.wav         serve the bot, then call it
     wsvoice dial https://bot.example.com/ --dtmf 12# --json
+    wsvoice dial bot.py -n 50 --ramp 5/s          50 calls at once
 
     Times are seconds, or have a unit: 90, 500ms, 2m. An option may also be in
     the environment (WSVOICE_DIAL_TRANSPORT=twilio), in .env, or in pyproject.toml

@@ -153,8 +153,8 @@ class CallReport:
             seconds = self.duration_ms / 1000
             lines.append(
                 f"call: {seconds:.1f} s, heard {self.received_audio_ms / 1000:.1f} s of audio in all,"
-                f" {_plural(self.marks, 'mark')}, {_plural(self.clears, 'clear')},"
-                f" {_plural(self.underruns, 'underrun')}"
+                f" {plural(self.marks, 'mark')}, {plural(self.clears, 'clear')},"
+                f" {plural(self.underruns, 'underrun')}"
                 + (f", ended by the {self.ended_by} ({self.close_code})" if self.ended_by else "")
             )
         for found in self.findings:
@@ -215,7 +215,8 @@ def _plain(value: Any) -> Any:
     return round(value, 1) if isinstance(value, float) else value
 
 
-def _plural(count: int, noun: str) -> str:
+def plural(count: int, noun: str) -> str:
+    """Return how many of something there are, in words."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from wsvoice.dial.load.knee import Knee, Step
 from wsvoice.dial.load.listening import Hearing
 from wsvoice.dial.load.orders import Ended
+from wsvoice.dial.report import plural
 
 Verdict = Literal["passed", "failed", "not-measured"]
 
@@ -162,7 +163,7 @@ class LoadReport:
 def describe_step(step: Step) -> str:
     """Return what became of a step, in a line."""
     words = {"held": "held", "broke": "broke", "not-measured": "not measured"}[step.outcome]
-    return f"{step.calls} calls at once{', again' if step.again else ''}: {words} ({step.reason})"
+    return f"{plural(step.calls, 'call')} at once{', again' if step.again else ''}: {words} ({step.reason})"
 
 
 def describe_knee(knee: Knee) -> str:
@@ -171,9 +172,9 @@ def describe_knee(knee: Knee) -> str:
         why = "this machine cannot play one call in time" if knee.limited_by == "this machine" else "not even one call"
         return f"0: {why}"
     if knee.limited_by == "server":
-        return f"{knee.calls} calls at once"
+        return f"{plural(knee.calls, 'call')} at once"
     why = "this machine cannot play more" if knee.limited_by == "this machine" else "no more were asked for (-n)"
-    return f"at least {knee.calls} calls at once: {why}"
+    return f"at least {plural(knee.calls, 'call')} at once: {why}"
 
 
 def group(reasons: Mapping[int, str]) -> list[Failures]:
@@ -215,7 +216,9 @@ def _table(report: LoadReport) -> list[str]:
         lines.append(f"{'late, a call':<12}{columns}")
     if report.late_share is not None:
         what = f"later than {report.max_late_ms:g} ms" if report.echo != "none" else "too late to be played"
-        lines.append(f"late: {report.late_share:.2%} of the bot's audio came {what}; {report.underruns} underruns")
+        lines.append(
+            f"late: {report.late_share:.2%} of the bot's audio came {what}; {plural(report.underruns, 'underrun')}"
+        )
     return lines
 
 
