@@ -235,3 +235,13 @@ def test_a_key_that_no_telephone_has_is_refused() -> None:
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AudioFileError, match="does not exist"):
         load_turns((tmp_path / "none.wav",), "")
+
+
+def test_the_built_in_question_has_a_name_among_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (question,) = load_turns([], "")
+    assert load_turns([Path("question")], "1") == [question, Keys("1")]
+    # A file of that name is the user's.
+    (tmp_path / "question").write_text("no sound")
+    with pytest.raises(AudioFileError, match="question cannot be read"):
+        load_turns([Path("question")], "")

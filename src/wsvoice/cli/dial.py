@@ -50,8 +50,8 @@ def dial(
         list[str] | None,
         option(
             "--audio FILE",
-            "What the caller says, in WAV, FLAC, Ogg or MP3. Repeatable: one file a turn."
-            "  [default: a built-in question]",
+            "What the caller says, in WAV, FLAC, Ogg or MP3; `question` is built in. Repeatable: one file a turn."
+            "  [default: question; of many callers, a sound of its own for each]",
             CALLER,
         ),
     ] = None,

@@ -20,6 +20,8 @@ from wsvoice.errors import UsageError
 from wsvoice.providers.fields import DIGITS
 from wsvoice.speech import speak
 
+#: What the built-in question is called, among files.
+QUESTION = Path("question")
 #: How long the caller lets the bot speak before its first turn.
 GREETING_LIMIT_MS = 30_000.0
 #: How long an answer may be before the caller goes on.
@@ -59,18 +61,24 @@ def load_turns(audio: Sequence[Path], dtmf: str, spoken: Sequence[Clip] = ()) ->
         AudioFileError: If a file cannot be read.
         UsageError: If `dtmf` has a key that no telephone has.
     """
-    turns: list[Turn] = [*(Clip(path.name, *read_audio(path)) for path in audio), *spoken]
+    turns: list[Turn] = [*map(_load_clip, audio), *spoken]
     keys = dtmf.upper().replace("W", "w")
     if wrong := sorted(set(keys) - DIGITS - {"w"}):
         raise UsageError(
             f"no telephone has the key {wrong[0]!r}", hint="keys are 0-9, *, # and A-D; w waits half a second"
         )
     if not turns and not keys.strip("w"):
-        with as_file(files("wsvoice.dial") / "question.wav") as path:
-            turns.append(Clip("the built-in question", *read_audio(path)))
+        turns.append(_load_clip(QUESTION))
     if keys.strip("w"):
         turns.append(Keys(keys))
     return turns
+
+
+def _load_clip(path: Path) -> Clip:
+    if path != QUESTION or path.exists():
+        return Clip(path.name, *read_audio(path))
+    with as_file(files("wsvoice.dial") / "question.wav") as built_in:
+        return Clip("the built-in question", *read_audio(built_in))
 
 
 def spoken(texts: Sequence[str], voice: str) -> list[Clip]:

@@ -165,3 +165,5 @@ class Crew:
             for future in waiting:
                 if not future.done():
                     future.set_exception(error)
+                    # Not everybody waits for each of them, and asyncio would say so.
+                    future.exception()

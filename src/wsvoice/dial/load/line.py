@@ -26,6 +26,8 @@ _CONTINUATION, _TEXT, _BINARY, _CLOSE, _PING, _PONG = 0, 1, 2, 8, 9, 10
 # Of JSON streams, only messages of audio have it: what they play is all that has to be known at once.
 _PAYLOAD = re.compile(r'"payload"\s*:\s*"([^"]*)"')
 _HEAD_LIMIT = 64 * 1024
+#: How much is kept of what comes in a call, in bytes: an hour of audio, which no bot sends in less.
+KEPT_LIMIT = 64 * 1024 * 1024
 
 
 def frame(content: str | bytes, opcode: int | None = None) -> bytes:
@@ -113,6 +115,7 @@ class Line(asyncio.Protocol):
         self._buffer = b""
         self._pieces: list[bytes] = []
         self._opcode = 0
+        self._kept = 0
         self._hung_up = False
         # Until when the provider's buffer plays, and the marks in it.
         self._plays_until = 0.0
@@ -206,21 +209,23 @@ class Line(asyncio.Protocol):
 
     def _take_message(self, opcode: int, content: bytes, now: float) -> None:
         if self.over.done():
-            return
+            return None
+        self._kept += len(content)
+        if self._kept > KEPT_LIMIT:
+            return self._break(f"more than {KEPT_LIMIT // 1024 // 1024} MB of messages")
         self.times.append(now)
         if opcode == _BINARY:
             self.messages.append(content)
-            self._play(len(content), now)
-            return
+            return self._play(len(content), now)
         text = content.decode("utf-8", "replace")
         self.messages.append(text)
         found = None if self._is_binary else _PAYLOAD.search(text)
         if found is None:
-            self._obey(text, now)
-            return
+            return self._obey(text, now)
         # What is no base64 is found after the call.
         with suppress(ValueError):
             self._play(len(a2b_base64(found[1])), now)
+        return None
 
     def _play(self, n_bytes: int, now: float) -> None:
         self._plays_until = max(self._plays_until, now) + n_bytes * self._byte_s

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from wsvoice.audio import AUDIBLE_LEVEL, resample
 from wsvoice.dial.clock import STEP_MS
 from wsvoice.dial.load.echo import Match, match
-from wsvoice.dial.load.sound import Signal, signal
+from wsvoice.dial.load.sound import Signal, Speech, signal
 from wsvoice.dial.playback import MAX_UNDERRUN_MS, Playback
 from wsvoice.dial.script import measure_turns
 from wsvoice.dial.sound_detection import SoundDetector
@@ -40,8 +40,7 @@ class Recording:
     Attributes:
         number: The caller's number.
         started: The stream's start.
-        pcm: What was said.
-        spans: The turns in it, as :class:`~wsvoice.dial.load.sound.Speech` has them.
+        speech: What was said.
         frame_ms: How much audio a message of the caller's holds.
         up_at: When the stream started.
         ended_at: When it ended.
@@ -53,8 +52,7 @@ class Recording:
 
     number: int
     started: StreamStarted
-    pcm: bytes
-    spans: Sequence[tuple[float, float]]
+    speech: Speech
     frame_ms: int
     up_at: float
     ended_at: float
@@ -169,7 +167,7 @@ def _hear_sounds(hearing: Hearing, recording: Recording, playback: Playback, sam
     detector.flush()
     hearing.first_audio_ms = detector.sounds[0].start_ms if detector.sounds else None
     ended_ms = (recording.ended_at - recording.up_at) * 1000
-    spans = [span for span in recording.spans if span[1] <= ended_ms]
+    spans = [span for span in recording.speech.spans if span[1] <= ended_ms]
     answers = [turn.response_ms for turn in measure_turns(spans, detector)]
     hearing.response_ms = [answer for answer in answers if answer is not None]
     hearing.unanswered = answers.index(None) + 1 if None in answers else 0
@@ -199,7 +197,7 @@ def _recognise(
     if not pcm or not len(recording.sent_at):
         return
     wire, rate = recording.started.format, hearing.sample_rate
-    said_pcm = wire.decode(wire.encode(recording.pcm))
+    said_pcm = wire.decode(wire.encode(b"".join(recording.speech.seconds())))
     if rate != wire.sample_rate:
         said_pcm = resample(said_pcm, wire.sample_rate, rate)
     said, heard = signal(said_pcm), signal(pcm)

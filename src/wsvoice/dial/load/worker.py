@@ -101,7 +101,7 @@ class Player:
         messages = _opening(stream, started)
         stream.outbound_format = request.outbound_format or request.format
         speech = self._speech(request.format)
-        pcm, media = await _make_messages(stream, speech, request.format, setup.behaviour.frame_ms)
+        media = await _make_messages(stream, speech, request.format, setup.behaviour.frame_ms)
         opener = StreamOpener(setup.provider, self._job.target, self._job.addresses, setup.timeouts)
         try:
             connection, self.ended.connect_ms = await opener.open(request, upgraded_connection())
@@ -124,8 +124,7 @@ class Player:
         self.recording = Recording(
             self._begin.number,
             started,
-            pcm,
-            speech.spans,
+            speech,
             setup.behaviour.frame_ms,
             up_at,
             ended_at,
@@ -254,8 +253,8 @@ def _opening(stream: Stream, started: StreamStarted) -> list[bytes]:
     return [*frames, frame(stream.send(started))]
 
 
-async def _make_messages(stream: Stream, speech: Speech, wire: AudioFormat, frame_ms: int) -> tuple[bytes, list[bytes]]:
-    """Return what is said, as PCM and as the frames to be sent; other calls go on meanwhile."""
+async def _make_messages(stream: Stream, speech: Speech, wire: AudioFormat, frame_ms: int) -> list[bytes]:
+    """Return what is said as the frames to be sent; other calls go on meanwhile."""
     said, frames = bytearray(), list[bytes]()
     size = 2 * (wire.sample_rate * frame_ms // 1000)
     for second in speech.seconds():
@@ -264,7 +263,7 @@ async def _make_messages(stream: Stream, speech: Speech, wire: AudioFormat, fram
             frames.append(frame(stream.send(Audio(wire.encode(bytes(said[begin : begin + size]))))))
             if len(frames) % MADE_AT_ONCE == 0:
                 await asyncio.sleep(0)
-    return bytes(said), frames
+    return frames
 
 
 async def _warm_up() -> None:
