@@ -33,8 +33,10 @@ from wsvoice.audio import PCMU_8K, write_wav
 from wsvoice.config import DialConfig
 from wsvoice.dial.clock import Clock
 from wsvoice.dial.load import judge
+from wsvoice.dial.load.orders import Begin
 from wsvoice.dial.load.report import LoadReport
 from wsvoice.dial.load.run import Progress, Watcher, place_calls
+from wsvoice.errors import WsvoiceError
 
 TONE = PCMU_8K.encode((8000 * np.sin(np.arange(8000) * 0.4)).astype("<i2").tobytes())
 
@@ -378,3 +380,11 @@ def test_ctrl_c_hangs_up_the_calls_to_a_served_bot_and_reports_what_there_was(tm
     assert (report["interrupted"], report["calls"], report["peak_calls"]) == (True, 3, 3), err
     assert "interrupted; so far " in err
     assert "Traceback" not in err
+
+
+def test_a_worker_that_dies_ends_the_run_with_what_it_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    # An order that no worker can carry out: its number cannot seed a sound.
+    monkeypatch.setattr("wsvoice.dial.load.run.Begin", lambda number, call, duration_s: Begin(-1, call, duration_s))
+    with pytest.raises(WsvoiceError, match=r"a process of callers has died: .*negative") as caught:
+        asyncio.run(Scenario(echo, {"calls": 1, "duration_s": 0.5}).run())
+    assert caught.value.exit_code == 1

@@ -283,32 +283,47 @@ class Worker:
         self._players: dict[int, Player] = {}
         self._recordings: list[Recording] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
 
     async def work(self) -> None:
         """Do what comes in, until the other end is gone."""
         job: Job = await self._channel.receive()
+        self._job = job
         self._provider = load_simulator(job.config.transport, job.config.credentials, job.config.quirks)
         await _warm_up()
         self._channel.send(Ready())
         self._keep(self._pulse())
+        orders = asyncio.ensure_future(self._obey())
+        ends: list[asyncio.Future[Any]] = [orders, self._failed]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for task in (orders, *self._tasks):
+            task.cancel()
+        if self._failed.done():
+            # Ours, and not a bot's: the run has to end with it.
+            raise self._failed.result()
+
+    async def _obey(self) -> None:
         with suppress(EOFError, OSError):
             while True:
                 order = await self._channel.receive()
                 if isinstance(order, Begin):
-                    self._keep(self._play(Player(job, order, self._channel)))
+                    self._keep(self._play(Player(job=self._job, begin=order, channel=self._channel)))
                 elif isinstance(order, HangUp):
                     for number, player in self._players.items():
                         if order.number in (None, number):
                             player.hang_up(by_bot=order.by_bot)
                 elif isinstance(order, Read):
                     self._keep(self._read(order.window))
-        for task in self._tasks:
-            task.cancel()
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None and not self._failed.done():
+            self._failed.set_result(error)
 
     async def _play(self, player: Player) -> None:
         number = player.ended.number
