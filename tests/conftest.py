@@ -40,6 +40,7 @@ LONGEST = (
     "runner/test_memory.py",
     "test_end_to_end.py",
     "attacks/test_webhooks.py",
+    "dial/load/test_calls.py",
     "cli/test_init.py",
 )
 _ROOT = Path(__file__).parent
