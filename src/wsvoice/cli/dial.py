@@ -220,18 +220,13 @@ def dial(
     def show_report(report: CallReport) -> None:
         nonlocal is_reported
         is_reported = True
-        if config.as_json:
-            output.data(report.to_dict())
         lines = report.to_lines()
         if config.probe and not quiet:
             from wsvoice.dial.checks import explain
 
             *lines, verdict = lines
             lines += [*explain(found.id for found in report.findings), verdict]
-        if not quiet:
-            output.report(lines)
-        elif not config.as_json:
-            output.report(lines[-1:])
+        output.result(lines, report.to_dict() if config.as_json else None, quiet=quiet)
 
     try:
         with output.progress(f"On the line with {config.target}"):

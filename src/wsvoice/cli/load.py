@@ -86,13 +86,7 @@ def dial_many(output: Output, config: DialConfig, *, verbose: bool, quiet: bool)
         raise
     if report.verdict == "failed" and not report.interrupted:
         watched.show_log()
-    if config.as_json:
-        output.data(report.to_dict())
-    lines = report.to_lines()
-    if not quiet:
-        output.report(lines)
-    elif not config.as_json:
-        output.report(lines[-1:])
+    output.result(report.to_lines(), report.to_dict() if config.as_json else None, quiet=quiet)
     if report.interrupted:
         raise KeyboardInterrupt
     if report.verdict != "passed":

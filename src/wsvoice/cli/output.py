@@ -127,6 +127,22 @@ class Output:
         """Print a line that the served bot wrote."""
         self.line(text, style="dim", label=" " * 11 + "| ", label_style="dim")
 
+    def result(self, lines: Sequence[str], data: Mapping[str, object] | None, *, quiet: bool) -> None:
+        """
+        Print a report.
+
+        Args:
+            lines: For people; the last one is the verdict.
+            data: For programs, or ``None``.
+            quiet: Print no lines; the verdict alone where there is no `data`.
+        """
+        if data is not None:
+            self.data(data)
+        if not quiet:
+            self.report(lines)
+        elif data is None:
+            self.report(lines[-1:])
+
     def report(self, lines: Sequence[str]) -> None:
         """Print a test call's report; its last line is the verdict."""
         *rest, verdict = lines

@@ -35,6 +35,7 @@ from wsvoice.dial.probe import Probe
 from wsvoice.dial.report import CallReport, EndedBy
 from wsvoice.dial.script import Speaker
 from wsvoice.dial.setup import CallSetup
+from wsvoice.dial.stream_opening import stream_start
 from wsvoice.errors import DialError, RemoteProtocolError
 from wsvoice.providers.base import Command, StreamRequest, StreamStatus
 from wsvoice.providers.events import (
@@ -47,7 +48,6 @@ from wsvoice.providers.events import (
     Mark,
     SendDigits,
     Status,
-    StreamStarted,
     StreamStopped,
 )
 
@@ -218,17 +218,7 @@ class Conversation:
     async def _start(self) -> None:
         """Start the stream; the first one also starts the clock."""
         call = self._call
-        await self._carrier.start(
-            StreamStarted(
-                stream_id=call.stream_id,
-                call_id=call.call_id,
-                account_id=call.account_id,
-                from_number=call.from_number,
-                to_number=call.to_number,
-                format=self._format,
-                parameters=dict(self._request.parameters),
-            )
-        )
+        await self._carrier.start(stream_start(call, self._request))
         self._carrier.stream.outbound_format = self._bot_format
         if self._timeline.started_at is None:
             now = self._clock.now()

@@ -140,7 +140,7 @@ class CallReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report for JSON: stable names in a stable order, times to a tenth of a millisecond."""
-        return {each.name: _plain(getattr(self, each.name)) for each in fields(CallReport)}
+        return {each.name: plain(getattr(self, each.name)) for each in fields(CallReport)}
 
     def to_json(self) -> str:
         """Return the report as one line of JSON."""
@@ -206,13 +206,13 @@ class Findings:
         return next((found for found in self.all() if found.level == "fail"), None)
 
 
-def _plain(value: Any) -> Any:
-    """Return `value` as JSON has it."""
+def plain(value: Any, digits: int = 1) -> Any:
+    """Return `value` as JSON has it, its numbers with so many `digits` after the point."""
     if is_dataclass(value):
-        return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
+        return {each.name: plain(getattr(value, each.name), digits) for each in fields(value)}
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    return round(value, 1) if isinstance(value, float) else value
+        return [plain(each, digits) for each in value]
+    return round(value, digits) if isinstance(value, float) else value
 
 
 def plural(count: int, noun: str) -> str:

@@ -10,12 +10,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
+from wsvoice.call import Call
 from wsvoice.dial.addresses import AddressPolicy, shortened, stream_address
 from wsvoice.dial.target import Target
 from wsvoice.dial.timeouts import Timeouts
 from wsvoice.errors import DialError, HttpError
 from wsvoice.http import failure_kind, is_loopback
 from wsvoice.providers.base import Behaviour, Simulator, StreamRequest
+from wsvoice.providers.events import StreamStarted
 from wsvoice.providers.urls import split_credentials
 
 if TYPE_CHECKING:
@@ -53,6 +55,19 @@ def unannounced_stream(
         parameters=parameters,
         format=behaviour.leg_format or usual.format,
         outbound_format=usual.outbound_format,
+    )
+
+
+def stream_start(call: Call, request: StreamRequest) -> StreamStarted:
+    """Return the event with which the stream of `call` starts."""
+    return StreamStarted(
+        stream_id=call.stream_id,
+        call_id=call.call_id,
+        account_id=call.account_id,
+        from_number=call.from_number,
+        to_number=call.to_number,
+        format=request.format,
+        parameters=dict(request.parameters),
     )
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from wsvoice.dial.load.knee import Knee, Step
 from wsvoice.dial.load.listening import Hearing
 from wsvoice.dial.load.orders import Ended
-from wsvoice.dial.report import plural
+from wsvoice.dial.report import plain, plural
 
 Verdict = Literal["passed", "failed", "not-measured"]
 
@@ -131,7 +131,7 @@ class LoadReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report for JSON: stable names in a stable order."""
-        return {each.name: _plain(getattr(self, each.name)) for each in fields(self)}
+        return {each.name: plain(getattr(self, each.name), 4) for each in fields(self)}
 
     def to_lines(self) -> list[str]:
         """Return the report in words, a table among them; the verdict is the last line."""
@@ -225,12 +225,3 @@ def _table(report: LoadReport) -> list[str]:
 def _whose(failures: Failures) -> str:
     numbers = ", ".join(map(str, failures.calls)) + (" ..." if failures.count > len(failures.calls) else "")
     return f" (call {numbers})" if failures.count == 1 else f" (calls {numbers})"
-
-
-def _plain(value: Any) -> Any:
-    """Return `value` as JSON has it."""
-    if is_dataclass(value):
-        return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    return round(value, 4) if isinstance(value, float) else value

@@ -29,7 +29,7 @@ from wsvoice.dial.load.orders import Begin, Ended, HangUp, Heard, Job, Pulse, Re
 from wsvoice.dial.load.sound import Speech, own_sound
 from wsvoice.dial.quirks import read_behaviour
 from wsvoice.dial.setup import CallSetup
-from wsvoice.dial.stream_opening import StreamOpener, unannounced_stream
+from wsvoice.dial.stream_opening import StreamOpener, stream_start, unannounced_stream
 from wsvoice.dial.timeline import Timeline
 from wsvoice.dial.webhook import Webhook
 from wsvoice.errors import DialError, HttpError, LocalProtocolError
@@ -97,7 +97,7 @@ class Player:
     async def _place(self) -> None:
         request = await self._ask()
         setup, stream = self._setup, self._setup.provider.stream()
-        started = self._started(request)
+        started = stream_start(self._call, request)
         messages = _opening(stream, started)
         stream.outbound_format = request.outbound_format or request.format
         speech = self._speech(request.format)
@@ -149,18 +149,6 @@ class Player:
         request = control.settle(await control.first(call, answer))
         self.ended.webhook_ms = answer.elapsed_ms
         return request
-
-    def _started(self, request: StreamRequest) -> StreamStarted:
-        call = self._call
-        return StreamStarted(
-            stream_id=call.stream_id,
-            call_id=call.call_id,
-            account_id=call.account_id,
-            from_number=call.from_number,
-            to_number=call.to_number,
-            format=request.format,
-            parameters=dict(request.parameters),
-        )
 
     def _speech(self, wire: AudioFormat) -> Speech:
         config = self._job.config
