@@ -395,7 +395,7 @@ class MediaSocket(BoundedSocket):
             not self._in_order.locked()
             and self._flowing.is_set()
             and self.pacer.has_room(now, duration_s)
-            and self.pacer.queued_s(now) + duration_s <= self._queue_limit_s
+            and (self._queue_limit_s == math.inf or self.pacer.queued_s(now) + duration_s <= self._queue_limit_s)
             and self._can_send_now
             and not self.gone.is_set()
             and self.application_state is WebSocketState.CONNECTED

@@ -50,7 +50,10 @@ class Pacer:
 
     def has_room(self, now: float, duration_s: float) -> bool:
         """Whether `duration_s` of audio may be sent at once; one frame may if the buffer is empty."""
-        return self.wait_s(now, duration_s) <= 0 and duration_s <= max(self.lead_s + self._extra_s, FRAME_S)
+        ahead_s = self._plays_until - now
+        if ahead_s > 0:
+            return ahead_s + duration_s <= self.lead_s + self._extra_s
+        return duration_s <= max(self.lead_s + self._extra_s, FRAME_S)
 
     def sent(self, now: float, duration_s: float) -> None:
         """Note that a piece was sent."""
