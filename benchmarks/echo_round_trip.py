@@ -11,19 +11,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from report import spread
+from servers import BOTS, MADE_UP_CREDENTIALS, free_port, listening, own_environ, pin
 
 from wsvoice import __version__
 from wsvoice.audio import write_wav
@@ -32,7 +31,6 @@ from wsvoice.dial.caller import dial
 from wsvoice.dial.clock import Clock
 from wsvoice.dial.report import CallReport
 
-BOTS = Path(__file__).parent / "bots"
 SAMPLE_RATE = 8000
 TONE_MS = 400
 TONES_PER_CALL = 3
@@ -41,10 +39,6 @@ SETTLE_S = 1.5
 #: A caller that is late itself has measured nothing.
 MAX_LATENESS_MS = 5.0
 MAX_TRIES = 5
-START_TIMEOUT_S = 60.0
-
-# pipecat's serializer refuses to be made without credentials. These are nobody's, and nothing is sent with them.
-MADE_UP_CREDENTIALS = {"TWILIO_ACCOUNT_SID": f"AC{'0' * 32}", "TWILIO_AUTH_TOKEN": "0" * 32}
 
 
 class Failed(Exception):
@@ -111,76 +105,21 @@ def main() -> int:
 
 def start_all(stack: ExitStack) -> tuple[Subject, Subject, Subject]:
     """Start the three servers, and stop them with `stack`."""
-    echo = str(BOTS / "echo.py")
-    ports = free_ports(3)
-    python = sys.executable
-    commands = (
-        [python, "-m", "wsvoice", "run", echo, "-t", "twilio", "--host", "localhost", "--port", str(ports[0])],
-        [python, echo, "-t", "twilio", "-x", f"localhost:{ports[1]}", "--port", str(ports[1])],
-        [python, str(BOTS / "bare_echo.py"), str(ports[2])],
-    )
-    for command, port in zip(commands, ports, strict=True):
-        stack.enter_context(serving(command, port))
+    echo, python, environ = str(BOTS / "echo.py"), sys.executable, own_environ()
+
+    def start(name: str, scheme: str, command: list[str], port: int, environ: dict[str, str]) -> Subject:
+        stack.enter_context(listening([python, *command], port, environ))
+        return Subject(name, f"{scheme}://127.0.0.1:{port}/")
+
     # `wsvoice run` and pipecat's runner are called by their webhooks; the bare echo has none.
-    return (
-        Subject("wsvoice", f"http://localhost:{ports[0]}/"),
-        Subject("pipecat", f"http://localhost:{ports[1]}/"),
-        Subject("bare echo", f"ws://localhost:{ports[2]}/"),
-    )
-
-
-@contextmanager
-def serving(command: Sequence[str], port: int) -> Iterator[None]:
-    """Run a server while the context lasts; it listens when the context begins."""
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(("WSVOICE_", "TWILIO_"))}
-    if "wsvoice" not in command:
-        environ |= MADE_UP_CREDENTIALS
-    # In an empty folder there is no .env and no pyproject.toml to change what is measured.
-    with tempfile.TemporaryDirectory() as folder, Path(folder, "log").open("w+") as log:
-        process = subprocess.Popen(command, cwd=folder, env=environ, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-        try:
-            pin(process.pid, last=False)
-            until = time.monotonic() + START_TIMEOUT_S
-            while not listens(port):
-                if process.poll() is not None or time.monotonic() > until:
-                    why = "did not listen" if process.poll() is None else f"ended with {process.returncode}"
-                    raise Failed(f"{' '.join(command)} {why}:\n{Path(folder, 'log').read_text()[-2000:]}")
-                time.sleep(0.05)
-            yield
-        finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("localhost", 0))
-        return [each.getsockname()[1] for each in sockets]
-
-
-def listens(port: int) -> bool:
-    """Tell whether a connection to `port` succeeds."""
-    try:
-        socket.create_connection(("localhost", port), timeout=1).close()
-    except OSError:
-        return False
-    return True
-
-
-def pin(pid: int, *, last: bool) -> None:
-    """Keep the caller and the servers off each other's core, where the system can."""
-    if not hasattr(os, "sched_setaffinity"):
-        return
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) > 1:
-        os.sched_setaffinity(pid, {cores[-1]} if last else {cores[0]})
+    port = free_port()
+    address = ["--host", "127.0.0.1", "--port", str(port)]
+    ours = start("wsvoice", "http", ["-m", "wsvoice", "run", echo, "-t", "twilio", *address], port, environ)
+    port = free_port()
+    address = ["-x", f"127.0.0.1:{port}", "--host", "127.0.0.1", "--port", str(port)]
+    theirs = start("pipecat", "http", [echo, "-t", "twilio", *address], port, environ | MADE_UP_CREDENTIALS)
+    port = free_port()
+    return ours, theirs, start("bare echo", "ws", [str(BOTS / "bare_echo.py"), str(port)], port, environ)
 
 
 # The calls
@@ -244,11 +183,6 @@ def judge(subjects: Sequence[Subject], margin_ms: float) -> int:
     print(f"{'held' if held else 'FAILED'}: wsvoice's round trip is {shorter_ms:.0f} ms shorter than pipecat's", end="")
     print(f" (wanted: {margin_ms:g} ms)")
     return 0 if held else 1
-
-
-def spread(values: Sequence[float]) -> str:
-    """Return the median with the least and the most."""
-    return f"{statistics.median(values):.1f} [{min(values):.1f} to {max(values):.1f}]"
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,24 +75,37 @@ class Server:
 @contextmanager
 def serving(name: str, work: Work) -> Iterator[Server]:
     """Run a server while the context lasts; it listens when the context begins."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with tempfile.TemporaryDirectory() as folder:
-        log, events = Path(folder, "log"), Path(folder, "events")
-        environ = _environ(name, work) | {"LOAD_EVENTS": str(events)}
-        with log.open("w") as file:
-            started = Usage(time.monotonic(), 0.0, _idle_s())
-            process = subprocess.Popen(_command(name, port), cwd=folder, env=environ, stdout=file, stderr=file)
-        try:
-            pin(process.pid, last=False)
-            while not _listens(port):
-                if process.poll() is not None or time.monotonic() > started.at + START_TIMEOUT_S:
-                    raise SystemExit(f"error: {name} did not start:\n{log.read_text()[-2000:]}")
-                time.sleep(POLL_S)
+        events = Path(folder, "events")
+        started = Usage(time.monotonic(), 0.0, _idle_s())
+        with listening(_command(name, port), port, _environ(name, work) | {"LOAD_EVENTS": str(events)}) as pid:
             scheme = "ws" if name == "bare" else "http"
             url = f"{scheme}://127.0.0.1:{port}/"
-            yield Server(name, url, process.pid, events, started, time.monotonic())
+            yield Server(name, url, pid, events, started, time.monotonic())
+
+
+@contextmanager
+def listening(command: Sequence[str], port: int, environ: Mapping[str, str]) -> Iterator[int]:
+    """
+    Run a program on the servers' core while the context lasts; it listens on `port` when the context begins.
+
+    Yields:
+        The process's id.
+    """
+    # In an empty folder there is no .env and no pyproject.toml to change what is measured.
+    with tempfile.TemporaryDirectory() as folder, Path(folder, "log").open("w+") as log:
+        process = subprocess.Popen(command, cwd=folder, env=environ, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        try:
+            pin(process.pid, last=False)
+            until = time.monotonic() + START_TIMEOUT_S
+            while not _listens(port):
+                if process.poll() is not None or time.monotonic() > until:
+                    why = "did not listen" if process.poll() is None else f"ended with {process.returncode}"
+                    text = Path(folder, "log").read_text()[-2000:]
+                    raise SystemExit(f"error: {' '.join(command)} {why}:\n{text}")
+                time.sleep(POLL_S)
+            yield process.pid
         finally:
             process.terminate()
             try:
@@ -100,6 +113,18 @@ def serving(name: str, work: Work) -> Iterator[Server]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def own_environ() -> dict[str, str]:
+    """Return this process's environment, without settings that would change what is measured."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(("WSVOICE_", "TWILIO_"))}
 
 
 def _command(name: str, port: int) -> list[str]:
@@ -113,8 +138,8 @@ def _command(name: str, port: int) -> list[str]:
 
 
 def _environ(name: str, work: Work) -> dict[str, str]:
-    """Return the environment of a server: this one, without settings that would change what is measured."""
-    environ = {key: value for key, value in os.environ.items() if not key.startswith(("WSVOICE_", "TWILIO_"))}
+    """Return the environment of a server."""
+    environ = own_environ()
     environ |= {"LOAD_WORK": work.bot, "LOAD_RATE": str(work.rate or ""), "LOAD_VAD": "1" if work.vad else ""}
     environ["LOGURU_LEVEL"] = "INFO"
     if name == "pipecat":

@@ -119,15 +119,7 @@ async def bot(runner_args):
 
 
 if __name__ == "__main__":
-    # Only pipecat's runner gets here. When a call ends, its serializer asks Twilio's REST API to hang up, with
-    # credentials that are made up: nothing of a benchmark may leave this machine.
-    from pipecat.serializers.twilio import TwilioFrameSerializer
+    # Only pipecat's runner gets here.
+    from pipecat_runner import serve
 
-    async def hang_up_nothing(self):
-        pass
-
-    TwilioFrameSerializer._hang_up_call = hang_up_nothing
-
-    from pipecat.runner.run import main
-
-    main()
+    serve()

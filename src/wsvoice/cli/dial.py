@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
@@ -12,16 +11,13 @@ import typer
 
 from wsvoice.cli import completion
 from wsvoice.cli.options import CALLER, CALLS, LIMITS, MANY, TRIALS, EnvFile, Param, option
-from wsvoice.cli.output import Output
-from wsvoice.cli.signals import interrupted_by_signals
+from wsvoice.cli.output import LOG_LINES, Output
+from wsvoice.cli.signals import interrupted_by_signals, placing_calls
 from wsvoice.config import DialConfig, Method, resolve_dial
-from wsvoice.errors import UsageError, WsvoiceError
 
 if TYPE_CHECKING:
     from wsvoice.dial.report import CallReport, TimelineEvent
 
-#: How many of the served bot's last log lines are shown after a call that failed.
-LOG_LINES = 20
 DEFAULTS = DialConfig()
 
 
@@ -212,10 +208,8 @@ def dial(
 
     def show_logs() -> None:
         for whose, lines in zip(("bot's", "caller's"), logs.values(), strict=True):
-            if lines and not quiet:
-                output.line(f"The last lines of the {whose} log:", style="dim")
-                for line in lines:
-                    output.log_line(line)
+            if not quiet:
+                output.last_lines(whose, lines)
 
     def show_report(report: CallReport) -> None:
         nonlocal is_reported
@@ -228,32 +222,21 @@ def dial(
             lines += [*explain(found.id for found in report.findings), verdict]
         output.result(lines, report.to_dict() if config.as_json else None, quiet=quiet)
 
-    try:
-        with output.progress(f"On the line with {config.target}"):
-            from wsvoice import isolation
-            from wsvoice.dial.caller import dial as place_call
+    with placing_calls(output, f"On the line with {config.target}", show_logs):
+        from wsvoice import isolation
+        from wsvoice.dial.caller import dial as place_call
 
-            if config.caller is not None:
-                from wsvoice.runner.logs import configure_logging
+        if config.caller is not None:
+            from wsvoice.runner.logs import configure_logging
 
-                # The caller's bot runs in this process; its log must not hide the timeline.
-                configure_logging("DEBUG" if verbose else "ERROR")
+            # The caller's bot runs in this process; its log must not hide the timeline.
+            configure_logging("DEBUG" if verbose else "ERROR")
 
-            # Ctrl-C cancels the call, which hangs up, and is raised here as KeyboardInterrupt.
-            with interrupted_by_signals():
-                # With -v, the last lines of the bot's log stand before the report.
-                on_passed = (lambda report: None) if verbose else show_report
-                report = isolation.run_interruptibly(place_call(config, on_event=show, on_passed=on_passed))
-    except KeyboardInterrupt:
-        # Everything has been cleaned up; another Ctrl-C must not show a traceback.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        output.line("interrupted", style="bold")
-        raise
-    except WsvoiceError as error:
-        # If the command is wrong, and not the bot, what its server wrote is in the message.
-        if not isinstance(error, UsageError):
-            show_logs()
-        raise
+        # Ctrl-C cancels the call, which hangs up, and is raised here as KeyboardInterrupt.
+        with interrupted_by_signals():
+            # With -v, the last lines of the bot's log stand before the report.
+            on_passed = (lambda report: None) if verbose else show_report
+            report = isolation.run_interruptibly(place_call(config, on_event=show, on_passed=on_passed))
     # The last output of a bot that died is in the failure already.
     if report.verdict != "passed" and "\n" not in (report.failure or ""):
         show_logs()

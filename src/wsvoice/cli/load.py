@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections import deque
 from typing import TYPE_CHECKING
 
 import typer
 
-from wsvoice.cli.output import Output
-from wsvoice.cli.signals import interrupted_by_signals
+from wsvoice.cli.output import LOG_LINES, Output
+from wsvoice.cli.signals import interrupted_by_signals, placing_calls
 from wsvoice.config import DialConfig
-from wsvoice.errors import UsageError, WsvoiceError
+from wsvoice.errors import UsageError
 
 if TYPE_CHECKING:
     from wsvoice.dial.load.knee import Step
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
 
 #: How often progress is printed where it cannot be shown in place.
 LINE_S = 5.0
-#: How many of the served bot's last log lines are shown after a run that failed.
-LOG_LINES = 20
 
 
 class _Watched:
@@ -58,32 +55,21 @@ class _Watched:
             self.log.append(text)
 
     def show_log(self) -> None:
-        if self.log and not self._quiet:
-            self._output.line("The last lines of the bot's log:", style="dim")
-            for line in self.log:
-                self._output.log_line(line)
+        if not self._quiet:
+            self._output.last_lines("bot's", self.log)
 
 
 def dial_many(output: Output, config: DialConfig, *, verbose: bool, quiet: bool) -> None:
     """Place the calls, print the report, and end with the verdict as the exit code."""
     watched = _Watched(output, verbose=verbose, quiet=quiet)
-    try:
-        with output.progress(f"Calling {config.target}"):
-            from wsvoice import isolation
-            from wsvoice.dial.load.run import Watcher, place_calls
+    with placing_calls(output, f"Calling {config.target}", watched.show_log):
+        from wsvoice import isolation
+        from wsvoice.dial.load.run import Watcher, place_calls
 
-            watcher = Watcher(watched.progress, watched.step, watched.line)
-            # Ctrl-C cancels the calls, which are hung up and reported.
-            with interrupted_by_signals():
-                report = isolation.run_interruptibly(place_calls(config, watcher))
-    except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        output.line("interrupted", style="bold")
-        raise
-    except WsvoiceError as error:
-        if not isinstance(error, UsageError):
-            watched.show_log()
-        raise
+        watcher = Watcher(watched.progress, watched.step, watched.line)
+        # Ctrl-C cancels the calls, which are hung up and reported.
+        with interrupted_by_signals():
+            report = isolation.run_interruptibly(place_calls(config, watcher))
     if report.verdict == "failed" and not report.interrupted:
         watched.show_log()
     output.result(report.to_lines(), report.to_dict() if config.as_json else None, quiet=quiet)

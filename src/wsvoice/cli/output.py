@@ -12,7 +12,7 @@ import json
 import re
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -32,6 +32,10 @@ _STYLES = {"caller-speaks": "cyan", "bot-speaks": "green", "finding": "yellow", 
 _LEVELS = {"fail": "red", "warn": "yellow"}
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _LINE_BREAKS = re.compile(r"[\t\n\u2028\u2029]")
+
+
+#: How many of a served bot's last log lines are shown after calls that failed.
+LOG_LINES = 20
 
 
 class Output:
@@ -126,6 +130,13 @@ class Output:
     def log_line(self, text: str) -> None:
         """Print a line that the served bot wrote."""
         self.line(text, style="dim", label=" " * 11 + "| ", label_style="dim")
+
+    def last_lines(self, whose: str, lines: Collection[str]) -> None:
+        """Print the last lines of a bot's log, if there are any; `whose` bot's it is: ``bot's`` or ``caller's``."""
+        if lines:
+            self.line(f"The last lines of the {whose} log:", style="dim")
+            for line in lines:
+                self.log_line(line)
 
     def result(self, lines: Sequence[str], data: Mapping[str, object] | None, *, quiet: bool) -> None:
         """

@@ -1,10 +1,41 @@
-"""Turns signals that would end the process at once into interruptions, so that it can clean up."""
+"""Calls that end early: by Ctrl-C, by a signal that would end the process at once, or by an error."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from wsvoice.errors import UsageError, WsvoiceError
+
+if TYPE_CHECKING:
+    from wsvoice.cli.output import Output
+
+
+@contextmanager
+def placing_calls(output: Output, text: str, show_logs: Callable[[], None]) -> Iterator[None]:
+    """
+    Show that calls are placed, and say why they ended early.
+
+    Args:
+        output: Where that is shown.
+        text: What is shown meanwhile.
+        show_logs: Prints what bots have logged, after a failure that may be theirs.
+    """
+    try:
+        with output.progress(text):
+            yield
+    except KeyboardInterrupt:
+        # Everything has been cleaned up; another Ctrl-C must not show a traceback.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        output.line("interrupted", style="bold")
+        raise
+    except WsvoiceError as error:
+        # If the command is wrong, and not the bot, what its server wrote is in the message.
+        if not isinstance(error, UsageError):
+            show_logs()
+        raise
 
 
 @contextmanager

@@ -11,8 +11,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from wsvoice.dial.setup import CallSetup
+from wsvoice.dial.stream_opening import opening_messages
 from wsvoice.errors import LocalProtocolError
-from wsvoice.providers.events import Connected, Event, StreamStarted
+from wsvoice.providers.events import Event, StreamStarted
 
 if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
@@ -51,9 +52,8 @@ class CarrierStream:
 
         # The reader notices if the bot has closed it already.
         with suppress(ConnectionClosed):
-            with suppress(LocalProtocolError):
-                await self.socket.send(self.stream.send(Connected()))
-            await self.socket.send(self.stream.send(started))
+            for message in opening_messages(self.stream, started):
+                await self.socket.send(message)
         self._reader = asyncio.create_task(self._read())
         self._sender = asyncio.create_task(self._send())
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
@@ -14,10 +15,11 @@ from wsvoice.call import Call
 from wsvoice.dial.addresses import AddressPolicy, shortened, stream_address
 from wsvoice.dial.target import Target
 from wsvoice.dial.timeouts import Timeouts
-from wsvoice.errors import DialError, HttpError
+from wsvoice.errors import DialError, HttpError, LocalProtocolError
 from wsvoice.http import failure_kind, is_loopback
 from wsvoice.providers.base import Behaviour, Simulator, StreamRequest
-from wsvoice.providers.events import StreamStarted
+from wsvoice.providers.events import Connected, StreamStarted
+from wsvoice.providers.media_stream import Stream
 from wsvoice.providers.urls import split_credentials
 
 if TYPE_CHECKING:
@@ -69,6 +71,15 @@ def stream_start(call: Call, request: StreamRequest) -> StreamStarted:
         format=request.format,
         parameters=dict(request.parameters),
     )
+
+
+def opening_messages(stream: Stream, started: StreamStarted) -> list[str | bytes]:
+    """Return the messages that the carrier's end of a stream begins with, and start it."""
+    messages = []
+    # Only some providers say that they are connected.
+    with suppress(LocalProtocolError):
+        messages.append(stream.send(Connected()))
+    return [*messages, stream.send(started)]
 
 
 class StreamNotOpenError(DialError):

@@ -138,10 +138,14 @@ class BoundedSocket(WebSocket):
             reasons[1005] = reasons[1006]
         return reasons.get(self.close_code or 0, f"the {self.peer} hung up")
 
+    def _lasts_until(self, now: float) -> float:
+        """Return until when the messages read so far and one more would last at :data:`MESSAGES_PER_S`."""
+        return max(self._read_until, now) + 1 / MESSAGES_PER_S
+
     async def _throttle(self) -> None:
         """Slow down reading when messages arrive too fast, so the backlog stays with the sender."""
         now = self._loop.time()
-        self._read_until = max(self._read_until, now) + 1 / MESSAGES_PER_S
+        self._read_until = self._lasts_until(now)
         early_s = self._read_until - now - BURST_S
         self._read_in_turn += 1
         if early_s > 0:

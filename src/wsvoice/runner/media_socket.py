@@ -33,7 +33,7 @@ from wsvoice.providers.events import (
     Unknown,
 )
 from wsvoice.providers.reordering import Reorderer
-from wsvoice.runner.bounded_socket import BURST_S, MESSAGES_PER_S, BoundedSocket
+from wsvoice.runner.bounded_socket import BURST_S, BoundedSocket
 from wsvoice.runner.pacing import MAX_AHEAD_S, InputLimit, Pacer
 from wsvoice.runner.turns import TurnTimer
 
@@ -252,7 +252,7 @@ class MediaSocket(BoundedSocket):
     def _take_at_once(self, raw: str | bytes) -> bool:
         """Take a message of audio where it arrives; false leaves it to the reader."""
         at_once, now = self._at_once, self._loop.time()
-        until = max(self._read_until, now) + 1 / MESSAGES_PER_S
+        until = self._lasts_until(now)
         if (
             at_once is None
             or not self._is_reading

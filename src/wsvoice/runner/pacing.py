@@ -44,16 +44,21 @@ class Pacer:
         """Whether more waits at the provider than should, because it came late."""
         return self._extra_s > 0 and self._plays_until - now > self.lead_s
 
+    @property
+    def _reach_s(self) -> float:
+        """How far ahead of real time audio may be sent now."""
+        return self.lead_s + self._extra_s
+
     def wait_s(self, now: float, duration_s: float) -> float:
         """Return how long a piece of `duration_s` has to wait before it may be sent."""
-        return max(0.0, self._plays_until + duration_s - self.lead_s - self._extra_s - now)
+        return max(0.0, self._plays_until + duration_s - self._reach_s - now)
 
     def has_room(self, now: float, duration_s: float) -> bool:
         """Whether `duration_s` of audio may be sent at once; one frame may if the buffer is empty."""
         ahead_s = self._plays_until - now
         if ahead_s > 0:
-            return ahead_s + duration_s <= self.lead_s + self._extra_s
-        return duration_s <= max(self.lead_s + self._extra_s, FRAME_S)
+            return ahead_s + duration_s <= self._reach_s
+        return duration_s <= max(self._reach_s, FRAME_S)
 
     def sent(self, now: float, duration_s: float) -> None:
         """Note that a piece was sent."""

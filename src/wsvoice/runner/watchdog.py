@@ -203,21 +203,25 @@ class Watchdog:
     def _report(self, blocked_s: float, more: str = "") -> None:
         calls = list(self._calls())
         call = self._call or (calls[0] if len(calls) == 1 else "-")
-        place = "".join(f" at {place}" for place, _ in self._locations.most_common(1))
-        text = f"the event loop was blocked for {blocked_s:.1f} s{place}{more}"
+        text = f"the event loop was blocked for {blocked_s:.1f} s{self._place()}{more}"
         self._on_blocked(text)
         logger.bind(call=call).warning("{}", text)
 
     def _report_late(self, late_s: float) -> None:
         """Report a block that a caller hears as a gap at most, now and then."""
         now = time.monotonic()
-        if now - self._late_at < LATE_EVERY_S or not self._calls():
-            self._late_count += bool(self._calls())
+        if not self._calls():
             return
-        place = "".join(f" at {place}" for place, _ in self._locations.most_common(1))
+        if now - self._late_at < LATE_EVERY_S:
+            self._late_count += 1
+            return
         more = f" (and {self._late_count} times before that)" if self._late_count else ""
         self._late_at, self._late_count = now, 0
-        logger.info("the event loop was late by {:.2f} s{}{}", late_s, place, more)
+        logger.info("the event loop was late by {:.2f} s{}{}", late_s, self._place(), more)
+
+    def _place(self) -> str:
+        """Say where the loop was seen most often during the current block; nothing if it was not seen."""
+        return "".join(f" at {place}" for place, _ in self._locations.most_common(1))
 
     def _find_location(self, frame: FrameType | None) -> str | None:
         """Return the line at which the loop's thread is: the bot's, or else a library's."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -17,9 +16,10 @@ from wsvoice.dial.load.sound import Signal, Speech, signal
 from wsvoice.dial.playback import MAX_UNDERRUN_MS, Playback
 from wsvoice.dial.script import measure_turns
 from wsvoice.dial.sound_detection import SoundDetector
-from wsvoice.errors import LocalProtocolError, RemoteProtocolError
+from wsvoice.dial.stream_opening import opening_messages
+from wsvoice.errors import RemoteProtocolError
 from wsvoice.providers.base import Simulator
-from wsvoice.providers.events import Audio, Clear, Connected, StreamStarted
+from wsvoice.providers.events import Audio, Clear, StreamStarted
 
 Milliseconds = NDArray[np.float64]
 Echo = Literal["exact", "resampled", "none"]
@@ -125,9 +125,7 @@ def listen(provider: Simulator, recording: Recording, window: tuple[float, float
     sent_at, late_s = np.array(recording.sent_at), np.array(recording.late_s)
     hearing.late_ms = late_s[(sent_at >= window[0]) & (sent_at <= window[1])] * 1000
     stream = provider.stream()
-    with suppress(LocalProtocolError):
-        stream.send(Connected())
-    stream.send(recording.started)
+    opening_messages(stream, recording.started)
     wire = stream.outbound_format
     playback = Playback(wire.sample_rate, recording.up_at, limit_s=provider.queue_limit_s)
     payloads: list[bytes] = []

@@ -155,14 +155,14 @@ class LoadReport:
         stopped = "interrupted; so far " if self.interrupted else ""
         count = f"{self.passed} of {self.calls} calls went well, {self.peak_calls} at once"
         lines.append(f"calls: {stopped}{count}, in {self.duration_s:.1f} s")
-        words = {"passed": "passed", "failed": "failed", "not-measured": "not measured"}[self.verdict]
+        words = self.verdict.replace("-", " ")
         lines.append(f"{words}: {self.failure}" if self.failure else words)
         return lines
 
 
 def describe_step(step: Step) -> str:
     """Return what became of a step, in a line."""
-    words = {"held": "held", "broke": "broke", "not-measured": "not measured"}[step.outcome]
+    words = step.outcome.replace("-", " ")
     return f"{plural(step.calls, 'call')} at once{', again' if step.again else ''}: {words} ({step.reason})"
 
 

@@ -230,7 +230,7 @@ class _Run:
     async def _tell(self) -> None:
         while True:
             await asyncio.sleep(TELL_S)
-            ended = [each.result() for each in self._begun.values() if each.done()]
+            ended = self._ended()
             shares = [member.pulses[-1].cpu_share for member in self._crew.members if member.pulses]
             up = len(self._ups) - sum(each.up_at is not None for each in ended)
             failed = sum(each.failure is not None for each in ended)

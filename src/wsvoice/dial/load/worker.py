@@ -29,13 +29,13 @@ from wsvoice.dial.load.orders import Begin, Ended, HangUp, Heard, Job, Pulse, Re
 from wsvoice.dial.load.sound import Speech, own_sound
 from wsvoice.dial.quirks import read_behaviour
 from wsvoice.dial.setup import CallSetup
-from wsvoice.dial.stream_opening import StreamOpener, stream_start, unannounced_stream
+from wsvoice.dial.stream_opening import StreamOpener, opening_messages, stream_start, unannounced_stream
 from wsvoice.dial.timeline import Timeline
 from wsvoice.dial.webhook import Webhook
-from wsvoice.errors import DialError, HttpError, LocalProtocolError
+from wsvoice.errors import DialError, HttpError
 from wsvoice.providers import load_simulator
 from wsvoice.providers.base import HttpRequest, Progress, StreamRequest
-from wsvoice.providers.events import Audio, Connected, StreamStarted
+from wsvoice.providers.events import Audio
 from wsvoice.providers.media_stream import Stream
 
 #: How often a worker says how busy it is.
@@ -98,7 +98,7 @@ class Player:
         request = await self._ask()
         setup, stream = self._setup, self._setup.provider.stream()
         started = stream_start(self._call, request)
-        messages = _opening(stream, started)
+        opening = b"".join(map(frame, opening_messages(stream, started)))
         stream.outbound_format = request.outbound_format or request.format
         speech = self._speech(request.format)
         media = await _make_messages(stream, speech, request.format, setup.behaviour.frame_ms)
@@ -113,7 +113,7 @@ class Player:
         line = self._line = Line(stream, setup.provider, setup.behaviour)
         line.take_over(connection)
         up_at = self.ended.up_at = time.monotonic()
-        line.write(b"".join(messages))
+        line.write(opening)
         self._channel.send(Up(self._begin.number, up_at))
         if self._call_control is not None:
             self._call_control.send_status(self._call, request, "started")
@@ -231,14 +231,6 @@ class _Voice:
             self._finished.set()
         else:
             self._loop.call_later(self._up_at + (index + 1) * self._frame_s - now, self._send)
-
-
-def _opening(stream: Stream, started: StreamStarted) -> list[bytes]:
-    """Return the frames that a stream begins with."""
-    frames = []
-    with suppress(LocalProtocolError):
-        frames.append(frame(stream.send(Connected())))
-    return [*frames, frame(stream.send(started))]
 
 
 async def _make_messages(stream: Stream, speech: Speech, wire: AudioFormat, frame_ms: int) -> list[bytes]:

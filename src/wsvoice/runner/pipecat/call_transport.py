@@ -46,6 +46,7 @@ from wsvoice.audio import peak
 from wsvoice.call import Call
 from wsvoice.errors import LocalProtocolError
 from wsvoice.providers.events import Audio, Clear, Digit, Event, Mark, SendDigits
+from wsvoice.runner.pacing import FRAME_S
 from wsvoice.runner.pipecat import is_supported
 from wsvoice.runner.pipecat.call_serializer import CallSerializer
 from wsvoice.runner.pipecat.listeners import are_pushes_seen, is_audio_wanted_behind, is_processing_seen
@@ -57,8 +58,8 @@ if TYPE_CHECKING:
     from wsvoice.runner.media_socket import MediaSocket
     from wsvoice.runner.pipecat.patches.input_vad import SpeechDetector
 
-#: Audio leaves in pieces of this length, the step of telephony itself.
-FRAME_MS = 20
+#: Audio leaves in pieces of this length.
+FRAME_MS = round(FRAME_S * 1000)
 #: An utterance is over after this long without new audio: what the resampler holds is sent, then a mark.
 UTTERANCE_END_S = 0.06
 #: How many of the caller's frames may wait in the pipeline; a minute of audio in pieces of 20 ms.
@@ -350,7 +351,7 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
         self._socket = socket
         self._serializer = serializer
         #: Bytes of 20 ms, s16le at the wire's rate.
-        self._frame_bytes = 2 * round(socket.stream.outbound_format.sample_rate * FRAME_MS / 1000)
+        self._frame_bytes = 2 * round(socket.stream.outbound_format.sample_rate * FRAME_S)
         # A bot that answers piece by piece sends as rarely as the caller's pieces come.
         self._utterance_end_s = max(UTTERANCE_END_S, 1.5 * socket.carrier_frame_ms / 1000)
         #: What is not a whole frame yet, or not sent yet, s16le at the wire's rate.
@@ -456,7 +457,7 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
         )
 
     def _has_room(self, frame: OutputAudioRawFrame) -> bool:
-        waiting_s = len(self._pending) / self._frame_bytes * FRAME_MS / 1000
+        waiting_s = len(self._pending) / self._frame_bytes * FRAME_S
         duration_s = len(frame.audio) / 2 / frame.sample_rate
         return frame.transport_destination is None and self._socket.has_room(waiting_s + duration_s)
 
@@ -491,9 +492,14 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
             frame = _mono(frame)
         await BaseOutputTransport.process_frame(self, frame, direction)
 
+    @property
+    def _is_off(self) -> bool:
+        """Whether nothing is sent: the bot sends no audio, or nobody is there any more."""
+        return not self._params.audio_out_enabled or self._client.is_closing or not self._client.is_connected
+
     async def write_audio_frame(self, frame: OutputAudioRawFrame) -> bool:
         """Send one piece of audio when its time has come; false if it was interrupted or nobody is there."""
-        if not self._params.audio_out_enabled or self._client.is_closing or not self._client.is_connected:
+        if self._is_off:
             if self._params.audio_out_mixer:
                 # A mixer produces audio without end, and nothing else would slow it down now.
                 await asyncio.sleep(IDLE_MIXER_S)
@@ -507,7 +513,7 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
         Args:
             pcm: s16le of `sample_rate` Hz.
         """
-        if not self._params.audio_out_enabled or self._client.is_closing or not self._client.is_connected:
+        if self._is_off:
             return False
         if self._interrupting and frame.interruptible:
             return False
@@ -520,7 +526,7 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
 
     def play_now(self, pcm: bytes, sample_rate: int) -> None:
         """Send audio for which there is room, s16le of `sample_rate` Hz."""
-        if not self._params.audio_out_enabled or self._client.is_closing:
+        if self._is_off:
             return
         pending, size, socket = self._pending, self._frame_bytes, self._socket
         pending += self._serializer.at_wire_rate(pcm, sample_rate)
@@ -534,7 +540,7 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
 
     async def write_dtmf(self, frame: OutputDTMFFrame | OutputDTMFUrgentFrame) -> None:
         """Press keys: by the provider's own message if it has one, otherwise as tones."""
-        if not self._params.audio_out_enabled or self._client.is_closing or not self._client.is_connected:
+        if self._is_off:
             return
         try:
             await self._socket.send_event(SendDigits("".join(button.value for button in frame.buttons or ())))
@@ -551,10 +557,10 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
         socket, size = self._socket, self._frame_bytes
         interruptions = self._interruptions
         while len(self._pending) >= size:
-            wait_s = socket.pacer.wait_s(self._loop.time(), FRAME_MS / 1000)
+            wait_s = socket.pacer.wait_s(self._loop.time(), FRAME_S)
             if wait_s > 0:
                 # Where more waits, the next two leave together: half as many wake-ups.
-                await asyncio.sleep(wait_s + (FRAME_MS / 1000 if len(self._pending) >= 2 * size else 0))
+                await asyncio.sleep(wait_s + (FRAME_S if len(self._pending) >= 2 * size else 0))
                 if interruptions != self._interruptions and not self._goes_on:
                     return False
                 # The end of an utterance and the beginning of the next one are sent by two tasks.

@@ -51,23 +51,16 @@ class CallMediaSender(BaseOutputTransport.MediaSender):
 
     def play_now(self, frame: OutputAudioRawFrame) -> None:
         """Play a frame that is no speech, for which there is room; only if :meth:`can_play`."""
-        pcm = frame.audio
-        volume = self._volume * self._volume_gain
-        if volume != 1.0:
-            pcm = scale_audio(pcm, volume)
-        self._transport.play_now(pcm, frame.sample_rate)
+        self._transport.play_now(self._at_volume(frame.audio), frame.sample_rate)
         self._played_at = self._loop.time()
         if self._bot_speaking:
             self._watch_for_stop()
 
     async def play(self, frame: OutputAudioRawFrame) -> None:
         """Play a frame of any length, or as much of it as is not interrupted."""
-        pcm, rate = frame.audio, frame.sample_rate
-        if not pcm:
+        if not frame.audio:
             return
-        volume = self._volume * self._volume_gain
-        if volume != 1.0:
-            pcm = scale_audio(pcm, volume)
+        pcm, rate = self._at_volume(frame.audio), frame.sample_rate
         self._playing = frame
         try:
             await self._handle_bot_speech(frame)
@@ -85,6 +78,10 @@ class CallMediaSender(BaseOutputTransport.MediaSender):
             self._playing = None
             self._played_at = self._loop.time()
             self._watch_for_stop()
+
+    def _at_volume(self, pcm: bytes) -> bytes:
+        volume = self._volume * self._volume_gain
+        return pcm if volume == 1.0 else scale_audio(pcm, volume)
 
     async def handle_audio_frame(self, frame: OutputAudioRawFrame) -> None:
         """Queue a frame: whole, or in pieces where somebody looks at them."""
