@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +24,7 @@ from websockets.asyncio.client import connect
 from tests.attacks.raw_websocket import RawStream, twilio_start
 from tests.process import ServerProcess, server_process
 from wsvoice.runner import memory
-from wsvoice.runner.memory import MemoryTrimmer
+from wsvoice.runner.memory import CycleCollector, MemoryTrimmer
 
 #: Each call leaves 1 MB behind that only a look for cycles finds.
 BOT = """
@@ -144,3 +147,84 @@ def test_only_when_nobody_is_there_and_not_often(monkeypatch) -> None:  # type: 
     now = 300.0
     returns.check(is_busy=False)
     assert given == [4.0, 65.0, 140.0]
+
+
+class _Cycle:
+    def __init__(self) -> None:
+        self.itself = self
+
+
+@pytest.fixture
+def searches() -> Iterator[list[int]]:
+    """How many objects each search of all of them has freed."""
+    found: list[int] = []
+
+    def note(phase: str, info: dict[str, int]) -> None:
+        if phase == "stop" and info["generation"] == 2:
+            found.append(info["collected"])
+
+    gc.collect()
+    gc.callbacks.append(note)
+    yield found
+    gc.callbacks.remove(note)
+
+
+def _begin_calls(count: int) -> list[list[object]]:
+    """Return objects as a hundred thousand of them would be left by calls that begin."""
+    return [[[] for _ in range(1000)] for _ in range(count)]
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="Python searches old objects bit by bit")
+class TestCycles:
+    def test_calls_that_begin_are_not_held_up(self, searches: list[int]) -> None:
+        with CycleCollector().in_charge():
+            kept = _begin_calls(500)
+        assert not searches
+        # Outside, as many objects are searched several times.
+        del kept
+        _begin_calls(500)
+        assert searches
+
+    def test_what_calls_leave_is_found(self, searches: list[int]) -> None:
+        cycles = CycleCollector()
+        with cycles.in_charge():
+            left = [_Cycle() for _ in range(30)]
+            gc.collect(1)
+            references = [weakref.ref(each) for each in left]
+            del left[:]
+            cycles.check(running=100, ended=74)
+            assert not searches
+            assert references[0]() is not None
+            cycles.check(running=100, ended=75)
+            assert len(searches) == 1
+            assert not any(each() for each in references)
+            cycles.check(running=0, ended=99)
+            assert len(searches) == 1
+            cycles.check(running=0, ended=100)
+            assert len(searches) == 2
+
+    def test_also_when_memory_grows(self, searches: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+        held = 100_000_000
+        monkeypatch.setattr(memory, "resident_bytes", lambda: held)
+        cycles = CycleCollector()
+        with cycles.in_charge():
+            held = 189_000_000
+            cycles.check(running=1, ended=0)
+            assert not searches
+            held = 190_000_000
+            cycles.check(running=1, ended=0)
+            cycles.check(running=1, ended=0)
+            assert len(searches) == 1
+
+    def test_a_bot_that_decides_itself_does(self, searches: list[int]) -> None:
+        cycles, threshold = CycleCollector(), gc.get_threshold()
+        with cycles.in_charge():
+            gc.disable()
+            try:
+                cycles.check(running=0, ended=1000)
+            finally:
+                gc.enable()
+            gc.set_threshold(500, 5, 5)
+            cycles.check(running=0, ended=1000)
+            assert not searches
+        assert gc.get_threshold() == threshold

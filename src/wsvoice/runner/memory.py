@@ -1,8 +1,10 @@
 """
-Returns memory to the operating system after a rush of calls.
+When all objects are searched for cycles, and when memory returns to the operating system.
 
-Python looks for cycles only while it creates objects, and the C library keeps what was freed below memory that is
-still used. So a quiet server would hold for days what its busiest minute took.
+Python searches all objects when there are a quarter more of them, which is while calls begin, and every call stands
+still meanwhile. A hundred calls take a tenth of a second, nothing is found, and the next calls bring the next search.
+But Python searches only while it creates objects, and the C library keeps what was freed below memory that is still
+used. So a quiet server would hold for days what its busiest minute took.
 """
 
 from __future__ import annotations
@@ -10,8 +12,9 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
-from collections.abc import Callable
-from contextlib import suppress
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 #: How long nobody must have been connected, because trimming blocks the loop for about a tenth of a second.
@@ -20,6 +23,46 @@ QUIET_S = 2.0
 PAUSE_S = 60.0
 #: How much the process must have grown since the last trim.
 WORTH_BYTES = 8_000_000
+#: After how many calls at least their cycles are searched for while others run, and how many more for each of those.
+ENDED_CALLS, ENDED_PER_CALL = 25, 0.5
+#: How much the process may grow between two searches: by this factor, and so many bytes.
+GROWTH, GROWTH_BYTES = 1.25, 64_000_000
+#: More searches of young objects than there are between two of all.
+_NEVER = 2**30
+
+
+class CycleCollector:
+    """
+    Searches all objects for cycles when calls have ended, or when memory has grown, and not while calls begin.
+
+    Short searches of new objects stay Python's business. So does all of it from Python 3.14 on, which searches old
+    objects bit by bit, and for a bot that switches the search off or sets a threshold of its own.
+    """
+
+    def __init__(self) -> None:
+        self._searched_at_ended = 0
+        self._searched_at_bytes = resident_bytes()
+
+    @contextmanager
+    def in_charge(self) -> Generator[None, None, None]:
+        """Keep Python from searching all objects while the context lasts."""
+        before = gc.get_threshold()
+        if sys.version_info < (3, 14):
+            gc.set_threshold(*before[:2], _NEVER)
+        try:
+            yield
+        finally:
+            gc.set_threshold(*before)
+
+    def check(self, *, running: int, ended: int) -> None:
+        """Search if it is time; called a few times a second with the numbers of calls since the start."""
+        if not gc.isenabled() or gc.get_threshold()[2] != _NEVER:
+            return
+        many = ENDED_CALLS + ENDED_PER_CALL * running
+        grown = resident_bytes() > self._searched_at_bytes * GROWTH + GROWTH_BYTES
+        if grown or ended - self._searched_at_ended >= many:
+            gc.collect()
+            self._searched_at_ended, self._searched_at_bytes = ended, resident_bytes()
 
 
 class MemoryTrimmer:

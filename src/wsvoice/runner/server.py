@@ -21,7 +21,7 @@ from loguru import logger
 from wsvoice import isolation
 from wsvoice.errors import ServerError
 from wsvoice.runner.auth import served_providers
-from wsvoice.runner.memory import MemoryTrimmer
+from wsvoice.runner.memory import CycleCollector, MemoryTrimmer
 from wsvoice.runner.protocols import HttpProtocol, StreamProtocol
 from wsvoice.runner.routes import application
 from wsvoice.runner.switchboard import create_switchboard
@@ -90,6 +90,7 @@ class DrainingServer(uvicorn.Server):
         self._awaits_until = 0.0
         self._told = False
         self._memory = MemoryTrimmer(time.monotonic)
+        self._cycles = CycleCollector()
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until the process should stop; no bot can stop it."""
@@ -98,8 +99,8 @@ class DrainingServer(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """Handle signals and watch the event loop while the context lasts."""
-        with isolation.protect_signals(self.handle_exit), self.watchdog.watching():
+        """Handle signals, watch the event loop and search for cycles while the context lasts."""
+        with isolation.protect_signals(self.handle_exit), self.watchdog.watching(), self._cycles.in_charge():
             yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -128,6 +129,7 @@ class DrainingServer(uvicorn.Server):
             self.should_exit = not (self._switchboard.active_calls or awaited)
         else:
             self._memory.check(is_busy=self._is_busy())
+        self._cycles.check(running=self._switchboard.active_calls, ended=self._switchboard.ended)
         return await super().on_tick(counter)
 
     def _is_busy(self) -> bool:

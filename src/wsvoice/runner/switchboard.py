@@ -67,6 +67,8 @@ class Switchboard:
         self.providers = providers
         self.refusals = RefusalLog()
         self.sessions: set[BotSession] = set()
+        #: How many sessions have ended.
+        self.ended = 0
         self.announced: OrderedDict[CallKey, Call] = OrderedDict()
         self.clients = Clients(self) if config.transport == "websocket" else None
         self.make_call_arguments = call_arguments
@@ -118,6 +120,7 @@ class Switchboard:
             return await session.run()
         finally:
             self.sessions.discard(session)
+            self.ended += 1
 
     # Webhooks
 
