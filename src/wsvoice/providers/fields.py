@@ -34,7 +34,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 # NaN and Infinity are Python's, not JSON's. One decoder for all messages: json.loads builds one a call
 # when it is given arguments.
-_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
+_decoder = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def shown(value: object) -> str:
@@ -89,6 +89,15 @@ def _read_json(message: str | bytes) -> Any:
     except ValueError as error:
         raise broken("not-json", f"not JSON: {_reason(error)}") from None
     return value
+
+
+def _decode(message: str) -> Any:
+    if message.startswith("{"):
+        # Without looking for blanks around it, which carriers do not send.
+        value, end = _decoder.raw_decode(message)
+        if end == len(message):
+            return value
+    return _decoder.decode(message)
 
 
 def _reason(error: ValueError) -> str:

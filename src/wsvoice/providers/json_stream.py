@@ -82,7 +82,7 @@ class JsonStream(Stream):
         self._sequence = 0
         self._chunks: dict[str, int] = defaultdict(int)
         self._sent_bytes: dict[str, int] = defaultdict(int)
-        # The bot's media message around its payload: used 50 times a second.
+        # The bot's media message around its payload, once the stream has started: used 50 times a second.
         self._media_head = self._media_tail = ""
         mine, others = self.carrier_messages, self.bot_messages
         if side is Side.BOT:
@@ -95,13 +95,13 @@ class JsonStream(Stream):
     # Sending
 
     def send(self, event: Event) -> str:
+        if self._media_head and type(event) is Audio:
+            return f"{self._media_head}{write_payload(event.payload)}{self._media_tail}"
         name = self._names.get(type(event))
         if name is None:
             raise self.no_message(event)
         self.check(event)
         if isinstance(event, Audio):
-            if self.side is Side.BOT:
-                return f"{self._media_head}{write_payload(event.payload)}{self._media_tail}"
             return write_object(self.envelope(name, event, self.media_content(event)))
         if self.side is Side.BOT:
             return write_object(self.bot_message(name, event))

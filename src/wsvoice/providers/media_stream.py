@@ -102,7 +102,9 @@ class Stream:
         """
         wire = self.format if self.side is Side.BOT else self.outbound_format
         over = len(payload) % wire.sample_width
-        if over and self.side is Side.BOT:
+        if not over:
+            return payload
+        if self.side is Side.BOT:
             raise broken("bad-media", f"the audio has {len(payload)} bytes, which end in the middle of a sample")
         return payload[: len(payload) - over]
 

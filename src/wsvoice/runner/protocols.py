@@ -245,16 +245,16 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             if len(self._partial) < self._needed:
                 return
             data, self._partial = bytes(self._partial), bytearray()
-        at = 0
-        while (end := self._end_of_frame(data, at)) is not None and end <= len(data):
+        at, size = 0, len(data)
+        while (end := self._end_of_frame(data, at)) is not None and end <= size:
             self._take_frame(data[at:end])
-            if self.conn.parser_exc is not None or self.transport.is_closing():
+            if end == size or self.conn.parser_exc is not None or self.transport.is_closing():
                 return
             at = end
         if end is None:
             self._splits = False
             self._pass_on(data[at:])
-        elif at < len(data):
+        else:
             self._partial += data[at:]
             self._needed = end - at
 

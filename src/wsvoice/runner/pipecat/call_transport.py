@@ -526,7 +526,7 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
 
     def play_now(self, pcm: bytes, sample_rate: int) -> None:
         """Send audio for which there is room, s16le of `sample_rate` Hz."""
-        if self._is_off:
+        if not self._params.audio_out_enabled or self._client.is_closing:
             return
         pending, size, socket = self._pending, self._frame_bytes, self._socket
         pending += self._serializer.at_wire_rate(pcm, sample_rate)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any
 
 from pipecat.frames.frames import (
@@ -33,12 +33,6 @@ def _waits_for_audio(observer: Any) -> bool:
     return any(issubclass(each, kinds) for each in AUDIO_FRAMES)
 
 
-def _reports_levels(observer: Any) -> bool:
-    """Whether an RTVI client is told how loud both ends are."""
-    params = observer._params
-    return bool(params.user_audio_level_enabled or params.bot_audio_level_enabled)
-
-
 #: Observers of pipecat's that never look at audio frames.
 _NEVER = frozenset({TurnTrackingObserver, UserBotLatencyObserver})
 
@@ -46,7 +40,7 @@ _NEVER = frozenset({TurnTrackingObserver, UserBotLatencyObserver})
 class _Known:
     """What is known of a processor, as long as it has the same setup, and the pipeline as many observers."""
 
-    __slots__ = ("asked", "count", "handlers", "processing", "proxies", "pushes", "setup")
+    __slots__ = ("count", "handlers", "processing", "proxies", "pushes", "reporters", "setup")
 
     def __init__(self, processor: FrameProcessor) -> None:
         self.setup = setup = processor._setup
@@ -59,44 +53,49 @@ class _Known:
         self.processing = not is_known or any(
             kind.on_process_frame is not BaseObserver.on_process_frame for kind in kinds
         )
-        #: Whether one always looks at audio, and those that do when their params say so.
+        #: Whether one always looks at audio, and those that tell RTVI clients how loud both ends are, if they have to.
         self.pushes = not is_known
-        self.asked: list[tuple[Callable[[Any], bool], BaseObserver]] = []
+        self.reporters: list[Any] = []
         events = processor._event_handlers
         self.handlers = events["on_before_push_frame"].handlers, events["on_after_push_frame"].handlers
         for observer, kind in zip(self.proxies, kinds, strict=True):
             if kind.__name__ == "RTVIObserver" and kind.__module__ == "pipecat.processors.frameworks.rtvi.observer":
                 # Not imported for a bot that has none.
-                self.asked.append((_reports_levels, observer))
+                self.reporters.append(observer)
             elif kind is IdleFrameObserver:
                 self.pushes = self.pushes or _waits_for_audio(observer)
             elif kind not in _NEVER and kind.on_push_frame is not BaseObserver.on_push_frame:
                 self.pushes = True
 
 
-def _known_of(processor: FrameProcessor) -> _Known:
-    known: _Known | None = processor.__dict__.get("_wsvoice_known")
-    if known is None or known.setup is not processor._setup or len(known.proxies) != known.count:
-        known = _Known(processor)
-        processor.__dict__["_wsvoice_known"] = known
+def _look_at(processor: FrameProcessor) -> _Known:
+    known = processor.__dict__["_wsvoice_known"] = _Known(processor)
     return known
+
+
+# Both are asked several times for each piece of audio: a function or a generator more is seen in a call's costs.
 
 
 def are_pushes_seen(processor: FrameProcessor) -> bool:
     """Whether an observer or an event handler looks at audio that a processor pushes."""
-    known = _known_of(processor)
+    known: _Known | None = processor.__dict__.get("_wsvoice_known")
+    if known is None or known.setup is not processor._setup or len(known.proxies) != known.count:
+        known = _look_at(processor)
     if known.pushes or known.handlers[0] or known.handlers[1]:
         return True
-    # A generator would take longer than all the rest.
-    for wants, observer in known.asked:  # noqa: SIM110
-        if wants(observer):
+    for reporter in known.reporters:
+        params = reporter._params
+        if params.user_audio_level_enabled or params.bot_audio_level_enabled:
             return True
     return False
 
 
 def is_processing_seen(processor: FrameProcessor) -> bool:
     """Whether an observer looks at audio that a processor processes."""
-    return _known_of(processor).processing
+    known: _Known | None = processor.__dict__.get("_wsvoice_known")
+    if known is None or known.setup is not processor._setup or len(known.proxies) != known.count:
+        known = _look_at(processor)
+    return known.processing
 
 
 def is_audio_wanted_behind(processor: FrameProcessor) -> bool:
