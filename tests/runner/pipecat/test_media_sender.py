@@ -32,7 +32,7 @@ from pipecat.transports.websocket.fastapi import FastAPIWebsocketParams
 from pipecat.workers.runner import WorkerRunner
 
 from tests.runner import bots
-from tests.runner.carrier import announce, dialled
+from tests.runner.carrier import announce, dialled, main_frequency
 from tests.signals import share_heard, speech_like, tone
 from wsvoice.audio import rms
 from wsvoice.runner.pipecat import call_transport
@@ -213,8 +213,10 @@ def test_audio_of_another_rate_than_the_pipelines(serve: Serve, monkeypatch: pyt
     assert rms(ours.audio) == pytest.approx(rms(theirs.audio), rel=0.05)
 
 
-def test_an_interruption(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    ours, theirs = both(serve, monkeypatch, lambda: spoken(*speech(6)), interrupt_after=15, hang_up_after_s=0.6)
+@pytest.mark.parametrize("rate", [8000, 16000, 24000, 48000])
+def test_an_interruption(serve: Serve, monkeypatch: pytest.MonkeyPatch, rate: int) -> None:
+    make = lambda: spoken(*speech(6, rate))  # noqa: E731
+    ours, theirs = both(serve, monkeypatch, make, interrupt_after=15, hang_up_after_s=0.6, rate=rate)
     assert ours.told == theirs.told
     assert "BotStoppedSpeakingFrame" in ours.told
     assert ours.clears == theirs.clears == 1
@@ -262,6 +264,35 @@ def test_a_processor_behind_the_output_gets_every_piece(
     assert ours.behind == theirs.behind
     assert [name for name, size in ours.behind if not size] == ["between", "after"]
     assert {size for _, size in ours.behind if size} == {480 * chunks}
+
+
+@pytest.mark.parametrize("chunks", [1, 2, 4])
+def test_pieces_of_every_length(serve: Serve, monkeypatch: pytest.MonkeyPatch, chunks: int) -> None:
+    # Sound that is sent all the time goes piece by piece; of speech, what is silent is told by the piece.
+    def make() -> list[Frame]:
+        sounds = [tone(440, 300, 24000), bytes(48 * 500), speech_like(500, 24000, seed=3)]
+        return [*(SpeechOutputAudioRawFrame(each, 24000, 1) for each in sounds), *spoken(*speech(0.4)), EndFrame()]
+
+    assert_alike(*both(serve, monkeypatch, make, params={"audio_out_10ms_chunks": chunks}))
+
+
+@pytest.mark.parametrize("known", [("elsewhere",), ()], ids=["with another destination", "with none"])
+def test_destinations(serve: Serve, monkeypatch: pytest.MonkeyPatch, known: tuple[str, ...]) -> None:
+    def make() -> list[Frame]:
+        frames: list[Frame] = []
+        for name, frequency in (("elsewhere", 660), ("nowhere", 440)):
+            frame = TTSAudioRawFrame(tone(frequency, 600, 24000), 24000, 1)
+            frame.transport_destination = name
+            frames.append(frame)
+        return [*frames, EndFrame()]
+
+    ours, theirs = both(serve, monkeypatch, make, params={"audio_out_destinations": list(known)})
+    assert ours.told == theirs.told
+    for heard in (ours, theirs):
+        # A telephone has one line: what is for a destination that the bot named is heard, and nothing else.
+        assert len(heard.audio) / 16 == pytest.approx(600 if known else 0, abs=60)
+        if known:
+            assert main_frequency(heard.audio) == pytest.approx(660, abs=5)
 
 
 def test_a_mixers_sound_goes_on_around_the_speech(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
