@@ -8,6 +8,8 @@ import subprocess
 import sys
 import wave
 from collections.abc import Iterable
+from fractions import Fraction
+from itertools import accumulate, pairwise, permutations
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,7 @@ from wsvoice.audio import (
     rms,
     write_wav,
 )
+from wsvoice.audio.samples import _LIVE, _filter
 from wsvoice.errors import AudioFileError
 
 # 16000 to 11024 has a common divisor of 16 only, for which the filter is laid out differently.
@@ -299,6 +302,44 @@ def test_chunks_of_any_size_give_the_same_output(pair: tuple[int, int], sizes: l
         out += pieces.process(noise[start : start + size])
         start, turn = start + size, turn + 1
     assert out + pieces.flush() == expected
+
+
+def exactly(pcm: bytes, in_rate: int, out_rate: int) -> bytes:
+    """Resample with one scalar product an output, and integers, which nothing can round."""
+    f = _filter(in_rate, out_rate, *_LIVE)
+    fine_rate, nyquist = in_rate * f.up, min(in_rate, out_rate) / 2
+    cutoff = (1 + _LIVE[0]) * nyquist / fine_rate
+    window = np.kaiser(2 * f.reach + 1, 0.1102 * (_LIVE[1] - 8.7))
+    taps = np.append(np.sinc(cutoff * np.arange(-f.reach, f.reach + 1)) * window, np.zeros(f.up))
+    for phase in range(f.up):
+        taps[phase :: f.up] *= 2**24 / taps[phase :: f.up].sum()
+    factors = np.rint(taps).astype(np.int64)
+    said, out = np.frombuffer(pcm, "<i2").astype(np.int64), []
+    for position in range(0, round(len(said) * out_rate / in_rate) * f.down, f.down):
+        inputs = np.arange(max(0, -(-(position - f.reach) // f.up)), min(len(said), (position + f.reach) // f.up + 1))
+        value = Fraction(int(said[inputs] @ factors[inputs * f.up - position + f.reach]), 2**24)
+        out.append(min(max(round(value), -32768), 32767))
+    return np.array(out).astype("<i2").tobytes()
+
+
+@given(
+    pair=st.sampled_from(list(permutations((8000, 11025, 16000, 22050, 24000, 48000), 2))),
+    pieces=st.lists(st.tuples(st.integers(1, 1200), st.integers(1, 4)), min_size=1, max_size=5),
+    loudness=st.sampled_from([1000, 14000, 32768]),
+    seed=st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=60, deadline=None)
+def test_every_output_is_the_exact_sum_however_the_input_is_cut(
+    pair: tuple[int, int], pieces: list[tuple[int, int]], loudness: int, seed: int
+) -> None:
+    # Several pieces of one length, as on a call, then several of another. The last half is quieter than the first.
+    sizes = [size for size, times in pieces for _ in range(times)]
+    noise = np.random.default_rng(seed).integers(-loudness, loudness, sum(sizes))
+    noise[len(noise) // 2 :] //= 8
+    pcm = noise.astype("<i2").tobytes()
+    resampler, ends = Resampler(*pair), [0, *accumulate(2 * size for size in sizes)]
+    out = b"".join(resampler.process(pcm[start:end]) for start, end in pairwise(ends))
+    assert out + resampler.flush() == exactly(pcm, *pair)
 
 
 @pytest.mark.parametrize(("in_rate", "out_rate"), [(24000, 8000), (8000, 16000), (16000, 11024)])
