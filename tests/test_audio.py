@@ -304,16 +304,22 @@ def test_chunks_of_any_size_give_the_same_output(pair: tuple[int, int], sizes: l
     assert out + pieces.flush() == expected
 
 
-def exactly(pcm: bytes, in_rate: int, out_rate: int) -> bytes:
-    """Resample with one scalar product an output, and integers, which nothing can round."""
+def whole_factors(in_rate: int, out_rate: int) -> NDArray[np.int64]:
+    """Return the live filter's factors at the rates' least common multiple, in units of 2**-24."""
     f = _filter(in_rate, out_rate, *_LIVE)
-    fine_rate, nyquist = in_rate * f.up, min(in_rate, out_rate) / 2
-    cutoff = (1 + _LIVE[0]) * nyquist / fine_rate
-    window = np.kaiser(2 * f.reach + 1, 0.1102 * (_LIVE[1] - 8.7))
-    taps = np.append(np.sinc(cutoff * np.arange(-f.reach, f.reach + 1)) * window, np.zeros(f.up))
+    pass_edge, rejection_db = _LIVE
+    cutoff = (1 + pass_edge) * min(in_rate, out_rate) / 2 / (in_rate * f.up)
+    taps = np.sinc(cutoff * np.arange(-f.reach, f.reach + 1)) * np.kaiser(
+        2 * f.reach + 1, 0.1102 * (rejection_db - 8.7)
+    )
     for phase in range(f.up):
         taps[phase :: f.up] *= 2**24 / taps[phase :: f.up].sum()
-    factors = np.rint(taps).astype(np.int64)
+    return np.rint(taps).astype(np.int64)
+
+
+def exactly(pcm: bytes, in_rate: int, out_rate: int) -> bytes:
+    """Resample with one scalar product of whole numbers for each output."""
+    f, factors = _filter(in_rate, out_rate, *_LIVE), whole_factors(in_rate, out_rate)
     said, out = np.frombuffer(pcm, "<i2").astype(np.int64), []
     for position in range(0, round(len(said) * out_rate / in_rate) * f.down, f.down):
         inputs = np.arange(max(0, -(-(position - f.reach) // f.up)), min(len(said), (position + f.reach) // f.up + 1))
@@ -340,6 +346,20 @@ def test_every_output_is_the_exact_sum_however_the_input_is_cut(
     resampler, ends = Resampler(*pair), [0, *accumulate(2 * size for size in sizes)]
     out = b"".join(resampler.process(pcm[start:end]) for start, end in pairwise(ends))
     assert out + resampler.flush() == exactly(pcm, *pair)
+
+
+@pytest.mark.parametrize(("in_rate", "out_rate"), [(24000, 8000), (8000, 16000), (8000, 24000)])
+def test_what_is_too_loud_is_clipped_and_what_is_not_is_left_alone(in_rate: int, out_rate: int) -> None:
+    f = _filter(in_rate, out_rate, *_LIVE)
+    factors = whole_factors(in_rate, out_rate)
+    # Of all sounds with one peak, that which makes the largest output: each input has the sign of its factor.
+    loudest = max((factors[phase :: f.up] for phase in range(f.up)), key=lambda each: np.abs(each).sum())
+    signs = np.where(loudest < 0, -1, 1)
+    for peak in range(f.loudest - 2, f.loudest + 4):
+        for sign in (1, -1):
+            pcm = pcm_of(np.tile(sign * peak * signs, 2 * f.up))
+            resampler = Resampler(in_rate, out_rate)
+            assert resampler.process(pcm) + resampler.flush() == exactly(pcm, in_rate, out_rate)
 
 
 @pytest.mark.parametrize(("in_rate", "out_rate"), [(24000, 8000), (8000, 16000), (16000, 11024)])
