@@ -57,7 +57,7 @@ class Measured:
         values: By server and metric, one for each run.
         thrown_away: Why runs were thrown away, by server.
         failed: Why a server shows nothing, by server.
-        differences: Where two servers' bots heard different speech in the same audio.
+        differences: Where a bot heard other speech than there is in its audio.
     """
 
     what: str
@@ -239,7 +239,7 @@ def _with_running_servers(
                 server = servers[name]
                 with measured.counting(server):
                     measured.note(server, tried(server, partial(once, server)))
-        measured.differences = differing_speech(list(servers.values()))
+        measured.differences = differing_speech(work, list(servers.values()))
     print_table(measured)
     return measured
 

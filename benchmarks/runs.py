@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import combinations, product
+from itertools import combinations
 from typing import TypeVar
 
 import numpy as np
@@ -21,6 +21,7 @@ import uvloop
 from load import RATE, Caller, Lag, ask_webhook, call_all, exact_lags, jitter_s, latencies, resampled_lags
 from servers import Server, Usage, Work, memory_kb
 from sounds import conversation, noise, sentences
+from speech import Events, expected_speech
 
 #: A caller that is late itself has measured nothing; 99 of 100 frames are sent sooner than this after they are due.
 MAX_LATE_S = 0.005
@@ -35,13 +36,10 @@ MAX_FAILURES, MAX_DISTURBANCES = 4, 20
 #: How long a server stands still in a run that measures what is left of it, and when that is looked at.
 STALL_S, STALL_AFTER_S, LEFT_FROM_S, LEFT_TO_S = 0.2, 2.0, 1.0, 2.0
 STALL_CALL_S = SKIP_S + STALL_AFTER_S + STALL_S + LEFT_TO_S + 1.5
-#: Two servers may see the same speech begin or end in neighbouring windows of Silero's.
-VAD_WINDOW_MS = 32
 #: How long a bot may take to write down what it heard, and how much of the end of a call it may not have heard.
 EVENTS_TIMEOUT_S, EVENTS_END_MS = 5.0, 1500
 
 T = TypeVar("T")
-Events = list[tuple[str, int]]
 _numbers = iter(range(1, 10**6))
 
 
@@ -224,8 +222,12 @@ def tried(server: Server, make: Callable[[], T]) -> T:
 
 def make_callers(work: Work, calls: int, seconds: float) -> list[Caller]:
     """Return callers that nobody was before, who say what such callers always say."""
+    return [Caller(next(_numbers), _said(work, index, seconds)) for index in range(calls)]
+
+
+def _said(work: Work, index: int, seconds: float) -> bytes:
     make = conversation if work.bot == "conversation" else sentences if work.vad else noise
-    return [Caller(next(_numbers), make(index, seconds)) for index in range(calls)]
+    return make(index, seconds)
 
 
 def place(server: Server, callers: list[Caller], watch: Callable[[], Awaitable[T]], *, at_once: bool = False) -> T:
@@ -322,25 +324,37 @@ def note_speech(server: Server, work: Work, callers: list[Caller], seconds: floa
             raise Failed(f"{len(wanted) - len(found)} bots did not write down what speech they heard")
         time.sleep(0.05)
     for call, index in wanted.items():
-        events = [(kind, at) for kind, at in found[call] if at < seconds * 1000 - EVENTS_END_MS]
+        events = _heard_early([(kind, at) for kind, at in found[call]], seconds)
         if not events:
             raise Failed(f"the bot of call {index + 1} heard no speech")
         server.speech.setdefault((index, seconds), []).append(events)
 
 
-def differing_speech(servers: list[Server]) -> list[str]:
-    """Return, in words, where two servers' bots heard different speech in the same caller's audio, in any run."""
-    differences = []
-    for one, other in combinations(servers, 2):
-        for caller in sorted(one.speech.keys() & other.speech.keys()):
-            for ours, theirs in product(one.speech[caller], other.speech[caller]):
-                if not _same_speech(ours, theirs):
-                    differences.append(f"caller {caller[0] + 1}: {one.name} {ours}, {other.name} {theirs}")
+def _heard_early(events: Events, seconds: float) -> Events:
+    """Return the events that a bot has certainly heard before the end of a call."""
+    return [(kind, at) for kind, at in events if at < seconds * 1000 - EVENTS_END_MS]
+
+
+def differing_speech(work: Work, servers: list[Server]) -> list[str]:
+    """
+    Return, in words, where a bot heard other speech than it had to, in any run.
+
+    Each has to hear, to the millisecond, what is in the audio as its server converts it, and all of them the same
+    sentences. Not at the same times: at pipecat's own rates, each server cuts the audio differently, and the model
+    judges whole windows of it.
+    """
+    differences, kinds = [], dict[tuple[int, float], dict[str, list[str]]]()
+    for server in servers:
+        for (index, seconds), runs in sorted(server.speech.items()):
+            expected = _heard_early(expected_speech(server.name, work.rate, _said(work, index, seconds)), seconds)
+            kinds.setdefault((index, seconds), {})[server.name] = [kind for kind, _ in expected]
+            differences += [
+                f"caller {index + 1}: {server.name} {events}, but its audio has {expected}"
+                for events in runs
+                if events != expected
+            ]
+    for (index, _), by_server in kinds.items():
+        for (one, ours), (other, theirs) in combinations(by_server.items(), 2):
+            if ours != theirs:
+                differences.append(f"caller {index + 1}: the audio of {one} has {ours}, that of {other} {theirs}")
     return differences
-
-
-def _same_speech(ours: Events, theirs: Events) -> bool:
-    return len(ours) == len(theirs) and all(
-        kind == its_kind and abs(at - its_at) <= VAD_WINDOW_MS
-        for (kind, at), (its_kind, its_at) in zip(ours, theirs, strict=True)
-    )

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import wave
 from collections.abc import Iterable
+from fractions import Fraction
+from itertools import accumulate, pairwise, permutations
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,7 @@ from wsvoice.audio import (
     rms,
     write_wav,
 )
+from wsvoice.audio.samples import _LIVE, _filter
 from wsvoice.errors import AudioFileError
 
 # 16000 to 11024 has a common divisor of 16 only, for which the filter is laid out differently.
@@ -299,6 +302,64 @@ def test_chunks_of_any_size_give_the_same_output(pair: tuple[int, int], sizes: l
         out += pieces.process(noise[start : start + size])
         start, turn = start + size, turn + 1
     assert out + pieces.flush() == expected
+
+
+def whole_factors(in_rate: int, out_rate: int) -> NDArray[np.int64]:
+    """Return the live filter's factors at the rates' least common multiple, in units of 2**-24."""
+    f = _filter(in_rate, out_rate, *_LIVE)
+    pass_edge, rejection_db = _LIVE
+    cutoff = (1 + pass_edge) * min(in_rate, out_rate) / 2 / (in_rate * f.up)
+    taps = np.sinc(cutoff * np.arange(-f.reach, f.reach + 1)) * np.kaiser(
+        2 * f.reach + 1, 0.1102 * (rejection_db - 8.7)
+    )
+    for phase in range(f.up):
+        taps[phase :: f.up] *= 2**24 / taps[phase :: f.up].sum()
+    return np.rint(taps).astype(np.int64)
+
+
+def exactly(pcm: bytes, in_rate: int, out_rate: int) -> bytes:
+    """Resample with one scalar product of whole numbers for each output."""
+    f, factors = _filter(in_rate, out_rate, *_LIVE), whole_factors(in_rate, out_rate)
+    said, out = np.frombuffer(pcm, "<i2").astype(np.int64), []
+    for position in range(0, round(len(said) * out_rate / in_rate) * f.down, f.down):
+        inputs = np.arange(max(0, -(-(position - f.reach) // f.up)), min(len(said), (position + f.reach) // f.up + 1))
+        value = Fraction(int(said[inputs] @ factors[inputs * f.up - position + f.reach]), 2**24)
+        out.append(min(max(round(value), -32768), 32767))
+    return np.array(out).astype("<i2").tobytes()
+
+
+@given(
+    pair=st.sampled_from(list(permutations((8000, 11025, 16000, 22050, 24000, 48000), 2))),
+    pieces=st.lists(st.tuples(st.integers(1, 1200), st.integers(1, 4)), min_size=1, max_size=5),
+    loudness=st.sampled_from([1000, 14000, 32768]),
+    seed=st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=60, deadline=None)
+def test_every_output_is_the_exact_sum_however_the_input_is_cut(
+    pair: tuple[int, int], pieces: list[tuple[int, int]], loudness: int, seed: int
+) -> None:
+    # Several pieces of one length, as on a call, then several of another. The last half is quieter than the first.
+    sizes = [size for size, times in pieces for _ in range(times)]
+    noise = np.random.default_rng(seed).integers(-loudness, loudness, sum(sizes))
+    noise[len(noise) // 2 :] //= 8
+    pcm = noise.astype("<i2").tobytes()
+    resampler, ends = Resampler(*pair), [0, *accumulate(2 * size for size in sizes)]
+    out = b"".join(resampler.process(pcm[start:end]) for start, end in pairwise(ends))
+    assert out + resampler.flush() == exactly(pcm, *pair)
+
+
+@pytest.mark.parametrize(("in_rate", "out_rate"), [(24000, 8000), (8000, 16000), (8000, 24000)])
+def test_what_is_too_loud_is_clipped_and_what_is_not_is_left_alone(in_rate: int, out_rate: int) -> None:
+    f = _filter(in_rate, out_rate, *_LIVE)
+    factors = whole_factors(in_rate, out_rate)
+    # Of all sounds with one peak, that which makes the largest output: each input has the sign of its factor.
+    loudest = max((factors[phase :: f.up] for phase in range(f.up)), key=lambda each: np.abs(each).sum())
+    signs = np.where(loudest < 0, -1, 1)
+    for peak in range(f.loudest - 2, f.loudest + 4):
+        for sign in (1, -1):
+            pcm = pcm_of(np.tile(sign * peak * signs, 2 * f.up))
+            resampler = Resampler(in_rate, out_rate)
+            assert resampler.process(pcm) + resampler.flush() == exactly(pcm, in_rate, out_rate)
 
 
 @pytest.mark.parametrize(("in_rate", "out_rate"), [(24000, 8000), (8000, 16000), (16000, 11024)])

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from wsvoice.audio.formats import peak
 from wsvoice.errors import AudioFileError
 
 Samples = NDArray[np.float64]
@@ -37,6 +38,8 @@ _MAX_OFFLINE_MULTIPLE = 100_000_000
 # few for the sum, of 53). Only then is the output the same to the bit in whatever order BLAS adds, and that
 # depends on the size of the chunk.
 _COEFFICIENT_SCALE = 2.0**24
+# Made once: of "<i2" or a Python float numpy makes them each time, which takes about as long as what is done with them.
+_PCM, _FLOAT, _LOWEST, _HIGHEST = np.dtype("<i2"), np.dtype(np.float64), np.array(-32768.0), np.array(32767.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,31 +47,30 @@ class _Filter(ABC):
     """
     A polyphase filter between rates in the proportion `down` in to `up` out.
 
-    Output ``k`` lies at input ``k * down / up``; the inputs that it is made from begin `before` earlier.
-    Outputs are computed from one that is a multiple of `grain` on.
+    Positions are counted in steps of ``1 / up`` of an input, so the next output is `down` further.
 
     Attributes:
-        reach: Half the filter's length, in steps of ``1 / (up * in_rate)`` seconds.
+        reach: Half the filter's length, in steps.
+        before: How many inputs ahead of an output's position its inputs begin.
+        stride: How many inputs at once a window moves on.
+        loudest: Inputs up to this value, of either sign, make no output too large for 16 bits.
     """
 
     up: int
     down: int
     reach: int
     before: int
-    grain: int
+    stride: int
+    loudest: int
 
     @abstractmethod
-    def needs(self, count: int) -> int:
-        """Return how many inputs `count` outputs are computed from."""
-
-    @abstractmethod
-    def apply(self, window: Samples, first: int, count: int) -> Samples:
+    def apply(self, window: bytes, position: int, count: int) -> Samples:
         """
         Return `count` outputs.
 
         Args:
-            window: The inputs from `before` ahead of the first output on, at least :meth:`needs` of them.
-            first: The first output's number, a multiple of `grain`.
+            window: PCM; behind its end is silence.
+            position: Where the first output lies, behind the `before` first inputs of the window.
         """
 
 
@@ -87,19 +89,16 @@ class _BlockFilter(_Filter):
     block_out: int
     matrix: Samples
 
-    def _rows(self, count: int) -> int:
-        return -(-count // self.block_out)
-
-    def needs(self, count: int) -> int:
-        return len(self.matrix) + (self._rows(count) - 1) * self.block_in
-
-    def apply(self, window: Samples, first: int, count: int) -> Samples:
-        step = window.itemsize
-        shape = self._rows(count), len(self.matrix)
-        blocks: Samples = np.ndarray(shape, np.float64, window, 0, (self.block_in * step, step))
-        # BLAS does not take rows that overlap, and numpy's own product is many times slower than the copy.
-        product: Samples = np.dot(blocks.copy(), self.matrix)
-        return product.reshape(-1)[:count]
+    def apply(self, window: bytes, position: int, count: int) -> Samples:
+        # Blocks begin at an input, so the first one may begin with outputs that are not asked for.
+        skip = position // self.down
+        width, step = len(self.matrix), 2 * self.block_in
+        rows = -(-(skip + count) // self.block_out)
+        window = window.ljust(2 * width + (rows - 1) * step, b"\0")
+        # BLAS takes neither integers nor rows that overlap.
+        blocks = np.ndarray((rows, width), _PCM, window, 0, (step, 2)).astype(_FLOAT)
+        product: Samples = blocks.dot(self.matrix)
+        return product.ravel()[skip : skip + count]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,15 +112,12 @@ class _PhaseFilter(_Filter):
 
     taps: Samples
 
-    def needs(self, count: int) -> int:
-        return count * self.down // self.up + 1 + int(self.taps.shape[1])
-
-    def apply(self, window: Samples, first: int, count: int) -> Samples:
-        # `first` may lie between two inputs: its window begins at the one before it.
-        position = np.arange(count) * self.down + first * self.down % self.up
-        width = self.taps.shape[1]
-        starts: Samples = np.ndarray((len(window) - width + 1, width), np.float64, window, 0, window.strides * 2)
-        out: Samples = np.einsum("ij,ij->i", starts[position // self.up], self.taps[position % self.up])
+    def apply(self, window: bytes, position: int, count: int) -> Samples:
+        positions = position + np.arange(count) * self.down
+        starts, width = positions // self.up, self.taps.shape[1]
+        window = window.ljust(2 * (int(starts[-1]) + width), b"\0")
+        windows: NDArray[np.int16] = np.ndarray((len(window) // 2 - width + 1, width), _PCM, window, 0, (2, 2))
+        out: Samples = np.einsum("ij,ij->i", windows[starts], self.taps[positions % self.up])
         return out
 
 
@@ -149,20 +145,21 @@ def _filter(in_rate: int, out_rate: int, pass_edge: float, rejection_db: float) 
     taps = phases.reshape(-1) / _COEFFICIENT_SCALE
 
     before = reach // up
+    loudest = int(32767 * _COEFFICIENT_SCALE / np.abs(phases).sum(axis=0).max())
 
     def factors(inputs: NDArray[np.int64], outputs: NDArray[np.int64]) -> Samples:
         index = (inputs - before) * up - outputs + reach
         return np.where((index >= 0) & (index < len(taps)), taps[np.clip(index, 0, len(taps) - 1)], 0.0)
 
-    # Blocks about half as long as the filter: longer ones multiply more zeros, shorter ones copy more.
-    groups = max(1, round(reach / up / down))
+    # Blocks about a quarter as long as the filter: longer ones multiply more zeros, shorter ones copy more.
+    groups = max(1, round(reach / up / down / 2))
     block_in, block_out = groups * down, groups * up
     width = before + ((block_out - 1) * down + reach) // up + 1
     if width * block_out > _MAX_MATRIX:
         inputs, outputs = np.arange(2 * before + 2)[None, :], np.arange(up)[:, None]
-        return _PhaseFilter(up, down, reach, before, 1, factors(inputs, outputs))
+        return _PhaseFilter(up, down, reach, before, 1, loudest, factors(inputs, outputs))
     inputs, outputs = np.arange(width)[:, None], np.arange(block_out)[None, :] * down
-    return _BlockFilter(up, down, reach, before, up, block_in, block_out, factors(inputs, outputs))
+    return _BlockFilter(up, down, reach, before, down, loudest, block_in, block_out, factors(inputs, outputs))
 
 
 class Resampler:
@@ -201,10 +198,12 @@ class Resampler:
 
     def reset(self) -> None:
         """Start over with a new utterance."""
-        self._taken = 0
-        self._given = 0
         self._split = b""
-        self._tail: Samples = np.zeros(self._filter.before if self._filter else 0)
+        # PCM: what the filter needs ahead of the utterance's input number `_begins`, and then the input from there on.
+        # The next output lies at `_position` from there.
+        self._window = bytes(2 * self._filter.before) if self._filter else b""
+        self._begins = 0
+        self._position = 0
 
     def process(self, pcm: bytes) -> bytes:
         """Take the next chunk and return the output so far; a sample may be split between two chunks."""
@@ -212,13 +211,13 @@ class Resampler:
             pcm, self._split = self._split + pcm, b""
         if len(pcm) & 1:
             pcm, self._split = pcm[:-1], pcm[-1:]
-        if self._filter is None:
-            return pcm
         f = self._filter
-        chunk = np.frombuffer(pcm, "<i2")
-        self._taken += len(chunk)
-        ready = max(self._given, -((f.reach - self._taken * f.up) // f.down))
-        return self._emit(chunk, ready)
+        if f is None:
+            return pcm
+        self._window += pcm
+        # Outputs are ready whose inputs have all come: those that lie ahead of `ready`.
+        ready = (len(self._window) // 2 - f.before) * f.up - f.reach
+        return self._emit(f, -((self._position - ready) // f.down))
 
     def flush(self) -> bytes:
         """
@@ -226,35 +225,29 @@ class Resampler:
 
         With it the utterance's output has ``round(taken * out_rate / in_rate)`` samples.
         """
-        total = round(self._taken * self._out_rate / self._in_rate)
-        rest = self._emit(np.zeros(0, "<i2"), total) if self._filter is not None else b""
+        rest, f = b"", self._filter
+        if f is not None:
+            taken = self._begins + len(self._window) // 2 - f.before
+            given = (self._begins * f.up + self._position) // f.down
+            rest = self._emit(f, round(taken * self._out_rate / self._in_rate) - given)
         self.reset()
         return rest
 
-    def _emit(self, chunk: NDArray[np.int16], until: int) -> bytes:
-        """Append `chunk` to the input and return the output samples up to number `until`."""
-        f = self._filter
-        assert f is not None
-        count = until - self._given
-        tail = self._tail
-        have = len(tail) + len(chunk)
+    def _emit(self, f: _Filter, count: int) -> bytes:
+        """Return the next `count` outputs, and let go of the inputs that only they needed."""
         if count <= 0:
-            self._tail = np.concatenate((tail, chunk))
             return b""
-        # Outputs are computed from a multiple of the grain on; the first `skip` have been returned already.
-        skip = self._given % f.grain
-        # The window may reach past the input, into what no output needs yet or the silence after the end.
-        window = np.zeros(max(have, f.needs(skip + count)))
-        window[: len(tail)] = tail
-        window[len(tail) : have] = chunk
-        out = f.apply(window, self._given - skip, skip + count)[skip:]
-        np.rint(out, out=out)
-        np.maximum(out, -32768, out=out)
-        np.minimum(out, 32767, out=out)
-        start = (self._given - skip) * f.down // f.up
-        self._given = until
-        self._tail = window[(until - until % f.grain) * f.down // f.up - start : have]
-        return out.astype("<i2").tobytes()
+        window = self._window
+        out = f.apply(window, self._position, count)
+        np.rint(out, out)
+        if peak(window) > f.loudest:
+            out.clip(_LOWEST, _HIGHEST, out=out)
+        end = self._position + count * f.down
+        done = end // (f.up * f.stride) * f.stride
+        self._window = window[2 * done :]
+        self._begins += done
+        self._position = end - done * f.up
+        return out.astype(_PCM).tobytes()
 
 
 def resample(pcm: bytes, in_rate: int, out_rate: int) -> bytes:
