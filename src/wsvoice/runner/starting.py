@@ -2,8 +2,9 @@
 Bots whose calls come at once start one after the other.
 
 Starting a bot takes a few milliseconds of the processor. If 25 took turns at every step, all would be ready when the
-last one is; like this, half of the callers are answered in half of that time, and the last one no later. No bot waits
-for one that waits itself, such as for a service's connection.
+last one is. Like this, half of the callers are answered in about half of that time; the last one is answered when it
+would have been, or as much later as the processor works for the others' speech by then. No bot waits for one that
+waits itself, such as for a service's connection.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ LOOK_S = 0.001
 BUSY_SHARE = 0.5
 #: How long others wait for a bot that is always busy.
 MAX_START_S = 0.05
+#: How long no garbage is collected from a start on, and at least how long it is collected after that.
+UNCOLLECTED_S = COLLECTED_S = 0.25
 
 
 class Starts:
     """
     Whose bot may start now, in the order of their calls.
 
-    While bots start, no garbage is collected: nearly all objects are new and will stay, so a collection would look at
-    all of them and free none.
+    No garbage is collected meanwhile: nearly all objects are new and will stay, so a collection would look at all of
+    them and free none.
 
     Args:
         busy_s: For how long the event loop's thread has been busy, in seconds.
@@ -44,7 +47,9 @@ class Starts:
         self._begun_at = 0.0
         self._looked_at = 0.0
         self._busy_s = 0.0
-        self._pauses_collection = False
+        #: What resumes the collection of garbage, and when it may be paused again.
+        self._resumption: asyncio.TimerHandle | None = None
+        self._collects_until = 0.0
 
     async def wait(self) -> Callable[[], None]:
         """Wait until no other bot is busy with its start, and return what says that this one has started."""
@@ -60,9 +65,7 @@ class Starts:
         loop = asyncio.get_running_loop()
         self._number += 1
         self._is_under_way = True
-        if gc.isenabled():
-            gc.disable()
-            self._pauses_collection = True
+        self._pause_collection(loop)
         self._begun_at = self._looked_at = loop.time()
         self._busy_s = self._thread_busy_s()
         self._timer = loop.call_later(LOOK_S, self._look)
@@ -94,6 +97,17 @@ class Starts:
                 following.set_result(self._begin())
                 return
         self._is_under_way = False
-        if self._pauses_collection:
-            self._pauses_collection = False
+
+    def _pause_collection(self, loop: asyncio.AbstractEventLoop) -> None:
+        # Who has disabled it already does not want it at all.
+        if gc.isenabled() and loop.time() >= self._collects_until:
+            gc.disable()
+            self._resumption = loop.call_later(UNCOLLECTED_S, self.resume_collection)
+            self._collects_until = loop.time() + UNCOLLECTED_S + COLLECTED_S
+
+    def resume_collection(self) -> None:
+        """Collect garbage again, if that is paused."""
+        if self._resumption is not None:
+            self._resumption.cancel()
+            self._resumption = None
             gc.enable()

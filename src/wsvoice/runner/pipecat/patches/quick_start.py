@@ -17,8 +17,11 @@ from pipecat.observers.base_observer import BaseObserver, FrameProcessed, Proces
 from pipecat.pipeline.worker_observer import WorkerObserver
 from pipecat.workers import base_worker
 
-#: Which method of an observer each kind of data is for. Other kinds are for all observers.
-_METHODS = {FrameProcessed: "on_process_frame", ProcessorSetUp: "on_processor_setup"}
+#: Which method of an observer a kind of data is for, and what that is where nobody wants it. Others are for all.
+_METHODS: dict[type, tuple[str, object]] = {
+    FrameProcessed: ("on_process_frame", BaseObserver.on_process_frame),
+    ProcessorSetUp: ("on_processor_setup", BaseObserver.on_processor_setup),
+}
 
 
 def apply() -> None:
@@ -27,29 +30,24 @@ def apply() -> None:
     if getattr(changed._send_to_proxy, "_wsvoice", False):
         return
 
-    @functools.wraps(changed._send_to_proxy)
+    original = changed._send_to_proxy
+
+    @functools.wraps(original)
     async def _send_to_proxy(self: Any, data: Any) -> None:
-        if not self._proxies:
-            return
         method = _METHODS.get(type(data))
-        for proxy in self._proxies.values():
-            if method is None or is_interested(proxy.observer, method):
-                await proxy.queue.put(data)
+        if method is None or not self._proxies:
+            await original(self, data)
+            return
+        name, nothing = method
+        for observer, proxy in self._proxies.items():
+            if getattr(type(observer), name, None) is not nothing or name in observer.__dict__:
+                proxy.queue.put_nowait(data)
 
     _send_to_proxy._wsvoice = True  # type: ignore[attr-defined]
     changed._send_to_proxy = _send_to_proxy
     workers: Any = base_worker
     for name in ("_collect_job_handlers", "_collect_worker_ready_handlers"):
         setattr(workers, name, _remembering(getattr(workers, name)))
-
-
-def is_interested(observer: BaseObserver, method: str) -> bool:
-    """Whether an observer has a method of its own, or whether its class may find one."""
-    return (
-        getattr(type(observer), method) is not getattr(BaseObserver, method)
-        or method in observer.__dict__
-        or type(observer).__getattribute__ is not object.__getattribute__
-    )
 
 
 def _remembering(collect: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
