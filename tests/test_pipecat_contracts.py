@@ -66,6 +66,7 @@ BREAKS = {
     ),
     "inline-vad": ("audio/vad/vad_analyzer.py", "_run_analyzer", "_analyze"),
     "frame-queue": ("processors/frame_processor.py", "START_PRIORITY", "FIRST_PRIORITY"),
+    "quick-start": ("pipeline/worker_observer.py", "_send_to_proxy", "_send_to_proxies"),
     "direct-input": (
         "transports/base_input.py",
         "def push_audio_frame(self, frame: InputAudioRawFrame):",
@@ -125,6 +126,7 @@ LOST_IN = {
     "quiet-audio": {0, 1},
     "inline-vad": {1, 3},
     "frame-queue": {0, 3},
+    "quick-start": {1, 2},
     "direct-input": {1, 2},
     "media-sender": {0, 2},
 }

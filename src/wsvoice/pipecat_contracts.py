@@ -104,6 +104,8 @@ _FASTAPI = "pipecat.transports.websocket.fastapi:FastAPIWebsocket"
 _SERVER = "pipecat.transports.websocket.server:SingleClientWebsocketServer"
 _FRAMES = "pipecat.frames.frames:"
 _SILERO = "pipecat.audio.vad.silero:"
+_WORKER_OBSERVER = "pipecat.pipeline.worker_observer:WorkerObserver"
+_COLLECTED = ("_collect_job_handlers", "_collect_worker_ready_handlers")
 _SMART_TURN = "pipecat.audio.turn.smart_turn.local_smart_turn_v3:"
 _TURN_ANALYZER = "pipecat.audio.turn.base_turn_analyzer:"
 _VAD_CONTROLLER = "pipecat.audio.vad.vad_controller:VADController"
@@ -370,6 +372,19 @@ RUNNER_FEATURES = (
         calls(f"{_PROCESSOR}Queue.put", "item"),
         uses(f"{_PROCESSOR}.queue_frame", "put"),
         uses(f"{_PROCESSOR}.__input_frame_task_handler", "get", "task_done"),
+    ),
+    feature(
+        "quick-start",
+        "a call takes a little longer to start",
+        replaces(f"{_WORKER_OBSERVER}._send_to_proxy", "self", "data"),
+        uses(f"{_WORKER_OBSERVER}._send_to_proxy", "_proxies", "queue", "put"),
+        calls(f"{_WORKER_OBSERVER}.on_process_frame", "data"),
+        uses(f"{_WORKER_OBSERVER}.on_process_frame", "_send_to_proxy"),
+        uses(f"{_WORKER_OBSERVER}.on_processor_setup", "_send_to_proxy"),
+        uses(f"{_WORKER_OBSERVER}._proxy_task_handler", "on_process_frame", "on_processor_setup"),
+        uses("pipecat.workers.base_worker:BaseWorker.__init__", *_COLLECTED),
+        replaces("pipecat.pipeline.job_decorator:_collect_job_handlers", "obj"),
+        replaces("pipecat.pipeline.worker_ready_decorator:_collect_worker_ready_handlers", "obj"),
     ),
     feature(
         "direct-input",

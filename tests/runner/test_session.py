@@ -292,6 +292,33 @@ class TestBadMessages:
         assert len(server.lines("sent no start message within 0.3 s")) == 2
 
 
+class TestCallsThatComeAtOnce:
+    def test_a_bot_starts_once_the_one_before_can_speak(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+        # Whatever the machine does meanwhile, nothing but the first bot's own start ends its start.
+        monkeypatch.setattr("wsvoice.runner.starting.BUSY_SHARE", 0.0)
+        monkeypatch.setattr("wsvoice.runner.starting.MAX_START_S", 60.0)
+        begun_at: list[float] = []
+
+        async def bot(runner_args: Any) -> None:
+            begun_at.append(time.monotonic())
+            await asyncio.sleep(0.2)
+            await bots.echo(runner_args)
+
+        server = serve(bot)
+        other = "CA" + "5" * 32
+
+        async def main() -> None:
+            async with dialled(announce(server.url)) as one, dialled(announce(server.url, other), other) as two:
+                for carrier in one, two:
+                    await carrier.speak(tone(700, 200, 8000))
+                for carrier in one, two:
+                    await carrier.until("mark")
+                    await carrier.hang_up()
+
+        asyncio.run(main())
+        assert begun_at[1] - begun_at[0] >= 0.2
+
+
 class TestCallersWhoVanish:
     def test_without_a_close(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
         assert server_module.PING_INTERVAL_S + server_module.PING_TIMEOUT_S < 20

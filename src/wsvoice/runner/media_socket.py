@@ -121,6 +121,8 @@ class MediaSocket(BoundedSocket):
         #: Why the stream's start is unusable; empty if it is not.
         self.unusable = ""
         self.audio_listener: Callable[[str, bytes, float], None] | None = None
+        #: Called once the bot can hear and speak, if it uses the call's ready-made transport.
+        self.on_bot_started: Callable[[], None] | None = None
         self._unread = deque(unread)
         #: The message that started the stream.
         self._start: str | bytes | None = None

@@ -230,6 +230,7 @@ class Session(BotSession):
             self._stop_recording()
 
     async def _make_arguments(self) -> Any:
+        self.socket.on_bot_started = await self._switchboard.starts.wait()
         return await self._switchboard.make_call_arguments(self, self._handshake)
 
     async def _play_out(self) -> None:

@@ -30,6 +30,7 @@ from wsvoice.runner.detection import detect_provider
 from wsvoice.runner.logs import RefusalLog
 from wsvoice.runner.media_socket import MediaSocket
 from wsvoice.runner.session import ID_LIMIT, Session
+from wsvoice.runner.starting import Starts
 
 if TYPE_CHECKING:
     from loguru import Logger
@@ -51,6 +52,7 @@ class Switchboard:
 
     Attributes:
         sessions: The running sessions, of calls and of clients.
+        starts: Whose bot may start now.
         announced: Calls by provider and id, for streams that name no numbers, or come without a token.
         clients: Serves plain clients; ``None`` if providers are served.
     """
@@ -69,6 +71,7 @@ class Switchboard:
         self.sessions: set[BotSession] = set()
         #: How many sessions have ended.
         self.ended = 0
+        self.starts = Starts()
         self.announced: OrderedDict[CallKey, Call] = OrderedDict()
         self.clients = Clients(self) if config.transport == "websocket" else None
         self.make_call_arguments = call_arguments

@@ -608,3 +608,91 @@ class TestQuietAudio:
         assert ["pushes" in line for line in lines] == [False, False, True, True, False, False, True, True]
         assert ["processing" in line for line in lines] == [False, False, False, False, True, True, True, True]
         assert ["handler" in line for line in lines] == [False, True] * 4
+
+
+class TestQuickStart:
+    def test_observers_see_what_they_have_a_method_for(self) -> None:
+        """As often as without the patch."""
+        program = """
+            import asyncio
+            from collections import Counter
+            import wsvoice
+
+            wsvoice.install(DISABLED)
+            from pipecat.frames.frames import EndFrame
+            from pipecat.observers.base_observer import BaseObserver
+            from pipecat.pipeline.pipeline import Pipeline
+            from pipecat.pipeline.worker import PipelineWorker
+            from pipecat.processors.filters.identity_filter import IdentityFilter
+            from pipecat.workers.runner import WorkerRunner
+
+            seen = Counter()
+
+            def noting(name):
+                async def note(*_):
+                    seen[name] += 1
+                return note
+
+            class Pushes(BaseObserver):
+                on_push_frame = noting("pushes")
+
+            class Processing(BaseObserver):
+                on_process_frame = noting("processing")
+
+            class Setups(Processing):
+                on_process_frame = BaseObserver.on_process_frame
+                on_processor_setup = noting("setups")
+                on_pipeline_started = noting("started")
+
+            changed = BaseObserver()
+            changed.on_process_frame = noting("changed")
+
+            async def call():
+                observers = [Pushes(), Processing(), Setups(), changed]
+                worker = PipelineWorker(Pipeline([IdentityFilter()]), observers=observers, enable_rtvi=False)
+                await worker.queue_frame(EndFrame())
+                runner = WorkerRunner(handle_sigint=False)
+                await runner.add_workers(worker)
+                await runner.run()
+
+            asyncio.run(call())
+            print("seen", sorted(seen.items()))
+        """
+        without = python(program.replace("DISABLED", "{'quick-start'}"))
+        patched = python(program.replace("DISABLED", "()"))
+        (line,) = [each for each in patched.splitlines() if each.startswith("seen")]
+        assert line in without.splitlines()
+        assert [line.count(name) for name in ("pushes", "processing", "setups", "started", "changed")] == [1] * 5
+
+    def test_every_worker_has_the_handlers_of_its_class(self) -> None:
+        printed = python(
+            """
+            import wsvoice
+
+            wsvoice.install()
+            from pipecat.pipeline.job_decorator import job
+            from pipecat.pipeline.worker_ready_decorator import worker_ready
+            from pipecat.workers.base_worker import BaseWorker
+
+            class Working(BaseWorker):
+                @job(name="work")
+                async def do_work(self, message): ...
+
+                @worker_ready(name="other")
+                async def on_other(self, data): ...
+
+            class Idle(BaseWorker): ...
+
+            async def main():
+                for _ in range(2):
+                    for worker in (Idle(), Working()):
+                        print(list(worker._job_handlers), list(worker._worker_ready_handlers))
+                        for handler in worker._job_handlers.values():
+                            assert handler.__self__ is worker
+
+            import asyncio
+            asyncio.run(main())
+            """
+        )
+        lines = [line for line in printed.splitlines() if line.startswith("[")]
+        assert lines == ["[] []", "['work'] ['other']"] * 2

@@ -378,6 +378,8 @@ class CallOutputTransport(FastAPIWebsocketOutputTransport):
         """Begin to send."""
         await super().start(frame)
         self._watches = True
+        if self._socket.on_bot_started is not None:
+            self._socket.on_bot_started()
 
     async def set_transport_ready(self, frame: StartFrame) -> None:
         """Begin to send, without delay where rates differ; with a sender of our own where it can do what is asked."""

@@ -28,6 +28,7 @@ PATCHES = (
     "quiet-audio",
     "inline-vad",
     "frame-queue",
+    "quick-start",
 )
 
 

@@ -1,0 +1,113 @@
+"""
+Bots whose calls come at once start one after the other.
+
+Starting a bot takes a few milliseconds of the processor. If 25 took turns at every step, all would be ready when the
+last one is. Like this, half of the callers are answered in about half of that time; the last one is answered when it
+would have been, or as much later as the processor works for the others' speech by then. No bot waits for one that
+waits itself, such as for a service's connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+
+#: How often it is looked whether the bot that starts has something to do, in seconds; event loops count milliseconds.
+LOOK_S = 0.001
+#: It waits if the event loop's thread was busy for less than this share of that time.
+BUSY_SHARE = 0.5
+#: How long others wait for a bot that is always busy.
+MAX_START_S = 0.05
+#: How long no garbage is collected from a start on, and at least how long it is collected after that.
+UNCOLLECTED_S = COLLECTED_S = 0.25
+
+
+class Starts:
+    """
+    Whose bot may start now, in the order of their calls.
+
+    No garbage is collected meanwhile: nearly all objects are new and will stay, so a collection would look at all of
+    them and free none.
+
+    Args:
+        busy_s: For how long the event loop's thread has been busy, in seconds.
+    """
+
+    def __init__(self, busy_s: Callable[[], float] = time.thread_time) -> None:
+        self._thread_busy_s = busy_s
+        self._waiting: deque[asyncio.Future[int]] = deque()
+        #: Which start is under way; its number is never used again.
+        self._number = 0
+        self._is_under_way = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._begun_at = 0.0
+        self._looked_at = 0.0
+        self._busy_s = 0.0
+        #: What resumes the collection of garbage, and when it may be paused again.
+        self._resumption: asyncio.TimerHandle | None = None
+        self._collects_until = 0.0
+
+    async def wait(self) -> Callable[[], None]:
+        """Wait until no other bot is busy with its start, and return what says that this one has started."""
+        if self._is_under_way:
+            wait = asyncio.get_running_loop().create_future()
+            self._waiting.append(wait)
+            number = await wait
+        else:
+            number = self._begin()
+        return partial(self._note_started, number)
+
+    def _begin(self) -> int:
+        loop = asyncio.get_running_loop()
+        self._number += 1
+        self._is_under_way = True
+        self._pause_collection(loop)
+        self._begun_at = self._looked_at = loop.time()
+        self._busy_s = self._thread_busy_s()
+        self._timer = loop.call_later(LOOK_S, self._look)
+        return self._number
+
+    def _look(self) -> None:
+        """Let the next one start if this one waits for something, or does not come to an end."""
+        loop = asyncio.get_running_loop()
+        now, busy_s = loop.time(), self._thread_busy_s()
+        was_busy = busy_s - self._busy_s >= BUSY_SHARE * (now - self._looked_at)
+        if not was_busy or now - self._begun_at >= MAX_START_S:
+            self._go_on()
+            return
+        self._looked_at, self._busy_s = now, busy_s
+        self._timer = loop.call_later(LOOK_S, self._look)
+
+    def _note_started(self, number: int) -> None:
+        if number == self._number and self._is_under_way:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while self._waiting:
+            following = self._waiting.popleft()
+            # The callers of others may have hung up.
+            if not following.done():
+                following.set_result(self._begin())
+                return
+        self._is_under_way = False
+
+    def _pause_collection(self, loop: asyncio.AbstractEventLoop) -> None:
+        # Who has disabled it already does not want it at all.
+        if gc.isenabled() and loop.time() >= self._collects_until:
+            gc.disable()
+            self._resumption = loop.call_later(UNCOLLECTED_S, self.resume_collection)
+            self._collects_until = loop.time() + UNCOLLECTED_S + COLLECTED_S
+
+    def resume_collection(self) -> None:
+        """Collect garbage again, if that is paused."""
+        if self._resumption is not None:
+            self._resumption.cancel()
+            self._resumption = None
+            gc.enable()
