@@ -24,7 +24,7 @@ from websockets.asyncio.client import connect
 from tests.attacks.raw_websocket import RawStream, twilio_start
 from tests.process import ServerProcess, server_process
 from wsvoice.runner import memory
-from wsvoice.runner.memory import CycleCollector, MemoryTrimmer
+from wsvoice.runner.memory import CollectionPause, CycleCollector, MemoryTrimmer
 
 #: Each call leaves 1 MB behind that only a look for cycles finds.
 BOT = """
@@ -228,3 +228,48 @@ class TestCycles:
             cycles.check(running=0, ended=1000)
             assert not searches
         assert gc.get_threshold() == threshold
+
+
+@pytest.fixture
+def collecting() -> Iterator[None]:
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("collecting")
+class TestPause:
+    def test_it_ends_and_the_next_one_is_not_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(memory, "UNCOLLECTED_S", 0.05)
+        monkeypatch.setattr(memory, "COLLECTED_S", 60)
+
+        async def main() -> None:
+            pause = CollectionPause()
+            pause.begin()
+            assert not gc.isenabled()
+            async with asyncio.timeout(5):
+                while not gc.isenabled():
+                    await asyncio.sleep(0.01)
+            # Calls that come all the time must not keep it off.
+            pause.begin()
+            assert gc.isenabled()
+
+        asyncio.run(main())
+
+    def test_it_ends_when_the_server_stops(self) -> None:
+        async def main() -> None:
+            pause = CollectionPause()
+            pause.begin()
+            pause.end()
+            assert gc.isenabled()
+
+        asyncio.run(main())
+
+    def test_who_wants_no_collection_gets_none(self) -> None:
+        async def main() -> None:
+            gc.disable()
+            pause = CollectionPause()
+            pause.begin()
+            pause.end()
+            assert not gc.isenabled()
+
+        asyncio.run(main())

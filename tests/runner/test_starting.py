@@ -92,39 +92,11 @@ class TestStarts:
 
         asyncio.run(main())
 
-    def test_no_garbage_is_collected_meanwhile(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("wsvoice.runner.starting.UNCOLLECTED_S", 0.05)
-        monkeypatch.setattr("wsvoice.runner.starting.COLLECTED_S", 60)
-
-        async def main() -> None:
-            starts = Starts(always_busy)
-            started = await starts.wait()
-            assert not gc.isenabled()
-            started()
-            async with asyncio.timeout(5):
-                while not gc.isenabled():
-                    await asyncio.sleep(0.01)
-            # Calls that come all the time must not keep it off.
-            (await starts.wait())()
-            assert gc.isenabled()
-
-        asyncio.run(main())
-
-    def test_garbage_is_collected_again_when_the_server_stops(self) -> None:
+    def test_no_garbage_is_collected_meanwhile(self) -> None:
         async def main() -> None:
             starts = Starts(always_busy)
             await starts.wait()
-            starts.resume_collection()
-            assert gc.isenabled()
-
-        asyncio.run(main())
-
-    def test_garbage_that_nobody_wants_to_be_collected_is_left_alone(self) -> None:
-        async def main() -> None:
-            gc.disable()
-            starts = Starts(always_busy)
-            await starts.wait()
-            starts.resume_collection()
             assert not gc.isenabled()
+            starts.collection.end()
 
         asyncio.run(main())

@@ -9,6 +9,7 @@ used. So a quiet server would hold for days what its busiest minute took.
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import gc
 import os
@@ -27,6 +28,8 @@ WORTH_BYTES = 8_000_000
 ENDED_CALLS, ENDED_PER_CALL = 25, 0.5
 #: How much the process may grow between two searches: by this factor, and so many bytes.
 GROWTH, GROWTH_BYTES = 1.25, 64_000_000
+#: How long no garbage is collected from a bot's start on, and at least how long it is collected after that.
+UNCOLLECTED_S = COLLECTED_S = 0.25
 #: More searches of young objects than there are between two of all.
 _NEVER = 2**30
 
@@ -63,6 +66,35 @@ class CycleCollector:
         if grown or ended - self._searched_at_ended >= many:
             gc.collect()
             self._searched_at_ended, self._searched_at_bytes = ended, resident_bytes()
+
+
+class CollectionPause:
+    """
+    Keeps Python from collecting garbage for a moment, while bots start.
+
+    Nearly all objects are new then and will stay, so a collection would look at all of them and free none.
+    """
+
+    def __init__(self) -> None:
+        #: What ends the pause, and when the next one may begin.
+        self._end: asyncio.TimerHandle | None = None
+        self._collects_until = 0.0
+
+    def begin(self) -> None:
+        """Collect nothing for :data:`UNCOLLECTED_S`, in the running event loop."""
+        loop = asyncio.get_running_loop()
+        # Who has disabled it already does not want it at all.
+        if gc.isenabled() and loop.time() >= self._collects_until:
+            gc.disable()
+            self._end = loop.call_later(UNCOLLECTED_S, self.end)
+            self._collects_until = loop.time() + UNCOLLECTED_S + COLLECTED_S
+
+    def end(self) -> None:
+        """Collect garbage again, if that is paused."""
+        if self._end is not None:
+            self._end.cancel()
+            self._end = None
+            gc.enable()
 
 
 class MemoryTrimmer:

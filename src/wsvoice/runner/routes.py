@@ -104,7 +104,7 @@ def _router(switchboard: Switchboard) -> APIRouter:
     async def lifespan(_: Any) -> AsyncIterator[None]:
         yield
         switchboard.end_all("the server stops")
-        switchboard.starts.resume_collection()
+        switchboard.starts.collection.end()
 
     health = [Route(path, health_check) for path in ("/healthz", "/readyz")]
     if switchboard.clients is not None:

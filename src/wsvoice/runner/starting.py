@@ -10,11 +10,12 @@ waits itself, such as for a service's connection.
 from __future__ import annotations
 
 import asyncio
-import gc
 import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+
+from wsvoice.runner.memory import CollectionPause
 
 #: How often it is looked whether the bot that starts has something to do, in seconds; event loops count milliseconds.
 LOOK_S = 0.001
@@ -22,22 +23,21 @@ LOOK_S = 0.001
 BUSY_SHARE = 0.5
 #: How long others wait for a bot that is always busy.
 MAX_START_S = 0.05
-#: How long no garbage is collected from a start on, and at least how long it is collected after that.
-UNCOLLECTED_S = COLLECTED_S = 0.25
 
 
 class Starts:
     """
     Whose bot may start now, in the order of their calls.
 
-    No garbage is collected meanwhile: nearly all objects are new and will stay, so a collection would look at all of
-    them and free none.
-
     Args:
         busy_s: For how long the event loop's thread has been busy, in seconds.
+
+    Attributes:
+        collection: No garbage is collected meanwhile.
     """
 
     def __init__(self, busy_s: Callable[[], float] = time.thread_time) -> None:
+        self.collection = CollectionPause()
         self._thread_busy_s = busy_s
         self._waiting: deque[asyncio.Future[int]] = deque()
         #: Which start is under way; its number is never used again.
@@ -47,9 +47,6 @@ class Starts:
         self._begun_at = 0.0
         self._looked_at = 0.0
         self._busy_s = 0.0
-        #: What resumes the collection of garbage, and when it may be paused again.
-        self._resumption: asyncio.TimerHandle | None = None
-        self._collects_until = 0.0
 
     async def wait(self) -> Callable[[], None]:
         """Wait until no other bot is busy with its start, and return what says that this one has started."""
@@ -65,7 +62,7 @@ class Starts:
         loop = asyncio.get_running_loop()
         self._number += 1
         self._is_under_way = True
-        self._pause_collection(loop)
+        self.collection.begin()
         self._begun_at = self._looked_at = loop.time()
         self._busy_s = self._thread_busy_s()
         self._timer = loop.call_later(LOOK_S, self._look)
@@ -97,17 +94,3 @@ class Starts:
                 following.set_result(self._begin())
                 return
         self._is_under_way = False
-
-    def _pause_collection(self, loop: asyncio.AbstractEventLoop) -> None:
-        # Who has disabled it already does not want it at all.
-        if gc.isenabled() and loop.time() >= self._collects_until:
-            gc.disable()
-            self._resumption = loop.call_later(UNCOLLECTED_S, self.resume_collection)
-            self._collects_until = loop.time() + UNCOLLECTED_S + COLLECTED_S
-
-    def resume_collection(self) -> None:
-        """Collect garbage again, if that is paused."""
-        if self._resumption is not None:
-            self._resumption.cancel()
-            self._resumption = None
-            gc.enable()
