@@ -186,7 +186,8 @@ class TestCycles:
         assert searches
 
     def test_what_calls_leave_is_found(self, searches: list[int]) -> None:
-        cycles = CycleCollector()
+        now = 100.0
+        cycles = CycleCollector(lambda: now)
         with cycles.in_charge():
             left = [_Cycle() for _ in range(30)]
             gc.collect(1)
@@ -198,6 +199,10 @@ class TestCycles:
             cycles.check(running=100, ended=75)
             assert len(searches) == 1
             assert not any(each() for each in references)
+            # Not often, however many calls are over at once.
+            cycles.check(running=0, ended=1000)
+            assert len(searches) == 1
+            now = 105.0
             cycles.check(running=0, ended=99)
             assert len(searches) == 1
             cycles.check(running=0, ended=100)
@@ -215,6 +220,12 @@ class TestCycles:
             cycles.check(running=1, ended=0)
             cycles.check(running=1, ended=0)
             assert len(searches) == 1
+            # What was given back may not be taken again before the next search.
+            held = 100_000_000
+            cycles.check(running=1, ended=0)
+            held = 190_000_000
+            cycles.check(running=1, ended=0)
+            assert len(searches) == 2
 
     def test_a_bot_that_decides_itself_does(self, searches: list[int]) -> None:
         cycles, threshold = CycleCollector(), gc.get_threshold()
@@ -224,52 +235,66 @@ class TestCycles:
                 cycles.check(running=0, ended=1000)
             finally:
                 gc.enable()
-            gc.set_threshold(500, 5, 5)
-            cycles.check(running=0, ended=1000)
+            for its_own in ((500, 5, 5), (50_000,), (0,)):
+                gc.set_threshold(*its_own)
+                cycles.check(running=0, ended=1000)
             assert not searches
-        assert gc.get_threshold() == threshold
+            its_own = gc.get_threshold()
+        assert gc.get_threshold() == its_own
+        with cycles.in_charge():
+            assert gc.get_threshold() == its_own
+        gc.set_threshold(*threshold)
 
 
-@pytest.fixture
-def collecting() -> Iterator[None]:
-    yield
-    gc.enable()
-
-
-@pytest.mark.usefixtures("collecting")
 class TestPause:
     def test_it_ends_and_the_next_one_is_not_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(memory, "UNCOLLECTED_S", 0.05)
         monkeypatch.setattr(memory, "COLLECTED_S", 60)
 
         async def main() -> None:
-            pause = CollectionPause()
+            pause, before = CollectionPause(), gc.get_threshold()
             pause.begin()
-            assert not gc.isenabled()
+            assert gc.get_threshold()[0] == 0
             async with asyncio.timeout(5):
-                while not gc.isenabled():
+                while gc.get_threshold() != before:
                     await asyncio.sleep(0.01)
             # Calls that come all the time must not keep it off.
             pause.begin()
-            assert gc.isenabled()
+            assert gc.get_threshold() == before
 
         asyncio.run(main())
 
     def test_it_ends_when_the_server_stops(self) -> None:
         async def main() -> None:
-            pause = CollectionPause()
+            pause, before = CollectionPause(), gc.get_threshold()
             pause.begin()
             pause.end()
-            assert gc.isenabled()
+            assert gc.get_threshold() == before
 
         asyncio.run(main())
 
-    def test_who_wants_no_collection_gets_none(self) -> None:
+    def test_what_a_bot_sets_meanwhile_stays(self) -> None:
         async def main() -> None:
-            gc.disable()
-            pause = CollectionPause()
+            pause, before = CollectionPause(), gc.get_threshold()
             pause.begin()
+            gc.disable()
+            gc.set_threshold(1000, 5, 5)
             pause.end()
             assert not gc.isenabled()
+            assert gc.get_threshold() == (1000, 5, 5)
+            gc.enable()
+            gc.set_threshold(*before)
 
         asyncio.run(main())
+
+    def test_one_that_a_closed_loop_left_behind_is_ended(self) -> None:
+        pause, before = CollectionPause(), gc.get_threshold()
+
+        async def main() -> None:
+            pause.begin()
+
+        for _ in range(2):
+            asyncio.run(main())
+        assert gc.get_threshold()[0] == 0
+        pause.end()
+        assert gc.get_threshold() == before

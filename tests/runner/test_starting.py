@@ -22,8 +22,9 @@ def never_busy() -> float:
 
 @pytest.fixture(autouse=True)
 def collection() -> Iterator[None]:
+    before = gc.get_threshold()
     yield
-    gc.enable()
+    gc.set_threshold(*before)
 
 
 class TestStarts:
@@ -72,7 +73,8 @@ class TestStarts:
             waiting[0].cancel()
             await asyncio.sleep(0)
             started()
-            await asyncio.sleep(0)
+            for _ in range(5):
+                await asyncio.sleep(0)
             assert waiting[0].cancelled()
             assert waiting[1].done()
 
@@ -96,7 +98,44 @@ class TestStarts:
         async def main() -> None:
             starts = Starts(always_busy)
             await starts.wait()
-            assert not gc.isenabled()
+            assert gc.get_threshold()[0] == 0
             starts.collection.end()
 
         asyncio.run(main())
+
+    def test_none_waits_for_long(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Twenty would take a second, if each took the time that it may."""
+        monkeypatch.setattr("wsvoice.runner.starting.MAX_START_S", 5)
+        monkeypatch.setattr("wsvoice.runner.starting.MAX_WAIT_S", 0.1)
+
+        async def main() -> None:
+            starts = Starts(always_busy)
+            async with asyncio.timeout(4):
+                await asyncio.gather(*(starts.wait() for _ in range(20)))
+
+        asyncio.run(main())
+
+    def test_a_turn_that_came_to_one_who_was_cancelled_is_passed_on(self) -> None:
+        async def main() -> None:
+            starts = Starts(always_busy)
+            started = await starts.wait()
+            waiting = [asyncio.create_task(starts.wait()) for _ in range(2)]
+            await asyncio.sleep(0)
+            started()
+            waiting[0].cancel()
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert waiting[0].cancelled()
+            assert waiting[1].done()
+
+        asyncio.run(main())
+
+    def test_another_event_loop_begins_anew(self) -> None:
+        starts = Starts(always_busy)
+
+        async def main() -> None:
+            async with asyncio.timeout(5):
+                await starts.wait()
+
+        for _ in range(2):
+            asyncio.run(main())

@@ -14,6 +14,7 @@ import ctypes
 import gc
 import os
 import sys
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,12 +27,16 @@ PAUSE_S = 60.0
 WORTH_BYTES = 8_000_000
 #: After how many calls at least their cycles are searched for while others run, and how many more for each of those.
 ENDED_CALLS, ENDED_PER_CALL = 25, 0.5
+#: The least time between two such searches, because each holds up the calls for up to a tenth of a second.
+SEARCH_PAUSE_S = 5.0
 #: How much the process may grow between two searches: by this factor, and so many bytes.
 GROWTH, GROWTH_BYTES = 1.25, 64_000_000
 #: How long no garbage is collected from a bot's start on, and at least how long it is collected after that.
 UNCOLLECTED_S = COLLECTED_S = 0.25
 #: More searches of young objects than there are between two of all.
 _NEVER = 2**30
+#: Python's thresholds, before a bot may have set its own.
+_USUAL = gc.get_threshold()
 
 
 class CycleCollector:
@@ -39,33 +44,43 @@ class CycleCollector:
     Searches all objects for cycles when calls have ended, or when memory has grown, and not while calls begin.
 
     Short searches of new objects stay Python's business. So does all of it from Python 3.14 on, which searches old
-    objects bit by bit, and for a bot that switches the search off or sets a threshold of its own.
+    objects bit by bit; where the process's memory is not known; and for a bot that switches the search off or sets
+    thresholds of its own.
+
+    Args:
+        now: Gives the time in seconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
         self._searched_at_ended = 0
         self._searched_at_bytes = resident_bytes()
+        self._not_before = 0.0
+        self._threshold = (*_USUAL[:2], _NEVER)
 
     @contextmanager
     def in_charge(self) -> Generator[None, None, None]:
         """Keep Python from searching all objects while the context lasts."""
-        before = gc.get_threshold()
-        if sys.version_info < (3, 14):
-            gc.set_threshold(*before[:2], _NEVER)
+        if sys.version_info < (3, 14) and resident_bytes() and gc.get_threshold() == _USUAL:
+            gc.set_threshold(*self._threshold)
         try:
             yield
         finally:
-            gc.set_threshold(*before)
+            if gc.get_threshold() == self._threshold:
+                gc.set_threshold(*_USUAL)
 
     def check(self, *, running: int, ended: int) -> None:
         """Search if it is time; called a few times a second with the numbers of calls since the start."""
-        if not gc.isenabled() or gc.get_threshold()[2] != _NEVER:
+        if not gc.isenabled() or gc.get_threshold() != self._threshold:
             return
-        many = ENDED_CALLS + ENDED_PER_CALL * running
-        grown = resident_bytes() > self._searched_at_bytes * GROWTH + GROWTH_BYTES
-        if grown or ended - self._searched_at_ended >= many:
+        held, now = resident_bytes(), self._now()
+        self._searched_at_bytes = min(self._searched_at_bytes, held)
+        grown = held > self._searched_at_bytes * GROWTH + GROWTH_BYTES
+        many = ended - self._searched_at_ended >= ENDED_CALLS + ENDED_PER_CALL * running
+        if grown or (many and now >= self._not_before):
             gc.collect()
             self._searched_at_ended, self._searched_at_bytes = ended, resident_bytes()
+            self._not_before = now + SEARCH_PAUSE_S
 
 
 class CollectionPause:
@@ -76,25 +91,34 @@ class CollectionPause:
     """
 
     def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
         #: What ends the pause, and when the next one may begin.
         self._end: asyncio.TimerHandle | None = None
         self._collects_until = 0.0
+        #: The thresholds before it.
+        self._threshold = _USUAL
 
     def begin(self) -> None:
         """Collect nothing for :data:`UNCOLLECTED_S`, in the running event loop."""
         loop = asyncio.get_running_loop()
-        # Who has disabled it already does not want it at all.
-        if gc.isenabled() and loop.time() >= self._collects_until:
-            gc.disable()
+        if loop is not self._loop:
+            # What would have ended the pause went with another loop.
+            self.end()
+            self._loop, self._collects_until = loop, 0.0
+        threshold = gc.get_threshold()
+        if threshold[0] and loop.time() >= self._collects_until:
+            self._threshold = threshold
+            gc.set_threshold(0, *threshold[1:])
             self._end = loop.call_later(UNCOLLECTED_S, self.end)
             self._collects_until = loop.time() + UNCOLLECTED_S + COLLECTED_S
 
     def end(self) -> None:
-        """Collect garbage again, if that is paused."""
+        """Collect garbage again, if that is paused and nobody has set thresholds meanwhile."""
         if self._end is not None:
             self._end.cancel()
             self._end = None
-            gc.enable()
+            if gc.get_threshold() == (0, *self._threshold[1:]):
+                gc.set_threshold(*self._threshold)
 
 
 class MemoryTrimmer:

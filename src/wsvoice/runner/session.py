@@ -229,6 +229,14 @@ class Session(BotSession):
         finally:
             self._stop_recording()
 
+    async def _call_bot(self) -> None:
+        try:
+            await super()._call_bot()
+        finally:
+            # A bot that has ended starts no more.
+            if self.socket.on_bot_started is not None:
+                self.socket.on_bot_started()
+
     async def _make_arguments(self) -> Any:
         self.socket.on_bot_started = await self._switchboard.starts.wait()
         return await self._switchboard.make_call_arguments(self, self._handshake)

@@ -3,8 +3,8 @@ Bots whose calls come at once start one after the other.
 
 Starting a bot takes a few milliseconds of the processor. If 25 took turns at every step, all would be ready when the
 last one is. Like this, half of the callers are answered in about half of that time; the last one is answered when it
-would have been, or as much later as the processor works for the others' speech by then. No bot waits for one that
-waits itself, such as for a service's connection.
+would have been, or as much later as the processor works for the others' speech by then. On a server that is not busy,
+no bot waits for one that waits itself, such as for a service's connection; and none waits for long.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from wsvoice.runner.memory import CollectionPause
 LOOK_S = 0.001
 #: It waits if the event loop's thread was busy for less than this share of that time.
 BUSY_SHARE = 0.5
-#: How long others wait for a bot that is always busy.
+#: How long others wait for a bot that is always busy, or seems to be because running calls are.
 MAX_START_S = 0.05
+#: How long a bot waits for others at all.
+MAX_WAIT_S = 0.3
 
 
 class Starts:
@@ -39,6 +41,7 @@ class Starts:
     def __init__(self, busy_s: Callable[[], float] = time.thread_time) -> None:
         self.collection = CollectionPause()
         self._thread_busy_s = busy_s
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: deque[asyncio.Future[int]] = deque()
         #: Which start is under way; its number is never used again.
         self._number = 0
@@ -49,14 +52,27 @@ class Starts:
         self._busy_s = 0.0
 
     async def wait(self) -> Callable[[], None]:
-        """Wait until no other bot is busy with its start, and return what says that this one has started."""
-        if self._is_under_way:
-            wait = asyncio.get_running_loop().create_future()
-            self._waiting.append(wait)
-            number = await wait
-        else:
-            number = self._begin()
-        return partial(self._note_started, number)
+        """Wait until no other bot is busy with its start, or for long; return what says that this one has started."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            # Who waited in a loop that is closed is gone, and so is what would have looked after them.
+            self._loop, self._is_under_way, self._timer = loop, False, None
+            self._waiting.clear()
+        if not self._is_under_way:
+            return partial(self._note_started, self._begin())
+        turn: asyncio.Future[int] = loop.create_future()
+        self._waiting.append(turn)
+        try:
+            await asyncio.wait({turn}, timeout=MAX_WAIT_S)
+        except asyncio.CancelledError:
+            if turn.done():
+                self._note_started(turn.result())
+            turn.cancel()
+            raise
+        if turn.done():
+            return partial(self._note_started, turn.result())
+        turn.cancel()
+        return _nothing
 
     def _begin(self) -> int:
         loop = asyncio.get_running_loop()
@@ -89,8 +105,12 @@ class Starts:
             self._timer = None
         while self._waiting:
             following = self._waiting.popleft()
-            # The callers of others may have hung up.
+            # Others have waited long enough, or were cancelled.
             if not following.done():
                 following.set_result(self._begin())
                 return
         self._is_under_way = False
+
+
+def _nothing() -> None:
+    """Say nothing of a start that was out of turn."""

@@ -3,7 +3,7 @@ A pipeline starts without work that nobody sees.
 
 pipecat queues each step of each processor's start for each observer, also for those that ignore such steps, and looks
 for handlers of jobs in all classes of each new worker. Here an observer gets what its class has a method for, and a
-class in which no handler was found is not searched again.
+class of pipecat's in which no handler was found is not searched again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakSet
 
 from pipecat.observers.base_observer import BaseObserver, FrameProcessed, ProcessorSetUp
 from pipecat.pipeline.worker_observer import WorkerObserver
@@ -51,16 +50,21 @@ def apply() -> None:
 
 
 def _remembering(collect: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
-    """Return a function that does not search the classes again in which nothing was found."""
-    without: WeakSet[type] = WeakSet()
+    """Return a function that does not search pipecat's own classes again in which nothing was found."""
+    #: How many attributes each had, and its bases: somebody may add handlers later.
+    without: dict[type, list[int]] = {}
 
     @functools.wraps(collect)
     def collect_or_remember(worker: Any) -> dict[str, Any]:
-        if type(worker) in without:
+        kind = type(worker)
+        if not kind.__module__.startswith("pipecat."):
+            return collect(worker)
+        sizes = [len(vars(each)) for each in kind.__mro__]
+        if without.get(kind) == sizes:
             return {}
         handlers = collect(worker)
         if not handlers:
-            without.add(type(worker))
+            without[kind] = sizes
         return handlers
 
     return collect_or_remember
