@@ -64,15 +64,20 @@ class TestStarts:
 
         assert asyncio.run(main()) >= MAX_START_S
 
-    def test_whose_caller_hangs_up_meanwhile_is_left_out(self) -> None:
+    @pytest.mark.parametrize("has_its_turn", [False, True], ids=["while it waits", "as its turn comes"])
+    def test_one_that_is_cancelled_is_left_out(self, has_its_turn: bool) -> None:
         async def main() -> None:
             starts = Starts(always_busy)
             started = await starts.wait()
             waiting = [asyncio.create_task(starts.wait()) for _ in range(2)]
             await asyncio.sleep(0)
-            waiting[0].cancel()
-            await asyncio.sleep(0)
-            started()
+            if has_its_turn:
+                started()
+                waiting[0].cancel()
+            else:
+                waiting[0].cancel()
+                await asyncio.sleep(0)
+                started()
             for _ in range(5):
                 await asyncio.sleep(0)
             assert waiting[0].cancelled()
@@ -112,21 +117,6 @@ class TestStarts:
             starts = Starts(always_busy)
             async with asyncio.timeout(4):
                 await asyncio.gather(*(starts.wait() for _ in range(20)))
-
-        asyncio.run(main())
-
-    def test_a_turn_that_came_to_one_who_was_cancelled_is_passed_on(self) -> None:
-        async def main() -> None:
-            starts = Starts(always_busy)
-            started = await starts.wait()
-            waiting = [asyncio.create_task(starts.wait()) for _ in range(2)]
-            await asyncio.sleep(0)
-            started()
-            waiting[0].cancel()
-            for _ in range(5):
-                await asyncio.sleep(0)
-            assert waiting[0].cancelled()
-            assert waiting[1].done()
 
         asyncio.run(main())
 

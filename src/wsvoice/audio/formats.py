@@ -52,7 +52,7 @@ class AudioFormat:
 
     def duration_ms(self, n_bytes: int) -> float:
         """Return how long `n_bytes` of this format last."""
-        return n_bytes * 1000 / (self.sample_rate * 2 if self.encoding is Encoding.L16 else self.sample_rate)
+        return n_bytes * 1000 / (self.sample_rate * self.sample_width)
 
     def silence(self, n_bytes: int) -> bytes:
         """Return `n_bytes` of silence."""
