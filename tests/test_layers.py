@@ -32,11 +32,13 @@ OURS = {
     "providers": ("providers", "errors", "call", "audio"),
     "config": ("config", "errors", "providers"),
     "http": ("errors", "providers"),
+    "phone": ("phone", "providers", "http", "config", "call", "errors"),
     "isolation": (),
     "bot_loading": ("config", "errors", "isolation"),
     "runner": (
         *(
             "runner",
+            "phone",
             "bot_loading",
             "isolation",
             "providers",
@@ -63,6 +65,7 @@ OURS = {
         "isolation",
         "runner",
         "dial",
+        "phone",
         "scaffold",
         "speech",
         "providers",
@@ -107,8 +110,10 @@ OUTSIDE = {
 PURE_LAYERS = ("errors", "call", "providers")
 
 #: Of the providers, what plays a company in a test call, and what answers a company's calls: neither knows the other.
-SIMULATORS = re.compile(r"wsvoice\.providers\.(\w+\.(simulator|fake_api)|xml_answer|hazards|fake_api)(\.|$)")
-SERVERS = re.compile(r"wsvoice\.providers\.(\w+\.server|xml_writer|callbacks)(\.|$)")
+SIMULATORS = re.compile(
+    r"wsvoice\.providers\.(\w+\.(simulator|fake_api|fake_account)|xml_answer|hazards|fake_api|fake_account)(\.|$)"
+)
+SERVERS = re.compile(r"wsvoice\.providers\.(\w+\.(server|account)|xml_writer|callbacks|account)(\.|$)")
 
 
 #: Each library's place: the modules, or packages, that may import it; in all others it is out of bounds.
@@ -117,8 +122,8 @@ PLACES = {
     "fastapi": ("wsvoice.runner",),
     "starlette": ("wsvoice.runner",),
     "uvicorn": ("wsvoice.runner", "wsvoice.bot_loading"),
-    "loguru": ("wsvoice.runner",),
-    "pyngrok": ("wsvoice.runner.tunnel",),
+    "loguru": ("wsvoice.runner", "wsvoice.phone"),
+    "pyngrok": ("wsvoice.runner.tunnel", "wsvoice.phone.tunnels"),
     "httpx": ("wsvoice.http",),
     "requests": (),
     "aiohttp": (),
@@ -279,7 +284,7 @@ def objection(module: str, imported: Import) -> str | None:
     if layer not in OURS:
         return f"{layer} has no place in the layers yet: add it to this test"
     top = target.partition(".")[0]
-    if (layer == "runner" or SERVERS.match(module)) and SIMULATORS.match(target):
+    if (layer in ("runner", "phone") or SERVERS.match(module)) and SIMULATORS.match(target):
         return "what answers calls never sees what simulates them"
     if (layer == "dial" or SIMULATORS.match(module)) and SERVERS.match(target):
         return "what simulates calls never sees what answers them"

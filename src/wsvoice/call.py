@@ -9,6 +9,13 @@ from typing import Literal
 
 Direction = Literal["inbound", "outbound"]
 Control = Literal["document", "api"]
+#: How far a call is, in words that are the same for every provider; the last five are how it ended.
+Stage = Literal["queued", "ringing", "answered", "completed", "busy", "no-answer", "failed", "canceled"]
+#: Who answered an outbound call, as far as its provider can tell.
+AnsweredBy = Literal["human", "machine", "fax", "unknown"]
+
+#: The stages of a call that is over.
+ENDED_STAGES: frozenset[Stage] = frozenset({"completed", "busy", "no-answer", "failed", "canceled"})
 
 
 @dataclass(frozen=True, slots=True)

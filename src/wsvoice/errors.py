@@ -15,6 +15,8 @@ Every exception of wsvoice.
     ├── DialError                a test call could not be placed
     ├── ScaffoldError            a project could not be written
     ├── HttpError                an HTTP request got no response
+    ├── ApiError                 a provider's REST API refused a request, or could not be reached
+    ├── NumberError              a phone number could not be pointed at a server, or put back
     ├── SignatureError           a request is not signed by the provider
     ├── TokenError               a stream token is missing, forged, expired or used
     └── ProtocolError
@@ -100,6 +102,25 @@ class HttpError(WsvoiceError):
     def __init__(self, kind: str, message: str, *, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.kind = kind
+
+
+class ApiError(WsvoiceError):
+    """
+    A provider's REST API refused a request, or could not be reached.
+
+    ``kind`` is ``credentials``, ``not-found``, ``number`` (not the account's, or without voice), ``trial`` (a limit of
+    trial accounts), ``balance``, ``permission``, ``rate-limit``, ``ended`` (the call is over), ``unreachable``,
+    ``unsupported`` (the company has no such thing) or ``refused``. ``code`` is the company's own error code.
+    """
+
+    def __init__(self, kind: str, message: str, *, code: str = "", hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.kind = kind
+        self.code = code
+
+
+class NumberError(WsvoiceError):
+    """A phone number could not be pointed at a server, or put back."""
 
 
 class SignatureError(WsvoiceError):

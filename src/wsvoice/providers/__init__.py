@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from wsvoice.errors import UsageError
 
 if TYPE_CHECKING:
+    from wsvoice.providers.account import Account
     from wsvoice.providers.base import Company, Server, Simulator
 
 PROVIDERS: dict[str, str] = {
@@ -49,6 +50,12 @@ def load_server(name: str, credentials: Mapping[str, str] | None = None) -> Serv
     return server
 
 
+def load_account(name: str, credentials: Mapping[str, str] | None = None) -> Account:
+    """Return the REST half of the provider called `name`; arguments and errors as in :func:`load_server`."""
+    account: Account = _load(name, "account")(credentials or {})
+    return account
+
+
 def load_simulator(
     name: str, credentials: Mapping[str, str] | None = None, quirks: Mapping[str, str] | None = None
 ) -> Simulator:
@@ -58,7 +65,7 @@ def load_simulator(
     return simulator
 
 
-def _load(name: str, part: Literal["company", "server", "simulator"]) -> Any:
+def _load(name: str, part: Literal["account", "company", "server", "simulator"]) -> Any:
     if name not in PROVIDERS:
         known = ", ".join(PROVIDERS)
         raise UsageError(f"no provider is called {name!r}", hint=f"known are: {known}")

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 from urllib.parse import parse_qsl
 
 from wsvoice.audio import PCMU_8K, AudioFormat
-from wsvoice.call import Call, Direction
+from wsvoice.call import AnsweredBy, Call, Direction, Stage
 from wsvoice.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 from wsvoice.providers.fields import broken, read_object, shown, write_object
 
@@ -153,6 +153,10 @@ class CallUpdate:
         detail: What the report says of it, such as a cause or an error's code; may be empty.
         failed: Whether something went wrong, which is logged as a warning.
         ended: Whether the call is over, so that its place is free.
+        stage: How far the call is; ``None`` where the report does not say.
+        answered_by: Who answered; ``None`` where the report does not say.
+        greeting_ended: Whether the machine that answered has come to the end of its greeting, so that a message can
+            be left.
     """
 
     call_id: str
@@ -160,6 +164,9 @@ class CallUpdate:
     detail: str = ""
     failed: bool = False
     ended: bool = False
+    stage: Stage | None = None
+    answered_by: AnsweredBy | None = None
+    greeting_ended: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -606,6 +613,25 @@ class Simulator(Company):
         self, call: Call, at: Callback, progress: Progress, *, duration_s: float = 0.0, now: float = 0.0
     ) -> WebhookRequest | None:
         """Render the report on `call`, which has lasted `duration_s` if it is over; ``None`` if there is none."""
+        return None
+
+    def status_webhook(
+        self,
+        call: Call,
+        at: Callback,
+        stage: Stage,
+        *,
+        answered_by: AnsweredBy | None = None,
+        greeting_ended: bool = False,
+        duration_s: float = 0.0,
+        now: float = 0.0,
+    ) -> WebhookRequest | None:
+        """
+        Render the report on `call`, which we placed, to its status callback; ``None`` if the company sends none.
+
+        With `answered_by` it is the report of machine detection while the call goes on, which is sent to the address
+        that was named for it.
+        """
         return None
 
     def sign(self, request: WebhookRequest, *, now: float) -> WebhookRequest:

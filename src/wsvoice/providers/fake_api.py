@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 from wsvoice.call import Call
 from wsvoice.errors import RemoteProtocolError
 from wsvoice.providers.base import Answer, CallStatus, Command, Company, StreamRequest, WebhookRequest
+from wsvoice.providers.fake_account import FakeAccount
 from wsvoice.providers.fields import DIGITS, broken, read_basic, shown, write_object
 from wsvoice.providers.signing import is_same
 from wsvoice.providers.urls import read_callback
@@ -22,6 +23,8 @@ class FakeApi:
 
     #: The credentials that a request may carry: names of the user, and of the secret.
     users: ClassVar[tuple[tuple[str, str], ...]] = ()
+    #: What else the account has, beside calls in progress; ``None`` where that is not simulated.
+    account_type: ClassVar[type[FakeAccount] | None] = None
 
     def __init__(self, company: Company) -> None:
         self.company = company
