@@ -25,6 +25,7 @@ import typer
 
 from wsvoice._version import __version__
 from wsvoice.cli.dial import dial
+from wsvoice.cli.doctor import doctor
 from wsvoice.cli.help import ClickError, ClickUsageError, Command, Group
 from wsvoice.cli.init import init
 from wsvoice.cli.output import Output
@@ -79,8 +80,10 @@ def _meant(name: str, args: Sequence[str], commands: Sequence[str]) -> str | Non
 #: What other tools call it.
 _SYNONYMS = {
     "call": "dial",
+    "check": "doctor",
     "create": "init",
     "dev": "run",
+    "diagnose": "doctor",
     "help": "--help",
     "new": "init",
     "serve": "run",
@@ -145,6 +148,7 @@ def wsvoice(
 app.command(cls=Command)(run)
 app.command(cls=Command)(dial)
 app.command(cls=Command)(init)
+app.command(cls=Command)(doctor)
 
 
 def main() -> None:
