@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import sin
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.doctor.company import CREDENTIALS, NUMBER, SmallAccount, SmallCompany
 from tests.doctor.internet import HOST, Authority, Front, Loopback, listening
 from tests.runner.conftest import serving
 from wsvoice import http
+from wsvoice.audio import write_wav
 from wsvoice.config import RunConfig
 from wsvoice.doctor.checks import checks
 from wsvoice.doctor.checkup import Examined, Result, examine, ok
@@ -22,6 +24,8 @@ from wsvoice.doctor.subject import Subject
 
 #: What takes a while and is the same in every test; faults of these are looked for by name.
 SLOW = ("packages", "pipecat")
+#: What the caller of a test call says: a third of a second of a tone.
+WORD = b"".join(round(12000 * sin(n / 4)).to_bytes(2, "little", signed=True) for n in range(2700))
 
 
 @dataclass
@@ -132,8 +136,10 @@ def practice(
     start: Callable[..., Any],
     authority: Authority,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Practice]:
     """Return a set-up in which nothing is wrong."""
+    monkeypatch.chdir(tmp_path)
     front.heal()
     front.backend = port_of(server.url)
     with small_company() as company:
@@ -145,7 +151,9 @@ def practice(
             port=port_of(server.url),
             credentials={**CREDENTIALS, "TWILIO_API_BASE_URL": company.url},
         )
-        environ = {**without_a_virtual_environment(), "WSVOICE_STATE_DIR": str(tmp_path / "state")}
+        write_wav(tmp_path / "word.wav", [WORD], 8000)
+        own = {"WSVOICE_STATE_DIR": str(tmp_path / "state"), "WSVOICE_DIAL_AUDIO": str(tmp_path / "word.wav")}
+        environ = {**without_a_virtual_environment(), **own}
         yield Practice(company, front, server, authority, config, tmp_path, environ, start)
 
 

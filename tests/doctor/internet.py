@@ -193,7 +193,9 @@ def answering(answer: Callable[[str, bytes], bytes]) -> Iterator[int]:
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError, asyncio.IncompleteReadError):
-            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+            first = await reader.readexactly(1)
+            # A greeting in TLS is no head of a request.
+            head = (first + (await reader.readuntil(b"\r\n\r\n") if first.isalpha() else b"")).decode("latin-1")
             length = re.search(r"content-length: (\d+)", head, re.IGNORECASE)
             body = await reader.readexactly(int(length[1])) if length else b""
             writer.write(answer(head, body))

@@ -22,11 +22,12 @@ import pytest
 
 from tests.doctor.company import CREDENTIALS, NUMBER
 from tests.doctor.conftest import Practice, echo, port_of
-from tests.doctor.internet import HOST, Authority, answering, listening, response
-from wsvoice.doctor.checkup import Examined, warn
+from tests.doctor.internet import HOST, Authority, answering, response
+from wsvoice.config import RunConfig
+from wsvoice.doctor.bot import look_at_bot
+from wsvoice.doctor.checkup import Examined, Result, warn
 from wsvoice.doctor.subject import Subject
 
-BOTS = Path(__file__).parents[1] / "bots"
 ECHO = Path(__file__).parents[2] / "examples" / "echo.py"
 
 
@@ -75,7 +76,7 @@ def test_a_package_is_too_old(practice: Practice, tmp_path: Path, monkeypatch: p
     monkeypatch.syspath_prepend(tmp_path)
     said = only(practice.examine(also=["packages"]), "packages")
     assert "websockets 12.0 is installed, and" in said
-    assert "wsvoice needs websockets>=17.4" in said
+    assert "wsvoice needs websockets>=" in said
     assert 'pip install "websockets' in said
 
 
@@ -336,12 +337,13 @@ def test_a_certificate_that_is_not_taken(
 ) -> None:
     practice.front.show(issue(practice, tmp_path))
     said = only(practice.examine(), "certificate")
-    assert f"the certificate of {HOST} {fault}" in said
+    assert f"the certificate of {HOST} " in said
+    assert fault in said
     assert mend in said
 
 
 def test_no_tls_at_the_public_address(practice: Practice) -> None:
-    with listening(practice.front.serve) as port:
+    with answering(lambda head, body: response("400 Bad Request")) as port:
         move(practice, port)
         said = only(practice.examine(), "certificate")
     assert f"{HOST}:{port} speaks plain HTTP, and providers stream over TLS only | put a proxy" in said
@@ -522,7 +524,10 @@ def test_a_server_behind_a_proxy_that_hides_https(practice: Practice, tmp_path: 
 DOCUMENTS = {
     "page": (page("Log in"), "it is a web page ('Log in')"),
     "not-xml": (b"hello", "the webhook's answer cannot be used"),
-    "says": (b"<Response><Say>Hello</Say></Response>", "without a stream"),
+    "says": (
+        b"<Response><Say>Hello</Say></Response>",
+        "opens no stream: the answer holds <Say>, but no <Connect>",
+    ),
     "not-encrypted": (
         b'<Response><Connect><Stream url="ws://HOST/ws/twilio/1"/></Connect></Response>',
         "ws://",
@@ -562,52 +567,66 @@ def test_a_webhook_that_is_redirected(practice: Practice) -> None:
 # The bot
 
 
-@pytest.mark.parametrize(
-    ("source", "fault", "mend"),
-    [
-        (
-            "import acme_speech\n\nasync def bot(runner_args): ...\n",
-            "bot.py imports `acme_speech`, which is not installed",
-            "pip install acme_speech",
-        ),
-        (
-            "def bot(runner_args): ...\n",
-            "`bot` in bot.py is a plain function, not a coroutine function",
-            "async def bot(runner_args): ...",
-        ),
-        (
-            "import time\n\ntime.sleep(600)\n\nasync def bot(runner_args): ...\n",
-            "does not load within 4 s: it hangs in bot.py, line 3",
-            'under `if __name__ == "__main__":`',
-        ),
-        (
-            "import os\n\nprint('error: no key', flush=True)\nos._exit(3)\n",
-            "ended while it loaded",
-            "`wsvoice run bot.py` shows all",
-        ),
-    ],
-    ids=["missing-package", "plain-function", "hangs", "exits"],
-)
-def test_a_bot_that_does_not_load(practice: Practice, source: str, fault: str, mend: str) -> None:
-    (practice.folder / "bot.py").write_text(source)
-    hangs = "sleep" in source
-    examined = practice.examine(
-        bot="bot.py", with_call=True, only=["bot", "audio"], load_limit_s=4.0 if hangs else 40.0
-    )
-    said = only(examined, "bot")
-    assert fault in said
-    assert mend in said
-    assert next(each.level for each in examined if each.name == "audio") == "skipped"
+#: By its fault: a bot's source, what is said of it, and what mends it.
+BOTS = {
+    "missing-package": (
+        "import acme_speech\n\nasync def bot(runner_args): ...\n",
+        "bot.py imports `acme_speech`, which is not installed",
+        "pip install acme_speech",
+    ),
+    "plain-function": (
+        "def bot(runner_args): ...\n",
+        "`bot` in bot.py is a plain function, not a coroutine function",
+        "async def bot(runner_args): ...",
+    ),
+    "hangs": (
+        "import time\n\ntime.sleep(600)\n\nasync def bot(runner_args): ...\n",
+        "does not load within 4 s: it hangs in bot.py, line 3",
+        'under `if __name__ == "__main__":`',
+    ),
+    "exits": (
+        "import os\n\nprint('no key', flush=True)\nos._exit(3)\n",
+        "the process of bot.py ended while it loaded: no key",
+        "`wsvoice run bot.py` shows all",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def bots_that_do_not_load(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Result]]:
+    """What is found of each of :data:`BOTS`; all at the same time, because one of them takes until it is given up."""
+
+    async def load(name: str) -> list[Result]:
+        folder = tmp_path_factory.mktemp(name)
+        (folder / "bot.py").write_text(BOTS[name][0])
+        subject = Subject(RunConfig(bot="bot.py"), environ=os.environ, cwd=folder)
+        return await look_at_bot(subject, limit_s=4.0 if name == "hangs" else 40.0)
+
+    async def load_all() -> dict[str, list[Result]]:
+        return dict(zip(BOTS, await asyncio.gather(*map(load, BOTS)), strict=True))
+
+    return asyncio.run(load_all())
+
+
+@pytest.mark.parametrize("name", BOTS)
+def test_a_bot_that_does_not_load(bots_that_do_not_load: dict[str, list[Result]], name: str) -> None:
+    _, fault, mend = BOTS[name]
+    [result] = bots_that_do_not_load[name]
+    assert result.level == "fail"
+    assert fault in result.message
+    assert mend in result.hint
 
 
 def test_a_bot_that_is_not_there(practice: Practice) -> None:
-    said = only(practice.examine(bot="bott.py", with_call=True), "bot")
-    assert "bott.py" in said
+    examined = practice.examine(bot="bott.py", with_call=True)
+    assert "bott.py" in only(examined, "bot")
+    [audio] = [each for each in examined if each.name == "audio"]
+    assert audio.held_up_by == "bot"
 
 
 def test_a_bot_that_fails_in_its_call(practice: Practice) -> None:
     (practice.folder / "bot.py").write_text("async def bot(runner_args):\n    raise LookupError('no such voice')\n")
-    said = only(practice.examine(bot="bot.py", with_call=True, only=["bot", "audio"]), "audio")
+    said = only(practice.examine(bot="bot.py", with_call=True, only=["audio"]), "audio")
     assert "no such voice" in said
     assert "`wsvoice dial bot.py -t twilio` shows the whole call" in said
 

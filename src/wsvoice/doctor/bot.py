@@ -12,7 +12,7 @@ from wsvoice.bot_loading import find_bot
 from wsvoice.dial.served_bot import ServedBot, bot_environment
 from wsvoice.doctor.checkup import Result, fail, ok, warn
 from wsvoice.doctor.subject import Subject
-from wsvoice.errors import DialError
+from wsvoice.errors import DialError, UsageError
 from wsvoice.providers import load_simulator
 
 #: How long a bot may take to load, in seconds, and from when on that is worth a word.
@@ -58,7 +58,7 @@ async def look_at_bot(subject: Subject, *, limit_s: float = LOAD_LIMIT_S) -> lis
     try:
         async with served:
             elapsed_s = time.monotonic() - began
-    except DialError:
+    except (DialError, UsageError):
         return [_failure(lines, spec, path, limit_s)]
     name = spec if path is None else path.name
     if elapsed_s > SLOW_S:

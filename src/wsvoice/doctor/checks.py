@@ -101,13 +101,13 @@ def _public(subject: Subject) -> list[Check]:
             "public address",
             "who answers there, from outside",
             partial(look_at_address, subject),
-            needs=("public name", "certificate"),
+            needs=("certificate",),
         ),
         Check(
             "upgrade",
             "whether WebSockets come through",
             partial(look_at_upgrade, subject),
-            needs=("public name", "certificate", "public address"),
+            needs=("public address",),
         ),
     ]
 

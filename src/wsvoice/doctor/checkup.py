@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from wsvoice.errors import WsvoiceError
@@ -80,12 +80,21 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """A check that was made."""
+    """
+    A check that was made.
+
+    Attributes:
+        name, looks_at: As the check has them.
+        results: What was found.
+        elapsed_s: How long it took.
+        held_up_by: The check that failed, without whose success this one was not made; empty if it was made.
+    """
 
     name: str
     looks_at: str
-    results: Sequence[Result] = field(default_factory=tuple)
+    results: Sequence[Result]
     elapsed_s: float = 0.0
+    held_up_by: str = ""
 
     @property
     def level(self) -> Level:
@@ -137,8 +146,12 @@ def verdict(examined: Sequence[Examined]) -> str:
 
 async def _examine(check: Check, tasks: Mapping[str, asyncio.Task[Examined]]) -> Examined:
     for name in check.needs:
-        if name in tasks and (await tasks[name]).level == "fail":
-            return Examined(check.name, check.looks_at, (skipped(f"it needs what the check {name!r} found at fault"),))
+        if name not in tasks:
+            continue
+        needed = await tasks[name]
+        if cause := name if needed.level == "fail" else needed.held_up_by:
+            why = skipped(f"it needs what the check {cause!r} found at fault")
+            return Examined(check.name, check.looks_at, (why,), held_up_by=cause)
     began = time.monotonic()
     try:
         async with asyncio.timeout(check.limit_s):

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 #: A certificate that expires within so many days is worth a word.
 EXPIRES_SOON_DAYS = 14
-#: The last part of a stream's path, which no server takes for a token.
-NO_TOKEN = "doctor"
 
 #: Why a certificate is not taken, and what mends it, by OpenSSL's codes:
 #: https://docs.openssl.org/master/man3/X509_STORE_CTX_get_error/#error-codes
@@ -109,6 +107,9 @@ async def look_at_certificate(subject: Subject) -> list[Result]:
             text = f"{urlsplit(url).netloc} speaks plain HTTP, and providers stream over TLS only"
             return [fail(text, "put a proxy with a certificate in front, or use --tunnel")]
         return [fail(f"{host} does not agree on TLS: {error.reason or error}", "it has to take TLS 1.2 or newer")]
+    except TimeoutError:
+        text = f"{urlsplit(url).netloc} takes no connection within {REQUEST_TIMEOUT_S:g} s, or says nothing"
+        return [fail(text, "is the proxy or the tunnel running, and does a firewall let connections in?")]
     except OSError as error:
         kind = http.failure_kind(error)
         why = "nothing listens there" if kind == "refused" else str(error) or type(error).__name__
@@ -224,7 +225,7 @@ async def look_at_upgrade(subject: Subject) -> list[Result]:
     """Look whether a WebSocket's upgrade comes through to the server: a stream without a token has to be refused."""
     served = subject.served()
     name = next((each for each in served if load_simulator(each).has_webhook), next(iter(served), "twilio"))
-    url = f"{subject.public_url.replace('http', 'ws', 1)}/ws/{name}/{NO_TOKEN}"
+    url = f"{subject.public_url.replace('http', 'ws', 1)}/ws/{name}"
     provider = load_simulator(name)
     policy = subject.network.policy(subject.public_url)
     opener = StreamOpener(provider, Target("stream", url), policy, Timeouts(connect_s=REQUEST_TIMEOUT_S))

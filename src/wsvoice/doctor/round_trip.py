@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from wsvoice.config import DialConfig
+from wsvoice.config import DialConfig, resolve_dial
 from wsvoice.dial.caller import dial
 from wsvoice.dial.report import CallReport, plural
 from wsvoice.doctor.checkup import Result, fail, ok, skipped, warn
@@ -12,17 +12,27 @@ from wsvoice.doctor.subject import Subject
 
 #: How long the whole call may take, in seconds: the bot is loaded for it first.
 CALL_LIMIT_S = 100.0
+#: What the call has in common with those of ``wsvoice dial``.
+_AS_DIALLED = ("audio", "say", "voice", "dtmf", "parameters", "listen_s", "response_timeout_s", "force_ws")
 
 
 async def look_at_audio(subject: Subject, bot: str | None) -> list[Result]:
     """
     Place a test call to `bot`, which is served for it; without one, to the server that runs on this machine.
 
+    The caller says what the settings of ``wsvoice dial`` say.
+
     Raises:
         UsageError: If it cannot be placed.
     """
     name = next(iter(subject.served()), "twilio")
-    config = DialConfig(transport=name, cwd=subject.cwd, environ=subject.environ)
+    usual = resolve_dial({}, environ=subject.environ, cwd=subject.cwd).config
+    config = DialConfig(
+        transport=name,
+        cwd=subject.cwd,
+        environ=subject.environ,
+        **{field: getattr(usual, field) for field in _AS_DIALLED},
+    )
     if bot is not None:
         config = replace(config, target=bot)
     elif subject.server is not None and subject.server.providers:

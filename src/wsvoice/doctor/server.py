@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from contextlib import suppress
 from urllib.parse import urlsplit
@@ -60,5 +61,5 @@ def _cannot_listen(host: str, port: int) -> str:
             except OSError as error:
                 # Not every machine has IPv6.
                 if family != socket.AF_INET6:
-                    return error.strerror or str(error)
+                    return os.strerror(error.errno) if error.errno else str(error)
     return ""

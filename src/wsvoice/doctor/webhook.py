@@ -140,15 +140,21 @@ class _Trial:
 
     async def _url_that_is_checked(self) -> str:
         """Return the URL against which the server checks signatures, by trying others; empty if none is taken."""
-        for url in candidates(self.url, self.subject.server.url if self.subject.server else ""):
-            now, call = self.subject.now(), self._new_call()
-            request = self.provider.webhook(call, url, method=self.provider.webhook_method, now=now)
-            signed = self.provider.sign(request, now=now)
-            with suppress(HttpError):
-                status, body = await self._send(signed, self.url)
+        with suppress(HttpError):
+            status, _ = await self._send_signed_for(self.url)
+            if status not in (401, 403):
+                return ""
+            for url in candidates(self.url, self.subject.server.url if self.subject.server else ""):
+                status, body = await self._send_signed_for(url)
                 if 200 <= status < 300 or body.startswith(_UNKNOWN_HOST):
                     return url
         return ""
+
+    async def _send_signed_for(self, url: str) -> tuple[int, bytes]:
+        """Send a webhook to its URL whose signature is for `url`; return the status and the body."""
+        now = self.subject.now()
+        request = self.provider.webhook(self._new_call(), url, method=self.provider.webhook_method, now=now)
+        return await self._send(self.provider.sign(request, now=now), self.url)
 
     def _wrong_url(self, checked: str) -> Result:
         title, public = self.provider.title, urlsplit(self.url)
