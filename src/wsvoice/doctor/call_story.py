@@ -194,8 +194,8 @@ def _from_state(account: Account, state: CallState | None) -> list[tuple[str, st
 
 def shown_time(when: str) -> str:
     """Return the time of day of a time stamp in ISO 8601 or RFC 2822, where that can be told; else all of it."""
-    match = re.search(r"\b(\d\d:\d\d:\d\d)(\.\d+)?", when)
-    return match[1] if match else when
+    match = re.search(r"(?<!\d)\d\d:\d\d:\d\d", when)
+    return match[0] if match else when
 
 
 def recordings_of(folder: Path | None, call_id: str) -> list[Path]:
