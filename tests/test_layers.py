@@ -133,6 +133,7 @@ PLACES = {
     "requests": (),
     "aiohttp": (),
     "dotenv": ("wsvoice.config",),
+    "platformdirs": ("wsvoice.config.state",),
     "tomllib": ("wsvoice.config", "wsvoice.scaffold"),
     "espeakng_loader": ("wsvoice.speech",),
     "pytest": ("wsvoice.pytest_plugin",),
