@@ -25,12 +25,13 @@ FOLDER = Path(__file__).parent / "commands"
 IMAGES = Path(__file__).parent / "images"
 #: The call of the picture, placed in the root of the repository.
 CALL = ("wsvoice", "dial", "examples/echo.py", "--record", "docs/images/dial.wav")
-COMMANDS: dict[str, Sequence[Setting]] = {"run": RUN_SETTINGS, "dial": DIAL_SETTINGS, "init": ()}
+COMMANDS: dict[str, Sequence[Setting]] = {"run": RUN_SETTINGS, "dial": DIAL_SETTINGS, "init": (), "doctor": ()}
 TABLES = {"run": "tool.wsvoice", "dial": "tool.wsvoice.dial"}
 EXIT_CODES = {
     "run": "0 when SIGTERM stopped it, 1 when it failed, 2 for misuse, 130 when Ctrl-C stopped it",
     "dial": "0 when the call passed, 1 when it failed, 2 for misuse, 130 when it was interrupted",
     "init": "0 when the project is there, 1 when it could not be written, 2 for misuse, 130 when it was interrupted",
+    "doctor": "0 when nothing failed, 1 when something did, or a call or a code is not known, 2 for misuse",
 }
 
 
