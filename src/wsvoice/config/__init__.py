@@ -28,11 +28,12 @@ from wsvoice.config.settings import (
 from wsvoice.config.sources import Given, Sources, read_env_file, read_pyproject
 from wsvoice.config.spelling import did_you_mean, nearest
 from wsvoice.config.values import PLAIN_TRANSPORTS, parse_transport
-from wsvoice.config.variables import CAUSES_VARIABLE, START_KEY, check_variables, read_credentials
+from wsvoice.config.variables import CAUSES_VARIABLE, DIAL_KEY, START_KEY, check_variables, read_credentials
 from wsvoice.errors import ConfigError
 
 __all__ = [
     "CAUSES_VARIABLE",
+    "DIAL_KEY",
     "DIAL_SETTINGS",
     "LOG_LEVELS",
     "PLAIN_TRANSPORTS",
@@ -81,7 +82,7 @@ class RunConfig:
         log_level: ``DEBUG``, ``INFO``, ``WARNING`` or ``ERROR``.
         disabled_patches: The names of patches of pipecat that are not applied; a process applies patches once.
         causes: The file for what goes wrong in a call, read by ``wsvoice dial``; or ``None``.
-        credentials: The providers' credentials and :data:`START_KEY`, by environment variable name.
+        credentials: The providers' credentials, :data:`START_KEY` and :data:`DIAL_KEY`, by environment variable name.
         dotenv_place: How messages name the ``.env`` file, and whether it was read.
         lead_ms: How far ahead of real time audio may be sent, so that the provider's buffer never runs dry.
         handshake_timeout_s: How long a connected caller may take to start its stream.

@@ -10,6 +10,8 @@ from wsvoice.config.settings import DIAL_SETTINGS, ENV_FILE, RUN_SETTINGS
 
 #: Holds the key for ``POST /start`` on a public address.
 START_KEY = "WSVOICE_START_KEY"
+#: Holds the key for ``/dial``, with which an application lets a running server place calls.
+DIAL_KEY = "WSVOICE_DIAL_KEY"
 #: Holds the file for causes, set by ``wsvoice dial`` for the server that it starts; not a setting for users.
 CAUSES_VARIABLE = "WSVOICE_CAUSES"
 
@@ -18,7 +20,7 @@ def check_variables(
     environ: Mapping[str, str], dotenv: Mapping[str, str], env_file_name: str, credentials: Mapping[str, str]
 ) -> list[str]:
     """Return warnings about variables that are probably misspelt, and about placeholders."""
-    known = {START_KEY, CAUSES_VARIABLE}
+    known = {START_KEY, DIAL_KEY, CAUSES_VARIABLE}
     for command, table in (("run", RUN_SETTINGS), ("dial", DIAL_SETTINGS)):
         known.update(name for each in (*table, ENV_FILE) for name in each.variables(command))
     names = _credential_names()
@@ -62,7 +64,7 @@ def read_credentials(environ: Mapping[str, str], dotenv: Mapping[str, str]) -> d
     An empty value in the environment overrides ``.env``.
     """
     both = {**dotenv, **environ}
-    stripped = {name: both.get(name, "").strip() for name in (*_credential_names(), START_KEY)}
+    stripped = {name: both.get(name, "").strip() for name in (*_credential_names(), START_KEY, DIAL_KEY)}
     return {name: value for name, value in stripped.items() if value}
 
 
