@@ -140,6 +140,8 @@ class Answer:
     status: int = 200
     #: Requests to the provider's API that carry the answer out; where there are some, the body only acknowledges.
     requests: tuple[HttpRequest, ...] = ()
+    #: Further headers, such as ``Retry-After``.
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -534,4 +534,4 @@ def _challenge(provider: Server, log: Logger) -> Response:
 
 
 def _response(answer: Answer) -> Response:
-    return Response(answer.body, answer.status, media_type=answer.media_type)
+    return Response(answer.body, answer.status, dict(answer.headers), media_type=answer.media_type)
