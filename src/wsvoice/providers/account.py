@@ -218,9 +218,14 @@ class Account(Company):
     has_numbers: ClassVar[bool] = False
     has_calls: ClassVar[bool] = False
 
-    def check_credentials(self) -> None:
-        """Raise :exc:`~wsvoice.errors.ConfigError` if one is missing, with where to find it."""
-        missing = [name for name in self.needed if not self.credential(name)]
+    def check_credentials(self, *names: str) -> None:
+        """
+        Raise :exc:`~wsvoice.errors.ConfigError` if a credential is missing, with where to find it.
+
+        Args:
+            names: The ones that an operation needs; those that all need, if none are named.
+        """
+        missing = [name for name in names or self.needed if not self.credential(name)]
         if missing:
             raise ConfigError(
                 f"{self.title}'s API needs {' and '.join(missing)}",

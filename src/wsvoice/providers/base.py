@@ -122,13 +122,25 @@ class WebhookRequest:
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """A request to a provider's REST API, ready to be sent."""
+    """
+    A request to a provider's REST API, ready to be sent.
+
+    Attributes:
+        timed_headers: Returns the headers that tell when it is sent, such as a token's, from Unix time in seconds.
+    """
 
     method: str
     url: str
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
     basic_auth: tuple[str, str] | None = None
+    timed_headers: Callable[[float], Mapping[str, str]] | None = None
+
+    def at(self, now: float) -> HttpRequest:
+        """Return the request as it is sent at `now`, Unix time in seconds."""
+        if self.timed_headers is None:
+            return self
+        return replace(self, headers={**self.headers, **self.timed_headers(now)}, timed_headers=None)
 
 
 @dataclass(frozen=True, slots=True)
