@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import httpx
+import websockets
 
 from tests.providers.companies import load_provider
 from tests.runner.dialects import DIALECTS, Dialect, on_line
@@ -80,7 +81,7 @@ class Exchange:
     route: Callable[[str], str] = lambda url: url
     verify: Any = True
     _threads: list[threading.Thread] = field(default_factory=list)
-    _ended: dict[str, threading.Event] = field(default_factory=dict)
+    _ended: dict[str, _Moment] = field(default_factory=dict)
 
     # The API
 
@@ -102,7 +103,7 @@ class Exchange:
 
     def ring(self, call: FakeCall) -> None:
         """Play a placed call in a thread of its own."""
-        self._ended[call.call.call_id] = threading.Event()
+        self._ended[call.call.call_id] = _Moment()
         thread = threading.Thread(target=lambda: asyncio.run(self._play(call)), daemon=True)
         self._threads.append(thread)
         thread.start()
@@ -170,7 +171,12 @@ class Exchange:
         report = self.carrier.status_webhook(call.call, at, stage, duration_s=call.duration_s, now=now, **details)
         if report is None:
             return
-        answer = await self._request(report)
+        try:
+            answer = await self._request(report)
+        except httpx.TransportError:
+            # The server is gone; a provider tries again, and gives up.
+            self.reached.append((stage, 0))
+            return
         self.reached.append((stage, answer.status_code))
 
     async def _ask_and_talk(self, call: FakeCall, callee: Callee) -> None:
@@ -194,6 +200,15 @@ class Exchange:
             )
 
     async def _talk(self, call: FakeCall, stream: StreamRequest, callee: Callee) -> None:
+        try:
+            await self._hold(call, stream, callee)
+        except websockets.InvalidStatus as refused:
+            self.reached.append(("stream", refused.response.status_code))
+        except websockets.ConnectionClosed as closed:
+            self.reached.append(("stream", closed.rcvd.code if closed.rcvd else 0))
+
+    async def _hold(self, call: FakeCall, stream: StreamRequest, callee: Callee) -> None:
+        """Be the callee on the line."""
         dialect = self._dialect(call, stream)
         options: dict[str, Any] = {"additional_headers": dict(stream.headers)} if stream.headers else {}
         async with on_line(self.route(stream.url), dialect, start=False, **options) as line:
@@ -222,12 +237,36 @@ class Exchange:
 
     async def _is_ended(self, call: FakeCall, timeout_s: float) -> bool:
         """Wait so long whether a request ends the call."""
-        return await asyncio.to_thread(self._ended[call.call.call_id].wait, timeout_s)
+        return await self._ended[call.call.call_id].wait(timeout_s)
 
     def end(self, call: FakeCall) -> None:
         """Note that a request has ended a call."""
-        if (event := self._ended.get(call.call.call_id)) is not None:
-            event.set()
+        if (moment := self._ended.get(call.call.call_id)) is not None:
+            moment.come()
+
+
+class _Moment:
+    """Something that happens in another thread, and is waited for in an event loop."""
+
+    def __init__(self) -> None:
+        self._come = threading.Event()
+        self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+
+    def come(self) -> None:
+        self._come.set()
+        for loop, event in self._waiting:
+            loop.call_soon_threadsafe(event.set)
+
+    async def wait(self, timeout_s: float) -> bool:
+        event = asyncio.Event()
+        self._waiting.append((asyncio.get_running_loop(), event))
+        if not self._come.is_set():
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await event.wait()
+            except TimeoutError:
+                return False
+        return True
 
 
 def tone(hz: int, duration_s: float, sample_rate: int) -> bytes:

@@ -46,8 +46,13 @@ DETECTION_TIMEOUT_S, GREETING_TIMEOUT_S = 35.0, 60.0
 ASK_AFTER_S = 15.0
 #: How long the report of a call's end may take after its stream has closed.
 REPORT_WAIT_S = 3.0
+#: How long the provider's API may take when the server stops.
+FINISH_TIMEOUT_S = 5.0
 #: How many placed calls are remembered.
 REMEMBERED_CALLS = 1000
+
+#: The name of tasks that end a call.
+_ENDING = "wsvoice-hang-up"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +128,8 @@ class DialledCall:
         self.events: list[DialEvent] = []
         self.session: Session | None = None
         self.record: CallRecord | None = None
+        #: Whether the provider is being told to end it.
+        self.is_ending = False
         self._began = time.monotonic()
         self._changed = asyncio.Event()
 
@@ -161,6 +168,11 @@ class DialledCall:
         except TimeoutError:
             return False
         return True
+
+    def close(self) -> None:
+        """Note that its session has ended, and that nothing more will become known of it."""
+        self.session = None
+        self._wake()
 
     def _wake(self) -> None:
         self._changed.set()
@@ -306,15 +318,16 @@ class DialledCalls:
         if dialled.is_over:
             self._switchboard.capacity.forget_dialled(dialled.token)
         elif dialled.request.voicemail == "hang-up" and dialled.answered_by in ("machine", "fax"):
-            self._start(self.end(dialled, f"a {dialled.answered_by} answered"))
+            self._start(self.end(dialled, f"a {dialled.answered_by} answered"), _ENDING)
 
     async def end(self, dialled: DialledCall, reason: str) -> None:
         """End a call, whether it rings or goes on."""
         if dialled.session is not None and dialled.record is None:
             dialled.session.end(reason)
             return
-        if dialled.placed is None or dialled.is_over:
+        if dialled.placed is None or dialled.is_over or dialled.is_ending:
             return
+        dialled.is_ending = True
         account = load_account(dialled.provider.name, self._switchboard.config.credentials)
         placed = dialled.placed
         known = PlacedCall(dialled.call.call_id, placed.request_id, dialled.call.account_id, dialled.stage)
@@ -322,6 +335,7 @@ class DialledCalls:
             await carry_out(account.cancel(known))
         except WsvoiceError as error:
             logger.error("the call to {} may still be up: {}", dialled.request.to_number, error.message)
+            dialled.is_ending = False
             return
         dialled.cause = dialled.cause or reason
         dialled.note("canceled", reason)
@@ -340,12 +354,14 @@ class DialledCalls:
         """End the calls that nobody has answered yet."""
         for each in self._by_id.values():
             if each.stage in ("queued", "ringing") and each.session is None:
-                self._start(self.end(each, reason))
+                self._start(self.end(each, reason), _ENDING)
 
-    @property
-    def ending(self) -> bool:
-        """Whether a call is not over of which no session takes care."""
-        return any(not each.is_over and each.session is None for each in self._by_id.values())
+    async def finish(self) -> None:
+        """End the calls that nobody has answered yet, and wait until the provider has been told of all ends."""
+        self.end_ringing("the server stops")
+        ending = {task for task in self._tasks if task.get_name() == _ENDING}
+        if ending:
+            await asyncio.wait(ending, timeout=FINISH_TIMEOUT_S)
 
     async def _follow(self, dialled: DialledCall, account: Account) -> None:
         """Note the call's end, which is asked for where it is not reported."""
@@ -362,8 +378,8 @@ class DialledCalls:
                 dialled.note("no-answer", "no answer")
         if dialled.record is not None or dialled.duration_s is None:
             await self._ask(dialled, account)
-        dialled.session = None
         self._switchboard.capacity.forget_dialled(dialled.token)
+        dialled.close()
 
     async def _ask(self, dialled: DialledCall, account: Account) -> None:
         """Ask the provider how a call stands."""
@@ -379,8 +395,8 @@ class DialledCalls:
         if state.stage != dialled.stage or state.answered_by not in (None, dialled.answered_by):
             dialled.note(state.stage, state.stage.replace("-", " "), answered_by=state.answered_by)
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
+    def _start(self, work: Coroutine[Any, Any, None], name: str | None = None) -> None:
+        task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -155,6 +155,7 @@ class DrainingServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End what still runs, and stop."""
         self._switchboard.end_all("the server stops", at_once=True)
+        await self._switchboard.dialled.finish()
         await super().shutdown(sockets)
 
 
