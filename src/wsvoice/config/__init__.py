@@ -27,7 +27,8 @@ from wsvoice.config.settings import (
 )
 from wsvoice.config.sources import Given, Sources, read_env_file, read_pyproject
 from wsvoice.config.spelling import did_you_mean, nearest
-from wsvoice.config.values import PLAIN_TRANSPORTS, parse_transport
+from wsvoice.config.state import make_private, state_folder, write_private
+from wsvoice.config.values import PLAIN_TRANSPORTS, parse_number, parse_provider, parse_transport
 from wsvoice.config.variables import CAUSES_VARIABLE, DIAL_KEY, START_KEY, check_variables, read_credentials
 from wsvoice.errors import ConfigError
 
@@ -39,6 +40,7 @@ __all__ = [
     "PLAIN_TRANSPORTS",
     "RUN_SETTINGS",
     "START_KEY",
+    "AccountConfig",
     "DialConfig",
     "Method",
     "Resolved",
@@ -48,10 +50,15 @@ __all__ = [
     "Verify",
     "did_you_mean",
     "export_dotenv",
+    "make_private",
     "nearest",
+    "parse_number",
+    "resolve_account",
     "resolve_dial",
     "resolve_run",
+    "state_folder",
     "without_secrets",
+    "write_private",
 ]
 
 #: Where pipecat's single-client server listens, and so ours.
@@ -70,6 +77,7 @@ class RunConfig:
         headers: Headers of that server's handshake.
         proxy: The public ``host[:port]`` in front of this server, without a scheme.
         tunnel: The program that opens a tunnel, or ``None``.
+        number: The phone number, in E.164, that is pointed at this server while it runs; ``None`` for none.
         host: The address to listen on.
         port: The port to listen on; 0 takes a free one.
         max_calls: How many calls at once; ``None`` for no limit.
@@ -84,6 +92,7 @@ class RunConfig:
         causes: The file for what goes wrong in a call, read by ``wsvoice dial``; or ``None``.
         credentials: The providers' credentials, :data:`START_KEY` and :data:`DIAL_KEY`, by environment variable name.
         dotenv_place: How messages name the ``.env`` file, and whether it was read.
+        state_folder: Where runs keep what a later command needs; ``None`` for nowhere.
         lead_ms: How far ahead of real time audio may be sent, so that the provider's buffer never runs dry.
         handshake_timeout_s: How long a connected caller may take to start its stream.
         playout_timeout_s: How long the end of a call waits until the last audio has been played.
@@ -98,6 +107,7 @@ class RunConfig:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     proxy: str | None = None
     tunnel: Tunnel | None = None
+    number: str | None = None
     host: str = "localhost"
     port: int = 7860
     max_calls: int | None = None
@@ -112,6 +122,7 @@ class RunConfig:
     causes: Path | None = None
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
     dotenv_place: str = field(default=".env", repr=False, compare=False)
+    state_folder: Path | None = field(default=None, repr=False, compare=False)
     lead_ms: int = 100
     handshake_timeout_s: float = 10.0
     playout_timeout_s: float = 2.0
@@ -193,6 +204,24 @@ class DialConfig:
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class AccountConfig:
+    """
+    Whose account a command asks that is about neither a server nor a test call.
+
+    Attributes:
+        transport: The provider that was named, or ``None``.
+        credentials: The providers' credentials, by environment variable name.
+        state_folder: Where runs keep what a later command needs.
+        warnings: What is probably a mistake.
+    """
+
+    transport: str | None
+    credentials: Mapping[str, str] = field(repr=False)
+    state_folder: Path
+    warnings: tuple[str, ...] = ()
+
+
 ConfigT = TypeVar("ConfigT", RunConfig, DialConfig)
 
 
@@ -235,13 +264,51 @@ def resolve_run(flags: Mapping[str, Any], *, environ: Mapping[str, str], cwd: Pa
     resolved = _resolve(RunConfig, RUN_SETTINGS, flags, environ=environ, cwd=cwd, command="run")
     read, causes = resolved.env_file, environ.get(CAUSES_VARIABLE)
     place = f"{read.name} ({read} was read)" if read else f".env (there is none in {cwd})"
-    config = replace(resolved.config, causes=Path(causes) if causes else None, dotenv_place=place)
+    config = replace(
+        resolved.config,
+        causes=Path(causes) if causes else None,
+        dotenv_place=place,
+        state_folder=state_folder({**resolved.dotenv, **environ}),
+        # The server of a test call leaves real numbers alone, whatever its folder's settings say.
+        number=None if causes else resolved.config.number,
+    )
     return replace(resolved, config=config)
 
 
 def resolve_dial(flags: Mapping[str, Any], *, environ: Mapping[str, str], cwd: Path) -> Resolved[DialConfig]:
     """Work out how to place a test call; as :func:`resolve_run`."""
     return _resolve(DialConfig, DIAL_SETTINGS, flags, environ=environ, cwd=cwd, command="dial")
+
+
+def resolve_account(flags: Mapping[str, Any], *, environ: Mapping[str, str], cwd: Path) -> AccountConfig:
+    """
+    Work out whose account a command is for, from the settings of ``wsvoice run``.
+
+    Args:
+        flags: ``transport`` and ``env-file``, as in :func:`resolve_run`.
+        environ: The environment.
+        cwd: The folder of ``.env`` and ``pyproject.toml``.
+
+    Raises:
+        ConfigError: If a value cannot be used; it names where the value came from.
+    """
+    sources = Sources(_by_option(flags), environ, read_pyproject(cwd, "run", RUN_SETTINGS), "run")
+    env_file, sources.dotenv, warnings = read_env_file(sources.find(ENV_FILE), cwd)
+    if env_file is not None:
+        sources.env_file_name = env_file.name
+    [setting] = [each for each in RUN_SETTINGS if each.name == "transport"]
+    given, transport = sources.find(setting), None
+    if given is not None:
+        parse = parse_provider if given.rank == 0 else parse_transport
+        transport = parse(given.value, given.who)
+    credentials = read_credentials(environ, sources.dotenv)
+    warnings += check_variables(environ, sources.dotenv, sources.env_file_name, credentials)
+    return AccountConfig(
+        None if transport in PLAIN_TRANSPORTS else transport,
+        credentials,
+        state_folder({**sources.dotenv, **environ}),
+        tuple(warnings),
+    )
 
 
 def export_dotenv(dotenv: Mapping[str, str], environ: MutableMapping[str, str]) -> None:
@@ -265,8 +332,7 @@ def _resolve(
     cwd: Path,
     command: str,
 ) -> Resolved[ConfigT]:
-    given_flags = {name.strip("_").replace("_", "-"): value for name, value in flags.items()}
-    sources = Sources(given_flags, environ, read_pyproject(cwd, command, settings), command)
+    sources = Sources(_by_option(flags), environ, read_pyproject(cwd, command, settings), command)
     env_file, sources.dotenv, warnings = read_env_file(sources.find(ENV_FILE), cwd)
     if env_file is not None:
         sources.env_file_name = env_file.name
@@ -275,6 +341,8 @@ def _resolve(
     if command == "run":
         _drop_weaker(found)
         _drop_unsuitable(found)
+        if not environ.get(CAUSES_VARIABLE):
+            _check_number(found)
     if command == "dial":
         _refuse_for_one_call(found)
     defaults = kind()
@@ -295,6 +363,10 @@ def _resolve(
     config = kind(**filled, credentials=credentials)
     warnings += check_variables(environ, sources.dotenv, sources.env_file_name, credentials)
     return Resolved(config, values, origins, env_file, sources.dotenv, tuple(warnings))
+
+
+def _by_option(flags: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.strip("_").replace("_", "-"): value for name, value in flags.items()}
 
 
 def _drop_weaker(found: dict[str, Given | None]) -> None:
@@ -323,7 +395,7 @@ _NOT_FOR: Mapping[str, Collection[str]] = {
     **dict.fromkeys(
         ("proxy", "tunnel", "max-calls", "max-lag", "stream-auth"), ("websocket-server", "websocket-client")
     ),
-    **dict.fromkeys(("verify", "record"), PLAIN_TRANSPORTS),
+    **dict.fromkeys(("verify", "record", "number"), PLAIN_TRANSPORTS),
 }
 
 
@@ -345,3 +417,15 @@ def _drop_unsuitable(found: dict[str, Given | None]) -> None:
     if transport == "websocket-client" and found["url"] is None:
         hint = "add `--url wss://bots.example.com/stream`"
         raise ConfigError("-t websocket-client needs the address that the bot dials", hint=hint)
+
+
+def _check_number(found: Mapping[str, Given | None]) -> None:
+    """Refuse a number that cannot be pointed at this server: it is one provider's, and has to find a way here."""
+    given = found["number"]
+    if given is None:
+        return
+    if found["transport"] is None:
+        raise ConfigError(f"{given.who} needs to know whose number it is", hint="add its provider: `-t twilio`")
+    if found["proxy"] is None and found["tunnel"] is None:
+        hint = "add `-x DOMAIN`, or `--tunnel ngrok`"
+        raise ConfigError(f"{given.who} needs a public address to point the number at", hint=hint)

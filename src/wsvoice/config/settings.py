@@ -47,6 +47,7 @@ RUN_SETTINGS: tuple[Setting, ...] = (
     Setting("header", "headers", values.parse_headers),
     Setting("proxy", "proxy", values.parse_proxy, flag="-x"),
     Setting("tunnel", "tunnel", values.one_of(*get_args(Tunnel))),
+    Setting("number", "number", values.parse_number),
     Setting("host", "host", values.parse_host),
     Setting("port", "port", values.parse_port),
     Setting("max-calls", "max_calls", values.parse_at_least_one),

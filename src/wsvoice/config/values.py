@@ -174,6 +174,28 @@ _OTHER_SOUND = frozenset({".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".mp
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
+#: Country code and number have fifteen digits at most: https://www.itu.int/rec/T-REC-E.164
+_E164 = re.compile(r"\+[1-9][0-9]{6,14}")
+_SEPARATORS = re.compile(r"[\s().\-/\u00a0\u2010-\u2015]")
+
+
+def parse_number(value: object, who: str) -> str:
+    """Return a phone number in E.164, such as ``+15551234567``; what people write between the digits is left out."""
+    # TOML takes a number with a plus for an integer, and drops the plus.
+    text = parse_text(str(value) if isinstance(value, int) and not isinstance(value, bool) else value, who).strip()
+    if "(0)" in text:
+        digits = _SEPARATORS.sub("", text.replace("(0)", ""))
+        raise _refusal(text, who, "a number as it is dialled from abroad", f"leave out the (0): `{digits}`")
+    number = _SEPARATORS.sub("", text)
+    if _E164.fullmatch(number):
+        return number
+    hint = "write the plus, the country code and the number: `+15551234567`"
+    international = re.fullmatch(r"(?:00|011)?([1-9][0-9]{9,14})", number)
+    if international is not None:
+        hint = f"write the plus and the country code: `+{international[1]}`, if that is what it begins with"
+    raise _refusal(text, who, "a phone number with its country code", hint)
+
+
 def parse_headers(value: object, who: str) -> dict[str, str]:
     """
     Return a mapping of one, or of ``Name: value`` texts.

@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 
 from wsvoice.config.settings import DIAL_SETTINGS, ENV_FILE, RUN_SETTINGS
+from wsvoice.config.state import STATE_VARIABLE
 
 #: Holds the key for ``POST /start`` on a public address.
 START_KEY = "WSVOICE_START_KEY"
@@ -20,7 +21,7 @@ def check_variables(
     environ: Mapping[str, str], dotenv: Mapping[str, str], env_file_name: str, credentials: Mapping[str, str]
 ) -> list[str]:
     """Return warnings about variables that are probably misspelt, and about placeholders."""
-    known = {START_KEY, DIAL_KEY, CAUSES_VARIABLE}
+    known = {START_KEY, DIAL_KEY, CAUSES_VARIABLE, STATE_VARIABLE}
     for command, table in (("run", RUN_SETTINGS), ("dial", DIAL_SETTINGS)):
         known.update(name for each in (*table, ENV_FILE) for name in each.variables(command))
     names = _credential_names()
