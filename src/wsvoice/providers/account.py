@@ -217,6 +217,9 @@ class Account(Company):
     #: Whether it has operations for numbers, and for calls.
     has_numbers: ClassVar[bool] = False
     has_calls: ClassVar[bool] = False
+    #: Where this server answers with :meth:`~wsvoice.providers.base.Server.transfer_document`, for a company whose API
+    #: takes the address of a document and not the document; set by who serves it.
+    transfer_url: str = ""
 
     def check_credentials(self, *names: str) -> None:
         """

@@ -483,6 +483,15 @@ class Server(Company):
         """Return the custom parameters of `call` and, where the user has none of that name, :data:`CALL_PARAMETERS`."""
         return {**{name: value for name in CALL_PARAMETERS if (value := getattr(call, name))}, **call.parameters}
 
+    def transfer_document(self, request: WebhookRequest) -> Answer:
+        """
+        Render the document that connects a call to whom the query of this `request`, the company's, names as ``to``.
+
+        Only a company whose API is told a document's address needs it, for
+        :meth:`~wsvoice.providers.account.Account.transfer`.
+        """
+        raise LocalProtocolError("no-answer", f"{self.title} asks for no document to transfer a call")
+
     def acknowledge(self) -> Answer:
         """Render the answer to a webhook that needs none."""
         return Answer("", media_type="text/plain")
