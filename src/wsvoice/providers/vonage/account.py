@@ -210,8 +210,7 @@ class VonageAccount(VonageCompany, Account):
         linked = applications.get(application_id, {})
         webhooks = _webhooks(_voice(linked))
         answer_url, event_url = _address(webhooks, "answer_url"), _address(webhooks, "event_url")
-        points_at = f"application {_name(linked) or application_id!r}" if application_id else ""
-        points_at += f" ({answer_url})" if answer_url else ""
+        points_at = answer_url or (f"application {_name(linked) or application_id!r}" if application_id else "")
         obstacle = hint = ""
         if forwarding in ("sip", "tel"):
             # These go before an application: https://developer.vonage.com/en/api/numbers#updateANumber

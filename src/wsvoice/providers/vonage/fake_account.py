@@ -164,6 +164,7 @@ class VonageFakeAccount(FakeAccount):
                 "page": page,
                 "total_items": len(everything),
                 "total_pages": max(1, -(-len(everything) // size)),
+                "_links": {"self": {"href": f"/v2/applications?page_size={size}&page={page}"}},
                 "_embedded": {"applications": everything[(page - 1) * size : page * size]},
             }
         )
