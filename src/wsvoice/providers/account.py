@@ -257,7 +257,8 @@ class Account(Company):
             return ApiError("credentials", f"{title} does not take the credentials ({response.status})")
         if response.status == 429:
             return ApiError("rate-limit", f"{title} asks for fewer requests (429)", hint="wait a minute, then repeat")
-        return ApiError("refused", f"{title} refuses {what}: {response.status} {shown(response.body[:200].decode())}")
+        body = shown(response.body[:200].decode("utf-8", "replace"))
+        return ApiError("refused", f"{title} refuses {what}: {response.status} {body}")
 
     def describe(self) -> Steps[AccountInfo]:
         """Return the account that the credentials belong to, by one cheap request."""
