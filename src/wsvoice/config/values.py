@@ -306,6 +306,48 @@ def parse_utterances(value: object, who: str) -> tuple[str, ...]:
     return tuple(texts)
 
 
+#: Signs that people put between the digits of a phone number.
+_SEPARATORS = re.compile(r"[\s().\-/]")
+
+
+def is_phone_number(text: str) -> bool:
+    """Return whether `text` is meant to be a phone number, whether or not it can be called."""
+    bare = _SEPARATORS.sub("", text)
+    # Without a plus it may also be a port, or with dots an address.
+    return bare.startswith("+") or (re.fullmatch(r"[0-9]{7,}", bare) is not None and "." not in text)
+
+
+def parse_phone_number(value: object, who: str) -> str:
+    """
+    Return a phone number in E.164, of one that may have spaces, brackets, dots, slashes and hyphens.
+
+    https://www.itu.int/rec/T-REC-E.164
+    """
+    text = parse_text(value, who).strip()
+    bare = _SEPARATORS.sub("", text)
+    if re.fullmatch(r"\+[1-9][0-9]{6,14}", bare):
+        return bare
+    if re.fullmatch(r"[0-9]{7,15}", bare):
+        international = f"+{bare.removeprefix('00')}" if bare.startswith("00") else "+15551234567"
+        hint = f"begin with a plus and the country's code, as in `{international}`"
+        raise ConfigError(f"{who} takes a phone number with its country's code, got {text!r}", hint=hint)
+    raise _refusal(text, who, "a phone number", "write it like `+15551234567`")
+
+
+def parse_server(value: object, who: str) -> str:
+    """Return the address of a server, with a slash at its end; a port alone is one of this machine's."""
+    text = str(value).strip() if isinstance(value, int) else parse_text(value, who).strip()
+    if re.fullmatch(r":?[0-9]{1,5}", text):
+        return f"http://localhost:{parse_port(text.removeprefix(':'), who)}/"
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        scheme, rest = "http" if _host_and_port(text)[1] else "https", text
+    host, _ = _host_and_port(rest)
+    if scheme.lower() not in {"http", "https"} or not host or re.search(r"[\s@?#]", rest):
+        raise _refusal(text, who, "a server's address or port", "for example `--server https://bot.example.com`")
+    return f"{scheme.lower()}://{rest.rstrip('/')}/"
+
+
 def parse_folder(value: object, who: str) -> Path:
     path = Path(parse_text(value, who)).expanduser()
     if path.exists() and not path.is_dir():

@@ -6,20 +6,30 @@ import difflib
 import re
 from collections.abc import Collection, Mapping, Sequence
 
-from wsvoice.config.settings import DIAL_SETTINGS, ENV_FILE, RUN_SETTINGS
+from wsvoice.config.settings import DIAL_SETTINGS, ENV_FILE, HANGUP_SETTINGS, REAL_CALL_SETTINGS, RUN_SETTINGS
+from wsvoice.config.state import STATE_VARIABLE
 
 #: Holds the key for ``POST /start`` on a public address.
 START_KEY = "WSVOICE_START_KEY"
+#: Holds the key for ``POST /dial``.
+DIAL_KEY = "WSVOICE_DIAL_KEY"
 #: Holds the file for causes, set by ``wsvoice dial`` for the server that it starts; not a setting for users.
 CAUSES_VARIABLE = "WSVOICE_CAUSES"
+
+
+_TABLES = (
+    ("run", RUN_SETTINGS),
+    ("dial", (*DIAL_SETTINGS, *REAL_CALL_SETTINGS)),
+    ("hangup", HANGUP_SETTINGS),
+)
 
 
 def check_variables(
     environ: Mapping[str, str], dotenv: Mapping[str, str], env_file_name: str, credentials: Mapping[str, str]
 ) -> list[str]:
     """Return warnings about variables that are probably misspelt, and about placeholders."""
-    known = {START_KEY, CAUSES_VARIABLE}
-    for command, table in (("run", RUN_SETTINGS), ("dial", DIAL_SETTINGS)):
+    known = {START_KEY, DIAL_KEY, CAUSES_VARIABLE, STATE_VARIABLE}
+    for command, table in _TABLES:
         known.update(name for each in (*table, ENV_FILE) for name in each.variables(command))
     names = _credential_names()
     missing = [name for name in names if name not in credentials]
@@ -45,7 +55,7 @@ def _meant(name: str, known: Collection[str], missing: Sequence[str]) -> str | N
     written = name.upper().replace("-", "_")
     if written.startswith("WSVOICE_"):
         # It may be right but for a command that it is not for, as in WSVOICE_RUN_PORT.
-        bare = re.sub("^WSVOICE_(RUN|DIAL)_", "WSVOICE_", written)
+        bare = re.sub("^WSVOICE_(RUN|DIAL|HANGUP)_", "WSVOICE_", written)
         rests = sorted(each.removeprefix("WSVOICE_") for each in known)
         close = difflib.get_close_matches(written.removeprefix("WSVOICE_"), rests, n=1, cutoff=0.7)
         nearest = bare if bare in known else f"WSVOICE_{close[0]}" if close else None
@@ -62,8 +72,22 @@ def read_credentials(environ: Mapping[str, str], dotenv: Mapping[str, str]) -> d
     An empty value in the environment overrides ``.env``.
     """
     both = {**dotenv, **environ}
-    stripped = {name: both.get(name, "").strip() for name in (*_credential_names(), START_KEY)}
+    stripped = {name: both.get(name, "").strip() for name in (*_credential_names(), START_KEY, DIAL_KEY)}
     return {name: value for name, value in stripped.items() if value}
+
+
+def find_from_number(provider: str, environ: Mapping[str, str], dotenv: Mapping[str, str]) -> tuple[str, str] | None:
+    """Return the number that calls through `provider` come from, and the variable that holds it; ``None`` without."""
+    both = {**dotenv, **environ}
+    for name in from_number_variables(provider):
+        if found := both.get(name, "").strip():
+            return found, name
+    return None
+
+
+def from_number_variables(provider: str) -> tuple[str, ...]:
+    """Return the variables that may hold it; the second is what pipecat's own examples of outbound calls read."""
+    return tuple(f"{provider.upper()}_{what}_NUMBER" for what in ("FROM", "PHONE"))
 
 
 def _credential_names() -> dict[str, None]:
