@@ -39,6 +39,8 @@ END_TIMEOUT_S = 10.0
 
 _STAGE_STYLES = {"answered": "green", "busy": "red", "no-answer": "red", "failed": "red", "canceled": "red"}
 _DETECTIONS: Mapping[Voicemail, Detection] = {"bot": "off", "leave": "greeting-end", "hang-up": "detect"}
+#: Who ended a call, where that is not the name of somebody.
+_ENDERS = {"caller": "the other side", "error": "an error"}
 _FAILURES = {"busy": "busy", "no-answer": "no answer", "failed": "the call failed", "canceled": "canceled"}
 
 
@@ -286,7 +288,9 @@ def failure_of(record: CallRecord, causes: Sequence[Cause]) -> str | None:
         words = _FAILURES.get(record.stage, record.stage)
         return f"{words} ({record.cause})" if record.cause else words
     raised = next((cause for cause in causes if cause.kind == "exception"), None)
-    return f"the bot crashed: {raised}" if raised else None
+    if raised is None and record.ended_by != "error":
+        return None
+    return f"the bot crashed: {raised}" if raised else "the bot crashed"
 
 
 def report_lines(record: CallRecord, causes: Sequence[Cause], failure: str | None) -> list[str]:
@@ -296,8 +300,8 @@ def report_lines(record: CallRecord, causes: Sequence[Cause], failure: str | Non
         waits = sorted(record.response_s)
         times = f"{len(waits)} answers" if len(waits) > 1 else "1 answer"
         lines.append(f"bot: {times}, after {waits[len(waits) // 2]:.1f} s in the middle, {waits[-1]:.1f} s at most")
-    if record.heard_s is not None and record.sent_s is not None:
-        lines.append(f"audio: {record.heard_s:.1f} s heard, {record.sent_s:.1f} s sent")
+    if record.heard_s or record.sent_s:
+        lines.append(f"audio: {record.heard_s or 0:.1f} s heard, {record.sent_s or 0:.1f} s sent")
     lines += [f"in the bot: {cause}" for cause in causes if str(cause) not in (failure or "")]
     if record.recording:
         lines.append(f"recording: {record.recording}")
@@ -305,7 +309,7 @@ def report_lines(record: CallRecord, causes: Sequence[Cause], failure: str | Non
     if record.duration_s is not None and record.stage == "completed":
         facts.append(f"{record.duration_s:.1f} s")
     if record.ended_by:
-        facts.append(f"ended by the {record.ended_by}")
+        facts.append(f"ended by {_ENDERS.get(record.ended_by, f'the {record.ended_by}')}")
     if record.price:
         facts.append(record.price)
     told = ", ".join(facts)

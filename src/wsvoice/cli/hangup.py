@@ -13,7 +13,7 @@ from wsvoice.cli import completion
 from wsvoice.cli.options import EnvFile, option
 from wsvoice.cli.output import Output
 from wsvoice.cli.signals import interrupted_by_signals
-from wsvoice.config import resolve_hangup
+from wsvoice.config import resolve_account
 from wsvoice.errors import ApiError
 
 
@@ -31,10 +31,7 @@ def hangup(
         ),
     ] = None,
     env_file: EnvFile = None,
-    verbose: Annotated[bool, option("-v, --verbose", "Print every setting and where it comes from.")] = False,
-    json: Annotated[
-        bool | None, option("--json", "Print one JSON object on stdout: call_id, provider, hung_up.")
-    ] = None,
+    as_json: Annotated[bool, option("--json", "Print one JSON object on stdout: call_id, provider, hung_up.")] = False,
 ) -> None:
     """
     End a real call, whichever program placed it.
@@ -47,11 +44,9 @@ def hangup(
     wsvoice hangup 936da01f-9abd-4d9d-80c7-02af85c822a8 -t plivo
     """
     output = Output()
-    resolved = resolve_hangup(context.params, environ=os.environ, cwd=Path.cwd())
-    config = resolved.config
-    output.warnings(resolved)
-    if verbose:
-        output.settings(resolved)
+    config = resolve_account(context.params, environ=os.environ, cwd=Path.cwd())
+    for warning in config.warnings:
+        output.warning(warning)
 
     from wsvoice.phone.accounts import account_of_call, hang_up
 
@@ -64,7 +59,7 @@ def hangup(
         if error.kind == "not-found" and not error.hint:
             error.hint = f"look at the id, and whether the call is {account.title}'s and of this account"
         raise
-    if config.as_json:
+    if as_json:
         output.data({"call_id": call_id, "provider": account.name, "hung_up": hung_up})
     else:
         output.line(f"{call_id} is hung up" if hung_up else f"{call_id} had ended already", style="bold green")

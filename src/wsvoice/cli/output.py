@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.status import Status
 
-    from wsvoice.config import DialConfig, HangupConfig, RealCallConfig, Resolved, RunConfig
+    from wsvoice.config import DialConfig, RealCallConfig, Resolved, RunConfig
     from wsvoice.dial.report import TimelineEvent
     from wsvoice.errors import WsvoiceError
 
-    AnyResolved = Resolved[RunConfig] | Resolved[DialConfig] | Resolved[RealCallConfig] | Resolved[HangupConfig]
+    AnyResolved = Resolved[RunConfig] | Resolved[DialConfig] | Resolved[RealCallConfig]
 
 #: The direction of a test call's events: from the caller to the bot, or back.
 _TO_BOT = frozenset({"webhook", "connected", "started", "caller-speaks", "caller-silent", "digit"})

@@ -17,7 +17,6 @@ from urllib.parse import urlsplit
 from wsvoice.config.settings import (
     DIAL_SETTINGS,
     ENV_FILE,
-    HANGUP_SETTINGS,
     LOG_LEVELS,
     REAL_CALL_SETTINGS,
     RUN_SETTINGS,
@@ -31,8 +30,15 @@ from wsvoice.config.settings import (
 )
 from wsvoice.config.sources import Given, Sources, read_env_file, read_pyproject
 from wsvoice.config.spelling import did_you_mean, nearest
-from wsvoice.config.state import STATE_VARIABLE, state_folder
-from wsvoice.config.values import PLAIN_TRANSPORTS, is_phone_number, parse_phone_number, parse_text, parse_transport
+from wsvoice.config.state import make_private, state_folder, write_private
+from wsvoice.config.values import (
+    PLAIN_TRANSPORTS,
+    is_phone_number,
+    parse_number,
+    parse_provider,
+    parse_text,
+    parse_transport,
+)
 from wsvoice.config.variables import (
     CAUSES_VARIABLE,
     DIAL_KEY,
@@ -48,16 +54,14 @@ __all__ = [
     "CAUSES_VARIABLE",
     "DIAL_KEY",
     "DIAL_SETTINGS",
-    "HANGUP_SETTINGS",
     "LOG_LEVELS",
     "PLAIN_TRANSPORTS",
     "REAL_CALL_SETTINGS",
     "RUN_SETTINGS",
     "START_KEY",
-    "STATE_VARIABLE",
+    "AccountConfig",
     "Detection",
     "DialConfig",
-    "HangupConfig",
     "Method",
     "RealCallConfig",
     "Resolved",
@@ -70,14 +74,17 @@ __all__ = [
     "did_you_mean",
     "export_dotenv",
     "is_phone_number",
+    "make_private",
     "nearest",
+    "parse_number",
+    "resolve_account",
     "resolve_dial",
-    "resolve_hangup",
     "resolve_real_call",
     "resolve_run",
     "state_folder",
     "with_from_number",
     "without_secrets",
+    "write_private",
 ]
 
 #: Where pipecat's single-client server listens, and so ours.
@@ -96,6 +103,7 @@ class RunConfig:
         headers: Headers of that server's handshake.
         proxy: The public ``host[:port]`` in front of this server, without a scheme.
         tunnel: The program that opens a tunnel, or ``None``.
+        number: The phone number, in E.164, that is pointed at this server while it runs; ``None`` for none.
         host: The address to listen on.
         port: The port to listen on; 0 takes a free one.
         max_calls: How many calls at once; ``None`` for no limit.
@@ -110,6 +118,7 @@ class RunConfig:
         causes: The file for what goes wrong in a call, read by ``wsvoice dial``; or ``None``.
         credentials: The providers' credentials, :data:`START_KEY` and :data:`DIAL_KEY`, by environment variable name.
         dotenv_place: How messages name the ``.env`` file, and whether it was read.
+        state_folder: Where runs keep what a later command needs; ``None`` for nowhere.
         lead_ms: How far ahead of real time audio may be sent, so that the provider's buffer never runs dry.
         handshake_timeout_s: How long a connected caller may take to start its stream.
         playout_timeout_s: How long the end of a call waits until the last audio has been played.
@@ -124,6 +133,7 @@ class RunConfig:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     proxy: str | None = None
     tunnel: Tunnel | None = None
+    number: str | None = None
     host: str = "localhost"
     port: int = 7860
     max_calls: int | None = None
@@ -138,6 +148,7 @@ class RunConfig:
     causes: Path | None = None
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
     dotenv_place: str = field(default=".env", repr=False, compare=False)
+    state_folder: Path | None = field(default=None, repr=False, compare=False)
     lead_ms: int = 100
     handshake_timeout_s: float = 10.0
     playout_timeout_s: float = 2.0
@@ -257,22 +268,24 @@ class RealCallConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class HangupConfig:
+class AccountConfig:
     """
-    How a real call is ended from outside.
+    Whose account a command asks that is about neither a server nor a test call.
 
     Attributes:
-        transport: The provider; ``None`` to tell it by the call's id.
-        as_json: Print what was done as one JSON object on stdout.
-        credentials: As in :class:`RunConfig`.
+        transport: The provider that was named, or ``None``.
+        credentials: The providers' credentials, by environment variable name.
+        state_folder: Where runs keep what a later command needs.
+        warnings: What is probably a mistake.
     """
 
-    transport: str | None = None
-    as_json: bool = False
-    credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
+    transport: str | None
+    credentials: Mapping[str, str] = field(repr=False)
+    state_folder: Path
+    warnings: tuple[str, ...] = ()
 
 
-ConfigT = TypeVar("ConfigT", RunConfig, DialConfig, RealCallConfig, HangupConfig)
+ConfigT = TypeVar("ConfigT", RunConfig, DialConfig, RealCallConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,7 +327,14 @@ def resolve_run(flags: Mapping[str, Any], *, environ: Mapping[str, str], cwd: Pa
     resolved = _resolve(RunConfig, RUN_SETTINGS, flags, environ=environ, cwd=cwd, command="run")
     read, causes = resolved.env_file, environ.get(CAUSES_VARIABLE)
     place = f"{read.name} ({read} was read)" if read else f".env (there is none in {cwd})"
-    config = replace(resolved.config, causes=Path(causes) if causes else None, dotenv_place=place)
+    config = replace(
+        resolved.config,
+        causes=Path(causes) if causes else None,
+        dotenv_place=place,
+        state_folder=state_folder({**resolved.dotenv, **environ}),
+        # The server of a test call leaves real numbers alone, whatever its folder's settings say.
+        number=None if causes else resolved.config.number,
+    )
     return replace(resolved, config=config)
 
 
@@ -363,7 +383,7 @@ def with_from_number(
     if config.from_number is not None:
         return config
     if provider is not None and (found := find_from_number(provider, environ, resolved.dotenv)):
-        return replace(config, from_number=parse_phone_number(*found))
+        return replace(config, from_number=parse_number(*found))
     variables = f", or set {from_number_variables(provider)[0]}" if provider else ""
     raise ConfigError(
         f"a call to {config.to_number} has to come from a number of yours",
@@ -371,9 +391,32 @@ def with_from_number(
     )
 
 
-def resolve_hangup(flags: Mapping[str, Any], *, environ: Mapping[str, str], cwd: Path) -> Resolved[HangupConfig]:
-    """Work out how to end a real call; as :func:`resolve_run`."""
-    return _resolve(HangupConfig, HANGUP_SETTINGS, flags, environ=environ, cwd=cwd, command="hangup")
+def resolve_account(flags: Mapping[str, Any], *, environ: Mapping[str, str], cwd: Path) -> AccountConfig:
+    """
+    Work out whose account a command is for, from the settings of ``wsvoice run``.
+
+    Args:
+        flags: ``transport`` and ``env-file``, as in :func:`resolve_run`.
+        environ: The environment.
+        cwd: The folder of ``.env`` and ``pyproject.toml``.
+
+    Raises:
+        ConfigError: If a value cannot be used; it names where the value came from.
+    """
+    sources, _, warnings = _find_sources(flags, environ, cwd, "run", RUN_SETTINGS)
+    [setting] = [each for each in RUN_SETTINGS if each.name == "transport"]
+    given, transport = sources.find(setting), None
+    if given is not None:
+        parse = parse_provider if given.rank == 0 else parse_transport
+        transport = parse(given.value, given.who)
+    credentials = read_credentials(environ, sources.dotenv)
+    warnings += check_variables(environ, sources.dotenv, sources.env_file_name, credentials)
+    return AccountConfig(
+        None if transport in PLAIN_TRANSPORTS else transport,
+        credentials,
+        state_folder({**sources.dotenv, **environ}),
+        tuple(warnings),
+    )
 
 
 def export_dotenv(dotenv: Mapping[str, str], environ: MutableMapping[str, str]) -> None:
@@ -402,9 +445,11 @@ def _resolve(
     found = {setting.name: sources.find(setting) for setting in settings}
     if "tunnel" in found:
         _drop_weaker(found)
-    if kind is RunConfig:
+    if command == "run":
         _drop_unsuitable(found)
-    if kind is DialConfig:
+        if not environ.get(CAUSES_VARIABLE):
+            _check_number(found)
+    if "calls" in found:
         _refuse_for_one_call(found)
     defaults = kind()
     values = {setting.name: getattr(defaults, setting.field) for setting in settings}
@@ -433,17 +478,15 @@ _DIAL_KEYS = (*DIAL_SETTINGS, *REAL_CALL_SETTINGS)
 def _find_sources(
     flags: Mapping[str, Any], environ: Mapping[str, str], cwd: Path, command: str, settings: Sequence[Setting]
 ) -> tuple[Sources, Path | None, list[str]]:
-    """Return where settings are looked for, the ``.env`` that was read, and what is wrong in it."""
-    # Only what is worth setting once has a table.
-    table = read_pyproject(cwd, command, settings) if command != "hangup" else {}
-    sources = Sources(_by_option_name(flags), environ, table, command)
+    """Return where `command` looks for `settings`, the ``.env`` that was read, and what is wrong in it."""
+    sources = Sources(_by_option(flags), environ, read_pyproject(cwd, command, settings), command)
     env_file, sources.dotenv, warnings = read_env_file(sources.find(ENV_FILE), cwd)
     if env_file is not None:
         sources.env_file_name = env_file.name
     return sources, env_file, warnings
 
 
-def _by_option_name(flags: Mapping[str, Any]) -> dict[str, Any]:
+def _by_option(flags: Mapping[str, Any]) -> dict[str, Any]:
     return {name.strip("_").replace("_", "-"): value for name, value in flags.items()}
 
 
@@ -451,7 +494,7 @@ def _refuse_flags(
     flags: Mapping[str, Any], others: Sequence[Setting], ours: Sequence[Setting], what: str, hint: str
 ) -> None:
     """Refuse flags that are only among `others`, because they would have no effect."""
-    given, known = _by_option_name(flags), {setting.name for setting in ours}
+    given, known = _by_option(flags), {setting.name for setting in ours}
     for setting in others:
         if setting.name not in known and given.get(setting.name) not in (None, (), []):
             raise ConfigError(f"{setting.flag or f'--{setting.name}'} {what}", hint=hint)
@@ -483,7 +526,7 @@ _NOT_FOR: Mapping[str, Collection[str]] = {
     **dict.fromkeys(
         ("proxy", "tunnel", "max-calls", "max-lag", "stream-auth"), ("websocket-server", "websocket-client")
     ),
-    **dict.fromkeys(("verify", "record"), PLAIN_TRANSPORTS),
+    **dict.fromkeys(("verify", "record", "number"), PLAIN_TRANSPORTS),
 }
 
 
@@ -505,3 +548,15 @@ def _drop_unsuitable(found: dict[str, Given | None]) -> None:
     if transport == "websocket-client" and found["url"] is None:
         hint = "add `--url wss://bots.example.com/stream`"
         raise ConfigError("-t websocket-client needs the address that the bot dials", hint=hint)
+
+
+def _check_number(found: Mapping[str, Given | None]) -> None:
+    """Refuse a number that cannot be pointed at this server: it is one provider's, and has to find a way here."""
+    given = found["number"]
+    if given is None:
+        return
+    if found["transport"] is None:
+        raise ConfigError(f"{given.who} needs to know whose number it is", hint="add its provider: `-t twilio`")
+    if found["proxy"] is None and found["tunnel"] is None:
+        hint = "add `-x DOMAIN`, or `--tunnel ngrok`"
+        raise ConfigError(f"{given.who} needs a public address to point the number at", hint=hint)

@@ -51,6 +51,7 @@ RUN_SETTINGS: tuple[Setting, ...] = (
     Setting("header", "headers", values.parse_headers),
     Setting("proxy", "proxy", values.parse_proxy, flag="-x"),
     Setting("tunnel", "tunnel", values.one_of(*get_args(Tunnel))),
+    Setting("number", "number", values.parse_number),
     Setting("host", "host", values.parse_host),
     Setting("port", "port", values.parse_port),
     Setting("max-calls", "max_calls", values.parse_at_least_one),
@@ -95,9 +96,9 @@ DIAL_SETTINGS: tuple[Setting, ...] = (
 
 #: Of `wsvoice dial` where its target is a phone number; those of the same name as above are the same option.
 REAL_CALL_SETTINGS: tuple[Setting, ...] = (
-    Setting("target", "to_number", values.parse_phone_number, flag="TARGET"),
+    Setting("target", "to_number", values.parse_number, flag="TARGET"),
     Setting("transport", "transport", values.parse_provider, flag="-t"),
-    Setting("from", "from_number", values.parse_phone_number),
+    Setting("from", "from_number", values.parse_number),
     Setting("bot", "bot", values.parse_text, own=True),
     Setting("server", "server", values.parse_server, own=True),
     *(setting for setting in RUN_SETTINGS if setting.name in ("proxy", "tunnel")),
@@ -106,11 +107,6 @@ REAL_CALL_SETTINGS: tuple[Setting, ...] = (
     Setting("voicemail", "voicemail", values.one_of(*get_args(Voicemail))),
     Setting("detect", "detection", values.one_of(*get_args(Detection))),
     Setting("param", "parameters", values.pairs("--param language=en")),
-    Setting("json", "as_json", values.parse_switch, own=True),
-)
-
-HANGUP_SETTINGS: tuple[Setting, ...] = (
-    Setting("transport", "transport", values.parse_provider, flag="-t"),
     Setting("json", "as_json", values.parse_switch, own=True),
 )
 

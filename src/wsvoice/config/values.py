@@ -174,6 +174,35 @@ _OTHER_SOUND = frozenset({".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".mp
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
+#: Country code and number have fifteen digits at most: https://www.itu.int/rec/T-REC-E.164
+_E164 = re.compile(r"\+[1-9][0-9]{6,14}")
+_SEPARATORS = re.compile(r"[\s().\-/\u00a0\u2010-\u2015]")
+
+
+def parse_number(value: object, who: str) -> str:
+    """Return a phone number in E.164, such as ``+15551234567``; what people write between the digits is left out."""
+    # TOML takes a number with a plus for an integer, and drops the plus.
+    text = parse_text(str(value) if isinstance(value, int) and not isinstance(value, bool) else value, who).strip()
+    if "(0)" in text:
+        digits = _SEPARATORS.sub("", text.replace("(0)", ""))
+        raise _refusal(text, who, "a number as it is dialled from abroad", f"leave out the (0): `{digits}`")
+    number = _SEPARATORS.sub("", text)
+    if _E164.fullmatch(number):
+        return number
+    hint = "write the plus, the country code and the number: `+15551234567`"
+    international = re.fullmatch(r"(?:00|011)?([1-9][0-9]{9,14})", number)
+    if international is not None:
+        hint = f"write the plus and the country code: `+{international[1]}`, if that is what it begins with"
+    raise _refusal(text, who, "a phone number with its country code", hint)
+
+
+def is_phone_number(text: str) -> bool:
+    """Return whether `text` is meant to be a phone number, whether or not it can be called."""
+    bare = _SEPARATORS.sub("", text)
+    # Without a plus it may also be a port, or with dots an address.
+    return bare.startswith("+") or (re.fullmatch(r"[0-9]{7,}", bare) is not None and "." not in text)
+
+
 def parse_headers(value: object, who: str) -> dict[str, str]:
     """
     Return a mapping of one, or of ``Name: value`` texts.
@@ -304,34 +333,6 @@ def parse_utterances(value: object, who: str) -> tuple[str, ...]:
     if any(not text.strip() for text in texts):
         raise _refusal(value, who, "words to say", "for example `--say 'When are you open?'`")
     return tuple(texts)
-
-
-#: Signs that people put between the digits of a phone number.
-_SEPARATORS = re.compile(r"[\s().\-/]")
-
-
-def is_phone_number(text: str) -> bool:
-    """Return whether `text` is meant to be a phone number, whether or not it can be called."""
-    bare = _SEPARATORS.sub("", text)
-    # Without a plus it may also be a port, or with dots an address.
-    return bare.startswith("+") or (re.fullmatch(r"[0-9]{7,}", bare) is not None and "." not in text)
-
-
-def parse_phone_number(value: object, who: str) -> str:
-    """
-    Return a phone number in E.164, of one that may have spaces, brackets, dots, slashes and hyphens.
-
-    https://www.itu.int/rec/T-REC-E.164
-    """
-    text = parse_text(value, who).strip()
-    bare = _SEPARATORS.sub("", text)
-    if re.fullmatch(r"\+[1-9][0-9]{6,14}", bare):
-        return bare
-    if re.fullmatch(r"[0-9]{7,15}", bare):
-        international = f"+{bare.removeprefix('00')}" if bare.startswith("00") else "+15551234567"
-        hint = f"begin with a plus and the country's code, as in `{international}`"
-        raise ConfigError(f"{who} takes a phone number with its country's code, got {text!r}", hint=hint)
-    raise _refusal(text, who, "a phone number", "write it like `+15551234567`")
 
 
 def parse_server(value: object, who: str) -> str:

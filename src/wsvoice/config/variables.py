@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Collection, Mapping, Sequence
 
-from wsvoice.config.settings import DIAL_SETTINGS, ENV_FILE, HANGUP_SETTINGS, REAL_CALL_SETTINGS, RUN_SETTINGS
+from wsvoice.config.settings import DIAL_SETTINGS, ENV_FILE, REAL_CALL_SETTINGS, RUN_SETTINGS
 from wsvoice.config.state import STATE_VARIABLE
 
 #: Holds the key for ``POST /start`` on a public address.
@@ -17,19 +17,12 @@ DIAL_KEY = "WSVOICE_DIAL_KEY"
 CAUSES_VARIABLE = "WSVOICE_CAUSES"
 
 
-_TABLES = (
-    ("run", RUN_SETTINGS),
-    ("dial", (*DIAL_SETTINGS, *REAL_CALL_SETTINGS)),
-    ("hangup", HANGUP_SETTINGS),
-)
-
-
 def check_variables(
     environ: Mapping[str, str], dotenv: Mapping[str, str], env_file_name: str, credentials: Mapping[str, str]
 ) -> list[str]:
     """Return warnings about variables that are probably misspelt, and about placeholders."""
     known = {START_KEY, DIAL_KEY, CAUSES_VARIABLE, STATE_VARIABLE}
-    for command, table in _TABLES:
+    for command, table in (("run", RUN_SETTINGS), ("dial", (*DIAL_SETTINGS, *REAL_CALL_SETTINGS))):
         known.update(name for each in (*table, ENV_FILE) for name in each.variables(command))
     names = _credential_names()
     missing = [name for name in names if name not in credentials]
@@ -55,7 +48,7 @@ def _meant(name: str, known: Collection[str], missing: Sequence[str]) -> str | N
     written = name.upper().replace("-", "_")
     if written.startswith("WSVOICE_"):
         # It may be right but for a command that it is not for, as in WSVOICE_RUN_PORT.
-        bare = re.sub("^WSVOICE_(RUN|DIAL|HANGUP)_", "WSVOICE_", written)
+        bare = re.sub("^WSVOICE_(RUN|DIAL)_", "WSVOICE_", written)
         rests = sorted(each.removeprefix("WSVOICE_") for each in known)
         close = difflib.get_close_matches(written.removeprefix("WSVOICE_"), rests, n=1, cutoff=0.7)
         nearest = bare if bare in known else f"WSVOICE_{close[0]}" if close else None

@@ -117,3 +117,8 @@ def _is_ready(account: Account | None) -> bool:
     except ConfigError:
         return False
     return True
+
+
+def looks_like_a_call(text: str) -> bool:
+    """Return whether `text` could be the id of some provider's call."""
+    return any(shape.fullmatch(text) for shape in _CALL_IDS.values())
