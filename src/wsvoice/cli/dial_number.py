@@ -16,6 +16,7 @@ import typer
 from wsvoice.cli.output import LOG_LINES, Output
 from wsvoice.cli.signals import finishing, interrupted_by_signals, placing_calls
 from wsvoice.config import (
+    DIAL_KEY,
     RealCallConfig,
     Resolved,
     Voicemail,
@@ -117,9 +118,7 @@ class _RealCall:
             if self._resolved.origins["proxy" if config.proxy else "tunnel"].startswith("flag"):
                 hint = "add `--bot bot.py`, or leave it out"
                 raise UsageError(f"{option} is the public address of a bot that is served for the call", hint=hint)
-        from wsvoice.config import DIAL_KEY
-
-        servers = running_servers(state_folder(self._environ))
+        servers = running_servers(state_folder({**self._resolved.dotenv, **self._environ}))
         key = config.credentials.get(DIAL_KEY)
         server = choose_server(servers, url=config.server, provider=config.transport, key=key)
         provider = config.transport or (server.providers[0] if len(server.providers) == 1 else None)

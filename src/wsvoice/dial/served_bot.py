@@ -99,7 +99,7 @@ class ServedBot:
         on_line: Callable[[str], None],
         cwd: Path | None = None,
         options: Sequence[str] = TEST_OPTIONS,
-        program: Sequence[str] = PROGRAM,
+        program: Sequence[str] | None = None,
         start_timeout_s: float = START_TIMEOUT_S,
         stop_timeout_s: float = STOP_TIMEOUT_S,
     ) -> None:
@@ -108,7 +108,7 @@ class ServedBot:
         arguments = [bot, "-t", provider, *options, "--json", "--quiet"]
         for name, value in parameters.items():
             arguments += ["--param", f"{name}={value}"]
-        self._command = [*program, *arguments]
+        self._command = [*(program or PROGRAM), *arguments]
         self._folder = tempfile.TemporaryDirectory(prefix="wsvoice-dial-")
         self._causes = Path(self._folder.name) / "causes.jsonl"
         self._environ = {**environ, CAUSES_VARIABLE: str(self._causes)}
