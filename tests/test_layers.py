@@ -142,6 +142,7 @@ EXCEPTIONS = {
     "environment": {
         "wsvoice.cli.run": "hands the process's environment to config, and the bot what .env says",
         "wsvoice.cli.dial": "hands the process's environment to config, and a served bot the name of its .env",
+        "wsvoice.cli.hangup": "hands the process's environment to config",
         "wsvoice.cli.help": "NO_COLOR, FORCE_COLOR and TERM, which rich looks at for everything else",
         "wsvoice.dial.serving": "a bot that is served for calls gets this process's environment",
         "wsvoice.testing": "hands the process's environment to config",

@@ -2,7 +2,7 @@
 ``wsvoice``: its commands, and the one place where an error becomes an exit code.
 
 ====  ============================================================
-0     success: the call passed, or the server was asked to stop
+0     success: the call went well, or the server was asked to stop
 1     failure; or a bot kept the server from ending in time
 2     misuse: the command line, a setting, or a file named in it
 130   interrupted
@@ -25,6 +25,7 @@ import typer
 
 from wsvoice._version import __version__
 from wsvoice.cli.dial import dial
+from wsvoice.cli.hangup import hangup
 from wsvoice.cli.help import ClickError, ClickUsageError, Command, Group
 from wsvoice.cli.init import init
 from wsvoice.cli.output import Output
@@ -81,6 +82,8 @@ _SYNONYMS = {
     "call": "dial",
     "create": "init",
     "dev": "run",
+    "end": "hangup",
+    "hang-up": "hangup",
     "help": "--help",
     "new": "init",
     "serve": "run",
@@ -144,6 +147,7 @@ def wsvoice(
 
 app.command(cls=Command)(run)
 app.command(cls=Command)(dial)
+app.command(cls=Command)(hangup)
 app.command(cls=Command)(init)
 
 

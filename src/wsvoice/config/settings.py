@@ -12,6 +12,10 @@ Verify = Literal["auto", "enforce", "off"]
 StreamAuth = Literal["token", "none"]
 Tunnel = Literal["ngrok"]
 Method = Literal["GET", "POST"]
+#: What becomes of a call that a machine answers: the bot talks to it, leaves a message after its greeting, or it ends.
+Voicemail = Literal["bot", "leave", "hang-up"]
+#: What is found out about who answers: as :data:`wsvoice.providers.account.Detection`.
+Detection = Literal["off", "detect", "greeting-end"]
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
@@ -87,6 +91,22 @@ DIAL_SETTINGS: tuple[Setting, ...] = (
     Setting("find-knee", "find_knee", values.parse_switch),
     Setting("max-late", "max_late_s", values.parse_positive_duration),
     Setting("max-late-share", "max_late_share", values.parse_share),
+    Setting("json", "as_json", values.parse_switch, own=True),
+)
+
+#: Of `wsvoice dial` where its target is a phone number; those of the same name as above are the same option.
+REAL_CALL_SETTINGS: tuple[Setting, ...] = (
+    Setting("target", "to_number", values.parse_number, flag="TARGET"),
+    Setting("transport", "transport", values.parse_provider, flag="-t"),
+    Setting("from", "from_number", values.parse_number),
+    Setting("bot", "bot", values.parse_text, own=True),
+    Setting("server", "server", values.parse_server, own=True),
+    *(setting for setting in RUN_SETTINGS if setting.name in ("proxy", "tunnel")),
+    Setting("timeout", "ring_timeout_s", values.parse_positive_duration),
+    Setting("time-limit", "time_limit_s", values.parse_positive_duration),
+    Setting("voicemail", "voicemail", values.one_of(*get_args(Voicemail))),
+    Setting("detect", "detection", values.one_of(*get_args(Detection))),
+    Setting("param", "parameters", values.pairs("--param language=en")),
     Setting("json", "as_json", values.parse_switch, own=True),
 )
 

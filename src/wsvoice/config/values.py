@@ -196,6 +196,13 @@ def parse_number(value: object, who: str) -> str:
     raise _refusal(text, who, "a phone number with its country code", hint)
 
 
+def is_phone_number(text: str) -> bool:
+    """Return whether `text` is meant to be a phone number, whether or not it can be called."""
+    bare = _SEPARATORS.sub("", text)
+    # Without a plus it may also be a port, or with dots an address.
+    return bare.startswith("+") or (re.fullmatch(r"[0-9]{7,}", bare) is not None and "." not in text)
+
+
 def parse_headers(value: object, who: str) -> dict[str, str]:
     """
     Return a mapping of one, or of ``Name: value`` texts.
@@ -326,6 +333,20 @@ def parse_utterances(value: object, who: str) -> tuple[str, ...]:
     if any(not text.strip() for text in texts):
         raise _refusal(value, who, "words to say", "for example `--say 'When are you open?'`")
     return tuple(texts)
+
+
+def parse_server(value: object, who: str) -> str:
+    """Return the address of a server, with a slash at its end; a port alone is one of this machine's."""
+    text = str(value).strip() if isinstance(value, int) else parse_text(value, who).strip()
+    if re.fullmatch(r":?[0-9]{1,5}", text):
+        return f"http://localhost:{parse_port(text.removeprefix(':'), who)}/"
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        scheme, rest = "http" if _host_and_port(text)[1] else "https", text
+    host, _ = _host_and_port(rest)
+    if scheme.lower() not in {"http", "https"} or not host or re.search(r"[\s@?#]", rest):
+        raise _refusal(text, who, "a server's address or port", "for example `--server https://bot.example.com`")
+    return f"{scheme.lower()}://{rest.rstrip('/')}/"
 
 
 def parse_folder(value: object, who: str) -> Path:

@@ -6,12 +6,12 @@ import difflib
 import re
 from collections.abc import Collection, Mapping, Sequence
 
-from wsvoice.config.settings import DIAL_SETTINGS, ENV_FILE, RUN_SETTINGS
+from wsvoice.config.settings import DIAL_SETTINGS, ENV_FILE, REAL_CALL_SETTINGS, RUN_SETTINGS
 from wsvoice.config.state import STATE_VARIABLE
 
 #: Holds the key for ``POST /start`` on a public address.
 START_KEY = "WSVOICE_START_KEY"
-#: Holds the key for ``/dial``, with which an application lets a running server place calls.
+#: Holds the key for ``POST /dial``.
 DIAL_KEY = "WSVOICE_DIAL_KEY"
 #: Holds the file for causes, set by ``wsvoice dial`` for the server that it starts; not a setting for users.
 CAUSES_VARIABLE = "WSVOICE_CAUSES"
@@ -22,7 +22,7 @@ def check_variables(
 ) -> list[str]:
     """Return warnings about variables that are probably misspelt, and about placeholders."""
     known = {START_KEY, DIAL_KEY, CAUSES_VARIABLE, STATE_VARIABLE}
-    for command, table in (("run", RUN_SETTINGS), ("dial", DIAL_SETTINGS)):
+    for command, table in (("run", RUN_SETTINGS), ("dial", (*DIAL_SETTINGS, *REAL_CALL_SETTINGS))):
         known.update(name for each in (*table, ENV_FILE) for name in each.variables(command))
     names = _credential_names()
     missing = [name for name in names if name not in credentials]
@@ -67,6 +67,20 @@ def read_credentials(environ: Mapping[str, str], dotenv: Mapping[str, str]) -> d
     both = {**dotenv, **environ}
     stripped = {name: both.get(name, "").strip() for name in (*_credential_names(), START_KEY, DIAL_KEY)}
     return {name: value for name, value in stripped.items() if value}
+
+
+def find_from_number(provider: str, environ: Mapping[str, str], dotenv: Mapping[str, str]) -> tuple[str, str] | None:
+    """Return the number that calls through `provider` come from, and the variable that holds it; ``None`` without."""
+    both = {**dotenv, **environ}
+    for name in from_number_variables(provider):
+        if found := both.get(name, "").strip():
+            return found, name
+    return None
+
+
+def from_number_variables(provider: str) -> tuple[str, ...]:
+    """Return the variables that may hold it; the second is what pipecat's own examples of outbound calls read."""
+    return tuple(f"{provider.upper()}_{what}_NUMBER" for what in ("FROM", "PHONE"))
 
 
 def _credential_names() -> dict[str, None]:
