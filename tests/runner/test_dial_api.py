@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,7 +11,6 @@ import pytest
 from wsvoice.config import DIAL_KEY
 from wsvoice.errors import UsageError
 from wsvoice.runner.dial_api import read_dial_request
-from wsvoice.runner.run_file import run_file
 
 CALL = {"to": "+15550100002", "from": "+15550100001"}
 
@@ -114,31 +111,3 @@ def test_what_needs_detection_gets_it() -> None:
     assert read_dial_request({**CALL, "detection": "detect"}).needed_detection == "detect"
     with pytest.raises(UsageError):
         read_dial_request(None)
-
-
-class TestRunFile:
-    def test_its_owner_alone_can_read_it_while_the_server_runs(self, tmp_path: Path) -> None:
-        told = {"url": "http://localhost:1/", "public_url": None, "providers": ["twilio"], "key": "secret"}
-        with run_file(tmp_path, **told) as path:  # type: ignore[arg-type]
-            assert path is not None
-            assert path.stat().st_mode & 0o777 == 0o600
-            assert path.parent.stat().st_mode & 0o077 == 0
-            assert json.loads(path.read_text()) == {"version": 1, "pid": os.getpid(), **told}
-        assert not path.exists()
-
-    def test_files_of_servers_that_are_gone_are_removed(self, tmp_path: Path) -> None:
-        folder = tmp_path / "runs"
-        folder.mkdir()
-        # No process has that number: Linux's largest is 2 ** 22.
-        gone, mine = folder / f"{2**22 + 1}.json", folder / "notes.json"
-        gone.touch()
-        mine.touch()
-        with run_file(tmp_path, url="", public_url=None, providers=[], key=""):
-            assert not gone.exists()
-            assert mine.exists()
-
-    def test_a_folder_that_cannot_be_written_to_stops_nobody(self, tmp_path: Path) -> None:
-        blocked = tmp_path / "file"
-        blocked.touch()
-        with run_file(blocked, url="", public_url=None, providers=[], key="") as path:
-            assert path is None

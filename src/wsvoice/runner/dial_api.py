@@ -9,7 +9,7 @@
 
 Calls cost money, so all of it is behind a key, ``Authorization: Bearer KEY``, and there is no such address without one.
 The key in ``WSVOICE_DIAL_KEY`` is for applications, wherever they run. The server's own key is in a file that only its
-owner may read (:mod:`wsvoice.runner.run_file`), and is for programs on this machine.
+owner may read (:mod:`wsvoice.phone.runs`), and is for programs on this machine.
 """
 
 from __future__ import annotations

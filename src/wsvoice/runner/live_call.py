@@ -46,10 +46,13 @@ class CallLine:
 
     Args:
         credentials: By environment variable name.
+        transfer_url: Where this server answers with the document of a transfer; empty without a public address.
         end: Ends the call once what the bot has said was played.
     """
 
-    def __init__(self, call: Call, *, credentials: Mapping[str, str], end: Callable[[], None]) -> None:
+    def __init__(
+        self, call: Call, *, credentials: Mapping[str, str], end: Callable[[], None], transfer_url: str = ""
+    ) -> None:
         self.call = call
         self.stage: Stage = "answered"
         self.answered_by: AnsweredBy | None = None
@@ -57,6 +60,7 @@ class CallLine:
         self.updates: list[CallUpdate] = []
         self.transferred_to = ""
         self._credentials = credentials
+        self._transfer_url = transfer_url
         self._end = end
 
     def note(self, update: CallUpdate) -> None:
@@ -93,6 +97,7 @@ class CallLine:
     def _account(self) -> Account:
         account = load_account(self.call.provider, self._credentials)
         account.check_credentials()
+        account.transfer_url = self._transfer_url
         return account
 
 

@@ -141,9 +141,10 @@ class DialledCall:
     def note(self, stage: Stage | None, text: str, *, answered_by: AnsweredBy | None = None) -> None:
         """Note what happened, unless it says nothing new."""
         known = self.stage, self.answered_by
+        is_first = not self.events
         self.stage = later_stage(self.stage, stage)
         self.answered_by = answered_by or self.answered_by
-        if self.events and (self.stage, self.answered_by) == known and stage is not None:
+        if not is_first and (self.stage, self.answered_by) == known:
             return
         at_s = time.monotonic() - self._began
         self.events.append(DialEvent(len(self.events) + 1, round(at_s, 3), self.stage, self.answered_by, text))
@@ -272,13 +273,15 @@ class DialledCalls:
         if closed or not switchboard.capacity.reserve_dialled(dialled.token):
             raise ServerError(f"no call can be placed now: {closed or 'every place is taken'}")
         self._remember(dialled)
+        # Before the answer to the request, which the first report may overtake.
+        dialled.note("queued", "queued")
         try:
             dialled.placed = placed = await carry_out(account.dial(self._describe(dialled, public_url)))
         except BaseException:
             self._forget(dialled)
             raise
         dialled.call = _with_id(dialled.call, placed.call_id or dialled.call.call_id, placed.account_id)
-        dialled.note(placed.stage, "queued")
+        dialled.note(placed.stage, placed.stage)
         log = logger.bind(call=dialled.call.call_id or "-")
         log.info("{} calls {}", request.from_number, request.to_number)
         self._start(self._follow(dialled, account))

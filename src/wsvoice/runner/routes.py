@@ -6,6 +6,7 @@ The server's routes, as an application of their own or a router for another one.
 ``GET/POST /<provider>``      the webhook of one provider; a slash more at its end is the same
 ``/<provider>/dialled/<token>``  the webhook of a call that this server placed
 ``/<provider>/status[/<token>]`` reports on calls: never answered with a document
+``/<provider>/transfer``      the document that connects a call to somebody else, where the API takes only its address
 ``/dial``                     places calls, for whoever has the key: :mod:`wsvoice.runner.dial_api`
 ``WS /ws/<provider>/<token>`` a stream that a webhook announced
 ``WS /ws``, ``/ws/<provider>`` a stream without a token; only on localhost, or with ``--stream-auth none``
@@ -118,7 +119,7 @@ def _router(switchboard: Switchboard) -> APIRouter:
     # With and without the slash: a redirect would lead to this server's local address, and break the signature.
     webhooks = [webhook(f"/{name}{slash}", name) for name in switchboard.providers for slash in ("", "/")]
     for name in switchboard.providers:
-        paths = (("dialled", "/{token}"), ("status", "/{token}"), ("status", ""))
+        paths = (("dialled", "/{token}"), ("status", "/{token}"), ("status", ""), ("transfer", ""))
         webhooks += [webhook(f"/{name}/{place}{token}", name, place) for place, token in paths]
     streams = [WebSocketRoute(f"/ws{path}", stream) for path in ("", "/{provider}", "/{provider}/{token}")]
     switchboard.dial_api = DialApi(switchboard)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import secrets
 import signal
 import socket
 import threading
@@ -21,6 +22,7 @@ from loguru import logger
 
 from wsvoice import isolation
 from wsvoice.errors import ServerError, WsvoiceError
+from wsvoice.phone.runs import RunFile, RunningServer
 from wsvoice.runner.auth import served_providers
 from wsvoice.runner.memory import CycleCollector, MemoryTrimmer
 from wsvoice.runner.own_number import OwnNumber
@@ -109,6 +111,7 @@ class DrainingServer(uvicorn.Server):
         #: Until when announced calls are waited for.
         self._awaits_until = 0.0
         self._told = False
+        self._ended_ringing = False
         self._memory = MemoryTrimmer(time.monotonic)
         self._cycles = CycleCollector()
 
@@ -168,6 +171,9 @@ class DrainingServer(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Exit once the drain is over."""
         if self._drains_until is not None and not self.should_exit:
+            if not self._ended_ringing:
+                self._ended_ringing = True
+                self._switchboard.dialled.end_ringing("the server stops")
             late_s = time.monotonic() - self._drains_until
             self._log_waiting(late_s)
             if late_s >= 0:
@@ -262,9 +268,16 @@ def serve(bot: LoadedBot, config: RunConfig, *, on_ready: Callable[[Ready], None
             public_url=config.public_url,
             provider_names=tuple(switchboard.providers),
         )
+        application_ = application(switchboard)
+
+        def on_started() -> None:
+            if config.state_folder is not None and config.causes is None:
+                _introduce(switchboard, ready, config.state_folder, stack)
+            on_ready(_with_number(ready, number))
+
         server = DrainingServer(
             uvicorn.Config(
-                application(switchboard),
+                application_,
                 http=HttpProtocol,
                 ws=StreamProtocol,
                 ws_max_size=config.message_limit,
@@ -279,7 +292,7 @@ def serve(bot: LoadedBot, config: RunConfig, *, on_ready: Callable[[Ready], None
             ),
             switchboard,
             drain_timeout_s=config.drain_timeout_s,
-            on_started=lambda: on_ready(_with_number(ready, number)),
+            on_started=on_started,
             bot_folder=bot.path.parent,
             number=number,
         )
@@ -289,6 +302,20 @@ def serve(bot: LoadedBot, config: RunConfig, *, on_ready: Callable[[Ready], None
     if signal.SIGINT in server.watchdog.signals:
         # After SIGTERM a finished drain is a success: the process exits with 0.
         raise KeyboardInterrupt
+
+
+def _introduce(switchboard: Switchboard, ready: Ready, folder: Path, stack: ExitStack) -> None:
+    """Let other commands of the same user find this server, and place calls through it, until `stack` is closed."""
+    if switchboard.dial_api is None:
+        return
+    switchboard.dial_api.own_key = key = secrets.token_urlsafe(32)
+    file = RunFile(folder)
+    try:
+        file.write(RunningServer(ready.url, key, ready.public_url or "", ready.provider_names, os.getpid()))
+    except OSError as error:
+        logger.debug("other commands will not find this server: {}", error)
+        return
+    stack.callback(file.remove)
 
 
 def _with_number(ready: Ready, number: OwnNumber | None) -> Ready:

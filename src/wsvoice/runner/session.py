@@ -260,7 +260,15 @@ class Session(BotSession):
 
     def _new_line(self) -> CallLine:
         """Return the provider's side of the call, with what is known of it already."""
-        line = CallLine(self.call, credentials=self.config.credentials, end=self.socket.request_close)
+        config, name = self.config, self.provider.name
+        # What stands before the server's routes where they are part of another application's.
+        prefix = self.socket.scope["path"].partition("/ws")[0]
+        line = CallLine(
+            self.call,
+            credentials=config.credentials,
+            end=self.socket.request_close,
+            transfer_url=f"{config.public_url}{prefix}/{name}/transfer" if config.public_url else "",
+        )
         if self.dialled is not None:
             line.answered_by, line.greeting_ended = self.dialled.answered_by, self.dialled.greeting_ended
         return line

@@ -17,7 +17,7 @@ from starlette.websockets import WebSocket
 from wsvoice import http
 from wsvoice.call import Call, Cause
 from wsvoice.config import RunConfig
-from wsvoice.errors import HttpError, RemoteProtocolError, SignatureError, TokenError, WsvoiceError
+from wsvoice.errors import HttpError, LocalProtocolError, RemoteProtocolError, SignatureError, TokenError, WsvoiceError
 from wsvoice.providers import PROVIDERS, load_server
 from wsvoice.providers.base import Answer, CallUpdate, HttpRequest, Server, WebhookRequest
 from wsvoice.runner import requests
@@ -89,9 +89,8 @@ class Switchboard:
         return self.capacity.running_bots
 
     def drain(self) -> None:
-        """Take no new calls; running ones continue, and those that still ring are ended."""
+        """Take no new calls; running ones continue."""
         self.capacity.draining = True
-        self.dialled.end_ringing("the server stops")
 
     def why_closed(self) -> str:
         """Say why no new call is taken, however many places there are; empty if one is."""
@@ -143,8 +142,9 @@ class Switchboard:
 
         Args:
             provider_name: The provider whose address it came to; ``None`` where one address serves all.
-            place: What the address is for: a call that came in, or else ``dialled`` (a call that we placed) or
-                ``status`` (reports on calls, which are never answered with a document).
+            place: What the address is for: a call that came in, or else ``dialled`` (a call that we placed),
+                ``status`` (reports on calls, which are never answered with a document) or ``transfer`` (whom a call is
+                connected to instead of the bot).
             token: Of the call that we placed, at the end of such an address.
         """
         try:
@@ -190,7 +190,11 @@ class Switchboard:
             self.refusals.warning(log, "webhook refused (403)", reason)
             return PlainTextResponse("This server does not know its public address; the log says why.\n", 403)
         try:
+            if place == "transfer":
+                return _response(provider.transfer_document(asked))
             event = provider.read_webhook(asked)
+        except LocalProtocolError as error:
+            return PlainTextResponse(f"{error.message}\n", 404)
         except RemoteProtocolError as error:
             reason = f"{error.message}{self._other_path(asked, provider)}"
             self.refusals.warning(log, "webhook refused (400)", reason)

@@ -207,7 +207,11 @@ class PlivoAccount(PlivoCompany, Account):
         https://docs.plivo.com/docs/voice/api/call/machine-detection
         """
         if call.detection == "greeting-end":
-            raise ApiError("unsupported", "Plivo does not tell when a machine's greeting ends")
+            raise ApiError(
+                "unsupported",
+                "Plivo does not tell when a machine's greeting ends, so no message can be left behind it",
+                hint="let the bot talk to machines too, or end their calls (`hang-up`)",
+            )
         content: dict[str, Any] = {
             "from": without_plus(call.from_number),
             "to": without_plus(call.to_number),
