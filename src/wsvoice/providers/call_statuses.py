@@ -27,6 +27,8 @@ STAGES: Mapping[str, Stage] = {
 STATUSES: Mapping[Stage, str] = {stage: status for status, stage in STAGES.items() if status != "initiated"}
 #: The statuses of a call that is over.
 ENDED_STATUSES = frozenset(status for status, stage in STAGES.items() if stage in ENDED_STAGES)
+#: What the SIP server of the called end says last, of a call that ends so.
+SIP_CODES: Mapping[Stage, int] = {"completed": 200, "busy": 486, "no-answer": 487, "canceled": 487, "failed": 404}
 #: The stages that a name in ``StatusCallbackEvent`` asks to be told of.
 #: https://www.twilio.com/docs/voice/api/call-resource#statuscallbackevent
 STATUS_EVENTS: Mapping[str, frozenset[Stage]] = {

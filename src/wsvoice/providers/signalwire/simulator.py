@@ -9,8 +9,10 @@ from xml.etree.ElementTree import Element
 from wsvoice.audio import PCMU_8K, AudioFormat
 from wsvoice.call import Call, Stage
 from wsvoice.providers.base import Occasion, Simulator, WebhookRequest
+from wsvoice.providers.fake_account import FakeAccount
 from wsvoice.providers.fields import shown
 from wsvoice.providers.signalwire.company import SignalWireCompany
+from wsvoice.providers.signalwire.fake_account import SignalWireFakeAccount
 from wsvoice.providers.signalwire.stream import CODECS, SignalWireMirror
 from wsvoice.providers.twilio.company import webhook_urls
 from wsvoice.providers.twilio.fake_api import TwilioApi
@@ -22,6 +24,7 @@ from wsvoice.providers.xml_answer import Reading
 class SignalWireApi(TwilioApi):
     """The compatibility API: https://developer.signalwire.com/rest/compatibility-api/overview"""
 
+    account_type: ClassVar[type[FakeAccount] | None] = SignalWireFakeAccount
     users: ClassVar[tuple[tuple[str, str], ...]] = (("SIGNALWIRE_PROJECT_ID", "SIGNALWIRE_API_TOKEN"),)
 
 

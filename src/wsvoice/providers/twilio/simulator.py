@@ -15,7 +15,7 @@ from xml.etree.ElementTree import Element
 from wsvoice.call import ENDED_STAGES, AnsweredBy, Call, Stage
 from wsvoice.errors import RemoteProtocolError
 from wsvoice.providers.base import Callback, Occasion, StreamStatus, WebhookRequest
-from wsvoice.providers.call_statuses import STATUSES, write_answered_by
+from wsvoice.providers.call_statuses import SIP_CODES, STATUSES, write_answered_by
 from wsvoice.providers.fields import broken, shown, write_rfc2822, write_time
 from wsvoice.providers.media_stream import Stream
 from wsvoice.providers.signing import Fields, SignedUrl
@@ -28,8 +28,6 @@ from wsvoice.providers.xml_answer import Reading, XmlSimulator
 _FORM = "application/x-www-form-urlencoded; charset=UTF-8"
 #: The number of the report in which a stage is told, where none is left out.
 _SEQUENCE: Mapping[Stage, int] = {"queued": 0, "ringing": 1, "answered": 2, "completed": 3}
-#: What the other end's SIP server says of a call that ends so.
-_SIP_CODES: Mapping[Stage, int] = {"completed": 200, "busy": 486, "no-answer": 487, "canceled": 487, "failed": 404}
 #: How long the simulated detection takes, in milliseconds.
 _DETECTION_MS = 3000
 
@@ -123,7 +121,7 @@ class TwilioSimulator(TwilioCompany, XmlSimulator):
             "SequenceNumber": str(_SEQUENCE.get(stage, 2)),
         }
         if stage in ENDED_STAGES:
-            fields |= {"CallDuration": str(round(duration_s)), "SipResponseCode": str(_SIP_CODES[stage])}
+            fields |= {"CallDuration": str(round(duration_s)), "SipResponseCode": str(SIP_CODES[stage])}
         if stage == "completed":
             # In minutes, each of them counted that has begun.
             fields["Duration"] = str(math.ceil(duration_s / 60))
