@@ -25,7 +25,7 @@ import websockets
 from tests.providers.companies import load_provider
 from tests.runner.dialects import DIALECTS, Dialect, on_line
 from wsvoice.call import AnsweredBy, Stage
-from wsvoice.providers.base import Callback, StreamRequest, WebhookRequest
+from wsvoice.providers.base import Callback, NoStream, StreamRequest, WebhookRequest
 from wsvoice.providers.fake_account import FakeAccount, FakeCall
 
 
@@ -239,6 +239,16 @@ class Exchange:
         """Wait so long whether a request ends the call."""
         return await self._ended[call.call.call_id].wait(timeout_s)
 
+    def command(self, call: FakeCall, kind: str, argument: str) -> None:
+        """Note a transfer, or digits; a transfer may name a document, which is asked for."""
+        if kind == "transfer" and argument.startswith("http"):
+            asked = self.carrier.webhook(call.call, argument, now=time.time())
+            answer = asyncio.run(self._request(asked))
+            document = self.carrier.read_answer(answer.content, answer.headers.get("content-type", ""), first=False)
+            assert isinstance(document, NoStream), document
+            argument = document.to
+        self.commands.append((call.call.call_id, kind, argument))
+
     def end(self, call: FakeCall) -> None:
         """Note that a request has ended a call."""
         if (moment := self._ended.get(call.call.call_id)) is not None:
@@ -324,9 +334,7 @@ class ExchangeServer:
         exchange.credentials |= dict.fromkeys(bases, exchange.url)
         exchange.account.on_placed = exchange.ring
         exchange.account.on_ended = exchange.end
-        exchange.account.on_command = lambda call, kind, argument: exchange.commands.append(
-            (call.call.call_id, kind, argument)
-        )
+        exchange.account.on_command = exchange.command
         return exchange
 
     def __exit__(self, *error: object) -> None:

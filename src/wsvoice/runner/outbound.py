@@ -170,6 +170,11 @@ class DialledCall:
             return False
         return True
 
+    def note_session_end(self, record: CallRecord) -> None:
+        """Note that its session has ended, and what happened in it."""
+        self.record = record
+        self._wake()
+
     def close(self) -> None:
         """Note that its session has ended, and that nothing more will become known of it."""
         self.session = None
@@ -379,6 +384,10 @@ class DialledCalls:
             if dialled.session is None and time.monotonic() > until and dialled.stage in ("queued", "ringing"):
                 await self.end(dialled, "nobody answered")
                 dialled.note("no-answer", "no answer")
+        # The provider's report of the end may overtake that of the bot's own part.
+        waits_until = time.monotonic() + self._switchboard.config.bot_exit_timeout_s
+        while dialled.session is not None and dialled.record is None and time.monotonic() < waits_until:
+            await dialled.changed(REPORT_WAIT_S)
         if dialled.record is not None or dialled.duration_s is None:
             await self._ask(dialled, account)
         self._switchboard.capacity.forget_dialled(dialled.token)

@@ -141,7 +141,7 @@ class Session(BotSession):
             return await self._run(loop, started)
         finally:
             if self.dialled is not None:
-                self.dialled.record = self.record
+                self.dialled.note_session_end(self.record)
 
     async def _run(self, loop: asyncio.AbstractEventLoop, started: float) -> CallRecord:
         has_begun = await self._read_handshake()
