@@ -271,14 +271,14 @@ class TelnyxFakeAccount(FakeAccount):
     # Requests
 
     def answer(self, request: WebhookRequest) -> Answer | None:
+        if self.too_many > 0:
+            self.too_many -= 1
+            return error_answer(429, "10011", "You have exceeded the maximum number of allowed requests.")
         path = urlsplit(request.url).path.removeprefix("/v2")
         for method, pattern, handle in _ROUTES:
             match = pattern.fullmatch(path) if method == request.method else None
             if match is None:
                 continue
-            if self.too_many > 0:
-                self.too_many -= 1
-                return error_answer(429, "10011", "You have exceeded the maximum number of allowed requests.")
             try:
                 return handle(self, request, *map(unquote, match.groups()))
             except RemoteProtocolError as error:
