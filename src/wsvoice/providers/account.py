@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 
-from wsvoice.call import AnsweredBy, Call, Stage
+from wsvoice.call import AnsweredBy, Call, Control, Stage
 from wsvoice.errors import ApiError, ConfigError, RemoteProtocolError
 from wsvoice.providers.base import Company, HttpRequest
 from wsvoice.providers.fields import read_object, shown
@@ -154,12 +154,15 @@ class PlacedCall:
         request_id: What it is known by until then, for :meth:`Account.cancel`.
         account_id: The account that owns it.
         stage: How far it is.
+        control: As of the :class:`~wsvoice.call.Call`: a call that is controlled by requests does not end with its
+            stream.
     """
 
     call_id: str
     request_id: str = ""
     account_id: str = ""
     stage: Stage = "queued"
+    control: Control = "document"
 
 
 @dataclass(frozen=True, slots=True)

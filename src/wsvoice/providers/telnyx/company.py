@@ -39,6 +39,15 @@ HANGUP_STAGES: Mapping[str, Stage] = {
     "not_found": "failed",
     "unspecified": "failed",
 }
+#: With which ``hangup_cause``, and which SIP response, a simulated call ends.
+#: https://developers.telnyx.com/api-reference/callbacks/call-hangup
+HANGUP_CAUSES: Mapping[Stage, tuple[str, str]] = {
+    "completed": ("normal_clearing", "200"),
+    "busy": ("user_busy", "486"),
+    "no-answer": ("timeout", "487"),
+    "failed": ("not_found", "404"),
+    "canceled": ("originator_cancel", "487"),
+}
 #: The SIP responses with which the network refuses a call that nobody has declined.
 #: https://developers.telnyx.com/docs/voice/sip-trunking/troubleshooting/response-codes
 REFUSALS = frozenset({"401", "402", "403", "404", "407", "484", "488", "500", "502", "503", "504"})
@@ -218,6 +227,11 @@ class TelnyxCompany(Company):
         """Return the key that signs test calls; ``None`` if it is not known."""
         written = self.credential("TELNYX_PRIVATE_KEY")
         return Ed25519PrivateKey.from_private_bytes(read_key("TELNYX_PRIVATE_KEY", written)) if written else None
+
+
+def hangup_source(stage: Stage) -> str:
+    """Return who ends a simulated outbound call."""
+    return "caller" if stage == "canceled" else "callee"
 
 
 def read_key(name: str, written: str) -> bytes:

@@ -29,12 +29,14 @@ from wsvoice.providers.events import StreamError
 from wsvoice.providers.fields import broken, read_counter, shown, write_object, write_time
 from wsvoice.providers.telnyx.company import (
     FOREIGN_CODECS,
+    HANGUP_CAUSES,
     SAMPLE_RATES,
     SIGNATURE_HEADER,
     TEXML_NAMES,
     TIMESTAMP_HEADER,
     SettingNames,
     TelnyxCompany,
+    hangup_source,
     stable_uuid,
 )
 from wsvoice.providers.telnyx.fake_api import TelnyxApi
@@ -45,15 +47,6 @@ from wsvoice.providers.xml_answer import Reading, XmlSimulator
 _INVALID_MEDIA, _MALFORMED_FRAME = ("100004", "invalid_media"), ("100003", "malformed_frame")
 _AGENT = {"user-agent": "telnyx-webhooks"}
 
-#: With which ``hangup_cause``, and which SIP response, a call ends.
-#: https://developers.telnyx.com/api-reference/callbacks/call-hangup
-_CAUSES: Mapping[Stage, tuple[str, str]] = {
-    "completed": ("normal_clearing", "200"),
-    "busy": ("user_busy", "486"),
-    "no-answer": ("timeout", "487"),
-    "failed": ("not_found", "404"),
-    "canceled": ("originator_cancel", "487"),
-}
 #: TeXML's words, and its counts. https://developers.telnyx.com/api-reference/callbacks/texml-call-initiated
 _TEXML_STATUSES: Mapping[Stage, str] = {"queued": "initiated", "answered": "in-progress"}
 _TEXML_SEQUENCE: Mapping[Stage, int] = {"queued": 0, "ringing": 1, "answered": 2}
@@ -173,7 +166,7 @@ class TelnyxSimulator(TelnyxCompany, XmlSimulator):
         if stage in ENDED_STAGES:
             # https://developers.telnyx.com/api-reference/callbacks/texml-call-completed
             fields |= {"CallControlId": call.call_id, "CallDuration": str(round(duration_s))}
-            fields |= {"HangupCause": _CAUSES[stage][0], "HangupSource": _hangup_source(stage)}
+            fields |= {"HangupCause": HANGUP_CAUSES[stage][0], "HangupSource": hangup_source(stage)}
         return self.request(at.url, at.method, fields, now)
 
     def _status_event(
@@ -195,8 +188,8 @@ class TelnyxSimulator(TelnyxCompany, XmlSimulator):
         if stage == "answered":
             return self._event(call, at.url, "call.answered", {"state": "answered"}, now)
         # https://developers.telnyx.com/api-reference/callbacks/call-hangup
-        cause, sip_cause = _CAUSES[stage]
-        hangup = {"hangup_cause": cause, "hangup_source": _hangup_source(stage), "sip_hangup_cause": sip_cause}
+        cause, sip_cause = HANGUP_CAUSES[stage]
+        hangup = {"hangup_cause": cause, "hangup_source": hangup_source(stage), "sip_hangup_cause": sip_cause}
         return self._event(call, at.url, "call.hangup", {**hangup, "state": "hangup"}, now)
 
     def _by_events(self, call: Call) -> bool:
@@ -355,7 +348,3 @@ class TelnyxSimulator(TelnyxCompany, XmlSimulator):
 
 def _connection_id(call: Call) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"telnyx:connection:{call.account_id}").int)[:19]
-
-
-def _hangup_source(stage: Stage) -> str:
-    return "caller" if stage == "canceled" else "callee"
