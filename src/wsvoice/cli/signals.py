@@ -40,7 +40,7 @@ def placing_calls(output: Output, text: str, show_logs: Callable[[], None]) -> I
 
 @contextmanager
 def interrupted_by_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP (a cancelled job, a closed terminal) do what Ctrl-C does."""
+    """Let SIGTERM and SIGHUP (a cancelled job, a closed terminal) do what Ctrl-C does, unless they are ignored."""
 
     def interrupt(*_: object) -> None:
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -48,10 +48,12 @@ def interrupted_by_signals() -> Iterator[None]:
         # Handled by whatever handles Ctrl-C at this moment, such as asyncio.
         signal.raise_signal(signal.SIGINT)
 
-    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {name: signal.signal(getattr(signal, name), interrupt) for name in names}
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    # A process that nohup started outlives its terminal.
+    heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in heeded}
     try:
         yield
     finally:
-        for name, handler in before.items():
-            signal.signal(getattr(signal, name), handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)

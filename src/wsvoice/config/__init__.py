@@ -22,22 +22,23 @@ from wsvoice.config.settings import (
     Method,
     Setting,
     StreamAuth,
-    Tunnel,
     Verify,
 )
 from wsvoice.config.sources import Given, Sources, read_env_file, read_pyproject
 from wsvoice.config.spelling import did_you_mean, nearest
-from wsvoice.config.values import PLAIN_TRANSPORTS, parse_transport
-from wsvoice.config.variables import CAUSES_VARIABLE, START_KEY, check_variables, read_credentials
+from wsvoice.config.values import PLAIN_TRANSPORTS, TUNNELS, parse_transport, parse_tunnel
+from wsvoice.config.variables import CAUSES_VARIABLE, NGROK_TOKEN, START_KEY, check_variables, read_credentials
 from wsvoice.errors import ConfigError
 
 __all__ = [
     "CAUSES_VARIABLE",
     "DIAL_SETTINGS",
     "LOG_LEVELS",
+    "NGROK_TOKEN",
     "PLAIN_TRANSPORTS",
     "RUN_SETTINGS",
     "START_KEY",
+    "TUNNELS",
     "DialConfig",
     "Method",
     "Resolved",
@@ -68,7 +69,8 @@ class RunConfig:
         url: The WebSocket server that the bot dials with ``websocket-client``.
         headers: Headers of that server's handshake.
         proxy: The public ``host[:port]`` in front of this server, without a scheme.
-        tunnel: The program that opens a tunnel, or ``None``.
+        tunnel: What opens a tunnel: one of :data:`TUNNELS`, a command with ``{port}`` in it, or ``None``.
+        tunnel_domain: The domain that is reserved at ngrok for it; any if ``None``.
         host: The address to listen on.
         port: The port to listen on; 0 takes a free one.
         max_calls: How many calls at once; ``None`` for no limit.
@@ -81,7 +83,8 @@ class RunConfig:
         log_level: ``DEBUG``, ``INFO``, ``WARNING`` or ``ERROR``.
         disabled_patches: The names of patches of pipecat that are not applied; a process applies patches once.
         causes: The file for what goes wrong in a call, read by ``wsvoice dial``; or ``None``.
-        credentials: The providers' credentials and :data:`START_KEY`, by environment variable name.
+        credentials: The providers' credentials, :data:`NGROK_TOKEN` and :data:`START_KEY`, by the names of their
+            environment variables.
         dotenv_place: How messages name the ``.env`` file, and whether it was read.
         lead_ms: How far ahead of real time audio may be sent, so that the provider's buffer never runs dry.
         handshake_timeout_s: How long a connected caller may take to start its stream.
@@ -96,7 +99,8 @@ class RunConfig:
     url: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     proxy: str | None = None
-    tunnel: Tunnel | None = None
+    tunnel: str | None = None
+    tunnel_domain: str | None = None
     host: str = "localhost"
     port: int = 7860
     max_calls: int | None = None
@@ -297,13 +301,19 @@ def _resolve(
 
 
 def _drop_weaker(found: dict[str, Given | None]) -> None:
-    """Of a proxy and a tunnel, which exclude each other, keep the one from the stronger source."""
+    """Of a proxy and a tunnel keep the one from the stronger source, and a domain only with the tunnel it is for."""
     proxy, tunnel = found["proxy"], found["tunnel"]
     if proxy and tunnel:
         if proxy.rank == tunnel.rank:
             hint = "a tunnel makes its own public address: leave one of the two out"
             raise ConfigError(f"{proxy.who} and {tunnel.who} exclude each other", hint=hint)
         found["proxy" if proxy.rank > tunnel.rank else "tunnel"] = None
+    tunnel, domain = found["tunnel"], found["tunnel-domain"]
+    if domain and (tunnel is None or parse_tunnel(tunnel.value, tunnel.who) != "ngrok"):
+        if domain.rank == 0:
+            hint = "add `--tunnel ngrok`" if tunnel is None else f"leave {domain.who} out"
+            raise ConfigError(f"{domain.who} is for a tunnel of ngrok's", hint=hint)
+        found["tunnel-domain"] = None
 
 
 def _refuse_for_one_call(found: Mapping[str, Given | None]) -> None:
@@ -320,7 +330,8 @@ def _refuse_for_one_call(found: Mapping[str, Given | None]) -> None:
 _NOT_FOR: Mapping[str, Collection[str]] = {
     **dict.fromkeys(("host", "port"), ("websocket-client",)),
     **dict.fromkeys(
-        ("proxy", "tunnel", "max-calls", "max-lag", "stream-auth"), ("websocket-server", "websocket-client")
+        ("proxy", "tunnel", "tunnel-domain", "max-calls", "max-lag", "stream-auth"),
+        ("websocket-server", "websocket-client"),
     ),
     **dict.fromkeys(("verify", "record"), PLAIN_TRANSPORTS),
 }

@@ -10,7 +10,6 @@ from wsvoice.config import values
 
 Verify = Literal["auto", "enforce", "off"]
 StreamAuth = Literal["token", "none"]
-Tunnel = Literal["ngrok"]
 Method = Literal["GET", "POST"]
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
@@ -45,8 +44,9 @@ RUN_SETTINGS: tuple[Setting, ...] = (
     Setting("transport", "transport", values.parse_transport, flag="-t"),
     Setting("url", "url", values.parse_ws_url),
     Setting("header", "headers", values.parse_headers),
-    Setting("proxy", "proxy", values.parse_proxy, flag="-x"),
-    Setting("tunnel", "tunnel", values.one_of(*get_args(Tunnel))),
+    Setting("proxy", "proxy", values.domain("-x", "bot.example.com"), flag="-x"),
+    Setting("tunnel", "tunnel", values.parse_tunnel),
+    Setting("tunnel-domain", "tunnel_domain", values.domain("--tunnel-domain", "bot.ngrok.app")),
     Setting("host", "host", values.parse_host),
     Setting("port", "port", values.parse_port),
     Setting("max-calls", "max_calls", values.parse_at_least_one),

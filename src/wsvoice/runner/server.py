@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -18,14 +19,16 @@ from typing import TYPE_CHECKING
 import uvicorn
 from loguru import logger
 
-from wsvoice import isolation
-from wsvoice.errors import ServerError
+from wsvoice import http, isolation
+from wsvoice.config import NGROK_TOKEN
+from wsvoice.errors import ConfigError, ServerError
+from wsvoice.phone.tunnel_watch import TunnelWatch
+from wsvoice.phone.tunnels import Tunnel, open_tunnel
 from wsvoice.runner.auth import served_providers
 from wsvoice.runner.memory import CycleCollector, MemoryTrimmer
 from wsvoice.runner.protocols import HttpProtocol, StreamProtocol
 from wsvoice.runner.routes import application
 from wsvoice.runner.switchboard import create_switchboard
-from wsvoice.runner.tunnel import ngrok_tunnel
 from wsvoice.runner.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -172,9 +175,16 @@ def log_exit(error: BaseException | None) -> None:
 
 def serve(bot: LoadedBot, config: RunConfig, *, on_ready: Callable[[Ready], None]) -> None:
     """
-    Serve `bot` until the process is asked to stop; `on_ready` is called once the server listens.
+    Serve `bot` until the process is asked to stop.
+
+    Args:
+        bot: The bot.
+        config: The settings.
+        on_ready: Called once the server listens, and its public address answers. If it has a tunnel, it is called in
+            the tunnel's thread, and again whenever the tunnel has got another address.
 
     Raises:
+        ConfigError: If a setting is missing, or does not go with another one.
         ServerError: If the address cannot be listened on, or a tunnel cannot be opened.
         KeyboardInterrupt: After it was interrupted and has ended.
     """
@@ -185,38 +195,61 @@ def serve(bot: LoadedBot, config: RunConfig, *, on_ready: Callable[[Ready], None
         port = sockets[0].getsockname()[1]
         # Missing settings are reported before a tunnel is opened.
         providers = served_providers(config)
-        if config.tunnel == "ngrok":
-            config = replace(config, proxy=stack.enter_context(ngrok_tunnel(port)))
+        watch = None
+        if config.tunnel is not None:
+            tunnel = _open_tunnel(config, port)
+            watch = stack.enter_context(TunnelWatch(tunnel, port))
+            config = replace(config, proxy=tunnel.host)
         switchboard = create_switchboard(bot.function, config, providers)
         ready = Ready(
             url=f"http://{url_host(config.host)}:{port}/",
             public_url=config.public_url,
             provider_names=tuple(switchboard.providers),
         )
+
+        def be_reached_at(host: str) -> None:
+            switchboard.move(host)
+            on_ready(replace(ready, public_url=switchboard.config.public_url))
+
         server = DrainingServer(
-            uvicorn.Config(
-                application(switchboard),
-                http=HttpProtocol,
-                ws=StreamProtocol,
-                ws_max_size=config.message_limit,
-                ws_ping_interval=PING_INTERVAL_S,
-                ws_ping_timeout=PING_TIMEOUT_S,
-                ws_per_message_deflate=False,
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_graceful_shutdown=1,
-            ),
+            _uvicorn_config(switchboard),
             switchboard,
             drain_timeout_s=config.drain_timeout_s,
-            on_started=lambda: on_ready(ready),
+            on_started=partial(on_ready, ready) if watch is None else partial(watch.start, be_reached_at),
             bot_folder=bot.path.parent,
         )
         server.run(sockets)
     if signal.SIGINT in server.watchdog.signals:
         # After SIGTERM a finished drain is a success: the process exits with 0.
         raise KeyboardInterrupt
+
+
+def _uvicorn_config(switchboard: Switchboard) -> uvicorn.Config:
+    return uvicorn.Config(
+        application(switchboard),
+        http=HttpProtocol,
+        ws=StreamProtocol,
+        ws_max_size=switchboard.config.message_limit,
+        ws_ping_interval=PING_INTERVAL_S,
+        ws_ping_timeout=PING_TIMEOUT_S,
+        ws_per_message_deflate=False,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=1,
+    )
+
+
+def _open_tunnel(config: RunConfig, port: int) -> Tunnel:
+    assert config.tunnel is not None
+    if url_host(config.host) != "localhost" and not http.is_loopback(config.host):
+        raise ConfigError(
+            f"a tunnel leads to localhost, where a server with --host {config.host} does not listen",
+            hint="leave --host out",
+        )
+    token = config.credentials.get(NGROK_TOKEN)
+    return open_tunnel(config.tunnel, port, domain=config.tunnel_domain, authtoken=token)
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
