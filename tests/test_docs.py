@@ -68,9 +68,9 @@ _LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 #: Its examples are tests of a project of their own, and are run by the tests of what it describes.
 TESTED_ELSEWHERE = {"docs/testing.md"}
-#: Options of uvicorn's, curl's, pytest's and esbuild's.
+#: Options of other programs.
 FOREIGN_OPTIONS = {"--ws-max-size", "--silent", "--fail", "--data", "--basetemp", "--bundle", "--format", "--outfile"}
-FOREIGN_OPTIONS |= {"--rm", "--network", "--no-install-recommends"}
+FOREIGN_OPTIONS |= {"--rm", "--network", "--no-install-recommends", "--headless", "--allow-anonymous"}
 
 
 @dataclass(frozen=True)

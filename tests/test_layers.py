@@ -123,7 +123,7 @@ PLACES = {
     "starlette": ("wsvoice.runner",),
     "uvicorn": ("wsvoice.runner", "wsvoice.bot_loading"),
     "loguru": ("wsvoice.runner", "wsvoice.phone"),
-    "pyngrok": ("wsvoice.runner.tunnel", "wsvoice.phone.tunnels"),
+    "pyngrok": ("wsvoice.phone.tunnels",),
     "httpx": ("wsvoice.http",),
     "requests": (),
     "aiohttp": (),

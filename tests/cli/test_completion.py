@@ -46,7 +46,7 @@ def completed(tmp_path: Path, line: str, shell: str = "bash", *, in_process: boo
         ("wsvoice run --verify ", ["auto", "enforce", "off"]),
         ("wsvoice run --stream-auth t", ["token"]),
         ("wsvoice run --log-level ", ["DEBUG", "INFO", "WARNING", "ERROR"]),
-        ("wsvoice run --tunnel ", ["ngrok"]),
+        ("wsvoice run --tunnel ", ["ngrok", "cloudflared"]),
         ("wsvoice dial --method ", ["GET", "POST"]),
         ("wsvoice dial --voice en-g", ["en-gb", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-gb-x-rp"]),
         ("wsvoice dial -t telnyx --quirk leg", ["leg-codec=PCMU", "leg-codec=PCMA"]),

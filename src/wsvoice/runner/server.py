@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -20,16 +21,18 @@ from typing import TYPE_CHECKING
 import uvicorn
 from loguru import logger
 
-from wsvoice import isolation
-from wsvoice.errors import ServerError, WsvoiceError
+from wsvoice import http, isolation
+from wsvoice.config import NGROK_TOKEN
+from wsvoice.errors import ConfigError, ServerError, WsvoiceError
 from wsvoice.phone.runs import RunFile, RunningServer
+from wsvoice.phone.tunnel_watch import TunnelWatch
+from wsvoice.phone.tunnels import Tunnel, open_tunnel
 from wsvoice.runner.auth import served_providers
 from wsvoice.runner.memory import CycleCollector, MemoryTrimmer
 from wsvoice.runner.own_number import OwnNumber
 from wsvoice.runner.protocols import HttpProtocol, StreamProtocol
 from wsvoice.runner.routes import application
 from wsvoice.runner.switchboard import create_switchboard
-from wsvoice.runner.tunnel import ngrok_tunnel
 from wsvoice.runner.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -92,8 +95,10 @@ class DrainingServer(uvicorn.Server):
         on_started: Callable[[], None],
         bot_folder: Path | None = None,
         number: OwnNumber | None = None,
+        points_at_start: bool = True,
     ) -> None:
         super().__init__(config)
+        self._points_at_start = points_at_start
         self.failure: WsvoiceError | None = None
         self._number = number
         self._switchboard = switchboard
@@ -142,15 +147,23 @@ class DrainingServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to listen, have the number ring here, then say so."""
         await super().startup(sockets)
+        if not self._points_at_start or await self._point():
+            self._on_started()
+
+    async def _point(self) -> bool:
+        """Have the number ring here; false if that failed, or the server is to stop."""
         public_url = self._switchboard.config.public_url
-        if self._number is not None and public_url is not None:
-            try:
-                if not await self._number.point(public_url):
-                    return
-            except WsvoiceError as error:
-                self.failure, self.should_exit = error, True
-                return
-        self._on_started()
+        if self._number is None or public_url is None:
+            return True
+        try:
+            return await self._number.point(public_url)
+        except WsvoiceError as error:
+            self.failure, self.should_exit = error, True
+            return False
+
+    def point_from_thread(self) -> bool:
+        """Have the number ring here, as :meth:`startup` does where there is no tunnel to wait for."""
+        return asyncio.run(self._point())
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Drain at the first signal, stop at the second."""
@@ -242,9 +255,16 @@ def log_exit(error: BaseException | None) -> None:
 
 def serve(bot: LoadedBot, config: RunConfig, *, on_ready: Callable[[Ready], None]) -> None:
     """
-    Serve `bot` until the process is asked to stop; `on_ready` is called once the server listens.
+    Serve `bot` until the process is asked to stop.
+
+    Args:
+        bot: The bot.
+        config: The settings.
+        on_ready: Called once the server listens, and its public address answers. If it has a tunnel, it is called in
+            the tunnel's thread, and again whenever the tunnel has got another address.
 
     Raises:
+        ConfigError: If a setting is missing, or does not go with another one.
         ServerError: If the address cannot be listened on, or a tunnel cannot be opened.
         WsvoiceError: If the number cannot be pointed at this server.
         KeyboardInterrupt: After it was interrupted and has ended.
@@ -260,39 +280,42 @@ def serve(bot: LoadedBot, config: RunConfig, *, on_ready: Callable[[Ready], None
         if number is not None:
             stack.callback(number.close)
             number.find()
-        if config.tunnel == "ngrok":
-            config = replace(config, proxy=stack.enter_context(ngrok_tunnel(port)))
+        watch = None
+        if config.tunnel is not None:
+            tunnel = _open_tunnel(config, port)
+            watch = stack.enter_context(TunnelWatch(tunnel, port))
+            config = replace(config, proxy=tunnel.host)
         switchboard = create_switchboard(bot.function, config, providers)
         ready = Ready(
             url=f"http://{url_host(config.host)}:{port}/",
             public_url=config.public_url,
             provider_names=tuple(switchboard.providers),
         )
-        application_ = application(switchboard)
+        introduce = _introducer(switchboard, ready, stack)
 
-        def on_started() -> None:
-            if config.state_folder is not None and config.causes is None:
-                _introduce(switchboard, ready, config.state_folder, stack)
-            on_ready(_with_number(ready, number))
+        def announce() -> None:
+            current = replace(ready, public_url=switchboard.config.public_url)
+            introduce(current)
+            on_ready(_with_number(current, number))
+
+        has_been_reached = False
+
+        def be_reached_at(host: str) -> None:
+            nonlocal has_been_reached
+            switchboard.move(host)
+            if number is not None and has_been_reached:
+                number.move(f"https://{host}")
+            elif not server.point_from_thread():
+                return
+            has_been_reached = True
+            announce()
 
         server = DrainingServer(
-            uvicorn.Config(
-                application_,
-                http=HttpProtocol,
-                ws=StreamProtocol,
-                ws_max_size=config.message_limit,
-                ws_ping_interval=PING_INTERVAL_S,
-                ws_ping_timeout=PING_TIMEOUT_S,
-                ws_per_message_deflate=False,
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_graceful_shutdown=1,
-            ),
+            _uvicorn_config(switchboard),
             switchboard,
             drain_timeout_s=config.drain_timeout_s,
-            on_started=on_started,
+            on_started=announce if watch is None else partial(watch.start, be_reached_at),
+            points_at_start=watch is None,
             bot_folder=bot.path.parent,
             number=number,
         )
@@ -304,24 +327,61 @@ def serve(bot: LoadedBot, config: RunConfig, *, on_ready: Callable[[Ready], None
         raise KeyboardInterrupt
 
 
-def _introduce(switchboard: Switchboard, ready: Ready, folder: Path, stack: ExitStack) -> None:
-    """Let other commands of the same user find this server, and place calls through it, until `stack` is closed."""
-    if switchboard.dial_api is None:
-        return
-    switchboard.dial_api.own_key = key = secrets.token_urlsafe(32)
+def _introducer(switchboard: Switchboard, ready: Ready, stack: ExitStack) -> Callable[[Ready], None]:
+    """
+    Return what lets other commands of the same user find this server, and place calls through it.
+
+    They find it from the first call on, at each call's address, and until `stack` is closed.
+    """
+    folder, api = switchboard.config.state_folder, switchboard.dial_api
+    # A server of a test call is nobody else's.
+    if folder is None or api is None or switchboard.config.causes is not None:
+        return lambda ready: None
+    api.own_key = key = secrets.token_urlsafe(32)
     file = RunFile(folder)
-    try:
-        file.write(RunningServer(ready.url, key, ready.public_url or "", ready.provider_names, os.getpid()))
-    except OSError as error:
-        logger.debug("other commands will not find this server: {}", error)
-        return
     stack.callback(file.remove)
+
+    def introduce(ready: Ready) -> None:
+        try:
+            file.write(RunningServer(ready.url, key, ready.public_url or "", ready.provider_names, os.getpid()))
+        except OSError as error:
+            logger.debug("other commands will not find this server: {}", error)
+
+    return introduce
 
 
 def _with_number(ready: Ready, number: OwnNumber | None) -> Ready:
     if number is None:
         return ready
     return replace(ready, number=number.found, number_steps=tuple(number.steps), notes=tuple(number.notes))
+
+
+def _uvicorn_config(switchboard: Switchboard) -> uvicorn.Config:
+    return uvicorn.Config(
+        application(switchboard),
+        http=HttpProtocol,
+        ws=StreamProtocol,
+        ws_max_size=switchboard.config.message_limit,
+        ws_ping_interval=PING_INTERVAL_S,
+        ws_ping_timeout=PING_TIMEOUT_S,
+        ws_per_message_deflate=False,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=1,
+    )
+
+
+def _open_tunnel(config: RunConfig, port: int) -> Tunnel:
+    assert config.tunnel is not None
+    if url_host(config.host) != "localhost" and not http.is_loopback(config.host):
+        raise ConfigError(
+            f"a tunnel leads to localhost, where a server with --host {config.host} does not listen",
+            hint="leave --host out",
+        )
+    token = config.credentials.get(NGROK_TOKEN)
+    return open_tunnel(config.tunnel, port, domain=config.tunnel_domain, authtoken=token)
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
