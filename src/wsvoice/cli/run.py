@@ -65,6 +65,15 @@ def run(
         str | None,
         option("--tunnel ngrok", "Open a tunnel to get a public address.", NETWORK, completion.one_of("ngrok")),
     ] = None,
+    number: Annotated[
+        str | None,
+        option(
+            "--number NUMBER",
+            "Have this phone number, such as +15551234567, ring here until the server stops. Needs -t, and -x or"
+            " --tunnel.",
+            NETWORK,
+        ),
+    ] = None,
     host: Annotated[
         str | None,
         option(
@@ -131,7 +140,11 @@ def run(
     ] = None,
     verbose: Annotated[bool, option("-v, --verbose", "Print every setting and where it comes from.")] = False,
     as_json: Annotated[
-        bool, option("--json", "Once it listens, print one JSON object: url, public_url, providers, pid.")
+        bool,
+        option(
+            "--json",
+            "Once it listens, print one JSON object: url, public_url, providers, pid; with --number also number.",
+        ),
     ] = False,
     # For `wsvoice dial`, which prints the settings itself, and whose server's address nobody else needs.
     quiet: Annotated[bool, typer.Option("--quiet", hidden=True)] = False,
@@ -145,6 +158,7 @@ def run(
 
     \b
     wsvoice run bot.py -t twilio -x bot.example.com
+    wsvoice run bot.py -t twilio --tunnel ngrok --number +15551234567
     wsvoice run my_bots.support:agent --tunnel ngrok --param language=en
     wsvoice run bot.py -t websocket
     wsvoice run bot.py -t websocket-client --url wss://example.com/stream
@@ -189,7 +203,8 @@ def run(
     def announce(ready: Ready) -> None:
         if as_json:
             addresses = {"url": ready.url, "public_url": ready.public_url}
-            output.data({**addresses, "providers": list(ready.provider_names), "pid": os.getpid()})
+            number = {"number": ready.number.number} if ready.number is not None else {}
+            output.data({**addresses, "providers": list(ready.provider_names), "pid": os.getpid(), **number})
         if not quiet:
             show_banner(output, loaded, config, ready)
 
@@ -226,9 +241,16 @@ def show_banner(output: Output, bot: LoadedBot, config: RunConfig, ready: Ready)
             path = f"/{each.name}" if others else "/"
             rows.append((each.title, f"{each.webhook_place}: {public}{path} (HTTP {each.webhook_method})"))
     rows.append(("try it", f"wsvoice dial {base}/{first.name if others else ''} -t {first.name}"))
+    if ready.number is not None:
+        rows.insert(-1, (ready.number.number, f"rings here; was: {ready.number.points_at or 'nowhere'}"))
     output.fields(rows)
     if not others:
         output.block("\n".join(first.setup_lines(stream)))
+    for text in ready.notes:
+        output.warning(text)
+    if ready.number_steps:
+        output.line(f"{first.title}'s API cannot point {config.number} here. To have it ring here:")
+        output.block("\n".join(f"  {line}" for line in ready.number_steps))
 
     if not public:
         if others:

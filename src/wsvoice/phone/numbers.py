@@ -92,7 +92,9 @@ class NumberFile:
     """
 
     def __init__(self, state: Path, provider: str, number: str) -> None:
-        self.path = state / "numbers" / f"{provider}-{number.lstrip('+')}.json"
+        self.provider = provider
+        self.digits = number.lstrip("+")
+        self.path = state / "numbers" / f"{provider}-{self.digits}.json"
         self.lock = self.path.with_suffix(".lock")
 
     @classmethod
@@ -152,6 +154,16 @@ def _unwritable(path: Path, error: OSError) -> NumberError:
 def number_files(state: Path) -> Iterator[NumberFile]:
     """The files of every number that rings at a run, or was left so by one that died."""
     return (NumberFile.at(path) for path in sorted((state / "numbers").glob("[!.]*-*.json")))
+
+
+def describe_restored(number: str, was: str, restored: Restored) -> str:
+    """Return in words what became of putting a number back."""
+    place = was or "nowhere"
+    return {
+        "restored": f"{number} rings at {place} again",
+        "unchanged": f"{number} had been put back before; it rings at {place}",
+        "left": f"{number} was pointed elsewhere since, and is left alone; it rang at {place}",
+    }[restored]
 
 
 async def find_number(account: Account, number: str) -> PhoneNumber:

@@ -21,9 +21,9 @@ from loguru import logger
 from wsvoice import http
 from wsvoice.config import RunConfig
 from wsvoice.errors import ApiError, ConfigError, HttpError, NumberError, WsvoiceError
-from wsvoice.phone.numbers import PointedNumber
+from wsvoice.phone.numbers import PointedNumber, describe_restored
 from wsvoice.providers import load_account
-from wsvoice.providers.account import Account, PhoneNumber, Restored, ServerAddresses
+from wsvoice.providers.account import Account, PhoneNumber, ServerAddresses
 from wsvoice.providers.base import HttpRequest
 
 T = TypeVar("T")
@@ -46,7 +46,7 @@ class OwnNumber:
     """
     Points a number at this server, and back.
 
-    A run of it: :meth:`find`, :meth:`point`, :meth:`put_back` at the first signal, :meth:`close` in any case.
+    In order: :meth:`find`, :meth:`point`, :meth:`put_back` at the first signal, :meth:`close` in any case.
 
     Attributes:
         found: The number as it was found; ``None`` where the user has to point it.
@@ -149,9 +149,11 @@ class OwnNumber:
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._begin_to_restore, self._asked)
 
-    def give_up(self) -> None:
-        """Wait no longer: who signals three times wants the process gone."""
-        self._gave_up = True
+    def note_signal(self, count: int) -> None:
+        """Begin to put it back at the first request to stop; at the third one, the process waits for it no longer."""
+        if count == 1:
+            self.put_back()
+        self._gave_up = count > 2
 
     @property
     def is_awaited(self) -> bool:
@@ -159,29 +161,28 @@ class OwnNumber:
         return self._answered < self._asked and not self._gave_up and time.monotonic() < self._asked_until
 
     def close(self) -> None:
-        """Put it back and wait for that, for 15 s at most; what could not be put back is logged."""
+        """Put it back and wait for that, for 15 s at most."""
         if self._closed or os.getpid() != self._process:
             return
         if self._thread.is_alive():
             self.put_back()
             while self.is_awaited:
                 time.sleep(_LOOK_S)
-            self.say_what_is_left()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(1)
         self._closed = True
         if not self._loop.is_running():
             self._loop.close()
+            self._pointed.release()
 
-    def say_what_is_left(self) -> None:
-        """Log that the number still points here, if it does."""
-        if self._closed or not self._pointed.is_pointed:
-            return
-        logger.error(
-            "{} still points at this server, which is gone{}; `wsvoice number restore` puts it back, from {}",
-            self._number,
-            f": {self._problem}" if self._problem else "",
-            self._pointed.file.path,
+    def what_is_left(self) -> NumberError | None:
+        """Return the error for a number that still points here although the server is gone; ``None`` if it does not."""
+        if not self._pointed.is_pointed:
+            return None
+        why = f": {self._problem}" if self._problem else ""
+        return NumberError(
+            f"{self._number} still points at this server, which is gone{why}",
+            hint=f"`wsvoice number restore` puts it back; its settings are in {self._pointed.file.path}",
         )
 
     # In the thread
@@ -262,16 +263,6 @@ class OwnNumber:
 def addresses_at(public_url: str) -> ServerAddresses:
     """Return where the one provider that is served reaches this server."""
     return ServerAddresses(webhook=f"{public_url.rstrip('/')}/")
-
-
-def describe_restored(number: str, was: str, restored: Restored) -> str:
-    """Return in words what became of putting a number back."""
-    place = was or "nowhere"
-    return {
-        "restored": f"{number} rings at {place} again",
-        "unchanged": f"{number} had been put back before; it rings at {place}",
-        "left": f"{number} was pointed elsewhere since, and is left alone; it rang at {place}",
-    }[restored]
 
 
 async def address_problem(public_url: str) -> str:

@@ -103,7 +103,7 @@ class DrainingServer(uvicorn.Server):
             on_blocked=switchboard.note_blocked,
             on_heartbeat=switchboard.lateness.note,
             is_awaited=lambda: number is not None and number.is_awaited,
-            on_kill=lambda: None if number is None else number.say_what_is_left(),
+            on_kill=self._log_what_is_left,
         )
         self._drains_until: float | None = None
         #: Until when announced calls are waited for.
@@ -117,10 +117,16 @@ class DrainingServer(uvicorn.Server):
         make_loop = self.config.get_loop_factory() or asyncio.new_event_loop
         try:
             isolation.run(self.serve(sockets), on_exit=log_exit, loop_factory=make_loop)
-        finally:
-            if self._number is not None:
-                with self._handling_signals():
-                    self._number.close()
+        except BaseException:
+            self._close_number()
+            self._log_what_is_left()
+            raise
+        self._close_number()
+
+    def _close_number(self) -> None:
+        if self._number is not None:
+            with self._handling_signals():
+                self._number.close()
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -152,18 +158,19 @@ class DrainingServer(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Drain at the first signal, stop at the second."""
         now = time.monotonic()
-        is_first = self.watchdog.note_signal(sig, self._drain_timeout_s)
         if self._number is not None:
-            if is_first:
-                self._number.put_back()
-            elif len(self.watchdog.signals) > 2:
-                self._number.give_up()
-        if is_first:
+            self._number.note_signal(len(self.watchdog.signals) + 1)
+        if self.watchdog.note_signal(sig, self._drain_timeout_s):
             self._drains_until = now + self._drain_timeout_s
             self._awaits_until = now + min(self._drain_timeout_s, DIAL_TIMEOUT_S)
             self._switchboard.drain()
         else:
             self._drains_until = self._awaits_until = now - END_TIMEOUT_S
+
+    def _log_what_is_left(self) -> None:
+        left = self._number.what_is_left() if self._number is not None else None
+        if left is not None:
+            logger.error("{} ({})", left.message, left.hint)
 
     async def on_tick(self, counter: int) -> bool:
         """Exit once the drain is over."""
@@ -239,7 +246,7 @@ def serve(bot: LoadedBot, config: RunConfig, *, on_ready: Callable[[Ready], None
 
     Raises:
         ServerError: If the address cannot be listened on, or a tunnel cannot be opened.
-        WsvoiceError: If the number cannot be pointed at this server.
+        WsvoiceError: If the number cannot be pointed at this server, or put back.
         KeyboardInterrupt: After it was interrupted and has ended.
     """
     with ExitStack() as stack:
@@ -283,8 +290,9 @@ def serve(bot: LoadedBot, config: RunConfig, *, on_ready: Callable[[Ready], None
             number=number,
         )
         server.run(sockets)
-    if server.failure is not None:
-        raise server.failure
+    left = number.what_is_left() if number is not None else None
+    if failure := server.failure or left:
+        raise failure
     if signal.SIGINT in server.watchdog.signals:
         # After SIGTERM a finished drain is a success: the process exits with 0.
         raise KeyboardInterrupt
