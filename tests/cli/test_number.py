@@ -118,6 +118,12 @@ class TestShow:
         done = invoke("number", "show", "+15550000000", code=1)
         assert done.stderr == f"error: the account has no +15550000000\nhint:  the account has {NUMBER}\n"
 
+    def test_no_number(self) -> None:
+        done = invoke("number", "show", code=2)
+        assert done.stderr == (
+            "error: NUMBER is missing\nhint:  name one, as in +15551234567; `wsvoice number list` lists them\n"
+        )
+
     def test_a_number_that_is_none(self) -> None:
         done = invoke("number", "show", "555-1234", code=2)
         assert done.stderr.startswith("error: NUMBER takes a phone number with its country code, got '555-1234'\nhint:")

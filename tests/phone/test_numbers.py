@@ -16,9 +16,8 @@ import pytest
 
 from tests.phone.acme import CREDENTIALS, NUMBER, OLD_URL, AcmeAccount, Company
 from wsvoice.errors import ApiError, ConfigError, NumberError, WsvoiceError
-from wsvoice.phone.accounts import choose_account
 from wsvoice.phone.claims import Claim, ClaimedError, holder_of
-from wsvoice.phone.numbers import NumberFile, PointedNumber, PointedRecord, restore_left
+from wsvoice.phone.numbers import NumberFile, PointedNumber, PointedRecord, account_for_numbers, restore_left
 from wsvoice.providers.account import ServerAddresses
 
 HERE = ServerAddresses("https://here.example/")
@@ -429,11 +428,11 @@ class TestClaims:
 
 class TestWhoseAccount:
     def test_it_is_the_one_that_is_named(self, company: Company) -> None:
-        assert choose_account("twilio", CREDENTIALS).name == "twilio"
-        with pytest.raises(ConfigError, match="needs TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN"):
-            choose_account("twilio", {})
+        assert account_for_numbers("twilio", {}).name == "twilio"
+        with pytest.raises(ConfigError, match="wsvoice cannot point numbers of Asterisk's"):
+            account_for_numbers("asterisk", {})
 
     def test_or_the_only_one_with_credentials(self, company: Company) -> None:
-        assert choose_account(None, CREDENTIALS).name == "twilio"
-        with pytest.raises(ConfigError, match="no provider's credentials are set"):
-            choose_account(None, {})
+        assert account_for_numbers(None, CREDENTIALS).name == "twilio"
+        with pytest.raises(ConfigError, match="whose numbers are meant: no credentials are set"):
+            account_for_numbers(None, {})

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import pytest
@@ -94,6 +95,22 @@ def own_number(state: Path) -> Iterator[OwnNumber]:
         yield own
     finally:
         own.close()
+
+
+def ring_at(own: OwnNumber, public_url: str) -> bool:
+    """Have it ring there; whether it does, or the server stops meanwhile."""
+    said: Queue[Any] = Queue()
+    own.ring_at(public_url, on_rings=lambda: said.put(True), on_failure=said.put)
+    deadline = time.monotonic() + 10
+    while said.empty():
+        if own._asked and not own.is_awaited:
+            return False
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    result = said.get()
+    if isinstance(result, BaseException):
+        raise result
+    return bool(result)
 
 
 class TestProcess:
@@ -225,6 +242,13 @@ class TestServer:
         assert company.is_untouched
         assert list((state / "numbers").glob("*")) == []
 
+    def test_an_answer_that_nobody_expected_stops_it(self, company: Company, state: Path, serve: Any) -> None:
+        company.before = lambda request: 200 if request.startswith("POST") else None
+        with pytest.raises(KeyError):
+            serve(None, **self.settings(state))
+        assert company.is_untouched
+        assert list((state / "numbers").glob("*")) == []
+
     def test_where_the_api_cannot_the_user_is_told_what_to_do(
         self, company: Company, state: Path, serve: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -258,15 +282,15 @@ class TestNumber:
 
             company.before = before
             began = time.monotonic()
-            assert not asyncio.run(own.point("https://bot.invalid"))
+            assert not ring_at(own, "https://bot.invalid")
             assert time.monotonic() - began < 5
         assert company.is_untouched
         assert list((state / "numbers").glob("*")) == []
 
     def test_it_follows_a_tunnel_that_moves(self, company: Company, state: Path) -> None:
         with own_number(state) as own:
-            assert asyncio.run(own.point("https://bot.invalid"))
-            own.move("https://moved.invalid")
+            assert ring_at(own, "https://bot.invalid")
+            assert ring_at(own, "https://moved.invalid")
             deadline = time.monotonic() + 5
             while company.rings_at() != "https://moved.invalid/":
                 assert time.monotonic() < deadline
@@ -277,7 +301,7 @@ class TestNumber:
         self, company: Company, state: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with own_number(state) as own:
-            assert asyncio.run(own.point("https://bot.invalid"))
+            assert ring_at(own, "https://bot.invalid")
             monkeypatch.setenv(acme.API_VARIABLE, "http://127.0.0.1:9")
             threading.Timer(0.3, monkeypatch.setenv, (acme.API_VARIABLE, company.url)).start()
         assert own.what_is_left() is None
@@ -285,19 +309,19 @@ class TestNumber:
 
     def test_the_next_run_may_have_it_while_this_one_drains(self, company: Company, state: Path) -> None:
         with own_number(state) as first:
-            asyncio.run(first.point("https://bot.invalid"))
+            assert ring_at(first, "https://bot.invalid")
             first.note_signal(1)
             while first.is_awaited:
                 time.sleep(0.01)
             with own_number(state) as second:
-                asyncio.run(second.point("https://other.invalid"))
+                assert ring_at(second, "https://other.invalid")
                 first.close()
                 assert company.rings_at() == "https://other.invalid/"
         assert company.is_untouched
 
     def test_a_process_that_a_bot_forks_does_not_put_it_back(self, company: Company, state: Path) -> None:
         with own_number(state) as own:
-            asyncio.run(own.point("https://bot.invalid"))
+            assert ring_at(own, "https://bot.invalid")
             own._process += 1
             own.close()
             assert company.rings_at() == "https://bot.invalid/"

@@ -16,7 +16,7 @@ from wsvoice.cli.help import Command, Group
 from wsvoice.cli.options import EnvFile, option
 from wsvoice.cli.output import Output
 from wsvoice.config import AccountConfig, parse_number, resolve_account
-from wsvoice.errors import WsvoiceError
+from wsvoice.errors import UsageError, WsvoiceError
 
 if TYPE_CHECKING:
     from wsvoice.phone.numbers import NumberFile
@@ -71,12 +71,13 @@ def list_numbers(
     \b
     wsvoice number list -t twilio
     """
-    from wsvoice.phone.accounts import choose_account
     from wsvoice.phone.client import carry_out
+    from wsvoice.phone.numbers import account_for_numbers
 
     output = Output()
     config = _resolve(context, output)
-    account = choose_account(config.transport, config.credentials)
+    account = account_for_numbers(config.transport, config.credentials)
+    account.check_credentials()
     with output.progress(f"Asking {account.title}"):
         numbers = asyncio.run(carry_out(account.numbers()))
     described = [_describe(each, account.name, config.state_folder) for each in numbers]
@@ -91,7 +92,10 @@ def list_numbers(
 @number.command("show", cls=Command)
 def show(
     context: typer.Context,
-    number: Annotated[str, typer.Argument(metavar="NUMBER", help="The phone number, such as +15551234567.")],
+    number: Annotated[
+        str | None,
+        typer.Argument(metavar="NUMBER", help="The phone number, such as +15551234567.", show_default=False),
+    ] = None,
     transport: Transport = None,
     env_file: EnvFile = None,
     as_json: AsJson = False,
@@ -102,13 +106,15 @@ def show(
     \b
     wsvoice number show +15551234567 -t twilio
     """
-    from wsvoice.phone.accounts import choose_account
-    from wsvoice.phone.numbers import find_number
+    from wsvoice.phone.numbers import account_for_numbers, find_number
 
     output = Output()
+    if number is None:
+        raise UsageError("NUMBER is missing", hint="name one, as in +15551234567; `wsvoice number list` lists them")
     wanted = parse_number(number, "NUMBER")
     config = _resolve(context, output)
-    account = choose_account(config.transport, config.credentials)
+    account = account_for_numbers(config.transport, config.credentials)
+    account.check_credentials()
     with output.progress(f"Asking {account.title}"):
         found = asyncio.run(find_number(account, wanted))
     said = _describe(found, account.name, config.state_folder)
@@ -184,8 +190,7 @@ _RESULT = ("provider", "number", "result", "was", "file", "error")
 
 def _restore(file: NumberFile, config: AccountConfig, *, is_named: bool) -> dict[str, Any]:
     """Put one number back; return what came of it."""
-    from wsvoice.phone.numbers import describe_restored, in_use, restore_left
-    from wsvoice.providers import load_account
+    from wsvoice.phone.numbers import account_for_numbers, describe_restored, in_use, restore_left
 
     came: dict[str, Any] = {"provider": file.provider, "number": f"+{file.digits}", "was": "", "file": str(file.path)}
     try:
@@ -196,7 +201,7 @@ def _restore(file: NumberFile, config: AccountConfig, *, is_named: bool) -> dict
             if is_named:
                 raise error
             return {**came, "result": "in-use", "error": None, "text": error.message}
-        done = asyncio.run(restore_left(file, load_account(file.provider, config.credentials)))
+        done = asyncio.run(restore_left(file, account_for_numbers(file.provider, config.credentials)))
     except WsvoiceError as error:
         result = "failed" if file.holder() is None else "in-use"
         return {**came, "result": result, "error": error, "text": ""}

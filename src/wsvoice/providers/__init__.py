@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
-from wsvoice.errors import ConfigError, UsageError
+from wsvoice.errors import UsageError
 
 if TYPE_CHECKING:
     from wsvoice.providers.account import Account
@@ -51,18 +51,8 @@ def load_server(name: str, credentials: Mapping[str, str] | None = None) -> Serv
 
 
 def load_account(name: str, credentials: Mapping[str, str] | None = None) -> Account:
-    """
-    Return the REST half of the provider called `name`; arguments and errors as in :func:`load_server`.
-
-    Raises:
-        ConfigError: Also if the provider has no REST API that wsvoice knows.
-    """
-    try:
-        account: Account = _load(name, "account")(credentials or {})
-    except ModuleNotFoundError as error:
-        if error.name != f"wsvoice.providers.{name}.account":
-            raise
-        raise ConfigError(f"wsvoice knows no REST API of {PROVIDERS[name]}'s") from None
+    """Return the REST half of the provider called `name`; arguments and errors as in :func:`load_server`."""
+    account: Account = _load(name, "account")(credentials or {})
     return account
 
 

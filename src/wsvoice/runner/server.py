@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ import uvicorn
 from loguru import logger
 
 from wsvoice import isolation
-from wsvoice.errors import ServerError, WsvoiceError
+from wsvoice.errors import ServerError
 from wsvoice.runner.auth import served_providers
 from wsvoice.runner.memory import CycleCollector, MemoryTrimmer
 from wsvoice.runner.own_number import OwnNumber
@@ -92,7 +93,7 @@ class DrainingServer(uvicorn.Server):
         number: OwnNumber | None = None,
     ) -> None:
         super().__init__(config)
-        self.failure: WsvoiceError | None = None
+        self.failure: BaseException | None = None
         self._number = number
         self._switchboard = switchboard
         self._drain_timeout_s = drain_timeout_s
@@ -143,17 +144,13 @@ class DrainingServer(uvicorn.Server):
             yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start to listen, have the number ring here, then say so."""
+        """Start to listen, then say so."""
         await super().startup(sockets)
-        public_url = self._switchboard.config.public_url
-        if self._number is not None and public_url is not None:
-            try:
-                if not await self._number.point(public_url):
-                    return
-            except WsvoiceError as error:
-                self.failure, self.should_exit = error, True
-                return
         self._on_started()
+
+    def fail(self, error: BaseException) -> None:
+        """Stop because of `error`; from any thread."""
+        self.failure, self.should_exit = error, True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Drain at the first signal, stop at the second."""
@@ -242,7 +239,12 @@ def log_exit(error: BaseException | None) -> None:
 
 def serve(bot: LoadedBot, config: RunConfig, *, on_ready: Callable[[Ready], None]) -> None:
     """
-    Serve `bot` until the process is asked to stop; `on_ready` is called once the server listens.
+    Serve `bot` until the process is asked to stop.
+
+    Args:
+        bot: The bot.
+        config: The settings.
+        on_ready: Called once the server listens, and its number rings here; with a number in another thread.
 
     Raises:
         ServerError: If the address cannot be listened on, or a tunnel cannot be opened.
@@ -268,24 +270,20 @@ def serve(bot: LoadedBot, config: RunConfig, *, on_ready: Callable[[Ready], None
             public_url=config.public_url,
             provider_names=tuple(switchboard.providers),
         )
+
+        def be_reached() -> None:
+            public_url = switchboard.config.public_url
+            if number is None or public_url is None:
+                on_ready(ready)
+            else:
+                on_rings = partial(_say_that_it_rings, number, ready, on_ready)
+                number.ring_at(public_url, on_rings=on_rings, on_failure=server.fail)
+
         server = DrainingServer(
-            uvicorn.Config(
-                application(switchboard),
-                http=HttpProtocol,
-                ws=StreamProtocol,
-                ws_max_size=config.message_limit,
-                ws_ping_interval=PING_INTERVAL_S,
-                ws_ping_timeout=PING_TIMEOUT_S,
-                ws_per_message_deflate=False,
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_graceful_shutdown=1,
-            ),
+            _uvicorn_config(switchboard),
             switchboard,
             drain_timeout_s=config.drain_timeout_s,
-            on_started=lambda: on_ready(_with_number(ready, number)),
+            on_started=be_reached,
             bot_folder=bot.path.parent,
             number=number,
         )
@@ -298,10 +296,25 @@ def serve(bot: LoadedBot, config: RunConfig, *, on_ready: Callable[[Ready], None
         raise KeyboardInterrupt
 
 
-def _with_number(ready: Ready, number: OwnNumber | None) -> Ready:
-    if number is None:
-        return ready
-    return replace(ready, number=number.found, number_steps=tuple(number.steps), notes=tuple(number.notes))
+def _uvicorn_config(switchboard: Switchboard) -> uvicorn.Config:
+    return uvicorn.Config(
+        application(switchboard),
+        http=HttpProtocol,
+        ws=StreamProtocol,
+        ws_max_size=switchboard.config.message_limit,
+        ws_ping_interval=PING_INTERVAL_S,
+        ws_ping_timeout=PING_TIMEOUT_S,
+        ws_per_message_deflate=False,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=1,
+    )
+
+
+def _say_that_it_rings(number: OwnNumber, ready: Ready, on_ready: Callable[[Ready], None]) -> None:
+    on_ready(replace(ready, number=number.found, number_steps=tuple(number.steps), notes=tuple(number.notes)))
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
