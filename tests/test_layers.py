@@ -143,6 +143,7 @@ EXCEPTIONS = {
         "wsvoice.cli.run": "hands the process's environment to config, and the bot what .env says",
         "wsvoice.cli.dial": "hands the process's environment to config, and a served bot the name of its .env",
         "wsvoice.cli.hangup": "hands the process's environment to config",
+        "wsvoice.cli.number": "hands the process's environment to config",
         "wsvoice.cli.help": "NO_COLOR, FORCE_COLOR and TERM, which rich looks at for everything else",
         "wsvoice.dial.serving": "a bot that is served for calls gets this process's environment",
         "wsvoice.testing": "hands the process's environment to config",
@@ -150,6 +151,7 @@ EXCEPTIONS = {
     "printing": {
         "wsvoice.cli.output": "is where everything is printed",
         "wsvoice.cli.main": "--version and the help of the whole, which have to be there before rich is",
+        "wsvoice.cli.number": "the help of its group, as --help prints it",
         "wsvoice.runner.logs": "the log's destination is stderr",
         "wsvoice.runner.watchdog": "flushes what was printed, before it ends the process",
     },

@@ -79,6 +79,15 @@ def run(
     tunnel_domain: Annotated[
         str | None, option("--tunnel-domain DOMAIN", "The domain that you have reserved at ngrok.", NETWORK)
     ] = None,
+    number: Annotated[
+        str | None,
+        option(
+            "--number NUMBER",
+            "Have this phone number, such as +15551234567, ring here until the server stops. Needs -t, and -x or"
+            " --tunnel.",
+            NETWORK,
+        ),
+    ] = None,
     host: Annotated[
         str | None,
         option(
@@ -148,8 +157,8 @@ def run(
         bool,
         option(
             "--json",
-            "Once it listens, print one JSON object: url, public_url, providers, pid. A tunnel that gets"
-            " another address prints another one.",
+            "Once it listens, print one JSON object: url, public_url, providers, pid; with --number also number. A"
+            " tunnel that gets another address prints another one.",
         ),
     ] = False,
     # For `wsvoice dial`, which prints the settings itself, and whose server's address nobody else needs.
@@ -164,6 +173,7 @@ def run(
 
     \b
     wsvoice run bot.py -t twilio -x bot.example.com
+    wsvoice run bot.py -t twilio --tunnel ngrok --number +15551234567
     wsvoice run my_bots.support:agent --tunnel ngrok --param language=en
     wsvoice run bot.py -t websocket
     wsvoice run bot.py -t websocket-client --url wss://example.com/stream
@@ -210,7 +220,8 @@ def run(
     def announce(ready: Ready) -> None:
         if as_json:
             addresses = {"url": ready.url, "public_url": ready.public_url}
-            output.data({**addresses, "providers": list(ready.provider_names), "pid": os.getpid()})
+            number = {"number": ready.number.number} if ready.number is not None else {}
+            output.data({**addresses, "providers": list(ready.provider_names), "pid": os.getpid(), **number})
         if announced and not quiet:
             show_new_address(output, config, ready)
         elif not quiet:
@@ -246,9 +257,16 @@ def show_banner(output: Output, bot: LoadedBot, config: RunConfig, ready: Ready)
     output.line(f"{bot.name} takes calls", style="bold")
     rows = [("listens on", f"{local}/{_everywhere(config.host)}"), *_addresses(providers, base, is_public=bool(public))]
     rows.append(("try it", f"wsvoice dial {base}/{first.name if others else ''} -t {first.name}"))
+    if ready.number is not None:
+        rows.insert(-1, (ready.number.number, f"rings here; was: {ready.number.points_at or 'nowhere'}"))
     output.fields(rows)
     if not others:
         output.block("\n".join(first.setup_lines(stream)))
+    for text in ready.notes:
+        output.warning(text)
+    if ready.number_steps:
+        output.line(f"{first.title}'s API cannot point {config.number} here. To have it ring here:")
+        output.block("\n".join(f"  {line}" for line in ready.number_steps))
 
     if not public:
         if others:

@@ -23,7 +23,7 @@ from loguru import logger
 
 from wsvoice import http, isolation
 from wsvoice.config import NGROK_TOKEN
-from wsvoice.errors import ConfigError, ServerError, WsvoiceError
+from wsvoice.errors import ConfigError, ServerError
 from wsvoice.phone.runs import RunFile, RunningServer
 from wsvoice.phone.tunnel_watch import TunnelWatch
 from wsvoice.phone.tunnels import Tunnel, open_tunnel
@@ -95,11 +95,9 @@ class DrainingServer(uvicorn.Server):
         on_started: Callable[[], None],
         bot_folder: Path | None = None,
         number: OwnNumber | None = None,
-        points_at_start: bool = True,
     ) -> None:
         super().__init__(config)
-        self._points_at_start = points_at_start
-        self.failure: WsvoiceError | None = None
+        self.failure: BaseException | None = None
         self._number = number
         self._switchboard = switchboard
         self._drain_timeout_s = drain_timeout_s
@@ -110,7 +108,7 @@ class DrainingServer(uvicorn.Server):
             on_blocked=switchboard.note_blocked,
             on_heartbeat=switchboard.lateness.note,
             is_awaited=lambda: number is not None and number.is_awaited,
-            on_kill=lambda: None if number is None else number.say_what_is_left(),
+            on_kill=self._log_what_is_left,
         )
         self._drains_until: float | None = None
         #: Until when announced calls are waited for.
@@ -125,10 +123,16 @@ class DrainingServer(uvicorn.Server):
         make_loop = self.config.get_loop_factory() or asyncio.new_event_loop
         try:
             isolation.run(self.serve(sockets), on_exit=log_exit, loop_factory=make_loop)
-        finally:
-            if self._number is not None:
-                with self._handling_signals():
-                    self._number.close()
+        except BaseException:
+            self._close_number()
+            self._log_what_is_left()
+            raise
+        self._close_number()
+
+    def _close_number(self) -> None:
+        if self._number is not None:
+            with self._handling_signals():
+                self._number.close()
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -145,41 +149,30 @@ class DrainingServer(uvicorn.Server):
             yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start to listen, have the number ring here, then say so."""
+        """Start to listen, then say so."""
         await super().startup(sockets)
-        if not self._points_at_start or await self._point():
-            self._on_started()
+        self._on_started()
 
-    async def _point(self) -> bool:
-        """Have the number ring here; false if that failed, or the server is to stop."""
-        public_url = self._switchboard.config.public_url
-        if self._number is None or public_url is None:
-            return True
-        try:
-            return await self._number.point(public_url)
-        except WsvoiceError as error:
-            self.failure, self.should_exit = error, True
-            return False
-
-    def point_from_thread(self) -> bool:
-        """Have the number ring here, as :meth:`startup` does where there is no tunnel to wait for."""
-        return asyncio.run(self._point())
+    def fail(self, error: BaseException) -> None:
+        """Stop because of `error`; from any thread."""
+        self.failure, self.should_exit = error, True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Drain at the first signal, stop at the second."""
         now = time.monotonic()
-        is_first = self.watchdog.note_signal(sig, self._drain_timeout_s)
         if self._number is not None:
-            if is_first:
-                self._number.put_back()
-            elif len(self.watchdog.signals) > 2:
-                self._number.give_up()
-        if is_first:
+            self._number.note_signal(len(self.watchdog.signals) + 1)
+        if self.watchdog.note_signal(sig, self._drain_timeout_s):
             self._drains_until = now + self._drain_timeout_s
             self._awaits_until = now + min(self._drain_timeout_s, DIAL_TIMEOUT_S)
             self._switchboard.drain()
         else:
             self._drains_until = self._awaits_until = now - END_TIMEOUT_S
+
+    def _log_what_is_left(self) -> None:
+        left = self._number.what_is_left() if self._number is not None else None
+        if left is not None:
+            logger.error("{} ({})", left.message, left.hint)
 
     async def on_tick(self, counter: int) -> bool:
         """Exit once the drain is over."""
@@ -260,13 +253,13 @@ def serve(bot: LoadedBot, config: RunConfig, *, on_ready: Callable[[Ready], None
     Args:
         bot: The bot.
         config: The settings.
-        on_ready: Called once the server listens, and its public address answers. If it has a tunnel, it is called in
-            the tunnel's thread, and again whenever the tunnel has got another address.
+        on_ready: Called once the server listens, its public address answers and its number rings here. With a tunnel or
+            a number it is called in another thread, and again whenever the tunnel has got another address.
 
     Raises:
         ConfigError: If a setting is missing, or does not go with another one.
         ServerError: If the address cannot be listened on, or a tunnel cannot be opened.
-        WsvoiceError: If the number cannot be pointed at this server.
+        WsvoiceError: If the number cannot be pointed at this server, or put back.
         KeyboardInterrupt: After it was interrupted and has ended.
     """
     with ExitStack() as stack:
@@ -291,43 +284,42 @@ def serve(bot: LoadedBot, config: RunConfig, *, on_ready: Callable[[Ready], None
             public_url=config.public_url,
             provider_names=tuple(switchboard.providers),
         )
-        introduce = _introducer(switchboard, ready, stack)
+        introduce = _introducer(switchboard, stack)
 
         def announce() -> None:
-            current = replace(ready, public_url=switchboard.config.public_url)
+            current = _with_number(replace(ready, public_url=switchboard.config.public_url), number)
             introduce(current)
-            on_ready(_with_number(current, number))
+            on_ready(current)
 
-        has_been_reached = False
+        def be_reached() -> None:
+            public_url = switchboard.config.public_url
+            if number is None or public_url is None:
+                announce()
+            else:
+                number.ring_at(public_url, on_rings=announce, on_failure=server.fail)
 
         def be_reached_at(host: str) -> None:
-            nonlocal has_been_reached
             switchboard.move(host)
-            if number is not None and has_been_reached:
-                number.move(f"https://{host}")
-            elif not server.point_from_thread():
-                return
-            has_been_reached = True
-            announce()
+            be_reached()
 
         server = DrainingServer(
             _uvicorn_config(switchboard),
             switchboard,
             drain_timeout_s=config.drain_timeout_s,
-            on_started=announce if watch is None else partial(watch.start, be_reached_at),
-            points_at_start=watch is None,
+            on_started=be_reached if watch is None else partial(watch.start, be_reached_at),
             bot_folder=bot.path.parent,
             number=number,
         )
         server.run(sockets)
-    if server.failure is not None:
-        raise server.failure
+    left = number.what_is_left() if number is not None else None
+    if failure := server.failure or left:
+        raise failure
     if signal.SIGINT in server.watchdog.signals:
         # After SIGTERM a finished drain is a success: the process exits with 0.
         raise KeyboardInterrupt
 
 
-def _introducer(switchboard: Switchboard, ready: Ready, stack: ExitStack) -> Callable[[Ready], None]:
+def _introducer(switchboard: Switchboard, stack: ExitStack) -> Callable[[Ready], None]:
     """
     Return what lets other commands of the same user find this server, and place calls through it.
 
