@@ -36,8 +36,8 @@ COMMANDS: dict[str, Sequence[Setting]] = {
 TABLES = {"run": "tool.wsvoice", "dial": "tool.wsvoice.dial"}
 EXIT_CODES = {
     "run": "0 when SIGTERM stopped it, 1 when it failed, 2 for misuse, 130 when Ctrl-C stopped it",
-    "dial": "0 when the call passed, or was answered and ended normally, 1 when it failed, 2 for misuse, 130 when it was "
-    "interrupted",
+    "dial": "0 when the call passed, or was answered and ended normally; 1 when it failed, 2 for misuse, "
+    "130 when it was interrupted",
     "hangup": "0 when the call is over, 1 when it could not be ended, 2 for misuse, 130 when it was interrupted",
     "init": "0 when the project is there, 1 when it could not be written, 2 for misuse, 130 when it was interrupted",
 }
