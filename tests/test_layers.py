@@ -77,7 +77,7 @@ OURS = {
         "_version",
     ),
     "__main__": ("cli",),
-    "wsvoice": ("runner", "config", "call", "pipecat_moved", "_version"),
+    "wsvoice": ("runner", "providers", "config", "call", "pipecat_moved", "_version"),
 }
 
 #: Modules of the standard library that neither do I/O nor look at a clock, a network, the system or chance.

@@ -67,6 +67,7 @@ async def send(
     Raises:
         HttpError: If there was no response.
     """
+    request = request.at(time.time())
     parts = urlsplit(request.url)
     # In a thread, because reading the certificates takes longer than a frame of audio.
     tls = await asyncio.to_thread(_tls) if parts.scheme == "https" else False

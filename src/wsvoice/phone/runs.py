@@ -7,18 +7,20 @@ holds the key with which calls are placed at the owner's cost. A server that was
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from wsvoice.config import DIAL_KEY
+from wsvoice.config import DIAL_KEY, make_private, write_private
 from wsvoice.errors import RemoteProtocolError, UsageError
 from wsvoice.providers.fields import read_object
 
-#: The version of the files that are read.
+#: The version of the files that are written, and read.
 VERSION = 1
 _FILE_LIMIT = 64 * 1024
 
@@ -46,6 +48,45 @@ class RunningServer:
         """Return whether `url`, with a slash at its end, is one of its addresses."""
         local = self.url.replace("127.0.0.1", "localhost", 1)
         return url.replace("127.0.0.1", "localhost", 1) in (local, f"{self.public_url.rstrip('/')}/")
+
+
+class RunFile:
+    """
+    This process's own file.
+
+    Args:
+        folder: The state's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "runs" / f"{os.getpid()}.json"
+
+    def write(self, server: RunningServer) -> None:
+        """
+        Write it, or write it anew, and remove those of servers that are gone.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        content = {
+            "version": VERSION,
+            "pid": os.getpid(),
+            "url": server.url,
+            "public_url": server.public_url or None,
+            "providers": list(server.providers),
+            "key": server.key,
+        }
+        folder = make_private(self._path.parent)
+        for other in folder.glob("*.json"):
+            if other.stem.isdecimal() and not _lives(int(other.stem)):
+                with suppress(OSError):
+                    other.unlink()
+        write_private(self._path, json.dumps(content))
+
+    def remove(self) -> None:
+        """Remove it, if it is there."""
+        with suppress(OSError):
+            self._path.unlink(missing_ok=True)
 
 
 def running_servers(folder: Path) -> list[RunningServer]:

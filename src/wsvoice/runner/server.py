@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import secrets
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
@@ -19,9 +21,11 @@ import uvicorn
 from loguru import logger
 
 from wsvoice import isolation
-from wsvoice.errors import ServerError
+from wsvoice.errors import ServerError, WsvoiceError
+from wsvoice.phone.runs import RunFile, RunningServer
 from wsvoice.runner.auth import served_providers
 from wsvoice.runner.memory import CycleCollector, MemoryTrimmer
+from wsvoice.runner.own_number import OwnNumber
 from wsvoice.runner.protocols import HttpProtocol, StreamProtocol
 from wsvoice.runner.routes import application
 from wsvoice.runner.switchboard import create_switchboard
@@ -31,6 +35,7 @@ from wsvoice.runner.watchdog import Watchdog
 if TYPE_CHECKING:
     from wsvoice.bot_loading import LoadedBot
     from wsvoice.config import RunConfig
+    from wsvoice.providers.account import PhoneNumber
     from wsvoice.runner.switchboard import Switchboard
 
 #: A caller that vanished without a close is noticed after the sum of both.
@@ -51,11 +56,17 @@ class Ready:
         url: Where this machine reaches it.
         public_url: Where a provider reaches it; ``None`` without a proxy or a tunnel.
         provider_names: The providers that are served.
+        number: The number that rings here, as it was before; ``None`` without one.
+        number_steps: What the user has to do so that it rings here, where the provider's API cannot.
+        notes: What to know about the number.
     """
 
     url: str
     public_url: str | None
     provider_names: tuple[str, ...]
+    number: PhoneNumber | None = None
+    number_steps: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class DrainingServer(uvicorn.Server):
@@ -64,6 +75,12 @@ class DrainingServer(uvicorn.Server):
 
     At the first SIGINT or SIGTERM it takes no new calls, and exits when the last one has ended or the time is up. A
     second one ends all calls at once. Whatever the bots do, the process is gone 2 s after that.
+
+    Its number rings here from when it listens until the first signal. Putting it back may take 15 s at the end; a
+    third signal does not wait for that.
+
+    Attributes:
+        failure: Why it stopped by itself, if it did.
     """
 
     def __init__(
@@ -74,8 +91,11 @@ class DrainingServer(uvicorn.Server):
         drain_timeout_s: float,
         on_started: Callable[[], None],
         bot_folder: Path | None = None,
+        number: OwnNumber | None = None,
     ) -> None:
         super().__init__(config)
+        self.failure: WsvoiceError | None = None
+        self._number = number
         self._switchboard = switchboard
         self._drain_timeout_s = drain_timeout_s
         self._on_started = on_started
@@ -84,34 +104,64 @@ class DrainingServer(uvicorn.Server):
             calls=lambda: [session.session_id for session in tuple(switchboard.sessions)],
             on_blocked=switchboard.note_blocked,
             on_heartbeat=switchboard.lateness.note,
+            is_awaited=lambda: number is not None and number.is_awaited,
+            on_kill=lambda: None if number is None else number.say_what_is_left(),
         )
         self._drains_until: float | None = None
         #: Until when announced calls are waited for.
         self._awaits_until = 0.0
         self._told = False
+        self._ended_ringing = False
         self._memory = MemoryTrimmer(time.monotonic)
         self._cycles = CycleCollector()
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until the process should stop; no bot can stop it."""
         make_loop = self.config.get_loop_factory() or asyncio.new_event_loop
-        isolation.run(self.serve(sockets), on_exit=log_exit, loop_factory=make_loop)
+        try:
+            isolation.run(self.serve(sockets), on_exit=log_exit, loop_factory=make_loop)
+        finally:
+            if self._number is not None:
+                with self._handling_signals():
+                    self._number.close()
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         """Handle signals, watch the event loop and search for cycles while the context lasts."""
-        with isolation.protect_signals(self.handle_exit), self.watchdog.watching(), self._cycles.in_charge():
+        with self._handling_signals(), self.watchdog.watching(), self._cycles.in_charge():
+            yield
+
+    @contextmanager
+    def _handling_signals(self) -> Generator[None, None, None]:
+        with isolation.protect_signals(self.handle_exit), ExitStack() as stack:
+            if self._number is not None:
+                # A terminal that is closed must not leave the number here.
+                stack.enter_context(_hang_ups_handled(self.handle_exit))
             yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start to listen, then say so."""
+        """Start to listen, have the number ring here, then say so."""
         await super().startup(sockets)
+        public_url = self._switchboard.config.public_url
+        if self._number is not None and public_url is not None:
+            try:
+                if not await self._number.point(public_url):
+                    return
+            except WsvoiceError as error:
+                self.failure, self.should_exit = error, True
+                return
         self._on_started()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Drain at the first signal, stop at the second."""
         now = time.monotonic()
-        if self.watchdog.note_signal(sig, self._drain_timeout_s):
+        is_first = self.watchdog.note_signal(sig, self._drain_timeout_s)
+        if self._number is not None:
+            if is_first:
+                self._number.put_back()
+            elif len(self.watchdog.signals) > 2:
+                self._number.give_up()
+        if is_first:
             self._drains_until = now + self._drain_timeout_s
             self._awaits_until = now + min(self._drain_timeout_s, DIAL_TIMEOUT_S)
             self._switchboard.drain()
@@ -121,6 +171,9 @@ class DrainingServer(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Exit once the drain is over."""
         if self._drains_until is not None and not self.should_exit:
+            if not self._ended_ringing:
+                self._ended_ringing = True
+                self._switchboard.dialled.end_ringing("the server stops")
             late_s = time.monotonic() - self._drains_until
             self._log_waiting(late_s)
             if late_s >= 0:
@@ -155,7 +208,24 @@ class DrainingServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End what still runs, and stop."""
         self._switchboard.end_all("the server stops", at_once=True)
+        await self._switchboard.dialled.finish()
         await super().shutdown(sockets)
+
+
+@contextmanager
+def _hang_ups_handled(handler: Callable[[int, FrameType | None], None]) -> Generator[None, None, None]:
+    """Have SIGHUP, which would end the process at once, do what SIGTERM does; ``nohup`` and a bot's handler stay."""
+    number = getattr(signal, "SIGHUP", None)
+    is_main = threading.current_thread() is threading.main_thread()
+    if number is None or not is_main or signal.getsignal(number) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        if signal.getsignal(number) == handler:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _counted(count: int, what: str) -> str:
@@ -176,6 +246,7 @@ def serve(bot: LoadedBot, config: RunConfig, *, on_ready: Callable[[Ready], None
 
     Raises:
         ServerError: If the address cannot be listened on, or a tunnel cannot be opened.
+        WsvoiceError: If the number cannot be pointed at this server.
         KeyboardInterrupt: After it was interrupted and has ended.
     """
     with ExitStack() as stack:
@@ -185,6 +256,10 @@ def serve(bot: LoadedBot, config: RunConfig, *, on_ready: Callable[[Ready], None
         port = sockets[0].getsockname()[1]
         # Missing settings are reported before a tunnel is opened.
         providers = served_providers(config)
+        number = OwnNumber.of(config)
+        if number is not None:
+            stack.callback(number.close)
+            number.find()
         if config.tunnel == "ngrok":
             config = replace(config, proxy=stack.enter_context(ngrok_tunnel(port)))
         switchboard = create_switchboard(bot.function, config, providers)
@@ -193,9 +268,16 @@ def serve(bot: LoadedBot, config: RunConfig, *, on_ready: Callable[[Ready], None
             public_url=config.public_url,
             provider_names=tuple(switchboard.providers),
         )
+        application_ = application(switchboard)
+
+        def on_started() -> None:
+            if config.state_folder is not None and config.causes is None:
+                _introduce(switchboard, ready, config.state_folder, stack)
+            on_ready(_with_number(ready, number))
+
         server = DrainingServer(
             uvicorn.Config(
-                application(switchboard),
+                application_,
                 http=HttpProtocol,
                 ws=StreamProtocol,
                 ws_max_size=config.message_limit,
@@ -210,13 +292,36 @@ def serve(bot: LoadedBot, config: RunConfig, *, on_ready: Callable[[Ready], None
             ),
             switchboard,
             drain_timeout_s=config.drain_timeout_s,
-            on_started=lambda: on_ready(ready),
+            on_started=on_started,
             bot_folder=bot.path.parent,
+            number=number,
         )
         server.run(sockets)
+    if server.failure is not None:
+        raise server.failure
     if signal.SIGINT in server.watchdog.signals:
         # After SIGTERM a finished drain is a success: the process exits with 0.
         raise KeyboardInterrupt
+
+
+def _introduce(switchboard: Switchboard, ready: Ready, folder: Path, stack: ExitStack) -> None:
+    """Let other commands of the same user find this server, and place calls through it, until `stack` is closed."""
+    if switchboard.dial_api is None:
+        return
+    switchboard.dial_api.own_key = key = secrets.token_urlsafe(32)
+    file = RunFile(folder)
+    try:
+        file.write(RunningServer(ready.url, key, ready.public_url or "", ready.provider_names, os.getpid()))
+    except OSError as error:
+        logger.debug("other commands will not find this server: {}", error)
+        return
+    stack.callback(file.remove)
+
+
+def _with_number(ready: Ready, number: OwnNumber | None) -> Ready:
+    if number is None:
+        return ready
+    return replace(ready, number=number.found, number_steps=tuple(number.steps), notes=tuple(number.notes))
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
