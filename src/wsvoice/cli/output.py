@@ -160,10 +160,18 @@ class Output:
     def report(self, lines: Sequence[str]) -> None:
         """Print a call's report; its last line is the verdict."""
         *rest, verdict = lines
-        for line in rest:
+        self.lines(rest)
+        self.verdict(verdict)
+
+    def lines(self, lines: Sequence[str]) -> None:
+        """Print what a report says before its verdict."""
+        for line in lines:
             level = line.partition(" ")[0]
             label, text = self._split_label(line)
             self.line(text, label=label, label_style=_LEVELS.get(level, ""), style=_LEVELS.get(level, ""))
+
+    def verdict(self, verdict: str) -> None:
+        """Print a call's verdict, and below it what the bot said last if it died."""
         verdict, *last_words = verdict.splitlines()
         style = "bold green" if verdict.partition(":")[0] in _GOOD else "bold red"
         label, text = self._split_label(verdict)
