@@ -82,7 +82,7 @@ OURS = {
         "_version",
     ),
     "__main__": ("cli",),
-    "wsvoice": ("runner", "config", "call", "pipecat_moved", "_version"),
+    "wsvoice": ("runner", "providers", "config", "call", "pipecat_moved", "_version"),
 }
 
 #: Modules of the standard library that neither do I/O nor look at a clock, a network, the system or chance.
@@ -128,7 +128,7 @@ PLACES = {
     "starlette": ("wsvoice.runner",),
     "uvicorn": ("wsvoice.runner", "wsvoice.bot_loading"),
     "loguru": ("wsvoice.runner", "wsvoice.phone"),
-    "pyngrok": ("wsvoice.runner.tunnel", "wsvoice.phone.tunnels", "wsvoice.doctor.ngrok"),
+    "pyngrok": ("wsvoice.phone.tunnels", "wsvoice.doctor.ngrok"),
     "httpx": ("wsvoice.http",),
     "requests": (),
     "aiohttp": (),
@@ -148,6 +148,8 @@ EXCEPTIONS = {
         "wsvoice.cli.run": "hands the process's environment to config, and the bot what .env says",
         "wsvoice.cli.doctor": "hands the process's environment to config, and to the checks",
         "wsvoice.cli.dial": "hands the process's environment to config, and a served bot the name of its .env",
+        "wsvoice.cli.hangup": "hands the process's environment to config",
+        "wsvoice.cli.number": "hands the process's environment to config",
         "wsvoice.cli.help": "NO_COLOR, FORCE_COLOR and TERM, which rich looks at for everything else",
         "wsvoice.dial.serving": "a bot that is served for calls gets this process's environment",
         "wsvoice.testing": "hands the process's environment to config",
@@ -155,6 +157,7 @@ EXCEPTIONS = {
     "printing": {
         "wsvoice.cli.output": "is where everything is printed",
         "wsvoice.cli.main": "--version and the help of the whole, which have to be there before rich is",
+        "wsvoice.cli.number": "the help of its group, as --help prints it",
         "wsvoice.runner.logs": "the log's destination is stderr",
         "wsvoice.runner.watchdog": "flushes what was printed, before it ends the process",
     },

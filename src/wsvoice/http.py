@@ -69,6 +69,7 @@ async def send(
     Raises:
         HttpError: If there was no response.
     """
+    request = request.at(time.time())
     parts = urlsplit(request.url)
     # In a thread, because reading the certificates takes longer than a frame of audio.
     tls = await asyncio.to_thread(tls_context) if parts.scheme == "https" else False
