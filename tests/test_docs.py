@@ -169,7 +169,9 @@ def test_commands_have_options_that_exist(page: str) -> None:
 
 @pytest.mark.parametrize("page", [*PAGES, "README.md"])
 def test_options_that_are_named_exist(page: str) -> None:
-    known = {option for command in ("run", "dial", "hangup", "init", "number", "doctor") for option in options_of(command)}
+    known = {
+        option for command in ("run", "dial", "hangup", "init", "number", "doctor") for option in options_of(command)
+    }
     known |= {"--version", "--help", "--install-completion"}
     assert set(_OPTION.findall(text_of(page))) <= known | FOREIGN_OPTIONS
 

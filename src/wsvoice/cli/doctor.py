@@ -13,7 +13,7 @@ from wsvoice.cli import completion
 from wsvoice.cli.options import CALLS, NETWORK, TRANSPORT, EnvFile, option
 from wsvoice.cli.output import Output
 from wsvoice.cli.signals import interrupted_by_signals
-from wsvoice.config import Resolved, RunConfig, parse_number, resolve_run
+from wsvoice.config import TUNNELS, Resolved, RunConfig, parse_number, resolve_run
 from wsvoice.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def doctor(
     ] = None,
     tunnel: Annotated[
         str | None,
-        option("--tunnel ngrok", "Look whether a tunnel could be opened.", NETWORK, completion.one_of("ngrok")),
+        option("--tunnel NAME|COMMAND", "Look whether a tunnel could be opened.", NETWORK, completion.one_of(*TUNNELS)),
     ] = None,
     host: Annotated[
         str | None,
