@@ -221,6 +221,12 @@ def test_a_number_that_goes_elsewhere(practice: Practice, there: str, why: str) 
     assert f"go to {written}, and not to https://{practice.front.host}/: {why} | enter" in said
 
 
+@pytest.mark.parametrize("path", ["", "/", "/twilio", "/twilio/"])
+def test_a_number_that_comes_here_by_any_path_of_ours(practice: Practice, path: str) -> None:
+    practice.company.numbers[NUMBER]["points_at"] = f"https://{practice.front.host}{path}"
+    assert found(practice.examine(only=["twilio number"])) == {}
+
+
 def test_a_number_that_cannot_be_pointed(practice: Practice) -> None:
     practice.company.numbers[NUMBER] |= {"obstacle": "it belongs to the trunk TK1", "hint": "take it off the trunk"}
     said = only(practice.examine(), "twilio number")
