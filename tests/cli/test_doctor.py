@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from email.utils import formatdate
 from pathlib import Path
@@ -12,6 +17,7 @@ import pytest
 from tests.cli.invoke import GOOD, invoke
 from tests.doctor.company import CREDENTIALS, NUMBER
 from tests.doctor.internet import answering, free_port, response
+from tests.environment import clean_environ
 from tests.providers.fake_accounts import Api
 from wsvoice.providers import load_account
 from wsvoice.providers.account import OutboundCall
@@ -233,3 +239,23 @@ def test_a_code_of_nobodys_leads_to_every_page() -> None:
 @pytest.mark.parametrize("name", ["check", "diagnose", "docter"])
 def test_other_names_lead_here(name: str) -> None:
     assert "did you mean `wsvoice doctor" in invoke(name, code=2).stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_ctrl_c_ends_the_bot_too(tmp_path: Path) -> None:
+    (tmp_path / "bot.py").write_text(
+        "import os, pathlib, time\npathlib.Path('pid.new').write_text(str(os.getpid()))\n"
+        "os.rename('pid.new', 'pid')\ntime.sleep(60)\nasync def bot(runner_args): ...\n"
+    )
+    command = [sys.executable, "-m", "wsvoice", "doctor", "--no-call", "--port", str(free_port())]
+    with subprocess.Popen(command, cwd=tmp_path, env=clean_environ(), stderr=subprocess.PIPE, text=True) as doctor:
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "pid").exists():
+            assert time.monotonic() < deadline, "the bot was not loaded"
+            time.sleep(0.02)
+        doctor.send_signal(signal.SIGINT)
+        _, printed = doctor.communicate(timeout=20)
+    assert doctor.returncode == 130
+    assert printed.splitlines()[-1] == "interrupted"
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)

@@ -289,6 +289,15 @@ def test_a_server_for_another_provider(practice: Practice) -> None:
     assert f"the server at {other.url} serves plivo, and not twilio | start it with -t twilio" in said
 
 
+def test_a_server_for_plain_clients(practice: Practice) -> None:
+    other = practice.start(echo, transport="websocket")
+    practice.change(port=port_of(other.url), proxy=None)
+    said = only(practice.examine(), "server")
+    assert f"the server at {other.url} serves plain clients, no telephone calls | start it with -t" in said
+    practice.change(transport="websocket")
+    assert found(practice.examine(with_call=True)) == {}
+
+
 def test_a_server_that_drains(practice: Practice) -> None:
     other = practice.start(echo, transport="twilio", credentials=CREDENTIALS)
     other.switchboard.drain()
