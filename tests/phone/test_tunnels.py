@@ -125,6 +125,12 @@ class TestNgrok:
             ({"authtoken": "right"}, {"authtoken": "wrong"}, "it is invalid. (ERR_NGROK_107)", "set NGROK_AUTHTOKEN"),
             ({}, {"domain": "a.ngrok.app"}, "reserved for another account. (ERR_NGROK_320)", "reserve a.ngrok.app at"),
             (
+                {"online": ["bot.ngrok.app"], "domains": ["bot.ngrok.app"]},
+                {"domain": "bot.ngrok.app"},
+                "The endpoint 'https://bot.ngrok.app' is already online. (ERR_NGROK_334)",
+                "another agent has that address",
+            ),
+            (
                 {"refuses": "dial tcp: lookup connect.ngrok-agent.com: no such host"},
                 {},
                 "ngrok did not open a tunnel: dial tcp: lookup",
@@ -149,6 +155,13 @@ class TestNgrok:
         assert "\n" not in caught.value.message
         assert hint in (caught.value.hint or "")
         assert network.all_ended(), "the agent is left running"
+
+    def test_the_token_is_in_no_line_of_the_log(self, network: PublicNetwork, log: list[str]) -> None:
+        network.tell(authtoken="right")
+        with pytest.raises(ServerError):
+            open_tunnel("ngrok", 7860, authtoken="2abc_wrong")
+        assert any("Your authtoken: ***" in line for line in log)
+        assert not any("2abc_wrong" in line for line in log)
 
     def test_as_many_agents_as_the_account_may_have(self, network: PublicNetwork, tmp_path: Path) -> None:
         network.tell(sessions=1)

@@ -162,14 +162,17 @@ class NgrokTunnel(Tunnel):
         ngrok.kill(self._settings)
 
     def _note_line(self, line: NgrokLog) -> None:
-        logger.debug("ngrok: {}", line.line)
+        token = self._settings.auth_token
+        logger.debug("ngrok: {}", line.line.replace(token, "***") if token else line.line)
         if line.lvl in ("ERROR", "CRITICAL") and line.err:
             self._last_error = _first_line(line.err)
 
 
 def _first_line(text: str) -> str:
     """Return the first line of what ngrok says, whose line breaks may be escaped."""
-    return re.split(r"\\r|\\n|[\r\n]", text.strip(), maxsplit=1)[0].strip()[:REASON_LIMIT]
+    first = re.split(r"\\r|\\n|[\r\n]", text.strip(), maxsplit=1)[0]
+    # A list follows.
+    return first.strip().removesuffix(" Either")[:REASON_LIMIT]
 
 
 def _said_by_ngrok(error: Exception) -> str:
