@@ -90,6 +90,8 @@ class NgrokTunnel(Tunnel):
         self._port = port
         self._domain = domain
         self._url = ""
+        #: Whether the agent has said that it has the tunnel.
+        self._was_listed = False
         self._last_error = ""
         self._settings = copy(conf.get_default())
         self._settings.auth_token = authtoken or self._settings.auth_token
@@ -105,6 +107,7 @@ class NgrokTunnel(Tunnel):
         from yaml import YAMLError
 
         self.close()
+        self._was_listed, self._last_error = False, ""
         agent = Path(self._settings.ngrok_path)
         quiet: AbstractContextManager[object] = nullcontext()
         if not agent.exists():
@@ -143,12 +146,14 @@ class NgrokTunnel(Tunnel):
         if not process.is_process_running(self._settings.ngrok_path):
             return f"ngrok's agent has ended{f': {self._last_error}' if self._last_error else ''}"
         try:
-            urls = [each.public_url for each in ngrok.get_tunnels(self._settings)]
+            hosts = {urlsplit(each.public_url or "").hostname for each in ngrok.get_tunnels(self._settings)}
         except (PyngrokError, OSError, ValueError) as error:
             # It may just be slow; whether the public address answers is looked at too.
             logger.debug("ngrok's agent does not say which tunnels it has: {}", error)
             return ""
-        return "" if self._url in urls else "ngrok's agent no longer has the tunnel"
+        is_listed = urlsplit(self._url).hostname in hosts
+        self._was_listed = self._was_listed or is_listed
+        return "ngrok's agent no longer has the tunnel" if self._was_listed and not is_listed else ""
 
     def close(self) -> None:
         """Disconnect, and end the agent."""
