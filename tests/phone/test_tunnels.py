@@ -284,6 +284,16 @@ class TestCommands:
         comes(lambda: not any(each.exists() and "\nState:\tZ" not in (each / "status").read_text() for each in running))
         assert tunnel.failure() == "there is no tunnel"
 
+    def test_a_process_that_does_not_close_it_leaves_nothing(self, network: PublicNetwork) -> None:
+        program = (
+            "from wsvoice.phone.tunnels import open_tunnel\n"
+            "tunnels = [open_tunnel('cloudflared', 7860), open_tunnel('ngrok', 7860)]\n"
+            "print(*[tunnel.host for tunnel in tunnels])\n"
+        )
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
+        assert "trycloudflare.com localhost:" in done.stdout
+        assert network.all_ended()
+
     @pytest.mark.parametrize(
         ("code", "message"),
         [
