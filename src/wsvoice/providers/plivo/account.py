@@ -216,7 +216,8 @@ class PlivoAccount(PlivoCompany, Account):
         https://docs.plivo.com/docs/voice/api/call/machine-detection
         """
         if call.detection == "greeting-end":
-            raise ApiError("unsupported", "Plivo does not tell when a machine's greeting ends")
+            message = "Plivo does not tell when a machine's greeting ends"
+            raise ApiError("unsupported", message, hint="detect whether a machine answers, and not its greeting's end")
         content: dict[str, Any] = {
             "from": without_plus(call.from_number),
             "to": without_plus(call.to_number),
