@@ -840,6 +840,14 @@ def test_a_report_says_who_answered(who: AnsweredBy, read: AnsweredBy) -> None:
     assert (update.stage, update.answered_by, update.greeting_ended) == ("answered", read, False)
 
 
+@pytest.mark.parametrize("status", ["", "&CallStatus=in-progress", "&CallStatus=odd"])
+def test_a_hang_up_ends_a_call_whatever_its_status_says(status: str) -> None:
+    server = load_server("plivo", CREDENTIALS)
+    update = server.read_webhook(WebhookRequest("GET", f"https://h/?CallUUID=c&Event=Hangup{status}"))
+    assert isinstance(update, CallUpdate)
+    assert (update.stage, update.ended) == ("completed", True)
+
+
 def test_what_is_not_reported() -> None:
     simulator = load_simulator("plivo", CREDENTIALS)
     call = Call("plivo", "c", direction="outbound")

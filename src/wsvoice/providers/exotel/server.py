@@ -121,9 +121,11 @@ def _read_report(call_id: str, fields: Mapping[str, str]) -> CallUpdate | None:
     kind, status = fields.get("eventtype", ""), fields.get("status", "")
     detail = details({name: fields.get(name.lower()) for name in _TOLD}, _TOLD)
     stage: Stage | None = _EVENTS.get(kind) or STAGES.get(status)
-    if stage not in ENDED_STAGES and kind not in _EVENTS:
+    if kind == "terminal" and stage not in ENDED_STAGES:
+        stage = "completed"
+    elif stage == "answered" and kind != "answered":
         # A call is in progress from its request on: only the event says that it is answered.
-        stage = "completed" if kind == "terminal" else None
+        stage = None
     event = kind if kind in _EVENTS else status or kind or "callback"
     update = report(call_id, event, detail, failed=status == "failed")
     return replace(update, ended=stage in ENDED_STAGES, stage=stage)
