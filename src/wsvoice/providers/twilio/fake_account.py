@@ -80,6 +80,7 @@ class TwilioFakeAccount(FakeAccount):
     Numbers, calls and their records.
 
     Attributes:
+        regions: Through which region the calls of a number come in, by number, where that is not ``us1``.
         forbidden: The first digits of the numbers that the account may not call, with their plus.
         too_many: How many of the next requests are answered with 429.
         retry_after_s: When those may be repeated.
@@ -104,6 +105,7 @@ class TwilioFakeAccount(FakeAccount):
     def __init__(self, company: TwilioCompany, seed: bytes) -> None:
         super().__init__(company, seed)
         self.account_id = company.credential(company.account_name) or self.new_id("AC")
+        self.regions: dict[str, str] = {}
         self.forbidden: tuple[str, ...] = ()
         self.too_many = 0
         self.retry_after_s = 1
@@ -166,6 +168,10 @@ class TwilioFakeAccount(FakeAccount):
         path = urlsplit(request.url).path
         if request.method == "GET" and path.endswith("/v1/Alerts") and self.has_records:
             return self._list_alerts(request)
+        before, routed, number = unquote(path).rpartition("/v2/PhoneNumbers/")
+        if routed and not before and request.method == "GET" and number in self.numbers and self.has_records:
+            # https://www.twilio.com/docs/global-infrastructure/inbound-processing-api
+            return _json({"phone_number": number, "voice_region": self.regions.get(number, "us1")})
         _, found, rest = path.partition(f"{self.company.api_path}/Accounts/")
         names = [unquote(name) for name in rest.removesuffix(".json").split("/")]
         if not found or (names[1:2] == ["Calls"] and len(names) > 2 and names[2] not in self.calls):
