@@ -127,12 +127,14 @@ class TwilioAccount(TwilioCompany, Account):
         return HttpRequest("POST", url, headers, urlencode(list(fields)).encode(), self._user())
 
     def _ask(self, request: HttpRequest, what: str, needs: str) -> Steps[dict[str, Any]]:
-        """Return the content of a successful response, which has to hold a text or a list under `needs`."""
-        return self._read(what, needs, (yield request))
+        """Return the content of a successful response, which has to hold a text under `needs`."""
+        return self._read_usable((yield request), what, needs)
 
-    def _read(self, what: str, needs: str, response: ApiResponse) -> dict[str, Any]:
+    def _read_usable(self, response: ApiResponse, what: str, needs: str, kind: type = str) -> dict[str, Any]:
+        """Return the content of a successful response, which has to hold something of that `kind` under `needs`."""
         content = self.read(response, what)
-        if content.get(needs) == "" or not isinstance(content.get(needs), str | list):
+        value = content.get(needs)
+        if not isinstance(value, kind) or value == "":
             raise ApiError(
                 "refused",
                 f"{self.title}'s API gave no usable answer to {what}",
@@ -148,9 +150,8 @@ class TwilioAccount(TwilioCompany, Account):
         """
         base, items = self.api_url(product), []
         for _ in range(PAGE_LIMIT):
-            content = yield from self._ask(request, what, key)
-            listed = content[key] if isinstance(content[key], list) else []
-            items += [each for each in listed if isinstance(each, dict)]
+            content = self._read_usable((yield request), what, key, list)
+            items += [each for each in content[key] if isinstance(each, dict)]
             meta = content.get("meta")
             following = content.get("next_page_uri") or (meta.get("next_page_url") if isinstance(meta, dict) else None)
             # The credentials go to no other host than they went to before.
@@ -193,9 +194,10 @@ class TwilioAccount(TwilioCompany, Account):
         response = yield self._get(self._resource())
         if response.status in (401, 403) and self._user()[0] != account_id:
             # A key may be good for everything but this resource.
-            yield from self._ask(self._numbers_page({}, 1), "the list of numbers", "incoming_phone_numbers")
+            numbers = yield self._numbers_page({}, 1)
+            self._read_usable(numbers, "the list of numbers", "incoming_phone_numbers", list)
             return AccountInfo(account_id)
-        content = self._read("a look at the account", "sid", response)
+        content = self._read_usable(response, "a look at the account", "sid")
         is_trial, status = content.get("type") == "Trial", content.get("status", "active")
         limits = [f"the account is {printable(status, 20)}"] if status != "active" else []
         limits += self.trial_limits if is_trial else []
@@ -262,7 +264,7 @@ class TwilioAccount(TwilioCompany, Account):
         if response.status == 404:
             # It was given back in the meantime.
             return "left"
-        now = _read_number(self._read(what, "sid", response)).settings
+        now = _read_number(self._read_usable(response, what, "sid")).settings
         before = {name: saved.get(name, "") for name in VOICE_SETTINGS}
         if now == before:
             return "unchanged"

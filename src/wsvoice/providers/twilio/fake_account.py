@@ -166,12 +166,8 @@ class TwilioFakeAccount(FakeAccount):
 
     def _route(self, request: WebhookRequest) -> Answer | None:
         path = urlsplit(request.url).path
-        if request.method == "GET" and path.endswith("/v1/Alerts") and self.has_records:
-            return self._list_alerts(request)
-        before, routed, number = unquote(path).rpartition("/v2/PhoneNumbers/")
-        if routed and not before and request.method == "GET" and number in self.numbers and self.has_records:
-            # https://www.twilio.com/docs/global-infrastructure/inbound-processing-api
-            return _json({"phone_number": number, "voice_region": self.regions.get(number, "us1")})
+        if request.method == "GET" and self.has_records and (other := self._ask_other_product(request, path)):
+            return other
         _, found, rest = path.partition(f"{self.company.api_path}/Accounts/")
         names = [unquote(name) for name in rest.removesuffix(".json").split("/")]
         if not found or (names[1:2] == ["Calls"] and len(names) > 2 and names[2] not in self.calls):
@@ -199,6 +195,17 @@ class TwilioFakeAccount(FakeAccount):
             case ["GET", "Calls", call_id, "Notifications"] if self.has_records:
                 noted = [self._notification(each) for each in self.errors if each.call_id == call_id]
                 return self._page(request, "notifications", noted)
+        return None
+
+    def _ask_other_product(self, request: WebhookRequest, path: str) -> Answer | None:
+        """Answer a request to another product's host, such as ``monitor.twilio.com``."""
+        if path.endswith("/v1/Alerts"):
+            self._admit(request, self.account_id)
+            return self._list_alerts(request)
+        # https://www.twilio.com/docs/global-infrastructure/inbound-processing-api
+        _, found, number = unquote(path).rpartition("/v2/PhoneNumbers/")
+        if found and number in self.numbers:
+            return _json({"phone_number": number, "voice_region": self.regions.get(number, "us1")})
         return None
 
     def _admit(self, request: WebhookRequest, account_id: str) -> None:
