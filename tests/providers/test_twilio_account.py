@@ -346,9 +346,28 @@ def test_a_placed_call_is_ended_once(api: Api, account: Account, answered: bool,
     assert ended == [call]
 
 
-def test_a_call_that_nobody_knows_is_over(api: Api, account: Account) -> None:
-    assert api.run(account.hang_up(Call("twilio", "CA" + "9" * 32))) is False
-    assert refused(api, account.look_up("CA" + "9" * 32)).kind == "not-found"
+def test_a_call_that_nobody_knows_is_not_found(api: Api, account: Account) -> None:
+    call = Call("twilio", "CA" + "9" * 32)
+    for steps in (account.hang_up(call), account.look_up(call.call_id), account.transfer(call, THEIRS)):
+        error = refused(api, steps)
+        assert (error.kind, error.code) == ("not-found", "20404")
+        assert call.call_id in error.message
+
+
+@pytest.mark.parametrize("status", ["completed", "in-progress"])
+def test_a_call_that_is_not_found_to_be_ended_is_looked_at(account: Account, status: str) -> None:
+    steps = account.hang_up(Call("twilio", "CA1"))
+    next(steps)
+    request = steps.send(ApiResponse(404, {}, b'{"code": 20404, "message": "not found"}'))
+    assert (request.method, request.url.rpartition("/")[2]) == ("GET", "CA1.json")
+    found = ApiResponse(200, {}, json.dumps({"status": status}).encode())
+    if status == "completed":
+        with pytest.raises(StopIteration) as end:
+            steps.send(found)
+        assert end.value.value is False
+    else:
+        with pytest.raises(ApiError, match="20404"):
+            steps.send(found)
 
 
 def test_the_call_of_a_sub_account_is_ended_in_that_account(account: Account) -> None:

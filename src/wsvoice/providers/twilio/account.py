@@ -15,7 +15,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, ClassVar
 from urllib.parse import quote, urlencode
 
-from wsvoice.call import Call
+from wsvoice.call import ENDED_STAGES, Call
 from wsvoice.errors import ApiError
 from wsvoice.providers.account import (
     Account,
@@ -76,7 +76,7 @@ class TwilioAccount(TwilioCompany, Account):
         "some TwiML verbs are blocked; Twilio does not say whether streams are among them",
     )
     #: The codes that say of a request for a call's end that it is over already.
-    over_codes: ClassVar[frozenset[str]] = frozenset({"20404", "21220"})
+    over_codes: ClassVar[frozenset[str]] = frozenset({"21220"})
     #: Whether a request that places a call can say how long it may last.
     has_time_limit: ClassVar[bool] = True
     #: Whether a number's calls may come in through another region than requests go to.
@@ -328,13 +328,21 @@ class TwilioAccount(TwilioCompany, Account):
     def _end(self, call_id: str, account_id: str) -> Steps[bool]:
         # "completed" ends a call that still rings, too.
         # https://www.twilio.com/docs/voice/api/call-resource#update-a-call-resource
-        response = yield self._post(self._call_resource(call_id, account_id), [("Status", "completed")])
+        resource = self._call_resource(call_id, account_id)
+        response = yield self._post(resource, [("Status", "completed")])
         try:
             self.read(response, f"the end of the call {call_id}")
         except ApiError as error:
-            if error.code in self.over_codes or error.kind == "not-found":
+            if error.code in self.over_codes:
                 return False
-            raise
+            if error.kind != "not-found":
+                raise
+            # That has been seen of calls that are over, too:
+            # https://github.com/pipecat-ai/pipecat/blob/main/src/pipecat/serializers/twilio.py
+            content = yield from self._ask(self._get(resource), f"a look at the call {call_id}", "status")
+            if STAGES.get(content["status"]) not in ENDED_STAGES:
+                raise
+            return False
         return True
 
     def look_up(self, call_id: str) -> Steps[CallState]:
