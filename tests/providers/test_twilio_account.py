@@ -330,6 +330,16 @@ def test_a_trial_calls_verified_numbers_only(api: Api, account: Account) -> None
     assert (error.kind, error.code) == ("trial", "21219")
     api.account.verified.add(THEIRS)
     assert place(api, account).call.to_number == THEIRS
+    api.account.assigned[THEIRS] = OTHER
+    error = refused(api, account.dial(CALL))
+    assert (error.kind, error.code) == ("trial", "573002")
+
+
+@pytest.mark.parametrize(("asked", "given"), [(None, 600), (60, 60), (3600, 600)])
+def test_a_trials_call_ends_after_ten_minutes(api: Api, account: Account, asked: int | None, given: int) -> None:
+    api.account.is_trial = True
+    api.account.verified.add(THEIRS)
+    assert place(api, account, dataclasses.replace(CALL, time_limit_s=asked)).time_limit_s == given
 
 
 @pytest.mark.parametrize(("answered", "stage"), [(False, "canceled"), (True, "completed")])

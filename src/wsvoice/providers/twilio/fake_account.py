@@ -80,6 +80,7 @@ class TwilioFakeAccount(FakeAccount):
     Numbers, calls and their records.
 
     Attributes:
+        assigned: The number that a trial account has to call each verified number from, where that matters.
         regions: Through which region the calls of a number come in, by number, where that is not ``us1``.
         forbidden: The first digits of the numbers that the account may not call, with their plus.
         too_many: How many of the next requests are answered with 429.
@@ -99,12 +100,15 @@ class TwilioFakeAccount(FakeAccount):
     has_records: ClassVar[bool] = True
     #: What a request that comes too late for its call is refused with.
     over: ClassVar[tuple[int, str]] = (21220, "Call is not in-progress. Cannot redirect.")
+    #: How long a trial account's calls last at most: https://www.twilio.com/docs/api/errors/13805
+    trial_limit_s: ClassVar[float | None] = 600.0
     #: What a minute costs, in dollars.
     price: ClassVar[Decimal] = Decimal("0.0130")
 
     def __init__(self, company: TwilioCompany, seed: bytes) -> None:
         super().__init__(company, seed)
         self.account_id = company.credential(company.account_name) or self.new_id("AC")
+        self.assigned: dict[str, str] = {}
         self.regions: dict[str, str] = {}
         self.forbidden: tuple[str, ...] = ()
         self.too_many = 0
@@ -339,6 +343,8 @@ class TwilioFakeAccount(FakeAccount):
         reports = frozenset[Stage]().union(*(STATUS_EVENTS.get(event, frozenset()) for event in events))
         detected = {word: detection for detection, word in DETECTIONS.items()}
         limit = _read_seconds(fields.get("TimeLimit"), "TimeLimit", 24 * 3600)
+        if self.is_trial and self.trial_limit_s is not None:
+            limit = min(limit or self.trial_limit_s, self.trial_limit_s)
         call = FakeCall(
             Call(self.company.name, self.new_id("CA"), "", self.account_id, from_number, to_number, "outbound"),
             webhook,
@@ -375,6 +381,9 @@ class TwilioFakeAccount(FakeAccount):
         if self.is_trial and is_phone and to_number not in self.verified:
             told = f"The number {to_number} is unverified. Trial accounts may only make calls to verified numbers."
             raise Refusal(21219, told)
+        if self.is_trial and self.assigned.get(to_number, from_number) != from_number:
+            # https://www.twilio.com/docs/api/errors/573002
+            raise Refusal(573002, "The 'From' number isn't assigned to this verified Voice recipient")
         if to_number.startswith(self.forbidden):
             told = (
                 f"Account not authorized to call {to_number}. Perhaps you need to enable some international permissions"
