@@ -20,6 +20,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import httpx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from wsvoice.call import Call
 from wsvoice.errors import ApiError, ConfigError
@@ -406,6 +408,13 @@ def test_an_application_that_somebody_else_has_changed_is_left_alone(texml: Comp
     assert of_wsvoice(texml) == [application]
 
 
+def test_an_application_that_somebody_has_renamed_is_known_by_its_id(texml: Company) -> None:
+    saved = pointed(texml)
+    of_wsvoice(texml)[0]["friendly_name"] = "Mine"
+    assert texml.run(texml.account.restore(saved[-1], HERE)) == "restored"
+    assert saved[-1]["application_id"] not in texml.fake.connections
+
+
 def test_an_application_that_other_numbers_have_joined_stays(texml: Company) -> None:
     saved = pointed(texml)
     (application,) = of_wsvoice(texml)
@@ -663,6 +672,20 @@ def test_how_a_call_stands_that_the_api_knows_as_texmls_alone(texml: Company) ->
     assert (state.from_number, state.to_number) == (NUMBER, CALLED)
 
 
+@pytest.mark.parametrize("stage", ["answered", "busy"])
+def test_texml_tells_how_a_call_stands_whose_events_do_not(texml: Company, stage: Any) -> None:
+    texml.run(texml.account.dial(OUTBOUND))
+    call = texml.last_call()
+    call.stage = stage
+    # A command of that name is no report.
+    hung_up = {"data": [{"name": "call.hangup", "type": "command", "metadata": {}}]}
+    answers = [{"data": {"call_leg_id": "a", "is_alive": stage == "answered"}}, hung_up]
+    responses = [ApiResponse(200, {}, json.dumps(each).encode()) for each in answers]
+    assert texml.run(texml.account.look_up(call.call.call_id), *responses).stage == stage
+    # Nobody knows more of a call that was placed just now.
+    assert texml.run(texml.account.look_up("v3:b"), *responses).stage == "queued"
+
+
 def test_what_a_call_has_cost(call_control: Company) -> None:
     call_id = call_control.run(call_control.account.dial(OUTBOUND)).call_id
     call = call_control.last_call()
@@ -906,7 +929,7 @@ def by_library_point(client: Any, company: Company) -> None:
 
 def by_library_restore(client: Any, company: Company) -> None:
     number = company.fake.numbers[NUMBER]
-    (ours,) = listing(client.texml_applications, friendly_name=NUMBER[1:])
+    ours = client.texml_applications.retrieve(number.settings["connection_id"]).data
     assert client.phone_numbers.retrieve(number.number_id).data.connection_id == ours.id
     former_id = next(iter(company.fake.connections))
     client.phone_numbers.update(number.number_id, connection_id=former_id)
@@ -1136,6 +1159,60 @@ def test_the_library_manages_what_our_account_has_no_use_for(call_control: Compa
     assert {each.application_name for each in listing(client.call_control_applications)} == {"Office", "Sales 2"}
     client.call_control_applications.delete(made.id)
     assert made.id not in fake.connections
+
+
+# Whatever a bot sends
+
+ROUTES = [
+    ("PATCH", "phone_numbers/{number}"),
+    ("POST", "texml_applications"),
+    ("PATCH", "texml_applications/{texml}"),
+    ("POST", "call_control_applications"),
+    ("POST", "calls"),
+    ("POST", "calls/{call}/actions/transfer"),
+    ("POST", "calls/{call}/actions/send_dtmf"),
+    ("POST", "texml/Accounts/{organization}/Calls"),
+    ("POST", "texml/Accounts/{organization}/Calls/{call}"),
+]
+FIELDS = [
+    *("connection_id", "to", "from", "stream_url", "stream_codec", "webhook_url", "timeout_secs", "time_limit_secs"),
+    *("answering_machine_detection", "custom_parameters", "friendly_name", "voice_url", "voice_method", "outbound"),
+    *("ApplicationSid", "To", "From", "Url", "UrlMethod", "Timeout", "StatusCallback", "MachineDetection", "Texml"),
+    *("application_name", "webhook_event_url", "active", "id", "Status", "digits", "StatusCallbackEvent"),
+]
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_nothing_but_an_answer_comes_of_an_odd_request(data: st.DataObject) -> None:
+    company = with_texml(Company())
+    fake = company.fake
+    office = fake.add_application(CALL_CONTROL, "Office", url=HERE.webhook, profile_id=next(iter(fake.profiles)))
+    company.run(company.account.dial(OUTBOUND))
+    ids = {
+        "number": fake.numbers[NUMBER].number_id,
+        "texml": next(iter(fake.connections)),
+        "call": company.last_call().call.call_id,
+        "organization": fake.organization_id,
+    }
+    known = st.sampled_from([*ids.values(), office, NUMBER, CALLED, HERE.webhook, "wss://bot.example.com/ws", "30"])
+    content = data.draw(st.dictionaries(st.sampled_from(FIELDS), known | values, max_size=12))
+    body = data.draw(st.just(json.dumps(content).encode()) | st.binary(max_size=9))
+    kind = data.draw(st.sampled_from(["application/json", "application/x-www-form-urlencoded"]))
+    for method, path in ROUTES:
+        url = f"http://127.0.0.1:1/v2/{path.format(**ids)}"
+        answer = fake.answer(WebhookRequest(method, url, {"content-type": kind}, body))
+        assert answer is not None
+        assert answer.status in (200, 201, 403, 404, 422)
+        assert isinstance(json.loads(answer.body), dict)
+    # Whatever it was told, the account can still be read.
+    assert len(company.run(company.account.numbers())) == 2
+    company.run(company.account.find_number(NUMBER))
 
 
 # A call that we dial, from both ends

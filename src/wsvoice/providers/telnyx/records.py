@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from wsvoice.call import ENDED_STAGES, AnsweredBy, Stage
@@ -74,7 +74,7 @@ def read_error(content: Mapping[str, Any]) -> tuple[str, str, str]:
     first = errors[0] if isinstance(errors, list) and errors and isinstance(errors[0], dict) else {}
     code, title, detail = (printable(first.get(name), _DETAIL_LIMIT) for name in ("code", "title", "detail"))
     refused = _REFUSAL.search(error_code(content)) or _REFUSAL.search(text_or_nothing(first.get("detail"), 1000))
-    return refused[0] if refused else code, title, detail
+    return refused[0] if refused else code, title.rstrip("."), detail.rstrip(".")
 
 
 def read_application(record: Mapping[str, Any]) -> Application:
@@ -126,13 +126,24 @@ def _payload(event: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _reports(events: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The names and fields of those events that report on a call; the others are commands that it was given."""
+    for event in events:
+        if event.get("type") != "command":
+            yield event_name(text_of(event, "name")), _payload(event)
+
+
+def tell_stage(events: list[dict[str, Any]]) -> bool:
+    """Whether a call's events tell how far it is."""
+    return any(read_meaning(name, payload).stage is not None for name, payload in _reports(events))
+
+
 def read_state(call_id: str, data: Mapping[str, Any], events: list[dict[str, Any]]) -> CallState:
     """Return how a call stands by what the API says of it and by its events."""
     stage: Stage = "queued" if data.get("is_alive") or not data.get("end_time") else "completed"
     answered_by: AnsweredBy | None = None
     cause = price = caller = called = ""
-    for event in events:
-        name, payload = event_name(text_of(event, "name")), _payload(event)
+    for name, payload in _reports(events):
         caller, called = caller or text_of(payload, "from"), called or text_of(payload, "to")
         meaning = read_meaning(name, payload)
         stage, answered_by = meaning.stage or stage, meaning.answered_by or answered_by
