@@ -1215,6 +1215,62 @@ def test_nothing_but_an_answer_comes_of_an_odd_request(data: st.DataObject) -> N
     company.run(company.account.find_number(NUMBER))
 
 
+# Whatever an API answers
+
+KEYS = [
+    *("data", "errors", "meta", "total_pages", "telnyx_error", "error_code", "code", "title", "detail", "calls"),
+    *("id", "record_type", "phone_number", "connection_id", "status", "friendly_name", "voice_url", "outbound"),
+    *("outbound_voice_profile_id", "organization_id", "call_leg_id", "is_alive", "call_duration", "end_time", "price"),
+    *("name", "metadata", "event_timestamp", "hangup_cause", "attempts", "http", "response", "sid", "call_control_id"),
+]
+WORDS = [
+    NUMBER,
+    HERE.webhook,
+    TEXML,
+    CALL_CONTROL,
+    "call.hangup",
+    "failed",
+    "D60",
+    "10005",
+    "",
+    "2",
+    "2026-01-01T00:00:00Z",
+]
+answers = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | st.sampled_from(WORDS),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=5),
+    max_leaves=9,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_nothing_but_an_error_comes_of_an_odd_answer(data: st.DataObject) -> None:
+    account = TelnyxAccount({"TELNYX_API_KEY": KEY})
+    steps = data.draw(st.sampled_from(every_operation(account)))
+    contents = answers | st.lists(st.dictionaries(st.sampled_from(KEYS), answers, max_size=5), max_size=2)
+    responses = st.builds(
+        lambda status, content, is_bare: ApiResponse(
+            status, {}, json.dumps(content if is_bare else {"data": content}).encode()
+        ),
+        st.sampled_from([200, 200, 200, 201, 400, 401, 403, 404, 422, 429, 500]),
+        contents,
+        st.booleans(),
+    )
+    refusal = ""
+    try:
+        next(steps)
+        for _ in range(12):
+            steps.send(data.draw(responses))
+        steps.close()
+    except StopIteration:
+        pass
+    except ApiError as error:
+        refusal = error.message
+    assert refusal.isprintable()
+    assert len(refusal) < 400
+
+
 # A call that we dial, from both ends
 
 

@@ -42,6 +42,7 @@ from wsvoice.providers.telnyx.records import (
     KINDS,
     NAME_LIMIT,
     TEXML,
+    URL_LIMIT,
     Application,
     data_of,
     latest_running,
@@ -210,7 +211,7 @@ class TelnyxAccount(TelnyxCompany, Account):
         status, name = text_of(record, "status"), text_of(record, "connection_name")
         points_at = f"connection {shown(name)}" if name else ""
         if application is not None:
-            points_at = application.url or str(application)
+            points_at = printable(application.url, URL_LIMIT) or str(application)
         is_active = status in ("", "active")
         return PhoneNumber(
             number=text_of(record, "phone_number"),

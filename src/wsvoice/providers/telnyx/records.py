@@ -19,7 +19,7 @@ KINDS = {TEXML: "TeXML application", CALL_CONTROL: "Call Control application"}
 #: Characters of an error's detail, and of a name, that are told.
 _DETAIL_LIMIT, NAME_LIMIT = 160, 60
 #: Characters of a URL: https://developers.telnyx.com/development/api-fundamentals/api-errors
-_URL_LIMIT = 2000
+URL_LIMIT = 2000
 #: The code of a refused call, which the API tells in the detail of an error.
 _REFUSAL = re.compile(r"\b(D\d{1,2}|PE\d|TM1|TV1)\b")
 #: The fields of an event that say what happened.
@@ -61,7 +61,7 @@ def text_of(record: Mapping[str, Any], name: str) -> str:
     """Return an id or a word of a record, which some ids are written as numbers."""
     value = record.get(name)
     is_number = isinstance(value, int) and not isinstance(value, bool)
-    return str(value) if is_number else text_or_nothing(value, _URL_LIMIT)
+    return str(value) if is_number else text_or_nothing(value, URL_LIMIT)
 
 
 def read_error(content: Mapping[str, Any]) -> tuple[str, str, str]:
