@@ -15,6 +15,7 @@ import dataclasses
 import json
 import typing
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -35,6 +36,7 @@ from wsvoice.providers.telnyx.account import TelnyxAccount
 from wsvoice.providers.telnyx.codes import CODES
 from wsvoice.providers.telnyx.fake_account import TelnyxFakeAccount
 
+GOLDEN = Path(__file__).parent.parent / "golden" / "telnyx" / "webhooks"
 KEY = "KEY0123456789ABCDEF"
 NUMBER, OTHER, CALLED = "+15550100002", "+15550100003", "+15550100001"
 HERE = ServerAddresses("https://bot.example.com/telnyx", "https://bot.example.com/telnyx/status")
@@ -457,6 +459,31 @@ def test_a_number_that_another_wsvoice_has_pointed_goes_back_to_it(texml: Compan
     assert texml.run(texml.account.restore(saved[-1], HERE)) == "restored"
     assert of_wsvoice(texml) == [first]
     assert texml.fake.numbers[NUMBER].settings["connection_id"] == first["id"]
+
+
+def test_the_application_of_another_wsvoice_is_not_taken_for_one_that_was_not_saved(texml: Company) -> None:
+    pointed(texml)
+    before = json.dumps(texml.fake.connections, sort_keys=True)
+    saved: list[Saved] = []
+    steps = texml.account.point(found(texml), HERE, lambda state: saved.append(dict(state)))
+    request = next(steps)
+    while request.method == "GET":
+        request = steps.send(texml.ask(as_webhook(request)))
+    steps.close()
+    assert texml.run(texml.account.restore(saved[-1], HERE)) == "unchanged"
+    assert json.dumps(texml.fake.connections, sort_keys=True) == before
+
+
+def test_an_application_that_somebody_removes_at_the_same_time(texml: Company) -> None:
+    saved = pointed(texml)
+    steps = texml.account.restore(saved[-1], HERE)
+    request = next(steps)
+    while request.method != "DELETE":
+        request = steps.send(texml.ask(as_webhook(request)))
+    texml.ask(as_webhook(request))
+    with pytest.raises(StopIteration) as end:
+        steps.send(texml.ask(as_webhook(request)))
+    assert end.value.value == "restored"
 
 
 def test_another_numbers_application_is_none_of_this_number(texml: Company) -> None:
@@ -1322,6 +1349,44 @@ def test_detections_of_the_simulator_are_read_by_the_server(answered_by: Any) ->
     update = server.read_webhook(form)
     assert isinstance(update, CallUpdate)
     assert update.event == "machine detection"
+
+
+@pytest.mark.parametrize(
+    ("golden", "stage", "answered_by", "greeting_ended"),
+    [
+        ("texml-status-initiated", "queued", None, False),
+        ("texml-status-ringing", "ringing", None, False),
+        ("texml-status-in-progress", "answered", None, False),
+        ("texml-status-completed", "completed", None, False),
+        ("texml-machine-detection", "answered", "human", False),
+        ("call-initiated-outgoing", "ringing", None, False),
+        ("call-answered", "answered", None, False),
+        ("call-hangup", "completed", None, False),
+        ("call-hangup-busy", "busy", None, False),
+        ("machine-detection", "answered", "human", False),
+        ("machine-greeting-ended", "answered", "machine", True),
+        ("machine-premium-fax", "answered", "fax", False),
+    ],
+)
+def test_the_simulator_reports_as_the_pages_do(golden: str, stage: Any, answered_by: Any, greeting_ended: bool) -> None:
+    page = json.loads((GOLDEN / f"{golden}.json").read_text())
+    control: Any = "document" if "fields" in page else "api"
+    call = Call("telnyx", "v3:a", "", "acc", NUMBER, CALLED, "outbound", control=control)
+    request = load_simulator("telnyx").status_webhook(
+        call, Callback(HERE.status), stage, answered_by=answered_by, greeting_ended=greeting_ended, now=NOW
+    )
+    assert request is not None
+    if control == "document":
+        # What the page tells of the audio is the leg's.
+        assert set(request.fields) == set(page["fields"]) - {"Codec", "SamplingRate"}
+        for name in ("CallStatus", "SequenceNumber", "CallbackSource", "AnsweredBy", "HangupCause"):
+            assert request.fields.get(name) == page["fields"].get(name)
+        return
+    ours, theirs = request.read_json()["data"], page["json"]["data"]
+    assert (ours["event_type"], set(ours)) == (theirs["event_type"], set(theirs))
+    assert set(theirs["payload"]) <= set(ours["payload"]) <= set(theirs["payload"]) | {"state"}
+    for name in ("direction", "state", "result", "hangup_cause", "sip_hangup_cause"):
+        assert name not in theirs["payload"] or ours["payload"][name] == theirs["payload"][name]
 
 
 def test_a_call_that_gets_another_id_when_it_is_answered(call_control: Company) -> None:
