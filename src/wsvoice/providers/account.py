@@ -220,10 +220,18 @@ class Account(Company):
     #: Whether it has operations for numbers, and for calls.
     has_numbers: ClassVar[bool] = False
     has_calls: ClassVar[bool] = False
+    #: Where this server answers with :meth:`~wsvoice.providers.base.Server.transfer_document`, for a company whose API
+    #: takes the address of a document and not the document; set by who serves it.
+    transfer_url: str = ""
 
-    def check_credentials(self) -> None:
-        """Raise :exc:`~wsvoice.errors.ConfigError` if one is missing, with where to find it."""
-        missing = [name for name in self.needed if not self.credential(name)]
+    def check_credentials(self, *names: str) -> None:
+        """
+        Raise :exc:`~wsvoice.errors.ConfigError` if a credential is missing, with where to find it.
+
+        Args:
+            names: The ones that an operation needs; those that all need, if none are named.
+        """
+        missing = [name for name in names or self.needed if not self.credential(name)]
         if missing:
             raise ConfigError(
                 f"{self.title}'s API needs {' and '.join(missing)}",
@@ -252,7 +260,8 @@ class Account(Company):
             return ApiError("credentials", f"{title} does not take the credentials ({response.status})")
         if response.status == 429:
             return ApiError("rate-limit", f"{title} asks for fewer requests (429)", hint="wait a minute, then repeat")
-        return ApiError("refused", f"{title} refuses {what}: {response.status} {shown(response.body[:200].decode())}")
+        body = shown(response.body[:200].decode("utf-8", "replace"))
+        return ApiError("refused", f"{title} refuses {what}: {response.status} {body}")
 
     def describe(self) -> Steps[AccountInfo]:
         """Return the account that the credentials belong to, by one cheap request."""

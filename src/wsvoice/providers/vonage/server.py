@@ -5,29 +5,31 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar, TypeGuard
-from urllib.parse import quote
 
-from wsvoice.call import Call
+from wsvoice.call import ENDED_STAGES, AnsweredBy, Call
 from wsvoice.errors import LocalProtocolError, SignatureError
 from wsvoice.providers.base import FIELD_LIMIT, Answer, CallUpdate, HttpRequest, Server, WebhookRequest
 from wsvoice.providers.callbacks import details, report
 from wsvoice.providers.fields import broken, text_or_nothing, with_plus
 from wsvoice.providers.signing import is_same
-from wsvoice.providers.tokens import bearer_header, read_bearer, read_key
+from wsvoice.providers.tokens import read_bearer
 from wsvoice.providers.urls import check_stream_url
-from wsvoice.providers.vonage.company import HEADERS_LIMIT, OWN_FIELDS, VonageCompany
+from wsvoice.providers.vonage.company import ENDED_STATUSES, HEADERS_LIMIT, OWN_FIELDS, STAGES, VonageCompany
 from wsvoice.providers.vonage.stream import VonageStream
 
-API_BASE_URL = "https://api.nexmo.com"
-#: How old a webhook's token may be, and how long one of ours is good for, in seconds.
-WEBHOOK_AGE_S, TOKEN_AGE_S = 300, 60
+#: How old a webhook's token may be, in seconds.
+WEBHOOK_AGE_S = 300
 #: No time that a token tells is later, in seconds.
 TIME_LIMIT = 10**12
 
-#: https://developer.vonage.com/en/voice/voice-api/webhook-reference#event-webhook
-_ENDED = frozenset({"completed", "busy", "cancelled", "unanswered", "rejected", "failed", "timeout"})
-_TOLD = ("reason", "detail", "disconnected_by", "duration", "dtmf")
+_TOLD = ("reason", "detail", "disconnected_by", "sub_state", "duration", "dtmf")
+#: What machine detection says: https://developer.vonage.com/en/voice/voice-api/webhook-reference#human-machine
+_ANSWERED_BY: Mapping[str, AnsweredBy] = {"human": "human", "machine": "machine"}
+#: The beep was heard, or is not waited for any longer, so that nothing more is said of it.
+#: https://developer.vonage.com/en/voice/voice-api/concepts/advanced-machine-detection
+_GREETING_ENDED = frozenset({"beep_start", "beep_timeout"})
 
 
 class VonageServer(VonageCompany, Server):
@@ -38,13 +40,12 @@ class VonageServer(VonageCompany, Server):
     known_to_pipecat: ClassVar[bool] = False
     webhook_place: ClassVar[str] = "answer URL and event URL of the application"
     secret_place: ClassVar[str] = "the signature secret in the dashboard's API settings"
-    #: No page says how a call that is over is refused.
-    ended_statuses: ClassVar[frozenset[int]] = frozenset({400, 404})
+    ended_statuses: ClassVar[frozenset[int]] = ENDED_STATUSES
 
     def __init__(self, credentials: Mapping[str, str]) -> None:
         super().__init__(credentials)
         # One that cannot be used is told at the start, and not at the end of the first call.
-        self._key = read_key(self.credential("VONAGE_PRIVATE_KEY"), "VONAGE_PRIVATE_KEY")
+        self.private_key()
 
     def recognises(self, request: WebhookRequest) -> bool:
         ids = (_text(request.content, name) for name in ("conversation_uuid", "conversation_uuid_from"))
@@ -97,15 +98,9 @@ class VonageServer(VonageCompany, Server):
 
     def hang_up(self, call: Call, *, now: float = 0.0) -> HttpRequest | None:
         # https://developer.vonage.com/en/api/voice#updateCall
-        # https://developer.vonage.com/en/getting-started/concepts/authentication#json-web-tokens
-        application = self.credential("VONAGE_APPLICATION_ID")
-        if self._key is None or not application:
+        if self.private_key() is None or not self.credential("VONAGE_APPLICATION_ID"):
             return None
-        claims = {"application_id": application, "iat": int(now), "exp": int(now) + TOKEN_AGE_S}
-        base = (self.credential("VONAGE_API_BASE_URL") or API_BASE_URL).rstrip("/")
-        token = bearer_header(claims, self._key, about=f"{call.call_id}#{now!r}")
-        headers = {**token, "content-type": "application/json"}
-        return HttpRequest("PUT", f"{base}/v1/calls/{quote(call.call_id, safe='')}", headers, b'{"action":"hangup"}')
+        return self.call_request("PUT", call.call_id, content={"action": "hangup"}).at(now)
 
     def verify(self, request: WebhookRequest, *, now: float) -> None:
         """
@@ -158,7 +153,10 @@ def _read_event(fields: Mapping[str, object]) -> CallUpdate:
     """
     call_id = _text(fields.get("headers"), "call_id") or _text(fields, "uuid") or _text(fields, "call_uuid")
     event = _text(fields, "status") or ("error" if "reason" in fields else "event")
-    ended, detail = event in _ENDED, details(fields, _TOLD)
+    stage, answered_by = STAGES.get(event), _ANSWERED_BY.get(event)
+    ended, detail = stage in ENDED_STAGES, details(fields, _TOLD)
     if _text(fields, "to").startswith(("ws://", "wss://")):
         return report(call_id, f"stream {event}", detail, failed=ended and event != "completed")
-    return report(call_id, event, detail, failed=event in ("error", "failed", "rejected"), ended=ended)
+    update = report(call_id, event, detail, failed=event in ("error", "failed", "rejected"), ended=ended)
+    greeting_ended = answered_by == "machine" and _text(fields, "sub_state") in _GREETING_ENDED
+    return replace(update, stage=stage, answered_by=answered_by, greeting_ended=greeting_ended)

@@ -10,14 +10,33 @@ from dataclasses import replace
 from typing import Any, ClassVar
 from urllib.parse import urlunsplit
 
-from wsvoice.call import Call
-from wsvoice.providers.base import ECHOED_MARKS, Document, Finding, NoStream, Simulator, StreamRequest, WebhookRequest
-from wsvoice.providers.fields import broken, read_array, read_inner, read_parameters, shown, squeezed, without_plus
+from wsvoice.call import AnsweredBy, Call, Stage
+from wsvoice.providers.base import (
+    ECHOED_MARKS,
+    Callback,
+    Document,
+    Finding,
+    NoStream,
+    Simulator,
+    StreamRequest,
+    WebhookRequest,
+)
+from wsvoice.providers.fields import (
+    broken,
+    read_array,
+    read_inner,
+    read_parameters,
+    shown,
+    squeezed,
+    without_plus,
+    write_time,
+)
 from wsvoice.providers.hazards import BINARY_HAZARDS
 from wsvoice.providers.judged_stream import JudgedBinaryStream
 from wsvoice.providers.tokens import bearer_header, new_key
-from wsvoice.providers.urls import form_request, json_request, read_stream_url
-from wsvoice.providers.vonage.company import FORMATS, HEADERS_LIMIT, VonageCompany
+from wsvoice.providers.urls import json_request, read_stream_url
+from wsvoice.providers.vonage.company import FORMATS, HEADERS_LIMIT, VonageCompany, outbound_url
+from wsvoice.providers.vonage.fake_account import STATUSES, completed_fields, conversation_id
 from wsvoice.providers.vonage.fake_api import VonageApi
 from wsvoice.providers.vonage.stream import VonageStream
 
@@ -39,20 +58,55 @@ class VonageSimulator(VonageCompany, Simulator):
     queue_limit_s: ClassVar[float] = 3072 * 0.02
     kept_settings: ClassVar[tuple[str, ...]] = ("VONAGE_SAMPLE_RATE",)
     quirks = ECHOED_MARKS
+    document_type: ClassVar[str] = "application/json"
 
     def webhook(self, call: Call, url: str, *, method: str = "POST", now: float = 0.0) -> WebhookRequest:
         # https://developer.vonage.com/en/voice/voice-api/webhook-reference#answer-webhook
         if call.direction == "outbound":
             # Whoever places a call gives it an answer URL that says so, for no field does.
-            url = form_request(url, "GET", {"direction": "outbound"}).url
+            url = outbound_url(url)
         content = {
             "to": without_plus(call.to_number),
             "from": without_plus(call.from_number),
             "uuid": call.call_id,
-            "conversation_uuid": f"CON-{uuid.uuid5(uuid.NAMESPACE_URL, call.call_id)}",
+            "conversation_uuid": conversation_id(call),
             "region_url": "https://api-us-3.vonage.com",
         }
         return json_request(url, method, content)
+
+    def status_webhook(
+        self,
+        call: Call,
+        at: Callback,
+        stage: Stage,
+        *,
+        answered_by: AnsweredBy | None = None,
+        greeting_ended: bool = False,
+        duration_s: float = 0.0,
+        now: float = 0.0,
+    ) -> WebhookRequest | None:
+        """
+        Render an event webhook; what machine detection finds is one as well, to the same address.
+
+        https://developer.vonage.com/en/voice/voice-api/webhook-reference#event-webhook
+        https://developer.vonage.com/en/voice/voice-api/concepts/advanced-machine-detection
+        """
+        content: dict[str, Any] = {
+            "from": without_plus(call.from_number),
+            "to": without_plus(call.to_number),
+            "conversation_uuid": conversation_id(call),
+            "timestamp": f"{write_time(now)[:-4]}Z",
+        }
+        if answered_by == "unknown":
+            return None
+        if answered_by:
+            status = "human" if answered_by == "human" else "machine"
+            beep = {"sub_state": "beep_start"} if greeting_ended else {}
+            return json_request(at.url, at.method, {"call_uuid": call.call_id, **content, "status": status, **beep})
+        content |= {"uuid": call.call_id, "status": STATUSES[stage], "direction": call.direction}
+        if stage == "completed":
+            content |= completed_fields(duration_s, write_time(now - duration_s), write_time(now))
+        return json_request(at.url, at.method, content)
 
     def signature_headers(self, request: WebhookRequest, now: float) -> dict[str, str]:
         # https://developer.vonage.com/en/getting-started/concepts/webhooks#decoding-signed-webhooks
@@ -64,7 +118,8 @@ class VonageSimulator(VonageCompany, Simulator):
     def new_secrets(self, seed: bytes) -> tuple[dict[str, str], dict[str, str]]:
         secret = {"VONAGE_SIGNATURE_SECRET": hashlib.sha256(b"secret" + seed).hexdigest()}
         application = {"VONAGE_APPLICATION_ID": str(uuid.UUID(bytes=seed[:16])), "VONAGE_PRIVATE_KEY": new_key()}
-        return secret, {**secret, **application}
+        password = hashlib.sha256(b"api" + seed).hexdigest()
+        return secret, {**secret, **application, "VONAGE_API_KEY": password[:8], "VONAGE_API_SECRET": password[8:24]}
 
     def new_ids(self, seed: bytes) -> tuple[str, str, str]:
         # No message names the account.
