@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from wsvoice.call import ENDED_STAGES, Call, Control, Stage
 from wsvoice.errors import RemoteProtocolError
 from wsvoice.providers.base import Answer, Callback, Command, Company, NoStream, StreamRequest, WebhookRequest
+from wsvoice.providers.call_statuses import SIP_CODES, STATUS_EVENTS, STATUSES
 from wsvoice.providers.fake_account import FakeAccount, FakeCall, FakeNumber
 from wsvoice.providers.fake_api import json_answer, read_call_command, read_digits
 from wsvoice.providers.fields import (
@@ -50,15 +51,7 @@ _PAGE_SIZE, _PAGE_LIMIT = 20, 250
 _TEXT_LIMIT = 4000
 #: For how long a call rings unless the request says. https://developers.telnyx.com/api-reference/call-commands/dial
 _USUAL_RING_S = 30.0
-#: The stages that TeXML's ``StatusCallbackEvent`` names.
-#: https://developers.telnyx.com/api-reference/texml-rest-commands/initiate-an-outbound-call
-_REPORTED: Mapping[str, frozenset[Stage]] = {
-    "initiated": frozenset({"queued"}),
-    "ringing": frozenset({"ringing"}),
-    "answered": frozenset({"answered"}),
-    "completed": ENDED_STAGES,
-}
-_ALL_STAGES: frozenset[Stage] = ENDED_STAGES.union(*_REPORTED.values())
+_ALL_STAGES: frozenset[Stage] = ENDED_STAGES.union(*STATUS_EVENTS.values())
 _TITLES = {
     "10004": "Missing required parameter",
     "10005": "Resource not found",
@@ -83,10 +76,10 @@ _REFUSED = {
 }
 
 
-def error_answer(status: int, code: str, detail: str) -> Answer:
+def error_answer(status: int, code: str, detail: str, headers: Mapping[str, str] | None = None) -> Answer:
     """Render an error: https://developers.telnyx.com/development/api-fundamentals/api-errors"""
     error = {"code": code, "title": _TITLES[code], "detail": detail}
-    return json_answer({"errors": [error]}, status)
+    return replace(json_answer({"errors": [error]}, status), headers=headers or {})
 
 
 def read_action(request: WebhookRequest) -> tuple[str, str]:
@@ -185,6 +178,7 @@ class TelnyxFakeAccount(FakeAccount):
         profiles: Its outbound voice profiles, by id.
         deliveries: The webhooks whose delivery was recorded, latest first.
         too_many: How many of the next requests are put off, with 429.
+        retry_after_s: When those may be repeated.
         now: Unix time in seconds, for what is recorded.
     """
 
@@ -198,6 +192,7 @@ class TelnyxFakeAccount(FakeAccount):
         self.deliveries: list[dict[str, Any]] = []
         self.available_credit = "25.00"
         self.too_many = 0
+        self.retry_after_s = 1
         self.now = 1_767_225_600.0
         self._failures: dict[str, list[tuple[str, dict[str, Any]]]] = {}
 
@@ -271,14 +266,15 @@ class TelnyxFakeAccount(FakeAccount):
         self.calls[ids[0]] = call
 
     def end(self, call: FakeCall, stage: Stage = "completed", cause: str = "") -> None:
-        super().end(call, stage, cause or HANGUP_CAUSES[stage][0])
+        super().end(call, stage, cause or HANGUP_CAUSES[stage])
 
     # Requests
 
     def answer(self, request: WebhookRequest) -> Answer | None:
         if self.too_many > 0:
             self.too_many -= 1
-            return error_answer(429, "10011", "You have exceeded the maximum number of allowed requests.")
+            headers = {"Retry-After": str(self.retry_after_s)}
+            return error_answer(429, "10011", "You have exceeded the maximum number of allowed requests.", headers)
         path = urlsplit(request.url).path.removeprefix("/v2")
         try:
             for method, pattern, handle in _ROUTES:
@@ -452,7 +448,7 @@ class TelnyxFakeAccount(FakeAccount):
         status = _told(content, "StatusCallback") or _told(application, "status_callback")
         call.status = read_callback(status, _told(content, "StatusCallbackMethod"), "", "StatusCallback")
         words = (_told(content, "StatusCallbackEvent") or "completed").split()
-        call.reports = frozenset(stage for word in words for stage in _REPORTED.get(word, ()))
+        call.reports = frozenset(stage for word in words for stage in STATUS_EVENTS.get(word, ()))
         call.ring_timeout_s, call.time_limit_s = ring_timeout_s or _USUAL_RING_S, time_limit_s
         detection = _told(content, "MachineDetection") or "Disable"
         if detection != "Disable":
@@ -494,6 +490,8 @@ class TelnyxFakeAccount(FakeAccount):
                 self.on_command(call, "transfer", read.to)
             elif isinstance(read, NoStream):
                 self._hang_up(call)
+        elif command.callback is not None:
+            self.on_command(call, "update", command.callback.url)
         if by_texml:
             return json_answer(_resource(call, self))
         if request.method == "GET":
@@ -539,7 +537,7 @@ class TelnyxFakeAccount(FakeAccount):
             told.append(("call.machine.detection.ended", {"result": result}))
         told += self._failures.get(call.call.call_id, [])
         if call.stage in ENDED_STAGES:
-            hangup = {"hangup_cause": call.cause, "sip_hangup_cause": HANGUP_CAUSES[call.stage][1]}
+            hangup = {"hangup_cause": call.cause, "sip_hangup_cause": str(SIP_CODES[call.stage])}
             told.append(("call.hangup", {**hangup, "hangup_source": hangup_source(call.stage)}))
         ids = {"call_control_id": call.call.call_id, "from": call.call.from_number, "to": call.call.to_number}
         return [
@@ -618,7 +616,6 @@ def _call_data(call: FakeCall, account: TelnyxFakeAccount) -> dict[str, Any]:
 
 def _resource(call: FakeCall, account: TelnyxFakeAccount) -> dict[str, Any]:
     """Render a TeXML call: https://developers.telnyx.com/api-reference/texml-rest-commands/fetch-a-call"""
-    words: Mapping[Stage, str] = {"queued": "ringing", "answered": "in-progress"}
     answered_by = {None: None, "human": "human", "machine": "machine"}.get(call.answered_by, "not_sure")
     return {
         "account_sid": account.organization_id,
@@ -628,7 +625,7 @@ def _resource(call: FakeCall, account: TelnyxFakeAccount) -> dict[str, Any]:
         "duration": str(round(call.duration_s)),
         "from": call.call.from_number,
         "sid": call.call.call_id,
-        "status": words.get(call.stage, call.stage),
+        "status": "ringing" if call.stage == "queued" else STATUSES[call.stage],
         "to": call.call.to_number,
         "uri": f"/v2/texml/Accounts/{account.organization_id}/Calls/{call.call.call_id}.json",
     }

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 from wsvoice.call import ENDED_STAGES, AnsweredBy, Stage
 from wsvoice.providers.account import CallState, Evidence
+from wsvoice.providers.call_statuses import STAGES, read_answered_by
 from wsvoice.providers.callbacks import details, printable
 from wsvoice.providers.fields import read_counter, read_time, shown, text_or_nothing
 from wsvoice.providers.telnyx.codes import explain
-from wsvoice.providers.telnyx.company import DETECTED, REFUSALS, error_code, event_name, read_meaning
+from wsvoice.providers.telnyx.company import REFUSALS, error_code, event_name, read_meaning
 
 #: Types of connections, as ``record_type`` says.
 TEXML, CALL_CONTROL = "texml_application", "call_control_application"
@@ -25,18 +26,6 @@ _REFUSAL = re.compile(r"\b(D\d{1,2}|PE\d|TM1|TV1)\b")
 #: The fields of an event that say what happened.
 _EVENT_FIELDS = ("hangup_cause", "hangup_source", "sip_hangup_cause", "failure_reason", "result", "digit", "stream_url")
 _SEARCH_DEPTH = 5
-#: The spelling of TeXML. https://developers.telnyx.com/api-reference/texml-rest-commands/fetch-a-call
-_TEXML_STAGES: Mapping[str, Stage] = {
-    "queued": "queued",
-    "initiated": "queued",
-    "ringing": "ringing",
-    "in-progress": "answered",
-    "completed": "completed",
-    "busy": "busy",
-    "no-answer": "no-answer",
-    "failed": "failed",
-    "canceled": "canceled",
-}
 
 
 class Application(NamedTuple):
@@ -101,7 +90,7 @@ def latest_running(calls: list[Any]) -> str:
     running = [
         each
         for each in calls
-        if isinstance(each, dict) and _TEXML_STAGES.get(text_of(each, "status"), "queued") not in ENDED_STAGES
+        if isinstance(each, dict) and STAGES.get(text_of(each, "status"), "queued") not in ENDED_STAGES
     ]
     latest = max(running, key=lambda each: read_time(each.get("date_created")) or 0.0, default={})
     return text_of(latest, "sid")
@@ -163,8 +152,8 @@ def read_texml_state(call_id: str, resource: Mapping[str, Any]) -> CallState:
     duration_s = read_counter(resource.get("duration"))
     return CallState(
         call_id,
-        _TEXML_STAGES.get(text_of(resource, "status"), "queued"),
-        DETECTED.get(text_of(resource, "answered_by")),
+        STAGES.get(text_of(resource, "status"), "queued"),
+        read_answered_by(text_of(resource, "answered_by")),
         None if duration_s is None else float(duration_s),
         f"{price} {unit}".strip() if price else "",
         from_number=text_of(resource, "from"),
