@@ -6,8 +6,14 @@ https://github.com/Vonage/vonage-python-sdk
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
 from typing import Any
 
 import jwt
@@ -25,6 +31,7 @@ from tests.providers.companies import Vonage
 from tests.providers.fake_network import NOW, Cut, FakeNetwork
 from wsvoice.call import Call
 from wsvoice.errors import ApiError, ConfigError, RemoteProtocolError
+from wsvoice.phone.client import carry_out
 from wsvoice.providers import load_account, load_simulator
 from wsvoice.providers.account import OutboundCall, PlacedCall, Saved, ServerAddresses
 from wsvoice.providers.base import Answer, Callback, CallUpdate, NoStream, WebhookRequest
@@ -548,6 +555,50 @@ def test_what_machine_detection_finds_is_reported_and_read(
     assert (
         load_simulator("vonage").status_webhook(call, Callback(HERE.status), "answered", answered_by="unknown") is None
     )
+
+
+# Over a real network
+
+
+@pytest.fixture
+def slow_api() -> Iterator[tuple[str, list[float]]]:
+    """Puts each first request off (429), and takes the second; yields its address, and when each token was made."""
+    made: list[float] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            token = self.headers["authorization"].removeprefix("Bearer ")
+            made.append(jwt.decode(token, options={"verify_signature": False})["iat"])
+            body = b"{}" if len(made) == 1 else b'{"uuid":"u","status":"started"}'
+            self.send_response(429 if len(made) == 1 else 201)
+            self.send_header("retry-after", "7")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Nothing is logged."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+        yield f"http://127.0.0.1:{server.server_port}", made
+        server.shutdown()
+
+
+def test_a_request_that_is_put_off_is_signed_anew(
+    slow_api: tuple[str, list[float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, made = slow_api
+    clock = [NOW]
+    monkeypatch.setattr("wsvoice.http.time", SimpleNamespace(time=lambda: clock[0], monotonic=time.monotonic))
+
+    async def sleep(seconds: float) -> None:
+        clock[0] += seconds
+
+    account = load_account("vonage", {**CREDENTIALS, "VONAGE_API_BASE_URL": url})
+    placed = asyncio.run(carry_out(account.dial(OUTBOUND), sleep=sleep))
+    assert (placed.call_id, made) == ("u", [NOW, NOW + 7])
 
 
 # Calls in progress of a test call
