@@ -346,6 +346,23 @@ def test_a_number_that_was_linked_elsewhere_stays_there_and_the_application_is_p
     assert network.account.applications[APPLICATION]["capabilities"]["voice"] == THEIRS
 
 
+def test_a_forwarding_that_was_set_meanwhile_stays(network: Network) -> None:
+    with_number(network)
+    [*_, saved] = point(network)
+    forwarding = {"voiceCallbackType": "tel", "voiceCallbackValue": "447700900001"}
+    network.account.numbers[NUMBER].settings |= forwarding
+    assert network.carry_out(network.ours.restore(saved, HERE)) == "restored"
+    assert network.account.numbers[NUMBER].settings == {"country": "GB", **forwarding}
+
+
+def test_the_application_of_a_number_that_is_gone_is_put_back(network: Network) -> None:
+    with_number(network, app_id=APPLICATION)
+    [*_, saved] = point(network)
+    del network.account.numbers[NUMBER]
+    assert network.carry_out(network.ours.restore(saved, HERE)) == "left"
+    assert network.account.applications[APPLICATION]["capabilities"]["voice"] == THEIRS
+
+
 def test_an_application_that_is_gone(network: Network) -> None:
     with_number(network, app_id=APPLICATION)
     found = network.carry_out(network.ours.find_number(NUMBER))
@@ -471,6 +488,9 @@ def test_a_call_is_transferred(network: Network, to: str) -> None:
     inbound = Call("vonage", call.call.call_id, from_number="+447700900000", to_number=NUMBER)
     network.carry_out(network.ours.transfer(inbound, to))
     assert json.loads(network.asked[-1].body)["destination"]["ncco"][0]["from"] == "442079460000"
+    unknown = Call("vonage", call.call.call_id)
+    network.carry_out(network.ours.transfer(unknown, to))
+    assert "from" not in json.loads(network.asked[-1].body)["destination"]["ncco"][0]
     call.stage = "completed"
     with pytest.raises(ApiError) as caught:
         network.carry_out(network.ours.transfer(call.call, to))
