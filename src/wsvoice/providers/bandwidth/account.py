@@ -44,8 +44,8 @@ from wsvoice.providers.xml_writer import document, element
 
 #: The longest that a call may ring, in seconds: https://dev.bandwidth.com/apis/voice-apis/voice#tag/Calls/operation/createCall
 RING_LIMIT_S = 300
-#: How long an answering machine's greeting is listened to, in seconds.
-GREETING_LIMIT_S = 60
+#: How long an answering machine's greeting is listened to, in seconds; nothing is known of who answered until then.
+GREETING_LIMIT_S = 30
 #: How many keys are pressed at once: https://dev.bandwidth.com/docs/voice/bxml/sendDtmf
 DIGITS_LIMIT = 50
 #: Characters of what the API says that are told.
