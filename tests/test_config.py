@@ -7,7 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from wsvoice.config import DIAL_SETTINGS, RUN_SETTINGS, DialConfig, RunConfig, export_dotenv, resolve_dial, resolve_run
+from wsvoice.config import (
+    DIAL_SETTINGS,
+    RUN_SETTINGS,
+    DialConfig,
+    RunConfig,
+    export_dotenv,
+    make_private,
+    resolve_account,
+    resolve_dial,
+    resolve_run,
+    state_folder,
+    write_private,
+)
 from wsvoice.errors import ConfigError
 
 
@@ -70,6 +82,7 @@ def test_every_option_of_run_can_stand_in_each_source(tmp_path):
         "bot": "other.py",
         "transport": "twilio",
         "proxy": "bot.example.com",
+        "number": "+1 555 123 4567",
         "host": "0.0.0.0",
         "port": "8000",
         "max-calls": "3",
@@ -84,6 +97,7 @@ def test_every_option_of_run_can_stand_in_each_source(tmp_path):
         bot="other.py",
         transport="twilio",
         proxy="bot.example.com",
+        number="+15551234567",
         host="0.0.0.0",
         port=8000,
         max_calls=3,
@@ -488,7 +502,7 @@ def test_of_proxy_and_tunnel_the_stronger_source_is_kept(tmp_path):
         ({"max_calls": "two"}, "--max-calls takes a whole number from 1 up, got 'two'"),
         ({"verify": "maybe"}, "--verify takes auto, enforce or off, got 'maybe'"),
         ({"stream_auth": "cookie"}, "--stream-auth takes token or none, got 'cookie'"),
-        ({"tunnel": "ssh"}, "--tunnel takes ngrok, got 'ssh'"),
+        ({"tunnel": "ssh"}, "--tunnel takes ngrok, cloudflared or a command with {port} in it, got 'ssh'"),
         ({"log_level": "LOUD"}, "--log-level takes DEBUG, INFO, WARNING or ERROR, got 'LOUD'"),
         ({"param": ["language"]}, "--param takes key=value, got 'language'"),
         ({"param": ["a b=1"]}, "--param takes names of letters, digits, `_`, `.` and `-`, got 'a b'"),
@@ -593,3 +607,105 @@ def test_blanks_around_a_secret_came_with_a_copy(tmp_path):
 def test_a_placeholder_in_place_of_a_secret_gets_a_warning(tmp_path, value):
     warned = resolve_run({}, environ={"TWILIO_AUTH_TOKEN": value}, cwd=tmp_path).warnings
     assert warned == ("TWILIO_AUTH_TOKEN looks like a placeholder: put the real value there",)
+
+
+# -- A number, an account, and where state is --
+
+TWILIO_NUMBER = {"transport": "twilio", "proxy": "x.io"}
+
+
+@pytest.mark.parametrize(
+    "written", ["+15551234567", "+1 (555) 123-4567", " +1.555.123.4567 ", "+1 555–123–4567", "+1-555/1234567"]
+)
+def test_a_number_is_taken_as_people_write_it(tmp_path, written):
+    assert run_config(tmp_path, number=written, **TWILIO_NUMBER).number == "+15551234567"
+
+
+@pytest.mark.parametrize(
+    ("written", "hint"),
+    [
+        ("15551234567", "write the plus and the country code: `+15551234567`, if that is what it begins with"),
+        ("0049 30 1234567", "write the plus and the country code: `+49301234567`, if that is what it begins with"),
+        ("555-1234", "write the plus, the country code and the number: `+15551234567`"),
+        ("+44 (0)20 7946 0958", "leave out the (0): `+442079460958`"),
+        ("+1555CALLME", "write the plus, the country code and the number: `+15551234567`"),
+        ("+1234567890123456", "write the plus, the country code and the number: `+15551234567`"),
+        ("", "write the plus, the country code and the number: `+15551234567`"),
+        (15551234567, "write the plus and the country code: `+15551234567`, if that is what it begins with"),
+    ],
+)
+def test_a_number_that_is_none_is_refused_with_the_mend(tmp_path, written, hint):
+    error = refusal(tmp_path, number=written, **TWILIO_NUMBER)
+    assert error.message.startswith("--number takes a ")
+    assert error.hint == hint
+
+
+def test_a_number_needs_its_provider_and_a_public_address(tmp_path):
+    error = refusal(tmp_path, number="+15551234567", proxy="x.io")
+    assert (error.message, error.hint) == (
+        "--number needs to know whose number it is",
+        "add its provider: `-t twilio`",
+    )
+    error = refusal(tmp_path, {"WSVOICE_NUMBER": "+15551234567"}, transport="twilio")
+    assert error.message == "WSVOICE_NUMBER needs a public address to point the number at"
+    assert error.hint == "add `-x DOMAIN`, or `--tunnel ngrok`"
+    assert run_config(tmp_path, number="+15551234567", transport="twilio", tunnel="ngrok").number == "+15551234567"
+
+
+def test_a_number_is_none_of_a_plain_clients(tmp_path):
+    error = refusal(tmp_path, number="+15551234567", transport="websocket", proxy="x.io")
+    assert error.message == "--number has no meaning for -t websocket"
+    assert run_config(tmp_path, {"WSVOICE_NUMBER": "+15551234567"}, transport="websocket").number is None
+
+
+def test_the_server_of_a_test_call_leaves_real_numbers_alone(tmp_path):
+    (tmp_path / "pyproject.toml").write_text("[tool.wsvoice]\nnumber = '+15551234567'\n")
+    assert run_config(tmp_path, **TWILIO_NUMBER).number == "+15551234567"
+    environ = {"WSVOICE_CAUSES": str(tmp_path / "causes")}
+    assert run_config(tmp_path, environ, **TWILIO_NUMBER).number is None
+    assert run_config(tmp_path, environ).number is None
+
+
+def test_state_is_in_the_users_own_folder_or_where_it_is_told(tmp_path):
+    assert state_folder({"WSVOICE_STATE_DIR": str(tmp_path / "a")}) == tmp_path / "a"
+    usual = state_folder({})
+    assert usual.name == "wsvoice"
+    assert usual.is_absolute()
+    (tmp_path / ".env").write_text(f"WSVOICE_STATE_DIR={tmp_path / 'b'}\n")
+    assert run_config(tmp_path).state_folder == tmp_path / "b"
+    resolved = resolve_run({}, environ={"WSVOICE_STATE_DIR": str(tmp_path / "c")}, cwd=tmp_path)
+    assert resolved.config.state_folder == tmp_path / "c"
+    assert resolved.warnings == ()
+
+
+def test_what_is_kept_is_its_owners_alone(tmp_path):
+    before = os.umask(0)
+    try:
+        folder = make_private(tmp_path / "state" / "numbers")
+        write_private(folder / "a.json", "one")
+        write_private(folder / "a.json", "two")
+    finally:
+        os.umask(before)
+    assert [path.stat().st_mode & 0o777 for path in (folder.parent, folder, folder / "a.json")] == [0o700, 0o700, 0o600]
+    assert (folder / "a.json").read_text() == "two"
+    assert [path.name for path in folder.iterdir()] == ["a.json"]
+
+
+def test_what_cannot_be_written_leaves_what_was_there(tmp_path):
+    (tmp_path / "a.json").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        write_private(tmp_path / "a.json", "one")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_whose_account_it_is_comes_from_the_settings_of_run(tmp_path):
+    (tmp_path / ".env").write_text("WSVOICE_TRANSPORT=telnyx\nTELNYX_API_KEY=KEY\nWSVOICE_NUMBER=+15551234567\n")
+    account = resolve_account({}, environ={"WSVOICE_STATE_DIR": str(tmp_path)}, cwd=tmp_path)
+    assert (account.transport, account.credentials) == ("telnyx", {"TELNYX_API_KEY": "KEY"})
+    assert (account.state_folder, account.warnings) == (tmp_path, ())
+    assert resolve_account({"transport": "plivo"}, environ={}, cwd=tmp_path).transport == "plivo"
+    assert resolve_account({}, environ={"WSVOICE_TRANSPORT": "websocket"}, cwd=tmp_path).transport is None
+    with pytest.raises(ConfigError, match="-t takes twilio, "):
+        resolve_account({"transport": "websocket"}, environ={}, cwd=tmp_path)
+    (tmp_path / "other.env").write_text("")
+    assert resolve_account({"env_file": "other.env"}, environ={}, cwd=tmp_path).credentials == {}

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from wsvoice.call import Call
     from wsvoice.config import RunConfig
+    from wsvoice.providers.base import CallUpdate
+    from wsvoice.runner.live_call import LiveCall
     from wsvoice.runner.pipecat.call_arguments import CallArguments, create_transport
     from wsvoice.runner.pipecat.call_transport import CallTransport
     from wsvoice.runner.pipecat.patches import install
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 _PLACES = {
     "Call": "wsvoice.call",
     "CallArguments": "wsvoice.runner.pipecat.call_arguments",
+    "CallUpdate": "wsvoice.providers.base",
+    "LiveCall": "wsvoice.runner.live_call",
     "CallTransport": "wsvoice.runner.pipecat.call_transport",
     "RunConfig": "wsvoice.config",
     "create_app": "wsvoice.runner.routes",
@@ -39,6 +43,8 @@ __all__ = [
     "Call",
     "CallArguments",
     "CallTransport",
+    "CallUpdate",
+    "LiveCall",
     "RunConfig",
     "__version__",
     "create_app",

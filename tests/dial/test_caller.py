@@ -699,7 +699,7 @@ def test_mistakes_are_raised_before_anything_is_dialled(tmp_path: Path) -> None:
     for wrong in ({"duration_s": -1.0}, {"listen_s": -1.0}, {"response_timeout_s": float("nan")}):
         with pytest.raises(UsageError, match="it takes 0 or more"):
             place(**wrong)
-    with pytest.raises(UsageError, match="calls to real numbers"):
+    with pytest.raises(UsageError, match="is a phone number"):
         asyncio.run(dial(DialConfig(target="+15550100002")))
 
 

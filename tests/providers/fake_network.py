@@ -1,73 +1,83 @@
-"""What carries an account's steps to the same company's fake, without a network."""
+"""Between an account's steps, or a company's own library, and a fake account: no network at all."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from requests import PreparedRequest, Response
+from requests.adapters import BaseAdapter
 
 from wsvoice.providers.account import ApiResponse, Steps
-from wsvoice.providers.base import Answer, Company, HttpRequest, WebhookRequest
+from wsvoice.providers.base import Answer, HttpRequest, WebhookRequest
 from wsvoice.providers.fake_account import FakeAccount
 from wsvoice.providers.fake_api import FakeApi
 from wsvoice.providers.urls import basic_header
 
 ResultT = TypeVar("ResultT")
 
-NOW = 1_750_000_000.0
-
-
-class Cut(Exception):
-    """The process ended between two requests."""
-
 
 class FakeNetwork:
     """
-    A company's fake API and fake account, asked one request after the other.
+    Hands requests to a fake API and its account.
 
     Attributes:
-        asked: Every request, as the company gets it.
-        cut_after: How many requests arrive before the process ends; ``None`` for all.
-        instead: Answers a request in the company's place, or returns ``None``.
+        requests: What was sent, in its order.
+        refusal: Answers in the place of the account, or lets it answer.
     """
 
-    def __init__(self, api_type: type[FakeApi], company: Company) -> None:
-        assert api_type.account_type is not None
-        self.api = api_type(company)
-        self.account: FakeAccount = api_type.account_type(company, bytes(range(32)))
-        self.asked: list[WebhookRequest] = []
-        self.cut_after: int | None = None
-        self.instead: Callable[[WebhookRequest], Answer | None] = lambda request: None
+    def __init__(self, api: FakeApi, account: FakeAccount) -> None:
+        self.requests: list[HttpRequest] = []
+        self.refusal: Callable[[HttpRequest], Answer | None] = lambda request: None
+        self._api, self._account = api, account
 
     def carry_out(self, steps: Steps[ResultT]) -> ResultT:
         """Carry out an operation, and return its result."""
         try:
             request = next(steps)
             while True:
-                request = steps.send(self._send(request))
+                answer = self.send(request)
+                request = steps.send(ApiResponse(answer.status, {}, answer.body.encode()))
         except StopIteration as end:
             result: ResultT = end.value
             return result
 
-    def _send(self, request: HttpRequest) -> ApiResponse:
-        if self.cut_after is not None and len(self.asked) >= self.cut_after:
-            raise Cut
-        request = request.at(NOW)
-        headers = dict(request.headers)
+    def send(self, request: HttpRequest) -> Answer:
+        """Return what a request is answered with."""
+        self.requests.append(request)
+        headers = {name.lower(): value for name, value in request.headers.items()}
         if request.basic_auth is not None:
-            headers |= basic_header(*request.basic_auth)
-        answer = self.answer(request.method, request.url, headers, request.body)
-        return ApiResponse(answer.status, {"content-type": answer.media_type}, answer.body.encode())
+            headers["authorization"] = basic_header(*request.basic_auth)["Authorization"]
+        if (refused := self.refusal(request)) is not None:
+            return refused
+        received = WebhookRequest(request.method, request.url, headers, request.body)
+        if not self._api.is_authorised(received):
+            return self._api.api_error(401, "these are not the credentials")
+        return self._account.answer(received) or self._api.api_error(404, "there is no such thing")
 
-    def answer(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        """Answer a request as the company would."""
-        request = WebhookRequest(method, url, {name.lower(): value for name, value in headers.items()}, body)
-        self.asked.append(request)
-        if (answer := self.instead(request)) is not None:
-            return answer
-        if not self.api.is_authorised(request):
-            return self.api.api_error(401, "not authorised")
-        return self.account.answer(request) or self.api.api_error(404, "not found")
+    def sent(self) -> list[tuple[str, str]]:
+        """Return method and address of what was sent so far, and forget it."""
+        sent = [(each.method, each.url) for each in self.requests]
+        self.requests.clear()
+        return sent
 
-    def paths(self) -> list[str]:
-        """What was asked so far: method and path of each request."""
-        return [f"{each.method} {'/' + each.url.split('/', 3)[3].partition('?')[0]}" for each in self.asked]
+
+class FakeAdapter(BaseAdapter):
+    """Lets a library that uses `requests` talk to a fake account."""
+
+    def __init__(self, network: FakeNetwork) -> None:
+        super().__init__()
+        self._network = network
+
+    def send(self, request: PreparedRequest, *args: Any, **options: Any) -> Response:
+        body = request.body.encode() if isinstance(request.body, str) else request.body or b""
+        assert request.method
+        assert request.url
+        answer = self._network.send(HttpRequest(request.method, request.url, dict(request.headers), body))
+        response = Response()
+        response.status_code, response._content, response.request = answer.status, answer.body.encode(), request
+        response.url = request.url
+        return response
+
+    def close(self) -> None:
+        """Nothing is open."""

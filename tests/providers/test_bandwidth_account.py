@@ -26,7 +26,7 @@ from bandwidth.models.machine_detection_complete_callback import MachineDetectio
 from bandwidth.models.update_call import UpdateCall
 
 from tests.providers.companies import Bandwidth
-from tests.providers.fake_network import NOW, FakeNetwork
+from tests.providers.fake_company import NOW, FakeNetwork
 from wsvoice.call import ENDED_STAGES, Call
 from wsvoice.errors import ApiError, ConfigError, RemoteProtocolError
 from wsvoice.providers import load_account, load_simulator

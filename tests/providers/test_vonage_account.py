@@ -28,7 +28,7 @@ from vonage_voice import CreateCallRequest, Voice
 from vonage_voice.models import Connect, PhoneEndpoint
 
 from tests.providers.companies import Vonage
-from tests.providers.fake_network import NOW, Cut, FakeNetwork
+from tests.providers.fake_company import NOW, Cut, FakeNetwork
 from wsvoice.call import Call
 from wsvoice.errors import ApiError, ConfigError, RemoteProtocolError
 from wsvoice.phone.client import carry_out

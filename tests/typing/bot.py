@@ -13,15 +13,21 @@ from pipecat.transports.websocket.fastapi import FastAPIWebsocketParams, FastAPI
 from pipecat.workers.runner import WorkerRunner
 
 import wsvoice
-from wsvoice import Call, CallArguments, CallTransport, RunConfig, create_app, create_transport
+from wsvoice import Call, CallArguments, CallTransport, LiveCall, RunConfig, create_app, create_transport
 
 
 async def bot(runner_args: CallArguments) -> None:
     call = runner_args.call
-    assert_type(call, Call)
+    assert_type(call, LiveCall)
+    a_plain_call: Call = call
+    assert_type(a_plain_call.call_id, str)
+    assert_type(call.answered_by, Literal["human", "machine", "fax", "unknown"] | None)
     assert_type(call.from_number, str)
     assert_type(call.direction, Literal["inbound", "outbound"])
     assert_type(call.parameters, Mapping[str, str])
+    assert_type(await call.hang_up(), None)
+    assert_type(await call.transfer("+15551234567"), None)
+    assert_type(await call.send_digits("12#"), None)
 
     transport = runner_args.transport
     assert_type(transport, CallTransport)

@@ -1,4 +1,4 @@
-"""``wsvoice dial``: call a bot, and judge how it did."""
+"""``wsvoice dial``: call a bot, and judge how it did; or have a bot call a telephone."""
 
 from __future__ import annotations
 
@@ -10,15 +10,26 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from wsvoice.cli import completion
-from wsvoice.cli.options import CALLER, CALLS, LIMITS, MANY, TRIALS, EnvFile, Param, option
+from wsvoice.cli.options import CALLER, CALLS, LIMITS, MANY, REAL, TRIALS, EnvFile, Param, option
 from wsvoice.cli.output import LOG_LINES, Output
 from wsvoice.cli.signals import interrupted_by_signals, placing_calls
-from wsvoice.config import DialConfig, Method, resolve_dial
+from wsvoice.config import (
+    Detection,
+    DialConfig,
+    Method,
+    RealCallConfig,
+    Resolved,
+    Voicemail,
+    dials_number,
+    resolve_dial,
+    resolve_real_call,
+)
 
 if TYPE_CHECKING:
     from wsvoice.dial.report import CallReport, TimelineEvent
 
 DEFAULTS = DialConfig()
+REAL_DEFAULTS = RealCallConfig()
 
 
 def dial(
@@ -27,7 +38,7 @@ def dial(
         str | None,
         typer.Argument(
             metavar="TARGET",
-            help="A webhook's http(s) URL, a stream's ws(s) URL, or a bot as in `wsvoice run`."
+            help="A webhook's http(s) URL, a stream's ws(s) URL, a bot as in `wsvoice run`, or a phone number."
             f"  [default: {DEFAULTS.target}]",
             show_default=False,
             autocompletion=completion.bots,
@@ -37,7 +48,8 @@ def dial(
         str | None,
         option(
             "-t, --transport NAME",
-            f"The provider to play.  [default: {DEFAULTS.transport}]",
+            "The provider to play, or whose account calls a phone number."
+            f"  [default: {DEFAULTS.transport}; for a phone number the only one there is]",
             CALLS,
             completion.providers,
         ),
@@ -68,7 +80,12 @@ def dial(
         str | None, option("--dtmf KEYS", "Keys to press after that, such as 12#; w waits half a second.", CALLER)
     ] = None,
     from_: Annotated[
-        str | None, option("--from NUMBER", f"Who calls.  [default: {DEFAULTS.from_number}]", CALLS)
+        str | None,
+        option(
+            "--from NUMBER",
+            f"Who calls; to call a phone number, one of yours.  [default: {DEFAULTS.from_number}]",
+            CALLS,
+        ),
     ] = None,
     to: Annotated[str | None, option("--to NUMBER", f"Who is called.  [default: {DEFAULTS.to_number}]", CALLS)] = None,
     param: Param = None,
@@ -146,6 +163,50 @@ def dial(
             MANY,
         ),
     ] = None,
+    bot: Annotated[
+        str | None,
+        option(
+            "--bot BOT",
+            "The bot that talks, served for this call.  [default: a server that runs on this machine]",
+            REAL,
+            completion.bots,
+        ),
+    ] = None,
+    proxy: Annotated[str | None, option("-x, --proxy DOMAIN", "The public domain in front of that bot.", REAL)] = None,
+    tunnel: Annotated[
+        str | None,
+        option("--tunnel ngrok", "Or open a tunnel to it.", REAL, completion.one_of("ngrok")),
+    ] = None,
+    server: Annotated[
+        str | None, option("--server URL|PORT", "The server whose bot talks, if there are several.", REAL)
+    ] = None,
+    timeout: Annotated[
+        str | None,
+        option("--timeout TIME", f"How long it may ring.  [default: {REAL_DEFAULTS.ring_timeout_s:g}s]", REAL),
+    ] = None,
+    time_limit: Annotated[
+        str | None, option("--time-limit TIME", "How long it may last.  [default: the provider's]", REAL)
+    ] = None,
+    voicemail: Annotated[
+        str | None,
+        option(
+            "--voicemail WHAT",
+            "If a machine answers: bot (it talks at once), leave (it talks after the greeting), or hang-up."
+            f"  [default: {REAL_DEFAULTS.voicemail}]",
+            REAL,
+            completion.one_of(*get_args(Voicemail)),
+        ),
+    ] = None,
+    detect: Annotated[
+        str | None,
+        option(
+            "--detect WHAT",
+            "Find out who answers, for which some providers charge: off, detect or greeting-end."
+            "  [default: what --voicemail needs]",
+            REAL,
+            completion.one_of(*get_args(Detection)),
+        ),
+    ] = None,
     env_file: EnvFile = None,
     verbose: Annotated[
         bool, option("-v, --verbose", "Print every setting and where it comes from, and the bot's log.")
@@ -154,9 +215,9 @@ def dial(
     json: Annotated[bool | None, option("--json", "Print the report as one JSON object on stdout.")] = None,
 ) -> None:
     """
-    Call a bot, and judge how it did.
+    Call a bot, and judge how it did; or call a phone number.
 
-    Plays the whole provider: signed webhook, answer document, WebSocket, audio in
+    A test call plays the whole provider: signed webhook, answer document, WebSocket, audio in
     real time, marks, keys and hang-up. Needs no account, no phone and no tunnel.
     Exits with 0 if a real call would have gone well, and with 1 if not: a bot that
     stays silent has failed.
@@ -166,6 +227,14 @@ def dial(
     wsvoice dial bot.py --audio hello.wav         serve the bot, then call it
     wsvoice dial https://bot.example.com/ --dtmf 12# --json
     wsvoice dial bot.py -n 50 --ramp 5/s          50 calls at once
+
+    To a phone number a real call is placed, which costs money: from a number of
+    yours, through your provider's account, with your bot on this end. Exits with
+    0 if it was answered and ended normally.
+
+    \b
+    wsvoice dial +15551234567 -t twilio --from +15557654321 \\
+        --bot bot.py --tunnel ngrok
 
     Times are seconds, or have a unit: 90, 500ms, 2m. An option may also be in
     the environment (WSVOICE_DIAL_TRANSPORT=twilio), in .env, or in pyproject.toml
@@ -178,16 +247,17 @@ def dial(
         chosen = listed.origins["transport"] != "default"
         list_quirks(output, listed.config.transport if chosen else None)
         return
+    if dials_number(context.params, environ=os.environ, cwd=Path.cwd()):
+        real = resolve_real_call(context.params, environ=os.environ, cwd=Path.cwd())
+        prepare(context, output, real)
+
+        from wsvoice.cli.dial_number import dial_number
+
+        dial_number(output, real, os.environ, verbose=verbose, quiet=quiet)
+        return
     resolved = resolve_dial(context.params, environ=os.environ, cwd=Path.cwd())
+    prepare(context, output, resolved)
     config = resolved.config
-    output.warnings(resolved)
-    if verbose and not quiet:
-        output.settings(resolved)
-
-    if env_file is not None:
-        # A bot that is served for the call reads the same file.
-        os.environ["WSVOICE_ENV_FILE"] = str(resolved.env_file)
-
     if config.calls is not None or config.find_knee:
         from wsvoice.cli.load import dial_many
 
@@ -244,6 +314,15 @@ def dial(
         show_report(report)
     if report.verdict != "passed":
         raise typer.Exit(1)
+
+
+def prepare(context: typer.Context, output: Output, resolved: Resolved[DialConfig] | Resolved[RealCallConfig]) -> None:
+    """Print what there is to say of the settings, and hand a ``.env`` that was named on to a bot that is served."""
+    output.warnings(resolved)
+    if context.params["verbose"] and not context.params["quiet"]:
+        output.settings(resolved)
+    if context.params["env_file"] is not None:
+        os.environ["WSVOICE_ENV_FILE"] = str(resolved.env_file)
 
 
 def list_quirks(output: Output, transport: str | None) -> None:

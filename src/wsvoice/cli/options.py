@@ -17,6 +17,7 @@ CALLS = "Calls"
 CALLER = "What the caller does"
 TRIALS = "A harder call"
 MANY = "Many calls"
+REAL = "Calls to a phone number"
 PROJECT = "The project"
 SERVICES = "Services"
 

@@ -21,18 +21,25 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.status import Status
 
-    from wsvoice.config import DialConfig, Resolved, RunConfig
+    from wsvoice.config import DialConfig, RealCallConfig, Resolved, RunConfig
     from wsvoice.dial.report import TimelineEvent
+    from wsvoice.doctor.checkup import Examined
     from wsvoice.errors import WsvoiceError
+
+    AnyResolved = Resolved[RunConfig] | Resolved[DialConfig] | Resolved[RealCallConfig]
 
 #: The direction of a test call's events: from the caller to the bot, or back.
 _TO_BOT = frozenset({"webhook", "connected", "started", "caller-speaks", "caller-silent", "digit"})
 _TO_CALLER = frozenset({"answer", "bot-speaks", "bot-silent", "clear"})
 _STYLES = {"caller-speaks": "cyan", "bot-speaks": "green", "finding": "yellow", "log": "dim"}
 _LEVELS = {"fail": "red", "warn": "yellow"}
+#: What the verdict of a call begins with that went well: of a test call, or of a real one.
+_GOOD = ("passed", "completed")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _LINE_BREAKS = re.compile(r"[\t\n\u2028\u2029]")
 
+#: How wide the names of the doctor's checks are.
+_NAME_WIDTH = 18
 
 #: How many of a served bot's last log lines are shown after calls that failed.
 LOG_LINES = 20
@@ -71,7 +78,7 @@ class Output:
         """Print a warning."""
         self.line(text, label="warning: ", label_style="bold yellow")
 
-    def warnings(self, resolved: Resolved[RunConfig] | Resolved[DialConfig]) -> None:
+    def warnings(self, resolved: AnyResolved) -> None:
         """Print what is probably a mistake in the settings."""
         for text in resolved.warnings:
             self.warning(text)
@@ -88,6 +95,24 @@ class Output:
         if hint:
             self.line(hint, label="hint:  ", label_style="bold cyan")
 
+    def hint(self, text: str) -> None:
+        """Print what to do about what was printed before; nothing for an empty `text`."""
+        if text:
+            self.line(text, label="hint: ", label_style="bold cyan")
+
+    def examined(self, examined: Examined, *, quiet: bool) -> None:
+        """Print what one of the doctor's checks found; where it is to be `quiet`, only what is wrong."""
+        name = f"{examined.name:<{_NAME_WIDTH}}"
+        for each in examined.results:
+            if quiet and each.level not in _LEVELS:
+                continue
+            style = _LEVELS.get(each.level, "green" if each.level == "ok" else "dim")
+            text_style = _LEVELS.get(each.level, "" if each.level == "ok" else "dim")
+            self.line(each.message, label=f"{each.level:<8} {name} ", label_style=style, style=text_style)
+            if each.hint:
+                self.line(each.hint, label=f"{'':<8} {'hint:':>{_NAME_WIDTH}} ", label_style="bold cyan")
+            name = " " * _NAME_WIDTH
+
     def failure(self, error: WsvoiceError) -> None:
         """Print one of wsvoice's errors."""
         self.error(error.message, hint=error.hint, details=getattr(error, "details", ""))
@@ -103,7 +128,7 @@ class Output:
         for name, value in rows:
             self.line(value, label=f"  {name:<{width}}  ", label_style="bold")
 
-    def settings(self, resolved: Resolved[RunConfig] | Resolved[DialConfig]) -> None:
+    def settings(self, resolved: AnyResolved) -> None:
         """Print every setting and where it comes from."""
         rows = [(name, _plain(value), resolved.origins[name]) for name, value in resolved.values.items()]
         names = max(len(name) for name, _, _ in rows)
@@ -120,12 +145,11 @@ class Output:
             self.log_line(event.text)
             return
         arrow = ">" if event.kind in _TO_BOT else "<" if event.kind in _TO_CALLER else " "
-        self.line(
-            event.text,
-            style=_STYLES.get(event.kind, ""),
-            label=f"{event.at_ms / 1000:8.3f} {arrow} ",
-            label_style="dim",
-        )
+        self.moment(event.at_ms / 1000, event.text, style=_STYLES.get(event.kind, ""), arrow=arrow)
+
+    def moment(self, at_s: float, text: str, *, style: str = "", arrow: str = " ") -> None:
+        """Print what happened in a call, so many seconds after its start; an `arrow` says who did it to whom."""
+        self.line(text, style=style, label=f"{at_s:8.3f} {arrow} ", label_style="dim")
 
     def log_line(self, text: str) -> None:
         """Print a line that the served bot wrote."""
@@ -155,14 +179,22 @@ class Output:
             self.report(lines[-1:])
 
     def report(self, lines: Sequence[str]) -> None:
-        """Print a test call's report; its last line is the verdict."""
+        """Print a call's report; its last line is the verdict."""
         *rest, verdict = lines
-        for line in rest:
+        self.lines(rest)
+        self.verdict(verdict)
+
+    def lines(self, lines: Sequence[str]) -> None:
+        """Print what a report says before its verdict."""
+        for line in lines:
             level = line.partition(" ")[0]
             label, text = self._split_label(line)
             self.line(text, label=label, label_style=_LEVELS.get(level, ""), style=_LEVELS.get(level, ""))
+
+    def verdict(self, verdict: str) -> None:
+        """Print a call's verdict, and below it what the bot said last if it died."""
         verdict, *last_words = verdict.splitlines()
-        style = "bold green" if verdict == "passed" else "bold red"
+        style = "bold green" if verdict.partition(":")[0] in _GOOD else "bold red"
         label, text = self._split_label(verdict)
         self.line(text, style=style, label=label, label_style=style)
         for line in last_words:

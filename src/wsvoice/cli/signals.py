@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from wsvoice.cli.output import Output
 
 
+#: What a cancelled job and a closed terminal send.
+_ENDING = ("SIGTERM", "SIGHUP")
+
+
 @contextmanager
 def placing_calls(output: Output, text: str, show_logs: Callable[[], None]) -> Iterator[None]:
     """
@@ -39,8 +43,19 @@ def placing_calls(output: Output, text: str, show_logs: Callable[[], None]) -> I
 
 
 @contextmanager
+def finishing() -> Iterator[None]:
+    """Let no further Ctrl-C, SIGTERM or SIGHUP break off what takes a bounded time, and must be done."""
+    before = {name: signal.signal(getattr(signal, name), signal.SIG_IGN) for name in _signals("SIGINT", *_ENDING)}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
+
+
+@contextmanager
 def interrupted_by_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP (a cancelled job, a closed terminal) do what Ctrl-C does."""
+    """Let SIGTERM and SIGHUP (a cancelled job, a closed terminal) do what Ctrl-C does, unless they are ignored."""
 
     def interrupt(*_: object) -> None:
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -48,10 +63,16 @@ def interrupted_by_signals() -> Iterator[None]:
         # Handled by whatever handles Ctrl-C at this moment, such as asyncio.
         signal.raise_signal(signal.SIGINT)
 
-    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {name: signal.signal(getattr(signal, name), interrupt) for name in names}
+    # A process that nohup started outlives its terminal.
+    heeded = [name for name in _signals(*_ENDING) if signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN]
+    before = {name: signal.signal(getattr(signal, name), interrupt) for name in heeded}
     try:
         yield
     finally:
         for name, handler in before.items():
             signal.signal(getattr(signal, name), handler)
+
+
+def _signals(*names: str) -> list[str]:
+    """Return those of the signals that the system has."""
+    return [name for name in names if hasattr(signal, name)]

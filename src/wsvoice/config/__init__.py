@@ -18,39 +18,77 @@ from wsvoice.config.settings import (
     DIAL_SETTINGS,
     ENV_FILE,
     LOG_LEVELS,
+    REAL_CALL_SETTINGS,
     RUN_SETTINGS,
+    Detection,
     Method,
     Setting,
     StreamAuth,
-    Tunnel,
     Verify,
+    Voicemail,
 )
 from wsvoice.config.sources import Given, Sources, read_env_file, read_pyproject
 from wsvoice.config.spelling import did_you_mean, nearest
-from wsvoice.config.values import PLAIN_TRANSPORTS, parse_transport
-from wsvoice.config.variables import CAUSES_VARIABLE, START_KEY, check_variables, read_credentials
+from wsvoice.config.state import make_private, state_folder, write_private
+from wsvoice.config.values import (
+    PLAIN_TRANSPORTS,
+    TUNNELS,
+    is_phone_number,
+    parse_number,
+    parse_provider,
+    parse_text,
+    parse_transport,
+    parse_tunnel,
+)
+from wsvoice.config.variables import (
+    CAUSES_VARIABLE,
+    DIAL_KEY,
+    NGROK_TOKEN,
+    START_KEY,
+    check_variables,
+    find_from_number,
+    from_number_variables,
+    read_credentials,
+)
 from wsvoice.errors import ConfigError
 
 __all__ = [
     "CAUSES_VARIABLE",
+    "DIAL_KEY",
     "DIAL_SETTINGS",
     "LOG_LEVELS",
+    "NGROK_TOKEN",
     "PLAIN_TRANSPORTS",
+    "REAL_CALL_SETTINGS",
     "RUN_SETTINGS",
     "START_KEY",
+    "TUNNELS",
+    "AccountConfig",
+    "Detection",
     "DialConfig",
     "Method",
+    "RealCallConfig",
     "Resolved",
     "RunConfig",
     "Setting",
     "StreamAuth",
     "Verify",
+    "Voicemail",
+    "dials_number",
     "did_you_mean",
     "export_dotenv",
+    "is_phone_number",
+    "make_private",
     "nearest",
+    "parse_number",
+    "resolve_account",
     "resolve_dial",
+    "resolve_real_call",
     "resolve_run",
+    "state_folder",
+    "with_from_number",
     "without_secrets",
+    "write_private",
 ]
 
 #: Where pipecat's single-client server listens, and so ours.
@@ -68,7 +106,9 @@ class RunConfig:
         url: The WebSocket server that the bot dials with ``websocket-client``.
         headers: Headers of that server's handshake.
         proxy: The public ``host[:port]`` in front of this server, without a scheme.
-        tunnel: The program that opens a tunnel, or ``None``.
+        tunnel: What opens a tunnel: one of :data:`TUNNELS`, a command with ``{port}`` in it, or ``None``.
+        tunnel_domain: The domain that is reserved at ngrok for it; any if ``None``.
+        number: The phone number, in E.164, that is pointed at this server while it runs; ``None`` for none.
         host: The address to listen on.
         port: The port to listen on; 0 takes a free one.
         max_calls: How many calls at once; ``None`` for no limit.
@@ -81,8 +121,10 @@ class RunConfig:
         log_level: ``DEBUG``, ``INFO``, ``WARNING`` or ``ERROR``.
         disabled_patches: The names of patches of pipecat that are not applied; a process applies patches once.
         causes: The file for what goes wrong in a call, read by ``wsvoice dial``; or ``None``.
-        credentials: The providers' credentials and :data:`START_KEY`, by environment variable name.
+        credentials: The providers' credentials, :data:`NGROK_TOKEN`, :data:`START_KEY` and :data:`DIAL_KEY`, by the
+            names of their environment variables.
         dotenv_place: How messages name the ``.env`` file, and whether it was read.
+        state_folder: Where runs keep what a later command needs; ``None`` for nowhere.
         lead_ms: How far ahead of real time audio may be sent, so that the provider's buffer never runs dry.
         handshake_timeout_s: How long a connected caller may take to start its stream.
         playout_timeout_s: How long the end of a call waits until the last audio has been played.
@@ -96,7 +138,9 @@ class RunConfig:
     url: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     proxy: str | None = None
-    tunnel: Tunnel | None = None
+    tunnel: str | None = None
+    tunnel_domain: str | None = None
+    number: str | None = None
     host: str = "localhost"
     port: int = 7860
     max_calls: int | None = None
@@ -111,6 +155,7 @@ class RunConfig:
     causes: Path | None = None
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
     dotenv_place: str = field(default=".env", repr=False, compare=False)
+    state_folder: Path | None = field(default=None, repr=False, compare=False)
     lead_ms: int = 100
     handshake_timeout_s: float = 10.0
     playout_timeout_s: float = 2.0
@@ -192,7 +237,62 @@ class DialConfig:
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
-ConfigT = TypeVar("ConfigT", RunConfig, DialConfig)
+@dataclass(frozen=True, slots=True)
+class RealCallConfig:
+    """
+    How a real call is placed.
+
+    Attributes:
+        to_number: Who is called, in E.164.
+        transport: The provider; ``None`` for the only one that there is.
+        from_number: The number that calls, in E.164; ``None`` until :func:`with_from_number` has looked for it.
+        bot: The bot that is served for this call; ``None`` for a server that runs already.
+        server: The address of that server; ``None`` for the only one that runs on this machine.
+        proxy, tunnel: The public address of the bot that is served, as in :class:`RunConfig`.
+        ring_timeout_s: How long it may ring.
+        time_limit_s: How long it may last; ``None`` for the provider's own limit.
+        voicemail: What becomes of a call that a machine answers.
+        detection: What is found out about who answers; ``None`` for what `voicemail` needs.
+        parameters: The user's parameters for the bot.
+        as_json: Print the report as one JSON object on stdout.
+        credentials: As in :class:`RunConfig`.
+    """
+
+    to_number: str = ""
+    transport: str | None = None
+    from_number: str | None = None
+    bot: str | None = None
+    server: str | None = None
+    proxy: str | None = None
+    tunnel: str | None = None
+    ring_timeout_s: float = 60.0
+    time_limit_s: float | None = None
+    voicemail: Voicemail = "bot"
+    detection: Detection | None = None
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    as_json: bool = False
+    credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AccountConfig:
+    """
+    Whose account a command asks that is about neither a server nor a test call.
+
+    Attributes:
+        transport: The provider that was named, or ``None``.
+        credentials: The providers' credentials, by environment variable name.
+        state_folder: Where runs keep what a later command needs.
+        warnings: What is probably a mistake.
+    """
+
+    transport: str | None
+    credentials: Mapping[str, str] = field(repr=False)
+    state_folder: Path
+    warnings: tuple[str, ...] = ()
+
+
+ConfigT = TypeVar("ConfigT", RunConfig, DialConfig, RealCallConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,13 +334,96 @@ def resolve_run(flags: Mapping[str, Any], *, environ: Mapping[str, str], cwd: Pa
     resolved = _resolve(RunConfig, RUN_SETTINGS, flags, environ=environ, cwd=cwd, command="run")
     read, causes = resolved.env_file, environ.get(CAUSES_VARIABLE)
     place = f"{read.name} ({read} was read)" if read else f".env (there is none in {cwd})"
-    config = replace(resolved.config, causes=Path(causes) if causes else None, dotenv_place=place)
+    config = replace(
+        resolved.config,
+        causes=Path(causes) if causes else None,
+        dotenv_place=place,
+        state_folder=state_folder({**resolved.dotenv, **environ}),
+        # The server of a test call leaves real numbers alone, whatever its folder's settings say.
+        number=None if causes else resolved.config.number,
+    )
     return replace(resolved, config=config)
 
 
 def resolve_dial(flags: Mapping[str, Any], *, environ: Mapping[str, str], cwd: Path) -> Resolved[DialConfig]:
     """Work out how to place a test call; as :func:`resolve_run`."""
+    hint = "`wsvoice dial +15551234567` places one; for a test call leave it out"
+    _refuse_flags(flags, REAL_CALL_SETTINGS, DIAL_SETTINGS, "is for calls to phone numbers", hint)
     return _resolve(DialConfig, DIAL_SETTINGS, flags, environ=environ, cwd=cwd, command="dial")
+
+
+def dials_number(flags: Mapping[str, Any], *, environ: Mapping[str, str], cwd: Path) -> bool:
+    """Return whether the target of ``wsvoice dial`` is a phone number; arguments and errors as :func:`resolve_run`."""
+    sources, _, _ = _find_sources(flags, environ, cwd, "dial", _DIAL_KEYS)
+    target = sources.find(DIAL_SETTINGS[0])
+    return target is not None and is_phone_number(parse_text(target.value, target.who))
+
+
+def resolve_real_call(flags: Mapping[str, Any], *, environ: Mapping[str, str], cwd: Path) -> Resolved[RealCallConfig]:
+    """Work out how to place a real call; as :func:`resolve_run`."""
+    hint = "leave it out; a test call is placed to a bot, a webhook or a stream, as in `wsvoice dial bot.py`"
+    _refuse_flags(flags, DIAL_SETTINGS, REAL_CALL_SETTINGS, "is for test calls, not for calls to phone numbers", hint)
+    resolved = _resolve(RealCallConfig, REAL_CALL_SETTINGS, flags, environ=environ, cwd=cwd, command="dial")
+    config = resolved.config
+    needed: Mapping[Voicemail, Collection[Detection | None]] = {
+        "leave": (None, "greeting-end"),
+        "hang-up": (None, "detect", "greeting-end"),
+    }
+    if config.detection not in needed.get(config.voicemail, (config.detection,)):
+        raise ConfigError(
+            f"--voicemail {config.voicemail} has to know who answers, and --detect is {config.detection}",
+            hint="leave out --detect",
+        )
+    return resolved
+
+
+def with_from_number(
+    resolved: Resolved[RealCallConfig], provider: str | None, *, environ: Mapping[str, str]
+) -> RealCallConfig:
+    """
+    Return the configuration of a call that goes through `provider`, with the number that it comes from.
+
+    Raises:
+        ConfigError: If none was given, and none is set for that provider.
+    """
+    config = replace(resolved.config, transport=provider)
+    if config.from_number is not None:
+        return config
+    if provider is not None and (found := find_from_number(provider, environ, resolved.dotenv)):
+        return replace(config, from_number=parse_number(*found))
+    variables = f", or set {from_number_variables(provider)[0]}" if provider else ""
+    raise ConfigError(
+        f"a call to {config.to_number} has to come from a number of yours",
+        hint=f"add `--from +15551234567`{variables}",
+    )
+
+
+def resolve_account(flags: Mapping[str, Any], *, environ: Mapping[str, str], cwd: Path) -> AccountConfig:
+    """
+    Work out whose account a command is for, from the settings of ``wsvoice run``.
+
+    Args:
+        flags: ``transport`` and ``env-file``, as in :func:`resolve_run`.
+        environ: The environment.
+        cwd: The folder of ``.env`` and ``pyproject.toml``.
+
+    Raises:
+        ConfigError: If a value cannot be used; it names where the value came from.
+    """
+    sources, _, warnings = _find_sources(flags, environ, cwd, "run", RUN_SETTINGS)
+    [setting] = [each for each in RUN_SETTINGS if each.name == "transport"]
+    given, transport = sources.find(setting), None
+    if given is not None:
+        parse = parse_provider if given.rank == 0 else parse_transport
+        transport = parse(given.value, given.who)
+    credentials = read_credentials(environ, sources.dotenv)
+    warnings += check_variables(environ, sources.dotenv, sources.env_file_name, credentials)
+    return AccountConfig(
+        None if transport in PLAIN_TRANSPORTS else transport,
+        credentials,
+        state_folder({**sources.dotenv, **environ}),
+        tuple(warnings),
+    )
 
 
 def export_dotenv(dotenv: Mapping[str, str], environ: MutableMapping[str, str]) -> None:
@@ -264,17 +447,16 @@ def _resolve(
     cwd: Path,
     command: str,
 ) -> Resolved[ConfigT]:
-    given_flags = {name.strip("_").replace("_", "-"): value for name, value in flags.items()}
-    sources = Sources(given_flags, environ, read_pyproject(cwd, command, settings), command)
-    env_file, sources.dotenv, warnings = read_env_file(sources.find(ENV_FILE), cwd)
-    if env_file is not None:
-        sources.env_file_name = env_file.name
-
+    keys = _DIAL_KEYS if command == "dial" else settings
+    sources, env_file, warnings = _find_sources(flags, environ, cwd, command, keys)
     found = {setting.name: sources.find(setting) for setting in settings}
-    if command == "run":
+    if "tunnel" in found:
         _drop_weaker(found)
+    if command == "run":
         _drop_unsuitable(found)
-    if command == "dial":
+        if not environ.get(CAUSES_VARIABLE):
+            _check_number(found)
+    if "calls" in found:
         _refuse_for_one_call(found)
     defaults = kind()
     values = {setting.name: getattr(defaults, setting.field) for setting in settings}
@@ -296,14 +478,49 @@ def _resolve(
     return Resolved(config, values, origins, env_file, sources.dotenv, tuple(warnings))
 
 
+#: Of test calls and real ones: `[tool.wsvoice.dial]` has both.
+_DIAL_KEYS = (*DIAL_SETTINGS, *REAL_CALL_SETTINGS)
+
+
+def _find_sources(
+    flags: Mapping[str, Any], environ: Mapping[str, str], cwd: Path, command: str, settings: Sequence[Setting]
+) -> tuple[Sources, Path | None, list[str]]:
+    """Return where `command` looks for `settings`, the ``.env`` that was read, and what is wrong in it."""
+    sources = Sources(_by_option(flags), environ, read_pyproject(cwd, command, settings), command)
+    env_file, sources.dotenv, warnings = read_env_file(sources.find(ENV_FILE), cwd)
+    if env_file is not None:
+        sources.env_file_name = env_file.name
+    return sources, env_file, warnings
+
+
+def _by_option(flags: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.strip("_").replace("_", "-"): value for name, value in flags.items()}
+
+
+def _refuse_flags(
+    flags: Mapping[str, Any], others: Sequence[Setting], ours: Sequence[Setting], what: str, hint: str
+) -> None:
+    """Refuse flags that are only among `others`, because they would have no effect."""
+    given, known = _by_option(flags), {setting.name for setting in ours}
+    for setting in others:
+        if setting.name not in known and given.get(setting.name) not in (None, (), []):
+            raise ConfigError(f"{setting.flag or f'--{setting.name}'} {what}", hint=hint)
+
+
 def _drop_weaker(found: dict[str, Given | None]) -> None:
-    """Of a proxy and a tunnel, which exclude each other, keep the one from the stronger source."""
+    """Of a proxy and a tunnel keep the one from the stronger source, and a domain only with the tunnel it is for."""
     proxy, tunnel = found["proxy"], found["tunnel"]
     if proxy and tunnel:
         if proxy.rank == tunnel.rank:
             hint = "a tunnel makes its own public address: leave one of the two out"
             raise ConfigError(f"{proxy.who} and {tunnel.who} exclude each other", hint=hint)
         found["proxy" if proxy.rank > tunnel.rank else "tunnel"] = None
+    tunnel, domain = found["tunnel"], found["tunnel-domain"]
+    if domain and (tunnel is None or parse_tunnel(tunnel.value, tunnel.who) != "ngrok"):
+        if domain.rank == 0:
+            hint = "add `--tunnel ngrok`" if tunnel is None else f"leave {domain.who} out"
+            raise ConfigError(f"{domain.who} is for a tunnel of ngrok's", hint=hint)
+        found["tunnel-domain"] = None
 
 
 def _refuse_for_one_call(found: Mapping[str, Given | None]) -> None:
@@ -320,9 +537,10 @@ def _refuse_for_one_call(found: Mapping[str, Given | None]) -> None:
 _NOT_FOR: Mapping[str, Collection[str]] = {
     **dict.fromkeys(("host", "port"), ("websocket-client",)),
     **dict.fromkeys(
-        ("proxy", "tunnel", "max-calls", "max-lag", "stream-auth"), ("websocket-server", "websocket-client")
+        ("proxy", "tunnel", "tunnel-domain", "max-calls", "max-lag", "stream-auth"),
+        ("websocket-server", "websocket-client"),
     ),
-    **dict.fromkeys(("verify", "record"), PLAIN_TRANSPORTS),
+    **dict.fromkeys(("verify", "record", "number"), PLAIN_TRANSPORTS),
 }
 
 
@@ -344,3 +562,15 @@ def _drop_unsuitable(found: dict[str, Given | None]) -> None:
     if transport == "websocket-client" and found["url"] is None:
         hint = "add `--url wss://bots.example.com/stream`"
         raise ConfigError("-t websocket-client needs the address that the bot dials", hint=hint)
+
+
+def _check_number(found: Mapping[str, Given | None]) -> None:
+    """Refuse a number that cannot be pointed at this server: it is one provider's, and has to find a way here."""
+    given = found["number"]
+    if given is None:
+        return
+    if found["transport"] is None:
+        raise ConfigError(f"{given.who} needs to know whose number it is", hint="add its provider: `-t twilio`")
+    if found["proxy"] is None and found["tunnel"] is None:
+        hint = "add `-x DOMAIN`, or `--tunnel ngrok`"
+        raise ConfigError(f"{given.who} needs a public address to point the number at", hint=hint)

@@ -10,8 +10,11 @@ from wsvoice.config import values
 
 Verify = Literal["auto", "enforce", "off"]
 StreamAuth = Literal["token", "none"]
-Tunnel = Literal["ngrok"]
 Method = Literal["GET", "POST"]
+#: What becomes of a call that a machine answers: the bot talks to it, leaves a message after its greeting, or it ends.
+Voicemail = Literal["bot", "leave", "hang-up"]
+#: What is found out about who answers: as :data:`wsvoice.providers.account.Detection`.
+Detection = Literal["off", "detect", "greeting-end"]
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
@@ -45,8 +48,10 @@ RUN_SETTINGS: tuple[Setting, ...] = (
     Setting("transport", "transport", values.parse_transport, flag="-t"),
     Setting("url", "url", values.parse_ws_url),
     Setting("header", "headers", values.parse_headers),
-    Setting("proxy", "proxy", values.parse_proxy, flag="-x"),
-    Setting("tunnel", "tunnel", values.one_of(*get_args(Tunnel))),
+    Setting("proxy", "proxy", values.domain("-x", "bot.example.com"), flag="-x"),
+    Setting("tunnel", "tunnel", values.parse_tunnel),
+    Setting("tunnel-domain", "tunnel_domain", values.domain("--tunnel-domain", "bot.ngrok.app")),
+    Setting("number", "number", values.parse_number),
     Setting("host", "host", values.parse_host),
     Setting("port", "port", values.parse_port),
     Setting("max-calls", "max_calls", values.parse_at_least_one),
@@ -86,6 +91,22 @@ DIAL_SETTINGS: tuple[Setting, ...] = (
     Setting("find-knee", "find_knee", values.parse_switch),
     Setting("max-late", "max_late_s", values.parse_positive_duration),
     Setting("max-late-share", "max_late_share", values.parse_share),
+    Setting("json", "as_json", values.parse_switch, own=True),
+)
+
+#: Of `wsvoice dial` where its target is a phone number; those of the same name as above are the same option.
+REAL_CALL_SETTINGS: tuple[Setting, ...] = (
+    Setting("target", "to_number", values.parse_number, flag="TARGET"),
+    Setting("transport", "transport", values.parse_provider, flag="-t"),
+    Setting("from", "from_number", values.parse_number),
+    Setting("bot", "bot", values.parse_text, own=True),
+    Setting("server", "server", values.parse_server, own=True),
+    *(setting for setting in RUN_SETTINGS if setting.name in ("proxy", "tunnel")),
+    Setting("timeout", "ring_timeout_s", values.parse_positive_duration, own=True),
+    Setting("time-limit", "time_limit_s", values.parse_positive_duration, own=True),
+    Setting("voicemail", "voicemail", values.one_of(*get_args(Voicemail)), own=True),
+    Setting("detect", "detection", values.one_of(*get_args(Detection)), own=True),
+    Setting("param", "parameters", values.pairs("--param language=en")),
     Setting("json", "as_json", values.parse_switch, own=True),
 )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,8 @@ from wsvoice.errors import ConfigError
 #: Transports without a telephone company: clients at ``/ws-client``, one client on a port of its own, and a server
 #: that the bot dials.
 PLAIN_TRANSPORTS = ("websocket", "websocket-server", "websocket-client")
+#: The tunnels that are known by name.
+TUNNELS = ("ngrok", "cloudflared")
 
 
 def parse_text(value: object, who: str) -> str:
@@ -174,6 +177,35 @@ _OTHER_SOUND = frozenset({".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".mp
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
+#: Country code and number have fifteen digits at most: https://www.itu.int/rec/T-REC-E.164
+_E164 = re.compile(r"\+[1-9][0-9]{6,14}")
+_SEPARATORS = re.compile(r"[\s().\-/\u00a0\u2010-\u2015]")
+
+
+def parse_number(value: object, who: str) -> str:
+    """Return a phone number in E.164, such as ``+15551234567``; what people write between the digits is left out."""
+    # TOML takes a number with a plus for an integer, and drops the plus.
+    text = parse_text(str(value) if isinstance(value, int) and not isinstance(value, bool) else value, who).strip()
+    if "(0)" in text:
+        digits = _SEPARATORS.sub("", text.replace("(0)", ""))
+        raise _refusal(text, who, "a number as it is dialled from abroad", f"leave out the (0): `{digits}`")
+    number = _SEPARATORS.sub("", text)
+    if _E164.fullmatch(number):
+        return number
+    hint = "write the plus, the country code and the number: `+15551234567`"
+    international = re.fullmatch(r"(?:00|011)?([1-9][0-9]{9,14})", number)
+    if international is not None:
+        hint = f"write the plus and the country code: `+{international[1]}`, if that is what it begins with"
+    raise _refusal(text, who, "a phone number with its country code", hint)
+
+
+def is_phone_number(text: str) -> bool:
+    """Return whether `text` is meant to be a phone number, whether or not it can be called."""
+    bare = _SEPARATORS.sub("", text)
+    # Without a plus it may also be a port, or with dots an address.
+    return bare.startswith("+") or (re.fullmatch(r"[0-9]{7,}", bare) is not None and "." not in text)
+
+
 def parse_headers(value: object, who: str) -> dict[str, str]:
     """
     Return a mapping of one, or of ``Name: value`` texts.
@@ -199,22 +231,27 @@ def parse_headers(value: object, who: str) -> dict[str, str]:
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 
 
-def parse_proxy(value: object, who: str) -> str:
+def domain(option: str, example: str) -> Callable[[object, str], str]:
+    """Return a parser for a public domain, which `option` takes, such as `example`."""
+    return lambda value, who: _domain(value, who, option, example)
+
+
+def _domain(value: object, who: str, option: str, example: str) -> str:
     """Return ``host[:port]`` in lower case, of that or of a URL with nothing else in it."""
     text = parse_text(value, who).strip()
     scheme, separator, rest = text.rpartition("://")
     if separator and scheme.lower() not in {"http", "https", "ws", "wss"}:
         problem = f"{who} takes a domain, not a {scheme}:// address: got {text!r}"
-        raise ConfigError(problem, hint="for example `-x bot.example.com`")
+        raise ConfigError(problem, hint=f"for example `{option} {example}`")
     if _is_ipv6(rest):
-        raise _refusal(text, who, "an IPv6 address in brackets", f"use `-x [{rest}]`")
+        raise _refusal(text, who, "an IPv6 address in brackets", f"use `{option} [{rest}]`")
     host, port = _host_and_port(rest)
     with suppress(UnicodeError):
         host = f"[{host}]" if _is_ipv6(host) else host.encode("idna").decode("ascii")
     is_domain = len(host) <= 253 and all(_LABEL.fullmatch(label) for label in host.split("."))
     authority = re.split("[/?#]", rest, maxsplit=1)[0]
     if not (is_domain or host.startswith("[")) or port == 0 or re.search(r":$|\][^:]", authority):
-        raise _refusal(text, who, "a domain", "for example `-x bot.example.com`, or `-x bot.example.com:8443`")
+        raise _refusal(text, who, "a domain", f"for example `{option} {example}`, or `{option} {example}:8443`")
     taken = host if port is None else f"{host}:{port}"
     parts = urlsplit(f"//{rest}")
     for part, is_given in {
@@ -224,8 +261,26 @@ def parse_proxy(value: object, who: str) -> str:
         "fragment": parts.fragment,
     }.items():
         if is_given:
-            raise ConfigError(f"{who} takes a domain, not a URL with a {part}: got {text!r}", hint=f"use `-x {taken}`")
+            raise ConfigError(
+                f"{who} takes a domain, not a URL with a {part}: got {text!r}", hint=f"use `{option} {taken}`"
+            )
     return taken
+
+
+def parse_tunnel(value: object, who: str) -> str:
+    """Return one of :data:`TUNNELS`, or a command with ``{port}`` in it."""
+    text = parse_text(value, who).strip()
+    if "{port}" not in text:
+        if text.lower() in TUNNELS:
+            return text.lower()
+        takes = f"{', '.join(TUNNELS)} or a command with {{port}} in it"
+        hint = did_you_mean(text, TUNNELS) or "for example `--tunnel 'tailscale funnel {port}'`"
+        raise _refusal(text, who, takes, hint)
+    try:
+        shlex.split(text)
+    except ValueError:
+        raise _refusal(text, who, "a command", "a quotation mark in it has no second one") from None
+    return text
 
 
 def _is_ipv6(text: str) -> bool:
@@ -304,6 +359,20 @@ def parse_utterances(value: object, who: str) -> tuple[str, ...]:
     if any(not text.strip() for text in texts):
         raise _refusal(value, who, "words to say", "for example `--say 'When are you open?'`")
     return tuple(texts)
+
+
+def parse_server(value: object, who: str) -> str:
+    """Return the address of a server, with a slash at its end; a port alone is one of this machine's."""
+    text = str(value).strip() if isinstance(value, int) else parse_text(value, who).strip()
+    if re.fullmatch(r":?[0-9]{1,5}", text):
+        return f"http://localhost:{parse_port(text.removeprefix(':'), who)}/"
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        scheme, rest = "http" if _host_and_port(text)[1] else "https", text
+    host, _ = _host_and_port(rest)
+    if scheme.lower() not in {"http", "https"} or not host or re.search(r"[\s@?#]", rest):
+        raise _refusal(text, who, "a server's address or port", "for example `--server https://bot.example.com`")
+    return f"{scheme.lower()}://{rest.rstrip('/')}/"
 
 
 def parse_folder(value: object, who: str) -> Path:

@@ -6,10 +6,15 @@ import difflib
 import re
 from collections.abc import Collection, Mapping, Sequence
 
-from wsvoice.config.settings import DIAL_SETTINGS, ENV_FILE, RUN_SETTINGS
+from wsvoice.config.settings import DIAL_SETTINGS, ENV_FILE, REAL_CALL_SETTINGS, RUN_SETTINGS
+from wsvoice.config.state import STATE_VARIABLE
 
 #: Holds the key for ``POST /start`` on a public address.
 START_KEY = "WSVOICE_START_KEY"
+#: Holds the key for ``POST /dial``.
+DIAL_KEY = "WSVOICE_DIAL_KEY"
+#: Holds the token of the account at ngrok, which its agent reads too: https://ngrok.com/docs/agent/
+NGROK_TOKEN = "NGROK_AUTHTOKEN"
 #: Holds the file for causes, set by ``wsvoice dial`` for the server that it starts; not a setting for users.
 CAUSES_VARIABLE = "WSVOICE_CAUSES"
 
@@ -18,11 +23,11 @@ def check_variables(
     environ: Mapping[str, str], dotenv: Mapping[str, str], env_file_name: str, credentials: Mapping[str, str]
 ) -> list[str]:
     """Return warnings about variables that are probably misspelt, and about placeholders."""
-    known = {START_KEY, CAUSES_VARIABLE}
-    for command, table in (("run", RUN_SETTINGS), ("dial", DIAL_SETTINGS)):
+    known = {START_KEY, DIAL_KEY, NGROK_TOKEN, CAUSES_VARIABLE, STATE_VARIABLE}
+    for command, table in (("run", RUN_SETTINGS), ("dial", (*DIAL_SETTINGS, *REAL_CALL_SETTINGS))):
         known.update(name for each in (*table, ENV_FILE) for name in each.variables(command))
     names = _credential_names()
-    missing = [name for name in names if name not in credentials]
+    missing = [name for name in (*names, NGROK_TOKEN) if name not in credentials]
     warnings = []
     for given, place, known_before in ((environ, "", ()), (dotenv, f" in {env_file_name}", environ.keys())):
         for name in sorted(given.keys() - known_before - known - names.keys()):
@@ -57,13 +62,27 @@ def _meant(name: str, known: Collection[str], missing: Sequence[str]) -> str | N
 
 def read_credentials(environ: Mapping[str, str], dotenv: Mapping[str, str]) -> dict[str, str]:
     """
-    Return every provider's credentials, without spaces around them.
+    Return the credentials of every provider and of ngrok, without spaces around them.
 
     An empty value in the environment overrides ``.env``.
     """
     both = {**dotenv, **environ}
-    stripped = {name: both.get(name, "").strip() for name in (*_credential_names(), START_KEY)}
+    stripped = {name: both.get(name, "").strip() for name in (*_credential_names(), START_KEY, DIAL_KEY, NGROK_TOKEN)}
     return {name: value for name, value in stripped.items() if value}
+
+
+def find_from_number(provider: str, environ: Mapping[str, str], dotenv: Mapping[str, str]) -> tuple[str, str] | None:
+    """Return the number that calls through `provider` come from, and the variable that holds it; ``None`` without."""
+    both = {**dotenv, **environ}
+    for name in from_number_variables(provider):
+        if found := both.get(name, "").strip():
+            return found, name
+    return None
+
+
+def from_number_variables(provider: str) -> tuple[str, ...]:
+    """Return the variables that may hold it; the second is what pipecat's own examples of outbound calls read."""
+    return tuple(f"{provider.upper()}_{what}_NUMBER" for what in ("FROM", "PHONE"))
 
 
 def _credential_names() -> dict[str, None]:

@@ -95,7 +95,7 @@ class FakeRestApi:
                 request = await self._read(reader, connection)
                 answer = self._answer(request) if request else Answer('{"status": 400}', "application/json", 400)
                 body = answer.body.encode()
-                headers = [("Content-Type", answer.media_type), ("Connection", "close")]
+                headers = [("Content-Type", answer.media_type), ("Connection", "close"), *answer.headers.items()]
                 headers += [("Content-Length", f"{len(body)}")] if body else []
                 reason = HTTPStatus(answer.status).phrase
                 for event in (

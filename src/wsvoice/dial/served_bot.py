@@ -1,11 +1,12 @@
 """
 Serves a bot in a second process for the time of a call.
 
-The server is told that its public host is :data:`PUBLIC_HOST`, so that signatures, stream tokens and ``wss://`` are
-what they are in a real call; a public address or tunnel in the project's settings is not used.
+In a test call the server is told that its public host is :data:`PUBLIC_HOST`, so that signatures, stream tokens and
+``wss://`` are what they are in a real call; a public address or tunnel in the project's settings is not used. The bot
+gets this process's environment, but none of the provider's real credentials. Those that verify webhooks are made for
+this call, and all others are empty, so that no request can reach a real account.
 
-The bot gets this process's environment, but none of the provider's real credentials. Those that verify webhooks are
-made for this call, and all others are empty, so that no request can reach a real account.
+In a real call the server has a public address of its own, and everything that the environment holds.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from wsvoice.call import Cause
-from wsvoice.config import CAUSES_VARIABLE
+from wsvoice.config import CAUSES_VARIABLE, DIAL_KEY
 from wsvoice.errors import DialError, RemoteProtocolError, UsageError
 from wsvoice.providers.base import Simulator
 from wsvoice.providers.fields import read_object
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 PROGRAM = (sys.executable, "-m", "wsvoice", "run")
 #: The server's public host, a name that never resolves: https://www.rfc-editor.org/rfc/rfc6761#section-6.4
 PUBLIC_HOST = "bot.invalid"
+#: How the server of a test call listens.
+TEST_OPTIONS = ("--host", "127.0.0.1", "--port", "0", "-x", PUBLIC_HOST)
 #: How long a bot may take to be imported and served.
 START_TIMEOUT_S = 60.0
 #: How long the server may take to stop when it is asked to.
@@ -42,7 +45,7 @@ KEPT_LINES = 200
 _SHOWN_LINES = 15
 _CAUSES_LIMIT = 64 * 1024
 _LINE_LIMIT = 2000
-# Settings for deployments, not for a test call; an empty variable overrides `.env`.
+# Settings for deployments, not for one call; an empty variable overrides `.env`.
 _NOT_HERE = ("WSVOICE_NUMBER", "WSVOICE_RELOAD", "WSVOICE_WORKERS")
 
 
@@ -70,13 +73,18 @@ def bot_environment(
     return changed
 
 
+def real_call_environment(environ: Mapping[str, str], key: str) -> dict[str, str]:
+    """Return the environment for a bot that is served for a real call, which whoever has `key` may place."""
+    return {**environ, **dict.fromkeys(_NOT_HERE, ""), DIAL_KEY: key, "PYTHONUNBUFFERED": "1"}
+
+
 class ServedBot:
     """
     A bot and its server, while the context lasts.
 
     Attributes:
         url: The webhook's URL on this machine.
-        public_url: The webhook's URL as signatures cover it.
+        public_url: The webhook's URL as signatures cover it, in a test call.
     """
 
     public_url = f"https://{PUBLIC_HOST}/"
@@ -90,16 +98,17 @@ class ServedBot:
         *,
         on_line: Callable[[str], None],
         cwd: Path | None = None,
-        program: Sequence[str] = PROGRAM,
+        options: Sequence[str] = TEST_OPTIONS,
+        program: Sequence[str] | None = None,
         start_timeout_s: float = START_TIMEOUT_S,
         stop_timeout_s: float = STOP_TIMEOUT_S,
     ) -> None:
         self.url = ""
         self._bot = bot
-        arguments = [bot, "-t", provider, "--host", "127.0.0.1", "--port", "0", "-x", PUBLIC_HOST, "--json", "--quiet"]
+        arguments = [bot, "-t", provider, *options, "--json", "--quiet"]
         for name, value in parameters.items():
             arguments += ["--param", f"{name}={value}"]
-        self._command = [*program, *arguments]
+        self._command = [*(program or PROGRAM), *arguments]
         self._folder = tempfile.TemporaryDirectory(prefix="wsvoice-dial-")
         self._causes = Path(self._folder.name) / "causes.jsonl"
         self._environ = {**environ, CAUSES_VARIABLE: str(self._causes)}

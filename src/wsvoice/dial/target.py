@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+from wsvoice.config import is_phone_number
 from wsvoice.errors import BotNotFoundError, UsageError
 
 #: Where ``wsvoice run`` listens unless it is told otherwise.
 DEFAULT_TARGET = "http://localhost:7860/"
 
 _HOST_AND_PORT = re.compile(r"[A-Za-z0-9.-]+:\d{1,5}(/.*)?")
-_PHONE_NUMBER = re.compile(r"\+[\d ().-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +33,10 @@ def parse_target(text: str) -> Target:
         UsageError: If it names nothing that can be dialled.
     """
     text = text.strip() or DEFAULT_TARGET
-    if _PHONE_NUMBER.fullmatch(text):
+    if is_phone_number(text):
         raise UsageError(
-            f"calls to real numbers, such as {text}, are not supported yet",
-            hint="dial a webhook's URL, a stream's URL or a bot file; or ring the bot's number from a phone",
+            f"{text} is a phone number, and a test call is placed to a bot, a webhook or a stream",
+            hint="`wsvoice dial +15551234567` places a real call",
         )
     if re.fullmatch(r":?\d{2,5}", text):
         raise UsageError(f"{text} is a port without a host", hint=f"dial `localhost:{text.removeprefix(':')}`")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 
-from wsvoice.call import AnsweredBy, Call, Stage
+from wsvoice.call import AnsweredBy, Call, Control, Stage
 from wsvoice.errors import ApiError, ConfigError, RemoteProtocolError
 from wsvoice.providers.base import Company, HttpRequest
 from wsvoice.providers.fields import read_object, shown
@@ -154,12 +154,15 @@ class PlacedCall:
         request_id: What it is known by until then, for :meth:`Account.cancel`.
         account_id: The account that owns it.
         stage: How far it is.
+        control: As of the :class:`~wsvoice.call.Call`: a call that is controlled by requests does not end with its
+            stream.
     """
 
     call_id: str
     request_id: str = ""
     account_id: str = ""
     stage: Stage = "queued"
+    control: Control = "document"
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +220,9 @@ class Account(Company):
     #: Whether it has operations for numbers, and for calls.
     has_numbers: ClassVar[bool] = False
     has_calls: ClassVar[bool] = False
+    #: Where this server answers with :meth:`~wsvoice.providers.base.Server.transfer_document`, for a company whose API
+    #: takes the address of a document and not the document; set by who serves it.
+    transfer_url: str = ""
 
     def check_credentials(self, *names: str) -> None:
         """
@@ -254,7 +260,8 @@ class Account(Company):
             return ApiError("credentials", f"{title} does not take the credentials ({response.status})")
         if response.status == 429:
             return ApiError("rate-limit", f"{title} asks for fewer requests (429)", hint="wait a minute, then repeat")
-        return ApiError("refused", f"{title} refuses {what}: {response.status} {shown(response.body[:200].decode())}")
+        body = shown(response.body[:200].decode("utf-8", "replace"))
+        return ApiError("refused", f"{title} refuses {what}: {response.status} {body}")
 
     def describe(self) -> Steps[AccountInfo]:
         """Return the account that the credentials belong to, by one cheap request."""

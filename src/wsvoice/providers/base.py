@@ -152,6 +152,8 @@ class Answer:
     status: int = 200
     #: Requests to the provider's API that carry the answer out; where there are some, the body only acknowledges.
     requests: tuple[HttpRequest, ...] = ()
+    #: Further headers, such as ``Retry-After``.
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,6 +383,8 @@ class Company:
     #: At how many seconds of queued audio the company pauses the bot, and at how many it lets it go on; ``None`` if it
     #: never does.
     pauses_at_s: ClassVar[tuple[float, float] | None] = None
+    #: The page that explains its error codes; ``{code}`` stands for the code, where each has a page of its own.
+    codes_page: ClassVar[str] = ""
 
     def __init__(self, credentials: Mapping[str, str]) -> None:
         self.credentials = {name: value for name in self.credential_names if (value := credentials.get(name))}
@@ -480,6 +484,15 @@ class Server(Company):
     def sent_parameters(self, call: Call) -> dict[str, str]:
         """Return the custom parameters of `call` and, where the user has none of that name, :data:`CALL_PARAMETERS`."""
         return {**{name: value for name in CALL_PARAMETERS if (value := getattr(call, name))}, **call.parameters}
+
+    def transfer_document(self, request: WebhookRequest) -> Answer:
+        """
+        Render the document that connects a call to whom the query of this `request`, the company's, names as ``to``.
+
+        Only a company whose API is told a document's address needs it, for
+        :meth:`~wsvoice.providers.account.Account.transfer`.
+        """
+        raise LocalProtocolError("no-answer", f"{self.title} asks for no document to transfer a call")
 
     def acknowledge(self) -> Answer:
         """Render the answer to a webhook that needs none."""

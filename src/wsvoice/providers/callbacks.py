@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from wsvoice.call import AnsweredBy, Stage
 from wsvoice.providers.base import FIELD_LIMIT, CallUpdate
+from wsvoice.providers.call_statuses import ENDED_STATUSES, STAGES, read_answered_by, read_greeting_end
 from wsvoice.providers.fields import broken, shown
 
 #: Characters of an event's name, of one field's value, and of all that is told of a report.
 EVENT_LIMIT, VALUE_LIMIT, DETAIL_LIMIT = 64, 100, 300
 
-#: What a status callback says of a call that is over; no request for a document says so.
-#: https://www.twilio.com/docs/voice/api/call-resource#call-status-values
-ENDED = frozenset({"completed", "busy", "failed", "no-answer", "canceled"})
 #: What a request for a document says of its call. https://www.twilio.com/docs/voice/twiml#request-parameters
 _ASKING = frozenset({"queued", "ringing", "in-progress"})
 _TOLD = (
@@ -25,6 +24,7 @@ _TOLD = (
     "ErrorMessage",
     "StreamError",
     "SipResponseCode",
+    "SipResultCode",
     "HangupCause",
     "HangupSource",
     "AnsweredBy",
@@ -46,7 +46,17 @@ def details(fields: Mapping[str, object], names: Iterable[str]) -> str:
     return ", ".join(told)[:DETAIL_LIMIT]
 
 
-def report(call_id: str, event: str, detail: str = "", *, failed: bool = False, ended: bool = False) -> CallUpdate:
+def report(
+    call_id: str,
+    event: str,
+    detail: str = "",
+    *,
+    failed: bool = False,
+    ended: bool = False,
+    stage: Stage | None = None,
+    answered_by: AnsweredBy | None = None,
+    greeting_ended: bool = False,
+) -> CallUpdate:
     """
     Return the report of `event`.
 
@@ -55,7 +65,8 @@ def report(call_id: str, event: str, detail: str = "", *, failed: bool = False, 
     """
     if len(call_id) > FIELD_LIMIT or not call_id.isprintable():
         raise broken("bad-field", f"no call has the id {shown(call_id)}")
-    return CallUpdate(call_id, printable(event, EVENT_LIMIT), detail, failed, ended)
+    event = printable(event, EVENT_LIMIT)
+    return CallUpdate(call_id, event, detail, failed, ended, stage, answered_by, greeting_ended)
 
 
 def read_form_report(fields: Mapping[str, str]) -> CallUpdate | None:
@@ -75,22 +86,25 @@ def read_form_report(fields: Mapping[str, str]) -> CallUpdate | None:
     https://www.twilio.com/docs/voice/twiml/stream#statuscallback
     https://www.twilio.com/docs/voice/twiml/connect#action
     """
-    call_id, status = fields.get("CallSid", ""), fields.get("CallStatus", "")
+    call_id, status, word = fields.get("CallSid", ""), fields.get("CallStatus", ""), fields.get("AnsweredBy", "")
     erred = fields.get("ErrorCode", "") not in ("", "0")
-    detail = details(fields, _TOLD)
+    detail, stage, answered_by = details(fields, _TOLD), STAGES.get(status), read_answered_by(word)
     if event := fields.get("StreamEvent", ""):
         failed = event in ("stream-error", "stream-failed") or bool(fields.get("StreamError"))
         return report(call_id, event, detail, failed=failed)
-    if status in ENDED:
-        return report(call_id, status, detail, failed=erred or status == "failed", ended=True)
+    if status in ENDED_STATUSES:
+        failed = erred or status == "failed"
+        return report(call_id, status, detail, failed=failed, ended=True, stage=stage, answered_by=answered_by)
     if not fields.keys().isdisjoint(("RecordingSid", "RecordingStatus")):
-        stage = fields.get("RecordingStatus", "")
-        return report(call_id, f"recording {stage}".strip(), detail, failed=stage in ("failed", "absent"))
+        recording = fields.get("RecordingStatus", "")
+        return report(call_id, f"recording {recording}".strip(), detail, failed=recording in ("failed", "absent"))
     if source := fields.get("CallbackSource", ""):
-        return report(call_id, status or source, detail, failed=erred)
+        return report(call_id, status or source, detail, failed=erred, stage=stage, answered_by=answered_by)
     if "StreamSid" in fields:
         # What follows the stream is asked for, and nothing does: another <Connect> would begin the call anew.
         return report(call_id, "connect ended", detail, failed=erred)
     if not status:
-        return report(call_id, "machine detection" if "AnsweredBy" in fields else "callback", detail, failed=erred)
-    return None if status in _ASKING else report(call_id, status, detail, failed=erred)
+        event = "machine detection" if word else "callback"
+        ended = read_greeting_end(word)
+        return report(call_id, event, detail, failed=erred, answered_by=answered_by, greeting_ended=ended)
+    return None if status in _ASKING else report(call_id, status, detail, failed=erred, stage=stage)

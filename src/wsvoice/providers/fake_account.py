@@ -77,7 +77,8 @@ class FakeAccount:
         verified: The numbers that a trial account may call.
         on_placed: Called with each call that a request has placed.
         on_ended: Called with each call that a request has ended.
-        on_command: Called with a call, ``transfer`` or ``digits``, and whereto or which.
+        on_command: Called with a call, ``transfer``, ``digits`` or ``update``, and whereto, which, or the address of
+            the next document.
 
     Args:
         company: With the credentials that requests must carry.

@@ -9,6 +9,7 @@ mistake would be heard (base64). Whatever the other end sends, nothing but
 from __future__ import annotations
 
 import json
+import re
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -24,6 +25,10 @@ TEXT_LIMIT = 200
 #: The keys of a telephone.
 DIGITS = frozenset("0123456789*#ABCD")
 
+# https://www.rfc-editor.org/rfc/rfc2822#section-3.3 - English whatever the process's language is.
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_RFC2822 = re.compile(r"(?:\w{3}, )?(\d{1,2}) (\w{3}) (\d{4}) (\d\d:\d\d:\d\d) ([+-]\d\d)(\d\d)")
 _COUNTER_DIGITS = 18
 _SHOWN = 40
 
@@ -181,6 +186,21 @@ def write_object(value: dict[str, Any]) -> str:
 def write_time(at: float) -> str:
     """Return the Unix time `at` as providers write it: ISO 8601, UTC, to the microsecond."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def write_rfc2822(at: float) -> str:
+    """Return the Unix time `at` as forms have it, such as ``Tue, 02 Dec 2025 10:00:00 +0000``."""
+    moment = datetime.fromtimestamp(at, UTC)
+    return f"{_DAYS[moment.weekday()]}, {moment:%d} {_MONTHS[moment.month - 1]} {moment:%Y %H:%M:%S} +0000"
+
+
+def read_rfc2822(value: object) -> float | None:
+    """Return the Unix time of what :func:`write_rfc2822` writes, in any time zone; ``None`` if it is none."""
+    match = _RFC2822.fullmatch(value) if isinstance(value, str) else None
+    if match is None or match[2] not in _MONTHS:
+        return None
+    month = _MONTHS.index(match[2]) + 1
+    return read_time(f"{match[3]}-{month:02}-{int(match[1]):02}T{match[4]}{match[5]}:{match[6]}")
 
 
 def read_time(value: object) -> float | None:

@@ -120,10 +120,17 @@ def _has_password(provider: Server) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class TokenClaims:
-    """The call of a stream token, and whether it was issued to a provider with a signature, or to a key's holder."""
+    """
+    The call of a stream token.
+
+    Attributes:
+        verified: Whether it was issued to a provider with a signature, or to a key's holder.
+        dialled: The token of the call if we placed it; else empty.
+    """
 
     call: Call
     verified: bool
+    dialled: str = ""
 
 
 class StreamTokens:
@@ -138,10 +145,17 @@ class StreamTokens:
         self._now = now
         self._used: OrderedDict[str, float] = OrderedDict()
 
-    def issue(self, call: Call, *, verified: bool = True) -> str:
-        """Return a token for one stream of `call`; its characters are ``A-Za-z0-9_-.``."""
+    def issue(self, call: Call, *, verified: bool = True, dialled: str = "", ttl_s: float = TOKEN_TTL_S) -> str:
+        """
+        Return a token for one stream of `call`; its characters are ``A-Za-z0-9_-.``.
+
+        Args:
+            verified: As :attr:`TokenClaims.verified`.
+            dialled: As :attr:`TokenClaims.dialled`.
+            ttl_s: For how many seconds it is valid.
+        """
         fields = [getattr(call, name) for name in _CLAIMS]
-        claims = [*fields, verified, int(self._now()) + TOKEN_TTL_S, secrets.token_hex(8)]
+        claims = [*fields, dialled, verified, int(self._now() + ttl_s), secrets.token_hex(8)]
         body = _b64(json.dumps(claims, separators=(",", ":")).encode())
         return f"{body}.{self._sign(body)}"
 
@@ -158,7 +172,7 @@ class StreamTokens:
         if not hmac.compare_digest(signature.encode(), self._sign(body).encode()):
             raise TokenError("the stream token was not made by this server")
         # It is signed, so it is well-formed.
-        *fields, verified, expires, nonce = json.loads(base64.urlsafe_b64decode(f"{body}=="))
+        *fields, dialled, verified, expires, nonce = json.loads(base64.urlsafe_b64decode(f"{body}=="))
         call = Call(**dict(zip(_CLAIMS, fields, strict=True)))
         now = self._now()
         if call.provider != provider:
@@ -170,7 +184,7 @@ class StreamTokens:
         if nonce in self._used:
             raise TokenError("the stream token was used before")
         self._used[nonce] = expires
-        return TokenClaims(call, verified)
+        return TokenClaims(call, verified, dialled)
 
     def _sign(self, body: str) -> str:
         return _b64(hmac.new(self._secret, body.encode(), hashlib.sha256).digest()[:16])

@@ -146,6 +146,8 @@ class Capacity:
         self._strangers: OrderedDict[CallKey, tuple[float, str]] = OrderedDict()
         self._stranger_counts: Counter[str] = Counter()
         self._lines: dict[CallKey, _RunningCall] = {}
+        # Calls that we placed and nobody has answered, by their tokens.
+        self._dialled: set[str] = set()
         #: How many calls are running.
         self.active = 0
         #: How many bots are running; more than there are calls while some still finish their work.
@@ -155,7 +157,19 @@ class Capacity:
     def reserved(self) -> int:
         """For how many calls a place is reserved whose streams have not come yet."""
         self._drop_expired()
-        return len(self._reserved) + len(self._strangers)
+        return len(self._reserved) + len(self._strangers) + len(self._dialled)
+
+    def reserve_dialled(self, token: str) -> bool:
+        """Reserve a place for a call that we place, until :meth:`forget_dialled`; false if none is free."""
+        self._drop_expired()
+        if self._is_full() and not self._displace_stranger():
+            return False
+        self._dialled.add(token)
+        return True
+
+    def forget_dialled(self, token: str) -> None:
+        """Give back the place of a call that we placed: it was answered, or nobody did."""
+        self._dialled.discard(token)
 
     def reserve(self, call: Call, *, stranger: str | None = None) -> bool:
         """
@@ -230,7 +244,7 @@ class Capacity:
         if self.limit is None:
             return False
         lingering = max(0, self.running_bots - self.active)
-        taken = self.active + len(self._reserved) + len(self._strangers)
+        taken = self.active + len(self._reserved) + len(self._strangers) + len(self._dialled)
         return taken + max(0, lingering - self.limit) >= self.limit
 
     def _displace_stranger(self) -> bool:

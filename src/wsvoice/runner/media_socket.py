@@ -12,7 +12,7 @@ import asyncio
 import json
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -40,7 +40,7 @@ from wsvoice.runner.turns import TurnTimer
 if TYPE_CHECKING:
     from loguru import Logger
 
-    from wsvoice.providers.base import Server
+    from wsvoice.providers.base import CallUpdate, Server
     from wsvoice.providers.media_stream import Stream
 
 #: What events are passed to; audio with what it is decoded to, s16le at the stream's rate.
@@ -121,6 +121,8 @@ class MediaSocket(BoundedSocket):
         #: Why the stream's start is unusable; empty if it is not.
         self.unusable = ""
         self.audio_listener: Callable[[str, bytes, float], None] | None = None
+        #: Called with what the provider reports of the call beside its stream.
+        self.update_listener: Callable[[CallUpdate], Coroutine[Any, Any, None]] | None = None
         #: Called once the bot can hear and speak, if it uses the call's ready-made transport.
         self.on_bot_started: Callable[[], None] | None = None
         self._unread = deque(unread)

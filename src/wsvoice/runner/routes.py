@@ -4,6 +4,10 @@ The server's routes, as an application of their own or a router for another one.
 ============================  =======================================================================
 ``GET/POST /``                the webhook of the one provider that is served, or of whichever it is
 ``GET/POST /<provider>``      the webhook of one provider; a slash more at its end is the same
+``/<provider>/dialled/<token>``  the webhook of a call that this server placed
+``/<provider>/status[/<token>]`` reports on calls: never answered with a document
+``/<provider>/transfer``      the document that connects a call to somebody else, where the API takes only its address
+``/dial``                     places calls, for whoever has the key: :mod:`wsvoice.runner.dial_api`
 ``WS /ws/<provider>/<token>`` a stream that a webhook announced
 ``WS /ws``, ``/ws/<provider>`` a stream without a token; only on localhost, or with ``--stream-auth none``
 ``POST /start``               a token for a plain client, and ``/ws-client/<token>``; with ``-t websocket``
@@ -14,6 +18,7 @@ The server's routes, as an application of their own or a router for another one.
 
 from __future__ import annotations
 
+import secrets
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +33,7 @@ from wsvoice.config import RunConfig
 from wsvoice.providers import PROVIDERS
 from wsvoice.runner import requests
 from wsvoice.runner.bot_task import Bot
+from wsvoice.runner.dial_api import DialApi
 from wsvoice.runner.switchboard import Switchboard, create_switchboard
 
 if TYPE_CHECKING:
@@ -73,6 +79,8 @@ def create_router(bot: Bot, config: RunConfig | None = None) -> APIRouter:
 
 
 def _router(switchboard: Switchboard) -> APIRouter:
+    server_id = secrets.token_hex(8)
+
     def introduce(request: Request, response: Response) -> Response:
         """Tell a program on this machine what it has reached."""
         if requests.is_local_program(request):
@@ -92,11 +100,14 @@ def _router(switchboard: Switchboard) -> APIRouter:
             status, code = ("draining", 503) if switchboard.capacity.draining else ("ready", 200)
         # How busy a bot is concerns only its owner.
         calls = {} if requests.is_from_elsewhere(request) else {"calls": switchboard.capacity.active}
-        return introduce(request, JSONResponse({"status": status, **calls}, code))
+        # Whoever asks by the public address can tell whether it leads here.
+        known = {http.SERVER_HEADER: server_id}
+        return introduce(request, JSONResponse({"status": status, **calls}, code, known))
 
-    def webhook(path: str, name: str | None = None) -> Route:
+    def webhook(path: str, name: str | None = None, place: str = "") -> Route:
         async def answer(request: Request) -> Response:
-            return introduce(request, await switchboard.webhook(request, name))
+            token = request.path_params.get("token", "")
+            return introduce(request, await switchboard.webhook(request, name, place=place, token=token))
 
         return Route(path, answer, methods=["GET", "POST"])
 
@@ -112,8 +123,12 @@ def _router(switchboard: Switchboard) -> APIRouter:
     # One route per provider: a pattern would match paths of the application that this is part of.
     # With and without the slash: a redirect would lead to this server's local address, and break the signature.
     webhooks = [webhook(f"/{name}{slash}", name) for name in switchboard.providers for slash in ("", "/")]
+    for name in switchboard.providers:
+        paths = (("dialled", "/{token}"), ("status", "/{token}"), ("status", ""), ("transfer", ""))
+        webhooks += [webhook(f"/{name}/{place}{token}", name, place) for place, token in paths]
     streams = [WebSocketRoute(f"/ws{path}", stream) for path in ("", "/{provider}", "/{provider}/{token}")]
-    routes = [*health, webhook("/"), *webhooks, *streams]
+    switchboard.dial_api = DialApi(switchboard)
+    routes = [*health, webhook("/"), *webhooks, *switchboard.dial_api.routes(), *streams]
     return APIRouter(lifespan=lifespan, redirect_slashes=False, routes=routes)
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import secrets
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -18,19 +21,24 @@ from typing import TYPE_CHECKING
 import uvicorn
 from loguru import logger
 
-from wsvoice import isolation
-from wsvoice.errors import ServerError
+from wsvoice import http, isolation
+from wsvoice.config import NGROK_TOKEN
+from wsvoice.errors import ConfigError, ServerError
+from wsvoice.phone.runs import RunFile, RunningServer
+from wsvoice.phone.tunnel_watch import TunnelWatch
+from wsvoice.phone.tunnels import Tunnel, open_tunnel
 from wsvoice.runner.auth import served_providers
 from wsvoice.runner.memory import CycleCollector, MemoryTrimmer
+from wsvoice.runner.own_number import OwnNumber
 from wsvoice.runner.protocols import HttpProtocol, StreamProtocol
 from wsvoice.runner.routes import application
 from wsvoice.runner.switchboard import create_switchboard
-from wsvoice.runner.tunnel import ngrok_tunnel
 from wsvoice.runner.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from wsvoice.bot_loading import LoadedBot
     from wsvoice.config import RunConfig
+    from wsvoice.providers.account import PhoneNumber
     from wsvoice.runner.switchboard import Switchboard
 
 #: A caller that vanished without a close is noticed after the sum of both.
@@ -51,11 +59,17 @@ class Ready:
         url: Where this machine reaches it.
         public_url: Where a provider reaches it; ``None`` without a proxy or a tunnel.
         provider_names: The providers that are served.
+        number: The number that rings here, as it was before; ``None`` without one.
+        number_steps: What the user has to do so that it rings here, where the provider's API cannot.
+        notes: What to know about the number.
     """
 
     url: str
     public_url: str | None
     provider_names: tuple[str, ...]
+    number: PhoneNumber | None = None
+    number_steps: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class DrainingServer(uvicorn.Server):
@@ -64,6 +78,12 @@ class DrainingServer(uvicorn.Server):
 
     At the first SIGINT or SIGTERM it takes no new calls, and exits when the last one has ended or the time is up. A
     second one ends all calls at once. Whatever the bots do, the process is gone 2 s after that.
+
+    Its number rings here from when it listens until the first signal. Putting it back may take 15 s at the end; a
+    third signal does not wait for that.
+
+    Attributes:
+        failure: Why it stopped by itself, if it did.
     """
 
     def __init__(
@@ -74,8 +94,11 @@ class DrainingServer(uvicorn.Server):
         drain_timeout_s: float,
         on_started: Callable[[], None],
         bot_folder: Path | None = None,
+        number: OwnNumber | None = None,
     ) -> None:
         super().__init__(config)
+        self.failure: BaseException | None = None
+        self._number = number
         self._switchboard = switchboard
         self._drain_timeout_s = drain_timeout_s
         self._on_started = on_started
@@ -84,23 +107,45 @@ class DrainingServer(uvicorn.Server):
             calls=lambda: [session.session_id for session in tuple(switchboard.sessions)],
             on_blocked=switchboard.note_blocked,
             on_heartbeat=switchboard.lateness.note,
+            is_awaited=lambda: number is not None and number.is_awaited,
+            on_kill=self._log_what_is_left,
         )
         self._drains_until: float | None = None
         #: Until when announced calls are waited for.
         self._awaits_until = 0.0
         self._told = False
+        self._ended_ringing = False
         self._memory = MemoryTrimmer(time.monotonic)
         self._cycles = CycleCollector()
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until the process should stop; no bot can stop it."""
         make_loop = self.config.get_loop_factory() or asyncio.new_event_loop
-        isolation.run(self.serve(sockets), on_exit=log_exit, loop_factory=make_loop)
+        try:
+            isolation.run(self.serve(sockets), on_exit=log_exit, loop_factory=make_loop)
+        except BaseException:
+            self._close_number()
+            self._log_what_is_left()
+            raise
+        self._close_number()
+
+    def _close_number(self) -> None:
+        if self._number is not None:
+            with self._handling_signals():
+                self._number.close()
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         """Handle signals, watch the event loop and search for cycles while the context lasts."""
-        with isolation.protect_signals(self.handle_exit), self.watchdog.watching(), self._cycles.in_charge():
+        with self._handling_signals(), self.watchdog.watching(), self._cycles.in_charge():
+            yield
+
+    @contextmanager
+    def _handling_signals(self) -> Generator[None, None, None]:
+        with isolation.protect_signals(self.handle_exit), ExitStack() as stack:
+            if self._number is not None:
+                # A terminal that is closed must not leave the number here.
+                stack.enter_context(_hang_ups_handled(self.handle_exit))
             yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -108,9 +153,15 @@ class DrainingServer(uvicorn.Server):
         await super().startup(sockets)
         self._on_started()
 
+    def fail(self, error: BaseException) -> None:
+        """Stop because of `error`; from any thread."""
+        self.failure, self.should_exit = error, True
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Drain at the first signal, stop at the second."""
         now = time.monotonic()
+        if self._number is not None:
+            self._number.note_signal(len(self.watchdog.signals) + 1)
         if self.watchdog.note_signal(sig, self._drain_timeout_s):
             self._drains_until = now + self._drain_timeout_s
             self._awaits_until = now + min(self._drain_timeout_s, DIAL_TIMEOUT_S)
@@ -118,9 +169,17 @@ class DrainingServer(uvicorn.Server):
         else:
             self._drains_until = self._awaits_until = now - END_TIMEOUT_S
 
+    def _log_what_is_left(self) -> None:
+        left = self._number.what_is_left() if self._number is not None else None
+        if left is not None:
+            logger.error("{} ({})", left.message, left.hint)
+
     async def on_tick(self, counter: int) -> bool:
         """Exit once the drain is over."""
         if self._drains_until is not None and not self.should_exit:
+            if not self._ended_ringing:
+                self._ended_ringing = True
+                self._switchboard.dialled.end_ringing("the server stops")
             late_s = time.monotonic() - self._drains_until
             self._log_waiting(late_s)
             if late_s >= 0:
@@ -155,7 +214,24 @@ class DrainingServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End what still runs, and stop."""
         self._switchboard.end_all("the server stops", at_once=True)
+        await self._switchboard.dialled.finish()
         await super().shutdown(sockets)
+
+
+@contextmanager
+def _hang_ups_handled(handler: Callable[[int, FrameType | None], None]) -> Generator[None, None, None]:
+    """Have SIGHUP, which would end the process at once, do what SIGTERM does; ``nohup`` and a bot's handler stay."""
+    number = getattr(signal, "SIGHUP", None)
+    is_main = threading.current_thread() is threading.main_thread()
+    if number is None or not is_main or signal.getsignal(number) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        if signal.getsignal(number) == handler:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _counted(count: int, what: str) -> str:
@@ -172,10 +248,18 @@ def log_exit(error: BaseException | None) -> None:
 
 def serve(bot: LoadedBot, config: RunConfig, *, on_ready: Callable[[Ready], None]) -> None:
     """
-    Serve `bot` until the process is asked to stop; `on_ready` is called once the server listens.
+    Serve `bot` until the process is asked to stop.
+
+    Args:
+        bot: The bot.
+        config: The settings.
+        on_ready: Called once the server listens, its public address answers and its number rings here. With a tunnel or
+            a number it is called in another thread, and again whenever the tunnel has got another address.
 
     Raises:
+        ConfigError: If a setting is missing, or does not go with another one.
         ServerError: If the address cannot be listened on, or a tunnel cannot be opened.
+        WsvoiceError: If the number cannot be pointed at this server, or put back.
         KeyboardInterrupt: After it was interrupted and has ended.
     """
     with ExitStack() as stack:
@@ -185,38 +269,111 @@ def serve(bot: LoadedBot, config: RunConfig, *, on_ready: Callable[[Ready], None
         port = sockets[0].getsockname()[1]
         # Missing settings are reported before a tunnel is opened.
         providers = served_providers(config)
-        if config.tunnel == "ngrok":
-            config = replace(config, proxy=stack.enter_context(ngrok_tunnel(port)))
+        number = OwnNumber.of(config)
+        if number is not None:
+            stack.callback(number.close)
+            number.find()
+        watch = None
+        if config.tunnel is not None:
+            tunnel = _open_tunnel(config, port)
+            watch = stack.enter_context(TunnelWatch(tunnel, port))
+            config = replace(config, proxy=tunnel.host)
         switchboard = create_switchboard(bot.function, config, providers)
         ready = Ready(
             url=f"http://{url_host(config.host)}:{port}/",
             public_url=config.public_url,
             provider_names=tuple(switchboard.providers),
         )
+        introduce = _introducer(switchboard, stack)
+
+        def announce() -> None:
+            current = _with_number(replace(ready, public_url=switchboard.config.public_url), number)
+            introduce(current)
+            on_ready(current)
+
+        def be_reached() -> None:
+            public_url = switchboard.config.public_url
+            if number is None or public_url is None:
+                announce()
+            else:
+                number.ring_at(public_url, on_rings=announce, on_failure=server.fail)
+
+        def be_reached_at(host: str) -> None:
+            switchboard.move(host)
+            be_reached()
+
         server = DrainingServer(
-            uvicorn.Config(
-                application(switchboard),
-                http=HttpProtocol,
-                ws=StreamProtocol,
-                ws_max_size=config.message_limit,
-                ws_ping_interval=PING_INTERVAL_S,
-                ws_ping_timeout=PING_TIMEOUT_S,
-                ws_per_message_deflate=False,
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_graceful_shutdown=1,
-            ),
+            _uvicorn_config(switchboard),
             switchboard,
             drain_timeout_s=config.drain_timeout_s,
-            on_started=lambda: on_ready(ready),
+            on_started=be_reached if watch is None else partial(watch.start, be_reached_at),
             bot_folder=bot.path.parent,
+            number=number,
         )
         server.run(sockets)
+    left = number.what_is_left() if number is not None else None
+    if failure := server.failure or left:
+        raise failure
     if signal.SIGINT in server.watchdog.signals:
         # After SIGTERM a finished drain is a success: the process exits with 0.
         raise KeyboardInterrupt
+
+
+def _introducer(switchboard: Switchboard, stack: ExitStack) -> Callable[[Ready], None]:
+    """
+    Return what lets other commands of the same user find this server, and place calls through it.
+
+    They find it from the first call on, at each call's address, and until `stack` is closed.
+    """
+    folder, api = switchboard.config.state_folder, switchboard.dial_api
+    # A server of a test call is nobody else's.
+    if folder is None or api is None or switchboard.config.causes is not None:
+        return lambda ready: None
+    api.own_key = key = secrets.token_urlsafe(32)
+    file = RunFile(folder)
+    stack.callback(file.remove)
+
+    def introduce(ready: Ready) -> None:
+        try:
+            file.write(RunningServer(ready.url, key, ready.public_url or "", ready.provider_names, os.getpid()))
+        except OSError as error:
+            logger.debug("other commands will not find this server: {}", error)
+
+    return introduce
+
+
+def _with_number(ready: Ready, number: OwnNumber | None) -> Ready:
+    if number is None:
+        return ready
+    return replace(ready, number=number.found, number_steps=tuple(number.steps), notes=tuple(number.notes))
+
+
+def _uvicorn_config(switchboard: Switchboard) -> uvicorn.Config:
+    return uvicorn.Config(
+        application(switchboard),
+        http=HttpProtocol,
+        ws=StreamProtocol,
+        ws_max_size=switchboard.config.message_limit,
+        ws_ping_interval=PING_INTERVAL_S,
+        ws_ping_timeout=PING_TIMEOUT_S,
+        ws_per_message_deflate=False,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=1,
+    )
+
+
+def _open_tunnel(config: RunConfig, port: int) -> Tunnel:
+    assert config.tunnel is not None
+    if url_host(config.host) != "localhost" and not http.is_loopback(config.host):
+        raise ConfigError(
+            f"a tunnel leads to localhost, where a server with --host {config.host} does not listen",
+            hint="leave --host out",
+        )
+    token = config.credentials.get(NGROK_TOKEN)
+    return open_tunnel(config.tunnel, port, domain=config.tunnel_domain, authtoken=token)
 
 
 def listen(host: str, port: int) -> list[socket.socket]:

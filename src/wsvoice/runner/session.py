@@ -8,6 +8,7 @@ vanishes, or when a limit is reached.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -17,14 +18,16 @@ from wsvoice.providers.base import CALL_PARAMETERS
 from wsvoice.providers.events import Connected, StreamStarted
 from wsvoice.runner.bot_task import BotSession, Record
 from wsvoice.runner.diagnosis import Diagnosis
+from wsvoice.runner.live_call import CallLine
 from wsvoice.runner.media_socket import LOGGED_DIGITS
 from wsvoice.runner.recording import CallRecorder
 
 if TYPE_CHECKING:
     from loguru import Logger
 
-    from wsvoice.providers.base import Server
+    from wsvoice.providers.base import CallUpdate, Server
     from wsvoice.runner.media_socket import MediaSocket
+    from wsvoice.runner.outbound import DialledCall
     from wsvoice.runner.switchboard import Switchboard
 
 #: https://www.rfc-editor.org/rfc/rfc6455#section-5.5
@@ -49,6 +52,7 @@ class CallRecord(Record):
         digits: The keys that the caller pressed; only the first ones if there were very many.
         digit_count: How many there were in total.
         recording: The recording's file, if there is one.
+        updates: What the provider reported of the call, oldest first.
     """
 
     call: Call
@@ -59,6 +63,7 @@ class CallRecord(Record):
     digits: str = ""
     digit_count: int = 0
     recording: str | None = None
+    updates: list[CallUpdate] = field(default_factory=list)
 
     def summary(self) -> str:
         """Return the call's last line in the log."""
@@ -88,6 +93,7 @@ class Session(BotSession):
         provider: Whose stream it is.
         announced: The call that the stream's token was issued for; ``None`` without a token.
         verified: Whether the webhook of `announced` was verified.
+        dialled: The call as we placed it; ``None`` if it came in.
         on_started: Called once the stream has started.
     """
 
@@ -102,6 +108,7 @@ class Session(BotSession):
         provider: Server,
         announced: Call | None,
         verified: bool,
+        dialled: DialledCall | None = None,
         on_started: Callable[[], None],
         on_closed: Callable[[], None],
         logger: Logger,
@@ -114,6 +121,12 @@ class Session(BotSession):
         self._switchboard = switchboard
         self._announced = announced
         self._verified = verified
+        self.dialled = dialled
+        #: The provider's side of the call.
+        self.line = self._new_line()
+        #: What the bot runs in; its handlers of the provider's reports do too.
+        self._bot_context: contextvars.Context | None = None
+        self._telling: set[asyncio.Task[None]] = set()
         self._on_started = on_started
         self._handshake: list[str] = []
         self._recorder: CallRecorder | None = None
@@ -122,6 +135,15 @@ class Session(BotSession):
         """Run the call to its end, and return what happened."""
         loop = asyncio.get_running_loop()
         started = loop.time()
+        if self.dialled is not None:
+            self.dialled.session = self
+        try:
+            return await self._run(loop, started)
+        finally:
+            if self.dialled is not None:
+                self.dialled.note_session_end(self.record)
+
+    async def _run(self, loop: asyncio.AbstractEventLoop, started: float) -> CallRecord:
         has_begun = await self._read_handshake()
         if has_begun:
             self.diagnosis = Diagnosis(self.session_id, self.config.causes)
@@ -148,7 +170,9 @@ class Session(BotSession):
         """Read up to the start of the stream, and keep its messages; false if no call begins."""
         connected: list[str] = []
         timeout_s = self.config.handshake_timeout_s
-        if self._verified and self._announced is not None and self._announced.direction == "outbound":
+        if self.dialled is not None:
+            timeout_s += self.dialled.request.ring_timeout_s
+        elif self._verified and self._announced is not None and self._announced.direction == "outbound":
             # Telnyx connects the stream of an outbound call while it rings, and starts it at the answer. Only a
             # signature proves that the call is outbound.
             timeout_s += RING_TIMEOUT_S
@@ -180,8 +204,9 @@ class Session(BotSession):
         if unfit := next((each for each in ids if len(each) > ID_LIMIT or not each.isprintable()), None):
             return self._refuse(f"an id or number of the start message cannot be real: {unfit[:40]!r}")
         announced = self._announced
-        if announced is not None and announced.call_id != started.call_id:
-            if announced.direction == "inbound" or not self.provider.renames_dialled_calls:
+        # A stream whose address was told with the request for the call has a token without its id.
+        if announced is not None and announced.call_id not in ("", started.call_id):
+            if announced.direction == "inbound" or not (self.provider.renames_dialled_calls or self.dialled):
                 return self._refuse(f"the stream is for call {started.call_id[:64]!r}, its token is for another")
             # Telnyx may give an outbound call a new id once it is answered. The token has the old one; Telnyx's API now
             # knows the call by the stream's.
@@ -198,9 +223,13 @@ class Session(BotSession):
             parameters={
                 **self.config.parameters,
                 **known.parameters,
+                **(self.dialled.request.parameters if self.dialled is not None else {}),
                 **{name: value for name, value in started.parameters.items() if name not in CALL_PARAMETERS},
             },
         )
+        self.line = self._new_line()
+        if self.dialled is not None:
+            self._switchboard.dialled.note_call(self.dialled, self.call)
         self.session_id = self.call.call_id
         self.logger = self.logger.bind(call=self.call.call_id)
         self.socket.logger = self.logger
@@ -229,7 +258,36 @@ class Session(BotSession):
         finally:
             self._stop_recording()
 
+    def _new_line(self) -> CallLine:
+        """Return the provider's side of the call, with what is known of it already."""
+        config, name = self.config, self.provider.name
+        # What stands before the server's routes where they are part of another application's.
+        prefix = self.socket.scope["path"].partition("/ws")[0]
+        line = CallLine(
+            self.call,
+            credentials=config.credentials,
+            end=self.socket.request_close,
+            transfer_url=f"{config.public_url}{prefix}/{name}/transfer" if config.public_url else "",
+        )
+        if self.dialled is not None:
+            line.answered_by, line.greeting_ended = self.dialled.answered_by, self.dialled.greeting_ended
+        return line
+
+    def note_update(self, update: CallUpdate) -> None:
+        """Note what the provider reports of the call, and tell the bot."""
+        self.line.note(update)
+        self.record.updates = self.line.updates
+        listener, context = self.socket.update_listener, self._bot_context
+        if listener is not None and context is not None and not self.socket.gone.is_set():
+            telling = asyncio.get_running_loop().create_task(listener(update), context=context)
+            self._telling.add(telling)
+            telling.add_done_callback(self._telling.discard)
+
     async def _call_bot(self) -> None:
+        self._bot_context = contextvars.copy_context()
+        if self.dialled is not None and not await self.dialled.bot_may_start():
+            self.end(f"a {self.dialled.answered_by or 'machine'} answered")
+            return
         try:
             await super()._call_bot()
         finally:
@@ -252,5 +310,11 @@ class Session(BotSession):
     async def _close(self) -> None:
         await super()._close()
         self._stop_recording()
-        if self.record.ended_by != "caller" and self.call.call_id:
-            await self._switchboard.hang_up(self.provider, self.call, self.logger)
+        if self.line.transferred_to:
+            # The caller talks to somebody else now.
+            self.note_end("bot", f"transferred to {self.line.transferred_to}")
+        elif self.record.ended_by != "caller" and self.call.call_id:
+            if self.dialled is not None:
+                await self._switchboard.dialled.hang_up(self.dialled)
+            else:
+                await self._switchboard.hang_up(self.provider, self.call, self.logger)

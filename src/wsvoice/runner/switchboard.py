@@ -17,7 +17,7 @@ from starlette.websockets import WebSocket
 from wsvoice import http
 from wsvoice.call import Call, Cause
 from wsvoice.config import RunConfig
-from wsvoice.errors import HttpError, RemoteProtocolError, SignatureError, TokenError, WsvoiceError
+from wsvoice.errors import HttpError, LocalProtocolError, RemoteProtocolError, SignatureError, TokenError, WsvoiceError
 from wsvoice.providers import PROVIDERS, load_server
 from wsvoice.providers.base import Answer, CallUpdate, HttpRequest, Server, WebhookRequest
 from wsvoice.runner import requests
@@ -29,11 +29,14 @@ from wsvoice.runner.clients import Clients
 from wsvoice.runner.detection import detect_provider
 from wsvoice.runner.logs import RefusalLog
 from wsvoice.runner.media_socket import MediaSocket
+from wsvoice.runner.outbound import DialledCall, DialledCalls
 from wsvoice.runner.session import ID_LIMIT, Session
 from wsvoice.runner.starting import Starts
 
 if TYPE_CHECKING:
     from loguru import Logger
+
+    from wsvoice.runner.dial_api import DialApi
 
 #: How long a provider's API may take.
 REST_TIMEOUT_S = 5.0
@@ -54,6 +57,8 @@ class Switchboard:
         sessions: The running sessions, of calls and of clients.
         starts: Whose bot may start now.
         announced: Calls by provider and id, for streams that name no numbers, or come without a token.
+        dialled: The calls that this server has placed.
+        dial_api: Lets others place them; ``None`` without routes.
         clients: Serves plain clients; ``None`` if providers are served.
     """
 
@@ -73,6 +78,8 @@ class Switchboard:
         self.ended = 0
         self.starts = Starts()
         self.announced: OrderedDict[CallKey, Call] = OrderedDict()
+        self.dialled = DialledCalls(self)
+        self.dial_api: DialApi | None = None
         self.clients = Clients(self) if config.transport == "websocket" else None
         self.make_call_arguments = call_arguments
 
@@ -80,6 +87,14 @@ class Switchboard:
     def active_calls(self) -> int:
         """How many bots are running, including those whose call has ended."""
         return self.capacity.running_bots
+
+    def move(self, host: str) -> None:
+        """
+        Be reached at another public ``host[:port]``; may be called from any thread.
+
+        Webhooks are verified and answered for it from now on; running calls go on.
+        """
+        self.config = replace(self.config, proxy=host)
 
     def drain(self) -> None:
         """Take no new calls; running ones continue."""
@@ -127,14 +142,29 @@ class Switchboard:
 
     # Webhooks
 
-    async def webhook(self, request: Request, provider_name: str | None = None) -> Response:
-        """Answer a provider's webhook with the document that starts the stream."""
+    async def webhook(
+        self, request: Request, provider_name: str | None = None, *, place: str = "", token: str = ""
+    ) -> Response:
+        """
+        Answer a provider's webhook with the document that starts the stream.
+
+        Args:
+            provider_name: The provider whose address it came to; ``None`` where one address serves all.
+            place: What the address is for: a call that came in, or else ``dialled`` (a call that we placed),
+                ``status`` (reports on calls, which are never answered with a document) or ``transfer`` (whom a call is
+                connected to instead of the bot).
+            token: Of the call that we placed, at the end of such an address.
+        """
         try:
             body = await requests.read_body(request, self.config.message_limit)
         except requests.BodyError as error:
             self.refusals.warning(logger, f"webhook refused ({error.status})", error.reason)
             return requests.close_after(PlainTextResponse(f"{error}\n", error.status))
         asked = self._as_signed(request, body)
+        dialled = self.dialled.by_token(token) if token else None
+        if token and (dialled is None or dialled.provider.name != provider_name):
+            self.refusals.warning(logger, "webhook refused (404)", "no call that this server placed has its token")
+            return PlainTextResponse("There is no such call.\n", 404)
         provider = self._find_provider(provider_name, asked)
         if provider is None:
             paths = ", ".join(f"/{name}" for name in self.providers)
@@ -148,7 +178,9 @@ class Switchboard:
         if lacks_credentials and _is_empty(asked):
             return _challenge(provider, log)  # Even unverified: what it has to say comes with its credentials.
         try:
-            self.auth.check_webhook(provider, asked, is_public=requests.is_public(request, self.config))
+            # Whoever signs nothing is known by the token, which only the provider was told.
+            is_public = requests.is_public(request, self.config) and (dialled is None or provider.signs)
+            self.auth.check_webhook(provider, asked, is_public=is_public)
         except SignatureError as error:
             if lacks_credentials and self.auth.verifies(provider):
                 return _challenge(provider, log)
@@ -166,21 +198,25 @@ class Switchboard:
             self.refusals.warning(log, "webhook refused (403)", reason)
             return PlainTextResponse("This server does not know its public address; the log says why.\n", 403)
         try:
+            if place == "transfer":
+                return _response(provider.transfer_document(asked))
             event = provider.read_webhook(asked)
+        except LocalProtocolError as error:
+            return PlainTextResponse(f"{error.message}\n", 404)
         except RemoteProtocolError as error:
             reason = f"{error.message}{self._other_path(asked, provider)}"
             self.refusals.warning(log, "webhook refused (400)", reason)
             return PlainTextResponse(f"This is no webhook of {provider.title}: {reason}\n", 400)
-        prefix = request.scope["path"].removesuffix("/").removesuffix(f"/{provider_name}" if provider_name else "")
+        prefix = _prefix(request.scope["path"], provider_name, place, token)
         call_id = event.call_id if event is not None else ""
         log = logger.bind(call=call_id if 0 < len(call_id) <= ID_LIMIT and call_id.isprintable() else "-")
         try:
             async with self.auth.admit(provider, asked, call_id) as succeed:
-                if isinstance(event, Call):
-                    response = await self._answer(provider, event, request, prefix, log)
+                if isinstance(event, Call) and place != "status":
+                    response = await self._answer(provider, event, request, prefix, log, dialled)
                 else:
-                    if event is not None:
-                        self._note_update(provider, event, log)
+                    if isinstance(event, CallUpdate):
+                        self._note_update(provider, event, log, dialled)
                     response = _response(provider.acknowledge())
                 if response.status_code < 300:
                     succeed()
@@ -189,8 +225,10 @@ class Switchboard:
             self.refusals.warning(log, "webhook refused (403)", requests.with_hint(error))
             return PlainTextResponse("The signature was used before.\n", 403)
 
-    def _note_update(self, provider: Server, update: CallUpdate, log: Logger) -> None:
-        """Log what a webhook reports about a call; an ended call needs no place."""
+    def _note_update(
+        self, provider: Server, update: CallUpdate, log: Logger, dialled: DialledCall | None = None
+    ) -> None:
+        """Log what a webhook reports about a call, and tell whom it concerns; an ended call needs no place."""
         level = "WARNING" if update.failed else "INFO"
         detail = f": {update.detail[:UPDATE_LIMIT]}" if update.detail else ""
         log.log(level, "{} reports {}{}", provider.title, update.event[:UPDATE_LIMIT], detail)
@@ -198,17 +236,44 @@ class Switchboard:
             # Where nothing is signed, a stranger who knows the id may report this. A running call continues.
             self.capacity.forget((provider.name, update.call_id))
             self.auth.replays.call_ended((provider.name, update.call_id))
+        dialled = dialled or self.dialled.by_provider(provider.name, update.call_id)
+        if dialled is not None:
+            self.dialled.note_update(dialled, update)
+        session = dialled.session if dialled is not None else self._session_of(provider.name, update.call_id)
+        if session is not None:
+            session.note_update(update)
 
-    async def _answer(self, provider: Server, call: Call, request: Request, prefix: str, log: Logger) -> Response:
+    def _session_of(self, provider_name: str, call_id: str) -> Session | None:
+        """Return the session of a running call."""
+        calls = (each for each in self.sessions if isinstance(each, Session))
+        return next((each for each in calls if call_key(each.call) == (provider_name, call_id)), None)
+
+    async def _answer(
+        self,
+        provider: Server,
+        call: Call,
+        request: Request,
+        prefix: str,
+        log: Logger,
+        dialled: DialledCall | None = None,
+    ) -> Response:
         """Answer the webhook of a call: reserve a place, issue a token, render the document."""
-        stranger = None if self.auth.verifies(provider) else requests.address(request, self.config)
-        # A running call may finish, which includes its next stream.
-        closed = "" if self.capacity.knows(call_key(call)) else self.why_closed()
+        if dialled is not None:
+            if dialled.is_over:
+                return await self._respond(provider.busy(call), log)
+            # Its place was reserved when it was placed, and is free for it from here on.
+            self.dialled.note_call(dialled, call)
+            call = replace(call, direction="outbound", parameters={**call.parameters, **dialled.request.parameters})
+        is_known = dialled is not None or self.auth.verifies(provider)
+        stranger = None if is_known else requests.address(request, self.config)
+        # A running call may finish, which includes its next stream; so may one that we placed.
+        closed = "" if dialled is not None or self.capacity.knows(call_key(call)) else self.why_closed()
         if closed or not self.capacity.reserve(call, stranger=stranger):
             self.refusals.warning(log, "webhook answered busy", closed or "every place is taken")
             return await self._respond(provider.busy(call), log)
         base = requests.stream_base(request, self.config) + prefix
-        stream_url = f"{base}/ws/{provider.name}/{self.auth.tokens.issue(call, verified=stranger is None)}"
+        token = self.auth.tokens.issue(call, verified=stranger is None, dialled=dialled.token if dialled else "")
+        stream_url = f"{base}/ws/{provider.name}/{token}"
         try:
             parameters = {**self.config.parameters, **call.parameters}
             answer = provider.answer(replace(call, parameters=parameters), stream_url)
@@ -282,7 +347,7 @@ class Switchboard:
             await requests.deny(websocket, 404, "There is no such provider here.")
             return
         try:
-            announced, is_stranger = self._admit(websocket, provider, token)
+            announced, is_stranger, dialled = self._admit(websocket, provider, token)
             if announced is not None:
                 log = logger.bind(call=announced.call_id)
             if provider is not None:
@@ -291,6 +356,11 @@ class Switchboard:
             self.refusals.warning(log, "stream refused (403)", requests.with_hint(error))
             await requests.deny(websocket, 403, "The stream token or signature is missing or wrong.")
             return
+        if dialled is not None:
+            if dialled.is_over or dialled.session is not None:
+                await requests.deny(websocket, 403, "The call is over, or has its stream.")
+                return
+            self.capacity.forget_dialled(dialled.token)
         place = await self.take_place(websocket, announced, log, "stream", is_stranger=is_stranger)
         if place is None:
             return
@@ -323,6 +393,7 @@ class Switchboard:
                 provider=provider,
                 announced=announced,
                 verified=not is_stranger,
+                dialled=dialled,
                 on_started=place.start,
                 on_closed=closing.close,
                 logger=log,
@@ -332,9 +403,11 @@ class Switchboard:
             closing.close()
             place.release()
 
-    def _admit(self, websocket: WebSocket, provider: Server | None, token: str | None) -> tuple[Call | None, bool]:
+    def _admit(
+        self, websocket: WebSocket, provider: Server | None, token: str | None
+    ) -> tuple[Call | None, bool, DialledCall | None]:
         """
-        Return the call that the stream's token was issued for, and whether it is a stranger's stream.
+        Return the call that the stream's token was issued for, whether it is a stranger's stream, and what we dialled.
 
         Without a token there is no call. A stranger's stream is one whose webhook was not signed, or that came by a
         public address without a token.
@@ -349,7 +422,7 @@ class Switchboard:
             except TokenError as error:
                 bad_token = error
             else:
-                return claims.call, not claims.verified
+                return claims.call, not claims.verified, self.dialled.by_token(claims.dialled)
         # A browser may know a password, and send it for any page. Some programs name the host that they dial as origin.
         whose = requests.page(websocket)
         own = (self.config.public_url or "").lower()
@@ -358,7 +431,7 @@ class Switchboard:
         known = self.providers.values() if provider is None else [provider]
         upgrade = self._as_signed(websocket)
         if any(each.has_credentials(upgrade) for each in known):
-            return None, False  # What the user gave the provider instead of a token.
+            return None, False, None  # What the user gave the provider instead of a token.
         if bad_token is not None:
             raise bad_token
         if requests.needs_token(websocket, self.config):
@@ -367,7 +440,7 @@ class Switchboard:
                 what = "the stream carries no credentials, or wrong ones"
                 raise TokenError(what, hint=f"set {names} to what {provider.title} sends")
             raise TokenError("the stream has no token")
-        return None, requests.is_public(websocket, self.config)
+        return None, requests.is_public(websocket, self.config), None
 
     def _check_upgrade(self, websocket: WebSocket, provider: Server, log: Logger) -> None:
         """
@@ -456,6 +529,12 @@ def _is_signed(provider: Server, request: WebhookRequest) -> bool:
     return True
 
 
+def _prefix(path: str, provider_name: str | None, place: str, token: str) -> str:
+    """Return what stands before a webhook's address where the server's routes are part of another application's."""
+    ours = "".join(f"/{each}" for each in (provider_name, place, token) if each)
+    return path.removesuffix("/").removesuffix(ours)
+
+
 def _is_empty(request: WebhookRequest) -> bool:
     return request.method == "POST" and not request.body
 
@@ -467,4 +546,4 @@ def _challenge(provider: Server, log: Logger) -> Response:
 
 
 def _response(answer: Answer) -> Response:
-    return Response(answer.body, answer.status, media_type=answer.media_type)
+    return Response(answer.body, answer.status, dict(answer.headers), media_type=answer.media_type)

@@ -55,6 +55,8 @@ class Watchdog:
         calls: Returns the ids of the running calls.
         on_blocked: Called with the report of a block; from the thread while it lasts.
         on_heartbeat: Called in the event loop with how late it is, in seconds.
+        is_awaited: Whether something goes on for which the process is not killed yet; it has limits of its own.
+        on_kill: Called in the thread right before the process is killed.
     """
 
     def __init__(
@@ -64,12 +66,16 @@ class Watchdog:
         calls: Callable[[], Collection[str]],
         on_blocked: Callable[[str], None] = lambda text: None,
         on_heartbeat: Callable[[float], None] = lambda late_s: None,
+        is_awaited: Callable[[], bool] = lambda: False,
+        on_kill: Callable[[], None] = lambda: None,
     ) -> None:
         self.signals: list[int] = []
         self._folder = None if folder is None else str(folder.resolve())
         self._calls = calls
         self._on_blocked = on_blocked
         self._on_heartbeat = on_heartbeat
+        self._is_awaited = is_awaited
+        self._on_kill = on_kill
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread_id = 0
         self._heartbeat = time.monotonic()
@@ -151,6 +157,9 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._over.is_set() or self._exit_at is not None:
+            if self._exit_at is not None and self._is_awaited():
+                # The end of the process gets its time after that.
+                self._exit_at = max(self._exit_at, time.monotonic() + FORCE_TIMEOUT_S)
             rest_s = HEARTBEAT_S if self._exit_at is None else min(HEARTBEAT_S, self._rest_s(self._exit_at))
             if rest_s <= 0:
                 self._exit()
@@ -189,6 +198,7 @@ class Watchdog:
         calls = len(self._calls())
         left = f", and so {'is 1 call' if calls == 1 else f'are {calls} calls'}" if calls else ""
         logger.error("the process did not stop in time; it is killed{}", left)
+        self._on_kill()
         # This closes the log's sinks and a tunnel's agent.
         atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):

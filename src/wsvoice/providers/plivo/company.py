@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import ClassVar, Literal, NamedTuple
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote
 
 from wsvoice.audio import PCMU_8K, AudioFormat, Encoding
+from wsvoice.call import Stage
 from wsvoice.providers.base import Company
 from wsvoice.providers.fields import squeezed
 from wsvoice.providers.signing import Fields
@@ -19,6 +20,19 @@ ENCODINGS: Mapping[AudioFormat, str] = {
 }
 #: The same as the XML's ``contentType`` and the setting ``PLIVO_STREAM_CONTENT_TYPE`` spell them.
 CONTENT_TYPES: Mapping[str, AudioFormat] = {f"{name};rate={wire.sample_rate}": wire for wire, name in ENCODINGS.items()}
+API_BASE_URL = "https://api.plivo.com/v1"
+#: What ``CallStatus`` says of a call, in webhooks and of live calls: https://docs.plivo.com/docs/voice/xml/request/call-status
+STAGES: Mapping[str, Stage] = {
+    "queued": "queued",
+    "ringing": "ringing",
+    "in-progress": "answered",
+    "completed": "completed",
+    "busy": "busy",
+    "no-answer": "no-answer",
+    "timeout": "no-answer",
+    "failed": "failed",
+    "cancel": "canceled",
+}
 #: Characters of a stream's URL: https://www.plivo.com/docs/voice/audio-streaming/overview-doc
 URL_LIMIT = 2048
 
@@ -46,6 +60,7 @@ class PlivoCompany(Company):
 
     name: ClassVar[str] = "plivo"
     title: ClassVar[str] = "Plivo"
+    codes_page: ClassVar[str] = "https://www.plivo.com/docs/voice/troubleshooting/hangup-causes/"
     credential_names: ClassVar[tuple[str, ...]] = (
         *TOKEN_NAMES,
         "PLIVO_AUTH_ID",
@@ -61,6 +76,16 @@ class PlivoCompany(Company):
 
     def can_verify(self) -> bool:
         return any(self.credential(name) for name in TOKEN_NAMES)
+
+    def api_url(self, *path: str) -> str:
+        """
+        Return the address of one of the account's resources, such as ``Call`` and its id.
+
+        https://docs.plivo.com/docs/voice/api/overview
+        """
+        base = (self.credential("PLIVO_API_BASE_URL") or API_BASE_URL).rstrip("/")
+        parts = (base, "Account", *(quote(part, safe="") for part in (self.credential("PLIVO_AUTH_ID"), *path)))
+        return "/".join(parts) + "/"
 
 
 def signed_text(version: Version, nonce: str, method: str, url: str, fields: Fields = ()) -> str:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import re
-import uuid
 from typing import Any, ClassVar, Literal
 from urllib.parse import unquote, urlsplit
 
 from wsvoice.call import Call
 from wsvoice.providers.base import Answer, CallStatus, Command, WebhookRequest
 from wsvoice.providers.fake_api import FakeApi, json_answer, read_digits, read_fields, read_update
-from wsvoice.providers.fields import broken, without_plus
+from wsvoice.providers.fields import broken
+from wsvoice.providers.plivo.fake_account import PlivoFakeAccount, live_call, stable_uuid
 
 _CALL = re.compile(r".*/Account/[^/]+/Call/([^/]+)/?")
 _DTMF = re.compile(r".*/Account/[^/]+/Call/([^/]+)/DTMF/?")
 
 
 class PlivoApi(FakeApi):
-    """The call resource, with the account's token."""
+    """The call resource, with the account's token, and what else the account has."""
+
+    account_type = PlivoFakeAccount
 
     #: https://www.plivo.com/docs/voice/api/overview#authentication
     users: ClassVar[tuple[tuple[str, str], ...]] = (("PLIVO_AUTH_ID", "PLIVO_AUTH_TOKEN"),)
@@ -42,30 +44,16 @@ class PlivoApi(FakeApi):
         return read_update(call_id, url, method, "aleg_url", "aleg_url is missing")
 
     def command_answer(self, command: Command, call: Call, status: CallStatus) -> Answer:
-        api_id = _api_id(f"{command.kind}:{call.call_id}")
+        told = stable_uuid(f"{command.kind}:{call.call_id}")
         if command.kind == "hang-up":
             return Answer("", "application/json", 204)
         if command.kind == "look-up":
-            # https://www.plivo.com/docs/voice/api/call/retrieve-a-live-call
-            live = {
-                "api_id": api_id,
-                "call_status": status,
-                "call_uuid": call.call_id,
-                "caller_name": without_plus(call.from_number),
-                "direction": call.direction,
-                "from": without_plus(call.from_number),
-                "to": without_plus(call.to_number),
-            }
-            return json_answer(live)
-        content: dict[str, Any] = {"api_id": api_id, "message": "digits sent"}
+            return json_answer({"api_id": told, **live_call(call, status)})
+        content: dict[str, Any] = {"api_id": told, "message": "digits sent"}
         if command.kind == "update":
             content |= {"call_uuids": [call.call_id], "message": "call transferred"}
         return json_answer(content, 202)
 
     def api_error(self, status: Literal[400, 401, 404], message: str) -> Answer:
         # https://www.plivo.com/docs/voice/api/overview#http-status-codes
-        return json_answer({"api_id": _api_id(message), "error": message}, status)
-
-
-def _api_id(about: str) -> str:
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, about))
+        return json_answer({"api_id": stable_uuid(message), "error": message}, status)

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar, NamedTuple
-from urllib.parse import quote
 
-from wsvoice.call import Call
+from wsvoice.call import ENDED_STAGES, AnsweredBy, Call
 from wsvoice.errors import LocalProtocolError, SignatureError
 from wsvoice.providers.base import Answer, CallUpdate, HttpRequest, Server, WebhookRequest
 from wsvoice.providers.callbacks import details, report
-from wsvoice.providers.fields import broken, shown, start_of, with_plus
-from wsvoice.providers.plivo.company import HEADERS, TOKEN_NAMES, URL_LIMIT, PlivoCompany, Version, signed_text
+from wsvoice.providers.fields import broken, shown, start_of, with_plus, without_plus
+from wsvoice.providers.plivo.company import (
+    HEADERS,
+    STAGES,
+    TOKEN_NAMES,
+    URL_LIMIT,
+    PlivoCompany,
+    Version,
+    signed_text,
+)
 from wsvoice.providers.plivo.stream import PlivoMirror, PlivoStream
 from wsvoice.providers.signing import SignedUrl, hmac_base64, is_same
 from wsvoice.providers.urls import check_stream_url
 from wsvoice.providers.xml_writer import document, element
 
-API_BASE_URL = "https://api.plivo.com/v1"
 #: Seconds that a stream may last, which is Plivo's own default.
 STREAM_TIMEOUT_S = 86_400
 # Plivo's nonces have 20 digits.
@@ -54,7 +61,9 @@ _TOLD = (
     "Duration",
 )
 #: https://www.plivo.com/docs/voice/concepts/callbacks
-_ENDED = frozenset({"completed", "busy", "failed", "timeout", "no-answer", "cancel"})
+_ENDED = frozenset(name for name, stage in STAGES.items() if stage in ENDED_STAGES)
+#: https://docs.plivo.com/docs/voice/api/call/machine-detection
+_ANSWERED_BY: Mapping[str, AnsweredBy] = {"true": "machine", "false": "human"}
 
 
 class PlivoServer(PlivoCompany, Server):
@@ -116,6 +125,23 @@ class PlivoServer(PlivoCompany, Server):
         }
         return Answer(document(element("Stream", attributes, stream_url), element("Hangup")))
 
+    def transfer_document(self, request: WebhookRequest) -> Answer:
+        """
+        Render the XML that dials whom the query names as ``to``.
+
+        Plivo takes no foreign number as the caller's, so it is the number that the call had on our side.
+
+        https://www.plivo.com/docs/voice/xml/dial
+        https://www.plivo.com/docs/voice/xml/user
+        """
+        to = dict(request.query).get("to", "")
+        if not to:
+            raise LocalProtocolError("no-answer", "the address of a transfer names nobody to call")
+        fields = request.fields
+        ours = fields.get("From" if fields.get("Direction") == "outbound" else "To", "")
+        whom = element("User", None, to) if to.lower().startswith("sip:") else element("Number", None, without_plus(to))
+        return Answer(document(element("Dial", {"callerId": ours} if ours else None, whom)))
+
     def busy(self, call: Call | None = None) -> Answer:
         # https://www.plivo.com/docs/voice/xml/hangup
         return Answer(document(element("Hangup", {"reason": "busy"})))
@@ -132,9 +158,7 @@ class PlivoServer(PlivoCompany, Server):
         account, token = self.credential("PLIVO_AUTH_ID"), self.credential("PLIVO_AUTH_TOKEN")
         if not account or not token:
             return None
-        base = (self.credential("PLIVO_API_BASE_URL") or API_BASE_URL).rstrip("/")
-        url = f"{base}/Account/{quote(account, safe='')}/Call/{quote(call.call_id, safe='')}/"
-        return HttpRequest("DELETE", url, basic_auth=(account, token))
+        return HttpRequest("DELETE", self.api_url("Call", call.call_id), basic_auth=(account, token))
 
     # Signatures: https://plivo.com/docs/voice/concepts/signature-validation
 
@@ -259,4 +283,10 @@ def _read_report(fields: Mapping[str, str]) -> CallUpdate | None:
     what = f"stream {event}" if kind in _STREAM_STAGES else event or status or ("Record" if recorded else "stream")
     failed = kind in _FAILURES or status == "failed"
     detail = details({name: lowered.get(name.lower()) for name in _TOLD}, _TOLD)
-    return report(call_id, what, detail, failed=failed, ended=over or kind == "hangup")
+    update = report(call_id, what, detail, failed=failed, ended=over or kind == "hangup")
+    if kind not in ("ring", "hangup", "machinedetection") and not over:
+        return update
+    stage = STAGES.get(status)
+    if update.ended and stage not in ENDED_STAGES:
+        stage = "completed"
+    return replace(update, stage=stage, answered_by=_ANSWERED_BY.get(lowered.get("machine", "").lower()))

@@ -6,14 +6,13 @@ import hashlib
 import json
 import math
 import re
-import uuid
 from base64 import b32encode
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 from xml.etree.ElementTree import Element
 
 from wsvoice.audio import AudioFormat
-from wsvoice.call import Call
+from wsvoice.call import ENDED_STAGES, AnsweredBy, Call, Stage
 from wsvoice.errors import ConfigError
 from wsvoice.providers.base import (
     Callback,
@@ -29,13 +28,16 @@ from wsvoice.providers.fields import broken, read_counter, shown, squeezed, with
 from wsvoice.providers.plivo.company import (
     CONTENT_TYPES,
     HEADERS,
+    STAGES,
     TOKEN_NAMES,
     URL_LIMIT,
     PlivoCompany,
     Version,
     signed_text,
 )
+from wsvoice.providers.plivo.fake_account import stable_uuid
 from wsvoice.providers.plivo.fake_api import PlivoApi
+from wsvoice.providers.plivo.hangup_causes import HANGUP_CAUSES, USUAL_CAUSES
 from wsvoice.providers.plivo.stream import PlivoMirror, read_pairs
 from wsvoice.providers.signing import Fields, SignedUrl, hmac_base64
 from wsvoice.providers.urls import form_request, read_stream_url
@@ -45,6 +47,15 @@ from wsvoice.providers.xml_answer import Reading, XmlSimulator
 EXTRA_HEADERS_LIMIT = 512
 # What the XML reference says; the streaming guide says mu-law.
 _UNSAID_CONTENT_TYPE = "audio/x-l16;rate=8000"
+#: The standard causes that go with the stages in which a call ends, and who ends it then.
+#: https://docs.plivo.com/docs/voice/troubleshooting/hangup-causes
+_ENDS: Mapping[Stage, tuple[str, str]] = {
+    "completed": ("NORMAL_CLEARING", "Caller"),
+    "busy": ("USER_BUSY", "Callee"),
+    "no-answer": ("NO_ANSWER", "Plivo"),
+    "failed": ("NORMAL_TEMPORARY_FAILURE", "Carrier"),
+    "canceled": ("ORIGINATOR_CANCEL", "API Request"),
+}
 _PLAIN = re.compile(r"[A-Za-z0-9+_.-]+")
 _ALPHANUMERIC = re.compile(r"[A-Za-z0-9]+")
 
@@ -154,7 +165,7 @@ class PlivoSimulator(PlivoCompany, XmlSimulator):
             "SessionStart": write_time(now).replace("T", " ").removesuffix("Z"),
         }
         if call.direction == "outbound":
-            fields["ALegRequestUUID"] = fields["RequestUUID"] = str(uuid.uuid5(uuid.NAMESPACE_URL, call.call_id))
+            fields["ALegRequestUUID"] = fields["RequestUUID"] = stable_uuid(call.call_id)
         return fields
 
     def request(self, url: str, method: str, fields: Mapping[str, str], now: float) -> WebhookRequest:
@@ -176,17 +187,48 @@ class PlivoSimulator(PlivoCompany, XmlSimulator):
         # An application's hang-up URL is its answer URL unless it has another.
         if progress != "ended":
             return None
-        seconds = math.ceil(duration_s)
-        fields = {
-            **_identity(call),
-            "BillDuration": str(-(-seconds // 60) * 60),
-            "CallStatus": "completed",
-            "Duration": str(seconds),
-            "Event": "Hangup",
-            "HangupCause": "NORMAL_CLEARING",
-            "HangupSource": "Caller",
-        }
-        return self.request(at.url, at.method, fields, now)
+        return self.request(at.url, at.method, _hangup_fields(call, "completed", duration_s), now)
+
+    def status_webhook(
+        self,
+        call: Call,
+        at: Callback,
+        stage: Stage,
+        *,
+        answered_by: AnsweredBy | None = None,
+        greeting_ended: bool = False,
+        duration_s: float = 0.0,
+        now: float = 0.0,
+    ) -> WebhookRequest | None:
+        """
+        Render what is sent to the ring URL, the hang-up URL, or the one for machine detection.
+
+        That a call is answered is told by the request for its document, and the end of a greeting not at all. Only a
+        machine is told apart: whatever else answers is no machine.
+
+        https://docs.plivo.com/docs/voice/api/call/make-a-call
+        https://docs.plivo.com/docs/voice/api/call/machine-detection
+        """
+        request_id = stable_uuid(call.call_id)
+        if answered_by is not None:
+            fields = {
+                **_identity(call),
+                "ALegRequestUUID": request_id,
+                "ALegUUID": call.call_id,
+                "CallStatus": "in-progress",
+                "Event": "MachineDetection",
+                "IfMachine": "continue",
+                "Machine": "true" if answered_by == "machine" else "false",
+            }
+        elif greeting_ended:
+            return None
+        elif stage == "ringing":
+            fields = {**_identity(call), "CallStatus": "ringing", "Event": "Ring"}
+        elif stage in ENDED_STAGES:
+            fields = _hangup_fields(call, stage, duration_s)
+        else:
+            return None
+        return self.request(at.url, at.method, {**fields, "RequestUUID": request_id}, now)
 
     def signature_headers(self, request: WebhookRequest, now: float) -> dict[str, str]:
         """
@@ -274,6 +316,22 @@ class PlivoSimulator(PlivoCompany, XmlSimulator):
         timeout = stream.get("streamTimeout")
         if timeout is not None and not read_counter(timeout):
             reading.found("warn", f"streamTimeout is {shown(timeout)}, not a number of seconds")
+
+
+def _hangup_fields(call: Call, stage: Stage, duration_s: float) -> dict[str, str]:
+    """Return what is told of a call's end: https://www.plivo.com/docs/voice/concepts/callbacks"""
+    seconds, code, (cause, source) = math.ceil(duration_s), USUAL_CAUSES[stage], _ENDS[stage]
+    return {
+        **_identity(call),
+        "BillDuration": str(-(-seconds // 60) * 60),
+        "CallStatus": next(name for name, meant in STAGES.items() if meant == stage),
+        "Duration": str(seconds),
+        "Event": "Hangup",
+        "HangupCause": cause,
+        "HangupCauseCode": code,
+        "HangupCauseName": HANGUP_CAUSES[code].name,
+        "HangupSource": source,
+    }
 
 
 def _identity(call: Call) -> dict[str, str]:

@@ -18,17 +18,23 @@ class SignalWireCompany(TwilioCompany):
 
     name: ClassVar[str] = "signalwire"
     title: ClassVar[str] = "SignalWire"
+    codes_page: ClassVar[str] = "https://developer.signalwire.com/rest/compatibility-api/overview/error-codes"
     credential_names: ClassVar[tuple[str, ...]] = (
         "SIGNALWIRE_SIGNING_KEY",
         "SIGNALWIRE_PROJECT_ID",
         "SIGNALWIRE_API_TOKEN",
         "SIGNALWIRE_SPACE",
+        "SIGNALWIRE_API_BASE_URL",
         "SIGNALWIRE_STREAM_CODEC",
         "SIGNALWIRE_STREAM_REALTIME",
     )
     secret_name: ClassVar[str] = "SIGNALWIRE_SIGNING_KEY"
     shared_key_name: ClassVar[str] = ""
     signature_header: ClassVar[str] = "X-SignalWire-Signature"
+    account_name: ClassVar[str] = "SIGNALWIRE_PROJECT_ID"
+    token_name: ClassVar[str] = "SIGNALWIRE_API_TOKEN"
+    #: https://developer.signalwire.com/rest/compatibility-api/overview
+    api_path: ClassVar[str] = "/api/laml/2010-04-01"
 
     def __init__(self, credentials: Mapping[str, str]) -> None:
         super().__init__(credentials)

@@ -7,10 +7,12 @@ from typing import ClassVar, Literal
 from xml.etree.ElementTree import Element
 
 from wsvoice.audio import PCMU_8K, AudioFormat
-from wsvoice.call import Call
+from wsvoice.call import Call, Stage
 from wsvoice.providers.base import Occasion, Simulator, WebhookRequest
+from wsvoice.providers.fake_account import FakeAccount
 from wsvoice.providers.fields import shown
 from wsvoice.providers.signalwire.company import SignalWireCompany
+from wsvoice.providers.signalwire.fake_account import SignalWireFakeAccount
 from wsvoice.providers.signalwire.stream import CODECS, SignalWireMirror
 from wsvoice.providers.twilio.company import webhook_urls
 from wsvoice.providers.twilio.fake_api import TwilioApi
@@ -22,6 +24,7 @@ from wsvoice.providers.xml_answer import Reading
 class SignalWireApi(TwilioApi):
     """The compatibility API: https://developer.signalwire.com/rest/compatibility-api/overview"""
 
+    account_type: ClassVar[type[FakeAccount] | None] = SignalWireFakeAccount
     users: ClassVar[tuple[tuple[str, str], ...]] = (("SIGNALWIRE_PROJECT_ID", "SIGNALWIRE_API_TOKEN"),)
 
 
@@ -41,6 +44,13 @@ class SignalWireSimulator(SignalWireCompany, TwilioSimulator):
         names = ("AccountSid", "ApiVersion", "CallSid", "CallStatus", "Direction", "From", "To", "StreamSid")
         fields = super().webhook_fields(call, occasion, status, now)
         return {name: fields[name] for name in names if name in fields}
+
+    def status_fields(self, call: Call, stage: Stage, duration_s: float, now: float) -> dict[str, str]:
+        # https://developer.signalwire.com/compatibility-api/guides/signalwire-status-callbacks/voice-status-callbacks
+        fields = super().status_fields(call, stage, duration_s, now)
+        fields.pop("Duration", None)
+        code = fields.pop("SipResponseCode", "")
+        return {**fields, "SipResultCode": code} if code else fields
 
     def request(self, url: str, method: str, fields: Mapping[str, str], now: float) -> WebhookRequest:
         return form_request(url, method, fields)

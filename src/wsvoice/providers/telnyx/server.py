@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
-from urllib.parse import quote
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -15,21 +14,23 @@ from wsvoice.call import Call
 from wsvoice.errors import ConfigError, LocalProtocolError, RemoteProtocolError, SignatureError
 from wsvoice.providers.base import Answer, CallUpdate, HttpRequest, Server, WebhookRequest
 from wsvoice.providers.callbacks import details, read_form_report, report
-from wsvoice.providers.fields import broken, read_signature, read_text, shown, start_of, text_or_nothing, write_object
+from wsvoice.providers.fields import broken, read_signature, read_text, shown, start_of, text_or_nothing
 from wsvoice.providers.telnyx.company import (
     API_NAMES,
     SIGNATURE_HEADER,
     TEXML_NAMES,
     TIMESTAMP_HEADER,
     TelnyxCompany,
+    error_code,
+    event_name,
     read_key,
+    read_meaning,
     stable_uuid,
 )
 from wsvoice.providers.telnyx.stream import TelnyxMirror, TelnyxStream
 from wsvoice.providers.urls import check_stream_url
 from wsvoice.providers.xml_writer import document, element
 
-API_BASE_URL = "https://api.telnyx.com/v2"
 #: How far a webhook's timestamp may be from our clock, as in Telnyx's own libraries.
 #: https://github.com/team-telnyx/telnyx-python/blob/master/src/telnyx/lib/webhook_verification.py
 TIMESTAMP_TOLERANCE_S = 300
@@ -40,7 +41,16 @@ _NORMAL_CAUSES = frozenset(
     {"", "normal_clearing", "originator_cancel", "timeout", "time_limit", "user_busy", "no_answer", "call_rejected"}
 )
 #: The fields of a Call Control event that say what happened.
-_DETAILS = ("hangup_cause", "hangup_source", "sip_hangup_cause", "failure_reason", "result", "reason", "direction")
+_DETAILS = (
+    "hangup_cause",
+    "hangup_source",
+    "sip_hangup_cause",
+    "telnyx_error",
+    "failure_reason",
+    "result",
+    "reason",
+    "direction",
+)
 _TIMESTAMP_DIGITS = 12
 
 
@@ -98,16 +108,10 @@ class TelnyxServer(TelnyxCompany, Server):
         kind, payload = data.get("event_type"), data.get("payload")
         if not isinstance(kind, str) or not isinstance(payload, dict):
             raise broken("no-call", "the JSON is not a Telnyx event")
-        # Users have seen both spellings, though the documents know the dots alone.
-        kind = kind.replace("_", ".")
+        kind = event_name(kind)
         # A call that goes out is told to stream when it is dialled; there is nothing to answer.
         if kind != "call.initiated" or text_or_nothing(payload.get("direction")).startswith("out"):
-            cause, named = text_or_nothing(payload.get("hangup_cause")), payload.get("call_control_id")
-            failed = kind.endswith((".failed", ".error")) or cause not in _NORMAL_CAUSES
-            told = details(payload, _DETAILS)
-            return report(
-                named if isinstance(named, str) else "", kind, told, failed=failed, ended=kind == "call.hangup"
-            )
+            return _read_report(kind, payload)
         call_id = read_text(payload.get("call_control_id"), "no-call", "call_control_id")
         caller, called = text_or_nothing(payload.get("from")), text_or_nothing(payload.get("to"))
         return replace(self.announced(call_id, "", caller, called), control="api")
@@ -155,19 +159,13 @@ class TelnyxServer(TelnyxCompany, Server):
 
         https://developers.telnyx.com/docs/v1/call-control/sending-commands
         """
-        key = self.credential("TELNYX_API_KEY")
-        if not key:
+        if not self.credential("TELNYX_API_KEY"):
             raise ConfigError(
                 "a Call Control call is answered through Telnyx's API, whose key is not known",
                 hint="set TELNYX_API_KEY, or use a TeXML application, which needs none",
             )
-        base = (self.credential("TELNYX_BASE_URL") or API_BASE_URL).rstrip("/")
-        return HttpRequest(
-            "POST",
-            f"{base}/calls/{quote(call.call_id, safe='')}/actions/{action}",
-            {"authorization": f"Bearer {key}", "content-type": "application/json", "accept": "application/json"},
-            write_object({**content, "command_id": stable_uuid(action, call.call_id)}).encode(),
-        )
+        content = {**content, "command_id": stable_uuid(action, call.call_id)}
+        return self.api_request("POST", "calls", call.call_id, "actions", action, content=content)
 
     # Signatures
 
@@ -248,6 +246,17 @@ class TelnyxServer(TelnyxCompany, Server):
         if event_id:
             return event_id, event_id
         return read_signature(request.headers.get(SIGNATURE_HEADER, "")).hex(), ""
+
+
+def _read_report(kind: str, payload: Mapping[str, Any]) -> CallUpdate:
+    """Return what an event of that `kind` reports."""
+    cause, named = text_or_nothing(payload.get("hangup_cause")), payload.get("call_control_id")
+    refusal = error_code(payload)
+    failed = kind.endswith((".failed", ".error")) or cause not in _NORMAL_CAUSES or bool(refusal)
+    told = details({**payload, "telnyx_error": refusal}, _DETAILS)
+    meaning = read_meaning(kind, payload)
+    update = report(named if isinstance(named, str) else "", kind, told, failed=failed, ended=kind == "call.hangup")
+    return replace(update, **meaning._asdict())
 
 
 def _read_event(request: WebhookRequest) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from xml.etree.ElementTree import Element
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from wsvoice.audio import AudioFormat, Encoding
-from wsvoice.call import Call
+from wsvoice.call import ENDED_STAGES, AnsweredBy, Call, Stage
 from wsvoice.errors import RemoteProtocolError
 from wsvoice.providers.base import (
     Behaviour,
@@ -29,12 +29,14 @@ from wsvoice.providers.events import StreamError
 from wsvoice.providers.fields import broken, read_counter, shown, write_object, write_time
 from wsvoice.providers.telnyx.company import (
     FOREIGN_CODECS,
+    HANGUP_CAUSES,
     SAMPLE_RATES,
     SIGNATURE_HEADER,
     TEXML_NAMES,
     TIMESTAMP_HEADER,
     SettingNames,
     TelnyxCompany,
+    hangup_source,
     stable_uuid,
 )
 from wsvoice.providers.telnyx.fake_api import TelnyxApi
@@ -44,6 +46,17 @@ from wsvoice.providers.xml_answer import Reading, XmlSimulator
 
 _INVALID_MEDIA, _MALFORMED_FRAME = ("100004", "invalid_media"), ("100003", "malformed_frame")
 _AGENT = {"user-agent": "telnyx-webhooks"}
+
+#: TeXML's words, and its counts. https://developers.telnyx.com/api-reference/callbacks/texml-call-initiated
+_TEXML_STATUSES: Mapping[Stage, str] = {"queued": "initiated", "answered": "in-progress"}
+_TEXML_SEQUENCE: Mapping[Stage, int] = {"queued": 0, "ringing": 1, "answered": 2}
+#: https://developers.telnyx.com/api-reference/callbacks/texml-call-amd
+_TEXML_DETECTED: Mapping[AnsweredBy, str] = {
+    "human": "human",
+    "machine": "machine_start",
+    "fax": "fax",
+    "unknown": "unknown",
+}
 
 
 class TelnyxCarrier(TelnyxMirror):
@@ -120,6 +133,64 @@ class TelnyxSimulator(TelnyxCompany, XmlSimulator):
         kind = {"answered": "call.answered", "streaming": "streaming.started", "ended": "call.hangup"}[progress]
         hangup = {"hangup_cause": "normal_clearing", "hangup_source": "caller", "sip_hangup_cause": "200"}
         return self._event(call, at.url, kind, hangup if progress == "ended" else {}, now)
+
+    def status_webhook(
+        self,
+        call: Call,
+        at: Callback,
+        stage: Stage,
+        *,
+        answered_by: AnsweredBy | None = None,
+        greeting_ended: bool = False,
+        duration_s: float = 0.0,
+        now: float = 0.0,
+    ) -> WebhookRequest | None:
+        if self._by_events(call):
+            return self._status_event(call, at, stage, answered_by, greeting_ended, now)
+        ids = {"AccountSid": call.account_id, "CallSid": call.call_id, "CallSidLegacy": call.call_id}
+        fields = {**ids, "ConnectionId": _connection_id(call)}
+        if answered_by is not None:
+            # https://developers.telnyx.com/api-reference/callbacks/texml-call-amd
+            fields["AnsweredBy"] = "machine_end_beep" if greeting_ended else _TEXML_DETECTED[answered_by]
+            return self.request(at.url, at.method, {**fields, "MachineDetectionDuration": "2500"}, now)
+        # https://developers.telnyx.com/api-reference/callbacks/texml-call-initiated
+        fields |= {
+            "CallInitiatedAt": write_time(now - duration_s),
+            "CallStatus": _TEXML_STATUSES.get(stage, stage),
+            "CallbackSource": "call-progress-events",
+            "From": call.from_number,
+            "SequenceNumber": str(_TEXML_SEQUENCE.get(stage, 3)),
+            "Timestamp": write_time(now),
+            "To": call.to_number,
+        }
+        if stage in ENDED_STAGES:
+            # https://developers.telnyx.com/api-reference/callbacks/texml-call-completed
+            fields |= {"CallControlId": call.call_id, "CallDuration": str(round(duration_s))}
+            fields |= {"HangupCause": HANGUP_CAUSES[stage][0], "HangupSource": hangup_source(stage)}
+        return self.request(at.url, at.method, fields, now)
+
+    def _status_event(
+        self, call: Call, at: Callback, stage: Stage, answered_by: AnsweredBy | None, greeting_ended: bool, now: float
+    ) -> WebhookRequest | None:
+        """Render an event of Call Control; it has none for a call that only waits, and one for dialling and ringing."""
+        if greeting_ended:
+            # https://developers.telnyx.com/api-reference/callbacks/call-machine-greeting-ended
+            return self._event(call, at.url, "call.machine.greeting.ended", {"result": "beep_detected"}, now)
+        if answered_by is not None:
+            # https://developers.telnyx.com/api-reference/callbacks/call-machine-detection-ended
+            premium = ".premium" if answered_by == "fax" else ""
+            result = {"fax": "fax_detected", "unknown": "not_sure"}.get(answered_by, answered_by)
+            return self._event(call, at.url, f"call.machine{premium}.detection.ended", {"result": result}, now)
+        if stage == "queued":
+            return None
+        if stage == "ringing":
+            return self._event(call, at.url, "call.initiated", {"direction": "outgoing", "state": "bridging"}, now)
+        if stage == "answered":
+            return self._event(call, at.url, "call.answered", {"state": "answered"}, now)
+        # https://developers.telnyx.com/api-reference/callbacks/call-hangup
+        cause, sip_cause = HANGUP_CAUSES[stage]
+        hangup = {"hangup_cause": cause, "hangup_source": hangup_source(stage), "sip_hangup_cause": sip_cause}
+        return self._event(call, at.url, "call.hangup", {**hangup, "state": "hangup"}, now)
 
     def _by_events(self, call: Call) -> bool:
         return call.control == "api" or self.quirk("webhook") == "call-control"

@@ -8,13 +8,17 @@ from urllib.parse import unquote, urlsplit
 
 from wsvoice.call import Call
 from wsvoice.providers.base import Answer, CallStatus, Command, WebhookRequest
+from wsvoice.providers.fake_account import FakeAccount
 from wsvoice.providers.fake_api import FakeApi, json_answer, read_call_command
+from wsvoice.providers.twilio.fake_account import TwilioFakeAccount, error_answer, error_page
 
 _CALL = re.compile(r".*/2010-04-01/Accounts/[^/]+/Calls/([^/]+?)(?:\.json)?")
 
 
 class TwilioApi(FakeApi):
     """The call resource, with the account's token or the secret of an API key."""
+
+    account_type: ClassVar[type[FakeAccount] | None] = TwilioFakeAccount
 
     #: https://www.twilio.com/docs/usage/requests-to-twilio
     users: ClassVar[tuple[tuple[str, str], ...]] = (
@@ -46,7 +50,5 @@ class TwilioApi(FakeApi):
         return json_answer(resource)
 
     def api_error(self, status: Literal[400, 401, 404], message: str) -> Answer:
-        # https://www.twilio.com/docs/usage/twilios-response#response-formats-exceptions
         code = {400: 20001, 401: 20003, 404: 20404}[status]
-        more = f"https://www.twilio.com/docs/errors/{code}"
-        return json_answer({"code": code, "message": message, "more_info": more, "status": status}, status)
+        return error_answer(code, message, status, error_page(code))

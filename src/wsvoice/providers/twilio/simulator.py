@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,10 +12,11 @@ from typing import Any, ClassVar, Literal
 from urllib.parse import quote, urlencode
 from xml.etree.ElementTree import Element
 
-from wsvoice.call import Call
+from wsvoice.call import ENDED_STAGES, AnsweredBy, Call, Stage
 from wsvoice.errors import RemoteProtocolError
-from wsvoice.providers.base import Occasion, StreamStatus, WebhookRequest
-from wsvoice.providers.fields import broken, shown, write_time
+from wsvoice.providers.base import Callback, Occasion, StreamStatus, WebhookRequest
+from wsvoice.providers.call_statuses import SIP_CODES, STATUSES, write_answered_by
+from wsvoice.providers.fields import broken, shown, write_rfc2822, write_time
 from wsvoice.providers.media_stream import Stream
 from wsvoice.providers.signing import Fields, SignedUrl
 from wsvoice.providers.twilio.company import PARAMETER_LIMIT, SETTINGS_HEADER, SigningKey, TwilioCompany
@@ -24,6 +26,10 @@ from wsvoice.providers.urls import form_request
 from wsvoice.providers.xml_answer import Reading, XmlSimulator
 
 _FORM = "application/x-www-form-urlencoded; charset=UTF-8"
+#: The number of the report in which a stage is told, where none is left out.
+_SEQUENCE: Mapping[Stage, int] = {"queued": 0, "ringing": 1, "answered": 2, "completed": 3}
+#: How long the simulated detection takes, in milliseconds.
+_DETECTION_MS = 3000
 
 
 class TwilioSimulator(TwilioCompany, XmlSimulator):
@@ -80,6 +86,46 @@ class TwilioSimulator(TwilioCompany, XmlSimulator):
             **_place("To"),
             **({"StreamSid": call.stream_id} if occasion == "action" else {}),
         }
+
+    def status_webhook(
+        self,
+        call: Call,
+        at: Callback,
+        stage: Stage,
+        *,
+        answered_by: AnsweredBy | None = None,
+        greeting_ended: bool = False,
+        duration_s: float = 0.0,
+        now: float = 0.0,
+    ) -> WebhookRequest | None:
+        if answered_by is None:
+            return self.request(at.url, at.method, self.status_fields(call, stage, duration_s, now), now)
+        # https://www.twilio.com/docs/voice/answering-machine-detection#asyncamdstatuscallback
+        fields = {
+            "CallSid": call.call_id,
+            "AccountSid": call.account_id,
+            "AnsweredBy": write_answered_by(answered_by, greeting_ended=greeting_ended),
+            "MachineDetectionDuration": str(_DETECTION_MS),
+        }
+        return self.request(at.url, at.method, fields, now)
+
+    def status_fields(self, call: Call, stage: Stage, duration_s: float, now: float) -> dict[str, str]:
+        """Return the fields of a report on a call that we placed, which has lasted `duration_s` if it is over."""
+        # https://www.twilio.com/docs/voice/api/call-resource#statuscallback
+        status = "initiated" if stage == "queued" else STATUSES[stage]
+        asked = self.webhook_fields(call, None, status, now)
+        fields = {name: value for name, value in asked.items() if name not in ("CallToken", "StirVerstat")}
+        fields |= {
+            "Timestamp": write_rfc2822(now),
+            "CallbackSource": "call-progress-events",
+            "SequenceNumber": str(_SEQUENCE.get(stage, 2)),
+        }
+        if stage in ENDED_STAGES:
+            fields |= {"CallDuration": str(round(duration_s)), "SipResponseCode": str(SIP_CODES[stage])}
+        if stage == "completed":
+            # In minutes, each of them counted that has begun.
+            fields["Duration"] = str(math.ceil(duration_s / 60))
+        return fields
 
     def request(self, url: str, method: str, fields: Mapping[str, str], now: float) -> WebhookRequest:
         headers = {

@@ -15,7 +15,7 @@ from pipecat.transports.base_transport import BaseTransport
 from pipecat.transports.base_transport import TransportParams as BaseParams
 from pipecat.transports.websocket.fastapi import FastAPIWebsocketParams
 
-from wsvoice.call import Call
+from wsvoice.runner.live_call import LiveCall
 from wsvoice.runner.pipecat import is_supported
 from wsvoice.runner.pipecat.call_transport import CallTransport
 
@@ -96,14 +96,15 @@ class CallArguments(ReadyTransport[FastAPIWebsocketParams, CallTransport], WebSo
     It is a ``WebSocketRunnerArguments``, so bots for pipecat's runner work unchanged.
 
     Attributes:
-        call: The call: ids, numbers, direction, parameters.
+        call: The call: ids, numbers, direction, parameters; who answered; and hanging up, transferring and pressing
+            keys.
         transport: The ready-made :class:`CallTransport`, built on first use.
     """
 
     params_kind = FastAPIWebsocketParams
     converts_params = False
 
-    call: Call = field(kw_only=True)
+    call: LiveCall = field(kw_only=True)
 
     @property
     def params_names(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -159,7 +160,7 @@ async def call_arguments(session: Session, handshake: list[str]) -> CallArgument
     arguments = CallArguments(
         websocket=cast(Any, socket),
         transport_type=call.provider,
-        call=call,
+        call=LiveCall.of(call, session.line),
         call_data=call_data,
         body=dict(call.parameters),
         session_id=call.call_id,

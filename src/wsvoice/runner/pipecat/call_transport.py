@@ -624,6 +624,8 @@ class CallTransport(FastAPIWebsocketTransport):
 
     - ``on_mark(transport, name, played)``: a mark of :meth:`send_mark` was returned; `played` is false if an
       interruption cleared the audio before it.
+    - ``on_call_status(transport, update)``: the provider reports something of the call, such as who answered; `update`
+      is a :class:`~wsvoice.CallUpdate`.
     - :attr:`heard_ms`: how much of the bot's audio the caller has heard.
     """
 
@@ -653,6 +655,8 @@ class CallTransport(FastAPIWebsocketTransport):
             self, client, params, socket, serializer, name=output_name
         )
         self._register_event_handler("on_mark")
+        self._register_event_handler("on_call_status")
+        socket.update_listener = partial(self._call_event_handler, "on_call_status")
         #: Pending marks, with the milliseconds of audio before them; ``None`` once that was cleared.
         self._marks: dict[str, float | None] = {}
         self._mark_count = 0

@@ -1,0 +1,324 @@
+"""``wsvoice dial +1...``: a real call, from a number of the user's to anybody, with a bot on our end."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import secrets
+from collections import deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from wsvoice.cli.output import LOG_LINES, Output
+from wsvoice.cli.signals import finishing, interrupted_by_signals, placing_calls
+from wsvoice.config import (
+    DIAL_KEY,
+    RealCallConfig,
+    Resolved,
+    Voicemail,
+    resolve_run,
+    state_folder,
+    with_from_number,
+)
+from wsvoice.errors import ApiError, DialError, UsageError, WsvoiceError
+
+if TYPE_CHECKING:
+    from wsvoice.call import Cause
+    from wsvoice.config import Detection
+    from wsvoice.dial.served_bot import ServedBot
+    from wsvoice.phone.dialling import CallEvent, CallOrder, CallRecord, CallServer, OrderedCall
+    from wsvoice.providers.account import Account
+
+#: How long a bot may take to be imported and served, tunnel included, and to stop.
+START_TIMEOUT_S, STOP_TIMEOUT_S = 90.0, 10.0
+#: How long the end of a call is waited for that was hung up.
+END_TIMEOUT_S = 10.0
+
+_INTERRUPTED = "interrupted"
+_STAGE_STYLES = {"answered": "green", "busy": "red", "no-answer": "red", "failed": "red", "canceled": "red"}
+_DETECTIONS: Mapping[Voicemail, Detection] = {"bot": "off", "leave": "greeting-end", "hang-up": "detect"}
+#: Who ended a call, where that is not the name of somebody.
+_ENDERS = {"caller": "the other side", "error": "an error"}
+_FAILURES = {"busy": "busy", "no-answer": "no answer", "failed": "the call failed", "canceled": "canceled"}
+
+
+def dial_number(
+    output: Output, resolved: Resolved[RealCallConfig], environ: Mapping[str, str], *, verbose: bool, quiet: bool
+) -> None:
+    """Place the call, print what becomes of it, and end with that as the exit code."""
+    call = _RealCall(output, resolved, environ, verbose=verbose, quiet=quiet)
+    config = resolved.config
+    with placing_calls(output, f"Calling {config.to_number}", call.show_log):
+        try:
+            with interrupted_by_signals():
+                asyncio.run(call.run())
+        except KeyboardInterrupt:
+            call.show_report()
+            raise
+    if call.failure is not None:
+        call.show_log()
+    call.show_report()
+    if call.failure is not None:
+        raise typer.Exit(1)
+
+
+class _RealCall:
+    """
+    The call and the server that places it.
+
+    Attributes:
+        failure: Why it did not go well, once it is over; ``None`` if it did.
+    """
+
+    def __init__(
+        self,
+        output: Output,
+        resolved: Resolved[RealCallConfig],
+        environ: Mapping[str, str],
+        *,
+        verbose: bool,
+        quiet: bool,
+    ) -> None:
+        self.failure: str | None = _INTERRUPTED
+        self._output = output
+        self._resolved = resolved
+        self._environ = environ
+        self._verbose = verbose
+        self._quiet = quiet
+        self._log: deque[str] = deque(maxlen=LOG_LINES)
+        self._events: list[CallEvent] = []
+        self._ordered: OrderedCall | None = None
+        self._causes: Sequence[Cause] = ()
+
+    async def run(self) -> None:
+        """Place the call, and follow it to its end; if it is cancelled, it is hung up."""
+        if self._resolved.config.bot is None:
+            server, config = self._running_server()
+            record = await self._call(server, order_of(config))
+        else:
+            async with self._served_bot(self._resolved.config.bot) as (server, config, bot, account):
+                try:
+                    record = await self._call(server, order_of(config))
+                except DialError as error:
+                    raise await self._explained(error, bot, account) from None
+                self._causes = bot.causes(record.call_id)
+        self.failure = failure_of(record, self._causes)
+
+    def _running_server(self) -> tuple[CallServer, RealCallConfig]:
+        """Return the server that runs already, and the call that it is asked for."""
+        from wsvoice.phone.dialling import CallServer
+        from wsvoice.phone.runs import choose_server, running_servers
+
+        config = self._resolved.config
+        if config.proxy or config.tunnel:
+            option = "-x" if config.proxy else "--tunnel"
+            if self._resolved.origins["proxy" if config.proxy else "tunnel"].startswith("flag"):
+                hint = "add `--bot bot.py`, or leave it out"
+                raise UsageError(f"{option} is the public address of a bot that is served for the call", hint=hint)
+        servers = running_servers(state_folder({**self._resolved.dotenv, **self._environ}))
+        key = config.credentials.get(DIAL_KEY)
+        server = choose_server(servers, url=config.server, provider=config.transport, key=key)
+        provider = config.transport or (server.providers[0] if len(server.providers) == 1 else None)
+        return CallServer(server.url, server.key), with_from_number(self._resolved, provider, environ=self._environ)
+
+    @asynccontextmanager
+    async def _served_bot(self, spec: str) -> AsyncIterator[tuple[CallServer, RealCallConfig, ServedBot, Account]]:
+        """Serve a bot for the call while the context lasts; the account is the one that the call goes through."""
+        from wsvoice.dial.served_bot import ServedBot, real_call_environment
+        from wsvoice.phone.accounts import account_for_calls, limits_of
+        from wsvoice.phone.dialling import CallServer
+
+        config = self._resolved.config
+        if config.server is not None:
+            raise UsageError("--bot serves a bot of its own, and --server names another", hint="leave one of them out")
+        account = account_for_calls(config.transport, config.credentials)
+        config = with_from_number(self._resolved, account.name, environ=self._environ)
+        options = listening_options(config, self._environ)
+        key = secrets.token_urlsafe(32)
+        environ = real_call_environment(self._environ, key)
+        served = ServedBot(
+            *(spec, account.name, {}, environ),
+            options=options,
+            on_line=self._show_line,
+            start_timeout_s=START_TIMEOUT_S,
+            stop_timeout_s=STOP_TIMEOUT_S,
+        )
+        asking = asyncio.create_task(limits_of(account))
+        try:
+            await served.start()
+            try:
+                await served.ready()
+            except DialError as error:
+                # Its last words are in the log.
+                raise DialError(error.message.partition("\n")[0].rstrip(":"), hint=error.hint) from None
+            for limit in await asking:
+                self._output.note(f"{account.title}: {limit}")
+            yield CallServer(served.url, key), config, served, account
+        finally:
+            asking.cancel()
+            await served.stop()
+
+    async def _call(self, server: CallServer, order: CallOrder) -> CallRecord:
+        placing = asyncio.create_task(server.place(order))
+        try:
+            self._ordered = await asyncio.shield(placing)
+            return await self._ordered.follow(self._show_event)
+        except asyncio.CancelledError:
+            with finishing():
+                await self._hang_up(placing)
+            raise
+
+    async def _hang_up(self, placing: asyncio.Task[OrderedCall]) -> None:
+        """End the call, if it was placed, and wait for a moment until it has ended."""
+        try:
+            self._ordered = ordered = await placing
+            if ordered.record.has_ended:
+                return
+            if not self._quiet:
+                self._output.line("hanging up", style="bold")
+            await ordered.hang_up()
+            async with asyncio.timeout(END_TIMEOUT_S):
+                await ordered.follow(self._show_event)
+        except TimeoutError:
+            self._output.warning(f"the call was hung up, and has not ended within {END_TIMEOUT_S:g} s")
+        except WsvoiceError as error:
+            self._output.failure(error)
+
+    async def _explained(self, error: DialError, bot: ServedBot, account: Account) -> DialError:
+        """Return why the bot's server is gone, and end the call of which it knew; `error` if it is not gone."""
+        death = await bot.exit_message(within_s=1.0)
+        if death is None:
+            return error
+        from wsvoice.phone.accounts import hang_up
+
+        hint = error.hint
+        if self._ordered is not None and (call_id := self._ordered.record.call_id):
+            with suppress(ApiError):
+                await hang_up(account, call_id)
+                hint = f"the call was hung up by {account.title}'s API"
+        # Its last words are in the log.
+        return DialError(death.partition("\n")[0].rstrip(":"), hint=hint)
+
+    def _show_event(self, event: CallEvent) -> None:
+        self._events.append(event)
+        if not self._quiet:
+            style = _STAGE_STYLES.get(event.stage or "", "")
+            self._output.moment(event.at_s, event.text, style="yellow" if event.answered_by == "machine" else style)
+
+    def _show_line(self, line: str) -> None:
+        if self._verbose and not self._quiet:
+            self._output.log_line(line)
+        else:
+            self._log.append(line)
+
+    def show_log(self) -> None:
+        """Print what the bot's server has logged last."""
+        if not self._quiet:
+            self._output.last_lines("bot's", self._log)
+        self._log.clear()
+
+    def show_report(self) -> None:
+        """Print what became of the call, without a verdict if it was interrupted; nothing if none was placed."""
+        if self._ordered is None:
+            return
+        record = self._ordered.record
+        data = {
+            "verdict": "failed" if self.failure else "completed",
+            "failure": self.failure,
+            **record.to_dict(),
+            "events": [
+                {"at_s": each.at_s, "stage": each.stage, "answered_by": each.answered_by, "text": each.text}
+                for each in self._events
+            ],
+            "causes": [str(cause) for cause in self._causes],
+        }
+        if self._resolved.config.as_json:
+            self._output.data(data)
+        *lines, verdict = report_lines(record, self._causes, self.failure)
+        if not self._quiet:
+            self._output.lines(lines)
+        if self.failure != _INTERRUPTED and not (self._quiet and self._resolved.config.as_json):
+            self._output.verdict(verdict)
+
+
+def order_of(config: RealCallConfig) -> CallOrder:
+    """Return what the server is asked for."""
+    from wsvoice.phone.dialling import CallOrder
+
+    assert config.from_number is not None
+    return CallOrder(
+        config.to_number,
+        config.from_number,
+        config.transport,
+        config.parameters,
+        math.ceil(config.ring_timeout_s),
+        None if config.time_limit_s is None else math.ceil(config.time_limit_s),
+        config.detection or _DETECTIONS[config.voicemail],
+        config.voicemail,
+    )
+
+
+def listening_options(config: RealCallConfig, environ: Mapping[str, str]) -> list[str]:
+    """
+    Return the options of ``wsvoice run`` with which a bot is served for a real call.
+
+    Raises:
+        ConfigError: If it has no public address.
+    """
+    options = []
+    if config.proxy:
+        options = ["-x", config.proxy]
+    elif config.tunnel:
+        options = ["--tunnel", config.tunnel]
+    # The server reads the project's settings too, where a public address may be.
+    flags = {"bot": config.bot, "transport": config.transport, "proxy": config.proxy, "tunnel": config.tunnel}
+    served = resolve_run(flags, environ=environ, cwd=Path.cwd()).config
+    if served.tunnel:
+        # A domain's proxy expects the port that is set; a tunnel takes any.
+        return [*options, "--host", "127.0.0.1", "--port", "0"]
+    if not served.proxy:
+        raise UsageError(
+            "a real call needs a public address, where the provider reaches the bot",
+            hint="add `--tunnel ngrok`, or `-x DOMAIN` with the domain of a proxy in front of this machine",
+        )
+    return options
+
+
+def failure_of(record: CallRecord, causes: Sequence[Cause]) -> str | None:
+    """Return why a call that is over did not go well; ``None`` if it did."""
+    if record.stage != "completed":
+        words = _FAILURES.get(record.stage, record.stage)
+        return f"{words} ({record.cause})" if record.cause else words
+    raised = next((cause for cause in causes if cause.kind == "exception"), None)
+    if raised is None and record.ended_by != "error":
+        return None
+    return f"the bot crashed: {raised}" if raised else "the bot crashed"
+
+
+def report_lines(record: CallRecord, causes: Sequence[Cause], failure: str | None) -> list[str]:
+    """Return a call's report in words, one line an item; the verdict is the last."""
+    lines = []
+    if record.response_s:
+        waits = sorted(record.response_s)
+        times = f"{len(waits)} answers" if len(waits) > 1 else "1 answer"
+        lines.append(f"bot: {times}, after {waits[len(waits) // 2]:.1f} s in the middle, {waits[-1]:.1f} s at most")
+    if record.heard_s or record.sent_s:
+        lines.append(f"audio: {record.heard_s or 0:.1f} s heard, {record.sent_s or 0:.1f} s sent")
+    lines += [f"in the bot: {cause}" for cause in causes if str(cause) not in (failure or "")]
+    if record.recording:
+        lines.append(f"recording: {record.recording}")
+    facts = []
+    if record.duration_s is not None and record.stage == "completed":
+        facts.append(f"{record.duration_s:.1f} s")
+    if record.ended_by:
+        facts.append(f"ended by {_ENDERS.get(record.ended_by, f'the {record.ended_by}')}")
+    if record.price:
+        facts.append(record.price)
+    told = ", ".join(facts)
+    if failure:
+        return [*lines, *([f"call: {told}"] if told else []), f"failed: {failure}"]
+    return [*lines, f"completed: {told}" if told else "completed"]

@@ -1,0 +1,124 @@
+"""Whose account a real call goes through, where the user names no provider."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from wsvoice.call import Call
+from wsvoice.errors import ApiError, ConfigError, UsageError
+from wsvoice.phone.client import carry_out
+from wsvoice.providers import PROVIDERS, load_account, load_company
+from wsvoice.providers.account import Account
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+#: What the ids of calls look like; who is not named has none that outlast a call.
+_CALL_IDS = {
+    # https://www.twilio.com/docs/glossary/what-is-a-sid
+    "twilio": re.compile(r"CA[0-9a-f]{32}"),
+    # https://developers.telnyx.com/api-reference/callbacks/call-hangup
+    "telnyx": re.compile(r"v[0-9]:\S+"),
+    # https://www.plivo.com/docs/voice/xml/request
+    "plivo": _UUID,
+    # https://developer.exotel.com/docs/references/webhooks
+    "exotel": re.compile(r"[0-9a-f]{32,36}"),
+    # https://developer.signalwire.com/compatibility-api/cxml/voice/stream
+    "signalwire": _UUID,
+    # https://dev.bandwidth.com/docs/voice/webhooks
+    "bandwidth": re.compile(r"c-[0-9a-f-]{20,}"),
+    # https://developer.vonage.com/en/voice/voice-api/webhook-reference#answer-webhook
+    "vonage": _UUID,
+}
+
+
+def account_for_calls(provider: str | None, credentials: Mapping[str, str]) -> Account:
+    """
+    Return the account through which calls are placed and ended, with all credentials that it needs.
+
+    Args:
+        provider: The provider's name; ``None`` for the only one whose credentials are set.
+        credentials: By environment variable name.
+
+    Raises:
+        ConfigError: If credentials are missing.
+        UsageError: If it is not clear whose account is meant, or its API has no calls.
+    """
+    if provider is None:
+        ready = [name for name in PROVIDERS if _is_ready(_load(name, credentials))]
+        if len(ready) != 1:
+            told = f"credentials of several are set: {', '.join(ready)}" if ready else "no credentials of any are set"
+            raise UsageError(f"it is not clear which provider is meant: {told}", hint="name it, as in `-t twilio`")
+        [provider] = ready
+    account = _load(provider, credentials)
+    if account is None or not account.has_calls:
+        title = load_company(provider).title
+        raise UsageError(f"wsvoice cannot place or end {title}'s calls", hint="-t names another provider")
+    account.check_credentials()
+    return account
+
+
+def account_of_call(call_id: str, provider: str | None, credentials: Mapping[str, str]) -> Account:
+    """Return the account of the call `call_id`, told by what its id looks like; as :func:`account_for_calls`."""
+    if provider is None:
+        alike = [name for name, shape in _CALL_IDS.items() if shape.fullmatch(call_id)]
+        able = [name for name in alike if (account := _load(name, credentials)) is not None and account.has_calls]
+        ready = [name for name in able if _is_ready(_load(name, credentials))]
+        if len(able) != 1 and len(ready) != 1:
+            told = f"it may be {', '.join(able)}" if able else "no provider's ids look like it"
+            raise UsageError(
+                f"it is not clear whose call {call_id!r} is: {told}", hint="name the provider, as in `-t twilio`"
+            )
+        [provider] = able if len(able) == 1 else ready
+    return account_for_calls(provider, credentials)
+
+
+async def hang_up(account: Account, call_id: str) -> bool:
+    """End a call; true unless it had ended by itself. :exc:`ApiError` is raised if that could not be done."""
+    try:
+        return await carry_out(account.hang_up(Call(account.name, call_id)))
+    except ApiError as error:
+        if error.kind == "ended":
+            return False
+        raise
+
+
+async def limits_of(account: Account) -> list[str]:
+    """
+    Return what a trial account cannot do, one line each; nothing for any other.
+
+    Raises:
+        ApiError: If the credentials are wrong. What else goes wrong is for the call itself to tell.
+    """
+    try:
+        info = await carry_out(account.describe())
+    except ApiError as error:
+        if error.kind == "credentials":
+            raise
+        return []
+    return list(info.limits) or [f"this is a trial account of {account.title}'s"] if info.is_trial else []
+
+
+def _load(name: str, credentials: Mapping[str, str]) -> Account | None:
+    """Return a provider's account; ``None`` if it has no API for its customers."""
+    try:
+        return load_account(name, credentials)
+    except ModuleNotFoundError as error:
+        if error.name != f"wsvoice.providers.{name}.account":
+            raise
+        return None
+
+
+def _is_ready(account: Account | None) -> bool:
+    """Return whether calls can be placed through an account, as far as its credentials go."""
+    if account is None or not account.has_calls:
+        return False
+    try:
+        account.check_credentials()
+    except ConfigError:
+        return False
+    return True
+
+
+def looks_like_a_call(text: str) -> bool:
+    """Return whether `text` could be the id of some provider's call."""
+    return any(shape.fullmatch(text) for shape in _CALL_IDS.values())

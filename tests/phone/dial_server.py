@@ -1,0 +1,133 @@
+"""
+A server that places calls for whoever has its key, as ``wsvoice run`` does; what becomes of a call is for the test.
+
+``python -m tests.phone.dial_server`` stands in for ``wsvoice run``, where `wsvoice dial` starts one: it prints its
+address, and plays the call that the environment's ``PLAYED`` names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.phone.json_server import JsonServer, Reply
+
+KEY = "a key of the test's"
+CALL_ID = "CA5ef8732a3c49700934481addd5ce1659"
+
+
+class DialServer(JsonServer):
+    """
+    Speaks the contract of ``/dial``.
+
+    Attributes:
+        orders: What was asked for, oldest first.
+        hung_up: Set once a call was hung up.
+        on_order: Called with this server once a call was asked for; it tells what becomes of the call.
+        on_hang_up: The same once it was hung up.
+        refusal: The answer to whoever asks for a call; ``None`` places it.
+        wait_s: How long a request for news waits.
+    """
+
+    def __init__(self, key: str = KEY) -> None:
+        super().__init__()
+        self.orders: list[dict[str, Any]] = []
+        self.hung_up = threading.Event()
+        self.on_order: Callable[[DialServer], None] = lambda server: None
+        self.on_hang_up: Callable[[DialServer], None] = lambda server: server.end("canceled")
+        self.refusal: Reply | None = None
+        self.faults: list[Reply | None] = []
+        self.wait_s = 5.0
+        self._key = key
+        self._events: list[dict[str, Any]] = []
+        self._call: dict[str, Any] = {}
+        self._has_ended = False
+        self._news = threading.Condition()
+
+    def tell(self, stage: str, text: str = "", *, answered_by: str | None = None, **call: Any) -> None:
+        """Let something happen to the call; `call` is what is known of it from then on."""
+        with self._news:
+            number = len(self._events) + 1
+            event = {"n": number, "at_s": number / 10, "stage": stage, "answered_by": answered_by}
+            self._events.append({**event, "text": text or stage.replace("-", " ")})
+            self._call |= {"stage": stage, "answered_by": answered_by or self._call.get("answered_by"), **call}
+            self._news.notify_all()
+
+    def end(self, stage: str, text: str = "", **call: Any) -> None:
+        """Let the call end."""
+        with self._news:
+            self._has_ended = True
+            self.tell(stage, text, **call)
+
+    def reply(self, method: str, path: str, headers: Mapping[str, str], body: dict[str, Any]) -> Reply | None:
+        if headers.get("authorization") != f"Bearer {self._key}":
+            return 401, {"error": "the key is wrong"}
+        path, _, query = path.partition("?")
+        if (method, path) == ("POST", "/dial"):
+            return self._place(body)
+        if path != "/dial/call-1":
+            return 404, {"error": "no such call"}
+        if method == "DELETE":
+            self.hung_up.set()
+            self.on_hang_up(self)
+            return 200, {"ended": True}
+        if self.faults:
+            return self.faults.pop(0)
+        return 200, self._tell_news(int(query.removeprefix("after=")))
+
+    def _place(self, order: dict[str, Any]) -> Reply:
+        self.orders.append(order)
+        if self.refusal is not None:
+            return self.refusal
+        self._events, self._has_ended = [], False
+        self._call = {"id": "call-1", "call_id": CALL_ID, "provider": order.get("provider", "twilio"), "price": ""}
+        self._call |= {"to": order["to"], "from": order["from"], "stage": "queued"}
+        self.tell("queued")
+        self.on_order(self)
+        return 201, {"id": "call-1", "provider": self._call["provider"], "call_id": CALL_ID, "stage": "queued"}
+
+    def _tell_news(self, after: int) -> dict[str, Any]:
+        with self._news:
+            self._news.wait_for(lambda: len(self._events) > after or self._has_ended, self.wait_s)
+            return {"events": self._events[after:], "ended": self._has_ended, "call": self._call}
+
+
+def conversation(server: DialServer) -> None:
+    """Let a person answer, talk with the bot, and hang up."""
+    server.tell("ringing")
+    server.tell("answered", "answered by a human", answered_by="human")
+    facts = {"duration_s": 34.2, "price": "0.0130 USD", "ended_by": "caller", "recording": "calls/CA5e.wav"}
+    server.end("completed", **facts, response_s=[0.9, 0.7, 1.4], heard_s=30.5, sent_s=12.25)
+
+
+def crash(server: DialServer) -> None:
+    """Let the bot fail in the middle of the call, and note why where the server of a bot notes it."""
+    cause = {"call": CALL_ID, "kind": "exception", "at": 1.0, "message": "KeyError: 'x'", "file": "bot.py", "line": 7}
+    Path(os.environ["WSVOICE_CAUSES"]).write_text(json.dumps(cause) + "\n")
+    server.end("completed", ended_by="error")
+
+
+def main() -> None:
+    """Listen, say so, and go on until SIGTERM."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    print("the bot logs", sys.argv[1:], file=sys.stderr)
+    with DialServer(os.environ["WSVOICE_DIAL_KEY"]) as server:
+        if os.environ["PLAYED"] == "conversation":
+            server.on_order = conversation
+        elif os.environ["PLAYED"] == "death":
+            server.on_order = lambda server: (server.tell("ringing"), threading.Timer(0.2, os._exit, (3,)).start())[0]
+        elif os.environ["PLAYED"] == "crash":
+            server.on_order = crash
+        print(json.dumps({"url": server.url, "public_url": "https://bot.example.com"}), flush=True)
+        time.sleep(60)
+
+
+if __name__ == "__main__":
+    main()

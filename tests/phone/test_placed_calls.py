@@ -1,0 +1,219 @@
+"""Calls that a server places, on every provider that places calls: from ``POST /dial`` to the call's end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from tests.phone.exchange import Callee, Exchange, ExchangeServer, level, to_local
+from tests.runner import bots
+from wsvoice.config import DIAL_KEY
+
+KEY = "k" * 32
+HOST = "bot.example.com"
+OURS, THEIRS = "+15550100001", "+15550100002"
+#: The providers whose APIs place calls.
+PROVIDERS = ("twilio", "telnyx", "plivo", "vonage", "signalwire")
+#: Those that call from any number, and may show another.
+ANY_CALLER = ("vonage", "plivo")
+#: Those that do not tell when a machine's greeting ends.
+NO_GREETING = ("plivo",)
+
+
+class Bot:
+    """An echo bot that keeps its calls."""
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+        self.bodies: list[Any] = []
+        self.started_at: list[float] = []
+        self.on_call: Callable[[Any], Any] | None = None
+
+    async def __call__(self, runner_args: Any) -> None:
+        self.calls.append(runner_args.call)
+        self.bodies.append(runner_args.body)
+        self.started_at.append(time.monotonic())
+        if self.on_call is not None:
+            await self.on_call(runner_args.call)
+        await bots.run(runner_args.transport, bots.Echo())
+
+
+class Caller:
+    """A server, its bot, the network around them, and an application that lets the server place calls."""
+
+    def __init__(self, server: Any, bot: Bot, exchange: Exchange) -> None:
+        self.server, self.bot, self.exchange = server, bot, exchange
+        self._headers = {"Authorization": f"Bearer {KEY}"}
+
+    def place(self, callee: Callee | None = None, **wanted: Any) -> httpx.Response:
+        if callee is not None:
+            self.exchange.callees[THEIRS] = callee
+        content = {"to": THEIRS, "from": OURS, "ring_timeout_s": 20, **wanted}
+        return httpx.post(f"{self.server.url}dial", json=content, headers=self._headers, timeout=10)
+
+    def follow(self, placed: httpx.Response) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """Return the events of a call, which is waited for, and its summary."""
+        assert placed.status_code == 201, placed.text
+        events: list[dict[str, Any]] = []
+        until = time.monotonic() + 20
+        while time.monotonic() < until:
+            url = f"{self.server.url}dial/{placed.json()['id']}?after={len(events)}"
+            told = httpx.get(url, headers=self._headers, timeout=30).json()
+            events += told["events"]
+            if told["ended"]:
+                self.exchange.joined()
+                return events, told["call"]
+        raise AssertionError(f"the call has not ended: {events}")
+
+    def hang_up(self, placed: httpx.Response) -> httpx.Response:
+        return httpx.delete(f"{self.server.url}dial/{placed.json()['id']}", headers=self._headers, timeout=10)
+
+    def stages(self, events: list[dict[str, Any]]) -> list[str]:
+        return list(dict.fromkeys(each["stage"] for each in events))
+
+
+@pytest.fixture(params=PROVIDERS)
+def caller(request: pytest.FixtureRequest, serve: Any) -> Iterator[Caller]:
+    with ExchangeServer(request.param) as exchange:
+        exchange.account.add_number(OURS)
+        bot = Bot()
+        credentials = {**exchange.credentials, DIAL_KEY: KEY}
+        server = serve(bot, transport=request.param, credentials=credentials, proxy=HOST)
+        port = urlsplit(server.url).port
+        assert port is not None
+        exchange.route = lambda url: to_local(url, port) if urlsplit(url).netloc == HOST else url
+        yield Caller(server, bot, exchange)
+
+
+def test_an_answered_call_is_the_bots(caller: Caller) -> None:
+    events, call = caller.follow(caller.place(parameters={"language": "de"}))
+    assert caller.stages(events)[0] == "queued"
+    assert caller.stages(events)[-2:] == ["answered", "completed"]
+    (bots_call,) = caller.bot.calls
+    assert (bots_call.direction, bots_call.to_number) == ("outbound", THEIRS)
+    assert caller.bot.bodies[0]["language"] == "de"
+    assert (call["call_id"], call["stage"]) == (bots_call.call_id, "completed")
+    assert call["heard_s"] == pytest.approx(0.3, abs=0.15)
+    (heard,) = caller.exchange.heard.values()
+    assert level(heard) > 1000
+    assert caller.server.switchboard.capacity.active == 0
+    assert {status for _, status in caller.exchange.reached} <= {200, 204}
+
+
+@pytest.mark.parametrize("outcome", ["busy", "no-answer", "failed"])
+def test_a_call_that_nobody_answers_costs_no_bot(caller: Caller, outcome: Any) -> None:
+    events, call = caller.follow(caller.place(Callee(outcome=outcome)))
+    assert call["stage"] == outcome
+    assert "answered" not in caller.stages(events)
+    assert caller.bot.calls == []
+    assert caller.server.switchboard.capacity.reserved == 0
+
+
+def test_a_ringing_call_is_ended_on_request(caller: Caller) -> None:
+    placed = caller.place(Callee(rings_s=15))
+    assert caller.hang_up(placed).json() == {"ended": True}
+    _, call = caller.follow(placed)
+    assert call["stage"] == "canceled"
+    assert caller.bot.calls == []
+
+
+def test_a_running_call_is_ended_on_request(caller: Caller) -> None:
+    placed = caller.place(Callee(stays_s=15))
+    until = time.monotonic() + 10
+    while not caller.bot.calls and time.monotonic() < until:
+        time.sleep(0.01)
+    assert caller.hang_up(placed).json() == {"ended": True}
+    _, call = caller.follow(placed)
+    assert call["stage"] in ("completed", "canceled")
+    assert call["duration_s"] is not None
+    assert call["duration_s"] < 8
+
+
+def test_a_machine_is_told_to_the_bot(caller: Caller) -> None:
+    _, call = caller.follow(caller.place(Callee(answered_by="machine", stays_s=1.0), detection="detect"))
+    assert call["answered_by"] == "machine"
+    assert caller.bot.calls[0].answered_by == "machine"
+    assert any(each.answered_by == "machine" for each in caller.bot.calls[0].updates) or caller.bot.calls[0].answered_by
+
+
+def test_a_machines_call_is_ended_if_nobody_wants_to_talk_to_one(caller: Caller) -> None:
+    _, call = caller.follow(caller.place(Callee(answered_by="machine", stays_s=15), voicemail="hang-up"))
+    assert call["answered_by"] == "machine"
+    assert call["stage"] in ("completed", "canceled")
+
+
+def test_a_message_is_left_after_the_greeting(caller: Caller) -> None:
+    callee = Callee(answered_by="machine", greeting_s=1.0, stays_s=2.5)
+    if caller.exchange.name in NO_GREETING:
+        refused = caller.place(callee, voicemail="leave")
+        assert (refused.status_code, refused.json()["kind"]) == (502, "unsupported")
+        assert "hang-up" in refused.json()["hint"]
+        return
+    began = time.monotonic()
+    caller.follow(caller.place(callee, voicemail="leave"))
+    assert caller.bot.started_at[0] - began > 1.0
+
+
+def test_a_human_is_not_kept_waiting_for_a_greeting(caller: Caller) -> None:
+    if caller.exchange.name in NO_GREETING:
+        pytest.skip("it does not tell when a greeting ends")
+    began = time.monotonic()
+    caller.follow(caller.place(Callee(answered_by="human", greeting_s=9.0, stays_s=1.0), voicemail="leave"))
+    assert caller.bot.started_at[0] - began < 5
+
+
+def test_a_bot_that_transfers_leaves_the_call_alone(caller: Caller) -> None:
+    async def transfer(call: Any) -> None:
+        await call.transfer("+15550100009")
+
+    caller.bot.on_call = transfer
+    caller.follow(caller.place())
+    (command,) = caller.exchange.commands
+    assert command[1:] == ("transfer", "+15550100009")
+    (record,) = caller.server.ended()
+    assert "+15550100009" in record.reason
+
+
+def test_wrong_credentials_place_nothing(caller: Caller) -> None:
+    caller.exchange.api.is_authorised = lambda request: False
+    refused = caller.place()
+    assert refused.status_code == 502
+    assert refused.json()["kind"] == "credentials"
+    assert refused.json()["hint"]
+    assert caller.server.switchboard.capacity.reserved == 0
+
+
+def test_a_number_of_nobodys_places_nothing(caller: Caller) -> None:
+    if caller.exchange.name in ANY_CALLER:
+        pytest.skip("its API takes any number as the caller's")
+    refused = caller.place(**{"from": "+15550199999"})
+    assert refused.status_code == 502, refused.text
+    assert refused.json()["error"]
+    assert refused.json()["hint"]
+    assert caller.exchange.account.calls == {}
+
+
+def test_a_call_that_comes_too_early_is_placed_later(caller: Caller) -> None:
+    caller.exchange.instead.append((429, {"retry-after": "0"}, b"{}"))
+    _, call = caller.follow(caller.place())
+    assert call["stage"] == "completed"
+
+
+def test_a_server_that_is_full_places_no_call(caller: Caller) -> None:
+    caller.server.switchboard.capacity.limit = 0
+    assert caller.place().status_code == 503
+    assert caller.exchange.account.calls == {}
+
+
+def test_a_ringing_call_ends_when_the_server_stops(caller: Caller) -> None:
+    placed = caller.place(Callee(rings_s=15))
+    dialled = caller.server.switchboard.dialled.by_id(placed.json()["id"])
+    caller.server.stop()
+    caller.exchange.joined()
+    assert dialled.stage == "canceled"
+    assert caller.bot.calls == []
