@@ -213,16 +213,18 @@ def test_machine_detection(network: Network, detection: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "words", "kind", "hint"),
     [
-        ({"from_number": "+15550000000"}, "not a number of the account"),
-        ({"to_number": "12"}, "must be an E164"),
-        ({"webhook_url": ""}, "answerUrl"),
+        ({"from_number": "+15550000000"}, "not a number of the account", "number", "BANDWIDTH_APPLICATION_ID"),
+        ({"to_number": "12"}, "must be an E164", "refused", "country code"),
+        ({"webhook_url": ""}, "answerUrl", "refused", ""),
     ],
 )
-def test_a_call_that_is_refused(network: Network, changes: dict[str, str], words: str) -> None:
-    with pytest.raises(ApiError, match=words):
+def test_a_call_that_is_refused(network: Network, changes: dict[str, str], words: str, kind: str, hint: str) -> None:
+    with pytest.raises(ApiError, match=words) as caught:
         network.carry_out(network.ours.dial(dataclasses.replace(OUTBOUND, **changes)))
+    assert caught.value.kind == kind
+    assert hint in (caught.value.hint or "")
     assert network.account.calls == {}
 
 

@@ -105,9 +105,9 @@ class BandwidthAccount(BandwidthCompany, Account):
             return ApiError("credentials", message, code=code, hint=f"compare them with {self.credentials_place}")
         if response.status == 429:
             return super().refusal(response, what)
-        hint = None
-        if response.status == 403:
-            hint = "the credential needs a role for Voice, and BANDWIDTH_ACCOUNT_ID among its accounts"
+        hint = _hint(response.status, words)
+        if words.startswith("Invalid from"):
+            return ApiError("number", f"{self.title} refuses {what}: {words}", code=code, hint=hint)
         kind = _KINDS.get(code) or {403: "permission", 404: "not-found"}.get(response.status, "refused")
         return ApiError(kind, f"{self.title} refuses {what}: {words}", code=code, hint=hint)
 
@@ -285,3 +285,14 @@ class BandwidthAccount(BandwidthCompany, Account):
 
     def _url(self, host: str, path: str) -> str:
         return (self.credential("BANDWIDTH_API_BASE_URL") or host).rstrip("/") + path
+
+
+def _hint(status: int, words: str) -> str | None:
+    """Return what mends an error, by what it says: https://dev.bandwidth.com/docs/voice/errors"""
+    if status == 403:
+        return "the credential needs a role for Voice, and BANDWIDTH_ACCOUNT_ID among its accounts"
+    if words.startswith("Invalid from"):
+        return "it has to be a number of the account's, at a location that has the application BANDWIDTH_APPLICATION_ID"
+    if words.startswith("Invalid to"):
+        return "write the number in full, with its country code: +15551234567"
+    return None
