@@ -95,7 +95,7 @@ async def limits_of(account: Account) -> list[str]:
         if error.kind == "credentials":
             raise
         return []
-    return list(info.limits) or [f"this is a trial account of {account.title}'s"] if info.is_trial else []
+    return list(info.limits) or ["it has limits, which the company's console tells"] if info.is_trial else []
 
 
 def _load(name: str, credentials: Mapping[str, str]) -> Account | None:
