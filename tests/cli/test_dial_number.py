@@ -260,8 +260,8 @@ def test_a_key_that_goes_over_a_network_in_plain_text_gets_a_warning(server: Dia
     monkeypatch.setenv("WSVOICE_DIAL_KEY", "theirs")
     warning = "warning: the key is sent to bot.internal:7860 without encryption: whoever sees it can place calls"
     assert lines_of(*CALL, "--server", "http://bot.internal:7860", code=1)[0] == warning
-    assert not lines_of(*CALL, "--server", "bot.example.com", code=1)[0].startswith("warning")
-    assert asked == ["http://bot.internal:7860/dial", "https://bot.example.com/dial"]
+    assert not lines_of(*CALL, "--server", "other.example.com", code=1)[0].startswith("warning")
+    assert asked == ["http://bot.internal:7860/dial", "https://other.example.com/dial"]
 
 
 def test_a_server_that_is_gone_is_told(server: DialServer) -> None:
