@@ -32,24 +32,28 @@ COMMANDS: dict[str, Sequence[Setting]] = {
     "dial": sorted(_DIAL_SETTINGS.values(), key=lambda each: each not in DIAL_SETTINGS),
     "hangup": (),
     "init": (),
+    "number": (),
 }
+#: The commands of a group, which are on one page.
+GROUPS = {"number": ("list", "show", "restore")}
 TABLES = {"run": "tool.wsvoice", "dial": "tool.wsvoice.dial"}
 EXIT_CODES = {
     "run": "0 when SIGTERM stopped it, 1 when it failed, 2 for misuse, 130 when Ctrl-C stopped it",
     "dial": "0 when the call passed, or was answered and ended normally; 1 when it failed, 2 for misuse, "
     "130 when it was interrupted",
     "hangup": "0 when the call is over, 1 when it could not be ended, 2 for misuse, 130 when it was interrupted",
+    "number": "0 for success, 1 when the provider refuses or a number cannot be put back, 2 for misuse",
     "init": "0 when the project is there, 1 when it could not be written, 2 for misuse, 130 when it was interrupted",
 }
 
 
-def help_text(command: str) -> str:
+def help_text(*command: str) -> str:
     """Return what `wsvoice COMMAND --help` prints."""
     # Colours, and a width of the caller's own, would get into the page.
     environ = {name: value for name, value in os.environ.items() if name not in ("FORCE_COLOR", "LINES")}
     environ |= {"COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb"}
     shown = subprocess.run(
-        [sys.executable, "-m", "wsvoice", command, "--help"], env=environ, capture_output=True, text=True, check=True
+        [sys.executable, "-m", "wsvoice", *command, "--help"], env=environ, capture_output=True, text=True, check=True
     )
     return "\n".join(line.rstrip() for line in shown.stdout.strip().splitlines())
 
@@ -62,6 +66,8 @@ def page(command: str) -> str:
         f"```text\n{help_text(command)}\n```",
         f"Exit codes: {EXIT_CODES[command]}.",
     ]
+    for name in GROUPS.get(command, ()):
+        parts += [f"## wsvoice {command} {name}", f"```text\n{help_text(command, name)}\n```"]
     if settings := COMMANDS[command]:
         rows = [
             f"| `{each.name}` | {', '.join(f'`{name}`' for name in each.variables(command))} |" for each in settings

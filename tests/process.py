@@ -80,7 +80,9 @@ class ServerProcess:
 
 
 @contextmanager
-def server_process(folder: Path, bot: str, *arguments: str, **environ: str) -> Iterator[ServerProcess]:
+def server_process(
+    folder: Path, bot: str, *arguments: str, program: str = "wsvoice", **environ: str
+) -> Iterator[ServerProcess]:
     """
     Run ``wsvoice run`` in `folder` until the context ends.
 
@@ -88,13 +90,14 @@ def server_process(folder: Path, bot: str, *arguments: str, **environ: str) -> I
         folder: The process's folder; its log goes there too.
         bot: The bot's source, or the path of an existing file.
         arguments: More of the command line; the port is a free one, where it listens.
+        program: The module that is run.
         environ: Environment variables beside this process's own, without settings and credentials.
     """
     path = Path(bot) if "\n" not in bot else folder / "bot.py"
     if "\n" in bot:
         path.write_text(textwrap.dedent(bot))
     log_file = folder / "server.log"
-    command = [sys.executable, "-m", "wsvoice", "run", str(path), *arguments]
+    command = [sys.executable, "-m", program, "run", str(path), *arguments]
     if "websocket-client" not in arguments:
         command += ["--host", "127.0.0.1", "--port", "0"]
     with log_file.open("w") as log:

@@ -502,7 +502,7 @@ def test_of_proxy_and_tunnel_the_stronger_source_is_kept(tmp_path):
         ({"max_calls": "two"}, "--max-calls takes a whole number from 1 up, got 'two'"),
         ({"verify": "maybe"}, "--verify takes auto, enforce or off, got 'maybe'"),
         ({"stream_auth": "cookie"}, "--stream-auth takes token or none, got 'cookie'"),
-        ({"tunnel": "ssh"}, "--tunnel takes ngrok, got 'ssh'"),
+        ({"tunnel": "ssh"}, "--tunnel takes ngrok, cloudflared or a command with {port} in it, got 'ssh'"),
         ({"log_level": "LOUD"}, "--log-level takes DEBUG, INFO, WARNING or ERROR, got 'LOUD'"),
         ({"param": ["language"]}, "--param takes key=value, got 'language'"),
         ({"param": ["a b=1"]}, "--param takes names of letters, digits, `_`, `.` and `-`, got 'a b'"),

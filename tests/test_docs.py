@@ -68,9 +68,9 @@ _LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 #: Its examples are tests of a project of their own, and are run by the tests of what it describes.
 TESTED_ELSEWHERE = {"docs/testing.md"}
-#: Options of uvicorn's, curl's, pytest's and esbuild's.
+#: Options of other programs.
 FOREIGN_OPTIONS = {"--ws-max-size", "--silent", "--fail", "--data", "--basetemp", "--bundle", "--format", "--outfile"}
-FOREIGN_OPTIONS |= {"--rm", "--network", "--no-install-recommends"}
+FOREIGN_OPTIONS |= {"--rm", "--network", "--no-install-recommends", "--headless", "--allow-anonymous"}
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,10 @@ def click_command(name: str) -> Any:
 
 
 def options_of(command: str) -> set[str]:
-    return {name for each in click_command(command).params for name in (*each.opts, *each.secondary_opts)}
+    named = click_command(command)
+    # Of a group, those of all of its commands.
+    params = [param for each in (named, *getattr(named, "commands", {}).values()) for param in each.params]
+    return {name for each in params for name in (*each.opts, *each.secondary_opts)}
 
 
 def generator() -> ModuleType:
@@ -166,12 +169,12 @@ def test_commands_have_options_that_exist(page: str) -> None:
 
 @pytest.mark.parametrize("page", [*PAGES, "README.md"])
 def test_options_that_are_named_exist(page: str) -> None:
-    known = {option for command in ("run", "dial", "hangup", "init") for option in options_of(command)}
+    known = {option for command in ("run", "dial", "hangup", "init", "number") for option in options_of(command)}
     known |= {"--version", "--help", "--install-completion"}
     assert set(_OPTION.findall(text_of(page))) <= known | FOREIGN_OPTIONS
 
 
-@pytest.mark.parametrize("command", ["run", "dial", "hangup", "init"])
+@pytest.mark.parametrize("command", ["run", "dial", "hangup", "init", "number"])
 def test_the_page_of_a_command_is_its_help(command: str) -> None:
     generated = generator().page(command)
     assert text_of(f"docs/commands/{command}.md") == generated, "run `python docs/generate.py`"

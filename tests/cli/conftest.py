@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -47,7 +48,7 @@ def served(monkeypatch):
     def serve(bot, config: RunConfig, *, on_ready: Callable[[object], None]) -> None:
         seen.bot, seen.config = bot, config
         public = seen.ready.public_url or config.public_url
-        on_ready(Ready(seen.ready.url, public, seen.ready.provider_names))
+        on_ready(replace(seen.ready, public_url=public))
 
     monkeypatch.setattr("wsvoice.runner.server.serve", serve)
     return seen

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -101,7 +100,7 @@ def test_run_says_what_the_provider_must_be_told(served, tmp_path):
 def test_run_warns_of_strangers_on_a_public_address(served, tmp_path, arguments, warning):
     (tmp_path / "bot.py").write_text(GOOD)
     assert warning in invoke("run", "-x", "bot.example.com", *arguments).stderr
-    served.ready = SimpleNamespace(url="http://localhost:7860/", public_url="https://a.b", provider_names=("twilio",))
+    served.ready = replace(served.ready, public_url="https://a.b")
     assert warning in invoke("run", *arguments).stderr, "a tunnel's address is public too"
 
 

@@ -18,7 +18,7 @@ KEY = "k" * 32
 HOST = "bot.example.com"
 OURS, THEIRS = "+15550100001", "+15550100002"
 #: The providers whose APIs place calls.
-PROVIDERS = ("vonage", "plivo")
+PROVIDERS = ("twilio", "telnyx", "plivo", "vonage", "signalwire")
 #: Those that call from any number, and may show another.
 ANY_CALLER = ("vonage", "plivo")
 #: Those that do not tell when a machine's greeting ends.

@@ -758,6 +758,14 @@ def test_keys_are_pressed_while_the_stream_goes_on(make: Callable[[Company], Com
     assert refused(company, company.account.send_digits(call.call, "1x")).code == "10015"
 
 
+def test_a_simulated_call_has_no_stream_left_to_stop_after_a_transfer(call_control: Company) -> None:
+    """What ends the stream of a real call is taken, and changes nothing."""
+    steps = call_control.account.transfer(Call("telnyx", "v3:a", control="api"), CALLED)
+    commands = [call_control.api.read_command(as_webhook(next(steps)))]
+    commands.append(call_control.api.read_command(as_webhook(steps.send(ApiResponse(200)))))
+    assert [each.kind for each in commands if each is not None] == ["transfer", "look-up"]
+
+
 # Evidence
 
 

@@ -29,6 +29,8 @@ class RunningServer:
     records: list[Any] = field(default_factory=list)
     #: What the module's server runs for each call.
     bot: Any = None
+    #: What it said once it listened.
+    ready: Any = None
 
     @property
     def ws_url(self) -> str:
@@ -133,6 +135,7 @@ def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., RunningSe
             assert not thread.is_alive(), "the server did not stop"
 
         running = RunningServer(made["ready"].url, log, made["switchboard"], stop)
+        running.ready = made["ready"]
         run_session = made["switchboard"].run_session
 
         async def record(session: Any) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from wsvoice.config import did_you_mean
 from wsvoice.errors import UsageError
 
 # typer brings its own copy of click or uses the real one, depending on its version; either way these are the bases of
@@ -146,6 +147,19 @@ class Command(_Plain, TyperCommand):
 
 class Group(_Plain, TyperGroup):
     """A group of commands."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command; if there is none, suggest one."""
+        name = args[0]
+        if self.get_command(ctx, name) is None and not name.startswith("-") and not ctx.resilient_parsing:
+            meant = self.meant(args)
+            lists = f"`{ctx.command_path} --help` lists what there is"
+            raise UsageError(f"no such command {name!r}", hint=f"{meant} {lists}" if meant else lists)
+        return super().resolve_command(ctx, args)
+
+    def meant(self, args: Sequence[str]) -> str | None:
+        """Return a hint that names the command that was probably meant by `args`; ``None`` if that is unknown."""
+        return did_you_mean(args[0], list(self.commands))
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         super().format_options(ctx, formatter)

@@ -25,13 +25,15 @@ import typer
 
 from wsvoice._version import __version__
 from wsvoice.cli.dial import dial
+from wsvoice.cli.doctor import doctor
 from wsvoice.cli.hangup import hangup
 from wsvoice.cli.help import ClickError, ClickUsageError, Command, Group
 from wsvoice.cli.init import init
+from wsvoice.cli.number import number
 from wsvoice.cli.output import Output
 from wsvoice.cli.run import run
 from wsvoice.config import did_you_mean
-from wsvoice.errors import UsageError, WsvoiceError
+from wsvoice.errors import WsvoiceError
 
 INTERRUPTED = 130
 
@@ -54,14 +56,9 @@ class Commands(Group):
             code = INTERRUPTED
         sys.exit(code if isinstance(code, int) else 0)
 
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Find the command; if there is none, suggest one."""
-        name = args[0]
-        if self.get_command(ctx, name) is None and not name.startswith("-") and not ctx.resilient_parsing:
-            meant = _meant(name, args, list(self.commands))
-            lists = "`wsvoice --help` lists what there is"
-            raise UsageError(f"no such command {name!r}", hint=f"{meant} {lists}" if meant else lists)
-        return super().resolve_command(ctx, args)
+    def meant(self, args: Sequence[str]) -> str | None:
+        """Return a hint that names the command that is missing before `args`, or misspelt as the first of them."""
+        return _meant(args[0], args, list(self.commands))
 
 
 def _meant(name: str, args: Sequence[str], commands: Sequence[str]) -> str | None:
@@ -80,10 +77,12 @@ def _meant(name: str, args: Sequence[str], commands: Sequence[str]) -> str | Non
 #: What other tools call it.
 _SYNONYMS = {
     "call": "dial",
+    "check": "doctor",
     "create": "init",
     "dev": "run",
     "end": "hangup",
     "hang-up": "hangup",
+    "diagnose": "doctor",
     "help": "--help",
     "new": "init",
     "serve": "run",
@@ -149,6 +148,8 @@ app.command(cls=Command)(run)
 app.command(cls=Command)(dial)
 app.command(cls=Command)(hangup)
 app.command(cls=Command)(init)
+app.add_typer(number, name="number")
+app.command(cls=Command)(doctor)
 
 
 def main() -> None:

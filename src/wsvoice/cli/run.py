@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
@@ -12,10 +14,12 @@ import typer
 from wsvoice.cli import completion
 from wsvoice.cli.options import ADMISSION, CALLS, LIMITS, NETWORK, TRANSPORT, EnvFile, Param, option
 from wsvoice.cli.output import Output
+from wsvoice.cli.signals import interrupted_by_signals
 from wsvoice.config import (
     LOG_LEVELS,
     PLAIN_TRANSPORTS,
     START_KEY,
+    TUNNELS,
     RunConfig,
     StreamAuth,
     Verify,
@@ -26,6 +30,7 @@ from wsvoice.config import (
 
 if TYPE_CHECKING:
     from wsvoice.bot_loading import LoadedBot
+    from wsvoice.providers.base import Server
     from wsvoice.runner.server import Ready
 
 DEFAULTS = RunConfig()
@@ -63,7 +68,25 @@ def run(
     ] = None,
     tunnel: Annotated[
         str | None,
-        option("--tunnel ngrok", "Open a tunnel to get a public address.", NETWORK, completion.one_of("ngrok")),
+        option(
+            "--tunnel NAME|COMMAND",
+            "Open a tunnel to get a public address: ngrok, cloudflared, or a command that takes the {port} and prints"
+            " an https:// address.",
+            NETWORK,
+            completion.one_of(*TUNNELS),
+        ),
+    ] = None,
+    tunnel_domain: Annotated[
+        str | None, option("--tunnel-domain DOMAIN", "The domain that you have reserved at ngrok.", NETWORK)
+    ] = None,
+    number: Annotated[
+        str | None,
+        option(
+            "--number NUMBER",
+            "Have this phone number, such as +15551234567, ring here until the server stops. Needs -t, and -x or"
+            " --tunnel.",
+            NETWORK,
+        ),
     ] = None,
     host: Annotated[
         str | None,
@@ -131,7 +154,12 @@ def run(
     ] = None,
     verbose: Annotated[bool, option("-v, --verbose", "Print every setting and where it comes from.")] = False,
     as_json: Annotated[
-        bool, option("--json", "Once it listens, print one JSON object: url, public_url, providers, pid.")
+        bool,
+        option(
+            "--json",
+            "Once it listens, print one JSON object: url, public_url, providers, pid; with --number also number. A"
+            " tunnel that gets another address prints another one.",
+        ),
     ] = False,
     # For `wsvoice dial`, which prints the settings itself, and whose server's address nobody else needs.
     quiet: Annotated[bool, typer.Option("--quiet", hidden=True)] = False,
@@ -145,6 +173,7 @@ def run(
 
     \b
     wsvoice run bot.py -t twilio -x bot.example.com
+    wsvoice run bot.py -t twilio --tunnel ngrok --number +15551234567
     wsvoice run my_bots.support:agent --tunnel ngrok --param language=en
     wsvoice run bot.py -t websocket
     wsvoice run bot.py -t websocket-client --url wss://example.com/stream
@@ -186,19 +215,27 @@ def run(
         gc.freeze()
         redirect_standard_logging(config.log_level)
 
+    announced: list[Ready] = []
+
     def announce(ready: Ready) -> None:
         if as_json:
             addresses = {"url": ready.url, "public_url": ready.public_url}
-            output.data({**addresses, "providers": list(ready.provider_names), "pid": os.getpid()})
-        if not quiet:
+            number = {"number": ready.number.number} if ready.number is not None else {}
+            output.data({**addresses, "providers": list(ready.provider_names), "pid": os.getpid(), **number})
+        if announced and not quiet:
+            show_new_address(output, config, ready)
+        elif not quiet:
             show_banner(output, loaded, config, ready)
+        announced.append(ready)
 
     if config.transport in ("websocket-server", "websocket-client"):
         from wsvoice.runner.standalone import run_alone
 
         run_alone(loaded, config, on_ready=announce)
     else:
-        serve(loaded, config, on_ready=announce)
+        # What holds a tunnel open has a session of its own, and would outlive this process.
+        with interrupted_by_signals() if config.tunnel else nullcontext():
+            serve(loaded, config, on_ready=announce)
 
 
 def show_banner(output: Output, bot: LoadedBot, config: RunConfig, ready: Ready) -> None:
@@ -207,9 +244,9 @@ def show_banner(output: Output, bot: LoadedBot, config: RunConfig, ready: Ready)
         show_plain_banner(output, bot, config, ready)
         return
     from wsvoice.http import is_loopback
-    from wsvoice.providers import PROVIDERS, load_server
+    from wsvoice.providers import PROVIDERS
 
-    providers = [load_server(name, config.credentials) for name in ready.provider_names]
+    providers = _providers(config, ready)
     called = [each for each in providers if each.has_webhook]
     first, *others = providers
     local, public = ready.url.rstrip("/"), (ready.public_url or "").rstrip("/")
@@ -218,17 +255,18 @@ def show_banner(output: Output, bot: LoadedBot, config: RunConfig, ready: Ready)
     stream = _websocket(f"{base}/ws/{first.name}")
 
     output.line(f"{bot.name} takes calls", style="bold")
-    rows = [("listens on", f"{local}/{_everywhere(config.host)}")]
-    for each in providers:
-        if not (each.has_webhook or others):
-            rows.append((each.title, f"dials {stream}"))
-        elif public:
-            path = f"/{each.name}" if others else "/"
-            rows.append((each.title, f"{each.webhook_place}: {public}{path} (HTTP {each.webhook_method})"))
+    rows = [("listens on", f"{local}/{_everywhere(config.host)}"), *_addresses(providers, base, is_public=bool(public))]
     rows.append(("try it", f"wsvoice dial {base}/{first.name if others else ''} -t {first.name}"))
+    if ready.number is not None:
+        rows.insert(-1, (ready.number.number, f"rings here; was: {ready.number.points_at or 'nowhere'}"))
     output.fields(rows)
     if not others:
         output.block("\n".join(first.setup_lines(stream)))
+    for text in ready.notes:
+        output.warning(text)
+    if ready.number_steps:
+        output.line(f"{first.title}'s API cannot point {config.number} here. To have it ring here:")
+        output.block("\n".join(f"  {line}" for line in ready.number_steps))
 
     if not public:
         if others:
@@ -259,6 +297,34 @@ def show_banner(output: Output, bot: LoadedBot, config: RunConfig, ready: Ready)
                 )
     if config.stream_auth == "none":
         output.warning("streams need no token: anybody who finds the URL can talk to the bot at your cost")
+
+
+def show_new_address(output: Output, config: RunConfig, ready: Ready) -> None:
+    """Print where the bot can be reached now that its tunnel has another address."""
+    public = (ready.public_url or "").rstrip("/")
+    rows = [("clients", f"{_websocket(public)}/ws-client")]
+    if config.transport not in PLAIN_TRANSPORTS:
+        rows = _addresses(_providers(config, ready), public, is_public=True)
+    output.line("the public address is another one now", style="bold")
+    output.fields(rows)
+
+
+def _providers(config: RunConfig, ready: Ready) -> list[Server]:
+    from wsvoice.providers import load_server
+
+    return [load_server(name, config.credentials) for name in ready.provider_names]
+
+
+def _addresses(providers: Sequence[Server], base: str, *, is_public: bool) -> list[tuple[str, str]]:
+    """Return what each provider has to be told, by its title; it is told nothing but a public webhook."""
+    rows = []
+    for each in providers:
+        if not each.has_webhook and len(providers) == 1:
+            rows.append((each.title, f"dials {_websocket(base)}/ws/{each.name}"))
+        elif is_public:
+            path = f"/{each.name}" if len(providers) > 1 else "/"
+            rows.append((each.title, f"{each.webhook_place}: {base}{path} (HTTP {each.webhook_method})"))
+    return rows
 
 
 def _websocket(url: str) -> str:

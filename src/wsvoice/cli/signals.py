@@ -55,7 +55,7 @@ def finishing() -> Iterator[None]:
 
 @contextmanager
 def interrupted_by_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP (a cancelled job, a closed terminal) do what Ctrl-C does."""
+    """Let SIGTERM and SIGHUP (a cancelled job, a closed terminal) do what Ctrl-C does, unless they are ignored."""
 
     def interrupt(*_: object) -> None:
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -63,7 +63,9 @@ def interrupted_by_signals() -> Iterator[None]:
         # Handled by whatever handles Ctrl-C at this moment, such as asyncio.
         signal.raise_signal(signal.SIGINT)
 
-    before = {name: signal.signal(getattr(signal, name), interrupt) for name in _signals(*_ENDING)}
+    # A process that nohup started outlives its terminal.
+    heeded = [name for name in _signals(*_ENDING) if signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN]
+    before = {name: signal.signal(getattr(signal, name), interrupt) for name in heeded}
     try:
         yield
     finally:

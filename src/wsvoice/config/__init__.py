@@ -24,7 +24,6 @@ from wsvoice.config.settings import (
     Method,
     Setting,
     StreamAuth,
-    Tunnel,
     Verify,
     Voicemail,
 )
@@ -33,15 +32,18 @@ from wsvoice.config.spelling import did_you_mean, nearest
 from wsvoice.config.state import make_private, state_folder, write_private
 from wsvoice.config.values import (
     PLAIN_TRANSPORTS,
+    TUNNELS,
     is_phone_number,
     parse_number,
     parse_provider,
     parse_text,
     parse_transport,
+    parse_tunnel,
 )
 from wsvoice.config.variables import (
     CAUSES_VARIABLE,
     DIAL_KEY,
+    NGROK_TOKEN,
     START_KEY,
     check_variables,
     find_from_number,
@@ -55,10 +57,12 @@ __all__ = [
     "DIAL_KEY",
     "DIAL_SETTINGS",
     "LOG_LEVELS",
+    "NGROK_TOKEN",
     "PLAIN_TRANSPORTS",
     "REAL_CALL_SETTINGS",
     "RUN_SETTINGS",
     "START_KEY",
+    "TUNNELS",
     "AccountConfig",
     "Detection",
     "DialConfig",
@@ -102,7 +106,8 @@ class RunConfig:
         url: The WebSocket server that the bot dials with ``websocket-client``.
         headers: Headers of that server's handshake.
         proxy: The public ``host[:port]`` in front of this server, without a scheme.
-        tunnel: The program that opens a tunnel, or ``None``.
+        tunnel: What opens a tunnel: one of :data:`TUNNELS`, a command with ``{port}`` in it, or ``None``.
+        tunnel_domain: The domain that is reserved at ngrok for it; any if ``None``.
         number: The phone number, in E.164, that is pointed at this server while it runs; ``None`` for none.
         host: The address to listen on.
         port: The port to listen on; 0 takes a free one.
@@ -116,7 +121,8 @@ class RunConfig:
         log_level: ``DEBUG``, ``INFO``, ``WARNING`` or ``ERROR``.
         disabled_patches: The names of patches of pipecat that are not applied; a process applies patches once.
         causes: The file for what goes wrong in a call, read by ``wsvoice dial``; or ``None``.
-        credentials: The providers' credentials, :data:`START_KEY` and :data:`DIAL_KEY`, by environment variable name.
+        credentials: The providers' credentials, :data:`NGROK_TOKEN`, :data:`START_KEY` and :data:`DIAL_KEY`, by the
+            names of their environment variables.
         dotenv_place: How messages name the ``.env`` file, and whether it was read.
         state_folder: Where runs keep what a later command needs; ``None`` for nowhere.
         lead_ms: How far ahead of real time audio may be sent, so that the provider's buffer never runs dry.
@@ -132,7 +138,8 @@ class RunConfig:
     url: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     proxy: str | None = None
-    tunnel: Tunnel | None = None
+    tunnel: str | None = None
+    tunnel_domain: str | None = None
     number: str | None = None
     host: str = "localhost"
     port: int = 7860
@@ -257,7 +264,7 @@ class RealCallConfig:
     bot: str | None = None
     server: str | None = None
     proxy: str | None = None
-    tunnel: Tunnel | None = None
+    tunnel: str | None = None
     ring_timeout_s: float = 60.0
     time_limit_s: float | None = None
     voicemail: Voicemail = "bot"
@@ -501,13 +508,19 @@ def _refuse_flags(
 
 
 def _drop_weaker(found: dict[str, Given | None]) -> None:
-    """Of a proxy and a tunnel, which exclude each other, keep the one from the stronger source."""
+    """Of a proxy and a tunnel keep the one from the stronger source, and a domain only with the tunnel it is for."""
     proxy, tunnel = found["proxy"], found["tunnel"]
     if proxy and tunnel:
         if proxy.rank == tunnel.rank:
             hint = "a tunnel makes its own public address: leave one of the two out"
             raise ConfigError(f"{proxy.who} and {tunnel.who} exclude each other", hint=hint)
         found["proxy" if proxy.rank > tunnel.rank else "tunnel"] = None
+    tunnel, domain = found["tunnel"], found["tunnel-domain"]
+    if domain and (tunnel is None or parse_tunnel(tunnel.value, tunnel.who) != "ngrok"):
+        if domain.rank == 0:
+            hint = "add `--tunnel ngrok`" if tunnel is None else f"leave {domain.who} out"
+            raise ConfigError(f"{domain.who} is for a tunnel of ngrok's", hint=hint)
+        found["tunnel-domain"] = None
 
 
 def _refuse_for_one_call(found: Mapping[str, Given | None]) -> None:
@@ -524,7 +537,8 @@ def _refuse_for_one_call(found: Mapping[str, Given | None]) -> None:
 _NOT_FOR: Mapping[str, Collection[str]] = {
     **dict.fromkeys(("host", "port"), ("websocket-client",)),
     **dict.fromkeys(
-        ("proxy", "tunnel", "max-calls", "max-lag", "stream-auth"), ("websocket-server", "websocket-client")
+        ("proxy", "tunnel", "tunnel-domain", "max-calls", "max-lag", "stream-auth"),
+        ("websocket-server", "websocket-client"),
     ),
     **dict.fromkeys(("verify", "record", "number"), PLAIN_TRANSPORTS),
 }

@@ -10,7 +10,6 @@ from wsvoice.config import values
 
 Verify = Literal["auto", "enforce", "off"]
 StreamAuth = Literal["token", "none"]
-Tunnel = Literal["ngrok"]
 Method = Literal["GET", "POST"]
 #: What becomes of a call that a machine answers: the bot talks to it, leaves a message after its greeting, or it ends.
 Voicemail = Literal["bot", "leave", "hang-up"]
@@ -49,8 +48,9 @@ RUN_SETTINGS: tuple[Setting, ...] = (
     Setting("transport", "transport", values.parse_transport, flag="-t"),
     Setting("url", "url", values.parse_ws_url),
     Setting("header", "headers", values.parse_headers),
-    Setting("proxy", "proxy", values.parse_proxy, flag="-x"),
-    Setting("tunnel", "tunnel", values.one_of(*get_args(Tunnel))),
+    Setting("proxy", "proxy", values.domain("-x", "bot.example.com"), flag="-x"),
+    Setting("tunnel", "tunnel", values.parse_tunnel),
+    Setting("tunnel-domain", "tunnel_domain", values.domain("--tunnel-domain", "bot.ngrok.app")),
     Setting("number", "number", values.parse_number),
     Setting("host", "host", values.parse_host),
     Setting("port", "port", values.parse_port),

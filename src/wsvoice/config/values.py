@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,8 @@ from wsvoice.errors import ConfigError
 #: Transports without a telephone company: clients at ``/ws-client``, one client on a port of its own, and a server
 #: that the bot dials.
 PLAIN_TRANSPORTS = ("websocket", "websocket-server", "websocket-client")
+#: The tunnels that are known by name.
+TUNNELS = ("ngrok", "cloudflared")
 
 
 def parse_text(value: object, who: str) -> str:
@@ -228,22 +231,27 @@ def parse_headers(value: object, who: str) -> dict[str, str]:
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 
 
-def parse_proxy(value: object, who: str) -> str:
+def domain(option: str, example: str) -> Callable[[object, str], str]:
+    """Return a parser for a public domain, which `option` takes, such as `example`."""
+    return lambda value, who: _domain(value, who, option, example)
+
+
+def _domain(value: object, who: str, option: str, example: str) -> str:
     """Return ``host[:port]`` in lower case, of that or of a URL with nothing else in it."""
     text = parse_text(value, who).strip()
     scheme, separator, rest = text.rpartition("://")
     if separator and scheme.lower() not in {"http", "https", "ws", "wss"}:
         problem = f"{who} takes a domain, not a {scheme}:// address: got {text!r}"
-        raise ConfigError(problem, hint="for example `-x bot.example.com`")
+        raise ConfigError(problem, hint=f"for example `{option} {example}`")
     if _is_ipv6(rest):
-        raise _refusal(text, who, "an IPv6 address in brackets", f"use `-x [{rest}]`")
+        raise _refusal(text, who, "an IPv6 address in brackets", f"use `{option} [{rest}]`")
     host, port = _host_and_port(rest)
     with suppress(UnicodeError):
         host = f"[{host}]" if _is_ipv6(host) else host.encode("idna").decode("ascii")
     is_domain = len(host) <= 253 and all(_LABEL.fullmatch(label) for label in host.split("."))
     authority = re.split("[/?#]", rest, maxsplit=1)[0]
     if not (is_domain or host.startswith("[")) or port == 0 or re.search(r":$|\][^:]", authority):
-        raise _refusal(text, who, "a domain", "for example `-x bot.example.com`, or `-x bot.example.com:8443`")
+        raise _refusal(text, who, "a domain", f"for example `{option} {example}`, or `{option} {example}:8443`")
     taken = host if port is None else f"{host}:{port}"
     parts = urlsplit(f"//{rest}")
     for part, is_given in {
@@ -253,8 +261,26 @@ def parse_proxy(value: object, who: str) -> str:
         "fragment": parts.fragment,
     }.items():
         if is_given:
-            raise ConfigError(f"{who} takes a domain, not a URL with a {part}: got {text!r}", hint=f"use `-x {taken}`")
+            raise ConfigError(
+                f"{who} takes a domain, not a URL with a {part}: got {text!r}", hint=f"use `{option} {taken}`"
+            )
     return taken
+
+
+def parse_tunnel(value: object, who: str) -> str:
+    """Return one of :data:`TUNNELS`, or a command with ``{port}`` in it."""
+    text = parse_text(value, who).strip()
+    if "{port}" not in text:
+        if text.lower() in TUNNELS:
+            return text.lower()
+        takes = f"{', '.join(TUNNELS)} or a command with {{port}} in it"
+        hint = did_you_mean(text, TUNNELS) or "for example `--tunnel 'tailscale funnel {port}'`"
+        raise _refusal(text, who, takes, hint)
+    try:
+        shlex.split(text)
+    except ValueError:
+        raise _refusal(text, who, "a command", "a quotation mark in it has no second one") from None
+    return text
 
 
 def _is_ipv6(text: str) -> bool:

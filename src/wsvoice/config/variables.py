@@ -13,6 +13,8 @@ from wsvoice.config.state import STATE_VARIABLE
 START_KEY = "WSVOICE_START_KEY"
 #: Holds the key for ``POST /dial``.
 DIAL_KEY = "WSVOICE_DIAL_KEY"
+#: Holds the token of the account at ngrok, which its agent reads too: https://ngrok.com/docs/agent/
+NGROK_TOKEN = "NGROK_AUTHTOKEN"
 #: Holds the file for causes, set by ``wsvoice dial`` for the server that it starts; not a setting for users.
 CAUSES_VARIABLE = "WSVOICE_CAUSES"
 
@@ -21,11 +23,11 @@ def check_variables(
     environ: Mapping[str, str], dotenv: Mapping[str, str], env_file_name: str, credentials: Mapping[str, str]
 ) -> list[str]:
     """Return warnings about variables that are probably misspelt, and about placeholders."""
-    known = {START_KEY, DIAL_KEY, CAUSES_VARIABLE, STATE_VARIABLE}
+    known = {START_KEY, DIAL_KEY, NGROK_TOKEN, CAUSES_VARIABLE, STATE_VARIABLE}
     for command, table in (("run", RUN_SETTINGS), ("dial", (*DIAL_SETTINGS, *REAL_CALL_SETTINGS))):
         known.update(name for each in (*table, ENV_FILE) for name in each.variables(command))
     names = _credential_names()
-    missing = [name for name in names if name not in credentials]
+    missing = [name for name in (*names, NGROK_TOKEN) if name not in credentials]
     warnings = []
     for given, place, known_before in ((environ, "", ()), (dotenv, f" in {env_file_name}", environ.keys())):
         for name in sorted(given.keys() - known_before - known - names.keys()):
@@ -60,12 +62,12 @@ def _meant(name: str, known: Collection[str], missing: Sequence[str]) -> str | N
 
 def read_credentials(environ: Mapping[str, str], dotenv: Mapping[str, str]) -> dict[str, str]:
     """
-    Return every provider's credentials, without spaces around them.
+    Return the credentials of every provider and of ngrok, without spaces around them.
 
     An empty value in the environment overrides ``.env``.
     """
     both = {**dotenv, **environ}
-    stripped = {name: both.get(name, "").strip() for name in (*_credential_names(), START_KEY, DIAL_KEY)}
+    stripped = {name: both.get(name, "").strip() for name in (*_credential_names(), START_KEY, DIAL_KEY, NGROK_TOKEN)}
     return {name: value for name, value in stripped.items() if value}
 
 

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from wsvoice.config import make_private, nearest, write_private
-from wsvoice.errors import ApiError, NumberError
+from wsvoice.errors import ApiError, ConfigError, NumberError
 from wsvoice.phone.claims import Claim, ClaimedError, holder_of
 from wsvoice.phone.client import carry_out
+from wsvoice.providers import PROVIDERS, load_account, load_company
 from wsvoice.providers.account import Account, PhoneNumber, Restored, Saved, ServerAddresses
 
 #: The form of the files; a file of another one is left alone.
@@ -92,7 +93,9 @@ class NumberFile:
     """
 
     def __init__(self, state: Path, provider: str, number: str) -> None:
-        self.path = state / "numbers" / f"{provider}-{number.lstrip('+')}.json"
+        self.provider = provider
+        self.digits = number.lstrip("+")
+        self.path = state / "numbers" / f"{provider}-{self.digits}.json"
         self.lock = self.path.with_suffix(".lock")
 
     @classmethod
@@ -149,9 +152,71 @@ def _unwritable(path: Path, error: OSError) -> NumberError:
     )
 
 
+def account_for_numbers(provider: str | None, credentials: Mapping[str, str]) -> Account:
+    """
+    Return the account whose numbers are meant.
+
+    Args:
+        provider: The provider's name; ``None`` for the only one whose credentials are set.
+        credentials: By environment variable name.
+
+    Raises:
+        ConfigError: If it is not clear whose account is meant, or wsvoice knows no numbers of that provider's.
+    """
+    if provider is not None:
+        account = _load(provider, credentials)
+        if account is None:
+            raise ConfigError(
+                f"wsvoice cannot point numbers of {load_company(provider).title}'s",
+                hint="set the number's webhook by hand; the provider's page in the docs says where",
+            )
+        return account
+    able = [account for each in PROVIDERS if (account := _load(each, credentials)) is not None and _is_ready(account)]
+    if len(able) != 1:
+        told = (
+            f"credentials of {' and '.join(each.title for each in able)} are set" if able else "no credentials are set"
+        )
+        raise ConfigError(f"it is not clear whose numbers are meant: {told}", hint="name the provider: `-t twilio`")
+    return able[0]
+
+
+def _load(provider: str, credentials: Mapping[str, str]) -> Account | None:
+    """Return a provider's account; ``None`` if it has no API for numbers, nor a way by hand."""
+    try:
+        account = load_account(provider, credentials)
+    except ModuleNotFoundError as error:
+        if error.name != f"wsvoice.providers.{provider}.account":
+            raise
+        return None
+    return account if account.has_numbers or is_pointed_by_hand(account) else None
+
+
+def _is_ready(account: Account) -> bool:
+    try:
+        account.check_credentials()
+    except ConfigError:
+        return False
+    return account.has_numbers
+
+
+def is_pointed_by_hand(account: Account) -> bool:
+    """Whether the company's API cannot point a number, and the user is told how to."""
+    return bool(account.how_to_point("+15551234567", ServerAddresses("https://bot.invalid/")))
+
+
 def number_files(state: Path) -> Iterator[NumberFile]:
     """The files of every number that rings at a run, or was left so by one that died."""
     return (NumberFile.at(path) for path in sorted((state / "numbers").glob("[!.]*-*.json")))
+
+
+def describe_restored(number: str, was: str, restored: Restored) -> str:
+    """Return in words what became of putting a number back."""
+    place = was or "nowhere"
+    return {
+        "restored": f"{number} rings at {place} again",
+        "unchanged": f"{number} had been put back before; it rings at {place}",
+        "left": f"{number} was pointed elsewhere since, and is left alone; it rang at {place}",
+    }[restored]
 
 
 async def find_number(account: Account, number: str) -> PhoneNumber:

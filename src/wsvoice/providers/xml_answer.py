@@ -133,25 +133,7 @@ class XmlSimulator(Simulator):
         media_type = content_type.partition(";")[0].strip().lower()
         if media_type not in ("text/xml", "application/xml"):
             reading.found("warn", f"the answer's type is {shown(media_type)}; send application/xml")
-        if len(body) > self.document_limit:
-            raise broken("too-large", f"the answer has {len(body)} bytes; {self.document_limit} are allowed")
-        if not body.strip():
-            raise broken("bad-xml", "the answer is empty")
-        parser = XMLParser(target=_Builder())
-        try:
-            parser.feed(body)
-            root = parser.close()
-        except ParseError as error:
-            line, column = error.position
-            what = str(error).partition(":")[0]
-            raise broken("bad-xml", f"the answer is not XML: {what} at line {line}, column {column + 1}") from None
-        except (LookupError, ValueError) as error:
-            raise broken("bad-xml", f"the answer is not XML: {error}") from None
-        if not isinstance(root, Element):
-            raise broken("bad-xml", "the answer is not XML: it has no element")
-        if root.tag != "Response":
-            raise broken("bad-xml", f"the answer's root is {shown(root.tag)}; it must be Response")
-        return root
+        return read_root(body, self.document_limit)
 
     def read_redirect(self, verb: Element, base_url: str) -> Callback | None:
         """Return where a ``<Redirect>`` leads."""
@@ -264,6 +246,34 @@ class XmlSimulator(Simulator):
                 inside = _tags(verb) or "nothing"
                 return f"<{verb.tag}> holds {inside[:WORDS_LIMIT]}; it needs a <Stream>"
         return f"the answer holds {_tags(verbs)[:WORDS_LIMIT]}, but no {self.stream_element}"
+
+
+def read_root(body: bytes, limit: int) -> Element:
+    """
+    Return the root of a document, which may have as many bytes as `limit`.
+
+    Raises:
+        RemoteProtocolError: Of kind ``too-large`` or ``bad-xml``.
+    """
+    if len(body) > limit:
+        raise broken("too-large", f"the answer has {len(body)} bytes; {limit} are allowed")
+    if not body.strip():
+        raise broken("bad-xml", "the answer is empty")
+    parser = XMLParser(target=_Builder())
+    try:
+        parser.feed(body)
+        root = parser.close()
+    except ParseError as error:
+        line, column = error.position
+        what = str(error).partition(":")[0]
+        raise broken("bad-xml", f"the answer is not XML: {what} at line {line}, column {column + 1}") from None
+    except (LookupError, ValueError) as error:
+        raise broken("bad-xml", f"the answer is not XML: {error}") from None
+    if not isinstance(root, Element):
+        raise broken("bad-xml", "the answer is not XML: it has no element")
+    if root.tag != "Response":
+        raise broken("bad-xml", f"the answer's root is {shown(root.tag)}; it must be Response")
+    return root
 
 
 def first_status(call: Call) -> str:

@@ -42,6 +42,7 @@ from wsvoice.runner.capacity import TOKEN_TTL_S, Place
 if TYPE_CHECKING:
     from loguru import Logger
 
+    from wsvoice.config import RunConfig
     from wsvoice.runner.switchboard import Switchboard
 
 #: Takes the place of the provider in a client's token.
@@ -186,18 +187,20 @@ class Clients:
         from wsvoice.runner.pipecat.websocket_transport import allowed_origins, client_arguments, is_eval_connect
 
         self._switchboard = switchboard
-        self._config = config = switchboard.config
         self._tokens = switchboard.auth.tokens
         self._capacity = switchboard.capacity
         self._refusals = switchboard.refusals
         #: The pending sessions, oldest first.
         self._started: OrderedDict[str, _PendingSession] = OrderedDict()
-        #: Pages of the server's own public address.
-        self._own_origins = frozenset({config.public_url.lower()} if config.public_url is not None else ())
         self._make_arguments: MakeArguments = client_arguments
         self._is_eval_connect = is_eval_connect
         #: The only pages that may connect; empty for no such limit.
         self._origins = frozenset(origin.lower() for origin in allowed_origins())
+
+    @property
+    def _config(self) -> RunConfig:
+        # A tunnel may get another address.
+        return self._switchboard.config
 
     def routes(self) -> list[BaseRoute]:
         """Return the routes for clients."""
@@ -250,7 +253,10 @@ class Clients:
 
     def _allows(self, page: str) -> bool:
         """Whether a web page may read the answer of ``/start``."""
-        return page in (self._origins or self._own_origins) or (not self._origins and requests.is_local_page(page))
+        if self._origins:
+            return page in self._origins
+        own = self._config.public_url
+        return (own is not None and page == own.lower()) or requests.is_local_page(page)
 
     def _refuse_start(self, status: int, detail: str, reason: str) -> Response:
         self._refusals.warning(logger.bind(call="-"), f"start refused ({status})", reason)

@@ -11,7 +11,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -21,9 +21,8 @@ from loguru import logger
 from wsvoice import http
 from wsvoice.config import RunConfig
 from wsvoice.errors import ApiError, ConfigError, HttpError, NumberError, WsvoiceError
-from wsvoice.phone.numbers import PointedNumber
-from wsvoice.providers import load_account
-from wsvoice.providers.account import Account, PhoneNumber, Restored, ServerAddresses
+from wsvoice.phone.numbers import PointedNumber, account_for_numbers, describe_restored, is_pointed_by_hand
+from wsvoice.providers.account import Account, PhoneNumber, ServerAddresses
 from wsvoice.providers.base import HttpRequest
 
 T = TypeVar("T")
@@ -39,14 +38,14 @@ _LOOK_S = 0.02
 
 
 class Withdrawn(NumberError):
-    """The server stops before its number was pointed."""
+    """The server stops before its number has been pointed."""
 
 
 class OwnNumber:
     """
     Points a number at this server, and back.
 
-    A run of it: :meth:`find`, :meth:`point`, :meth:`put_back` at the first signal, :meth:`close` in any case.
+    In order: :meth:`find`, :meth:`ring_at`, :meth:`put_back` at the first signal, :meth:`close` in any case.
 
     Attributes:
         found: The number as it was found; ``None`` where the user has to point it.
@@ -68,7 +67,7 @@ class OwnNumber:
         self._account = account
         self._number = number
         self._pointed = PointedNumber(account, number, config.state_folder, sleep=self._sleep)
-        self._is_manual = bool(account.how_to_point(number, ServerAddresses("https://bot.invalid/")))
+        self._is_manual = is_pointed_by_hand(account)
         self._process = os.getpid()
         self._loop = asyncio.SelectorEventLoop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="wsvoice-number", daemon=True)
@@ -78,7 +77,7 @@ class OwnNumber:
         #: How often it was to be put back, how often that was begun and has ended, and until when it is waited for.
         self._asked = self._begun = self._answered = 0
         self._asked_until = 0.0
-        self._gave_up = self._closed = False
+        self._has_rung = self._gave_up = self._closed = False
         self._problem = ""
 
     @classmethod
@@ -87,17 +86,11 @@ class OwnNumber:
         Return the number that the settings name; ``None`` without.
 
         Raises:
-            ConfigError: If the provider has no API for numbers.
+            ConfigError: If wsvoice knows no numbers of that provider's.
         """
         if config.number is None or config.transport is None:
             return None
-        own = cls(load_account(config.transport, config.credentials), config.number, config)
-        if not (own._account.has_numbers or own._is_manual):
-            raise ConfigError(
-                f"wsvoice cannot point a number of {own._account.title}'s",
-                hint="leave --number out, and set the number's webhook by hand",
-            )
-        return own
+        return cls(account_for_numbers(config.transport, config.credentials), config.number, config)
 
     def find(self) -> None:
         """
@@ -115,28 +108,25 @@ class OwnNumber:
             happened = describe_restored(record.number, record.was, restored)
             logger.warning("{} still pointed at a run that died: {}", record.number, happened)
 
-    async def point(self, public_url: str) -> bool:
+    def ring_at(
+        self, public_url: str, *, on_rings: Callable[[], None], on_failure: Callable[[BaseException], None]
+    ) -> None:
         """
-        Point the number at this server, and return true; false if the server was asked to stop meanwhile.
+        Point the number at this server, or at its new address if it has moved; from any thread, and without waiting.
 
-        Raises:
-            NumberError: If its settings cannot be kept, or it could not be put back.
-            ApiError: If the company refuses it, or cannot be reached.
+        Args:
+            public_url: Where the provider reaches this server.
+            on_rings: Called once it rings here, or has to be pointed by hand; after a move, at once. In another thread.
+            on_failure: Called if it cannot be pointed. A number that cannot follow a move is tried again and again.
         """
-        addresses = addresses_at(public_url)
-        if self._is_manual:
-            self.steps = self._account.how_to_point(self._number, addresses)
-            return True
-        try:
-            await asyncio.wrap_future(self._submit(self._point(public_url, addresses)))
-        except Withdrawn:
-            return False
-        return True
 
-    def move(self, public_url: str) -> None:
-        """Point it at this server's new address, as soon as possible; from any thread."""
-        if not (self._is_manual or self._asked):
-            self._submit(self._move(addresses_at(public_url)))
+        def look(done: Future[None]) -> None:
+            error = None if done.cancelled() else done.exception()
+            if error is not None and not isinstance(error, Withdrawn):
+                on_failure(error)
+
+        if not self._asked:
+            self._submit(self._ring_at(public_url, on_rings)).add_done_callback(look)
 
     def put_back(self) -> None:
         """Begin to put it back; from any thread, and from a signal's handler."""
@@ -149,9 +139,11 @@ class OwnNumber:
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._begin_to_restore, self._asked)
 
-    def give_up(self) -> None:
-        """Wait no longer: who signals three times wants the process gone."""
-        self._gave_up = True
+    def note_signal(self, count: int) -> None:
+        """Begin to put it back at the first request to stop; at the third one, the process waits for it no longer."""
+        if count == 1:
+            self.put_back()
+        self._gave_up = count > 2
 
     @property
     def is_awaited(self) -> bool:
@@ -159,29 +151,28 @@ class OwnNumber:
         return self._answered < self._asked and not self._gave_up and time.monotonic() < self._asked_until
 
     def close(self) -> None:
-        """Put it back and wait for that, for 15 s at most; what could not be put back is logged."""
+        """Put it back and wait for that, for 15 s at most."""
         if self._closed or os.getpid() != self._process:
             return
         if self._thread.is_alive():
             self.put_back()
             while self.is_awaited:
                 time.sleep(_LOOK_S)
-            self.say_what_is_left()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(1)
         self._closed = True
         if not self._loop.is_running():
             self._loop.close()
+            self._pointed.release()
 
-    def say_what_is_left(self) -> None:
-        """Log that the number still points here, if it does."""
-        if self._closed or not self._pointed.is_pointed:
-            return
-        logger.error(
-            "{} still points at this server, which is gone{}; `wsvoice number restore` puts it back, from {}",
-            self._number,
-            f": {self._problem}" if self._problem else "",
-            self._pointed.file.path,
+    def what_is_left(self) -> NumberError | None:
+        """Return the error for a number that still points here although the server is gone; ``None`` if it does not."""
+        if not self._pointed.is_pointed:
+            return None
+        why = f": {self._problem}" if self._problem else ""
+        return NumberError(
+            f"{self._number} still points at this server, which is gone{why}",
+            hint=f"`wsvoice number restore` puts it back; its settings are in {self._pointed.file.path}",
         )
 
     # In the thread
@@ -206,34 +197,49 @@ class OwnNumber:
             await asyncio.wait_for(self._stopping.wait(), seconds)
             raise Withdrawn("the server stops")
 
-    async def _point(self, public_url: str, addresses: ServerAddresses) -> None:
+    async def _ring_at(self, public_url: str, on_rings: Callable[[], None]) -> None:
+        addresses = addresses_at(public_url, self._account.name)
         async with self._turn:
-            if problem := await self._unless_stopped(address_problem(public_url)):
-                self.notes.append(f"{public_url} does not lead to this server, as seen from here: {problem}")
-            await self._pointed.point(addresses)
-            self.notes += self.found.warnings if self.found else ()
+            if self._is_manual:
+                self.steps = self._account.how_to_point(self._number, addresses)
+            elif self._has_rung:
+                on_rings()
+                await self._move(addresses)
+                return
+            else:
+                if problem := await self._unless_stopped(address_problem(public_url)):
+                    self.notes.append(f"{public_url} does not lead to this server, as seen from here: {problem}")
+                await self._pointed.point(addresses)
+                self._has_rung = True
+                self.notes += self.found.warnings if self.found else ()
+        on_rings()
 
     async def _move(self, addresses: ServerAddresses) -> None:
-        async with self._turn:
-            while self._pointed.is_pointed and not self._stopping.is_set():
-                try:
-                    if await self._pointed.move(addresses):
-                        logger.info("{} rings at {}", self._number, addresses.webhook)
-                    else:
-                        logger.warning("{} points elsewhere by now: it is left alone", self._number)
-                    return
-                except Withdrawn:
-                    return
-                except WsvoiceError as error:
-                    logger.error("{} could not be pointed at {}: {}", self._number, addresses.webhook, error.message)
-                with suppress(Withdrawn):
-                    await self._sleep(MOVE_RETRY_S)
+        while self._pointed.is_pointed and not self._stopping.is_set():
+            try:
+                if await self._pointed.move(addresses):
+                    logger.info("{} rings at {}", self._number, addresses.webhook)
+                else:
+                    logger.warning("{} was pointed elsewhere since, and is left alone", self._number)
+                return
+            except Withdrawn:
+                return
+            except WsvoiceError as error:
+                logger.error("{} could not be pointed at {}: {}", self._number, addresses.webhook, error.message)
+            with suppress(Withdrawn):
+                await self._sleep(MOVE_RETRY_S)
 
     def _begin_to_restore(self, asked: int) -> None:
         self._begun = asked
         self._stopping.set()
         if self._restoring is None or self._restoring.done():
             self._restoring = self._loop.create_task(self._restore())
+            self._restoring.add_done_callback(self._note_failure)
+
+    def _note_failure(self, done: asyncio.Task[None]) -> None:
+        error = None if done.cancelled() else done.exception()
+        if error is not None:
+            self._problem = f"{type(error).__name__}: {error}"
 
     async def _restore(self) -> None:
         """Put the number back, once what goes on has come to its end; try again until the time is up."""
@@ -259,19 +265,10 @@ class OwnNumber:
             self._answered = self._begun
 
 
-def addresses_at(public_url: str) -> ServerAddresses:
+def addresses_at(public_url: str, provider: str) -> ServerAddresses:
     """Return where the one provider that is served reaches this server."""
-    return ServerAddresses(webhook=f"{public_url.rstrip('/')}/")
-
-
-def describe_restored(number: str, was: str, restored: Restored) -> str:
-    """Return in words what became of putting a number back."""
-    place = was or "nowhere"
-    return {
-        "restored": f"{number} rings at {place} again",
-        "unchanged": f"{number} had been put back before; it rings at {place}",
-        "left": f"{number} was pointed elsewhere since, and is left alone; it rang at {place}",
-    }[restored]
+    base = public_url.rstrip("/")
+    return ServerAddresses(webhook=f"{base}/", status=f"{base}/{provider}/status")
 
 
 async def address_problem(public_url: str) -> str:

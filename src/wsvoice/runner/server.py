@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -20,16 +21,18 @@ from typing import TYPE_CHECKING
 import uvicorn
 from loguru import logger
 
-from wsvoice import isolation
-from wsvoice.errors import ServerError, WsvoiceError
+from wsvoice import http, isolation
+from wsvoice.config import NGROK_TOKEN
+from wsvoice.errors import ConfigError, ServerError
 from wsvoice.phone.runs import RunFile, RunningServer
+from wsvoice.phone.tunnel_watch import TunnelWatch
+from wsvoice.phone.tunnels import Tunnel, open_tunnel
 from wsvoice.runner.auth import served_providers
 from wsvoice.runner.memory import CycleCollector, MemoryTrimmer
 from wsvoice.runner.own_number import OwnNumber
 from wsvoice.runner.protocols import HttpProtocol, StreamProtocol
 from wsvoice.runner.routes import application
 from wsvoice.runner.switchboard import create_switchboard
-from wsvoice.runner.tunnel import ngrok_tunnel
 from wsvoice.runner.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -94,7 +97,7 @@ class DrainingServer(uvicorn.Server):
         number: OwnNumber | None = None,
     ) -> None:
         super().__init__(config)
-        self.failure: WsvoiceError | None = None
+        self.failure: BaseException | None = None
         self._number = number
         self._switchboard = switchboard
         self._drain_timeout_s = drain_timeout_s
@@ -105,7 +108,7 @@ class DrainingServer(uvicorn.Server):
             on_blocked=switchboard.note_blocked,
             on_heartbeat=switchboard.lateness.note,
             is_awaited=lambda: number is not None and number.is_awaited,
-            on_kill=lambda: None if number is None else number.say_what_is_left(),
+            on_kill=self._log_what_is_left,
         )
         self._drains_until: float | None = None
         #: Until when announced calls are waited for.
@@ -120,10 +123,16 @@ class DrainingServer(uvicorn.Server):
         make_loop = self.config.get_loop_factory() or asyncio.new_event_loop
         try:
             isolation.run(self.serve(sockets), on_exit=log_exit, loop_factory=make_loop)
-        finally:
-            if self._number is not None:
-                with self._handling_signals():
-                    self._number.close()
+        except BaseException:
+            self._close_number()
+            self._log_what_is_left()
+            raise
+        self._close_number()
+
+    def _close_number(self) -> None:
+        if self._number is not None:
+            with self._handling_signals():
+                self._number.close()
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -140,33 +149,30 @@ class DrainingServer(uvicorn.Server):
             yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start to listen, have the number ring here, then say so."""
+        """Start to listen, then say so."""
         await super().startup(sockets)
-        public_url = self._switchboard.config.public_url
-        if self._number is not None and public_url is not None:
-            try:
-                if not await self._number.point(public_url):
-                    return
-            except WsvoiceError as error:
-                self.failure, self.should_exit = error, True
-                return
         self._on_started()
+
+    def fail(self, error: BaseException) -> None:
+        """Stop because of `error`; from any thread."""
+        self.failure, self.should_exit = error, True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Drain at the first signal, stop at the second."""
         now = time.monotonic()
-        is_first = self.watchdog.note_signal(sig, self._drain_timeout_s)
         if self._number is not None:
-            if is_first:
-                self._number.put_back()
-            elif len(self.watchdog.signals) > 2:
-                self._number.give_up()
-        if is_first:
+            self._number.note_signal(len(self.watchdog.signals) + 1)
+        if self.watchdog.note_signal(sig, self._drain_timeout_s):
             self._drains_until = now + self._drain_timeout_s
             self._awaits_until = now + min(self._drain_timeout_s, DIAL_TIMEOUT_S)
             self._switchboard.drain()
         else:
             self._drains_until = self._awaits_until = now - END_TIMEOUT_S
+
+    def _log_what_is_left(self) -> None:
+        left = self._number.what_is_left() if self._number is not None else None
+        if left is not None:
+            logger.error("{} ({})", left.message, left.hint)
 
     async def on_tick(self, counter: int) -> bool:
         """Exit once the drain is over."""
@@ -242,11 +248,18 @@ def log_exit(error: BaseException | None) -> None:
 
 def serve(bot: LoadedBot, config: RunConfig, *, on_ready: Callable[[Ready], None]) -> None:
     """
-    Serve `bot` until the process is asked to stop; `on_ready` is called once the server listens.
+    Serve `bot` until the process is asked to stop.
+
+    Args:
+        bot: The bot.
+        config: The settings.
+        on_ready: Called once the server listens, its public address answers and its number rings here. With a tunnel or
+            a number it is called in another thread, and again whenever the tunnel has got another address.
 
     Raises:
+        ConfigError: If a setting is missing, or does not go with another one.
         ServerError: If the address cannot be listened on, or a tunnel cannot be opened.
-        WsvoiceError: If the number cannot be pointed at this server.
+        WsvoiceError: If the number cannot be pointed at this server, or put back.
         KeyboardInterrupt: After it was interrupted and has ended.
     """
     with ExitStack() as stack:
@@ -260,68 +273,107 @@ def serve(bot: LoadedBot, config: RunConfig, *, on_ready: Callable[[Ready], None
         if number is not None:
             stack.callback(number.close)
             number.find()
-        if config.tunnel == "ngrok":
-            config = replace(config, proxy=stack.enter_context(ngrok_tunnel(port)))
+        watch = None
+        if config.tunnel is not None:
+            tunnel = _open_tunnel(config, port)
+            watch = stack.enter_context(TunnelWatch(tunnel, port))
+            config = replace(config, proxy=tunnel.host)
         switchboard = create_switchboard(bot.function, config, providers)
         ready = Ready(
             url=f"http://{url_host(config.host)}:{port}/",
             public_url=config.public_url,
             provider_names=tuple(switchboard.providers),
         )
-        application_ = application(switchboard)
+        introduce = _introducer(switchboard, stack)
 
-        def on_started() -> None:
-            if config.state_folder is not None and config.causes is None:
-                _introduce(switchboard, ready, config.state_folder, stack)
-            on_ready(_with_number(ready, number))
+        def announce() -> None:
+            current = _with_number(replace(ready, public_url=switchboard.config.public_url), number)
+            introduce(current)
+            on_ready(current)
+
+        def be_reached() -> None:
+            public_url = switchboard.config.public_url
+            if number is None or public_url is None:
+                announce()
+            else:
+                number.ring_at(public_url, on_rings=announce, on_failure=server.fail)
+
+        def be_reached_at(host: str) -> None:
+            switchboard.move(host)
+            be_reached()
 
         server = DrainingServer(
-            uvicorn.Config(
-                application_,
-                http=HttpProtocol,
-                ws=StreamProtocol,
-                ws_max_size=config.message_limit,
-                ws_ping_interval=PING_INTERVAL_S,
-                ws_ping_timeout=PING_TIMEOUT_S,
-                ws_per_message_deflate=False,
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_graceful_shutdown=1,
-            ),
+            _uvicorn_config(switchboard),
             switchboard,
             drain_timeout_s=config.drain_timeout_s,
-            on_started=on_started,
+            on_started=be_reached if watch is None else partial(watch.start, be_reached_at),
             bot_folder=bot.path.parent,
             number=number,
         )
         server.run(sockets)
-    if server.failure is not None:
-        raise server.failure
+    left = number.what_is_left() if number is not None else None
+    if failure := server.failure or left:
+        raise failure
     if signal.SIGINT in server.watchdog.signals:
         # After SIGTERM a finished drain is a success: the process exits with 0.
         raise KeyboardInterrupt
 
 
-def _introduce(switchboard: Switchboard, ready: Ready, folder: Path, stack: ExitStack) -> None:
-    """Let other commands of the same user find this server, and place calls through it, until `stack` is closed."""
-    if switchboard.dial_api is None:
-        return
-    switchboard.dial_api.own_key = key = secrets.token_urlsafe(32)
+def _introducer(switchboard: Switchboard, stack: ExitStack) -> Callable[[Ready], None]:
+    """
+    Return what lets other commands of the same user find this server, and place calls through it.
+
+    They find it from the first call on, at each call's address, and until `stack` is closed.
+    """
+    folder, api = switchboard.config.state_folder, switchboard.dial_api
+    # A server of a test call is nobody else's.
+    if folder is None or api is None or switchboard.config.causes is not None:
+        return lambda ready: None
+    api.own_key = key = secrets.token_urlsafe(32)
     file = RunFile(folder)
-    try:
-        file.write(RunningServer(ready.url, key, ready.public_url or "", ready.provider_names, os.getpid()))
-    except OSError as error:
-        logger.debug("other commands will not find this server: {}", error)
-        return
     stack.callback(file.remove)
+
+    def introduce(ready: Ready) -> None:
+        try:
+            file.write(RunningServer(ready.url, key, ready.public_url or "", ready.provider_names, os.getpid()))
+        except OSError as error:
+            logger.debug("other commands will not find this server: {}", error)
+
+    return introduce
 
 
 def _with_number(ready: Ready, number: OwnNumber | None) -> Ready:
     if number is None:
         return ready
     return replace(ready, number=number.found, number_steps=tuple(number.steps), notes=tuple(number.notes))
+
+
+def _uvicorn_config(switchboard: Switchboard) -> uvicorn.Config:
+    return uvicorn.Config(
+        application(switchboard),
+        http=HttpProtocol,
+        ws=StreamProtocol,
+        ws_max_size=switchboard.config.message_limit,
+        ws_ping_interval=PING_INTERVAL_S,
+        ws_ping_timeout=PING_TIMEOUT_S,
+        ws_per_message_deflate=False,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=1,
+    )
+
+
+def _open_tunnel(config: RunConfig, port: int) -> Tunnel:
+    assert config.tunnel is not None
+    if url_host(config.host) != "localhost" and not http.is_loopback(config.host):
+        raise ConfigError(
+            f"a tunnel leads to localhost, where a server with --host {config.host} does not listen",
+            hint="leave --host out",
+        )
+    token = config.credentials.get(NGROK_TOKEN)
+    return open_tunnel(config.tunnel, port, domain=config.tunnel_domain, authtoken=token)
 
 
 def listen(host: str, port: int) -> list[socket.socket]:

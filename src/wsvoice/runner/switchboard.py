@@ -88,6 +88,14 @@ class Switchboard:
         """How many bots are running, including those whose call has ended."""
         return self.capacity.running_bots
 
+    def move(self, host: str) -> None:
+        """
+        Be reached at another public ``host[:port]``; may be called from any thread.
+
+        Webhooks are verified and answered for it from now on; running calls go on.
+        """
+        self.config = replace(self.config, proxy=host)
+
     def drain(self) -> None:
         """Take no new calls; running ones continue."""
         self.capacity.draining = True

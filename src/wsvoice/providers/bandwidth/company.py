@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from wsvoice.audio import PCMU_8K, AudioFormat, Encoding
+from wsvoice.call import AnsweredBy, Stage
 from wsvoice.providers.base import Company
 from wsvoice.providers.fields import shown
 
@@ -16,6 +17,35 @@ CODECS = {"PCMU": PCMU_8K} | {f"PCM@{rate}": AudioFormat(Encoding.L16, rate) for
 #: How many ``<StreamParam>`` a stream takes, and characters of a name and of a value.
 #: https://dev.bandwidth.com/docs/voice/programmable-voice/bxml/startStream/#streamparam-attributes
 PARAMETER_COUNT, NAME_LIMIT, VALUE_LIMIT = 12, 256, 2048
+#: Bytes of a document: https://dev.bandwidth.com/docs/voice/bxml
+DOCUMENT_LIMIT = 64 * 1024
+#: Names the stream in all verbs; no other of the call may have its name while it lasts.
+STREAM_NAME = "wsvoice"
+
+#: Where calls are, and where a token for them is got.
+VOICE_BASE_URL, TOKEN_BASE_URL = "https://voice.bandwidth.com", "https://api.bandwidth.com"
+VOICE_PATH, TOKEN_PATH = "/api/v2/accounts/", "/api/v1/oauth2/token"
+#: How a call ended, by the cause that is told: https://dev.bandwidth.com/docs/voice/webhooks/disconnect
+#: All others are failures.
+ENDS: Mapping[str, Stage] = {
+    "hangup": "completed",
+    "busy": "busy",
+    "rejected": "busy",
+    "timeout": "no-answer",
+    "cancel": "canceled",
+}
+#: Who answered, by the result of machine detection; it may also have found nothing out.
+#: https://dev.bandwidth.com/docs/voice/webhooks/machineDetectionComplete
+RESULTS: Mapping[str, AnsweredBy] = {
+    "human": "human",
+    "answering-machine": "machine",
+    "tone-detected": "machine",
+    "silence": "unknown",
+    "timeout": "unknown",
+    "error": "unknown",
+}
+#: The tag of a call whose machine detection waits for the end of the greeting: a result does not say which it is of.
+GREETING_TAG = "greeting-end"
 
 
 class BandwidthCompany(Company):
@@ -23,10 +53,16 @@ class BandwidthCompany(Company):
 
     name: ClassVar[str] = "bandwidth"
     title: ClassVar[str] = "Bandwidth"
+    codes_page: ClassVar[str] = "https://dev.bandwidth.com/docs/voice/errors"
     credential_names: ClassVar[tuple[str, ...]] = (
         "BANDWIDTH_WEBHOOK_PASSWORD",
         "BANDWIDTH_WEBHOOK_USERNAME",
+        "BANDWIDTH_ACCOUNT_ID",
+        "BANDWIDTH_CLIENT_ID",
+        "BANDWIDTH_CLIENT_SECRET",
+        "BANDWIDTH_APPLICATION_ID",
         "BANDWIDTH_OUTBOUND_CODEC",
+        "BANDWIDTH_API_BASE_URL",
     )
     covers_body: ClassVar[bool] = False
     has_marks: ClassVar[bool] = False

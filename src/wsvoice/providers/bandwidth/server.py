@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from wsvoice.call import Call
 from wsvoice.errors import LocalProtocolError, RemoteProtocolError, SignatureError
-from wsvoice.providers.bandwidth.company import BandwidthCompany, parameter_fault
+from wsvoice.providers.bandwidth.company import (
+    ENDS,
+    GREETING_TAG,
+    RESULTS,
+    STREAM_NAME,
+    BandwidthCompany,
+    parameter_fault,
+)
 from wsvoice.providers.bandwidth.stream import BandwidthMirror, BandwidthStream
 from wsvoice.providers.base import Answer, CallUpdate, Server, WebhookRequest
 from wsvoice.providers.callbacks import details, report
@@ -17,13 +25,10 @@ from wsvoice.providers.signing import has_password
 from wsvoice.providers.urls import check_stream_url
 from wsvoice.providers.xml_writer import document, element
 
-#: Names the stream in both verbs; no other of the call may have its name while it lasts.
-STREAM_NAME = "wsvoice"
 #: What asks for a document with which a call begins, or goes on from another's: https://dev.bandwidth.com/docs/voice/webhooks
 _ASKING = frozenset({"initiate", "answer", "redirect"})
-#: Ends that are in order. https://dev.bandwidth.com/docs/voice/webhooks/disconnect
-#: https://dev.bandwidth.com/docs/voice/webhooks/mediaStreamStopped
-_IN_ORDER = frozenset({"hangup", "busy", "timeout", "cancel", "rejected", "closed"})
+#: Ends that are in order, of calls and of streams: https://dev.bandwidth.com/docs/voice/webhooks/mediaStreamStopped
+_IN_ORDER = ENDS.keys() | {"closed"}
 _TOLD = ("cause", "reason", "errorMessage", "errorId")
 _CALL_ID = re.compile("c-[0-9a-f-]{30,60}")
 _TEXT_LIMIT = 1000
@@ -65,7 +70,10 @@ class BandwidthServer(BandwidthCompany, Server):
             cause, is_over = text_or_nothing(fields.get("cause")), kind == "disconnect"
             failed = kind == "mediaStreamRejected"
             failed |= (is_over or kind == "mediaStreamStopped") and cause not in _IN_ORDER
-            return report(call_id, kind or "callback", details(fields, _TOLD), failed=failed, ended=is_over)
+            update = report(call_id, kind or "callback", details(fields, _TOLD), failed=failed, ended=is_over)
+            if kind == "machineDetectionComplete":
+                return _with_detection(update, fields)
+            return replace(update, stage=ENDS.get(cause, "failed")) if is_over else update
         account, caller, called = (text_or_nothing(fields.get(n), _TEXT_LIMIT) for n in ("accountId", "from", "to"))
         return self.announced(call_id, account, caller, called, is_outbound=fields.get("direction") == "outbound")
 
@@ -106,6 +114,20 @@ class BandwidthServer(BandwidthCompany, Server):
     def replay_key(self, request: WebhookRequest) -> tuple[str, str | None]:
         """Return all that was sent, for it holds the time."""
         return request.body.decode("latin-1") or request.url.partition("?")[2], None
+
+
+def _with_detection(update: CallUpdate, fields: Mapping[str, Any]) -> CallUpdate:
+    """
+    Return a report with what machine detection has found out.
+
+    https://dev.bandwidth.com/docs/voice/webhooks/machineDetectionComplete
+    """
+    result = fields.get("machineDetectionResult")
+    value = text_or_nothing(result.get("value")) if isinstance(result, Mapping) else ""
+    answered_by = RESULTS.get(value)
+    ended = value == "tone-detected" or (answered_by == "machine" and fields.get("tag") == GREETING_TAG)
+    detail = details({"result": value}, ("result",))
+    return replace(update, detail=detail, answered_by=answered_by, greeting_ended=ended)
 
 
 def _read_fields(request: WebhookRequest) -> Mapping[str, Any]:

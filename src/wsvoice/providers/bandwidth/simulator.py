@@ -5,20 +5,31 @@ The simulator's half of Bandwidth: webhooks with their password, BXML carried ou
 from __future__ import annotations
 
 import hashlib
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 from xml.etree.ElementTree import Element
 
 from wsvoice.audio import PCMU_8K, AudioFormat
-from wsvoice.call import Call
-from wsvoice.providers.bandwidth.company import BandwidthCompany, parameter_fault
+from wsvoice.call import ENDED_STAGES, AnsweredBy, Call, Stage
+from wsvoice.providers.bandwidth.company import (
+    DOCUMENT_LIMIT,
+    GREETING_TAG,
+    BandwidthCompany,
+    parameter_fault,
+)
+from wsvoice.providers.bandwidth.fake_account import CAUSES, call_url, shaped_id
+from wsvoice.providers.bandwidth.fake_api import BandwidthApi
 from wsvoice.providers.bandwidth.stream import BandwidthMirror
 from wsvoice.providers.base import Callback, Occasion, Quirk, Side, StreamRequest, StreamStatus, WebhookRequest
 from wsvoice.providers.events import Audio, Event, StreamStarted
 from wsvoice.providers.fields import write_time
 from wsvoice.providers.urls import basic_header, json_request, read_callback
 from wsvoice.providers.xml_answer import WORDS_LIMIT, Reading, XmlSimulator
+
+#: The voice application that is told of.
+APPLICATION_ID = "7fc9698a-b04a-468b-9e8f-91238c0d0086"
 
 _EVENTS = {"started": "mediaStreamStarted", "stopped": "mediaStreamStopped", "failed": "mediaStreamRejected"}
 
@@ -47,8 +58,8 @@ class BandwidthSimulator(BandwidthCompany, XmlSimulator):
     """What ``wsvoice dial -t bandwidth`` knows of Bandwidth."""
 
     carrier_type = BandwidthCarrier
-    #: https://dev.bandwidth.com/docs/voice/bxml
-    document_limit: ClassVar[int] = 64 * 1024
+    fake_api_type = BandwidthApi
+    document_limit: ClassVar[int] = DOCUMENT_LIMIT
     kept_settings: ClassVar[tuple[str, ...]] = ("BANDWIDTH_OUTBOUND_CODEC",)
     quirks: ClassVar[Mapping[str, Quirk]] = {
         "password": Quirk("asked", "whether a webhook's password waits until a 401 asks", ("asked", "at-once")),
@@ -79,6 +90,38 @@ class BandwidthSimulator(BandwidthCompany, XmlSimulator):
         stream = {"id": call.stream_id, "name": name or call.stream_id}
         return {**_fields(call, _EVENTS[status], now), "mediaStream": stream, **told.get(status, {})}
 
+    def status_webhook(
+        self,
+        call: Call,
+        at: Callback,
+        stage: Stage,
+        *,
+        answered_by: AnsweredBy | None = None,
+        greeting_ended: bool = False,
+        duration_s: float = 0.0,
+        now: float = 0.0,
+    ) -> WebhookRequest | None:
+        """
+        Render what is told of a call that we placed: only that it is over, and who answered.
+
+        https://dev.bandwidth.com/docs/voice/webhooks/disconnect
+        https://dev.bandwidth.com/docs/voice/webhooks/machineDetectionComplete
+        """
+        if answered_by:
+            value = {"human": "human", "machine": "answering-machine", "fax": "answering-machine"}.get(answered_by)
+            result = {"machineDetectionResult": {"value": value or "silence", "duration": "PT3.5S"}}
+            tag = {"tag": GREETING_TAG} if greeting_ended else {}
+            fields = _fields(call, "machineDetectionComplete", now)
+            return self.request(at.url, at.method, {**fields, **result, **tag}, now)
+        if stage not in ENDED_STAGES:
+            return None
+        told = {"endTime": write_time(now), "cause": CAUSES[stage]}
+        if stage == "completed":
+            told["answerTime"] = write_time(now - duration_s)
+        elif stage == "failed":
+            told["errorMessage"] = "The call could not be completed"
+        return self.request(at.url, at.method, {**_fields(call, "disconnect", now), **told}, now)
+
     def signature_headers(self, request: WebhookRequest, now: float) -> dict[str, str]:
         user, password = self.credential("BANDWIDTH_WEBHOOK_USERNAME"), self.credential("BANDWIDTH_WEBHOOK_PASSWORD")
         return basic_header(user, password)
@@ -91,13 +134,17 @@ class BandwidthSimulator(BandwidthCompany, XmlSimulator):
     def new_secrets(self, seed: bytes) -> tuple[dict[str, str], dict[str, str]]:
         password = hashlib.sha256(b"password" + seed).hexdigest()[:32]
         given = {"BANDWIDTH_WEBHOOK_USERNAME": "wsvoice", "BANDWIDTH_WEBHOOK_PASSWORD": password}
-        return given, given
+        client = {
+            "BANDWIDTH_ACCOUNT_ID": self.new_ids(seed)[2],
+            "BANDWIDTH_CLIENT_ID": f"API-{uuid.UUID(bytes=seed[:16], version=4)}",
+            "BANDWIDTH_CLIENT_SECRET": hashlib.sha256(b"client" + seed).hexdigest(),
+            "BANDWIDTH_APPLICATION_ID": APPLICATION_ID,
+        }
+        return given, {**given, **client}
 
     def new_ids(self, seed: bytes) -> tuple[str, str, str]:
-        call, stream = seed[:24].hex(), hashlib.sha256(seed).hexdigest()
-        # c-95ac8d6e-1a31c52e-b38f-4198-93c1-51633ec68f8d
-        shaped = [f"{x[:8]}-{x[8:16]}-{x[16:20]}-{x[20:24]}-{x[24:28]}-{x[28:40]}" for x in (call, stream)]
-        return f"c-{shaped[0]}", f"s-{shaped[1]}", f"{int(seed[24:32].hex(), 16) % 9_000_000 + 1_000_000}"
+        account = f"{int(seed[24:32].hex(), 16) % 9_000_000 + 1_000_000}"
+        return shaped_id("c", seed), shaped_id("s", hashlib.sha256(seed).digest()), account
 
     # BXML: https://dev.bandwidth.com/docs/voice/bxml
 
@@ -146,11 +193,11 @@ def _fields(call: Call, event: str, now: float) -> dict[str, str]:
         "eventType": event,
         "eventTime": write_time(now),
         "accountId": call.account_id,
-        "applicationId": "7fc9698a-b04a-468b-9e8f-91238c0d0086",
+        "applicationId": APPLICATION_ID,
         "from": call.from_number,
         "to": call.to_number,
         "direction": call.direction,
         "callId": call.call_id,
-        "callUrl": f"https://voice.bandwidth.com/api/v2/accounts/{call.account_id}/calls/{call.call_id}",
+        "callUrl": call_url(call),
         "startTime": write_time(now),
     }

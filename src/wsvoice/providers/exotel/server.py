@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar
-from urllib.parse import quote, urlencode, urlunsplit
 
-from wsvoice.call import Call
-from wsvoice.errors import LocalProtocolError, RemoteProtocolError
+from wsvoice.call import ENDED_STAGES, Call, Stage
+from wsvoice.errors import RemoteProtocolError
 from wsvoice.providers.base import Answer, CallUpdate, Server, WebhookRequest
 from wsvoice.providers.callbacks import details, report
-from wsvoice.providers.exotel.company import PARAMETER_COUNT, PARAMETERS_LIMIT, RATE_NAMES, ExotelCompany
+from wsvoice.providers.exotel.company import STAGES, ExotelCompany
 from wsvoice.providers.exotel.stream import ExotelMirror, ExotelStream
 from wsvoice.providers.fields import broken, read_object, start_of, write_object
 from wsvoice.providers.signing import has_password
-from wsvoice.providers.urls import check_stream_url
 
 _CALL_ID = re.compile(r"[0-9a-z]{30,40}")
-#: https://developer.exotel.com/docs/references/webhooks
-_ENDED = frozenset({"completed", "failed", "busy", "no-answer", "canceled"})
+#: What the events of a call are called: https://developer.exotel.com/docs/voice-v1/api-reference/status-callback
+_EVENTS: Mapping[str, Stage] = {"ringing": "ringing", "answered": "answered"}
 _TOLD = ("EventType", "Cause", "Reason", "ConversationDuration")
 #: https://support.exotel.com/support/solutions/articles/3000132269-working-with-passthru-applet-for-agentstream-beta-
 _TOLD_OF_STREAM = ("DisconnectedBy", "Duration", "Error", "Reason")
@@ -72,26 +71,11 @@ class ExotelServer(ExotelCompany, Server):
 
     def answer(self, call: Call, stream_url: str) -> Answer:
         """
-        Render the JSON that names the stream's URL, with the sample rate and the user's parameters as its query.
+        Render the JSON that names the stream's URL.
 
         https://developer.exotel.com/docs/agentstream/stream-voicebot-applet#configuration-parameters
         """
-        url = check_stream_url(stream_url)
-        parameters = urlencode(call.parameters, quote_via=quote)
-        if any(not name or name in RATE_NAMES for name in call.parameters):
-            raise LocalProtocolError("bad-parameter", "a parameter has no name, or the name of the sample rate")
-        if len(call.parameters) > PARAMETER_COUNT:
-            raise LocalProtocolError(
-                "many-parameters", f"there are {len(call.parameters)} parameters; Exotel takes {PARAMETER_COUNT}"
-            )
-        if len(parameters) > PARAMETERS_LIMIT:
-            raise LocalProtocolError(
-                "long-parameter",
-                f"the parameters have {len(parameters)} characters in the URL; Exotel takes {PARAMETERS_LIMIT}",
-            )
-        rate = f"sample-rate={self.sample_rate}" if self.sample_rate != 8000 else ""
-        query = "&".join(part for part in (url.query, rate, parameters) if part)
-        return Answer(write_object({"url": urlunsplit(url._replace(query=query))}), "application/json")
+        return Answer(write_object({"url": self.stream_address(stream_url, call.parameters)}), "application/json")
 
     def has_credentials(self, request: WebhookRequest) -> bool:
         """
@@ -136,8 +120,13 @@ def _read_report(call_id: str, fields: Mapping[str, str]) -> CallUpdate | None:
         return None
     kind, status = fields.get("eventtype", ""), fields.get("status", "")
     detail = details({name: fields.get(name.lower()) for name in _TOLD}, _TOLD)
-    ended = kind == "terminal" or status in _ENDED
-    return report(call_id, status or kind or "callback", detail, failed=status == "failed", ended=ended)
+    stage = _EVENTS.get(kind) or STAGES.get(status)
+    if stage not in ENDED_STAGES and kind not in _EVENTS:
+        # A call is in progress from its request on: only the event says that it is answered.
+        stage = "completed" if kind == "terminal" else None
+    event = kind if kind in _EVENTS else status or kind or "callback"
+    update = report(call_id, event, detail, failed=status == "failed")
+    return replace(update, ended=stage in ENDED_STAGES, stage=stage)
 
 
 def _read_stream_report(fields: Mapping[str, str]) -> dict[str, object]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl, urlunsplit
 
 from wsvoice.audio import AudioFormat
-from wsvoice.call import Call
+from wsvoice.call import ENDED_STAGES, AnsweredBy, Call, Stage
 from wsvoice.providers.base import (
     ECHOED_MARKS,
+    Callback,
     Document,
     Hazard,
     Quirk,
@@ -21,14 +23,17 @@ from wsvoice.providers.base import (
 )
 from wsvoice.providers.events import Audio, Connected, Digit, Event, StreamStarted, StreamStopped
 from wsvoice.providers.exotel.company import FORMATS, PARAMETER_COUNT, PARAMETERS_LIMIT, RATE_NAMES, ExotelCompany
+from wsvoice.providers.exotel.fake_api import ExotelApi
 from wsvoice.providers.exotel.stream import ExotelMirror
-from wsvoice.providers.fields import broken, read_counter, read_object, shown
+from wsvoice.providers.fields import broken, read_counter, read_object, shown, write_time
 from wsvoice.providers.hazards import JSON_HAZARDS
-from wsvoice.providers.urls import form_request, read_stream_url, split_credentials
+from wsvoice.providers.urls import form_request, json_request, read_stream_url, split_credentials
 from wsvoice.providers.xml_answer import Reading
 
 #: Bytes of an answer that are read; a URL is never as long.
 ANSWER_LIMIT = 64 * 1024
+#: The account of simulated calls.
+ACCOUNT_ID = "wsvoice1"
 
 
 class ExotelCarrier(ExotelMirror):
@@ -85,12 +90,14 @@ class ExotelSimulator(ExotelCompany, Simulator):
     """What ``wsvoice dial -t exotel`` knows of Exotel."""
 
     carrier_type = ExotelCarrier
+    fake_api_type = ExotelApi
     hazards: ClassVar[Sequence[Hazard]] = JSON_HAZARDS
     quirks: ClassVar[Mapping[str, Quirk]] = {
         "counters": Quirk("string", "how counters and rates are written", ("string", "number")),
         "case": Quirk("snake", "how the keys are written", ("snake", "camel")),
         "encoding-label": Quirk("audio/x-raw", "what the start message calls the audio's encoding"),
         **ECHOED_MARKS,
+        "callback-format": Quirk("multipart", "how status callbacks are written", ("multipart", "form", "json")),
         "frame-ms": Quirk(
             "100", "how long a piece of the caller's audio is", ("100", "20"), most=1000.0, sets="frame_ms"
         ),
@@ -110,11 +117,53 @@ class ExotelSimulator(ExotelCompany, Simulator):
         }
         return form_request(url.partition("#")[0], method, fields)
 
+    def status_webhook(
+        self,
+        call: Call,
+        at: Callback,
+        stage: Stage,
+        *,
+        answered_by: AnsweredBy | None = None,
+        greeting_ended: bool = False,
+        duration_s: float = 0.0,
+        now: float = 0.0,
+    ) -> WebhookRequest | None:
+        """
+        Render a status callback, in the format that the quirk ``callback-format`` says.
+
+        Who was called is the *from* of a call to a bot, for no other number is called. Machines are not detected.
+
+        https://developer.exotel.com/docs/voice-v1/api-reference/status-callback
+        """
+        if answered_by is not None or greeting_ended or stage == "queued":
+            return None
+        at_time = _write_time(now)
+        fields = {"CallSid": call.call_id, "EventType": stage, "DateUpdated": at_time, "Status": "in-progress"}
+        fields |= {"From": call.to_number, "To": call.from_number}
+        if stage in ENDED_STAGES:
+            fields |= {
+                "EventType": "terminal",
+                "Status": stage,
+                "ConversationDuration": str(math.ceil(duration_s)),
+                "DateCreated": _write_time(now - duration_s),
+                "Direction": "outbound-api",
+                "EndTime": at_time,
+                "PhoneNumberSid": call.from_number,
+                "RecordingUrl": "",
+                "StartTime": _write_time(now - duration_s),
+            }
+        form = self.quirk("callback-format")
+        if form == "json":
+            return json_request(at.url, at.method, fields)
+        return _multipart_request(at.url, fields) if form == "multipart" else form_request(at.url, at.method, fields)
+
     def new_secrets(self, seed: bytes) -> tuple[dict[str, str], dict[str, str]]:
-        return {}, {"EXOTEL_SAMPLE_RATE": str(self.sample_rate)}
+        secret = hashlib.sha256(b"api" + seed).hexdigest()
+        api = {"EXOTEL_API_KEY": secret[:48], "EXOTEL_API_TOKEN": secret[16:], "EXOTEL_ACCOUNT_SID": ACCOUNT_ID}
+        return {}, {**api, "EXOTEL_SAMPLE_RATE": str(self.sample_rate)}
 
     def new_ids(self, seed: bytes) -> tuple[str, str, str]:
-        return seed[:16].hex(), f"MZ{hashlib.sha256(seed).hexdigest()[:32]}", "wsvoice1"
+        return seed[:16].hex(), f"MZ{hashlib.sha256(seed).hexdigest()[:32]}", ACCOUNT_ID
 
     def read_answer(self, body: bytes, content_type: str, *, base_url: str = "", first: bool = True) -> Document:
         """
@@ -133,6 +182,10 @@ class ExotelSimulator(ExotelCompany, Simulator):
         written = read_object(text).get("url")
         if not isinstance(written, str) or not written:
             raise broken("bad-answer", f"the answer's url is {shown(written)}; it must be the stream's wss:// URL")
+        return self.read_stream(written)
+
+    def read_stream(self, written: str) -> StreamRequest:
+        """Read a stream's URL, of an answer or of a request for a call."""
         if written.startswith(("http://", "https://")):
             raise broken("bad-url", f"the answer names another web address, {shown(written)}; it must be wss://")
         url = read_stream_url(written)
@@ -147,6 +200,22 @@ class ExotelSimulator(ExotelCompany, Simulator):
             headers=credentials,
             findings=reading.findings,
         )
+
+
+def _write_time(at: float) -> str:
+    """Return a time as Exotel writes it, to the second."""
+    return write_time(at)[:19].replace("T", " ")
+
+
+def _multipart_request(url: str, fields: Mapping[str, str]) -> WebhookRequest:
+    """Return a form as Exotel sends it unless it is asked for JSON: https://www.rfc-editor.org/rfc/rfc7578"""
+    boundary = hashlib.sha256(repr(sorted(fields.items())).encode()).hexdigest()[:24]
+    parts = [
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+        for name, value in fields.items()
+    ]
+    body = "".join([*parts, f"--{boundary}--\r\n"]).encode("utf-8", "surrogatepass")
+    return WebhookRequest("POST", url, {"content-type": f"multipart/form-data; boundary={boundary}"}, body)
 
 
 def _url_parameters(query: str, reading: Reading) -> dict[str, str]:

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from wsvoice.call import ENDED_STAGES, AnsweredBy, Call, Stage
+from wsvoice.call import Call
 from wsvoice.errors import ApiError
 from wsvoice.providers.account import (
     Account,
@@ -33,24 +33,28 @@ from wsvoice.providers.account import (
     ServerAddresses,
     Steps,
 )
-from wsvoice.providers.callbacks import details, printable
+from wsvoice.providers.callbacks import printable
 from wsvoice.providers.fields import read_counter, read_time, shown, text_or_nothing, without_plus
 from wsvoice.providers.telnyx.codes import explain
-from wsvoice.providers.telnyx.company import (
-    API_NAMES,
-    DETECTED,
-    REFUSALS,
-    TelnyxCompany,
-    error_code,
-    event_name,
-    read_meaning,
-    stable_uuid,
+from wsvoice.providers.telnyx.company import API_NAMES, TelnyxCompany, stable_uuid
+from wsvoice.providers.telnyx.records import (
+    CALL_CONTROL,
+    KINDS,
+    NAME_LIMIT,
+    TEXML,
+    Application,
+    data_of,
+    latest_running,
+    read_application,
+    read_error,
+    read_event,
+    read_failed_attempts,
+    read_state,
+    read_texml_state,
+    text_of,
 )
 from wsvoice.providers.xml_writer import document, element
 
-#: Types of connections, as ``record_type`` says.
-TEXML, CALL_CONTROL = "texml_application", "call_control_application"
-_KINDS = {TEXML: "TeXML application", CALL_CONTROL: "Call Control application"}
 #: For how long a call may ring, and last: least and most, in seconds.
 #: https://developers.telnyx.com/api-reference/call-commands/dial
 _RINGS_S, _LASTS_S = (5, 600), (30, 14400)
@@ -58,40 +62,8 @@ _RINGS_S, _LASTS_S = (5, 600), (30, 14400)
 _TEXML_RINGS_S = (5, 120)
 #: Items of a list that are asked for at once, and lists that are read at most.
 _PAGE_SIZE, _PAGE_LIMIT = 250, 40
-#: Characters of an error's detail, and of a name, that are told.
-_DETAIL_LIMIT, _NAME_LIMIT = 160, 60
-#: The code of a refused call, which the API tells in the detail of an error.
-_REFUSAL = re.compile(r"\b(D\d{1,2}|PE\d|TM1|TV1)\b")
 #: What a wsvoice calls the applications that it makes, for which number.
 _OURS = re.compile(r"wsvoice \S+ (\+\d+)( \(\d+\))?")
-#: The fields of an event that say what happened.
-_EVENT_FIELDS = ("hangup_cause", "hangup_source", "sip_hangup_cause", "failure_reason", "result", "digit", "stream_url")
-_SEARCH_DEPTH = 5
-#: The spelling of TeXML. https://developers.telnyx.com/api-reference/texml-rest-commands/fetch-a-call
-_TEXML_STAGES: Mapping[str, Stage] = {
-    "queued": "queued",
-    "initiated": "queued",
-    "ringing": "ringing",
-    "in-progress": "answered",
-    "completed": "completed",
-    "busy": "busy",
-    "no-answer": "no-answer",
-    "failed": "failed",
-    "canceled": "canceled",
-}
-
-
-class _Application(NamedTuple):
-    """What a number's calls go to."""
-
-    application_id: str
-    record_type: str
-    name: str
-    url: str
-    profile_id: str
-
-    def __str__(self) -> str:
-        return f"{_KINDS.get(self.record_type, 'connection')} {shown(self.name)}"
 
 
 class TelnyxAccount(TelnyxCompany, Account):
@@ -111,7 +83,7 @@ class TelnyxAccount(TelnyxCompany, Account):
         https://developers.telnyx.com/development/api-fundamentals/api-errors
         """
         content = response.content()
-        code, title, detail = _read_error(content)
+        code, title, detail = read_error(content)
         known = explain(code)
         if response.status == 401:
             known = explain("10009")
@@ -144,21 +116,21 @@ class TelnyxAccount(TelnyxCompany, Account):
         """
         owner = yield from self._get("the account", "whoami")
         response = yield self.api_request("GET", "balance")
-        balance = _data(response.content()) if response.status == 200 else {}
+        balance = data_of(response.content()) if response.status == 200 else {}
         limits = []
         credit, currency = text_or_nothing(balance.get("available_credit")), text_or_nothing(balance.get("currency"))
         if credit and _is_spent(credit):
             limits.append(
                 f"there is no credit left ({credit} {currency}), so calls are refused: add funds in the portal"
             )
-        name = printable(owner.get("organization_name") or owner.get("email") or "", _NAME_LIMIT)
-        return AccountInfo(_text(owner, "organization_id") or _text(owner, "user_id"), name, None, limits)
+        name = printable(owner.get("organization_name") or owner.get("email") or "", NAME_LIMIT)
+        return AccountInfo(text_of(owner, "organization_id") or text_of(owner, "user_id"), name, None, limits)
 
     # Numbers
 
     def numbers(self) -> Steps[list[PhoneNumber]]:
         found = yield from self._list("the list of numbers", "phone_numbers")
-        return [self._read_number(each) for each in found if _text(each, "phone_number")]
+        return [self._read_number(each) for each in found if text_of(each, "phone_number")]
 
     def find_number(self, number: str) -> Steps[PhoneNumber]:
         record = yield from self._find_record(number)
@@ -168,11 +140,11 @@ class TelnyxAccount(TelnyxCompany, Account):
                 f"{number} is not a number of this Telnyx account",
                 hint="`wsvoice number list -t telnyx` prints those that are",
             )
-        application = yield from self._find_application(_text(record, "connection_id"))
+        application = yield from self._find_application(text_of(record, "connection_id"))
         warnings = []
         if application is not None:
             sharing = yield from self._numbers_of(application.application_id)
-            others = [each for each in sharing if _text(each, "id") != _text(record, "id")]
+            others = [each for each in sharing if text_of(each, "id") != text_of(record, "id")]
             if others:
                 one = len(others) == 1
                 count = "another number shares" if one else f"{len(others)} other numbers share"
@@ -205,7 +177,7 @@ class TelnyxAccount(TelnyxCompany, Account):
             yield from self._send(what, "PATCH", "texml_applications", reused.application_id, content=content)
         else:
             made = yield from self._send("a new TeXML application", "POST", "texml_applications", content=content)
-            saved = {**saved, "application_id": _text(made, "id")}
+            saved = {**saved, "application_id": text_of(made, "id")}
             save(saved)
         yield from self._assign(number.number, number.number_id, saved["application_id"])
 
@@ -220,8 +192,8 @@ class TelnyxAccount(TelnyxCompany, Account):
         ours = yield from self._find_ours(saved, addresses)
         response = yield self.api_request("GET", "phone_numbers", number_id)
         gone = response.status == 404
-        record = {} if gone else _data(self.read(response, f"the number {number}"))
-        current_id = _text(record, "connection_id")
+        record = {} if gone else data_of(self.read(response, f"the number {number}"))
+        current_id = text_of(record, "connection_id")
         outcome: Restored = "unchanged" if current_id == former_id and not gone else "left"
         if ours is not None and current_id == ours.application_id and not gone:
             yield from self._assign(number, number_id, former_id)
@@ -231,21 +203,21 @@ class TelnyxAccount(TelnyxCompany, Account):
         return outcome
 
     def _read_number(
-        self, record: Mapping[str, Any], application: _Application | None = None, warnings: list[str] | None = None
+        self, record: Mapping[str, Any], application: Application | None = None, warnings: list[str] | None = None
     ) -> PhoneNumber:
         """Return a number; without its application it is known by name only where it points."""
-        status, name = _text(record, "status"), _text(record, "connection_name")
+        status, name = text_of(record, "status"), text_of(record, "connection_name")
         points_at = f"connection {shown(name)}" if name else ""
         if application is not None:
             points_at = application.url or str(application)
         is_active = status in ("", "active")
         return PhoneNumber(
-            number=_text(record, "phone_number"),
-            number_id=_text(record, "id"),
-            name=printable(record.get("customer_reference") or "", _NAME_LIMIT),
-            has_voice=_text(record, "phone_number_type") != "shortcode",
+            number=text_of(record, "phone_number"),
+            number_id=text_of(record, "id"),
+            name=printable(record.get("customer_reference") or "", NAME_LIMIT),
+            has_voice=text_of(record, "phone_number_type") != "shortcode",
             points_at=points_at,
-            settings={"connection_id": _text(record, "connection_id")},
+            settings={"connection_id": text_of(record, "connection_id")},
             obstacle="" if is_active else f"its status is {shown(status)}",
             hint="" if is_active else "wait until it is active; the portal says under My Numbers what is missing",
             warnings=tuple(warnings or ()),
@@ -262,7 +234,7 @@ class TelnyxAccount(TelnyxCompany, Account):
         numbers = yield from self._list("the list of numbers", "phone_numbers", query=query)
         return numbers
 
-    def _find_application(self, connection_id: str) -> Steps[_Application | None]:
+    def _find_application(self, connection_id: str) -> Steps[Application | None]:
         """
         Return the connection of that id; ``None`` if there is none.
 
@@ -275,21 +247,21 @@ class TelnyxAccount(TelnyxCompany, Account):
         response = yield self.api_request("GET", "connections", connection_id)
         if response.status == 404:
             return None
-        record = _data(self.read(response, f"the connection {connection_id}"))
-        record_type = _text(record, "record_type")
-        if record_type in _KINDS:
+        record = data_of(self.read(response, f"the connection {connection_id}"))
+        record_type = text_of(record, "record_type")
+        if record_type in KINDS:
             known = yield from self._get(f"the application {connection_id}", f"{record_type}s", connection_id)
-            return _read_application({**known, "record_type": record_type})
-        return _read_application(record)
+            return read_application({**known, "record_type": record_type})
+        return read_application(record)
 
-    def _applications_of(self, number: str) -> Steps[list[_Application]]:
+    def _applications_of(self, number: str) -> Steps[list[Application]]:
         """Return the applications that a wsvoice has made for a number."""
         query = {"filter[friendly_name]": without_plus(number)}
         found = yield from self._list("the list of TeXML applications", "texml_applications", query=query)
-        applications = [_read_application({**each, "record_type": TEXML}) for each in found]
+        applications = [read_application({**each, "record_type": TEXML}) for each in found]
         return [each for each in applications if _is_ours(each.name, number)]
 
-    def _find_ours(self, saved: Saved, addresses: ServerAddresses) -> Steps[_Application | None]:
+    def _find_ours(self, saved: Saved, addresses: ServerAddresses) -> Steps[Application | None]:
         """Return the application that was made for a number; ``None`` if it is gone, or has another address by now."""
         made = yield from self._applications_of(saved["number"])
         # A process that ended before it saved the id has left it without.
@@ -304,14 +276,18 @@ class TelnyxAccount(TelnyxCompany, Account):
         )
 
     def _assign(self, number: str, number_id: str, connection_id: str) -> Steps[None]:
-        """Give a number to an application; to none if the id is empty."""
+        """
+        Give a number to an application; to none if the id is empty, as with messaging profiles.
+
+        https://developers.telnyx.com/api-reference/phone-number-configurations/update-a-phone-number
+        """
         content = {"connection_id": connection_id}
         yield from self._send(f"a change of {number}", "PATCH", "phone_numbers", number_id, content=content)
 
-    def _remove(self, application: _Application, number_id: str) -> Steps[None]:
+    def _remove(self, application: Application, number_id: str) -> Steps[None]:
         """Delete an application of ours that has no number but this one, which it may be listed with for a while."""
         numbers = yield from self._numbers_of(application.application_id)
-        if any(_text(each, "id") != number_id for each in numbers):
+        if any(text_of(each, "id") != number_id for each in numbers):
             return
         response = yield self.api_request("DELETE", "texml_applications", application.application_id)
         if response.status != 404:
@@ -348,10 +324,10 @@ class TelnyxAccount(TelnyxCompany, Account):
         call_id = placed.call_id
         if not call_id:
             caller, _, called = placed.request_id.partition(" ")
-            query = {"From": caller, "To": called, "PageSize": 20}
+            query: dict[str, str | int] = {"From": caller, "To": called, "PageSize": 20}
             response = yield self.api_request("GET", "texml", "Accounts", placed.account_id, "Calls", query=query)
             calls = self.read(response, "the list of calls").get("calls")
-            call_id = _latest_running(calls if isinstance(calls, list) else [])
+            call_id = latest_running(calls if isinstance(calls, list) else [])
             if not call_id:
                 raise ApiError(
                     "not-found", f"Telnyx does not list the call to {called} yet", hint="try again in a second"
@@ -375,14 +351,20 @@ class TelnyxAccount(TelnyxCompany, Account):
         """
         response = yield self.api_request("GET", "calls", call_id)
         if response.status not in (404, 422):
-            data = _data(self.read(response, f"the call {call_id}"))
+            data = data_of(self.read(response, f"the call {call_id}"))
             events = yield from self._events_of(data)
-            return _read_state(call_id, data, events)
+            return read_state(call_id, data, events)
         state = yield from self._look_up_texml(call_id)
         return state
 
     def hang_up(self, call: Call) -> Steps[bool]:
-        """End a call of either kind: a ``CallSid`` is the id by which Call Control knows the call."""
+        """
+        End a call of either kind: a ``CallSid`` is the id by which Call Control knows the call.
+
+        pipecat ends TeXML's calls so too. TeXML's own request would have to name the organization, as no stream does.
+
+        https://developers.telnyx.com/api-reference/callbacks/texml-call-completed
+        """
         content = {"command_id": stable_uuid("hangup", call.call_id)}
         try:
             yield from self._command(call, "hangup", content)
@@ -428,17 +410,17 @@ class TelnyxAccount(TelnyxCompany, Account):
         is_known = response.status not in (404, 422)
         events = []
         if is_known:
-            events = yield from self._events_of(_data(self.read(response, f"the call {call_id}")))
+            events = yield from self._events_of(data_of(self.read(response, f"the call {call_id}")))
         query = {"filter[webhook][contains]": call_id}
         deliveries = yield from self._list("the list of webhooks", "webhook_deliveries", query=query)
         if not is_known and not deliveries:
             # Its state says no more than that there was such a call; without one it is an error.
             yield from self._look_up_texml(call_id)
-        found = [*map(_read_event_evidence, events)]
-        found += [each for delivery in deliveries for each in _read_failed_attempts(delivery)]
+        found = [*map(read_event, events)]
+        found += [each for delivery in deliveries for each in read_failed_attempts(delivery)]
         return sorted(found, key=lambda each: read_time(each.when) or 0.0)
 
-    def _find_caller(self, number: str) -> Steps[_Application]:
+    def _find_caller(self, number: str) -> Steps[Application]:
         """
         Return the application by which a number calls.
 
@@ -448,18 +430,18 @@ class TelnyxAccount(TelnyxCompany, Account):
         make = "make a Call Control application with an outbound voice profile in the portal under Voice"
         if configured := self.credential("TELNYX_CONNECTION_ID"):
             application = yield from self._find_application(configured)
-            if application is None or application.record_type not in _KINDS:
+            if application is None or application.record_type not in KINDS:
                 what = "no connection of this account" if application is None else f"the {application}"
                 raise ApiError(
                     "not-found", f"TELNYX_CONNECTION_ID names {what}, by which no call can be placed", hint=make
                 )
             return application
         record = yield from self._find_record(number)
-        application = yield from self._find_application(_text(record or {}, "connection_id"))
-        if application is not None and application.record_type in _KINDS:
+        application = yield from self._find_application(text_of(record or {}, "connection_id"))
+        if application is not None and application.record_type in KINDS:
             return application
         found = yield from self._list("the list of Call Control applications", "call_control_applications")
-        applications = [_read_application({**each, "record_type": CALL_CONTROL}) for each in found]
+        applications = [read_application({**each, "record_type": CALL_CONTROL}) for each in found]
         able = [each for each in applications if each.profile_id]
         if len(able) == 1:
             return able[0]
@@ -467,14 +449,14 @@ class TelnyxAccount(TelnyxCompany, Account):
             raise ApiError(
                 "permission", f"no application lets {number} call", hint=f"{make}, and assign the number to it"
             )
-        names = ", ".join(f"{each.application_id} ({each.name[:_NAME_LIMIT]})" for each in able[:5])
+        names = ", ".join(f"{each.application_id} ({each.name[:NAME_LIMIT]})" for each in able[:5])
         raise ApiError(
             "refused",
             f"{number} has no application to call by, and the account has {len(able)}",
             hint=f"set TELNYX_CONNECTION_ID to one of {names}",
         )
 
-    def _dial_by_command(self, call: OutboundCall, application: _Application) -> Steps[PlacedCall]:
+    def _dial_by_command(self, call: OutboundCall, application: Application) -> Steps[PlacedCall]:
         # https://developers.telnyx.com/docs/voice/programmable-voice/answering-machine-detection
         detection = {"detect": "detect", "greeting-end": "greeting_end"}.get(call.detection)
         content = {
@@ -490,9 +472,9 @@ class TelnyxAccount(TelnyxCompany, Account):
             **({"answering_machine_detection": detection} if detection else {}),
         }
         data = yield from self._send(f"the call to {call.to_number}", "POST", "calls", content=content)
-        return PlacedCall(_text(data, "call_control_id"), control="api")
+        return PlacedCall(text_of(data, "call_control_id"), control="api")
 
-    def _dial_by_document(self, call: OutboundCall, application: _Application) -> Steps[PlacedCall]:
+    def _dial_by_document(self, call: OutboundCall, application: Application) -> Steps[PlacedCall]:
         organization_id = yield from self._organization()
         content: dict[str, Any] = {
             "ApplicationSid": application.application_id,
@@ -519,7 +501,7 @@ class TelnyxAccount(TelnyxCompany, Account):
         request = self.api_request("POST", "texml", "Accounts", organization_id, "Calls", content=content)
         answer = self.read((yield request), f"the call to {call.to_number}")
         # The documented answer does not name the call; users have seen ones that do.
-        call_id = next((found for name in ("sid", "call_sid", "CallSid") if (found := _text(answer, name))), "")
+        call_id = next((found for name in ("sid", "call_sid", "CallSid") if (found := text_of(answer, name))), "")
         return PlacedCall(call_id, f"{call.from_number} {call.to_number}", organization_id)
 
     def _look_up_texml(self, call_id: str) -> Steps[CallState]:
@@ -529,11 +511,11 @@ class TelnyxAccount(TelnyxCompany, Account):
             known = explain("90015")
             assert known is not None
             raise ApiError(known.kind, f"Telnyx knows no call {shown(call_id)}", code="90015", hint=known.mend)
-        return _read_texml_state(call_id, self.read(response, f"the call {call_id}"))
+        return read_texml_state(call_id, self.read(response, f"the call {call_id}"))
 
     def _events_of(self, call: Mapping[str, Any]) -> Steps[list[dict[str, Any]]]:
         """Return a call's events, oldest first."""
-        query = {"filter[leg_id]": _text(call, "call_leg_id")}
+        query = {"filter[leg_id]": text_of(call, "call_leg_id")}
         events = yield from self._list("the call's events", "call_events", query=query)
         return sorted(events, key=lambda each: read_time(each.get("event_timestamp")) or 0.0)
 
@@ -544,15 +526,15 @@ class TelnyxAccount(TelnyxCompany, Account):
     def _organization(self) -> Steps[str]:
         """Return what TeXML calls the account: https://developers.telnyx.com/api-reference/texml-rest-commands"""
         owner = yield from self._get("the account", "whoami")
-        return _text(owner, "organization_id")
+        return text_of(owner, "organization_id")
 
     # Requests
 
     def _get(self, what: str, *path: str) -> Steps[dict[str, Any]]:
-        return _data(self.read((yield self.api_request("GET", *path)), what))
+        return data_of(self.read((yield self.api_request("GET", *path)), what))
 
     def _send(self, what: str, method: str, *path: str, content: Mapping[str, Any]) -> Steps[dict[str, Any]]:
-        return _data(self.read((yield self.api_request(method, *path, content=content)), what))
+        return data_of(self.read((yield self.api_request(method, *path, content=content)), what))
 
     def _list(self, what: str, path: str, *, query: Mapping[str, str] | None = None) -> Steps[list[dict[str, Any]]]:
         """
@@ -562,54 +544,15 @@ class TelnyxAccount(TelnyxCompany, Account):
         """
         items: list[dict[str, Any]] = []
         for page in range(1, _PAGE_LIMIT + 1):
-            paged = {**(query or {}), "page[size]": _PAGE_SIZE, **({"page[number]": page} if page > 1 else {})}
+            paged: dict[str, str | int] = {**(query or {}), "page[size]": _PAGE_SIZE}
+            if page > 1:
+                paged["page[number]"] = page
             content = self.read((yield self.api_request("GET", path, query=paged)), what)
             data, meta = content.get("data"), content.get("meta")
             items += [each for each in data if isinstance(each, dict)] if isinstance(data, list) else []
             if page >= (read_counter(meta.get("total_pages")) or 0 if isinstance(meta, dict) else 0):
                 break
         return items
-
-
-def _data(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the object that an answer holds under ``data``; empty if it holds none."""
-    data = content.get("data")
-    return data if isinstance(data, dict) else {}
-
-
-def _text(record: Mapping[str, Any], name: str) -> str:
-    """Return an id or a word of a record, which some ids are written as numbers."""
-    value = record.get(name)
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else text_or_nothing(value)
-
-
-def _read_error(content: Mapping[str, Any]) -> tuple[str, str, str]:
-    """
-    Return code, title and detail of an answer's first error; empty texts where it tells none.
-
-    The code is that of a refused call where there is one: it stands beside the errors, or at the end of the detail.
-    """
-    errors = content.get("errors")
-    first = errors[0] if isinstance(errors, list) and errors and isinstance(errors[0], dict) else {}
-    code, title, detail = (printable(first.get(name), _DETAIL_LIMIT) for name in ("code", "title", "detail"))
-    refused = _REFUSAL.search(error_code(content)) or _REFUSAL.search(text_or_nothing(first.get("detail"), 1000))
-    return refused[0] if refused else code, title, detail
-
-
-def _read_application(record: Mapping[str, Any]) -> _Application:
-    """Return an application, or another connection, whose fields have different names."""
-    outbound = record.get("outbound")
-    profile = (outbound if isinstance(outbound, dict) else record).get("outbound_voice_profile_id")
-    return _Application(
-        _text(record, "id"),
-        _text(record, "record_type"),
-        next(
-            (name for key in ("friendly_name", "application_name", "connection_name") if (name := _text(record, key))),
-            "",
-        ),
-        _text(record, "voice_url") or _text(record, "webhook_event_url"),
-        text_or_nothing(profile),
-    )
 
 
 def _is_ours(name: str, number: str) -> bool:
@@ -619,7 +562,7 @@ def _is_ours(name: str, number: str) -> bool:
 
 
 def _application_content(
-    number: str, addresses: ServerAddresses, former: _Application | None, *, taken: set[str]
+    number: str, addresses: ServerAddresses, former: Application | None, *, taken: set[str]
 ) -> dict[str, Any]:
     """Return the settings of an application of ours; it calls out by the former one's outbound voice profile."""
     name = f"wsvoice {urlsplit(addresses.webhook).netloc} {number}"
@@ -644,118 +587,3 @@ def _is_spent(credit: str) -> bool:
         return float(credit) <= 0
     except ValueError:
         return False
-
-
-def _latest_running(calls: list[Any]) -> str:
-    """Return the id of the latest of TeXML's calls that is not over; empty if none is left."""
-    running = [
-        each
-        for each in calls
-        if isinstance(each, dict) and _TEXML_STAGES.get(_text(each, "status"), "queued") not in ENDED_STAGES
-    ]
-    latest = max(running, key=lambda each: read_time(each.get("date_created")) or 0.0, default={})
-    return _text(latest, "sid")
-
-
-def _payload(event: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields that tell what happened, wherever the metadata of a call's event hold them."""
-    found: dict[str, Any] = {}
-
-    def search(value: object, depth: int) -> None:
-        if not isinstance(value, dict) or depth > _SEARCH_DEPTH:
-            return
-        for name, inner in value.items():
-            if isinstance(inner, dict):
-                search(inner, depth + 1)
-                if name == "telnyx_error":
-                    found.setdefault(name, inner)
-            elif isinstance(name, str):
-                found.setdefault(name, inner)
-
-    search(event.get("metadata"), 0)
-    return found
-
-
-def _read_state(call_id: str, data: Mapping[str, Any], events: list[dict[str, Any]]) -> CallState:
-    """Return how a call stands by what the API says of it and by its events."""
-    stage: Stage = "queued" if data.get("is_alive") or not data.get("end_time") else "completed"
-    answered_by: AnsweredBy | None = None
-    cause = price = caller = called = ""
-    for event in events:
-        name, payload = event_name(_text(event, "name")), _payload(event)
-        caller, called = caller or _text(payload, "from"), called or _text(payload, "to")
-        meaning = read_meaning(name, payload)
-        stage, answered_by = meaning.stage or stage, meaning.answered_by or answered_by
-        if name == "call.hangup":
-            cause = details({**payload, "telnyx_error": error_code(payload)}, (*_EVENT_FIELDS[:3], "telnyx_error"))
-        if name == "call.cost" and (cost := _text(payload, "total_cost")):
-            price = f"{cost} {_text(payload, 'currency') or 'USD'}"
-    duration_s = read_counter(data.get("call_duration"))
-    return CallState(
-        call_id, stage, answered_by, None if duration_s is None else float(duration_s), price, cause, caller, called
-    )
-
-
-def _read_texml_state(call_id: str, resource: Mapping[str, Any]) -> CallState:
-    """Return how a TeXML call stands: https://developers.telnyx.com/api-reference/texml-rest-commands/fetch-a-call"""
-    price, unit = _text(resource, "price"), _text(resource, "price_unit")
-    duration_s = read_counter(resource.get("duration"))
-    return CallState(
-        call_id,
-        _TEXML_STAGES.get(_text(resource, "status"), "queued"),
-        DETECTED.get(_text(resource, "answered_by")),
-        None if duration_s is None else float(duration_s),
-        f"{price} {unit}".strip() if price else "",
-        from_number=_text(resource, "from"),
-        to_number=_text(resource, "to"),
-    )
-
-
-def _read_event_evidence(event: Mapping[str, Any]) -> Evidence:
-    """Return one event of a call, or one command that it was given."""
-    name, payload = event_name(_text(event, "name")), _payload(event)
-    cause, sip_cause = _text(payload, "hangup_cause"), _text(payload, "sip_hangup_cause")
-    code = error_code(payload) or _text(payload, "failure_reason") or cause
-    told = details(payload, _EVENT_FIELDS)
-    what = f"command {name}" if event.get("type") == "command" else name
-    refused = bool(error_code(payload)) or sip_cause in REFUSALS or cause in ("not_found", "unspecified")
-    failed = name.endswith((".failed", ".error")) or (name == "call.hangup" and refused)
-    known = explain(code) if failed else None
-    return Evidence(
-        f"{printable(what, _NAME_LIMIT)}{f' ({told})' if told else ''}",
-        _text(event, "event_timestamp"),
-        code if failed else "",
-        failed,
-        known.mend if known else "",
-    )
-
-
-def _read_failed_attempts(delivery: Mapping[str, Any]) -> list[Evidence]:
-    """Return the attempts of a webhook that did not reach a server, or that it refused."""
-    attempts, webhook = delivery.get("attempts"), delivery.get("webhook")
-    kind = event_name(_text(webhook, "event_type")) if isinstance(webhook, dict) else ""
-    found = []
-    for attempt in attempts if isinstance(attempts, list) else ():
-        if not isinstance(attempt, dict) or attempt.get("status") != "failed":
-            continue
-        http = attempt.get("http") if isinstance(attempt.get("http"), dict) else {}
-        request, response = (
-            part if isinstance(part := http.get(name), dict) else {} for name in ("request", "response")
-        )
-        status, errors = read_counter(response.get("status")), attempt.get("errors")
-        url = printable(request.get("url"), 2 * _NAME_LIMIT) or "the server"
-        came = f"was answered with {status}" if status else "got no answer"
-        code = printable(errors[0], _NAME_LIMIT) if isinstance(errors, list) and errors else ""
-        what = f"the webhook {printable(kind, _NAME_LIMIT)} to {url} {came}"
-        found.append(Evidence(what, _text(attempt, "started_at"), code, True, _mend_webhook(status)))
-    return found
-
-
-def _mend_webhook(status: int | None) -> str:
-    if not status:
-        return "check that the tunnel and wsvoice run are up, and that the address is the public one"
-    if status in (401, 403):
-        return "check TELNYX_PUBLIC_KEY, and this machine's clock: Telnyx's signatures are valid for 300 s"
-    if status == 404:
-        return "point the number at the address that wsvoice run prints"
-    return "the log of wsvoice run says why it failed" if status >= 500 else "point the number at wsvoice run itself"

@@ -11,10 +11,11 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Concatenate
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from wsvoice.call import ENDED_STAGES, Call, Stage
+from wsvoice.call import ENDED_STAGES, Call, Control, Stage
 from wsvoice.errors import RemoteProtocolError
 from wsvoice.providers.base import Answer, Callback, Command, Company, NoStream, StreamRequest, WebhookRequest
 from wsvoice.providers.fake_account import FakeAccount, FakeCall, FakeNumber
@@ -53,7 +54,7 @@ _REPORTED: Mapping[str, frozenset[Stage]] = {
     "answered": frozenset({"answered"}),
     "completed": ENDED_STAGES,
 }
-_ALL_STAGES: frozenset[Stage] = frozenset({"queued", "ringing", "answered"}) | ENDED_STAGES
+_ALL_STAGES: frozenset[Stage] = ENDED_STAGES.union(*_REPORTED.values())
 _TITLES = {
     "10004": "Missing required parameter",
     "10005": "Resource not found",
@@ -262,7 +263,7 @@ class TelnyxFakeAccount(FakeAccount):
         """
         del self.calls[call.call.call_id]
         ids = self.company.new_ids(self.new_seed())
-        call.call = Call(**{**_fields(call.call), "call_id": ids[0]})
+        call.call = replace(call.call, call_id=ids[0])
         self.calls[ids[0]] = call
 
     def end(self, call: FakeCall, stage: Stage = "completed", cause: str = "") -> None:
@@ -502,7 +503,7 @@ class TelnyxFakeAccount(FakeAccount):
 
     def _new_call(self, caller: str, called: str, *, by_commands: bool) -> FakeCall:
         call_id, stream_id, _ = self.company.new_ids(self.new_seed())
-        control = "api" if by_commands else "document"
+        control: Control = "api" if by_commands else "document"
         call = Call(
             self.company.name, call_id, stream_id, self.organization_id, caller, called, "outbound", control=control
         )
@@ -588,10 +589,6 @@ class TelnyxFakeAccount(FakeAccount):
 
     def _new_uuid(self) -> str:
         return str(uuid.UUID(bytes=self.new_seed()[:16], version=4))
-
-
-def _fields(call: Call) -> dict[str, Any]:
-    return {name: getattr(call, name) for name in Call.__dataclass_fields__}
 
 
 def _connection(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -79,9 +79,9 @@ class TwilioAccount(TwilioCompany, Account):
     #: Whether a request that places a call can say how long it may last.
     has_time_limit: ClassVar[bool] = True
 
-    def check_credentials(self) -> None:
-        if not (self.credential(self.account_name) and self._has_key()):
-            super().check_credentials()
+    def check_credentials(self, *names: str) -> None:
+        if names or not (self.credential(self.account_name) and self._has_key()):
+            super().check_credentials(*names)
 
     # Requests
 

@@ -222,7 +222,8 @@ class VonageFakeAccount(FakeAccount):
         if not (1 <= ring <= 120 and 1 <= limit <= 86400):
             raise ValueError("a timer")
         call_id = str(uuid.UUID(bytes=self.new_seed()[:16], version=4))
-        call = Call("vonage", call_id, "", "", *map(with_plus, numbers), "outbound")
+        from_number, to_number = map(with_plus, numbers)
+        call = Call("vonage", call_id, "", "", from_number, to_number, "outbound")
         webhook = read_callback(content["answer_url"][0], content.get("answer_method", "GET"), "", "answer_url")
         status = read_callback(content["event_url"][0], content.get("event_method", "POST"), "", "event_url")
         machine = content.get("advanced_machine_detection")

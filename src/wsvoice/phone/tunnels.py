@@ -1,0 +1,237 @@
+"""A public address for a server on this machine: a tunnel, opened by ngrok's agent or by any command that opens one."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout, suppress
+from copy import copy
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from loguru import logger
+
+from wsvoice.errors import ServerError
+
+if TYPE_CHECKING:
+    from pyngrok.log import NgrokLog
+
+#: How many characters of what a program says are repeated.
+REASON_LIMIT = 300
+OWN_ADDRESS = "or bring your own address with -x DOMAIN"
+
+
+class Tunnel(ABC):
+    """
+    A public address whose requests come to a port of this machine, from when it is made until it is closed.
+
+    Its methods block, and are for one thread at a time; they have nothing to do with any event loop.
+
+    Attributes:
+        host: The public ``host[:port]``, which has TLS.
+    """
+
+    host: str = ""
+
+    @abstractmethod
+    def failure(self) -> str:
+        """Return why it is down; empty while it is up, as far as this machine can tell."""
+
+    @abstractmethod
+    def reopen(self) -> str:
+        """
+        Open it again, and return its host, which may be another one.
+
+        Raises:
+            ServerError: If that fails; it is down then, and may be opened again later.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close it, and end the program that held it open; nothing happens if it is closed."""
+
+
+def open_tunnel(kind: str, port: int, *, domain: str | None = None, authtoken: str | None = None) -> Tunnel:
+    """
+    Open a tunnel to `port` on this machine.
+
+    Args:
+        kind: ``ngrok``, ``cloudflared``, or a command with ``{port}`` in it that prints an address.
+        port: What requests are forwarded to, at ``localhost``.
+        domain: A domain that is reserved at ngrok; any without it.
+        authtoken: The token of the account at ngrok; without it, what the agent's own configuration says.
+
+    Raises:
+        ServerError: If it cannot be opened; nothing is left running then.
+    """
+    if kind == "ngrok":
+        return NgrokTunnel(port, domain=domain, authtoken=authtoken)
+    from wsvoice.phone.tunnel_command import CommandTunnel
+
+    return CommandTunnel(kind, port)
+
+
+class NgrokTunnel(Tunnel):
+    """
+    A tunnel of ngrok's agent, which pyngrok finds or downloads.
+
+    https://ngrok.com/docs/agent/
+    """
+
+    def __init__(self, port: int, *, domain: str | None, authtoken: str | None) -> None:
+        from pyngrok import conf
+
+        # pyngrok logs as errors what the exception says too.
+        logging.getLogger("pyngrok").setLevel(logging.CRITICAL)
+        self._port = port
+        self._domain = domain
+        self._url = ""
+        self._last_error = ""
+        self._settings = copy(conf.get_default())
+        self._settings.auth_token = authtoken or self._settings.auth_token
+        # Ctrl-C is for the server, which lets its calls finish.
+        self._settings.start_new_session = True
+        self._settings.log_event_callback = self._note_line
+        self.reopen()
+
+    def reopen(self) -> str:
+        """Start the agent anew, and have it open the tunnel."""
+        from pyngrok import ngrok
+        from pyngrok.exception import PyngrokError
+        from yaml import YAMLError
+
+        self.close()
+        agent = Path(self._settings.ngrok_path)
+        quiet: AbstractContextManager[object] = nullcontext()
+        if not agent.exists():
+            logger.info("ngrok's agent is not on this machine: it is downloaded to {}", agent)
+            # A download writes its progress to stdout, which is for data.
+            quiet = redirect_stdout(StringIO())
+        try:
+            with quiet:
+                opened = ngrok.connect(str(self._port), "http", pyngrok_config=self._settings, **self._options())
+        except (PyngrokError, YAMLError, OSError) as error:
+            self.close()
+            raise _refusal(error, self._domain) from error
+        except BaseException:
+            # Ctrl-C, while the agent starts.
+            self.close()
+            raise
+        self._url = opened.public_url or ""
+        self.host = urlsplit(self._url).netloc
+        return self.host
+
+    def _options(self) -> dict[str, Any]:
+        """
+        Return what the agent is told of the domain, in the form of its API that pyngrok uses.
+
+        https://ngrok.com/docs/agent/config/v3/ and https://ngrok.com/docs/agent/config/v2/
+        """
+        if not self._domain:
+            return {}
+        return {"url": f"https://{self._domain}"} if self._settings.config_version == "3" else {"domain": self._domain}
+
+    def failure(self) -> str:
+        """Return whether the agent has ended, or has lost the tunnel."""
+        from pyngrok import ngrok, process
+        from pyngrok.exception import PyngrokError
+
+        if not process.is_process_running(self._settings.ngrok_path):
+            return f"ngrok's agent has ended{f': {self._last_error}' if self._last_error else ''}"
+        try:
+            urls = [each.public_url for each in ngrok.get_tunnels(self._settings)]
+        except (PyngrokError, OSError, ValueError) as error:
+            # It may just be slow; whether the public address answers is looked at too.
+            logger.debug("ngrok's agent does not say which tunnels it has: {}", error)
+            return ""
+        return "" if self._url in urls else "ngrok's agent no longer has the tunnel"
+
+    def close(self) -> None:
+        """Disconnect, and end the agent."""
+        from pyngrok import ngrok
+        from pyngrok.exception import PyngrokError
+
+        url, self._url = self._url, ""
+        if url:
+            with suppress(PyngrokError, OSError, ValueError):
+                ngrok.disconnect(url, self._settings)
+        ngrok.kill(self._settings)
+
+    def _note_line(self, line: NgrokLog) -> None:
+        logger.debug("ngrok: {}", line.line)
+        if line.lvl in ("ERROR", "CRITICAL") and line.err:
+            self._last_error = _first_line(line.err)
+
+
+def _first_line(text: str) -> str:
+    """Return the first line of what ngrok says, whose line breaks may be escaped."""
+    return re.split(r"\\r|\\n|[\r\n]", text.strip(), maxsplit=1)[0].strip()[:REASON_LIMIT]
+
+
+def _said_by_ngrok(error: Exception) -> str:
+    """Return the text in which the agent's log, or its API's answer, says what went wrong."""
+    body = getattr(error, "body", "")
+    with suppress(ValueError, LookupError, TypeError):
+        details = json.loads(body).get("details", {})
+        return re.sub("^failed to start tunnel: ", "", str(details["err"]))
+    return str(getattr(error, "ngrok_error", None) or error)
+
+
+def _refusal(error: Exception, domain: str | None) -> ServerError:
+    """Return the error for a failed agent, with a hint that fits."""
+    from pyngrok.exception import PyngrokNgrokInstallError, PyngrokSecurityError
+    from yaml import YAMLError
+
+    said = _said_by_ngrok(error)
+    reason = _first_line(said) or type(error).__name__
+    if isinstance(error, PyngrokNgrokInstallError | PyngrokSecurityError):
+        return ServerError(
+            f"ngrok's agent could not be installed: {reason}",
+            hint="check the network; or get the agent at https://ngrok.com/download, and set PYNGROK_NGROK_PATH to its"
+            f" path; {OWN_ADDRESS}",
+        )
+    if isinstance(error, YAMLError):
+        return ServerError(
+            f"ngrok's configuration cannot be read: {reason}", hint="`ngrok config check` names the line; mend it there"
+        )
+    if isinstance(error, OSError):
+        return ServerError(
+            f"ngrok's agent could not be started: {reason}",
+            hint=f"set PYNGROK_NGROK_PATH to the path of a working one; {OWN_ADDRESS}",
+        )
+    found = re.search(r"ERR_NGROK_\d+", said)
+    code = found[0] if found else ""
+    shown = f" ({code})" if code and code not in reason else ""
+    return ServerError(f"ngrok did not open a tunnel: {reason}{shown}", hint=_hint(code, reason, domain, error))
+
+
+# https://ngrok.com/docs/errors/
+#: No token, a malformed or revoked one, an account that is not verified.
+_TOKEN_ERRORS = frozenset({"ERR_NGROK_105", "ERR_NGROK_106", "ERR_NGROK_107", "ERR_NGROK_4018"})
+#: As many agents as the account may have; an address that another agent has.
+_SESSION_ERROR, _ONLINE_ERROR = "ERR_NGROK_108", "ERR_NGROK_334"
+#: A domain that is not the account's.
+_DOMAIN_ERRORS = re.compile(r"ERR_NGROK_(3\d\d|711[78])")
+
+
+def _hint(code: str, reason: str, domain: str | None, error: Exception) -> str:
+    if code == _SESSION_ERROR:
+        return f"the account's agent runs elsewhere already: stop it there; {OWN_ADDRESS}"
+    if code == _ONLINE_ERROR:
+        return f"another agent has that address: stop it there, or name another one with --tunnel-domain; {OWN_ADDRESS}"
+    if code in _TOKEN_ERRORS or (not code and "auth" in reason.lower()):
+        return (
+            "set NGROK_AUTHTOKEN to the token at https://dashboard.ngrok.com/get-started/your-authtoken, or run"
+            f" `ngrok config add-authtoken …`; {OWN_ADDRESS}"
+        )
+    if domain and _DOMAIN_ERRORS.fullmatch(code):
+        return f"reserve {domain} at https://dashboard.ngrok.com/domains, or leave --tunnel-domain out; {OWN_ADDRESS}"
+    if code:
+        return f"https://ngrok.com/docs/errors/{code.lower()} explains it; {OWN_ADDRESS}"
+    if getattr(error, "status_code", None) == 404:
+        return f"`ngrok update` brings an agent that knows the request; {OWN_ADDRESS}"
+    return f"check the network, and that `ngrok http 7860` works by itself; {OWN_ADDRESS}"
