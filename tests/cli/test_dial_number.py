@@ -301,7 +301,7 @@ def test_a_server_that_dies_in_the_call_is_told_with_what_ends_the_call(server: 
         ([TO, "--timeout", "0"], "--timeout takes a duration above zero", ""),
         ([TO, "--server", "ftp://x"], "--server takes a server's address or port", ""),
         ([TO, "-x", "bot.example.com", "--tunnel", "ngrok"], "-x and --tunnel exclude each other", ""),
-        ([TO, "-x", "bot.example.com"], "-x is the public address of a bot", "add `--bot bot.py`"),
+        ([TO, "-x", "bot.example.com"], "--proxy is the public address of a bot", "add `--bot bot.py`"),
         ([TO, "-t", "telnyx"], "the server at http://127.0.0.1", "start one that does"),
         ([TO, "--bot", "bot.py", "--server", "7860"], "--bot serves a bot of its own", ""),
         (["bot.py", "--bot", "other.py"], "--bot is for calls to phone numbers", "wsvoice dial +15551234567"),
@@ -430,14 +430,18 @@ def test_a_bot_is_served_for_the_call(bot: Any) -> None:
     lines = lines_of(*BOT_CALL, "-x", "bot.example.com", "-v")
     assert lines[-1] == "completed: 34.2 s, ended by the other side, cost 0.0130 USD"
     # Behind a domain it listens where the settings say.
-    expected = "['bot.py', '-t', 'twilio', '-x', 'bot.example.com', '--json', '--quiet']"
+    expected = "['bot.py', '-t', 'twilio', '--proxy', 'bot.example.com', '--json', '--quiet']"
     assert f"           | the bot logs {expected}" in lines
 
 
 def test_a_tunnel_leads_to_any_port(bot: Any) -> None:
     lines = lines_of(*BOT_CALL, "-t", "twilio", "--tunnel", "ngrok", "-v")
-    options = "'--tunnel', 'ngrok', '--host', '127.0.0.1', '--port', '0', '--json', '--quiet']"
-    assert any(line.endswith(options) for line in lines)
+    listening = "'--host', '127.0.0.1', '--port', '0', '--json', '--quiet']"
+    assert any(line.endswith(f"'--tunnel', 'ngrok', {listening}") for line in lines)
+    reserved = lines_of(*BOT_CALL, "--tunnel", "ngrok", "--tunnel-domain", "bot.ngrok.app", "-v")
+    assert any(line.endswith(f"'ngrok', '--tunnel-domain', 'bot.ngrok.app', {listening}") for line in reserved)
+    command = lines_of(*BOT_CALL, "--tunnel", "tailscale funnel {port}", "-v")
+    assert any("'tailscale funnel {port}'" in line for line in command)
 
 
 def test_the_public_address_may_be_the_projects(bot: Any, tmp_path: Path) -> None:

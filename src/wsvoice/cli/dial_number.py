@@ -131,11 +131,10 @@ class _RealCall:
         from wsvoice.phone.runs import choose_server, running_servers
 
         config = self._resolved.config
-        if config.proxy or config.tunnel:
-            option = "-x" if config.proxy else "--tunnel"
-            if self._resolved.origins["proxy" if config.proxy else "tunnel"].startswith("flag"):
+        for option in ("proxy", "tunnel"):
+            if self._resolved.origins[option].startswith("flag"):
                 hint = "add `--bot bot.py`, or leave it out"
-                raise UsageError(f"{option} is the public address of a bot that is served for the call", hint=hint)
+                raise UsageError(f"--{option} is the public address of a bot that is served for the call", hint=hint)
         servers = running_servers(state_folder({**self._resolved.dotenv, **self._environ}))
         key = config.credentials.get(DIAL_KEY)
         server = choose_server(servers, url=config.server, provider=config.transport, key=key)
@@ -298,13 +297,10 @@ def listening_options(config: RealCallConfig, environ: Mapping[str, str]) -> lis
     Raises:
         ConfigError: If it has no public address.
     """
-    options = []
-    if config.proxy:
-        options = ["-x", config.proxy]
-    elif config.tunnel:
-        options = ["--tunnel", config.tunnel]
+    address = {"proxy": config.proxy, "tunnel": config.tunnel, "tunnel-domain": config.tunnel_domain}
+    options = [word for name, value in address.items() if value for word in (f"--{name}", value)]
     # The server reads the project's settings too, where a public address may be.
-    flags = {"bot": config.bot, "transport": config.transport, "proxy": config.proxy, "tunnel": config.tunnel}
+    flags = {"bot": config.bot, "transport": config.transport, **address}
     served = resolve_run(flags, environ=environ, cwd=Path.cwd()).config
     if served.tunnel:
         # A domain's proxy expects the port that is set; a tunnel takes any.

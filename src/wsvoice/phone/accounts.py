@@ -69,7 +69,9 @@ def account_of_call(call_id: str, provider: str | None, credentials: Mapping[str
                 f"it is not clear whose call {call_id!r} is: {told}", hint="name the provider, as in `-t twilio`"
             )
         [provider] = able if len(able) == 1 else ready
-    return account_for_calls(provider, credentials)
+    named = _load(provider, credentials)
+    # One without calls says itself what to do instead.
+    return account_for_calls(provider, credentials) if named is None or named.has_calls else named
 
 
 async def hang_up(account: Account, call_id: str) -> bool:
