@@ -93,5 +93,5 @@ def test_what_the_company_refuses_is_one_line(api: AccountApi) -> None:
 def test_who_has_no_account_is_told_what_ends_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wsvoice.phone.accounts.load_account", load_account)
     error, hint = invoke("hangup", "1700000000.42", "-t", "asterisk", code=1).stderr.splitlines()
-    assert error.startswith("error: Asterisk")
+    assert error == "error: wsvoice does not end call 1700000000.42 through Asterisk"
     assert "channel request hangup" in hint

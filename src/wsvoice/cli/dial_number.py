@@ -176,7 +176,8 @@ class _RealCall:
             except DialError as error:
                 # Its last words are in the log.
                 raise DialError(error.message.partition("\n")[0].rstrip(":"), hint=error.hint) from None
-            for limit in await asking:
+            limits = await asking
+            for limit in limits if not self._quiet else ():
                 self._output.note(f"{account.title}'s trial account: {limit}")
             yield CallServer(served.url, key), config, served, account
         finally:
