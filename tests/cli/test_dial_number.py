@@ -195,6 +195,13 @@ def test_json_is_one_object_with_stable_names(server: DialServer) -> None:
     assert "   0.200   ringing\n" in result.stderr
 
 
+def test_the_docs_name_every_field_of_the_report(server: DialServer) -> None:
+    page = (ROOT / "docs" / "calling-out.md").read_text("utf-8")
+    rows = page.split("## The report")[1].split("|---|---|\n")[1].split("\n\n")[0].splitlines()
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert named == set(json.loads(invoke(*CALL, "--json").stdout))
+
+
 def test_quiet_leaves_the_verdict_or_the_json(server: DialServer) -> None:
     assert lines_of(*CALL, "-q") == ["completed: 34.2 s, ended by the other side, cost 0.0130 USD"]
     result = invoke(*CALL, "-q", "--json")
