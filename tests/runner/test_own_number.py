@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -23,7 +22,7 @@ from tests.phone.acme import CREDENTIALS, NUMBER, OLD_URL, Company, ManualAccoun
 from tests.phone.conftest import company, state
 from tests.process import ServerProcess, server_process
 from wsvoice.config import RunConfig
-from wsvoice.errors import ApiError, ConfigError
+from wsvoice.errors import ApiError
 from wsvoice.runner.own_number import OwnNumber, address_problem
 
 __all__ = ["company", "state"]
@@ -252,17 +251,13 @@ class TestServer:
     def test_where_the_api_cannot_the_user_is_told_what_to_do(
         self, company: Company, state: Path, serve: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setitem(sys.modules, "wsvoice.providers.twilio.account", acme.module(ManualAccount))
+        acme.take_over(ManualAccount, monkeypatch.setattr)
         server = serve(None, **self.settings(state))
         assert server.ready.number_steps == (f"open {NUMBER} in Acme's console", "enter https://bot.invalid/")
         assert server.ready.number is None
         server.stop()
         assert company.requests == []
         assert not state.exists()
-
-    def test_a_provider_without_numbers(self, company: Company, state: Path, serve: Any) -> None:
-        with pytest.raises(ConfigError, match="Asterisk"):
-            serve(None, **self.settings(state, transport="asterisk", credentials={"ASTERISK_PASSWORD": "x"}))
 
 
 class TestNumber:
