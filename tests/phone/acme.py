@@ -12,7 +12,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
@@ -187,12 +187,14 @@ class _Handler(BaseHTTPRequestHandler):
                 company.on_change(asked)
             status, said = company.carry_out(self.command, self.path, content)
         body = json.dumps(said).encode()
-        self.send_response(status)
-        if status == 429:
-            self.send_header("Retry-After", company.retry_after)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        # Nobody may be waiting for it any more.
+        with suppress(ConnectionError):
+            self.send_response(status)
+            if status == 429:
+                self.send_header("Retry-After", company.retry_after)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
 
     do_GET = do_PUT = do_POST = do_DELETE = answer
 
