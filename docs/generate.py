@@ -19,19 +19,29 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from wsvoice.config import DIAL_SETTINGS, RUN_SETTINGS, Setting
+from wsvoice.config import DIAL_SETTINGS, REAL_CALL_SETTINGS, RUN_SETTINGS, Setting
 
 FOLDER = Path(__file__).parent / "commands"
 IMAGES = Path(__file__).parent / "images"
 #: The call of the picture, placed in the root of the repository.
 CALL = ("wsvoice", "dial", "examples/echo.py", "--record", "docs/images/dial.wav")
-COMMANDS: dict[str, Sequence[Setting]] = {"run": RUN_SETTINGS, "dial": DIAL_SETTINGS, "init": (), "number": ()}
+#: By name, because some of a call to a phone number are those of a test call too.
+_DIAL_SETTINGS = {each.name: each for each in (*REAL_CALL_SETTINGS, *DIAL_SETTINGS)}
+COMMANDS: dict[str, Sequence[Setting]] = {
+    "run": RUN_SETTINGS,
+    "dial": sorted(_DIAL_SETTINGS.values(), key=lambda each: each not in DIAL_SETTINGS),
+    "hangup": (),
+    "init": (),
+    "number": (),
+}
 #: The commands of a group, which are on one page.
 GROUPS = {"number": ("list", "show", "restore")}
 TABLES = {"run": "tool.wsvoice", "dial": "tool.wsvoice.dial"}
 EXIT_CODES = {
     "run": "0 when SIGTERM stopped it, 1 when it failed, 2 for misuse, 130 when Ctrl-C stopped it",
-    "dial": "0 when the call passed, 1 when it failed, 2 for misuse, 130 when it was interrupted",
+    "dial": "0 when the call passed, or was answered and ended normally; 1 when it failed, 2 for misuse, "
+    "130 when it was interrupted",
+    "hangup": "0 when the call is over, 1 when it could not be ended, 2 for misuse, 130 when it was interrupted",
     "number": "0 for success, 1 when the provider refuses or a number cannot be put back, 2 for misuse",
     "init": "0 when the project is there, 1 when it could not be written, 2 for misuse, 130 when it was interrupted",
 }

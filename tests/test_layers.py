@@ -55,6 +55,10 @@ OURS = {
         *("dial", "bot_loading", "isolation", "speech", "providers", "config", "http", "audio", "call", "errors"),
         "pipecat_contracts",
     ),
+    "doctor": (
+        *("doctor", "dial", "phone", "bot_loading", "providers", "config", "http", "audio", "call", "errors"),
+        "pipecat_contracts",
+    ),
     "speech": ("errors",),
     "testing": ("dial", "config", "isolation", "audio", "errors"),
     "pytest_plugin": ("testing",),
@@ -65,6 +69,7 @@ OURS = {
         "isolation",
         "runner",
         "dial",
+        "doctor",
         "phone",
         "scaffold",
         "speech",
@@ -123,7 +128,7 @@ PLACES = {
     "starlette": ("wsvoice.runner",),
     "uvicorn": ("wsvoice.runner", "wsvoice.bot_loading"),
     "loguru": ("wsvoice.runner", "wsvoice.phone"),
-    "pyngrok": ("wsvoice.phone.tunnels",),
+    "pyngrok": ("wsvoice.phone.tunnels", "wsvoice.doctor.ngrok"),
     "httpx": ("wsvoice.http",),
     "requests": (),
     "aiohttp": (),
@@ -141,6 +146,7 @@ PLACES = {
 EXCEPTIONS = {
     "environment": {
         "wsvoice.cli.run": "hands the process's environment to config, and the bot what .env says",
+        "wsvoice.cli.doctor": "hands the process's environment to config, and to the checks",
         "wsvoice.cli.dial": "hands the process's environment to config, and a served bot the name of its .env",
         "wsvoice.cli.hangup": "hands the process's environment to config",
         "wsvoice.cli.number": "hands the process's environment to config",

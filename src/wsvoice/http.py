@@ -25,6 +25,8 @@ CONNECT_TIMEOUT_S = 5.0
 PUBLIC_HOST_HEADER = "x-wsvoice-public-host"
 #: The header in which it tells such a caller the providers that it serves, separated by commas.
 PROVIDERS_HEADER = "x-wsvoice-providers"
+#: The header in which a server that is asked how it is says which one it is, by a name of its process alone.
+SERVER_HEADER = "x-wsvoice-server"
 #: The most of a response's body that is read, in bytes.
 BODY_LIMIT = 1024 * 1024
 
@@ -70,7 +72,7 @@ async def send(
     request = request.at(time.time())
     parts = urlsplit(request.url)
     # In a thread, because reading the certificates takes longer than a frame of audio.
-    tls = await asyncio.to_thread(_tls) if parts.scheme == "https" else False
+    tls = await asyncio.to_thread(tls_context) if parts.scheme == "https" else False
     began = time.monotonic()
     try:
         async with asyncio.timeout(timeout_s):
@@ -155,8 +157,12 @@ def uses_proxy(url: str) -> bool:
 
 
 @cache
-def _tls() -> ssl.SSLContext:
-    return httpx.create_ssl_context()
+def tls_context(*protocols: str) -> ssl.SSLContext:
+    """Return how certificates are checked, by those that this machine trusts; `protocols` are offered to the server."""
+    context = httpx.create_ssl_context()
+    if protocols:
+        context.set_alpn_protocols(list(protocols))
+    return context
 
 
 def is_loopback(host: str) -> bool:

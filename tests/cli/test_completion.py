@@ -48,6 +48,12 @@ def completed(tmp_path: Path, line: str, shell: str = "bash", *, in_process: boo
         ("wsvoice run --log-level ", ["DEBUG", "INFO", "WARNING", "ERROR"]),
         ("wsvoice run --tunnel ", ["ngrok", "cloudflared"]),
         ("wsvoice dial --method ", ["GET", "POST"]),
+        ("wsvoice dial +15551234567 --voicemail ", ["bot", "leave", "hang-up"]),
+        ("wsvoice dial +15551234567 --detect ", ["off", "detect", "greeting-end"]),
+        ("wsvoice dial +15551234567 --tunnel ", ["ngrok"]),
+        ("wsvoice h", ["hangup"]),
+        ("wsvoice hangup -t pl", ["plivo"]),
+        ("wsvoice hangup --e", ["--env-file"]),
         ("wsvoice dial --voice en-g", ["en-gb", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-gb-x-rp"]),
         ("wsvoice dial -t telnyx --quirk leg", ["leg-codec=PCMU", "leg-codec=PCMA"]),
         ("wsvoice n", ["number"]),
@@ -75,6 +81,7 @@ def test_completion_of_bots(tmp_path):
     assert completed(tmp_path, "wsvoice run lo") == ["lonely/only.py"]
     assert completed(tmp_path, "wsvoice dial bots/ot") == ["bots/other.py"]
     assert completed(tmp_path, "wsvoice dial --caller bot.") == ["bot.py"]
+    assert completed(tmp_path, "wsvoice dial +15551234567 --bot bot.") == ["bot.py"]
     assert completed(tmp_path, "wsvoice run nowhere/x") == []
 
 

@@ -19,15 +19,19 @@ pytestmark = pytest.mark.usefixtures("clean_process")
 def test_help_lists_the_commands(option):
     text = invoke(option).stdout
     assert re.search(r"^  run +Put a bot on the telephone\.$", text, re.M)
-    assert re.search(r"^  dial +Call a bot, and judge how it did\.$", text, re.M)
+    assert re.search(r"^  dial +Call a bot, and judge how it did; or call a phone number\.$", text, re.M)
+
+
+@pytest.mark.parametrize("command", ["run", "dial", "hangup", "init"])
+def test_help_fits_a_terminal(command):
+    assert max(map(len, invoke(command, "--help").stdout.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("command", ["run", "dial"])
-def test_help_fits_a_terminal_and_shows_defaults(command):
+def test_help_shows_defaults(command):
     text = invoke(command, "--help").stdout
-    assert max(map(len, text.splitlines())) <= 80
     words = " ".join(text.split())
-    defaults = {"run": ["bot.py", "7860", "600s", "auto"], "dial": ["http://localhost:7860/", "twilio", "10s"]}
+    defaults = {"run": ["bot.py", "7860", "600s", "auto"], "dial": ["http://localhost:7860/", "1s", "10s"]}
     for default in defaults[command]:
         assert f"[default: {default}]" in words
 
@@ -47,6 +51,7 @@ def test_help_has_its_options_in_groups(command):
             "Calls": "--from",
             "Limits": "--duration",
             "A harder call": "--probe",
+            "Calls to a phone number": "--voicemail",
         },
         "init": {"The project": "--template", "Services": "--stt"},
     }

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from tests.phone.json_server import JsonServer, Reply
@@ -85,6 +86,7 @@ class DialServer(JsonServer):
         self.orders.append(order)
         if self.refusal is not None:
             return self.refusal
+        self._events, self._has_ended = [], False
         self._call = {"id": "call-1", "call_id": CALL_ID, "provider": order.get("provider", "twilio"), "price": ""}
         self._call |= {"to": order["to"], "from": order["from"], "stage": "queued"}
         self.tell("queued")
@@ -105,6 +107,13 @@ def conversation(server: DialServer) -> None:
     server.end("completed", **facts, response_s=[0.9, 0.7, 1.4], heard_s=30.5, sent_s=12.25)
 
 
+def crash(server: DialServer) -> None:
+    """Let the bot fail in the middle of the call, and note why where the server of a bot notes it."""
+    cause = {"call": CALL_ID, "kind": "exception", "at": 1.0, "message": "KeyError: 'x'", "file": "bot.py", "line": 7}
+    Path(os.environ["WSVOICE_CAUSES"]).write_text(json.dumps(cause) + "\n")
+    server.end("completed", ended_by="error")
+
+
 def main() -> None:
     """Listen, say so, and go on until SIGTERM."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
@@ -114,6 +123,8 @@ def main() -> None:
             server.on_order = conversation
         elif os.environ["PLAYED"] == "death":
             server.on_order = lambda server: (server.tell("ringing"), threading.Timer(0.2, os._exit, (3,)).start())[0]
+        elif os.environ["PLAYED"] == "crash":
+            server.on_order = crash
         print(json.dumps({"url": server.url, "public_url": "https://bot.example.com"}), flush=True)
         time.sleep(60)
 

@@ -229,6 +229,7 @@ class Exchange:
         make = next(each for each in DIALECTS if each.name == self.name)
         parameters = dict(stream.parameters)
         dialect = make(call_id=call.call.call_id, parameters=parameters)
+        vars(dialect)["account_id"] = call.call.account_id
         if self.name == "vonage":
             from tests.runner.dialects import linear
 

@@ -38,6 +38,7 @@ START_TIMEOUT_S, STOP_TIMEOUT_S = 90.0, 10.0
 #: How long the end of a call is waited for that was hung up.
 END_TIMEOUT_S = 10.0
 
+_INTERRUPTED = "interrupted"
 _STAGE_STYLES = {"answered": "green", "busy": "red", "no-answer": "red", "failed": "red", "canceled": "red"}
 _DETECTIONS: Mapping[Voicemail, Detection] = {"bot": "off", "leave": "greeting-end", "hang-up": "detect"}
 #: Who ended a call, where that is not the name of somebody.
@@ -51,12 +52,13 @@ def dial_number(
     """Place the call, print what becomes of it, and end with that as the exit code."""
     call = _RealCall(output, resolved, environ, verbose=verbose, quiet=quiet)
     config = resolved.config
-    try:
-        with placing_calls(output, f"Calling {config.to_number}", call.show_log), interrupted_by_signals():
-            asyncio.run(call.run())
-    except KeyboardInterrupt:
-        call.show_report()
-        raise
+    with placing_calls(output, f"Calling {config.to_number}", call.show_log):
+        try:
+            with interrupted_by_signals():
+                asyncio.run(call.run())
+        except KeyboardInterrupt:
+            call.show_report()
+            raise
     if call.failure is not None:
         call.show_log()
     call.show_report()
@@ -72,8 +74,6 @@ class _RealCall:
         failure: Why it did not go well, once it is over; ``None`` if it did.
     """
 
-    failure: str | None = "interrupted"
-
     def __init__(
         self,
         output: Output,
@@ -83,6 +83,7 @@ class _RealCall:
         verbose: bool,
         quiet: bool,
     ) -> None:
+        self.failure: str | None = _INTERRUPTED
         self._output = output
         self._resolved = resolved
         self._environ = environ
@@ -148,12 +149,18 @@ class _RealCall:
         )
         asking = asyncio.create_task(limits_of(account))
         try:
-            async with served as bot:
-                for limit in await asking:
-                    self._output.note(f"{account.title}: {limit}")
-                yield CallServer(bot.url, key), config, bot, account
+            await served.start()
+            try:
+                await served.ready()
+            except DialError as error:
+                # Its last words are in the log.
+                raise DialError(error.message.partition("\n")[0].rstrip(":"), hint=error.hint) from None
+            for limit in await asking:
+                self._output.note(f"{account.title}: {limit}")
+            yield CallServer(served.url, key), config, served, account
         finally:
             asking.cancel()
+            await served.stop()
 
     async def _call(self, server: CallServer, order: CallOrder) -> CallRecord:
         placing = asyncio.create_task(server.place(order))
@@ -186,20 +193,15 @@ class _RealCall:
         death = await bot.exit_message(within_s=1.0)
         if death is None:
             return error
-        first, *rest = death.split("\n")
-        for line in rest if not self._verbose else ():
-            self._output.log_line(line)
-        self._log.clear()
-        call_id = self._ordered.record.call_id if self._ordered is not None else ""
-        if not call_id:
-            return DialError(first.rstrip(":"), hint=error.hint)
         from wsvoice.phone.accounts import hang_up
 
         hint = error.hint
-        with suppress(ApiError):
-            await hang_up(account, call_id)
-            hint = f"the call was hung up by {account.title}'s API"
-        return DialError(first.rstrip(":"), hint=hint)
+        if self._ordered is not None and (call_id := self._ordered.record.call_id):
+            with suppress(ApiError):
+                await hang_up(account, call_id)
+                hint = f"the call was hung up by {account.title}'s API"
+        # Its last words are in the log.
+        return DialError(death.partition("\n")[0].rstrip(":"), hint=hint)
 
     def _show_event(self, event: CallEvent) -> None:
         self._events.append(event)
@@ -220,7 +222,7 @@ class _RealCall:
         self._log.clear()
 
     def show_report(self) -> None:
-        """Print what became of the call; nothing if none was placed."""
+        """Print what became of the call, without a verdict if it was interrupted; nothing if none was placed."""
         if self._ordered is None:
             return
         record = self._ordered.record
@@ -234,8 +236,13 @@ class _RealCall:
             ],
             "causes": [str(cause) for cause in self._causes],
         }
-        lines = report_lines(record, self._causes, self.failure)
-        self._output.result(lines, data if self._resolved.config.as_json else None, quiet=self._quiet)
+        if self._resolved.config.as_json:
+            self._output.data(data)
+        *lines, verdict = report_lines(record, self._causes, self.failure)
+        if not self._quiet:
+            self._output.lines(lines)
+        if self.failure != _INTERRUPTED and not (self._quiet and self._resolved.config.as_json):
+            self._output.verdict(verdict)
 
 
 def order_of(config: RealCallConfig) -> CallOrder:

@@ -25,6 +25,7 @@ import typer
 
 from wsvoice._version import __version__
 from wsvoice.cli.dial import dial
+from wsvoice.cli.doctor import doctor
 from wsvoice.cli.hangup import hangup
 from wsvoice.cli.help import ClickError, ClickUsageError, Command, Group
 from wsvoice.cli.init import init
@@ -76,10 +77,12 @@ def _meant(name: str, args: Sequence[str], commands: Sequence[str]) -> str | Non
 #: What other tools call it.
 _SYNONYMS = {
     "call": "dial",
+    "check": "doctor",
     "create": "init",
     "dev": "run",
     "end": "hangup",
     "hang-up": "hangup",
+    "diagnose": "doctor",
     "help": "--help",
     "new": "init",
     "serve": "run",
@@ -146,6 +149,7 @@ app.command(cls=Command)(dial)
 app.command(cls=Command)(hangup)
 app.command(cls=Command)(init)
 app.add_typer(number, name="number")
+app.command(cls=Command)(doctor)
 
 
 def main() -> None:

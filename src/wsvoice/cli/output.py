@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from wsvoice.config import DialConfig, RealCallConfig, Resolved, RunConfig
     from wsvoice.dial.report import TimelineEvent
+    from wsvoice.doctor.checkup import Examined
     from wsvoice.errors import WsvoiceError
 
     AnyResolved = Resolved[RunConfig] | Resolved[DialConfig] | Resolved[RealCallConfig]
@@ -37,6 +38,8 @@ _GOOD = ("passed", "completed")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _LINE_BREAKS = re.compile(r"[\t\n\u2028\u2029]")
 
+#: How wide the names of the doctor's checks are.
+_NAME_WIDTH = 18
 
 #: How many of a served bot's last log lines are shown after calls that failed.
 LOG_LINES = 20
@@ -91,6 +94,24 @@ class Output:
         self.line(message, label="error: ", label_style="bold red")
         if hint:
             self.line(hint, label="hint:  ", label_style="bold cyan")
+
+    def hint(self, text: str) -> None:
+        """Print what to do about what was printed before; nothing for an empty `text`."""
+        if text:
+            self.line(text, label="hint: ", label_style="bold cyan")
+
+    def examined(self, examined: Examined, *, quiet: bool) -> None:
+        """Print what one of the doctor's checks found; where it is to be `quiet`, only what is wrong."""
+        name = f"{examined.name:<{_NAME_WIDTH}}"
+        for each in examined.results:
+            if quiet and each.level not in _LEVELS:
+                continue
+            style = _LEVELS.get(each.level, "green" if each.level == "ok" else "dim")
+            text_style = _LEVELS.get(each.level, "" if each.level == "ok" else "dim")
+            self.line(each.message, label=f"{each.level:<8} {name} ", label_style=style, style=text_style)
+            if each.hint:
+                self.line(each.hint, label=f"{'':<8} {'hint:':>{_NAME_WIDTH}} ", label_style="bold cyan")
+            name = " " * _NAME_WIDTH
 
     def failure(self, error: WsvoiceError) -> None:
         """Print one of wsvoice's errors."""
@@ -160,10 +181,18 @@ class Output:
     def report(self, lines: Sequence[str]) -> None:
         """Print a call's report; its last line is the verdict."""
         *rest, verdict = lines
-        for line in rest:
+        self.lines(rest)
+        self.verdict(verdict)
+
+    def lines(self, lines: Sequence[str]) -> None:
+        """Print what a report says before its verdict."""
+        for line in lines:
             level = line.partition(" ")[0]
             label, text = self._split_label(line)
             self.line(text, label=label, label_style=_LEVELS.get(level, ""), style=_LEVELS.get(level, ""))
+
+    def verdict(self, verdict: str) -> None:
+        """Print a call's verdict, and below it what the bot said last if it died."""
         verdict, *last_words = verdict.splitlines()
         style = "bold green" if verdict.partition(":")[0] in _GOOD else "bold red"
         label, text = self._split_label(verdict)

@@ -383,6 +383,8 @@ class Company:
     #: At how many seconds of queued audio the company pauses the bot, and at how many it lets it go on; ``None`` if it
     #: never does.
     pauses_at_s: ClassVar[tuple[float, float] | None] = None
+    #: The page that explains its error codes; ``{code}`` stands for the code, where each has a page of its own.
+    codes_page: ClassVar[str] = ""
 
     def __init__(self, credentials: Mapping[str, str]) -> None:
         self.credentials = {name: value for name in self.credential_names if (value := credentials.get(name))}

@@ -18,6 +18,7 @@ The server's routes, as an application of their own or a router for another one.
 
 from __future__ import annotations
 
+import secrets
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +79,8 @@ def create_router(bot: Bot, config: RunConfig | None = None) -> APIRouter:
 
 
 def _router(switchboard: Switchboard) -> APIRouter:
+    server_id = secrets.token_hex(8)
+
     def introduce(request: Request, response: Response) -> Response:
         """Tell a program on this machine what it has reached."""
         if requests.is_local_program(request):
@@ -97,7 +100,9 @@ def _router(switchboard: Switchboard) -> APIRouter:
             status, code = ("draining", 503) if switchboard.capacity.draining else ("ready", 200)
         # How busy a bot is concerns only its owner.
         calls = {} if requests.is_from_elsewhere(request) else {"calls": switchboard.capacity.active}
-        return introduce(request, JSONResponse({"status": status, **calls}, code))
+        # Whoever asks by the public address can tell whether it leads here.
+        known = {http.SERVER_HEADER: server_id}
+        return introduce(request, JSONResponse({"status": status, **calls}, code, known))
 
     def webhook(path: str, name: str | None = None, place: str = "") -> Route:
         async def answer(request: Request) -> Response:

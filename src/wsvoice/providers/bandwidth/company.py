@@ -53,6 +53,7 @@ class BandwidthCompany(Company):
 
     name: ClassVar[str] = "bandwidth"
     title: ClassVar[str] = "Bandwidth"
+    codes_page: ClassVar[str] = "https://dev.bandwidth.com/docs/voice/errors"
     credential_names: ClassVar[tuple[str, ...]] = (
         "BANDWIDTH_WEBHOOK_PASSWORD",
         "BANDWIDTH_WEBHOOK_USERNAME",

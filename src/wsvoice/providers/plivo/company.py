@@ -60,6 +60,7 @@ class PlivoCompany(Company):
 
     name: ClassVar[str] = "plivo"
     title: ClassVar[str] = "Plivo"
+    codes_page: ClassVar[str] = "https://www.plivo.com/docs/voice/troubleshooting/hangup-causes/"
     credential_names: ClassVar[tuple[str, ...]] = (
         *TOKEN_NAMES,
         "PLIVO_AUTH_ID",

@@ -57,6 +57,7 @@ class SignalWireAccount(SignalWireCompany, TwilioAccount):
     over_codes: ClassVar[frozenset[str]] = TwilioAccount.over_codes | {"10000"}
     #: https://developer.signalwire.com/compatibility-api/client-sdks/methods/calls/create
     has_time_limit: ClassVar[bool] = False
+    has_regions: ClassVar[bool] = False
 
     def api_url(self, product: str = "api") -> str:
         """Return where the space's API is, without a slash at the end; the space may be named with its domain."""

@@ -18,6 +18,7 @@ class SignalWireCompany(TwilioCompany):
 
     name: ClassVar[str] = "signalwire"
     title: ClassVar[str] = "SignalWire"
+    codes_page: ClassVar[str] = "https://developer.signalwire.com/rest/compatibility-api/overview/error-codes"
     credential_names: ClassVar[tuple[str, ...]] = (
         "SIGNALWIRE_SIGNING_KEY",
         "SIGNALWIRE_PROJECT_ID",

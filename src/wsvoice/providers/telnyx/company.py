@@ -163,6 +163,7 @@ class TelnyxCompany(Company):
 
     name: ClassVar[str] = "telnyx"
     title: ClassVar[str] = "Telnyx"
+    codes_page: ClassVar[str] = "https://developers.telnyx.com/development/api-fundamentals/api-errors"
     credential_names: ClassVar[tuple[str, ...]] = (
         "TELNYX_PUBLIC_KEY",
         "TELNYX_PRIVATE_KEY",

@@ -34,6 +34,7 @@ class TwilioCompany(Company):
 
     name: ClassVar[str] = "twilio"
     title: ClassVar[str] = "Twilio"
+    codes_page: ClassVar[str] = "https://www.twilio.com/docs/api/errors/{code}"
     credential_names: ClassVar[tuple[str, ...]] = (
         "TWILIO_AUTH_TOKEN",
         "TWILIO_WEBHOOK_SHARED_KEY",

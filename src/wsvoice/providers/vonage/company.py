@@ -56,6 +56,7 @@ class VonageCompany(Company):
 
     name: ClassVar[str] = "vonage"
     title: ClassVar[str] = "Vonage"
+    codes_page: ClassVar[str] = "https://developer.vonage.com/en/api-errors"
     credential_names: ClassVar[tuple[str, ...]] = (
         "VONAGE_SIGNATURE_SECRET",
         *CALL_CREDENTIALS,
