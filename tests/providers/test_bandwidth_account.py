@@ -169,9 +169,11 @@ def test_a_number_is_pointed_by_hand() -> None:
     assert any(STATUS in line for line in lines)
     assert all("\n" not in line for line in lines)
     assert not any("status" in line for line in account.how_to_point(NUMBER, ServerAddresses("https://h/")))
-    with pytest.raises(ApiError) as caught:
-        next(account.find_number(NUMBER))
-    assert caught.value.kind == "unsupported"
+    for steps in (account.find_number(NUMBER), account.numbers()):
+        with pytest.raises(ApiError) as caught:
+            next(steps)
+        assert caught.value.kind == "unsupported"
+        assert "Bandwidth App" in (caught.value.hint or "")
 
 
 # Calls
@@ -253,7 +255,11 @@ def test_a_call_is_ended_whether_it_rings_or_was_answered(network: Network) -> N
     assert network.carry_out(network.ours.hang_up(talking.call))
     assert ended == ["canceled", "completed"]
     assert not network.carry_out(network.ours.hang_up(talking.call))
+    assert not network.carry_out(network.ours.cancel(PlacedCall(talking.call.call_id)))
     assert ended == ["canceled", "completed"]
+    with pytest.raises(ApiError, match="no call c-x") as caught:
+        network.carry_out(network.ours.hang_up(Call("bandwidth", "c-x")))
+    assert caught.value.kind == "not-found"
     # One that waits cannot be told anything yet, which is not the same as being over.
     with pytest.raises(ApiError, match="in the queue"):
         network.carry_out(network.ours.hang_up(place(network).call))

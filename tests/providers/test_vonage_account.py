@@ -466,7 +466,16 @@ def test_a_call_is_ended_whether_it_rings_or_was_answered(network: Network) -> N
     assert network.carry_out(network.ours.hang_up(talking.call))
     assert ended == ["canceled", "completed"]
     assert not network.carry_out(network.ours.hang_up(talking.call))
+    assert not network.carry_out(network.ours.cancel(PlacedCall(talking.call.call_id)))
     assert ended == ["canceled", "completed"]
+    with pytest.raises(ApiError, match="no call unknown") as caught:
+        network.carry_out(network.ours.hang_up(Call("vonage", "unknown")))
+    assert caught.value.kind == "not-found"
+    # What is refused for another reason has not ended.
+    talking.stage = "answered"
+    network.instead = lambda request: Answer("{}", "application/json", 400) if request.method == "PUT" else None
+    with pytest.raises(ApiError, match="refuses to end call"):
+        network.carry_out(network.ours.hang_up(talking.call))
 
 
 @pytest.mark.parametrize("to", ["+447700900001", "sip:desk@example.com"])

@@ -23,6 +23,7 @@ from wsvoice.providers.account import (
     CallState,
     Evidence,
     OutboundCall,
+    PhoneNumber,
     PlacedCall,
     ServerAddresses,
     Steps,
@@ -78,6 +79,8 @@ _CAUSES: Mapping[str, tuple[str, str]] = {
     "unknown": ("something went wrong at Bandwidth", "call again; ask Bandwidth's support with the errorId"),
 }
 
+_NUMBERS_HINT = "the Bandwidth App lists them; calls go where the voice application of a number's location says"
+
 
 class BandwidthAccount(BandwidthCompany, Account):
     """The account; its token is got when it is first needed, and again once it is refused."""
@@ -117,6 +120,14 @@ class BandwidthAccount(BandwidthCompany, Account):
         response = yield from self._ask("GET", "/statistics")
         self.read(response, "the account's statistics")
         return AccountInfo(self.credential("BANDWIDTH_ACCOUNT_ID"))
+
+    def numbers(self) -> Steps[list[PhoneNumber]]:
+        raise ApiError("unsupported", "wsvoice does not know Bandwidth's numbers", hint=_NUMBERS_HINT)
+        yield
+
+    def find_number(self, number: str) -> Steps[PhoneNumber]:
+        raise ApiError("unsupported", f"wsvoice cannot look up {number} at Bandwidth", hint=_NUMBERS_HINT)
+        yield
 
     def how_to_point(self, number: str, addresses: ServerAddresses) -> list[str]:
         lines = [
@@ -179,7 +190,11 @@ class BandwidthAccount(BandwidthCompany, Account):
         )
 
     def hang_up(self, call: Call) -> Steps[bool]:
-        return (yield from self._end(call.call_id))
+        if (yield from self._end(call.call_id)):
+            return True
+        # It is refused alike whether the call is over, or is none of the account's.
+        yield from self._record(call.call_id)
+        return False
 
     def transfer(self, call: Call, to: str) -> Steps[None]:
         """

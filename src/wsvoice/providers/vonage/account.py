@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 from urllib.parse import quote, urlencode
 
-from wsvoice.call import Call, Stage
+from wsvoice.call import ENDED_STAGES, Call, Stage
 from wsvoice.errors import ApiError
 from wsvoice.providers.account import (
     Account,
@@ -377,7 +377,7 @@ class VonageAccount(VonageCompany, Account):
         return PlacedCall(text_or_nothing(placed.get("uuid")), stage=stage)
 
     def cancel(self, placed: PlacedCall) -> Steps[bool]:
-        return (yield from self._end(placed.call_id))
+        return (yield from self._end(placed.call_id)) is None
 
     def look_up(self, call_id: str) -> Steps[CallState]:
         record = yield from self._record(call_id)
@@ -397,7 +397,14 @@ class VonageAccount(VonageCompany, Account):
         )
 
     def hang_up(self, call: Call) -> Steps[bool]:
-        return (yield from self._end(call.call_id))
+        refused = yield from self._end(call.call_id)
+        if refused is None:
+            return True
+        # It is refused alike whether the call is over, or is none of the application's.
+        record = yield from self._record(call.call_id)
+        if STAGES.get(text_or_nothing(record.get("status"))) in ENDED_STAGES:
+            return False
+        raise self.refusal(refused, f"to end call {call.call_id}", CALL_CREDENTIALS)
 
     def transfer(self, call: Call, to: str) -> Steps[None]:
         # https://developer.vonage.com/en/api/voice#updateCall
@@ -449,13 +456,14 @@ class VonageAccount(VonageCompany, Account):
             )
         return self._read_call(response, f"the record of call {call_id}")
 
-    def _end(self, call_id: str) -> Steps[bool]:
+    def _end(self, call_id: str) -> Steps[ApiResponse | None]:
+        """End a call; return how that is refused, if there is no such call any more."""
         self.check_credentials(*CALL_CREDENTIALS)
         response = yield self.call_request("PUT", call_id, content={"action": "hangup"})
         if response.status in ENDED_STATUSES:
-            return False
+            return response
         self._read_call(response, f"to end call {call_id}")
-        return True
+        return None
 
     def _command(self, call: Call, part: str, content: Mapping[str, Any], what: str) -> Steps[None]:
         self.check_credentials(*CALL_CREDENTIALS)
