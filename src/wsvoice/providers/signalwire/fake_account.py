@@ -19,6 +19,7 @@ class SignalWireFakeAccount(TwilioFakeAccount):
     placed_status: ClassVar[int] = 200
     takes_documents: ClassVar[bool] = False
     has_records: ClassVar[bool] = False
+    trial_limit_s: ClassVar[float | None] = None
     #: As ERROR_PAGE has it.
     over: ClassVar[tuple[int, str]] = (10000, "Call is completed and cannot be updated")
 

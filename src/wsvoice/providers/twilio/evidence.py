@@ -15,12 +15,14 @@ from wsvoice.providers.fields import read_rfc2822, read_time
 TEXT_LIMIT = 200
 #: How much earlier and later than the call alerts are looked for, in seconds.
 _MARGIN_S = 300
+#: The code of a request that was answered with an error.
+_BAD_ANSWER = "11217"
 
 #: Tells what a code means, and what mends it.
 Explain = Callable[[str], tuple[str, str] | None]
 
 
-def read_event(item: Mapping[str, Any]) -> Evidence:
+def read_event(item: Mapping[str, Any], explain: Explain) -> Evidence:
     """
     Read a request of Twilio's for a document, with its answer.
 
@@ -32,7 +34,8 @@ def read_event(item: Mapping[str, Any]) -> Evidence:
     took = printable(response.get("request_duration"), 10)
     failed = not status.isdigit() or not 200 <= int(status) < 400
     what = f"{method} {url} was answered {status or 'with nothing'}" + (f" in {took} ms" if took else "")
-    return Evidence(what.strip(), printable(response.get("date_created"), 40), failed=failed)
+    _, mend = (failed and explain(_BAD_ANSWER)) or ("", "")
+    return Evidence(what.strip(), printable(response.get("date_created"), 40), failed=failed, hint=mend)
 
 
 def read_notification(item: Mapping[str, Any], explain: Explain) -> Evidence:
