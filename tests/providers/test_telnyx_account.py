@@ -14,7 +14,7 @@ import contextlib
 import dataclasses
 import json
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -24,9 +24,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.phone.json_server import JsonServer, Reply
 from wsvoice.call import Call
 from wsvoice.errors import ApiError, ConfigError
 from wsvoice.phone.client import carry_out
+from wsvoice.phone.numbers import PointedNumber
 from wsvoice.providers import load_account, load_server, load_simulator
 from wsvoice.providers.account import ApiResponse, OutboundCall, PhoneNumber, PlacedCall, Saved, ServerAddresses, Steps
 from wsvoice.providers.base import Callback, CallUpdate, HttpRequest, WebhookRequest
@@ -1209,6 +1211,65 @@ def test_the_library_manages_what_our_account_has_no_use_for(call_control: Compa
     assert {each.application_name for each in listing(client.call_control_applications)} == {"Office", "Sales 2"}
     client.call_control_applications.delete(made.id)
     assert made.id not in fake.connections
+
+
+# Over a network
+
+
+class Online(JsonServer):
+    """The account's API on a port of this machine."""
+
+    def __init__(self, company: Company) -> None:
+        super().__init__()
+        self.company = company
+        company.account = TelnyxAccount({"TELNYX_API_KEY": KEY, "TELNYX_BASE_URL": f"{self.url}v2/"})
+
+    def reply(self, method: str, path: str, headers: Mapping[str, str], body: dict[str, Any]) -> Reply:
+        response = self.company.ask(WebhookRequest(method, self.url[:-1] + path, headers, json.dumps(body).encode()))
+        return response.status, response.body
+
+
+def test_a_number_follows_a_server_over_the_network(texml: Company, tmp_path: Path) -> None:
+    before, moved = (
+        json.dumps(texml.fake.connections, sort_keys=True),
+        ServerAddresses("https://new.example.com/telnyx"),
+    )
+
+    async def main() -> None:
+        number = PointedNumber(texml.account, NUMBER, tmp_path)
+        assert (await number.claim()).points_at == "https://support.example.com/texml"
+        await number.point(HERE)
+        assert texml.fake.points_at(NUMBER) == Callback(HERE.webhook)
+        assert await number.move(moved)
+        assert texml.fake.points_at(NUMBER) == Callback(moved.webhook)
+        assert len(of_wsvoice(texml)) == 1
+        assert await number.put_back() == "restored"
+        number.release()
+
+    with Online(texml):
+        asyncio.run(main())
+    assert json.dumps(texml.fake.connections, sort_keys=True) == before
+    assert texml.fake.points_at(NUMBER) == Callback("https://support.example.com/texml")
+    assert list(tmp_path.rglob("*.json")) == []
+
+
+def test_a_call_is_placed_and_ended_over_the_network(call_control: Company) -> None:
+    call_control.fake.too_many = 1
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    async def main() -> None:
+        placed = await carry_out(call_control.account.dial(OUTBOUND), sleep=sleep)
+        assert (await carry_out(call_control.account.look_up(placed.call_id))).stage == "ringing"
+        assert await carry_out(call_control.account.cancel(placed))
+        assert not await carry_out(call_control.account.cancel(placed))
+        assert (await carry_out(call_control.account.look_up(placed.call_id))).stage == "canceled"
+
+    with Online(call_control):
+        asyncio.run(main())
+    assert len(waits) == 1
 
 
 # Whatever a bot sends

@@ -639,7 +639,7 @@ def _refused(code: str, data: Mapping[str, Any]) -> Answer:
     """
     Render the refusal of a call by the network, as users have seen it.
 
-    https://github.com/dograh-hq/dograh/issues/778
+    https://github.com/dograh-hq/dograh
     """
     detail = f"{_REFUSED[code]} {code}"
     error = {"code": "10010", "title": _TITLES["10010"], "detail": detail}
