@@ -332,7 +332,8 @@ class DialledCalls:
         """End a call, whether it rings or goes on."""
         if dialled.session is not None and dialled.record is None:
             dialled.session.end(reason)
-            return
+            if dialled.stage == "answered":
+                return
         if dialled.placed is None or dialled.is_over or dialled.is_ending:
             return
         dialled.is_ending = True
@@ -342,9 +343,12 @@ class DialledCalls:
         try:
             await carry_out(account.cancel(known))
         except WsvoiceError as error:
-            logger.error("the call to {} may still be up: {}", dialled.request.to_number, error.message)
-            dialled.is_ending = False
-            return
+            if getattr(error, "kind", "") != "unsupported":
+                logger.error("the call to {} may still be up: {}", dialled.request.to_number, error.message)
+                dialled.is_ending = False
+                return
+            # Without a stream, it is over as soon as it is answered.
+            logger.warning("the call to {} rings on: {}", dialled.request.to_number, error.message)
         dialled.cause = dialled.cause or reason
         dialled.note("canceled", reason)
         self._switchboard.capacity.forget_dialled(dialled.token)
@@ -361,7 +365,7 @@ class DialledCalls:
     def end_ringing(self, reason: str) -> None:
         """End the calls that nobody has answered yet."""
         for each in self._by_id.values():
-            if each.stage in ("queued", "ringing") and each.session is None:
+            if each.stage in ("queued", "ringing"):
                 self._start(self.end(each, reason), _ENDING)
 
     async def finish(self) -> None:

@@ -289,7 +289,6 @@ def serve(bot: LoadedBot, config: RunConfig, *, on_ready: Callable[[Ready], None
             public_url=config.public_url,
             provider_names=tuple(switchboard.providers),
         )
-        introduce = _introducer(switchboard, stack)
 
         def announce() -> None:
             current = _with_number(replace(ready, public_url=switchboard.config.public_url), number)
@@ -308,6 +307,8 @@ def serve(bot: LoadedBot, config: RunConfig, *, on_ready: Callable[[Ready], None
             bot_folder=bot.path.parent,
             number=number,
         )
+        # The server's routes are there now, and with them the key's place.
+        introduce = _introducer(switchboard, stack)
         server.run(sockets)
     left = number.what_is_left() if number is not None else None
     if failure := server.failure or left:

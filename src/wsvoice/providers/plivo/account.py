@@ -216,8 +216,10 @@ class PlivoAccount(PlivoCompany, Account):
         https://docs.plivo.com/docs/voice/api/call/machine-detection
         """
         if call.detection == "greeting-end":
-            message = "Plivo does not tell when a machine's greeting ends"
-            raise ApiError("unsupported", message, hint="detect whether a machine answers, and not its greeting's end")
+            message = "Plivo does not tell when a machine's greeting ends, so no message can be left behind it"
+            raise ApiError(
+                "unsupported", message, hint="let the bot talk to machines too, or end their calls (`hang-up`)"
+            )
         content: dict[str, Any] = {
             "from": without_plus(call.from_number),
             "to": without_plus(call.to_number),

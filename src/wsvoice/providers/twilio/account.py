@@ -8,7 +8,6 @@ Calls: https://www.twilio.com/docs/voice/api/call-resource
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal, InvalidOperation
@@ -37,9 +36,9 @@ from wsvoice.providers.callbacks import printable
 from wsvoice.providers.fields import shown
 from wsvoice.providers.signing import Fields
 from wsvoice.providers.twilio.company import DETECTIONS, OVERRIDES, VOICE_SETTINGS, TwilioCompany
+from wsvoice.providers.twilio.dial import dial_document
 from wsvoice.providers.twilio.error_codes import ERROR_CODES, ErrorCode
 from wsvoice.providers.twilio.evidence import in_order, read_alert, read_event, read_notification, time_span
-from wsvoice.providers.xml_writer import document, element
 
 #: Items in one answer. Of numbers, which are the largest, a thousand would be more than the client reads.
 PAGE_SIZE = 100
@@ -51,8 +50,6 @@ NAMED_NUMBERS = 5
 MESSAGE_LIMIT = 200
 
 _FORM = "application/x-www-form-urlencoded"
-_NUMBER = re.compile(r"\+[1-9]\d{1,14}")
-_SIP = re.compile(r"sips?:[!-~]{1,250}", re.IGNORECASE)
 
 
 class TwilioAccount(TwilioCompany, Account):
@@ -371,7 +368,7 @@ class TwilioAccount(TwilioCompany, Account):
         )
 
     def transfer(self, call: Call, to: str) -> Steps[None]:
-        twiml = document(element("Dial", None, element(_noun_of(to), None, to)))
+        twiml = dial_document(to)
         request = self._post(self._call_resource(call.call_id, call.account_id), [("Twiml", twiml)])
         yield from self._ask(request, f"the transfer of the call {call.call_id}", "sid")
 
@@ -458,16 +455,3 @@ def _read_decimal(value: object) -> Decimal | None:
     except InvalidOperation:
         return None
     return number if number.is_finite() else None
-
-
-def _noun_of(to: str) -> str:
-    """Return the element of ``<Dial>`` for whom a call is connected to: https://www.twilio.com/docs/voice/twiml/dial"""
-    if _NUMBER.fullmatch(to):
-        return "Number"
-    if _SIP.fullmatch(to):
-        return "Sip"
-    raise ApiError(
-        "number",
-        f"{shown(to)} is neither a phone number nor a SIP address",
-        hint="write a number as +15551234567, a SIP address as sip:name@example.com",
-    )
