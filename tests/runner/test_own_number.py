@@ -317,6 +317,23 @@ class TestNumber:
         assert own.what_is_left() is None
         assert company.is_untouched
 
+    def test_an_api_that_never_answers_is_not_waited_for_without_end(
+        self, company: Company, state: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("wsvoice.runner.own_number.PUT_BACK_TIMEOUT_S", 0.3)
+        answer = threading.Event()
+        with own_number(state) as own:
+            assert ring_at(own, "https://bot.invalid")
+            company.before = lambda request: 503 if answer.wait(10) else None
+            began = time.monotonic()
+            own.close()
+            assert 0.3 <= time.monotonic() - began < 3
+        answer.set()
+        left = own.what_is_left()
+        assert left is not None
+        assert left.message.endswith("which is gone: the API did not answer within 0.3 s")
+        assert [path.suffix for path in (state / "numbers").glob("*")] == [".json"]
+
     def test_the_next_run_may_have_it_while_this_one_drains(self, company: Company, state: Path) -> None:
         with own_number(state) as first:
             assert ring_at(first, "https://bot.invalid")

@@ -153,6 +153,14 @@ class DrainingServer(uvicorn.Server):
         await super().startup(sockets)
         self._on_started()
 
+    def ring_here(self, announce: Callable[[], None]) -> None:
+        """Have the number ring at the public address, then `announce`; at once without a number. From any thread."""
+        public_url = self._switchboard.config.public_url
+        if self._number is None or public_url is None:
+            announce()
+        else:
+            self._number.ring_at(public_url, on_rings=announce, on_failure=self.fail)
+
     def fail(self, error: BaseException) -> None:
         """Stop because of `error`; from any thread."""
         self.failure, self.should_exit = error, True
@@ -269,10 +277,7 @@ def serve(bot: LoadedBot, config: RunConfig, *, on_ready: Callable[[Ready], None
         port = sockets[0].getsockname()[1]
         # Missing settings are reported before a tunnel is opened.
         providers = served_providers(config)
-        number = OwnNumber.of(config)
-        if number is not None:
-            stack.callback(number.close)
-            number.find()
+        number = _own_number(config, stack)
         watch = None
         if config.tunnel is not None:
             tunnel = _open_tunnel(config, port)
@@ -290,22 +295,15 @@ def serve(bot: LoadedBot, config: RunConfig, *, on_ready: Callable[[Ready], None
             introduce(current)
             on_ready(current)
 
-        def be_reached() -> None:
-            public_url = switchboard.config.public_url
-            if number is None or public_url is None:
-                announce()
-            else:
-                number.ring_at(public_url, on_rings=announce, on_failure=server.fail)
-
         def be_reached_at(host: str) -> None:
             switchboard.move(host)
-            be_reached()
+            server.ring_here(announce)
 
         server = DrainingServer(
             _uvicorn_config(switchboard),
             switchboard,
             drain_timeout_s=config.drain_timeout_s,
-            on_started=be_reached if watch is None else partial(watch.start, be_reached_at),
+            on_started=(lambda: server.ring_here(announce)) if watch is None else partial(watch.start, be_reached_at),
             bot_folder=bot.path.parent,
             number=number,
         )
@@ -341,6 +339,15 @@ def _introducer(switchboard: Switchboard, stack: ExitStack) -> Callable[[Ready],
             logger.debug("other commands will not find this server: {}", error)
 
     return introduce
+
+
+def _own_number(config: RunConfig, stack: ExitStack) -> OwnNumber | None:
+    """Find the number that is to ring here, if there is one; it is put back when `stack` is closed, at the latest."""
+    number = OwnNumber.of(config)
+    if number is not None:
+        stack.callback(number.close)
+        number.find()
+    return number
 
 
 def _with_number(ready: Ready, number: OwnNumber | None) -> Ready:
