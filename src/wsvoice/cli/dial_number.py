@@ -296,7 +296,7 @@ def listening_options(config: RealCallConfig, environ: Mapping[str, str]) -> lis
     Return the options of ``wsvoice run`` with which a bot is served for a real call.
 
     Raises:
-        ConfigError: If it has no public address.
+        UsageError: If it has no public address.
     """
     address = {"proxy": config.proxy, "tunnel": config.tunnel, "tunnel-domain": config.tunnel_domain}
     options = [word for name, value in address.items() if value for word in (f"--{name}", value)]
@@ -357,7 +357,8 @@ def report_lines(record: CallRecord, causes: Sequence[Cause], failure: str | Non
     facts = []
     if record.duration_s is not None and record.stage == "completed":
         facts.append(f"{record.duration_s:.1f} s")
-    if record.ended_by:
+    # Of a call that nobody answered, the stage says it.
+    if record.ended_by and record.stage not in ("busy", "no-answer"):
         facts.append(f"ended by {_ENDERS.get(record.ended_by, f'the {record.ended_by}')}")
     if re.search("[1-9]", record.price):
         facts.append(f"cost {record.price}")
