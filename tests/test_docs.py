@@ -169,12 +169,14 @@ def test_commands_have_options_that_exist(page: str) -> None:
 
 @pytest.mark.parametrize("page", [*PAGES, "README.md"])
 def test_options_that_are_named_exist(page: str) -> None:
-    known = {option for command in ("run", "dial", "hangup", "init", "number") for option in options_of(command)}
+    known = {
+        option for command in ("run", "dial", "hangup", "init", "number", "doctor") for option in options_of(command)
+    }
     known |= {"--version", "--help", "--install-completion"}
     assert set(_OPTION.findall(text_of(page))) <= known | FOREIGN_OPTIONS
 
 
-@pytest.mark.parametrize("command", ["run", "dial", "hangup", "init", "number"])
+@pytest.mark.parametrize("command", ["run", "dial", "hangup", "init", "number", "doctor"])
 def test_the_page_of_a_command_is_its_help(command: str) -> None:
     generated = generator().page(command)
     assert text_of(f"docs/commands/{command}.md") == generated, "run `python docs/generate.py`"

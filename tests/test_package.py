@@ -208,7 +208,16 @@ def test_contributing_lists_every_module() -> None:
     # The version is no layer, and a new provider is to be one package and one line in the registry.
     unlisted = {"_version.py"} | {
         f"{layer}/__init__.py"
-        for layer in ("runner", "runner/pipecat", "runner/pipecat/patches", "dial", "dial/load", "phone", "cli")
+        for layer in (
+            "runner",
+            "runner/pipecat",
+            "runner/pipecat/patches",
+            "dial",
+            "dial/load",
+            "phone",
+            "doctor",
+            "cli",
+        )
     }
     unlisted |= {name for name in there if name.split("/")[0] == "providers" and name.count("/") == 2}
     assert there - listed - unlisted == set(), "there, but not listed"

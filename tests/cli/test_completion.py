@@ -38,6 +38,7 @@ def completed(tmp_path: Path, line: str, shell: str = "bash", *, in_process: boo
     ("line", "words"),
     [
         ("wsvoice di", ["dial"]),
+        ("wsvoice d", ["dial", "doctor"]),
         ("wsvoice run --max", ["--max-calls", "--max-lag"]),
         ("wsvoice run -t ", [*PROVIDERS, "websocket", "websocket-server", "websocket-client"]),
         ("wsvoice run --transport tw", ["twilio"]),

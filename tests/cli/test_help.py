@@ -36,7 +36,7 @@ def test_help_shows_defaults(command):
         assert f"[default: {default}]" in words
 
 
-@pytest.mark.parametrize("command", ["run", "dial", "init"])
+@pytest.mark.parametrize("command", ["run", "dial", "init", "doctor"])
 def test_help_has_its_options_in_groups(command):
     text = invoke(command, "--help").stdout
     headings = re.findall(r"^(\w.*):$", text, re.M)
@@ -54,6 +54,7 @@ def test_help_has_its_options_in_groups(command):
             "Calls to a phone number": "--voicemail",
         },
         "init": {"The project": "--template", "Services": "--stt"},
+        "doctor": {"Transport": "--transport", "Calls": "--code", "Network": "--proxy"},
     }
     assert {heading: option for heading, option in expected[command].items() if option in groups[heading]} == (
         expected[command]

@@ -175,7 +175,7 @@ class TestRestore:
     def test_a_failure_of_one_does_not_keep_the_others_from_it(self, company: Company, left: NumberFile) -> None:
         broken = left.path.with_name("twilio-10000000.json")
         broken.write_text("{}")
-        foreign = left.path.with_name("asterisk-10000000.json")
+        foreign = left.path.with_name("plivo-10000000.json")
         foreign.write_text(left.path.read_text())
         done = invoke("number", "restore", "--json", code=2)
         assert f"error: {broken} is damaged: KeyError\n" in done.stderr

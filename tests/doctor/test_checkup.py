@@ -78,7 +78,7 @@ def test_an_error_is_what_was_found() -> None:
 
 def test_the_verdict() -> None:
     bad, odd, good = (Examined("x", "", (each,)) for each in (fail("x"), warn("x"), ok("x")))
-    assert verdict([good, good]) == "passed"
+    assert verdict([good, good]) == "nothing is wrong"
     assert verdict([good, odd]) == "1 of 2 checks warned"
     assert verdict([bad, odd, bad]) == "2 of 3 checks failed, 1 of 3 checks warned"
 

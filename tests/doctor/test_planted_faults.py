@@ -27,6 +27,8 @@ from wsvoice.config import RunConfig
 from wsvoice.doctor.bot import look_at_bot
 from wsvoice.doctor.checkup import Examined, Result, warn
 from wsvoice.doctor.subject import Subject
+from wsvoice.phone.numbers import PointedRecord
+from wsvoice.providers.account import ServerAddresses
 
 ECHO = Path(__file__).parents[2] / "examples" / "echo.py"
 
@@ -230,10 +232,12 @@ def test_a_number_that_a_dead_run_has_left(practice: Practice) -> None:
     gone.wait()
     folder = Path(practice.environ["WSVOICE_STATE_DIR"], "numbers")
     folder.mkdir(parents=True)
-    left = {"version": 1, "provider": "twilio", "number": "+15550107777", "pid": gone.pid}
-    (folder / "twilio-15550107777.json").write_text(json.dumps(left))
+    here = ServerAddresses(f"https://{practice.front.host}/")
+    left = PointedRecord("twilio", "AC1", "+15550107777", {}, here, was="https://old.example.com/", pid=gone.pid)
+    (folder / "twilio-15550107777.json").write_text(left.to_json())
     said = only(practice.examine(), "left numbers")
-    assert f"+15550107777 at Twilio still points at a run that is gone (process {gone.pid}" in said
+    assert f"+15550107777 at Twilio still points at a run that is gone, process {gone.pid}" in said
+    assert "it rang at https://old.example.com/" in said
     assert "`wsvoice number restore +15550107777`" in said
 
 
@@ -657,7 +661,7 @@ def test_a_port_that_may_not_be_listened_on(practice: Practice) -> None:
 def test_a_server_elsewhere_on_this_machine_is_found(practice: Practice) -> None:
     runs = Path(practice.environ["WSVOICE_STATE_DIR"], "runs")
     runs.mkdir(parents=True)
-    (runs / "1.json").write_text(json.dumps({"version": 1, "pid": os.getpid(), "url": practice.server.url}))
+    (runs / "1.json").write_text(json.dumps({"version": 1, "pid": os.getpid(), "url": practice.server.url, "key": "k"}))
     subject = Subject(replace(practice.config, port=free_port()), environ=practice.environ)
     asyncio.run(subject.find_server())
     assert subject.server is not None

@@ -26,7 +26,7 @@ from bandwidth.models.machine_detection_complete_callback import MachineDetectio
 from bandwidth.models.update_call import UpdateCall
 
 from tests.providers.companies import Bandwidth
-from tests.providers.fake_network import NOW, FakeNetwork
+from tests.providers.fake_company import NOW, FakeNetwork
 from wsvoice.call import ENDED_STAGES, Call
 from wsvoice.errors import ApiError, ConfigError, RemoteProtocolError
 from wsvoice.providers import load_account, load_simulator
@@ -213,16 +213,18 @@ def test_machine_detection(network: Network, detection: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "words", "kind", "hint"),
     [
-        ({"from_number": "+15550000000"}, "not a number of the account"),
-        ({"to_number": "12"}, "must be an E164"),
-        ({"webhook_url": ""}, "answerUrl"),
+        ({"from_number": "+15550000000"}, "not a number of the account", "number", "BANDWIDTH_APPLICATION_ID"),
+        ({"to_number": "12"}, "must be an E164", "refused", "country code"),
+        ({"webhook_url": ""}, "answerUrl", "refused", ""),
     ],
 )
-def test_a_call_that_is_refused(network: Network, changes: dict[str, str], words: str) -> None:
-    with pytest.raises(ApiError, match=words):
+def test_a_call_that_is_refused(network: Network, changes: dict[str, str], words: str, kind: str, hint: str) -> None:
+    with pytest.raises(ApiError, match=words) as caught:
         network.carry_out(network.ours.dial(dataclasses.replace(OUTBOUND, **changes)))
+    assert caught.value.kind == kind
+    assert hint in (caught.value.hint or "")
     assert network.account.calls == {}
 
 

@@ -13,8 +13,8 @@ from wsvoice.cli import completion
 from wsvoice.cli.options import CALLS, NETWORK, TRANSPORT, EnvFile, option
 from wsvoice.cli.output import Output
 from wsvoice.cli.signals import interrupted_by_signals
-from wsvoice.config import Resolved, RunConfig, resolve_run
-from wsvoice.errors import ConfigError, UsageError
+from wsvoice.config import TUNNELS, Resolved, RunConfig, parse_number, resolve_run
+from wsvoice.errors import ConfigError
 
 if TYPE_CHECKING:
     from wsvoice.doctor.call_story import CallStory
@@ -60,7 +60,7 @@ def doctor(
     ] = None,
     tunnel: Annotated[
         str | None,
-        option("--tunnel ngrok", "Look whether a tunnel could be opened.", NETWORK, completion.one_of("ngrok")),
+        option("--tunnel NAME|COMMAND", "Look whether a tunnel could be opened.", NETWORK, completion.one_of(*TUNNELS)),
     ] = None,
     host: Annotated[
         str | None,
@@ -110,10 +110,10 @@ def doctor(
     from wsvoice.doctor.checkup import verdict
 
     failed = any(each.level == "fail" for each in examined)
-    text = verdict(examined)
+    warned = any(each.level == "warn" for each in examined)
     if as_json:
         output.data({"verdict": "failed" if failed else "passed", "checks": [each.to_dict() for each in examined]})
-    output.line(text, style="bold red" if failed else "bold green" if text == "passed" else "bold yellow")
+    output.line(verdict(examined), style=f"bold {'red' if failed else 'yellow' if warned else 'green'}")
     if failed:
         raise typer.Exit(1)
 
@@ -158,19 +158,11 @@ def _bot(resolved: Resolved[RunConfig], cwd: Path) -> str | None:
 
 
 def _subject(resolved: Resolved[RunConfig], number: str | None) -> Subject:
+    """Return what is looked at; a :exc:`ConfigError` is raised if `number` is none."""
     from wsvoice.doctor.subject import Subject
 
-    written = "" if number is None else number
-    digits = "".join(each for each in written if each.isdigit())
-    if written and not (written.startswith("+") and 7 <= len(digits) <= 15):
-        raise UsageError(
-            f"{written} is no telephone number with its country", hint="write it with a plus: --number +15551234567"
-        )
-    return Subject(
-        resolved.config,
-        environ={**resolved.dotenv, **os.environ},
-        number=f"+{digits}" if digits else "",
-    )
+    meant = parse_number(number, "--number") if number is not None else resolved.config.number
+    return Subject(resolved.config, environ={**resolved.dotenv, **os.environ}, number=meant or "")
 
 
 def _examine(

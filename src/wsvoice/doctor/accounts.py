@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from urllib.parse import SplitResult, urlsplit
 
 from wsvoice.doctor.checkup import Result, fail, ok, skipped, warn
-from wsvoice.doctor.subject import Subject, read_objects
-from wsvoice.errors import ApiError, ConfigError
+from wsvoice.doctor.subject import Subject
+from wsvoice.errors import ApiError, ConfigError, NumberError
 from wsvoice.phone.client import carry_out
+from wsvoice.phone.numbers import find_number, is_pointed_by_hand, number_files
 from wsvoice.providers import PROVIDERS, load_server
 
 #: The ports that a URL without one means.
@@ -62,7 +62,7 @@ async def look_at_number(subject: Subject, name: str, number: str) -> list[Resul
     account = subject.account(name)
     try:
         account.check_credentials()
-        found = await carry_out(account.find_number(number))
+        found = await find_number(account, number)
     except ConfigError as error:
         return [skipped(error.message)]
     except ApiError as error:
@@ -89,7 +89,10 @@ async def look_at_number(subject: Subject, name: str, number: str) -> list[Resul
 
 
 def _how_to_point(subject: Subject, name: str, number: str, wanted: str) -> str:
-    by_hand = f"enter {wanted} at {load_server(name).webhook_place}, or " if wanted else ""
+    by_hand = f"enter {wanted} at {load_server(name).webhook_place}" if wanted else ""
+    if is_pointed_by_hand(subject.account(name)):
+        return by_hand
+    by_hand = f"{by_hand}, or " if by_hand else ""
     where = f"-x {subject.config.proxy}" if subject.config.proxy else "--tunnel ngrok"
     return f"{by_hand}start with `wsvoice run {subject.config.bot} -t {name} {where} --number {number}`"
 
@@ -120,29 +123,19 @@ def _port(parts: SplitResult) -> int | None:
 
 async def look_at_left_numbers(subject: Subject) -> list[Result]:
     """Look for numbers that still point at runs which are gone."""
-    results = []
-    files = read_objects(subject.state / "numbers")
-    for content in files:
-        number, pid = content.get("number"), content.get("pid")
-        if isinstance(number, str) and not (isinstance(pid, int) and _is_alive(pid)):
-            title = PROVIDERS.get(str(content.get("provider")), "its provider")
-            results.append(
-                fail(
-                    f"{number} at {title} still points at a run that is gone (process {pid}, {content['file']})",
-                    f"`wsvoice number restore {number}` puts it back",
-                )
-            )
-    running = len(files) - len(results)
-    return results or [ok(f"{running} numbers point at runs that live" if running else "none was left behind")]
-
-
-def _is_alive(pid: int) -> bool:
-    if pid <= 0:
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
+    results, n_running = [], 0
+    for file in number_files(subject.state):
+        if file.holder() is not None:
+            n_running += 1
+            continue
+        try:
+            record = file.read()
+        except NumberError as error:
+            results.append(warn(error.message, error.hint or ""))
+            continue
+        if record is not None:
+            title = PROVIDERS.get(record.provider, record.provider)
+            was = f"; it rang at {record.was}" if record.was else ""
+            text = f"{record.number} at {title} still points at a run that is gone, process {record.pid}{was}"
+            results.append(fail(text, f"`wsvoice number restore {record.number}` puts it back"))
+    return results or [ok(f"{n_running} ring at runs that live" if n_running else "none was left behind")]

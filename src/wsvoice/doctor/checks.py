@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import shutil
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -115,7 +116,7 @@ def _public(subject: Subject) -> list[Check]:
 def _look_at_tunnel(subject: Subject) -> Sequence[Result]:
     tunnel = subject.config.tunnel
     if tunnel != "ngrok":
-        found = shutil.which(tunnel.split()[0]) if tunnel else None
+        found = shutil.which(shlex.split(tunnel)[0]) if tunnel else None
         return look_at_tunnel_program(tunnel, True, Path(found) if found else None)
     from wsvoice.doctor.ngrok import find_agent, has_token
 

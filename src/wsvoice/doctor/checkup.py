@@ -141,7 +141,7 @@ def verdict(examined: Sequence[Examined]) -> str:
     parts = [
         f"{count} of {len(levels)} checks {what}" for count, what in ((failed, "failed"), (warned, "warned")) if count
     ]
-    return ", ".join(parts) or "passed"
+    return ", ".join(parts) or "nothing is wrong"
 
 
 async def _examine(check: Check, tasks: Mapping[str, asyncio.Task[Examined]]) -> Examined:

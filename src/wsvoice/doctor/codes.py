@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from wsvoice.doctor.subject import find_account
-from wsvoice.providers import PROVIDERS
+from wsvoice.providers import PROVIDERS, load_account
 from wsvoice.providers.account import Account
 
 #: How far from an unknown code others are looked for, and how many of them are named.
@@ -76,4 +75,4 @@ def page_of(account: Account, code: str) -> str:
 
 
 def _accounts(provider: str | None, credentials: Mapping[str, str]) -> Iterable[Account]:
-    return (find_account(name, credentials) for name in ([provider] if provider else PROVIDERS))
+    return (load_account(name, credentials) for name in ([provider] if provider else PROVIDERS))

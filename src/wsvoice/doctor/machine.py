@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from wsvoice.doctor.checkup import Result, ok, skipped, warn
+from wsvoice.doctor.checkup import Result, fail, ok, skipped, warn
+from wsvoice.phone.tunnel_command import CLOUDFLARED
 
 #: With fewer open files, a few dozen calls at once may fail: each has a socket, and bots open files and connections.
 FEW_FILES = 1024
@@ -94,8 +96,7 @@ def look_at_tunnel_program(tunnel: str | None, has_token: bool, agent: Path | No
     results = []
     if tunnel == "ngrok" and not has_token:
         results.append(
-            Result(
-                "fail",
+            fail(
                 "ngrok's token is neither in NGROK_AUTHTOKEN nor in its agent's configuration",
                 "set NGROK_AUTHTOKEN to the one of https://dashboard.ngrok.com/get-started/your-authtoken",
             )
@@ -108,6 +109,7 @@ def look_at_tunnel_program(tunnel: str | None, has_token: bool, agent: Path | No
             )
         )
     elif agent is None:
-        program = tunnel.split()[0]
-        results.append(Result("fail", f"the program {program} is not on this machine", f"install {program}"))
+        program = shlex.split(tunnel)[0]
+        mend = CLOUDFLARED.hint if tunnel == "cloudflared" else f"install {program}"
+        results.append(fail(f"the program {program} is not on this machine", mend))
     return results or [ok(f"{agent} opens it")]

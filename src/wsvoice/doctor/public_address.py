@@ -276,5 +276,5 @@ async def _speaks_http2(subject: Subject) -> bool:
     """Whether the public host chooses HTTP/2 where it may choose."""
     with suppress(OSError, TimeoutError):
         found = await _shake_hands(subject, f"{subject.public_url}/", "h2", "http/1.1")
-        return found["protocol"] == "h2"
+        return bool(found["protocol"] == "h2")
     return False

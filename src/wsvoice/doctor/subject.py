@@ -3,41 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from wsvoice import http
-from wsvoice.config import RunConfig
-from wsvoice.config.state import state_folder
+from wsvoice.config import RunConfig, state_folder
 from wsvoice.doctor.network import Network
 from wsvoice.errors import HttpError
+from wsvoice.phone.runs import running_servers
 from wsvoice.providers import PROVIDERS, load_account, load_company
 from wsvoice.providers.account import Account
 from wsvoice.providers.base import HttpRequest
 
 #: How long a server on this machine may take to say how it is, in seconds; a bot may block it for a moment.
 LOCAL_TIMEOUT_S = 3.0
-#: How large a file of a server's own may be, in bytes.
-_FILE_LIMIT = 64 * 1024
-
-
-def find_account(name: str, credentials: Mapping[str, str]) -> Account:
-    """Return a provider's account; where the company has no API for its customers, one that lacks everything."""
-    try:
-        return load_account(name, credentials)
-    except ModuleNotFoundError as error:
-        if error.name != f"wsvoice.providers.{name}.account":
-            raise
-        company = load_company(name)
-        facts = {"name": company.name, "title": company.title, "codes_page": company.codes_page}
-        without: type[Account] = type("AccountWithoutApi", (Account,), facts)
-        return without(credentials)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +84,7 @@ class Subject:
     local: LocalPort = field(default_factory=lambda: LocalPort(""))
     network: Network = field(default_factory=Network)
     now: Callable[[], float] = time.time
-    account_of: Callable[[str, Mapping[str, str]], Account] = find_account
+    account_of: Callable[[str, Mapping[str, str]], Account] = load_account
 
     @cached_property
     def providers(self) -> tuple[str, ...]:
@@ -170,29 +153,9 @@ class Subject:
         host = f"[{host}]" if ":" in host else host
         self.local = await look_at_port(f"http://{host}:{self.config.port}/")
         if self.local.is_free:
-            found = await asyncio.gather(*map(look_at_port, self._announced()))
+            told = [each.url for each in running_servers(self.state)]
+            found = await asyncio.gather(*map(look_at_port, told))
             self.local = next((each for each in found if each.server is not None), self.local)
-
-    def _announced(self) -> list[str]:
-        """Return where running servers on this machine say that they listen, the newest first."""
-        urls = []
-        for content in read_objects(self.state / "runs"):
-            url = content.get("url")
-            if isinstance(url, str) and http.is_loopback(urlsplit(url).hostname or ""):
-                urls.append(url)
-        return urls
-
-
-def read_objects(folder: Path) -> list[Mapping[str, object]]:
-    """Return the JSON objects in the files of `folder`, the newest first; what cannot be read is left out."""
-    found: list[tuple[float, Mapping[str, object]]] = []
-    with suppress(OSError):
-        for file in folder.glob("*.json"):
-            with suppress(OSError, ValueError):
-                state = file.stat()
-                if state.st_size <= _FILE_LIMIT and isinstance(content := json.loads(file.read_bytes()), dict):
-                    found.append((state.st_mtime, {**content, "file": str(file)}))
-    return [content for _, content in sorted(found, key=lambda each: each[0], reverse=True)]
 
 
 async def look_at_port(url: str) -> LocalPort:

@@ -51,8 +51,9 @@ def account_for_calls(provider: str | None, credentials: Mapping[str, str]) -> A
         [provider] = ready
     account = _load(provider, credentials)
     if account is None or not account.has_calls:
-        title = load_company(provider).title
-        raise UsageError(f"wsvoice cannot place or end {title}'s calls", hint="-t names another provider")
+        title, instead = load_company(provider).title, account.calls_instead if account is not None else ""
+        hint = instead or "-t names another provider"
+        raise UsageError(f"wsvoice cannot place or end {title}'s calls", hint=hint)
     account.check_credentials()
     return account
 

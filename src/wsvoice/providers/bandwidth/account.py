@@ -44,8 +44,8 @@ from wsvoice.providers.xml_writer import document, element
 
 #: The longest that a call may ring, in seconds: https://dev.bandwidth.com/apis/voice-apis/voice#tag/Calls/operation/createCall
 RING_LIMIT_S = 300
-#: How long an answering machine's greeting is listened to, in seconds.
-GREETING_LIMIT_S = 60
+#: How long an answering machine's greeting is listened to, in seconds; nothing is known of who answered until then.
+GREETING_LIMIT_S = 30
 #: How many keys are pressed at once: https://dev.bandwidth.com/docs/voice/bxml/sendDtmf
 DIGITS_LIMIT = 50
 #: Characters of what the API says that are told.
@@ -105,9 +105,9 @@ class BandwidthAccount(BandwidthCompany, Account):
             return ApiError("credentials", message, code=code, hint=f"compare them with {self.credentials_place}")
         if response.status == 429:
             return super().refusal(response, what)
-        hint = None
-        if response.status == 403:
-            hint = "the credential needs a role for Voice, and BANDWIDTH_ACCOUNT_ID among its accounts"
+        hint = _hint(response.status, words)
+        if words.startswith("Invalid from"):
+            return ApiError("number", f"{self.title} refuses {what}: {words}", code=code, hint=hint)
         kind = _KINDS.get(code) or {403: "permission", 404: "not-found"}.get(response.status, "refused")
         return ApiError(kind, f"{self.title} refuses {what}: {words}", code=code, hint=hint)
 
@@ -285,3 +285,14 @@ class BandwidthAccount(BandwidthCompany, Account):
 
     def _url(self, host: str, path: str) -> str:
         return (self.credential("BANDWIDTH_API_BASE_URL") or host).rstrip("/") + path
+
+
+def _hint(status: int, words: str) -> str | None:
+    """Return what mends an error, by what it says: https://dev.bandwidth.com/docs/voice/errors"""
+    if status == 403:
+        return "the credential needs a role for Voice, and BANDWIDTH_ACCOUNT_ID among its accounts"
+    if words.startswith("Invalid from"):
+        return "it has to be a number of the account's, at a location that has the application BANDWIDTH_APPLICATION_ID"
+    if words.startswith("Invalid to"):
+        return "write the number in full, with its country code: +15551234567"
+    return None

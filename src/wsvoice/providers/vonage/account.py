@@ -172,7 +172,8 @@ class VonageAccount(VonageCompany, Account):
             yield from self._link(entry, application_id)
 
     def restore(self, saved: Saved, addresses: ServerAddresses) -> Steps[Restored]:
-        entry = yield from self._find(saved["number"])
+        """Put a number and its application back; the latter even if the account has the number no longer."""
+        entry = yield from self._search(saved["number"])
         created, before = saved.get("created", ""), saved["linked"]
         if created:
             # By its name, for its id may have come too late to be saved.
@@ -249,16 +250,19 @@ class VonageAccount(VonageCompany, Account):
         return warnings
 
     def _find(self, number: str) -> Steps[dict[str, Any]]:
-        self.check_credentials(*NUMBER_CREDENTIALS)
-        entries = yield from self._list_numbers({"pattern": without_plus(number), "search_pattern": "0"})
-        for entry in entries:
-            if _number(entry) == number:
-                return entry
+        if entry := (yield from self._search(number)):
+            return entry
         raise ApiError(
             "number",
             f"{number} is not a number of this Vonage account",
             hint="`wsvoice number list -t vonage` shows the account's numbers",
         )
+
+    def _search(self, number: str) -> Steps[dict[str, Any]]:
+        """Return what the API tells of a number; nothing if it is not the account's."""
+        self.check_credentials(*NUMBER_CREDENTIALS)
+        entries = yield from self._list_numbers({"pattern": without_plus(number), "search_pattern": "0"})
+        return next((entry for entry in entries if _number(entry) == number), {})
 
     def _list_numbers(self, query: Mapping[str, str]) -> Steps[list[dict[str, Any]]]:
         # https://developer.vonage.com/en/api/numbers#getOwnedNumbers
@@ -279,7 +283,10 @@ class VonageAccount(VonageCompany, Account):
         What is not said is taken away, so all that the number has is said again; Vonage's own command line does so:
         https://github.com/Vonage/vonage-cli/blob/main/src/commands/apps/numbers/unlink.js
         """
-        kept = {name: entry[name] for name in ("country", "msisdn", "moHttpUrl") if entry.get(name)}
+        names: tuple[str, ...] = ("country", "msisdn", "moHttpUrl")
+        if entry.get("voiceCallbackType") in ("sip", "tel"):
+            names += ("voiceCallbackType", "voiceCallbackValue")
+        kept = {name: entry[name] for name in names if entry.get(name)}
         kept |= {"app_id": application_id} if application_id else {}
         headers = {"content-type": "application/x-www-form-urlencoded"}
         # https://developer.vonage.com/en/api/numbers#updateANumber
@@ -400,7 +407,8 @@ class VonageAccount(VonageCompany, Account):
         else:
             endpoint = {"type": "phone", "number": without_plus(to)}
         own = call.from_number if call.direction == "outbound" else call.to_number
-        ncco = [{"action": "connect", "from": without_plus(own), "endpoint": [endpoint]}]
+        caller = {"from": without_plus(own)} if own else {}
+        ncco = [{"action": "connect", **caller, "endpoint": [endpoint]}]
         destination = {"type": "ncco", "ncco": ncco}
         yield from self._command(call, "", {"action": "transfer", "destination": destination}, f"a transfer to {to}")
 
