@@ -32,7 +32,6 @@ from wsvoice.errors import ApiError, DialError, UsageError, WsvoiceError
 
 if TYPE_CHECKING:
     from wsvoice.call import Cause
-    from wsvoice.config import Detection
     from wsvoice.dial.served_bot import ServedBot
     from wsvoice.phone.dialling import CallEvent, CallOrder, CallRecord, CallServer, OrderedCall
     from wsvoice.providers.account import Account
@@ -47,7 +46,6 @@ _LEAST_AUDIO_S = 0.05
 
 _INTERRUPTED = "interrupted"
 _STAGE_STYLES = {"answered": "green", "busy": "red", "no-answer": "red", "failed": "red", "canceled": "red"}
-_DETECTIONS: Mapping[Voicemail, Detection] = {"bot": "off", "leave": "greeting-end", "hang-up": "detect"}
 #: What is said of a call that has come so far, and of who answered it: the same for every provider.
 _STAGES: Mapping[Stage, str] = {
     "queued": "queued",
@@ -286,7 +284,7 @@ def order_of(config: RealCallConfig) -> CallOrder:
         config.parameters,
         math.ceil(config.ring_timeout_s),
         None if config.time_limit_s is None else math.ceil(config.time_limit_s),
-        config.detection or _DETECTIONS[config.voicemail],
+        config.detection,
         config.voicemail,
     )
 
