@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from wsvoice.config import (
     DIAL_SETTINGS,
     RUN_SETTINGS,
+    Detection,
     DialConfig,
     RunConfig,
     export_dotenv,
@@ -21,6 +23,7 @@ from wsvoice.config import (
     write_private,
 )
 from wsvoice.errors import ConfigError
+from wsvoice.providers import account
 
 
 def run_config(tmp_path: Path, environ: dict[str, str] | None = None, **flags: object) -> RunConfig:
@@ -784,3 +787,8 @@ def test_whose_account_it_is_comes_from_the_settings_of_run(tmp_path):
         resolve_account({"transport": "websocket"}, environ={}, cwd=tmp_path)
     (tmp_path / "other.env").write_text("")
     assert resolve_account({"env_file": "other.env"}, environ={}, cwd=tmp_path).credentials == {}
+
+
+def test_what_is_detected_is_what_accounts_know() -> None:
+    # Stated twice, because a command's help is not to wait for the accounts.
+    assert get_args(Detection) == get_args(account.Detection)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -26,8 +26,7 @@ HOST = "bot.example.com"
 @pytest.fixture
 def exchange() -> Iterator[Exchange]:
     """Plivo's API, which names a call only once it rings, and the network behind it; :data:`OURS` is the account's."""
-    with ExchangeServer("plivo") as exchange:
-        exchange.account.add_number(OURS)
+    with ExchangeServer("plivo", OURS) as exchange:
         yield exchange
 
 
@@ -43,14 +42,28 @@ def free_port() -> int:
 
 
 def dial(folder: Path, *options: str, **environ: str) -> subprocess.Popen[str]:
+    return wsvoice(folder, "dial", THEIRS, "--from", OURS, *options, **environ)
+
+
+def wsvoice(folder: Path, *words: str, **environ: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "wsvoice", "dial", THEIRS, "--from", OURS, *options],
+        [sys.executable, "-m", "wsvoice", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=folder,
         env=clean_environ(WSVOICE_STATE_DIR=str(folder / "state"), **environ),
     )
+
+
+def read_until(lines: IO[str], word: str) -> str:
+    """Return what comes up to the line with `word`."""
+    shown = ""
+    while word not in shown:
+        line = lines.readline()
+        assert line, shown
+        shown += line
+    return shown
 
 
 def test_a_bot_is_served_for_a_call_and_talks_to_who_answers(exchange: Exchange, tmp_path: Path) -> None:
@@ -82,11 +95,7 @@ def test_ctrl_c_hangs_up_who_talks(exchange: Exchange, tmp_path: Path) -> None:
     exchange.callees[THEIRS] = Callee(stays_s=30)
     process = dial(tmp_path, "--bot", ECHO, "-x", HOST, WSVOICE_PORT=str(port), **exchange.credentials)
     assert process.stderr is not None
-    shown = ""
-    while "answered" not in shown:
-        line = process.stderr.readline()
-        assert line, shown
-        shown += line
+    shown = read_until(process.stderr, "answered")
     process.send_signal(signal.SIGINT)
     _, rest = process.communicate(timeout=30)
     exchange.joined()
@@ -106,6 +115,20 @@ def test_a_running_server_is_found_and_places_the_call(exchange: Exchange, tmp_p
         _, shown = busy.communicate(timeout=30)
         assert busy.returncode == 1, shown
         assert shown.splitlines()[-1].startswith("failed: busy")
+
+        exchange.callees[THEIRS] = Callee(stays_s=30)
+        talking = dial(tmp_path)
+        assert talking.stderr is not None
+        shown = read_until(talking.stderr, "answered")
+        call_id = next(each for each, call in exchange.account.calls.items() if call.stage == "answered")
+        for words in ("is hung up", "had ended already"):
+            # Its id may be anybody's, and only one account is known.
+            ending = wsvoice(tmp_path, "hangup", call_id, **exchange.credentials)
+            assert ending.communicate(timeout=30) == ("", f"{call_id} {words}\n")
+            assert ending.returncode == 0
+        _, rest = talking.communicate(timeout=30)
+        assert talking.returncode == 0, shown + rest
+        assert rest.splitlines()[-1].startswith("completed: ")
     refused = dial(tmp_path)
     assert "no server runs on this machine" in refused.communicate(timeout=30)[1]
     assert refused.returncode == 2

@@ -32,7 +32,6 @@ from wsvoice.errors import ApiError, DialError, UsageError, WsvoiceError
 
 if TYPE_CHECKING:
     from wsvoice.call import Cause
-    from wsvoice.config import Detection
     from wsvoice.dial.served_bot import ServedBot
     from wsvoice.phone.dialling import CallEvent, CallOrder, CallRecord, CallServer, OrderedCall
     from wsvoice.providers.account import Account
@@ -47,7 +46,6 @@ _LEAST_AUDIO_S = 0.05
 
 _INTERRUPTED = "interrupted"
 _STAGE_STYLES = {"answered": "green", "busy": "red", "no-answer": "red", "failed": "red", "canceled": "red"}
-_DETECTIONS: Mapping[Voicemail, Detection] = {"bot": "off", "leave": "greeting-end", "hang-up": "detect"}
 #: What is said of a call that has come so far, and of who answered it: the same for every provider.
 _STAGES: Mapping[Stage, str] = {
     "queued": "queued",
@@ -286,7 +284,7 @@ def order_of(config: RealCallConfig) -> CallOrder:
         config.parameters,
         math.ceil(config.ring_timeout_s),
         None if config.time_limit_s is None else math.ceil(config.time_limit_s),
-        config.detection or _DETECTIONS[config.voicemail],
+        config.detection,
         config.voicemail,
     )
 
@@ -296,7 +294,7 @@ def listening_options(config: RealCallConfig, environ: Mapping[str, str]) -> lis
     Return the options of ``wsvoice run`` with which a bot is served for a real call.
 
     Raises:
-        ConfigError: If it has no public address.
+        UsageError: If it has no public address.
     """
     address = {"proxy": config.proxy, "tunnel": config.tunnel, "tunnel-domain": config.tunnel_domain}
     options = [word for name, value in address.items() if value for word in (f"--{name}", value)]
@@ -357,7 +355,8 @@ def report_lines(record: CallRecord, causes: Sequence[Cause], failure: str | Non
     facts = []
     if record.duration_s is not None and record.stage == "completed":
         facts.append(f"{record.duration_s:.1f} s")
-    if record.ended_by:
+    # Of a call that nobody answered, the stage says it.
+    if record.ended_by and record.stage not in ("busy", "no-answer"):
         facts.append(f"ended by {_ENDERS.get(record.ended_by, f'the {record.ended_by}')}")
     if re.search("[1-9]", record.price):
         facts.append(f"cost {record.price}")

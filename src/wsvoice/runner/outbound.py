@@ -14,11 +14,12 @@ import secrets
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
 from wsvoice.call import ENDED_STAGES, AnsweredBy, Call, Stage
+from wsvoice.config import Voicemail
 from wsvoice.errors import ApiError, ServerError, WsvoiceError
 from wsvoice.phone.client import carry_out
 from wsvoice.providers import load_account
@@ -32,10 +33,6 @@ if TYPE_CHECKING:
     from wsvoice.providers.base import CallUpdate, Server
     from wsvoice.runner.session import CallRecord, Session
     from wsvoice.runner.switchboard import Switchboard
-
-#: What becomes of a call that a machine answers: the bot talks to it at once, leaves a message after its greeting, or
-#: the call is ended.
-Voicemail = Literal["bot", "leave", "hang-up"]
 
 #: How long after the last ring a stream, or the report that nobody answered, may come.
 ANSWER_GRACE_S = 10.0
