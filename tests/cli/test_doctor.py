@@ -194,6 +194,12 @@ def test_a_code_that_is_not_known(company: SmallCompany) -> None:
     ]
 
 
+def test_a_code_of_nobodys_leads_to_every_page(company: SmallCompany) -> None:
+    result = invoke("doctor", "--code", "nonsense", code=1)
+    titles = {line.partition(": ")[0] for line in result.stderr.splitlines()[1:]}
+    assert titles >= {"Twilio", "Telnyx", "Plivo", "SignalWire", "Vonage"}
+
+
 def test_a_word_that_is_no_code(company: SmallCompany) -> None:
     result = invoke("doctor", "--code", "sip:oops", "-t", "twilio", code=1)
     assert "near it" not in result.stderr

@@ -666,3 +666,12 @@ def test_a_server_elsewhere_on_this_machine_is_found(practice: Practice) -> None
     asyncio.run(subject.find_server())
     assert subject.server is not None
     assert subject.server.url == practice.server.url
+
+
+def test_the_test_webhook_leaves_no_place_taken(practice: Practice) -> None:
+    capacity = practice.server.switchboard.capacity
+    before = capacity.reserved
+    assert found(practice.examine()) == {}
+    assert practice.server.lines("webhook answered")
+    assert practice.server.lines("Twilio reports completed")
+    assert capacity.reserved == before

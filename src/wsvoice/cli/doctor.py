@@ -195,7 +195,7 @@ def _explain_code(output: Output, code: str, resolved: Resolved[RunConfig], *, a
     provider, credentials = _provider(resolved), resolved.config.credentials
     found = codes.explain(code, provider, credentials)
     others = [] if found else codes.near(code, provider, credentials)
-    links = [] if found else codes.pages(code, provider, credentials)
+    links = [] if found else codes.pages(code, provider, others)
     if as_json:
         shown = [
             {name: getattr(each, name) or None for name in ("provider", "code", "meaning", "hint", "page")}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from wsvoice.providers import PROVIDERS, load_account
@@ -63,10 +63,11 @@ def near(code: str, provider: str | None, credentials: Mapping[str, str]) -> lis
     return found[:_SHOWN]
 
 
-def pages(code: str, provider: str | None, credentials: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Return the providers' own pages that may explain `code`, each after its provider's title."""
-    found = ((account.title, page_of(account, code)) for account in _accounts(provider, credentials))
-    return [(title, page) for title, page in found if page]
+def pages(code: str, provider: str | None, others: Sequence[Explained]) -> list[tuple[str, str]]:
+    """Return the providers' own pages that may explain `code`, each after its provider's title; of those of `others`."""
+    names = {each.provider for each in others}
+    accounts = [each for each in _accounts(provider, {}) if not names or each.name in names]
+    return [(each.title, page) for each in accounts if (page := page_of(each, code))]
 
 
 def page_of(account: Account, code: str) -> str:
