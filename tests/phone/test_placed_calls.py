@@ -136,6 +136,16 @@ def test_a_running_call_is_ended_on_request(caller: Caller) -> None:
     assert call["duration_s"] < 8
 
 
+def test_a_call_lasts_no_longer_than_it_may(caller: Caller) -> None:
+    placed = caller.place(Callee(stays_s=15), time_limit_s=1)
+    if placed.status_code == 502:
+        assert placed.json()["kind"] == "unsupported"
+        return
+    _, call = caller.follow(placed)
+    assert call["duration_s"] == pytest.approx(1, abs=2)
+    assert "the call has lasted 1 s" in caller.server.ended()[0].reason
+
+
 def test_a_machine_is_told_to_the_bot(caller: Caller) -> None:
     if caller.exchange.name in NO_DETECTION:
         refused = caller.place(detection="detect")

@@ -272,7 +272,7 @@ class TestServer:
         assert server.ready.number is None
         server.stop()
         assert company.requests == []
-        assert not state.exists()
+        assert not (state / "numbers").exists()
 
 
 class TestNumber:

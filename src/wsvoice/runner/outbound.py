@@ -128,6 +128,7 @@ class DialledCall:
         #: Whether the provider is being told to end it.
         self.is_ending = False
         self._began = time.monotonic()
+        self._answered_at: float | None = None
         self._changed = asyncio.Event()
 
     @property
@@ -141,11 +142,19 @@ class DialledCall:
         is_first = not self.events
         self.stage = later_stage(self.stage, stage)
         self.answered_by = answered_by or self.answered_by
+        if self.stage == "answered" and self._answered_at is None:
+            self._answered_at = time.monotonic()
         if not is_first and (self.stage, self.answered_by) == known:
             return
         at_s = time.monotonic() - self._began
         self.events.append(DialEvent(len(self.events) + 1, round(at_s, 3), self.stage, self.answered_by, text))
         self._wake()
+
+    def left_s(self) -> float | None:
+        """Return how long it may still last; ``None`` if there is no limit, or nobody has answered yet."""
+        if self.request.time_limit_s is None or self._answered_at is None:
+            return None
+        return self._answered_at + self.request.time_limit_s - time.monotonic()
 
     def note_update(self, update: CallUpdate) -> None:
         """Note what the provider reports."""
@@ -377,7 +386,14 @@ class DialledCalls:
         until = time.monotonic() + dialled.request.ring_timeout_s + ANSWER_GRACE_S
         while not dialled.is_over:
             has_ended = dialled.record is not None
-            if await dialled.changed(REPORT_WAIT_S if has_ended else ASK_AFTER_S):
+            wait_s = REPORT_WAIT_S if has_ended else ASK_AFTER_S
+            if (left_s := dialled.left_s()) is not None and not has_ended:
+                # Most companies see to it themselves; some cannot be told.
+                wait_s = min(wait_s, max(0.0, left_s))
+                if left_s <= 0:
+                    await self.end(dialled, f"the call has lasted {dialled.request.time_limit_s} s (time_limit_s)")
+                    wait_s = REPORT_WAIT_S
+            if await dialled.changed(wait_s):
                 continue
             await self._ask(dialled, account)
             if not dialled.is_over and has_ended:

@@ -268,7 +268,7 @@ def serve(bot: LoadedBot, config: RunConfig, *, on_ready: Callable[[Ready], None
         ConfigError: If a setting is missing, or does not go with another one.
         ServerError: If the address cannot be listened on, or a tunnel cannot be opened.
         WsvoiceError: If the number cannot be pointed at this server, or put back.
-        KeyboardInterrupt: After it was interrupted and has ended.
+        KeyboardInterrupt: If a second Ctrl-C has ended calls that were to finish.
     """
     with ExitStack() as stack:
         sockets = listen(config.host, config.port)
@@ -313,8 +313,7 @@ def serve(bot: LoadedBot, config: RunConfig, *, on_ready: Callable[[Ready], None
     left = number.what_is_left() if number is not None else None
     if failure := server.failure or left:
         raise failure
-    if signal.SIGINT in server.watchdog.signals:
-        # After SIGTERM a finished drain is a success: the process exits with 0.
+    if server.watchdog.was_interrupted:
         raise KeyboardInterrupt
 
 
