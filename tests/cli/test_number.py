@@ -230,7 +230,7 @@ class TestBanner:
         (tmp_path / "bot.py").write_text(GOOD)
         served.ready = Ready("http://localhost:7860/", "https://b.example", ("exotel",), number_steps=("open it",))
         done = invoke("run", "-t", "exotel", "-x", "b.example", "--number", NUMBER)
-        assert f"Exotel's API cannot point {NUMBER} here. To have it ring here:\n  open it\n" in done.stderr
+        assert f"To have {NUMBER} ring here, set it up at Exotel by hand:\n  open it\n" in done.stderr
 
     def test_run_needs_to_know_whose_number_it_is(self, tmp_path: Path) -> None:
         done = invoke("run", "-x", "b.example", "--number", NUMBER, code=2)
