@@ -13,7 +13,7 @@ _SIP = re.compile(r"sips?:[!-~]{1,250}", re.IGNORECASE)
 
 
 def dial_document(to: str) -> str:
-    """Return the document that dials `to`; an error of kind ``number`` is raised if that is nobody that can be called."""
+    """Return the document that dials `to`; an error of kind ``number`` is raised if nobody can be called so."""
     return document(element("Dial", None, element(_noun_of(to), None, to)))
 
 
