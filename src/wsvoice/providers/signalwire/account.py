@@ -74,9 +74,6 @@ class SignalWireAccount(SignalWireCompany, TwilioAccount):
         listed = content.get("errors")
         return listed[0] if isinstance(listed, list) and listed and isinstance(listed[0], dict) else content
 
-    def code_page(self, code: str) -> str:
-        return "see https://developer.signalwire.com/rest/compatibility-api/overview/error-codes" if code else ""
-
     def transfer(self, call: Call, to: str) -> Steps[None]:
         """
         Connect the caller to `to`, by the document at :attr:`transfer_url`, for a request takes none.

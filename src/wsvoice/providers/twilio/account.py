@@ -182,7 +182,10 @@ class TwilioAccount(TwilioCompany, Account):
 
     def code_page(self, code: str) -> str:
         """Return a hint that names the company's own page about a code; empty if there is none."""
-        return f"see https://www.twilio.com/docs/api/errors/{code}" if code.isdigit() else ""
+        return f"see {self.codes_page.replace('{code}', code)}" if code.isdigit() else ""
+
+    def _explain(self, code: str) -> tuple[str, str]:
+        return self.explain_code(code) or ("", self.code_page(code))
 
     # The account
 
@@ -398,16 +401,16 @@ class TwilioAccount(TwilioCompany, Account):
         found: list[Evidence] = []
         events = self._get(self._call_resource(call_id, account_id, "Events"), page)
         asked = yield from self._optional(events, "events", found)
-        found += [read_event(each, self.explain_code) for each in asked]
+        found += [read_event(each, self._explain) for each in asked]
         notifications = self._get(self._call_resource(call_id, account_id, "Notifications"), page)
         noted = yield from self._optional(notifications, "notifications", found)
-        found += [read_notification(each, self.explain_code) for each in noted]
+        found += [read_notification(each, self._explain) for each in noted]
         known = [each.get("sid") for each in noted]
         # No filter finds those of one call.
         alerts = self._get(f"{self.api_url('monitor')}/v1/Alerts", {**time_span(call), **page})
         for each in (yield from self._optional(alerts, "alerts", found, "monitor")):
             if each.get("resource_sid") == call_id and each.get("sid") not in known:
-                found.append(read_alert(each, self.explain_code))
+                found.append(read_alert(each, self._explain))
         return in_order(found)
 
     def _optional(
