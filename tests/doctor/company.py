@@ -29,8 +29,6 @@ class SmallAccount(TwilioCompany, Account):
     has_calls: ClassVar[bool] = True
     credentials_place: ClassVar[str] = "Account Info of the console"
     credential_names: ClassVar[tuple[str, ...]] = (*TwilioCompany.credential_names, "TWILIO_API_BASE_URL")
-    #: Where the API is, unless the credentials say so.
-    usual_url: ClassVar[str] = ""
     codes: ClassVar[dict[str, tuple[str, str]]] = {
         "11200": ("the webhook gave no usable answer", "look at the server's log"),
         "31920": ("the WebSocket's upgrade was not answered with 101", "let the proxy pass upgrades on"),
@@ -67,8 +65,7 @@ class SmallAccount(TwilioCompany, Account):
 
     def _get(self, path: str) -> HttpRequest:
         pair = (self.credential("TWILIO_ACCOUNT_SID"), self.credential("TWILIO_AUTH_TOKEN"))
-        base = self.credential("TWILIO_API_BASE_URL") or self.usual_url
-        return HttpRequest("GET", f"{base}/{path}", basic_auth=pair)
+        return HttpRequest("GET", f"{self.credential('TWILIO_API_BASE_URL')}/{path}", basic_auth=pair)
 
 
 @dataclass

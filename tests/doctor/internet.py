@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import re
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -204,6 +205,12 @@ def answering(answer: Callable[[str, bytes], bytes]) -> Iterator[int]:
 
     with listening(handle) as port:
         yield port
+
+
+def free_port() -> int:
+    """Return a port on which nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
 
 
 class _Here(AddressPolicy):

@@ -22,7 +22,7 @@ import pytest
 
 from tests.doctor.company import CREDENTIALS, NUMBER
 from tests.doctor.conftest import Practice, echo, port_of
-from tests.doctor.internet import HOST, Authority, answering, response
+from tests.doctor.internet import HOST, Authority, answering, free_port, response
 from wsvoice.config import RunConfig
 from wsvoice.doctor.bot import look_at_bot
 from wsvoice.doctor.checkup import Examined, Result, warn
@@ -641,12 +641,6 @@ def test_a_bot_that_fails_in_its_call(practice: Practice) -> None:
 def test_what_was_found_in_the_settings_is_told(practice: Practice) -> None:
     practice.settings = [warn("TWILIO_AUTHTOKEN is not read: did you mean TWILIO_AUTH_TOKEN?")]
     assert "did you mean TWILIO_AUTH_TOKEN?" in only(practice.examine(), "settings")
-
-
-def free_port() -> int:
-    """Return a port on which nothing listens."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def test_a_port_that_may_not_be_listened_on(practice: Practice) -> None:

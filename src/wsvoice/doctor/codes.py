@@ -64,7 +64,7 @@ def near(code: str, provider: str | None, credentials: Mapping[str, str]) -> lis
 
 
 def pages(code: str, provider: str | None, others: Sequence[Explained]) -> list[tuple[str, str]]:
-    """Return the providers' own pages that may explain `code`, each after its provider's title; of those of `others`."""
+    """Return the pages that may explain `code`, each after its provider's title; only of those who have `others`."""
     names = {each.provider for each in others}
     accounts = [each for each in _accounts(provider, {}) if not names or each.name in names]
     return [(each.title, page) for each in accounts if (page := page_of(each, code))]

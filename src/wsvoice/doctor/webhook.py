@@ -114,11 +114,13 @@ class _Trial:
         return results
 
     def _all_well(self, stream: str) -> str:
-        signs = f"{self.provider.title} signs {self.url} (HTTP {self.provider.webhook_method})"
-        checked = "; the answer names" if self.can_sign else " and that was not tried here; the answer names"
-        if not self.provider.signs:
-            signs, checked = f"{self.provider.title} asks {self.url}", "; the answer names"
-        return f"{signs}{checked} a stream at {shortened(stream)}" if stream else signs
+        provider = self.provider
+        there = f"{self.url} (HTTP {provider.webhook_method})"
+        named = f"; the answer names a stream at {shortened(stream)}" if stream else ""
+        if not self.can_sign:
+            return f"{there} takes {provider.title}'s webhooks{named}"
+        proof = "signs for it" if provider.covers_body else "sends its password with"
+        return f"{there} takes what {provider.title} {proof}{named}"
 
     async def look_unsigned(self) -> list[Result]:
         """Look whether the server refuses a webhook that is not signed, where only the provider can sign one."""
@@ -130,9 +132,7 @@ class _Trial:
             return [fail(f"the webhook gives no answer: {error.message}")]
         if response[0] in (401, 403):
             title = self.provider.title
-            return [
-                ok(f"a webhook without {title}'s signature is refused; {title} signs for {self.url} (nobody else can)")
-            ]
+            return [ok(f"{self.url} refuses a webhook that {title} has not signed, and nobody else can sign one")]
         if 200 <= response[0] < 300:
             text = f"a webhook without a signature is answered with {response[0]}: anybody can start calls at your cost"
             return [warn(text, f"set {self.provider.credential_names[0]} for the server")]
