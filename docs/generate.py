@@ -39,7 +39,7 @@ COMMANDS: dict[str, Sequence[Setting]] = {
 GROUPS = {"number": ("list", "show", "restore")}
 TABLES = {"run": "tool.wsvoice", "dial": "tool.wsvoice.dial"}
 EXIT_CODES = {
-    "run": "0 when SIGTERM stopped it, 1 when it failed, 2 for misuse, 130 when Ctrl-C stopped it",
+    "run": "0 when Ctrl-C or SIGTERM stopped it, 1 when it failed, 2 for misuse, 130 when a second Ctrl-C did",
     "dial": "0 when the call passed, or was answered and ended normally; 1 when it failed, 2 for misuse, "
     "130 when it was interrupted",
     "hangup": "0 when the call is over, 1 when it could not be ended, 2 for misuse, 130 when it was interrupted",

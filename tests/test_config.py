@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from wsvoice.config import (
     DIAL_SETTINGS,
     RUN_SETTINGS,
+    Detection,
     DialConfig,
     RunConfig,
     export_dotenv,
@@ -21,6 +23,7 @@ from wsvoice.config import (
     write_private,
 )
 from wsvoice.errors import ConfigError
+from wsvoice.providers import account
 
 
 def run_config(tmp_path: Path, environ: dict[str, str] | None = None, **flags: object) -> RunConfig:
@@ -489,6 +492,81 @@ def test_of_proxy_and_tunnel_the_stronger_source_is_kept(tmp_path):
     assert (config.proxy, config.tunnel) == ("y.io", None)
 
 
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        ("ngrok", "ngrok"),
+        (" Cloudflared ", "cloudflared"),
+        ("tailscale funnel {port}", "tailscale funnel {port}"),
+        ("ssh -R '80:localhost:{port}' nokey@localhost.run", "ssh -R '80:localhost:{port}' nokey@localhost.run"),
+    ],
+)
+def test_a_tunnel(tmp_path, given, taken):
+    assert run_config(tmp_path, tunnel=given).tunnel == taken
+
+
+@pytest.mark.parametrize(
+    ("given", "message", "hint"),
+    [
+        ("ngork", "takes ngrok, cloudflared or a command with {port} in it, got 'ngork'", "did you mean `ngrok`?"),
+        ("tailscale funnel 7860", "a command with {port} in it", "for example `--tunnel 'tailscale funnel {port}'`"),
+        ("ssh -R '80:localhost:{port}", "takes a command, got", "quotation mark"),
+    ],
+)
+def test_a_tunnel_that_is_none(tmp_path, given, message, hint):
+    error = refusal(tmp_path, tunnel=given)
+    assert message in error.message
+    assert hint in error.hint
+
+
+@pytest.mark.parametrize("given", ["my-bot.ngrok.app", "https://My-Bot.ngrok.app/"])
+def test_a_domain_for_the_tunnel(tmp_path, given):
+    assert run_config(tmp_path, tunnel="ngrok", tunnel_domain=given).tunnel_domain == "my-bot.ngrok.app"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message", "hint"),
+    [
+        (
+            {"tunnel": "ngrok", "tunnel_domain": "x.ngrok.app/voice"},
+            "--tunnel-domain takes a domain, not a URL with a path: got 'x.ngrok.app/voice'",
+            "use `--tunnel-domain x.ngrok.app`",
+        ),
+        (
+            {"tunnel": "ngrok", "tunnel_domain": "my bot"},
+            "--tunnel-domain takes a domain, got 'my bot'",
+            "for example `--tunnel-domain bot.ngrok.app`, or `--tunnel-domain bot.ngrok.app:8443`",
+        ),
+        (
+            {"tunnel": "cloudflared", "tunnel_domain": "x.ngrok.app"},
+            "--tunnel-domain is for a tunnel of ngrok's",
+            "leave --tunnel-domain out",
+        ),
+        ({"tunnel_domain": "x.ngrok.app"}, "--tunnel-domain is for a tunnel of ngrok's", "add `--tunnel ngrok`"),
+    ],
+)
+def test_a_domain_that_no_tunnel_can_have(tmp_path, flags, message, hint):
+    error = refusal(tmp_path, **flags)
+    assert (error.message, error.hint) == (message, hint)
+
+
+def test_a_domain_of_a_weaker_source_waits_for_its_tunnel(tmp_path):
+    (tmp_path / "pyproject.toml").write_text('[tool.wsvoice]\ntunnel-domain = "x.ngrok.app"\n')
+    assert run_config(tmp_path).tunnel_domain is None
+    assert run_config(tmp_path, tunnel="cloudflared").tunnel_domain is None
+    assert run_config(tmp_path, {"WSVOICE_TUNNEL": "ngrok"}, proxy="y.io").tunnel_domain is None
+    assert run_config(tmp_path, {"WSVOICE_TUNNEL": "ngrok"}).tunnel_domain == "x.ngrok.app"
+
+
+def test_the_token_of_ngrok_is_a_credential(tmp_path):
+    (tmp_path / ".env").write_text("NGROK_AUTHTOKEN= 2abc \nNGROK_AUTHTOKN=typo\n")
+    resolved = resolve_run({}, environ={}, cwd=tmp_path)
+    assert resolved.config.credentials["NGROK_AUTHTOKEN"] == "2abc"
+    (tmp_path / ".env").write_text("NGROK_AUTH_TOKEN=2abc\n")
+    resolved = resolve_run({}, environ={}, cwd=tmp_path)
+    assert resolved.warnings == ("NGROK_AUTH_TOKEN in .env is not read: did you mean NGROK_AUTHTOKEN?",)
+
+
 # -- The other values --
 
 
@@ -709,3 +787,8 @@ def test_whose_account_it_is_comes_from_the_settings_of_run(tmp_path):
         resolve_account({"transport": "websocket"}, environ={}, cwd=tmp_path)
     (tmp_path / "other.env").write_text("")
     assert resolve_account({"env_file": "other.env"}, environ={}, cwd=tmp_path).credentials == {}
+
+
+def test_what_is_detected_is_what_accounts_know() -> None:
+    # Stated twice, because a command's help is not to wait for the accounts.
+    assert get_args(Detection) == get_args(account.Detection)

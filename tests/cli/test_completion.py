@@ -37,6 +37,7 @@ def completed(tmp_path: Path, line: str, shell: str = "bash", *, in_process: boo
 @pytest.mark.parametrize(
     ("line", "words"),
     [
+        ("wsvoice di", ["dial"]),
         ("wsvoice d", ["dial", "doctor"]),
         ("wsvoice run --max", ["--max-calls", "--max-lag"]),
         ("wsvoice run -t ", [*PROVIDERS, "websocket", "websocket-server", "websocket-client"]),
@@ -50,7 +51,7 @@ def completed(tmp_path: Path, line: str, shell: str = "bash", *, in_process: boo
         ("wsvoice dial --method ", ["GET", "POST"]),
         ("wsvoice dial +15551234567 --voicemail ", ["bot", "leave", "hang-up"]),
         ("wsvoice dial +15551234567 --detect ", ["off", "detect", "greeting-end"]),
-        ("wsvoice dial +15551234567 --tunnel ", ["ngrok"]),
+        ("wsvoice dial +15551234567 --tunnel ", ["ngrok", "cloudflared"]),
         ("wsvoice h", ["hangup"]),
         ("wsvoice hangup -t pl", ["plivo"]),
         ("wsvoice hangup --e", ["--env-file"]),

@@ -19,6 +19,7 @@ from tests.cli.invoke import invoke
 from tests.environment import clean_environ
 from tests.phone.account_api import AccountApi, use_own_accounts
 from tests.phone.dial_server import CALL_ID, KEY, DialServer, conversation
+from wsvoice.errors import HttpError
 
 ROOT = Path(__file__).parents[2]
 TO, FROM = "+15550100002", "+15550100001"
@@ -66,11 +67,11 @@ def test_a_call_is_told_as_it_goes_and_ends_with_what_became_of_it(server: DialS
         "   0.100   queued",
         "   0.200   ringing",
         "   0.300   answered by a human",
-        "   0.400   completed",
-        "bot: 3 answers, after 0.9 s in the middle, 1.4 s at most",
+        "   0.400   the call has ended",
+        "bot: 3 answers, after 0.9 s (median), 1.4 s at most",
         "audio: 30.5 s heard, 12.2 s sent",
         "recording: calls/CA5e.wav",
-        "completed: 34.2 s, ended by the other side, 0.0130 USD",
+        "completed: 34.2 s, ended by the other side, cost 0.0130 USD",
     ]
     [order] = server.orders
     assert order == {
@@ -80,7 +81,7 @@ def test_a_call_is_told_as_it_goes_and_ends_with_what_became_of_it(server: DialS
         "parameters": {},
         "ring_timeout_s": 60,
         "time_limit_s": None,
-        "detection": "off",
+        "detection": None,
         "voicemail": "bot",
     }
 
@@ -95,22 +96,16 @@ def test_every_option_reaches_the_server(server: DialServer) -> None:
         "parameters": {"language": "en"},
         "ring_timeout_s": 30,
         "time_limit_s": 300,
-        "detection": "greeting-end",
+        "detection": None,
         "voicemail": "leave",
     }
 
 
-@pytest.mark.parametrize(
-    ("options", "detection"),
-    [
-        (["--voicemail", "hang-up"], "detect"),
-        (["--voicemail", "hang-up", "--detect", "greeting-end"], "greeting-end"),
-        (["--detect", "detect"], "detect"),
-    ],
-)
-def test_who_answers_is_found_out_where_it_matters(server: DialServer, options: list[str], detection: str) -> None:
-    invoke(*CALL, *options)
-    assert server.orders[0]["detection"] == detection
+def test_who_answers_is_found_out_as_the_server_sees_fit_or_as_asked(server: DialServer) -> None:
+    invoke(*CALL, "--voicemail", "hang-up")
+    invoke(*CALL, "--voicemail", "hang-up", "--detect", "greeting-end")
+    invoke(*CALL, "--detect", "detect")
+    assert [order["detection"] for order in server.orders] == [None, "greeting-end", "detect"]
 
 
 def test_settings_of_a_real_call_may_stand_anywhere(server: DialServer, tmp_path: Path, monkeypatch: Any) -> None:
@@ -138,9 +133,9 @@ def test_the_number_that_calls_may_be_the_providers_own_setting(
     ("stage", "cause", "verdict"),
     [
         ("busy", "", "failed: busy"),
-        ("no-answer", "", "failed: no answer"),
+        ("no-answer", "Ring Timeout Reached", "failed: no answer"),
         ("failed", "21217 no such number", "failed: the call failed (21217 no such number)"),
-        ("canceled", "a machine answered", "failed: canceled (a machine answered)"),
+        ("canceled", "hung up by request", "failed: the call was canceled (hung up by request)"),
     ],
 )
 def test_a_call_that_nobody_takes_has_failed(server: DialServer, stage: str, cause: str, verdict: str) -> None:
@@ -150,6 +145,27 @@ def test_a_call_that_nobody_takes_has_failed(server: DialServer, stage: str, cau
 
     server.on_order = end
     assert lines_of(*CALL, code=1)[-1] == verdict
+
+
+def test_a_machine_that_nobody_wants_to_talk_to_has_failed_the_call(server: DialServer) -> None:
+    def answer(server: DialServer) -> None:
+        server.tell("ringing", "Ring")
+        server.tell("answered", "Answer")
+        server.tell("answered", "MachineDetection", answered_by="machine")
+        server.end("completed", "Hangup", cause="Normal Hangup (4000)", duration_s=2.0, price="0.00000")
+
+    server.on_order = answer
+    assert lines_of(*CALL, "--voicemail", "hang-up", code=1) == [
+        "   0.100   queued",
+        "   0.200   ringing",
+        "   0.300   answered",
+        "   0.400   a machine answered",
+        "   0.500   the call has ended",
+        "call: 2.0 s",
+        "failed: a machine answered",
+    ]
+    # Whoever lets the bot talk to it has got what was asked for.
+    assert lines_of(*CALL, "--detect", "detect")[-1] == "completed: 2.0 s"
 
 
 def test_a_bot_that_failed_in_the_call_has_failed_it(server: DialServer) -> None:
@@ -173,18 +189,28 @@ def test_json_is_one_object_with_stable_names(server: DialServer) -> None:
     assert "   0.200   ringing\n" in result.stderr
 
 
+def test_the_docs_name_every_field_of_the_report(server: DialServer) -> None:
+    page = (ROOT / "docs" / "calling-out.md").read_text("utf-8")
+    rows = page.split("## The report")[1].split("|---|---|\n")[1].split("\n\n")[0].splitlines()
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert named == set(json.loads(invoke(*CALL, "--json").stdout))
+
+
 def test_quiet_leaves_the_verdict_or_the_json(server: DialServer) -> None:
-    assert lines_of(*CALL, "-q") == ["completed: 34.2 s, ended by the other side, 0.0130 USD"]
+    assert lines_of(*CALL, "-q") == ["completed: 34.2 s, ended by the other side, cost 0.0130 USD"]
     result = invoke(*CALL, "-q", "--json")
     assert result.stderr == ""
     assert json.loads(result.stdout)["verdict"] == "completed"
 
 
 def test_what_a_server_tells_cannot_steer_the_terminal(server: DialServer) -> None:
-    server.on_order = lambda server: server.end("completed", "\x1b[2Jdone\nmore", price="\x9b1m5 USD")
-    lines = lines_of(*CALL)
+    server.on_order = lambda server: (
+        server.tell("queued", "\x1b[2Jdone\nmore"),
+        server.end("busy", price="\x9b1m5 USD"),
+    )[0]
+    lines = lines_of(*CALL, code=1)
     assert lines[1] == r"   0.200   \x1b[2Jdone more"
-    assert lines[-1] == r"completed: \x9b1m5 USD"
+    assert lines[-2] == r"call: cost \x9b1m5 USD"
 
 
 def test_what_the_server_refuses_is_one_line_and_a_hint(server: DialServer) -> None:
@@ -224,6 +250,21 @@ def test_a_server_elsewhere_is_reached_with_its_key(server: DialServer, state: P
     assert lines_of(*CALL, "--server", address)[-1].startswith("completed")
 
 
+def test_a_key_that_goes_over_a_network_in_plain_text_gets_a_warning(server: DialServer, monkeypatch: Any) -> None:
+    asked: list[str] = []
+
+    async def refuse(request: Any, **_: Any) -> Any:
+        asked.append(request.url)
+        raise HttpError("refused", "nothing listens there")
+
+    monkeypatch.setattr("wsvoice.http.send", refuse)
+    monkeypatch.setenv("WSVOICE_DIAL_KEY", "theirs")
+    warning = "warning: the key is sent to bot.internal:7860 without encryption: whoever sees it can place calls"
+    assert lines_of(*CALL, "--server", "http://bot.internal:7860", code=1)[0] == warning
+    assert not lines_of(*CALL, "--server", "other.example.com", code=1)[0].startswith("warning")
+    assert asked == ["http://bot.internal:7860/dial", "https://other.example.com/dial"]
+
+
 def test_a_server_that_is_gone_is_told(server: DialServer) -> None:
     server.close()
     error, hint = lines_of(*CALL, code=1)
@@ -261,7 +302,7 @@ def test_a_server_that_dies_in_the_call_is_told_with_what_ends_the_call(server: 
         ([TO, "--timeout", "0"], "--timeout takes a duration above zero", ""),
         ([TO, "--server", "ftp://x"], "--server takes a server's address or port", ""),
         ([TO, "-x", "bot.example.com", "--tunnel", "ngrok"], "-x and --tunnel exclude each other", ""),
-        ([TO, "-x", "bot.example.com"], "-x is the public address of a bot", "add `--bot bot.py`"),
+        ([TO, "-x", "bot.example.com"], "--proxy is the public address of a bot", "add `--bot bot.py`"),
         ([TO, "-t", "telnyx"], "the server at http://127.0.0.1", "start one that does"),
         ([TO, "--bot", "bot.py", "--server", "7860"], "--bot serves a bot of its own", ""),
         (["bot.py", "--bot", "other.py"], "--bot is for calls to phone numbers", "wsvoice dial +15551234567"),
@@ -325,7 +366,7 @@ def test_an_interrupted_call_is_hung_up(server: DialServer, state: Path, number:
         "   0.100   queued",
         "   0.200   ringing",
         "hanging up",
-        "   0.300   canceled",
+        "   0.300   the call was canceled",
         "interrupted",
     ]
 
@@ -359,7 +400,7 @@ def test_a_second_ctrl_c_does_not_keep_it_from_hanging_up(server: DialServer, st
         return "".join(lines.readline() for _ in range(2))
 
     text = interrupted(server, state, signal.SIGINT, wait, again=True)
-    assert "   0.300   canceled\n" in text
+    assert "   0.300   the call was canceled\n" in text
 
 
 # A bot that is served for the call
@@ -388,16 +429,20 @@ BOT_CALL = (*CALL, "--bot", "bot.py")
 
 def test_a_bot_is_served_for_the_call(bot: Any) -> None:
     lines = lines_of(*BOT_CALL, "-x", "bot.example.com", "-v")
-    assert lines[-1] == "completed: 34.2 s, ended by the other side, 0.0130 USD"
+    assert lines[-1] == "completed: 34.2 s, ended by the other side, cost 0.0130 USD"
     # Behind a domain it listens where the settings say.
-    expected = "['bot.py', '-t', 'twilio', '-x', 'bot.example.com', '--json', '--quiet']"
+    expected = "['bot.py', '-t', 'twilio', '--proxy', 'bot.example.com', '--json', '--quiet']"
     assert f"           | the bot logs {expected}" in lines
 
 
 def test_a_tunnel_leads_to_any_port(bot: Any) -> None:
     lines = lines_of(*BOT_CALL, "-t", "twilio", "--tunnel", "ngrok", "-v")
-    options = "'--tunnel', 'ngrok', '--host', '127.0.0.1', '--port', '0', '--json', '--quiet']"
-    assert any(line.endswith(options) for line in lines)
+    listening = "'--host', '127.0.0.1', '--port', '0', '--json', '--quiet']"
+    assert any(line.endswith(f"'--tunnel', 'ngrok', {listening}") for line in lines)
+    reserved = lines_of(*BOT_CALL, "--tunnel", "ngrok", "--tunnel-domain", "bot.ngrok.app", "-v")
+    assert any(line.endswith(f"'ngrok', '--tunnel-domain', 'bot.ngrok.app', {listening}") for line in reserved)
+    command = lines_of(*BOT_CALL, "--tunnel", "tailscale funnel {port}", "-v")
+    assert any("'tailscale funnel {port}'" in line for line in command)
 
 
 def test_the_public_address_may_be_the_projects(bot: Any, tmp_path: Path) -> None:
@@ -431,7 +476,7 @@ def test_what_a_served_bot_lacks_is_told_before_it_starts(
 def test_a_trial_accounts_limits_are_told_before_the_call(bot: Any, api: AccountApi) -> None:
     api.limits = ["it calls verified numbers only"]
     lines = lines_of(*BOT_CALL, "-x", "bot.example.com")
-    assert lines[:2] == ["note: Twilio: it calls verified numbers only", "   0.100   queued"]
+    assert lines[:2] == ["note: Twilio's trial account: it calls verified numbers only", "   0.100   queued"]
 
 
 def test_wrong_credentials_are_told_and_nothing_is_placed(bot: Any, api: AccountApi) -> None:

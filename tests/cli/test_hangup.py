@@ -10,6 +10,7 @@ import pytest
 
 from tests.cli.invoke import invoke
 from tests.phone.account_api import AccountApi, use_own_accounts
+from wsvoice.providers import load_account
 
 CALL_ID = "CA5ef8732a3c49700934481addd5ce1659"
 UUID = "936da01f-9abd-4d9d-80c7-02af85c822a8"
@@ -87,3 +88,10 @@ def test_what_the_company_refuses_is_one_line(api: AccountApi) -> None:
     assert invoke("hangup", CALL_ID, code=1).stderr == "error: Twilio does not take the credentials (403)\n"
     api.close()
     assert invoke("hangup", CALL_ID, code=1).stderr.startswith("error: the API at 127.0.0.1:")
+
+
+def test_who_has_no_account_is_told_what_ends_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wsvoice.phone.accounts.load_account", load_account)
+    error, hint = invoke("hangup", "1700000000.42", "-t", "asterisk", code=1).stderr.splitlines()
+    assert error == "error: wsvoice does not end call 1700000000.42 through Asterisk"
+    assert "channel request hangup" in hint

@@ -121,3 +121,10 @@ def test_help_takes_at_most_twice_as_long_as_importing_its_libraries():
         if number >= 2 and max(ours) <= 2 * floor:
             return
     pytest.fail(f"{[f'{each * 1000:.0f} ms' for each in ours]} against {floor * 1000:.0f} ms")
+
+
+def test_no_help_waits_for_what_only_a_command_needs():
+    late = {"asyncio", "httpx", "numpy", "pipecat", "platformdirs", "rich"}
+    script = f"import wsvoice.cli.main, sys; print(sorted({late!r} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

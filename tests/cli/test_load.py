@@ -102,7 +102,7 @@ def test_many_calls_take_every_option(many):
         (["--ramp", "5/s"], "--ramp is for many calls"),
         (["--concurrency", "5"], "--concurrency is for many calls"),
         (["--max-late", "60ms"], "--max-late is for many calls"),
-        (["-n", "5", "+15550100"], "calls to real numbers"),
+        (["-n", "5", "+15550100"], "-n is for test calls"),
     ],
 )
 def test_what_cannot_be_is_refused_with_a_hint(arguments, words):

@@ -175,7 +175,7 @@ class TestRestore:
     def test_a_failure_of_one_does_not_keep_the_others_from_it(self, company: Company, left: NumberFile) -> None:
         broken = left.path.with_name("twilio-10000000.json")
         broken.write_text("{}")
-        foreign = left.path.with_name("asterisk-10000000.json")
+        foreign = left.path.with_name("plivo-10000000.json")
         foreign.write_text(left.path.read_text())
         done = invoke("number", "restore", "--json", code=2)
         assert f"error: {broken} is damaged: KeyError\n" in done.stderr
@@ -230,7 +230,7 @@ class TestBanner:
         (tmp_path / "bot.py").write_text(GOOD)
         served.ready = Ready("http://localhost:7860/", "https://b.example", ("exotel",), number_steps=("open it",))
         done = invoke("run", "-t", "exotel", "-x", "b.example", "--number", NUMBER)
-        assert f"Exotel's API cannot point {NUMBER} here. To have it ring here:\n  open it\n" in done.stderr
+        assert f"To have {NUMBER} ring here, set it up at Exotel by hand:\n  open it\n" in done.stderr
 
     def test_run_needs_to_know_whose_number_it_is(self, tmp_path: Path) -> None:
         done = invoke("run", "-x", "b.example", "--number", NUMBER, code=2)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.invoke import BOTS, GOOD, invoke
+from wsvoice.cli.signals import interrupted_by_signals
 from wsvoice.config import RunConfig
 from wsvoice.errors import ServerError
 
@@ -132,6 +133,39 @@ def test_verbose_says_where_each_setting_comes_from(served, tmp_path, monkeypatc
     ]:
         assert line in text
     assert "hush-hush" not in text
+
+
+def test_run_says_where_it_is_once_its_tunnel_has_another_address(served, tmp_path, monkeypatch):
+    (tmp_path / "bot.py").write_text(GOOD)
+    (tmp_path / ".env").write_text("TWILIO_AUTH_TOKEN=secret\n")
+
+    def serve(bot, config, *, on_ready):
+        on_ready(replace(served.ready, public_url="https://one.example"))
+        on_ready(replace(served.ready, public_url="https://two.example"))
+
+    monkeypatch.setattr("wsvoice.runner.server.serve", serve)
+    result = invoke("run", "-t", "twilio", "--tunnel", "ngrok", "--json")
+    assert [json.loads(line)["public_url"] for line in result.stdout.splitlines()] == [
+        "https://one.example",
+        "https://two.example",
+    ]
+    banner, moved = result.stderr.split("the public address is another one now\n")
+    assert "https://one.example/ (HTTP POST)" in banner
+    assert re.fullmatch(r" *Twilio +voice webhook of the number: https://two\.example/ \(HTTP POST\)\n", moved)
+    invoke("run", "-t", "twilio", "--tunnel", "ngrok", "--quiet")
+    moved = invoke("run", "-t", "websocket", "--tunnel", "cloudflared").stderr.split("another one now\n")[1]
+    assert re.fullmatch(r" *clients +wss://two\.example/ws-client\n", moved)
+
+
+def test_a_signal_that_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interrupted_by_signals():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_setting_that_cannot_be_used_is_misuse(tmp_path):

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import ModuleType
 from typing import Any, ClassVar
 
 from wsvoice.errors import ApiError
@@ -189,12 +187,14 @@ class _Handler(BaseHTTPRequestHandler):
                 company.on_change(asked)
             status, said = company.carry_out(self.command, self.path, content)
         body = json.dumps(said).encode()
-        self.send_response(status)
-        if status == 429:
-            self.send_header("Retry-After", company.retry_after)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        # Nobody may be waiting for it any more.
+        with suppress(ConnectionError):
+            self.send_response(status)
+            if status == 429:
+                self.send_header("Retry-After", company.retry_after)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
 
     do_GET = do_PUT = do_POST = do_DELETE = answer
 
@@ -219,15 +219,16 @@ def company() -> Iterator[Company]:
         thread.join()
 
 
-def module(account: type[AcmeAccount] = AcmeAccount) -> ModuleType:
-    """Return a module to stand in the place of ``wsvoice.providers.twilio.account``."""
-    made = ModuleType("wsvoice.providers.twilio.account")
-    made.TwilioAccount = account  # type: ignore[attr-defined]
-    return made
+def take_over(account: type[AcmeAccount] = AcmeAccount, patch: Callable[..., None] = setattr) -> None:
+    """Put `account` in the place of Twilio's own, not of what others have from that."""
+    import wsvoice.providers.signalwire.account
+    import wsvoice.providers.twilio.account
+
+    patch(wsvoice.providers.twilio.account, "TwilioAccount", account)
 
 
 if __name__ == "__main__":
-    sys.modules["wsvoice.providers.twilio.account"] = module()
+    take_over()
     from wsvoice.__main__ import main
 
     main()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +18,7 @@ def company(monkeypatch: pytest.MonkeyPatch) -> Iterator[acme.Company]:
     """A company with one number, and its API."""
     with acme.company() as made:
         monkeypatch.setenv(acme.API_VARIABLE, made.url)
-        monkeypatch.setitem(sys.modules, "wsvoice.providers.twilio.account", acme.module())
+        acme.take_over(patch=monkeypatch.setattr)
         yield made
 
 

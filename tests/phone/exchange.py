@@ -22,10 +22,10 @@ from urllib.parse import urlsplit, urlunsplit
 import httpx
 import websockets
 
-from tests.providers.companies import load_provider
 from tests.runner.dialects import DIALECTS, Dialect, on_line
 from wsvoice.call import AnsweredBy, Stage
-from wsvoice.providers.base import Callback, NoStream, StreamRequest, WebhookRequest
+from wsvoice.providers import load_simulator
+from wsvoice.providers.base import Answer, Callback, NoStream, StreamRequest, WebhookRequest
 from wsvoice.providers.fake_account import FakeAccount, FakeCall
 
 
@@ -92,8 +92,28 @@ class Exchange:
         if not self.api.is_authorised(request):
             refused = self.api.api_error(401, "Authenticate")
             return refused.status, {"content-type": refused.media_type}, refused.body.encode()
-        answer = self.account.answer(request) or self.api.api_error(404, "The requested resource was not found")
+        answer = (
+            self.account.answer(request)
+            or self._answer_command(request)
+            or self.api.api_error(404, "The requested resource was not found")
+        )
         return answer.status, {"content-type": answer.media_type}, answer.body.encode()
+
+    def _answer_command(self, request: WebhookRequest) -> Answer | None:
+        """Carry out what a request asks of a call that goes on."""
+        command = self.api.read_command(request)
+        call = self.account.calls.get(command.call_id) if command is not None else None
+        if command is None or call is None:
+            return None
+        if command.kind == "hang-up":
+            self.account.end(call)
+            self.end(call)
+        elif command.kind == "update":
+            self.command(call, "transfer", command.callback.url if command.callback else command.document.decode())
+        elif command.kind in ("transfer", "digits"):
+            self.command(call, command.kind, command.to or command.digits)
+        answer: Answer = self.api.command_answer(command, call.call, "in-progress")
+        return answer
 
     def asked(self, *needles: str) -> list[WebhookRequest]:
         """The requests in whose method and URL every needle is."""
@@ -229,6 +249,7 @@ class Exchange:
         make = next(each for each in DIALECTS if each.name == self.name)
         parameters = dict(stream.parameters)
         dialect = make(call_id=call.call.call_id, parameters=parameters)
+        vars(dialect)["account_id"] = call.call.account_id
         if self.name == "vonage":
             from tests.runner.dialects import linear
 
@@ -240,11 +261,14 @@ class Exchange:
         return await self._ended[call.call.call_id].wait(timeout_s)
 
     def command(self, call: FakeCall, kind: str, argument: str) -> None:
-        """Note a transfer, or digits; a transfer may name a document, which is asked for."""
+        """Note a transfer, or digits; a transfer may be a document, or name one that is asked for."""
+        kind = "transfer" if kind == "update" else kind
         if kind == "transfer" and argument.startswith("http"):
             asked = self.carrier.webhook(call.call, argument, now=time.time())
             answer = asyncio.run(self._request(asked))
-            document = self.carrier.read_answer(answer.content, answer.headers.get("content-type", ""), first=False)
+            argument = answer.text
+        if kind == "transfer" and argument.startswith(("<", "[")):
+            document = self.carrier.read_answer(argument.encode(), self.carrier.document_type, first=False)
             assert isinstance(document, NoStream), document
             argument = document.to
         self.commands.append((call.call.call_id, kind, argument))
@@ -290,16 +314,47 @@ def level(pcm: bytes) -> int:
     return audioop.rms(pcm, 2) if pcm else 0
 
 
-class ExchangeServer:
-    """An exchange while the context lasts."""
+#: What a customer has beside the secrets of a test call.
+ACCOUNTS = {
+    "twilio": {"TWILIO_ACCOUNT_SID": "AC" + "1" * 32},
+    "signalwire": {
+        "SIGNALWIRE_SPACE": "acme",
+        "SIGNALWIRE_PROJECT_ID": "00000000-0000-0000-0000-000000000001",
+        "SIGNALWIRE_API_TOKEN": "PT" + "1" * 32,
+    },
+    "exotel": {"EXOTEL_API_KEY": "key", "EXOTEL_API_TOKEN": "token", "EXOTEL_ACCOUNT_SID": "wsvoice1"},
+    "bandwidth": {
+        "BANDWIDTH_ACCOUNT_ID": "5500000",
+        "BANDWIDTH_CLIENT_ID": "client",
+        "BANDWIDTH_CLIENT_SECRET": "secret",
+        "BANDWIDTH_APPLICATION_ID": "00000000-0000-0000-0000-00000000000a",
+    },
+}
 
-    def __init__(self, name: str, *, seed: bytes = bytes(range(32))) -> None:
-        carrier_secrets, secrets = load_provider(name).test_credentials(seed)
-        owner = load_provider(name, secrets)
+
+class ExchangeServer:
+    """
+    An exchange while the context lasts, for a customer who has one number.
+
+    Args:
+        number: The number.
+        settings: What the company keeps of it.
+    """
+
+    def __init__(self, name: str, number: str, *, seed: bytes = bytes(range(32)), **settings: str) -> None:
+        carrier_secrets, secrets = load_simulator(name).test_credentials(seed)
+        secrets |= ACCOUNTS.get(name, {})
+        owner = load_simulator(name, secrets)
         api = owner.fake_api()
         assert api is not None
         assert api.account_type is not None
-        self.exchange = Exchange(name, api.account_type(owner, seed), api, load_provider(name, carrier_secrets))
+        account: Any = api.account_type(owner, seed)
+        if name == "telnyx" and not settings:
+            profile_id = account.add_profile()
+            application_id = account.add_application("call_control_application", "Office", profile_id=profile_id)
+            settings["connection_id"] = application_id
+        account.add_number(number, **settings)
+        self.exchange = Exchange(name, account, api, load_simulator(name, carrier_secrets))
         self.exchange.credentials = dict(secrets)
 
     def __enter__(self) -> Exchange:

@@ -53,7 +53,7 @@ class JsonServer:
                 self.end_headers()
                 self.wfile.write(sent)
 
-            do_GET = do_POST = do_DELETE = answer
+            do_GET = do_POST = do_PATCH = do_DELETE = answer
 
             def log_message(self, *_: object) -> None:
                 """Print nothing."""

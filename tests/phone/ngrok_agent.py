@@ -44,6 +44,11 @@ OTHERS_DOMAIN = (
     " '{}' for the account 'Test'.\n\nERR_NGROK_320"
 )
 
+ALREADY_ONLINE = (
+    "failed to start tunnel: The endpoint 'https://{}' is already online. Either\n1. stop your existing endpoint first,"
+    " or\n2. start both endpoints with `--pooling-enabled` to load balance between them.\n\nERR_NGROK_334\n"
+)
+
 
 def log(level: str, message: str, **fields: str) -> None:
     quoted = "".join(f' {name}="{value}"' for name, value in fields.items())
@@ -108,6 +113,9 @@ class Agent:
         domain = urlsplit(body.get("url", "")).netloc or body.get("domain", "")
         if domain and domain not in self.folder.settings()["domains"]:
             details = {"err": OTHERS_DOMAIN.format(domain)}
+            return 502, {"error_code": 103, "status_code": 502, "msg": "failed to start tunnel", "details": details}
+        if domain in self.folder.settings()["online"]:
+            details = {"err": ALREADY_ONLINE.format(domain)}
             return 502, {"error_code": 103, "status_code": 502, "msg": "failed to start tunnel", "details": details}
         made = self.endpoints[body["name"]] = Endpoint(self.folder, body["name"], port, domain)
         log("info", "started tunnel", obj="tunnels", name=made.name, addr=made.upstream, url=made.url)

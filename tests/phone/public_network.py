@@ -62,7 +62,7 @@ class PublicNetwork:
         for name in PROGRAMS:
             program = path / "bin" / ("ngrok" if name == "ngrok_agent" else name)
             program.write_text(
-                f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\n"
+                f"#!{sys.executable} -IS\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\n"
                 f"from tests.phone.{name} import main\nsys.exit(main())\n"
             )
             program.chmod(0o755)
@@ -86,14 +86,22 @@ class PublicNetwork:
             settings: ``hosts``, the public names that ngrok gives in turn; ``localhost`` comes with its port.
                 ``port``, that port; 0 for a free one.
                 ``authtoken``, the right one; empty for any.
-                ``domains``, those that are reserved.
+                ``domains``, those that are reserved; ``online``, those of them that another agent has.
                 ``sessions``, how many agents may run at once; 0 for any number.
                 ``refuses``, the error that the program ends with.
                 ``late_s``, after how many seconds an address of ngrok's answers.
                 ``warns``, whether ngrok's warning page stands before the server.
                 ``forgets``, whether the agent has lost all tunnels.
         """
-        known = {"hosts": ["localhost"], "port": 0, "authtoken": "", "domains": [], "sessions": 0, "refuses": ""}
+        known = {
+            "hosts": ["localhost"],
+            "port": 0,
+            "authtoken": "",
+            "domains": [],
+            "sessions": 0,
+            "refuses": "",
+            "online": [],
+        }
         known |= {"late_s": 0.0, "warns": False, "forgets": False}
         assert settings.keys() <= known.keys()
         path = self.folder.path / "settings.json"

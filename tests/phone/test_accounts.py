@@ -93,7 +93,7 @@ def test_a_trial_accounts_limits(api: AccountApi) -> None:
     api.limits = ["it calls verified numbers only"]
     assert asyncio.run(limits_of(account)) == ["it calls verified numbers only"]
     api.limits = []
-    assert asyncio.run(limits_of(account)) == ["this is a trial account of Twilio's"]
+    assert asyncio.run(limits_of(account)) == ["it has limits, which the company's console tells"]
     api.failure = 500
     assert asyncio.run(limits_of(account)) == []
     api.failure = 401

@@ -18,7 +18,8 @@ from tests.phone.acme import CREDENTIALS, NUMBER, OLD_URL, AcmeAccount, Company
 from wsvoice.errors import ApiError, ConfigError, NumberError, WsvoiceError
 from wsvoice.phone.claims import Claim, ClaimedError, holder_of
 from wsvoice.phone.numbers import NumberFile, PointedNumber, PointedRecord, account_for_numbers, restore_left
-from wsvoice.providers.account import ServerAddresses
+from wsvoice.providers.account import Account, ServerAddresses
+from wsvoice.providers.asterisk.account import AsteriskAccount
 
 HERE = ServerAddresses("https://here.example/")
 MOVED = ServerAddresses("https://moved.example/")
@@ -427,8 +428,10 @@ class TestClaims:
 
 
 class TestWhoseAccount:
-    def test_it_is_the_one_that_is_named(self, company: Company) -> None:
+    def test_it_is_the_one_that_is_named(self, company: Company, monkeypatch: pytest.MonkeyPatch) -> None:
         assert account_for_numbers("twilio", {}).name == "twilio"
+        # One that has neither an API for numbers, nor a way by hand.
+        monkeypatch.setattr(AsteriskAccount, "how_to_point", Account.how_to_point)
         with pytest.raises(ConfigError, match="wsvoice cannot point numbers of Asterisk's"):
             account_for_numbers("asterisk", {})
 

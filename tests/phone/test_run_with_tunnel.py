@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -74,6 +75,8 @@ def test_a_call_through_the_second_address_of_ngrok(network: PublicNetwork, tmp_
         assert server.ready["public_url"] == "https://one.ngrok-free.app"
         assert "voice webhook of the number: https://one.ngrok-free.app/ (HTTP POST)" in server.logged("(HTTP POST)")
         assert "2abc_right" not in server.log()
+        # Ctrl-C in a terminal goes to all of the server's process group, and calls may finish after it.
+        assert os.getpgid(network.running()[0]) != os.getpgid(server.process.pid)
         network.kill()
         assert more.get(timeout=15)["public_url"] == "https://two.ngrok-free.app"
         assert "the tunnel is down: ngrok's agent has ended" in server.log()
@@ -87,19 +90,17 @@ def test_a_call_through_the_second_address_of_ngrok(network: PublicNetwork, tmp_
     assert network.all_ended(0), "the agent outlives the server"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
-def test_cloudflared_ends_with_the_server(network: PublicNetwork, tmp_path: Path, number: signal.Signals) -> None:
+def test_cloudflared_ends_with_the_server_when_the_terminal_is_closed(network: PublicNetwork, tmp_path: Path) -> None:
     arguments = ["-t", "twilio", "--tunnel", "cloudflared"]
     with server_process(tmp_path, BOT, *arguments, **network.environ(), **SECRET) as server:
         assert server.ready["public_url"].endswith(".trycloudflare.com")
         assert len(network.running()) == 1
-        server.signal(number)
-        assert server.wait(10) == 130
+        server.signal(signal.SIGHUP)
+        assert server.wait(10) == 0
     assert network.all_ended(0), "the program outlives the server"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_one_that_is_ended_while_its_tunnel_opens(network: PublicNetwork, tmp_path: Path, number: int) -> None:
+def test_one_that_is_ended_while_its_tunnel_opens(tmp_path: Path) -> None:
     (tmp_path / "bot.py").write_text(BOT)
     begun = tmp_path / "begun"
     opens = f"{sys.executable} -c 'import sys, time; open(sys.argv[2], \"w\"); time.sleep(60)' {{port}} {begun}"
@@ -109,7 +110,7 @@ def test_one_that_is_ended_while_its_tunnel_opens(network: PublicNetwork, tmp_pa
     ) as process:
         while not begun.exists():
             assert process.poll() is None, process.communicate()[1]
-        process.send_signal(number)
+        process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=10)
     assert process.returncode == 130
     assert "Traceback" not in said

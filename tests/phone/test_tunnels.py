@@ -125,6 +125,12 @@ class TestNgrok:
             ({"authtoken": "right"}, {"authtoken": "wrong"}, "it is invalid. (ERR_NGROK_107)", "set NGROK_AUTHTOKEN"),
             ({}, {"domain": "a.ngrok.app"}, "reserved for another account. (ERR_NGROK_320)", "reserve a.ngrok.app at"),
             (
+                {"online": ["bot.ngrok.app"], "domains": ["bot.ngrok.app"]},
+                {"domain": "bot.ngrok.app"},
+                "The endpoint 'https://bot.ngrok.app' is already online. (ERR_NGROK_334)",
+                "another agent has that address",
+            ),
+            (
                 {"refuses": "dial tcp: lookup connect.ngrok-agent.com: no such host"},
                 {},
                 "ngrok did not open a tunnel: dial tcp: lookup",
@@ -150,6 +156,13 @@ class TestNgrok:
         assert hint in (caught.value.hint or "")
         assert network.all_ended(), "the agent is left running"
 
+    def test_the_token_is_in_no_line_of_the_log(self, network: PublicNetwork, log: list[str]) -> None:
+        network.tell(authtoken="right")
+        with pytest.raises(ServerError):
+            open_tunnel("ngrok", 7860, authtoken="2abc_wrong")
+        assert any("Your authtoken: ***" in line for line in log)
+        assert not any("2abc_wrong" in line for line in log)
+
     def test_as_many_agents_as_the_account_may_have(self, network: PublicNetwork, tmp_path: Path) -> None:
         network.tell(sessions=1)
         other = subprocess.Popen(
@@ -169,8 +182,9 @@ class TestNgrok:
         network.tell(hosts=["one.ngrok-free.app", "two.ngrok-free.app"])
         tunnel = open_tunnel("ngrok", 7860)
         hosts = [tunnel.host]
+        assert tunnel.failure() == ""
         network.tell(hosts=["one.ngrok-free.app", "two.ngrok-free.app"], forgets=True)
-        assert tunnel.failure() == "ngrok's agent no longer has the tunnel"
+        assert tunnel.failure() == tunnel.failure() == "ngrok's agent no longer has the tunnel"
         network.tell(hosts=["one.ngrok-free.app", "two.ngrok-free.app"])
         assert tunnel.failure() == ""
         network.kill()
@@ -269,6 +283,16 @@ class TestCommands:
         tunnel.close()
         comes(lambda: not any(each.exists() and "\nState:\tZ" not in (each / "status").read_text() for each in running))
         assert tunnel.failure() == "there is no tunnel"
+
+    def test_a_process_that_does_not_close_it_leaves_nothing(self, network: PublicNetwork) -> None:
+        program = (
+            "from wsvoice.phone.tunnels import open_tunnel\n"
+            "tunnels = [open_tunnel('cloudflared', 7860), open_tunnel('ngrok', 7860)]\n"
+            "print(*[tunnel.host for tunnel in tunnels])\n"
+        )
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
+        assert "trycloudflare.com localhost:" in done.stdout
+        assert network.all_ended()
 
     @pytest.mark.parametrize(
         ("code", "message"),

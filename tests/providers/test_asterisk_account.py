@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from wsvoice.call import Call
-from wsvoice.errors import ApiError
+from wsvoice.errors import ApiError, UsageError
+from wsvoice.phone.accounts import account_for_calls
 from wsvoice.providers import load_account, load_server
 from wsvoice.providers.account import OutboundCall, PhoneNumber, PlacedCall, ServerAddresses
 
@@ -59,3 +60,9 @@ def test_what_it_says_of_the_dial_plan_is_what_is_printed() -> None:
     told = " ".join(ACCOUNT.how_to_point("+15551112222", HERE))
     assert "extension 100" in told
     assert "+15551112222" in told
+
+
+def test_a_command_that_would_place_a_call_says_so_in_one_line() -> None:
+    with pytest.raises(UsageError, match="cannot place or end Asterisk's calls") as caught:
+        account_for_calls("asterisk", {})
+    assert "channel originate PJSIP/NUMBER@TRUNK" in (caught.value.hint or "")

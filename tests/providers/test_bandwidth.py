@@ -1,7 +1,7 @@
 """
 Bandwidth, held against its documentation, its library for Python and its own serializer for pipecat.
 
-What `pipecat-bandwidth` 0.1.0 and `bandwidth-sdk` 23.3.1 wrote stands here as text: neither is needed for the tests.
+What `pipecat-bandwidth` 0.1.0 and `bandwidth-sdk` 23.3.1 wrote stands here as text.
 https://github.com/Bandwidth/pipecat-bandwidth
 https://github.com/Bandwidth/python-sdk
 """

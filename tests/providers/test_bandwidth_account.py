@@ -26,7 +26,7 @@ from bandwidth.models.machine_detection_complete_callback import MachineDetectio
 from bandwidth.models.update_call import UpdateCall
 
 from tests.providers.companies import Bandwidth
-from tests.providers.fake_network import NOW, FakeNetwork
+from tests.providers.fake_company import NOW, FakeNetwork
 from wsvoice.call import ENDED_STAGES, Call
 from wsvoice.errors import ApiError, ConfigError, RemoteProtocolError
 from wsvoice.providers import load_account, load_simulator
@@ -169,9 +169,11 @@ def test_a_number_is_pointed_by_hand() -> None:
     assert any(STATUS in line for line in lines)
     assert all("\n" not in line for line in lines)
     assert not any("status" in line for line in account.how_to_point(NUMBER, ServerAddresses("https://h/")))
-    with pytest.raises(ApiError) as caught:
-        next(account.find_number(NUMBER))
-    assert caught.value.kind == "unsupported"
+    for steps in (account.find_number(NUMBER), account.numbers()):
+        with pytest.raises(ApiError) as caught:
+            next(steps)
+        assert caught.value.kind == "unsupported"
+        assert "Bandwidth App" in (caught.value.hint or "")
 
 
 # Calls
@@ -213,16 +215,18 @@ def test_machine_detection(network: Network, detection: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "words", "kind", "hint"),
     [
-        ({"from_number": "+15550000000"}, "not a number of the account"),
-        ({"to_number": "12"}, "must be an E164"),
-        ({"webhook_url": ""}, "answerUrl"),
+        ({"from_number": "+15550000000"}, "not a number of the account", "number", "BANDWIDTH_APPLICATION_ID"),
+        ({"to_number": "12"}, "must be an E164", "refused", "country code"),
+        ({"webhook_url": ""}, "answerUrl", "refused", ""),
     ],
 )
-def test_a_call_that_is_refused(network: Network, changes: dict[str, str], words: str) -> None:
-    with pytest.raises(ApiError, match=words):
+def test_a_call_that_is_refused(network: Network, changes: dict[str, str], words: str, kind: str, hint: str) -> None:
+    with pytest.raises(ApiError, match=words) as caught:
         network.carry_out(network.ours.dial(dataclasses.replace(OUTBOUND, **changes)))
+    assert caught.value.kind == kind
+    assert hint in (caught.value.hint or "")
     assert network.account.calls == {}
 
 
@@ -251,7 +255,11 @@ def test_a_call_is_ended_whether_it_rings_or_was_answered(network: Network) -> N
     assert network.carry_out(network.ours.hang_up(talking.call))
     assert ended == ["canceled", "completed"]
     assert not network.carry_out(network.ours.hang_up(talking.call))
+    assert not network.carry_out(network.ours.cancel(PlacedCall(talking.call.call_id)))
     assert ended == ["canceled", "completed"]
+    with pytest.raises(ApiError, match="no call c-x") as caught:
+        network.carry_out(network.ours.hang_up(Call("bandwidth", "c-x")))
+    assert caught.value.kind == "not-found"
     # One that waits cannot be told anything yet, which is not the same as being over.
     with pytest.raises(ApiError, match="in the queue"):
         network.carry_out(network.ours.hang_up(place(network).call))

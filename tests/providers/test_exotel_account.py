@@ -472,6 +472,25 @@ def test_a_report_says_how_far_the_call_is(form: str, stage: Stage) -> None:
     assert ("ConversationDuration=61" in update.detail) is over
 
 
+@pytest.mark.parametrize(
+    ("told", "stage"),
+    [
+        ("Status=in-progress", None),
+        ("Status=ringing", "ringing"),
+        ("EventType=ringing&Status=in-progress", "ringing"),
+        ("EventType=answered&Status=in-progress", "answered"),
+        ("EventType=terminal", "completed"),
+        ("EventType=terminal&Status=in-progress", "completed"),
+        ("EventType=odd&Status=busy", "busy"),
+        ("DateUpdated=2024-01-15", None),
+    ],
+)
+def test_a_status_alone_does_not_say_that_a_call_is_answered(told: str, stage: Stage | None) -> None:
+    update = load_server("exotel", CREDENTIALS).read_webhook(WebhookRequest("GET", f"https://h/?CallSid=c1&{told}"))
+    assert isinstance(update, CallUpdate)
+    assert (update.stage, update.ended) == (stage, stage in ("completed", "busy"))
+
+
 def test_what_is_not_reported() -> None:
     simulator = load_simulator("exotel", CREDENTIALS)
     call, at = Call("exotel", "c", direction="outbound"), Callback("https://h/s")

@@ -238,7 +238,7 @@ def test_a_number_without_an_application(fake: PlivoFakeAccount, network: FakeNe
     assert len(fake.applications) == 1
 
 
-@pytest.mark.parametrize("steps_done", range(9))
+@pytest.mark.parametrize("steps_done", range(5))
 def test_a_process_that_ends_between_any_two_steps_leaves_what_can_be_put_back(
     fake: PlivoFakeAccount, network: FakeNetwork, account: PlivoAccount, steps_done: int
 ) -> None:
@@ -307,6 +307,52 @@ def test_what_somebody_else_changed_is_left_alone(
     if change != "gone":
         assert fake.points_at(OURS) == Callback("https://new.example.com/")
     assert (ours in fake.applications) is (change == "another address")
+
+
+def test_a_number_moves_with_the_server(fake: PlivoFakeAccount, network: FakeNetwork, account: PlivoAccount) -> None:
+    number, saved = find(network, account), list[dict[str, str]]()
+    before = fake.numbers[OURS].settings["app_id"]
+    network.carry_out(account.point(number, HERE, saver(saved)))
+    there = ServerAddresses("https://other-tunnel.example.com/plivo")
+    network.carry_out(account.point(number, there, saver(saved)))
+    assert fake.points_at(OURS) == Callback(there.webhook)
+    assert [each["app_name"] for each in fake.applications.values()] == ["Support", "wsvoice-other-tunnel-example-com"]
+    assert saved[-1]["app_id"] == before
+    assert network.carry_out(account.restore(saved[-1], there)) == "restored"
+    assert list(fake.applications) == [before]
+
+
+def test_what_is_put_back_is_what_there_was_last(
+    fake: PlivoFakeAccount, network: FakeNetwork, account: PlivoAccount
+) -> None:
+    number, saved = find(network, account), list[dict[str, str]]()
+    fake.numbers[OURS].settings["app_id"] = fake.add_application("New", answer_url="https://new.example.com/")
+    network.carry_out(account.point(number, HERE, saver(saved)))
+    assert network.carry_out(account.restore(saved[-1], HERE)) == "restored"
+    assert fake.points_at(OURS) == Callback("https://new.example.com/")
+
+
+def test_a_number_without_an_application_has_none_again_however_plivo_takes_it(
+    fake: PlivoFakeAccount, network: FakeNetwork, account: PlivoAccount
+) -> None:
+    fake.add_number(THEIRS)
+    saved = list[dict[str, str]]()
+    network.carry_out(account.point(find(network, account, THEIRS), HERE, saver(saved)))
+    error = Answer('{"error": "app_id is empty"}', "application/json", 400)
+    network.refusal = lambda sent: error if b'"app_id":""' in sent.body else None
+    assert network.carry_out(account.restore(saved[-1], HERE)) == "restored"
+    assert fake.points_at(THEIRS) is None
+    assert len(fake.applications) == 1
+
+
+def test_an_application_that_is_gone_cannot_be_put_back(
+    fake: PlivoFakeAccount, network: FakeNetwork, account: PlivoAccount
+) -> None:
+    saved = list[dict[str, str]]()
+    network.carry_out(account.point(find(network, account), HERE, saver(saved)))
+    del fake.applications[saved[-1]["app_id"]]
+    with pytest.raises(ApiError, match=rf"to put \{OURS} back to the application"):
+        network.carry_out(account.restore(saved[-1], HERE))
 
 
 def test_an_application_that_another_number_uses_is_not_deleted(
@@ -792,6 +838,14 @@ def test_a_report_says_how_far_the_call_is(stage: Stage) -> None:
 def test_a_report_says_who_answered(who: AnsweredBy, read: AnsweredBy) -> None:
     _, update = reported("answered", who)
     assert (update.stage, update.answered_by, update.greeting_ended) == ("answered", read, False)
+
+
+@pytest.mark.parametrize("status", ["", "&CallStatus=in-progress", "&CallStatus=odd"])
+def test_a_hang_up_ends_a_call_whatever_its_status_says(status: str) -> None:
+    server = load_server("plivo", CREDENTIALS)
+    update = server.read_webhook(WebhookRequest("GET", f"https://h/?CallUUID=c&Event=Hangup{status}"))
+    assert isinstance(update, CallUpdate)
+    assert (update.stage, update.ended) == ("completed", True)
 
 
 def test_what_is_not_reported() -> None:

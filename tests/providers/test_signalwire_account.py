@@ -160,6 +160,7 @@ def test_what_the_api_lacks_is_said_before_anything_is_asked(api: Api, account: 
     call = Call("signalwire", "c1")
     limited = OutboundCall(THEIRS, NUMBER, CALL.webhook_url, "", CALL.status_url, "", time_limit_s=60)
     for steps in (
+        # Without a server's address for the document.
         account.transfer(call, THEIRS),
         account.send_digits(call, "1"),
         account.evidence("c1"),

@@ -14,16 +14,21 @@ import contextlib
 import dataclasses
 import json
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import httpx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from tests.phone.json_server import JsonServer, Reply
 from wsvoice.call import Call
 from wsvoice.errors import ApiError, ConfigError
 from wsvoice.phone.client import carry_out
+from wsvoice.phone.numbers import PointedNumber
 from wsvoice.providers import load_account, load_server, load_simulator
 from wsvoice.providers.account import ApiResponse, OutboundCall, PhoneNumber, PlacedCall, Saved, ServerAddresses, Steps
 from wsvoice.providers.base import Callback, CallUpdate, HttpRequest, WebhookRequest
@@ -33,6 +38,7 @@ from wsvoice.providers.telnyx.account import TelnyxAccount
 from wsvoice.providers.telnyx.codes import CODES
 from wsvoice.providers.telnyx.fake_account import TelnyxFakeAccount
 
+GOLDEN = Path(__file__).parent.parent / "golden" / "telnyx" / "webhooks"
 KEY = "KEY0123456789ABCDEF"
 NUMBER, OTHER, CALLED = "+15550100002", "+15550100003", "+15550100001"
 HERE = ServerAddresses("https://bot.example.com/telnyx", "https://bot.example.com/telnyx/status")
@@ -77,7 +83,8 @@ class Company:
         if not self.api.is_authorised(request):
             answer = self.api.api_error(401, "No key found matching the ID")
         answer = answer or self.fake.answer(request) or self.api.api_error(404, "not found")
-        return ApiResponse(answer.status, {"content-type": answer.media_type}, answer.body.encode())
+        headers = {name.lower(): value for name, value in answer.headers.items()}
+        return ApiResponse(answer.status, {"content-type": answer.media_type, **headers}, answer.body.encode())
 
     def run(self, steps: Steps[Any], *first: ApiResponse) -> Any:
         """Carry out an operation, whose `first` requests are answered so, and return its result."""
@@ -254,6 +261,8 @@ def test_every_operation_may_be_put_off(texml: Company) -> None:
         error = refused(texml, steps)
         assert (error.kind, error.code) == ("rate-limit", "10011")
         assert texml.fake.too_many == 0
+    texml.fake.too_many, texml.fake.retry_after_s = 1, 7
+    assert texml.ask(as_webhook(next(texml.account.describe()))).headers["retry-after"] == "7"
 
 
 def test_what_is_no_answer_of_telnyxs_is_an_error_all_the_same(texml: Company) -> None:
@@ -406,6 +415,13 @@ def test_an_application_that_somebody_else_has_changed_is_left_alone(texml: Comp
     assert of_wsvoice(texml) == [application]
 
 
+def test_an_application_that_somebody_has_renamed_is_known_by_its_id(texml: Company) -> None:
+    saved = pointed(texml)
+    of_wsvoice(texml)[0]["friendly_name"] = "Mine"
+    assert texml.run(texml.account.restore(saved[-1], HERE)) == "restored"
+    assert saved[-1]["application_id"] not in texml.fake.connections
+
+
 def test_an_application_that_other_numbers_have_joined_stays(texml: Company) -> None:
     saved = pointed(texml)
     (application,) = of_wsvoice(texml)
@@ -448,6 +464,31 @@ def test_a_number_that_another_wsvoice_has_pointed_goes_back_to_it(texml: Compan
     assert texml.run(texml.account.restore(saved[-1], HERE)) == "restored"
     assert of_wsvoice(texml) == [first]
     assert texml.fake.numbers[NUMBER].settings["connection_id"] == first["id"]
+
+
+def test_the_application_of_another_wsvoice_is_not_taken_for_one_that_was_not_saved(texml: Company) -> None:
+    pointed(texml)
+    before = json.dumps(texml.fake.connections, sort_keys=True)
+    saved: list[Saved] = []
+    steps = texml.account.point(found(texml), HERE, lambda state: saved.append(dict(state)))
+    request = next(steps)
+    while request.method == "GET":
+        request = steps.send(texml.ask(as_webhook(request)))
+    steps.close()
+    assert texml.run(texml.account.restore(saved[-1], HERE)) == "unchanged"
+    assert json.dumps(texml.fake.connections, sort_keys=True) == before
+
+
+def test_an_application_that_somebody_removes_at_the_same_time(texml: Company) -> None:
+    saved = pointed(texml)
+    steps = texml.account.restore(saved[-1], HERE)
+    request = next(steps)
+    while request.method != "DELETE":
+        request = steps.send(texml.ask(as_webhook(request)))
+    texml.ask(as_webhook(request))
+    with pytest.raises(StopIteration) as end:
+        steps.send(texml.ask(as_webhook(request)))
+    assert end.value.value == "restored"
 
 
 def test_another_numbers_application_is_none_of_this_number(texml: Company) -> None:
@@ -663,6 +704,20 @@ def test_how_a_call_stands_that_the_api_knows_as_texmls_alone(texml: Company) ->
     assert (state.from_number, state.to_number) == (NUMBER, CALLED)
 
 
+@pytest.mark.parametrize("stage", ["answered", "busy"])
+def test_texml_tells_how_a_call_stands_whose_events_do_not(texml: Company, stage: Any) -> None:
+    texml.run(texml.account.dial(OUTBOUND))
+    call = texml.last_call()
+    call.stage = stage
+    # A command of that name is no report.
+    hung_up = {"data": [{"name": "call.hangup", "type": "command", "metadata": {}}]}
+    answers = [{"data": {"call_leg_id": "a", "is_alive": stage == "answered"}}, hung_up]
+    responses = [ApiResponse(200, {}, json.dumps(each).encode()) for each in answers]
+    assert texml.run(texml.account.look_up(call.call.call_id), *responses).stage == stage
+    # Nobody knows more of a call that was placed just now.
+    assert texml.run(texml.account.look_up("v3:b"), *responses).stage == "queued"
+
+
 def test_what_a_call_has_cost(call_control: Company) -> None:
     call_id = call_control.run(call_control.account.dial(OUTBOUND)).call_id
     call = call_control.last_call()
@@ -740,6 +795,26 @@ def test_a_call_is_transferred(make: Callable[[Company], Company], to: str) -> N
     assert told == [("transfer", to)]
     company.fake.end(call)
     assert refused(company, company.account.transfer(call.call, to)).kind == "ended"
+
+
+def test_a_texml_call_is_given_other_documents(texml: Company) -> None:
+    told: list[tuple[str, str]] = []
+    texml.fake.on_command = lambda call, kind, argument: told.append((kind, argument))
+    texml.run(texml.account.dial(OUTBOUND))
+    call = texml.last_call()
+    path = f"https://api.telnyx.com/v2/texml/Accounts/{texml.fake.organization_id}/Calls/{call.call.call_id}"
+    headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
+
+    def update(**fields: str) -> int:
+        return texml.ask(WebhookRequest("POST", path, headers, json.dumps(fields).encode())).status
+
+    assert update(Url="https://bot.example.com/next") == 200
+    assert told == [("update", "https://bot.example.com/next")]
+    assert (update(), update(Texml="<Response>"), update(Url="ftp://bot.example.com/")) == (422, 422, 422)
+    assert update(Texml="<Response><Hangup/></Response>") == 200
+    assert call.stage == "canceled"
+    assert update(Status="completed") == 422
+    assert len(told) == 1
 
 
 @pytest.mark.parametrize("make", [with_texml, with_call_control])
@@ -906,7 +981,7 @@ def by_library_point(client: Any, company: Company) -> None:
 
 def by_library_restore(client: Any, company: Company) -> None:
     number = company.fake.numbers[NUMBER]
-    (ours,) = listing(client.texml_applications, friendly_name=NUMBER[1:])
+    ours = client.texml_applications.retrieve(number.settings["connection_id"]).data
     assert client.phone_numbers.retrieve(number.number_id).data.connection_id == ours.id
     former_id = next(iter(company.fake.connections))
     client.phone_numbers.update(number.number_id, connection_id=former_id)
@@ -1138,6 +1213,175 @@ def test_the_library_manages_what_our_account_has_no_use_for(call_control: Compa
     assert made.id not in fake.connections
 
 
+# Over a network
+
+
+class Online(JsonServer):
+    """The account's API on a port of this machine."""
+
+    def __init__(self, company: Company) -> None:
+        super().__init__()
+        self.company = company
+        company.account = TelnyxAccount({"TELNYX_API_KEY": KEY, "TELNYX_BASE_URL": f"{self.url}v2/"})
+
+    def reply(self, method: str, path: str, headers: Mapping[str, str], body: dict[str, Any]) -> Reply:
+        response = self.company.ask(WebhookRequest(method, self.url[:-1] + path, headers, json.dumps(body).encode()))
+        return response.status, response.body
+
+
+def test_a_number_follows_a_server_over_the_network(texml: Company, tmp_path: Path) -> None:
+    before, moved = (
+        json.dumps(texml.fake.connections, sort_keys=True),
+        ServerAddresses("https://new.example.com/telnyx"),
+    )
+
+    async def main() -> None:
+        number = PointedNumber(texml.account, NUMBER, tmp_path)
+        assert (await number.claim()).points_at == "https://support.example.com/texml"
+        await number.point(HERE)
+        assert texml.fake.points_at(NUMBER) == Callback(HERE.webhook)
+        assert await number.move(moved)
+        assert texml.fake.points_at(NUMBER) == Callback(moved.webhook)
+        assert len(of_wsvoice(texml)) == 1
+        assert await number.put_back() == "restored"
+        number.release()
+
+    with Online(texml):
+        asyncio.run(main())
+    assert json.dumps(texml.fake.connections, sort_keys=True) == before
+    assert texml.fake.points_at(NUMBER) == Callback("https://support.example.com/texml")
+    assert list(tmp_path.rglob("*.json")) == []
+
+
+def test_a_call_is_placed_and_ended_over_the_network(call_control: Company) -> None:
+    call_control.fake.too_many = 1
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    async def main() -> None:
+        placed = await carry_out(call_control.account.dial(OUTBOUND), sleep=sleep)
+        assert (await carry_out(call_control.account.look_up(placed.call_id))).stage == "ringing"
+        assert await carry_out(call_control.account.cancel(placed))
+        assert not await carry_out(call_control.account.cancel(placed))
+        assert (await carry_out(call_control.account.look_up(placed.call_id))).stage == "canceled"
+
+    with Online(call_control):
+        asyncio.run(main())
+    assert len(waits) == 1
+
+
+# Whatever a bot sends
+
+ROUTES = [
+    ("PATCH", "phone_numbers/{number}"),
+    ("POST", "texml_applications"),
+    ("PATCH", "texml_applications/{texml}"),
+    ("POST", "call_control_applications"),
+    ("POST", "calls"),
+    ("POST", "calls/{call}/actions/transfer"),
+    ("POST", "calls/{call}/actions/send_dtmf"),
+    ("POST", "texml/Accounts/{organization}/Calls"),
+    ("POST", "texml/Accounts/{organization}/Calls/{call}"),
+]
+FIELDS = [
+    *("connection_id", "to", "from", "stream_url", "stream_codec", "webhook_url", "timeout_secs", "time_limit_secs"),
+    *("answering_machine_detection", "custom_parameters", "friendly_name", "voice_url", "voice_method", "outbound"),
+    *("ApplicationSid", "To", "From", "Url", "UrlMethod", "Timeout", "StatusCallback", "MachineDetection", "Texml"),
+    *("application_name", "webhook_event_url", "active", "id", "Status", "digits", "StatusCallbackEvent"),
+]
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_nothing_but_an_answer_comes_of_an_odd_request(data: st.DataObject) -> None:
+    company = with_texml(Company())
+    fake = company.fake
+    office = fake.add_application(CALL_CONTROL, "Office", url=HERE.webhook, profile_id=next(iter(fake.profiles)))
+    company.run(company.account.dial(OUTBOUND))
+    ids = {
+        "number": fake.numbers[NUMBER].number_id,
+        "texml": next(iter(fake.connections)),
+        "call": company.last_call().call.call_id,
+        "organization": fake.organization_id,
+    }
+    known = st.sampled_from([*ids.values(), office, NUMBER, CALLED, HERE.webhook, "wss://bot.example.com/ws", "30"])
+    content = data.draw(st.dictionaries(st.sampled_from(FIELDS), known | values, max_size=12))
+    body = data.draw(st.just(json.dumps(content).encode()) | st.binary(max_size=9))
+    kind = data.draw(st.sampled_from(["application/json", "application/x-www-form-urlencoded"]))
+    for method, path in ROUTES:
+        url = f"http://127.0.0.1:1/v2/{path.format(**ids)}"
+        answer = fake.answer(WebhookRequest(method, url, {"content-type": kind}, body))
+        assert answer is not None
+        assert answer.status in (200, 201, 403, 404, 422)
+        assert isinstance(json.loads(answer.body), dict)
+    # Whatever it was told, the account can still be read.
+    assert len(company.run(company.account.numbers())) == 2
+    company.run(company.account.find_number(NUMBER))
+
+
+# Whatever an API answers
+
+KEYS = [
+    *("data", "errors", "meta", "total_pages", "telnyx_error", "error_code", "code", "title", "detail", "calls"),
+    *("id", "record_type", "phone_number", "connection_id", "status", "friendly_name", "voice_url", "outbound"),
+    *("outbound_voice_profile_id", "organization_id", "call_leg_id", "is_alive", "call_duration", "end_time", "price"),
+    *("name", "metadata", "event_timestamp", "hangup_cause", "attempts", "http", "response", "sid", "call_control_id"),
+]
+WORDS = [
+    NUMBER,
+    HERE.webhook,
+    TEXML,
+    CALL_CONTROL,
+    "call.hangup",
+    "failed",
+    "D60",
+    "10005",
+    "",
+    "2",
+    "2026-01-01T00:00:00Z",
+]
+answers = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | st.sampled_from(WORDS),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=5),
+    max_leaves=9,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_nothing_but_an_error_comes_of_an_odd_answer(data: st.DataObject) -> None:
+    account = TelnyxAccount({"TELNYX_API_KEY": KEY})
+    steps = data.draw(st.sampled_from(every_operation(account)))
+    contents = answers | st.lists(st.dictionaries(st.sampled_from(KEYS), answers, max_size=5), max_size=2)
+    responses = st.builds(
+        lambda status, content, is_bare: ApiResponse(
+            status, {}, json.dumps(content if is_bare else {"data": content}).encode()
+        ),
+        st.sampled_from([200, 200, 200, 201, 400, 401, 403, 404, 422, 429, 500]),
+        contents,
+        st.booleans(),
+    )
+    refusal = ""
+    try:
+        next(steps)
+        for _ in range(12):
+            steps.send(data.draw(responses))
+        steps.close()
+    except StopIteration:
+        pass
+    except ApiError as error:
+        refusal = error.message
+    assert refusal.isprintable()
+    assert len(refusal) < 400
+
+
 # A call that we dial, from both ends
 
 
@@ -1162,17 +1406,15 @@ def test_reports_of_the_simulator_are_read_by_the_server(stage: Any, control: An
     over = stage in ("completed", "busy", "no-answer", "failed", "canceled")
     assert (update.call_id, update.ended) == ("v3:a", over)
     assert update.failed == (stage == "failed")
-    if control == "api":
-        assert (update.stage, update.answered_by, update.greeting_ended) == (stage, None, False)
-    else:
-        assert update.event == {"queued": "initiated", "answered": "in-progress"}.get(stage, stage)
+    assert (update.stage, update.answered_by, update.greeting_ended) == (stage, None, False)
 
 
+@pytest.mark.parametrize("control", ["api", "document"])
 @pytest.mark.parametrize("answered_by", ["human", "machine", "fax", "unknown"])
-def test_detections_of_the_simulator_are_read_by_the_server(answered_by: Any) -> None:
+def test_detections_of_the_simulator_are_read_by_the_server(answered_by: Any, control: Any) -> None:
     simulator, server = load_simulator("telnyx"), load_server("telnyx")
-    call = Call("telnyx", "v3:a", "", "acc", NUMBER, CALLED, "outbound", control="api")
-    at = Callback(OUTBOUND.status_url)
+    call = Call("telnyx", "v3:a", "", "acc", NUMBER, CALLED, "outbound", control=control)
+    at = Callback(OUTBOUND.machine_url)
     detected = simulator.status_webhook(call, at, "answered", answered_by=answered_by, now=NOW)
     assert detected is not None
     update = server.read_webhook(detected)
@@ -1182,13 +1424,45 @@ def test_detections_of_the_simulator_are_read_by_the_server(answered_by: Any) ->
     assert greeted is not None
     update = server.read_webhook(greeted)
     assert isinstance(update, CallUpdate)
-    assert (update.answered_by, update.greeting_ended, update.ended) == ("machine", True, False)
-    by_document = Call("telnyx", "v3:a", "", "acc", NUMBER, CALLED, "outbound")
-    form = simulator.status_webhook(by_document, at, "answered", answered_by=answered_by, now=NOW)
-    assert form is not None
-    update = server.read_webhook(form)
-    assert isinstance(update, CallUpdate)
-    assert update.event == "machine detection"
+    assert (update.stage, update.answered_by, update.greeting_ended, update.ended) == (None, "machine", True, False)
+
+
+@pytest.mark.parametrize(
+    ("golden", "stage", "answered_by", "greeting_ended"),
+    [
+        ("texml-status-initiated", "queued", None, False),
+        ("texml-status-ringing", "ringing", None, False),
+        ("texml-status-in-progress", "answered", None, False),
+        ("texml-status-completed", "completed", None, False),
+        ("texml-machine-detection", "answered", "human", False),
+        ("call-initiated-outgoing", "ringing", None, False),
+        ("call-answered", "answered", None, False),
+        ("call-hangup", "completed", None, False),
+        ("call-hangup-busy", "busy", None, False),
+        ("machine-detection", "answered", "human", False),
+        ("machine-greeting-ended", "answered", "machine", True),
+        ("machine-premium-fax", "answered", "fax", False),
+    ],
+)
+def test_the_simulator_reports_as_the_pages_do(golden: str, stage: Any, answered_by: Any, greeting_ended: bool) -> None:
+    page = json.loads((GOLDEN / f"{golden}.json").read_text())
+    control: Any = "document" if "fields" in page else "api"
+    call = Call("telnyx", "v3:a", "", "acc", NUMBER, CALLED, "outbound", control=control)
+    request = load_simulator("telnyx").status_webhook(
+        call, Callback(HERE.status), stage, answered_by=answered_by, greeting_ended=greeting_ended, now=NOW
+    )
+    assert request is not None
+    if control == "document":
+        # What the page tells of the audio is the leg's.
+        assert set(request.fields) == set(page["fields"]) - {"Codec", "SamplingRate"}
+        for name in ("CallStatus", "SequenceNumber", "CallbackSource", "AnsweredBy", "HangupCause"):
+            assert request.fields.get(name) == page["fields"].get(name)
+        return
+    ours, theirs = request.read_json()["data"], page["json"]["data"]
+    assert (ours["event_type"], set(ours)) == (theirs["event_type"], set(theirs))
+    assert set(theirs["payload"]) <= set(ours["payload"]) <= set(theirs["payload"]) | {"state"}
+    for name in ("direction", "state", "result", "hangup_cause", "sip_hangup_cause"):
+        assert name not in theirs["payload"] or ours["payload"][name] == theirs["payload"][name]
 
 
 def test_a_call_that_gets_another_id_when_it_is_answered(call_control: Company) -> None:

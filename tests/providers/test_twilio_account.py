@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
+from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from twilio.base.exceptions import TwilioRestException
 from twilio.rest import Client
 
@@ -23,14 +28,14 @@ from wsvoice.providers import load_account, load_server, load_simulator
 from wsvoice.providers.account import (
     Account,
     ApiResponse,
-    Evidence,
     OutboundCall,
     PhoneNumber,
     PlacedCall,
     ServerAddresses,
 )
-from wsvoice.providers.base import Callback, CallUpdate, WebhookRequest
+from wsvoice.providers.base import Answer, Callback, CallUpdate, WebhookRequest
 from wsvoice.providers.fake_account import FakeCall
+from wsvoice.providers.fields import read_rfc2822, write_rfc2822
 from wsvoice.providers.twilio.error_codes import ERROR_CODES
 
 SID = "AC" + "2" * 32
@@ -174,7 +179,9 @@ def test_a_number_is_found_among_those_that_contain_it(api: Api, account: Accoun
     api.account.add_number(f"{NUMBER}5")
     added = api.account.add_number(NUMBER, name="Support", **BEFORE)
     found = api.run(account.find_number(NUMBER))
-    assert found == PhoneNumber(NUMBER, added.number_id, "Support", points_at=BEFORE["VoiceUrl"], settings=BEFORE)
+    assert found == PhoneNumber(
+        NUMBER, added.number_id, "Support", points_at=BEFORE["VoiceUrl"], settings=BEFORE, warnings=[]
+    )
 
 
 def test_a_foreign_number_is_answered_with_the_accounts_own(api: Api, account: Account) -> None:
@@ -213,21 +220,21 @@ def test_a_number_whose_webhook_would_not_be_asked_is_not_pointed(
 
 
 def test_a_number_is_pointed_and_put_back(api: Api, account: Account) -> None:
-    settings, saved = api.account.numbers[NUMBER].settings, []
+    kept, saved = api.account.numbers[NUMBER].settings, []
     number = api.run(account.find_number(NUMBER))
 
     def save(now: Any) -> None:
-        assert settings["VoiceUrl"] == BEFORE["VoiceUrl"], "it is changed before that is saved"
+        assert kept["VoiceUrl"] == BEFORE["VoiceUrl"], "it is changed before that is saved"
         saved.append(json.loads(json.dumps(now)))
 
     api.run(account.point(number, OURS, save))
     assert api.account.points_at(NUMBER) == Callback(OURS.webhook)
-    assert settings["StatusCallback"] == OURS.status
-    assert settings["VoiceFallbackUrl"] == ""
+    assert kept["StatusCallback"] == OURS.status
+    assert kept["VoiceFallbackUrl"] == ""
     # In a later process, which knows nothing but what was saved.
     later = load_account("twilio", TOKEN)
     assert api.run(later.restore(saved[-1], OURS)) == "restored"
-    assert {name: settings[name] for name in BEFORE} == BEFORE
+    assert {name: kept[name] for name in BEFORE} == BEFORE
     assert api.run(later.restore(saved[-1], OURS)) == "unchanged"
 
 
@@ -263,6 +270,14 @@ def test_a_status_callback_that_somebody_else_has_set_stays(api: Api, account: A
     assert api.run(account.restore(saved[-1], OURS)) == "restored"
     assert settings["VoiceUrl"] == BEFORE["VoiceUrl"]
     assert settings["StatusCallback"] == "https://third.example.com/"
+
+
+def test_a_number_of_another_region_is_warned_of(api: Api, account: Account) -> None:
+    assert api.run(account.find_number(NUMBER)).warnings == []
+    api.account.regions[NUMBER] = "ie1"
+    (warning,) = api.run(account.find_number(NUMBER)).warnings
+    assert "ie1" in warning
+    assert api.run(load_account("twilio", {**TOKEN, "TWILIO_REGION": "ie1"}).find_number(NUMBER)).warnings == []
 
 
 # Calls
@@ -315,6 +330,16 @@ def test_a_trial_calls_verified_numbers_only(api: Api, account: Account) -> None
     assert (error.kind, error.code) == ("trial", "21219")
     api.account.verified.add(THEIRS)
     assert place(api, account).call.to_number == THEIRS
+    api.account.assigned[THEIRS] = OTHER
+    error = refused(api, account.dial(CALL))
+    assert (error.kind, error.code) == ("trial", "573002")
+
+
+@pytest.mark.parametrize(("asked", "given"), [(None, 600), (60, 60), (3600, 600)])
+def test_a_trials_call_ends_after_ten_minutes(api: Api, account: Account, asked: int | None, given: int) -> None:
+    api.account.is_trial = True
+    api.account.verified.add(THEIRS)
+    assert place(api, account, dataclasses.replace(CALL, time_limit_s=asked)).time_limit_s == given
 
 
 @pytest.mark.parametrize(("answered", "stage"), [(False, "canceled"), (True, "completed")])
@@ -331,9 +356,28 @@ def test_a_placed_call_is_ended_once(api: Api, account: Account, answered: bool,
     assert ended == [call]
 
 
-def test_a_call_that_nobody_knows_is_over(api: Api, account: Account) -> None:
-    assert api.run(account.hang_up(Call("twilio", "CA" + "9" * 32))) is False
-    assert refused(api, account.look_up("CA" + "9" * 32)).kind == "not-found"
+def test_a_call_that_nobody_knows_is_not_found(api: Api, account: Account) -> None:
+    call = Call("twilio", "CA" + "9" * 32)
+    for steps in (account.hang_up(call), account.look_up(call.call_id), account.transfer(call, THEIRS)):
+        error = refused(api, steps)
+        assert (error.kind, error.code) == ("not-found", "20404")
+        assert call.call_id in error.message
+
+
+@pytest.mark.parametrize("status", ["completed", "in-progress"])
+def test_a_call_that_is_not_found_to_be_ended_is_looked_at(account: Account, status: str) -> None:
+    steps = account.hang_up(Call("twilio", "CA1"))
+    next(steps)
+    request = steps.send(ApiResponse(404, {}, b'{"code": 20404, "message": "not found"}'))
+    assert (request.method, request.url.rpartition("/")[2]) == ("GET", "CA1.json")
+    found = ApiResponse(200, {}, json.dumps({"status": status}).encode())
+    if status == "completed":
+        with pytest.raises(StopIteration) as end:
+            steps.send(found)
+        assert end.value.value is False
+    else:
+        with pytest.raises(ApiError, match="20404"):
+            steps.send(found)
 
 
 def test_the_call_of_a_sub_account_is_ended_in_that_account(account: Account) -> None:
@@ -394,7 +438,9 @@ def test_what_was_recorded_of_a_call_is_told_oldest_first(api: Api, account: Acc
     fake.add_error("CA" + "9" * 32, 31920, "another call's")
     fake.end(call)
     request, fetched, warning = api.run(account.evidence(call_id))
-    assert request == Evidence(f"POST {url} was answered 502 in 100 ms", "Tue, 02 Dec 2025 10:00:01 +0000", failed=True)
+    assert request.what == f"POST {url} was answered 502 in 100 ms"
+    assert (request.when, request.failed) == ("Tue, 02 Dec 2025 10:00:01 +0000", True)
+    assert "wsvoice run" in request.hint
     assert (fetched.code, fetched.failed) == ("11200", True)
     assert fetched.what == (f"error 11200: no usable answer came from the webhook (Got HTTP 502 response, {url})")
     assert "wsvoice run" in fetched.hint
@@ -417,6 +463,13 @@ def test_alerts_that_are_no_notifications_are_told_too(api: Api, account: Accoun
     assert len(missing) == 1, "what cannot be read is said, and the rest is told"
     assert found["99999"].what == "error 99999: Something new"
     assert found["99999"].hint.endswith("/99999")
+
+
+def test_a_document_that_was_answered_needs_no_mend(api: Api, account: Account) -> None:
+    call_id = place(api, account).call.call_id
+    api.account.add_event(call_id, Callback("https://voice.example.com/"), 200)
+    (request,) = api.run(account.evidence(call_id))
+    assert (request.failed, request.hint) == (False, "")
 
 
 def test_alerts_are_looked_for_in_the_calls_time(api: Api, account: Account) -> None:
@@ -460,13 +513,92 @@ def test_every_code_is_explained_in_a_sentence_with_a_mend(account: Account) -> 
     ],
 )
 def test_every_answer_ends_in_an_error_of_one_line(account: Account, status: int, body: bytes, kind: str) -> None:
-    for steps in (account.numbers(), account.dial(CALL), account.look_up("CA1")):
+    restored = account.restore({"number": NUMBER, "number_id": "PN1", **BEFORE}, OURS)
+    for steps in (account.describe(), account.numbers(), account.dial(CALL), account.look_up("CA1"), restored):
+        if steps is restored and status == 404:
+            continue
         next(steps)
         with pytest.raises(ApiError) as raised:
             steps.send(ApiResponse(status, {}, body))
         assert raised.value.kind == kind
         assert raised.value.message.isprintable()
         assert len(raised.value.message) < 400
+
+
+ODD: list[Any] = [None, True, 7, -1.5, "", "\x1b", "x" * 3000, [], ["x"], {}, {"x": 1}]
+
+
+def changed(content: Any) -> Iterator[Any]:
+    """Yield `content` with one value, at any depth, replaced by each odd one."""
+    if isinstance(content, dict | list):
+        for key, value in content.items() if isinstance(content, dict) else enumerate(content):
+            for other in [*ODD, *changed(value)]:
+                copy = content.copy()
+                copy[key] = other
+                yield copy
+
+
+OPERATIONS: dict[str, Any] = {
+    "describe": lambda account, call: account.describe(),
+    "numbers": lambda account, call: account.numbers(),
+    "find a number": lambda account, call: account.find_number(NUMBER),
+    "restore": lambda account, call: account.restore({"number": NUMBER, "number_id": "PN1", **BEFORE}, OURS),
+    "dial": lambda account, call: account.dial(CALL),
+    "look up": lambda account, call: account.look_up(call.call_id),
+    "evidence": lambda account, call: account.evidence(call.call_id),
+    "transfer": lambda account, call: account.transfer(call, THEIRS),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_an_odd_value_ends_in_a_result_or_an_error_of_ours(api: Api, account: Account, name: str) -> None:
+    placed = place(api, account)
+    call_id = placed.call.call_id
+    placed.stage = "answered"
+    api.account.numbers[NUMBER].number_id = "PN1"
+    api.account.add_event(call_id, Callback("https://voice.example.com/"), 500)
+    api.account.add_error(call_id, 11200, "Bad")
+    answer, n_tried = api.account.answer, 0
+
+    def answered(n: int, content: Any) -> Any:
+        """Return the n-th answer's content, or carry the operation out with another `content` in its place."""
+        left = [n]
+
+        def other(request: WebhookRequest) -> Answer:
+            left[0] -= 1
+            given: Answer = answer(request)
+            if left[0] == -1:
+                contents.append(json.loads(given.body))
+                return dataclasses.replace(given, body=json.dumps(content if content is not None else contents[-1]))
+            return given
+
+        contents: list[Any] = []
+        api.account.answer = other
+        with suppress(ApiError):
+            api.run(OPERATIONS[name](account, placed.call))
+        return contents[0] if contents else None
+
+    for n in range(4):
+        if (content := answered(n, None)) is None:
+            break
+        for odd in changed(content):
+            answered(n, odd)
+            n_tried += 1
+    assert n_tried > 50
+
+
+@given(at=st.integers(0, 4_000_000_000))
+def test_times_are_written_as_in_mail(at: int) -> None:
+    written = write_rfc2822(at)
+    assert written == format_datetime(datetime.fromtimestamp(at, UTC))
+    assert read_rfc2822(written) == at
+    assert read_rfc2822(written.replace("+0000", "-0130")) == at + 5400
+
+
+@pytest.mark.parametrize("value", [None, 7, "", "yesterday", "Tue, 02 Foo 2025 10:00:00 +0000", "Tue, 32 Dec 2025"])
+def test_what_is_no_time_is_none(value: object) -> None:
+    assert read_rfc2822(value) is None
+    assert read_rfc2822("Tue, 32 Dec 2025 10:00:00 +0000") is None
 
 
 def test_an_unknown_code_keeps_twilios_words(account: Account) -> None:
@@ -486,8 +618,10 @@ def test_the_library_reads_numbers_and_changes_them_as_we_do(api: Api, account: 
     (found,) = library.incoming_phone_numbers.list(phone_number=NUMBER, page_size=100)
     assert (found.phone_number, found.voice_url, found.voice_method) == (NUMBER, BEFORE["VoiceUrl"], "GET")
     number = api.run(account.find_number(NUMBER))
-    assert api.asked[-1] == api.asked[-2]
+    assert api.asked[-2] == api.asked[-3]
     assert number.number_id == found.sid
+    assert library.routes.v2.phone_numbers(NUMBER).fetch().voice_region == "us1"
+    assert api.asked[-1] == api.asked[-2]
     saved: list[Any] = []
     api.run(account.point(number, OURS, saved.append))
     library.incoming_phone_numbers(found.sid).update(

@@ -6,8 +6,14 @@ https://github.com/Vonage/vonage-python-sdk
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
 from typing import Any
 
 import jwt
@@ -25,6 +31,7 @@ from tests.providers.companies import Vonage
 from tests.providers.fake_company import NOW, Cut, FakeNetwork
 from wsvoice.call import Call
 from wsvoice.errors import ApiError, ConfigError, RemoteProtocolError
+from wsvoice.phone.client import carry_out
 from wsvoice.providers import load_account, load_simulator
 from wsvoice.providers.account import OutboundCall, PlacedCall, Saved, ServerAddresses
 from wsvoice.providers.base import Answer, Callback, CallUpdate, NoStream, WebhookRequest
@@ -339,6 +346,23 @@ def test_a_number_that_was_linked_elsewhere_stays_there_and_the_application_is_p
     assert network.account.applications[APPLICATION]["capabilities"]["voice"] == THEIRS
 
 
+def test_a_forwarding_that_was_set_meanwhile_stays(network: Network) -> None:
+    with_number(network)
+    [*_, saved] = point(network)
+    forwarding = {"voiceCallbackType": "tel", "voiceCallbackValue": "447700900001"}
+    network.account.numbers[NUMBER].settings |= forwarding
+    assert network.carry_out(network.ours.restore(saved, HERE)) == "restored"
+    assert network.account.numbers[NUMBER].settings == {"country": "GB", **forwarding}
+
+
+def test_the_application_of_a_number_that_is_gone_is_put_back(network: Network) -> None:
+    with_number(network, app_id=APPLICATION)
+    [*_, saved] = point(network)
+    del network.account.numbers[NUMBER]
+    assert network.carry_out(network.ours.restore(saved, HERE)) == "left"
+    assert network.account.applications[APPLICATION]["capabilities"]["voice"] == THEIRS
+
+
 def test_an_application_that_is_gone(network: Network) -> None:
     with_number(network, app_id=APPLICATION)
     found = network.carry_out(network.ours.find_number(NUMBER))
@@ -442,7 +466,16 @@ def test_a_call_is_ended_whether_it_rings_or_was_answered(network: Network) -> N
     assert network.carry_out(network.ours.hang_up(talking.call))
     assert ended == ["canceled", "completed"]
     assert not network.carry_out(network.ours.hang_up(talking.call))
+    assert not network.carry_out(network.ours.cancel(PlacedCall(talking.call.call_id)))
     assert ended == ["canceled", "completed"]
+    with pytest.raises(ApiError, match="no call unknown") as caught:
+        network.carry_out(network.ours.hang_up(Call("vonage", "unknown")))
+    assert caught.value.kind == "not-found"
+    # What is refused for another reason has not ended.
+    talking.stage = "answered"
+    network.instead = lambda request: Answer("{}", "application/json", 400) if request.method == "PUT" else None
+    with pytest.raises(ApiError, match="refuses to end call"):
+        network.carry_out(network.ours.hang_up(talking.call))
 
 
 @pytest.mark.parametrize("to", ["+447700900001", "sip:desk@example.com"])
@@ -464,6 +497,9 @@ def test_a_call_is_transferred(network: Network, to: str) -> None:
     inbound = Call("vonage", call.call.call_id, from_number="+447700900000", to_number=NUMBER)
     network.carry_out(network.ours.transfer(inbound, to))
     assert json.loads(network.asked[-1].body)["destination"]["ncco"][0]["from"] == "442079460000"
+    unknown = Call("vonage", call.call.call_id)
+    network.carry_out(network.ours.transfer(unknown, to))
+    assert "from" not in json.loads(network.asked[-1].body)["destination"]["ncco"][0]
     call.stage = "completed"
     with pytest.raises(ApiError) as caught:
         network.carry_out(network.ours.transfer(call.call, to))
@@ -548,6 +584,50 @@ def test_what_machine_detection_finds_is_reported_and_read(
     assert (
         load_simulator("vonage").status_webhook(call, Callback(HERE.status), "answered", answered_by="unknown") is None
     )
+
+
+# Over a real network
+
+
+@pytest.fixture
+def slow_api() -> Iterator[tuple[str, list[float]]]:
+    """Puts each first request off (429), and takes the second; yields its address, and when each token was made."""
+    made: list[float] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            token = self.headers["authorization"].removeprefix("Bearer ")
+            made.append(jwt.decode(token, options={"verify_signature": False})["iat"])
+            body = b"{}" if len(made) == 1 else b'{"uuid":"u","status":"started"}'
+            self.send_response(429 if len(made) == 1 else 201)
+            self.send_header("retry-after", "7")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Nothing is logged."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+        yield f"http://127.0.0.1:{server.server_port}", made
+        server.shutdown()
+
+
+def test_a_request_that_is_put_off_is_signed_anew(
+    slow_api: tuple[str, list[float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, made = slow_api
+    clock = [NOW]
+    monkeypatch.setattr("wsvoice.http.time", SimpleNamespace(time=lambda: clock[0], monotonic=time.monotonic))
+
+    async def sleep(seconds: float) -> None:
+        clock[0] += seconds
+
+    account = load_account("vonage", {**CREDENTIALS, "VONAGE_API_BASE_URL": url})
+    placed = asyncio.run(carry_out(account.dial(OUTBOUND), sleep=sleep))
+    assert (placed.call_id, made) == ("u", [NOW, NOW + 7])
 
 
 # Calls in progress of a test call

@@ -101,6 +101,36 @@ class TestWebhooks:
         assert 'url="wss://voice.example.com/ws/twilio/' in answer.text
         assert httpx.post(server.url, data=FORM, headers=sign(server.url, FORM)).status_code == 403
 
+    def test_a_server_that_moves_is_signed_for_and_answers_for_its_new_host(self, serve: Callable[..., Any]) -> None:
+        server = serve(bots.echo, proxy="one.example.com", **SIGNED)
+
+        def announced(host: str, call_sid: str) -> str:
+            form = {**FORM, "CallSid": call_sid}
+            return announce(server.url, call_sid, headers=sign(f"https://{host}/", form))
+
+        async def main() -> None:
+            url = announced("one.example.com", "CA1").replace("wss://one.example.com/", server.ws_url)
+            async with dialled(url, "CA1") as running:
+                await running.speak(bytes(320 * 5))
+                server.switchboard.move("two.example.com")
+                url = announced("two.example.com", "CA2")
+                assert url.startswith("wss://two.example.com/ws/twilio/")
+                async with dialled(url.replace("wss://two.example.com/", server.ws_url), "CA2") as other:
+                    await other.speak(bytes(320 * 5))
+                    await other.hang_up()
+                await running.speak(bytes(320 * 10))
+                async with asyncio.timeout(5):
+                    # More than was said before the move.
+                    while len(running.heard()) < 320 * 12:
+                        await asyncio.sleep(0.01)
+                await running.hang_up()
+
+        asyncio.run(main())
+        assert [record.ended_by for record in server.ended(2)] == ["caller", "caller"]
+        old = httpx.post(server.url, data=FORM, headers=sign("https://one.example.com/", FORM))
+        assert old.status_code == 403
+        assert httpx.get(f"{server.url}healthz").headers["x-wsvoice-public-host"] == "two.example.com"
+
     def test_by_get(self, serve: Callable[..., Any]) -> None:
         server = serve(bots.echo, **SIGNED)
         url = str(httpx.URL(server.url, params=FORM))
@@ -188,6 +218,10 @@ class TestWebhooks:
     def test_a_tunnel_is_not_opened_for_nothing(self, serve: Callable[..., Any]) -> None:
         with pytest.raises(ConfigError, match="TWILIO_AUTH_TOKEN"):
             serve(bots.echo, tunnel="ngrok")
+
+    def test_a_tunnel_to_an_address_that_it_does_not_lead_to(self, serve: Callable[..., Any]) -> None:
+        with pytest.raises(ConfigError, match=r"where a server with --host 127\.1 does not listen"):
+            serve(bots.echo, tunnel="ngrok", host="127.1", **SIGNED)
 
     @pytest.mark.parametrize(
         ("transport", "path", "form", "words"),

@@ -313,6 +313,20 @@ class TestWhoMayComeIn:
         assert server.lines("client refused (403)", "has no token")
         assert server.lines("client refused (403)", "was used before")
 
+    def test_a_server_that_moves_gives_its_new_address_to_its_own_pages(self, serve: Any) -> None:
+        server = serve(echo, proxy="one.example", credentials={START_KEY: KEY})
+        server.switchboard.move("two.example")
+
+        def start(page: str) -> httpx.Response:
+            headers = {"Authorization": f"Bearer {KEY}", "Origin": page}
+            return httpx.post(server.url + "start", json={}, headers=headers)
+
+        answer = start("https://two.example")
+        assert answer.json()["wsUrl"] == "wss://two.example/ws-client"
+        assert answer.headers["access-control-allow-origin"] == "https://two.example"
+        for page in ("https://one.example", ""):
+            assert "access-control-allow-origin" not in start(page).headers
+
     def test_start_needs_the_key(self, serve: Any) -> None:
         server = serve(echo, proxy="bot.example", credentials={START_KEY: KEY})
         headers = ["", "Bearer wrong", f"Basic {KEY}", KEY]

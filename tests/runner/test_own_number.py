@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -21,9 +20,10 @@ from tests.environment import clean_process
 from tests.phone import acme
 from tests.phone.acme import CREDENTIALS, NUMBER, OLD_URL, Company, ManualAccount
 from tests.phone.conftest import company, state
+from tests.phone.public_network import public_network
 from tests.process import ServerProcess, server_process
 from wsvoice.config import RunConfig
-from wsvoice.errors import ApiError, ConfigError
+from wsvoice.errors import ApiError
 from wsvoice.runner.own_number import OwnNumber, address_problem
 
 __all__ = ["company", "state"]
@@ -128,12 +128,6 @@ class TestProcess:
         assert company.is_untouched
         assert files(tmp_path) == []
 
-    def test_a_closed_terminal_puts_it_back_too(self, company: Company, tmp_path: Path) -> None:
-        with running(tmp_path, company) as server:
-            server.signal(signal.SIGHUP)
-            assert server.wait(10) == 0
-        assert company.is_untouched
-
     def test_after_a_kill_another_process_puts_it_back(
         self, company: Company, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -201,12 +195,32 @@ class TestProcess:
     def test_what_the_api_refuses_to_put_back_is_a_failure(self, company: Company, tmp_path: Path) -> None:
         with running(tmp_path, company) as server:
             company.before = lambda request: 403
-            server.signal(signal.SIGTERM)
+            # A closed terminal, which would end the process at once.
+            server.signal(signal.SIGHUP)
             assert server.wait(10) == 1
             last = server.log().splitlines()[-2:]
             assert last[0].startswith(f"error: {NUMBER} still points at this server, which is gone: Twilio does not")
             assert last[1].startswith("hint:  `wsvoice number restore` puts it back; its settings are in ")
         assert files(tmp_path) == ["twilio-15551234567.json"]
+
+
+def test_the_number_follows_a_tunnel_that_moves(company: Company, tmp_path: Path) -> None:
+    with contextmanager(public_network)(tmp_path) as network:
+        network.tell(authtoken="right", hosts=["one.ngrok-free.app", "two.ngrok-free.app"])
+        environ = {**network.environ(), **CREDENTIALS, "NGROK_AUTHTOKEN": "right", "PYTHONPATH": str(ROOT)}
+        environ |= {acme.API_VARIABLE: company.url, "WSVOICE_STATE_DIR": str(tmp_path / "state")}
+        arguments = ["-t", "twilio", "--tunnel", "ngrok", "--number", NUMBER]
+        with server_process(tmp_path, BOT, *arguments, program="tests.phone.acme", **environ) as server:
+            assert company.rings_at() == "https://one.ngrok-free.app/"
+            assert "does not lead to this server" not in server.log()
+            network.kill()
+            server.logged(f"{NUMBER} rings at https://two.ngrok-free.app/")
+            assert company.rings_at() == "https://two.ngrok-free.app/"
+            server.signal(signal.SIGTERM)
+            assert server.wait(10) == 0
+            assert f"{NUMBER} rings at {OLD_URL} again" in server.log()
+    assert company.is_untouched
+    assert files(tmp_path) == []
 
 
 class TestServer:
@@ -252,17 +266,13 @@ class TestServer:
     def test_where_the_api_cannot_the_user_is_told_what_to_do(
         self, company: Company, state: Path, serve: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setitem(sys.modules, "wsvoice.providers.twilio.account", acme.module(ManualAccount))
+        acme.take_over(ManualAccount, monkeypatch.setattr)
         server = serve(None, **self.settings(state))
         assert server.ready.number_steps == (f"open {NUMBER} in Acme's console", "enter https://bot.invalid/")
         assert server.ready.number is None
         server.stop()
         assert company.requests == []
-        assert not state.exists()
-
-    def test_a_provider_without_numbers(self, company: Company, state: Path, serve: Any) -> None:
-        with pytest.raises(ConfigError, match="Asterisk"):
-            serve(None, **self.settings(state, transport="asterisk", credentials={"ASTERISK_PASSWORD": "x"}))
+        assert not (state / "numbers").exists()
 
 
 class TestNumber:
@@ -306,6 +316,23 @@ class TestNumber:
             threading.Timer(0.3, monkeypatch.setenv, (acme.API_VARIABLE, company.url)).start()
         assert own.what_is_left() is None
         assert company.is_untouched
+
+    def test_an_api_that_never_answers_is_not_waited_for_without_end(
+        self, company: Company, state: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("wsvoice.runner.own_number.PUT_BACK_TIMEOUT_S", 0.3)
+        answer = threading.Event()
+        with own_number(state) as own:
+            assert ring_at(own, "https://bot.invalid")
+            company.before = lambda request: 503 if answer.wait(10) else None
+            began = time.monotonic()
+            own.close()
+            assert 0.3 <= time.monotonic() - began < 3
+        answer.set()
+        left = own.what_is_left()
+        assert left is not None
+        assert left.message.endswith("which is gone: the API did not answer within 0.3 s")
+        assert [path.suffix for path in (state / "numbers").glob("*")] == [".json"]
 
     def test_the_next_run_may_have_it_while_this_one_drains(self, company: Company, state: Path) -> None:
         with own_number(state) as first:

@@ -14,6 +14,7 @@ from wsvoice.cli.options import CALLER, CALLS, LIMITS, MANY, REAL, TRIALS, EnvFi
 from wsvoice.cli.output import LOG_LINES, Output
 from wsvoice.cli.signals import interrupted_by_signals, placing_calls
 from wsvoice.config import (
+    TUNNELS,
     Detection,
     DialConfig,
     Method,
@@ -175,7 +176,10 @@ def dial(
     proxy: Annotated[str | None, option("-x, --proxy DOMAIN", "The public domain in front of that bot.", REAL)] = None,
     tunnel: Annotated[
         str | None,
-        option("--tunnel ngrok", "Or open a tunnel to it.", REAL, completion.one_of("ngrok")),
+        option("--tunnel NAME|COMMAND", "Or open a tunnel to it, as `wsvoice run`.", REAL, completion.one_of(*TUNNELS)),
+    ] = None,
+    tunnel_domain: Annotated[
+        str | None, option("--tunnel-domain DOMAIN", "The domain that you have reserved at ngrok.", REAL)
     ] = None,
     server: Annotated[
         str | None, option("--server URL|PORT", "The server whose bot talks, if there are several.", REAL)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import typer
 
+from wsvoice.call import AnsweredBy, Stage
 from wsvoice.cli.output import LOG_LINES, Output
 from wsvoice.cli.signals import finishing, interrupted_by_signals, placing_calls
 from wsvoice.config import (
@@ -24,11 +27,11 @@ from wsvoice.config import (
     state_folder,
     with_from_number,
 )
+from wsvoice.dial.report import plural
 from wsvoice.errors import ApiError, DialError, UsageError, WsvoiceError
 
 if TYPE_CHECKING:
     from wsvoice.call import Cause
-    from wsvoice.config import Detection
     from wsvoice.dial.served_bot import ServedBot
     from wsvoice.phone.dialling import CallEvent, CallOrder, CallRecord, CallServer, OrderedCall
     from wsvoice.providers.account import Account
@@ -38,12 +41,25 @@ START_TIMEOUT_S, STOP_TIMEOUT_S = 90.0, 10.0
 #: How long the end of a call is waited for that was hung up.
 END_TIMEOUT_S = 10.0
 
+#: Less than that is none: the stream has begun, and nothing more.
+_LEAST_AUDIO_S = 0.05
+
 _INTERRUPTED = "interrupted"
 _STAGE_STYLES = {"answered": "green", "busy": "red", "no-answer": "red", "failed": "red", "canceled": "red"}
-_DETECTIONS: Mapping[Voicemail, Detection] = {"bot": "off", "leave": "greeting-end", "hang-up": "detect"}
+#: What is said of a call that has come so far, and of who answered it: the same for every provider.
+_STAGES: Mapping[Stage, str] = {
+    "queued": "queued",
+    "ringing": "ringing",
+    "answered": "answered",
+    "completed": "the call has ended",
+    "busy": "busy",
+    "no-answer": "no answer",
+    "failed": "the call failed",
+    "canceled": "the call was canceled",
+}
+_WHO: Mapping[AnsweredBy, str] = {"human": "a human", "machine": "a machine", "fax": "a fax", "unknown": "somebody"}
 #: Who ended a call, where that is not the name of somebody.
 _ENDERS = {"caller": "the other side", "error": "an error"}
-_FAILURES = {"busy": "busy", "no-answer": "no answer", "failed": "the call failed", "canceled": "canceled"}
 
 
 def dial_number(
@@ -59,8 +75,6 @@ def dial_number(
         except KeyboardInterrupt:
             call.show_report()
             raise
-    if call.failure is not None:
-        call.show_log()
     call.show_report()
     if call.failure is not None:
         raise typer.Exit(1)
@@ -106,22 +120,27 @@ class _RealCall:
                 except DialError as error:
                     raise await self._explained(error, bot, account) from None
                 self._causes = bot.causes(record.call_id)
-        self.failure = failure_of(record, self._causes)
+        self.failure = failure_of(record, self._resolved.config.voicemail, self._causes)
 
     def _running_server(self) -> tuple[CallServer, RealCallConfig]:
         """Return the server that runs already, and the call that it is asked for."""
+        from wsvoice.http import is_loopback
         from wsvoice.phone.dialling import CallServer
         from wsvoice.phone.runs import choose_server, running_servers
 
         config = self._resolved.config
-        if config.proxy or config.tunnel:
-            option = "-x" if config.proxy else "--tunnel"
-            if self._resolved.origins["proxy" if config.proxy else "tunnel"].startswith("flag"):
+        for option in ("proxy", "tunnel"):
+            if self._resolved.origins[option].startswith("flag"):
                 hint = "add `--bot bot.py`, or leave it out"
-                raise UsageError(f"{option} is the public address of a bot that is served for the call", hint=hint)
+                raise UsageError(f"--{option} is the public address of a bot that is served for the call", hint=hint)
         servers = running_servers(state_folder({**self._resolved.dotenv, **self._environ}))
         key = config.credentials.get(DIAL_KEY)
         server = choose_server(servers, url=config.server, provider=config.transport, key=key)
+        parts = urlsplit(server.url)
+        if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+            self._output.warning(
+                f"the key is sent to {parts.netloc} without encryption: whoever sees it can place calls"
+            )
         provider = config.transport or (server.providers[0] if len(server.providers) == 1 else None)
         return CallServer(server.url, server.key), with_from_number(self._resolved, provider, environ=self._environ)
 
@@ -155,8 +174,9 @@ class _RealCall:
             except DialError as error:
                 # Its last words are in the log.
                 raise DialError(error.message.partition("\n")[0].rstrip(":"), hint=error.hint) from None
-            for limit in await asking:
-                self._output.note(f"{account.title}: {limit}")
+            limits = await asking
+            for limit in limits if not self._quiet else ():
+                self._output.note(f"{account.title}'s trial account: {limit}")
             yield CallServer(served.url, key), config, served, account
         finally:
             asking.cancel()
@@ -170,6 +190,10 @@ class _RealCall:
         except asyncio.CancelledError:
             with finishing():
                 await self._hang_up(placing)
+            raise
+        except ApiError:
+            # The server's log says the same.
+            self._log.clear()
             raise
 
     async def _hang_up(self, placing: asyncio.Task[OrderedCall]) -> None:
@@ -204,10 +228,11 @@ class _RealCall:
         return DialError(death.partition("\n")[0].rstrip(":"), hint=hint)
 
     def _show_event(self, event: CallEvent) -> None:
+        words = words_of(event, self._events[-1] if self._events else None)
         self._events.append(event)
-        if not self._quiet:
+        if words and not self._quiet:
             style = _STAGE_STYLES.get(event.stage or "", "")
-            self._output.moment(event.at_s, event.text, style="yellow" if event.answered_by == "machine" else style)
+            self._output.moment(event.at_s, words, style="yellow" if event.answered_by == "machine" else style)
 
     def _show_line(self, line: str) -> None:
         if self._verbose and not self._quiet:
@@ -239,6 +264,8 @@ class _RealCall:
         if self._resolved.config.as_json:
             self._output.data(data)
         *lines, verdict = report_lines(record, self._causes, self.failure)
+        if self._causes:
+            self.show_log()
         if not self._quiet:
             self._output.lines(lines)
         if self.failure != _INTERRUPTED and not (self._quiet and self._resolved.config.as_json):
@@ -257,7 +284,7 @@ def order_of(config: RealCallConfig) -> CallOrder:
         config.parameters,
         math.ceil(config.ring_timeout_s),
         None if config.time_limit_s is None else math.ceil(config.time_limit_s),
-        config.detection or _DETECTIONS[config.voicemail],
+        config.detection,
         config.voicemail,
     )
 
@@ -267,15 +294,12 @@ def listening_options(config: RealCallConfig, environ: Mapping[str, str]) -> lis
     Return the options of ``wsvoice run`` with which a bot is served for a real call.
 
     Raises:
-        ConfigError: If it has no public address.
+        UsageError: If it has no public address.
     """
-    options = []
-    if config.proxy:
-        options = ["-x", config.proxy]
-    elif config.tunnel:
-        options = ["--tunnel", config.tunnel]
+    address = {"proxy": config.proxy, "tunnel": config.tunnel, "tunnel-domain": config.tunnel_domain}
+    options = [word for name, value in address.items() if value for word in (f"--{name}", value)]
     # The server reads the project's settings too, where a public address may be.
-    flags = {"bot": config.bot, "transport": config.transport, "proxy": config.proxy, "tunnel": config.tunnel}
+    flags = {"bot": config.bot, "transport": config.transport, **address}
     served = resolve_run(flags, environ=environ, cwd=Path.cwd()).config
     if served.tunnel:
         # A domain's proxy expects the port that is set; a tunnel takes any.
@@ -288,11 +312,25 @@ def listening_options(config: RealCallConfig, environ: Mapping[str, str]) -> lis
     return options
 
 
-def failure_of(record: CallRecord, causes: Sequence[Cause]) -> str | None:
+def words_of(event: CallEvent, before: CallEvent | None) -> str:
+    """Return what has changed with an event, in words that are the same for every provider; else what it says."""
+    stage = event.stage if before is None or event.stage != before.stage else None
+    who = event.answered_by if before is None or event.answered_by != before.answered_by else None
+    if stage == "answered" and who is not None:
+        return f"answered by {_WHO[who]}"
+    told = [_STAGES[stage]] if stage is not None else []
+    told += [f"{_WHO[who]} answered"] if who is not None else []
+    return ", ".join(told) or event.text
+
+
+def failure_of(record: CallRecord, voicemail: Voicemail, causes: Sequence[Cause]) -> str | None:
     """Return why a call that is over did not go well; ``None`` if it did."""
+    if voicemail == "hang-up" and record.answered_by in ("machine", "fax"):
+        return f"{_WHO[record.answered_by]} answered"
+    if record.stage in ("busy", "no-answer"):
+        return _STAGES[record.stage]
     if record.stage != "completed":
-        words = _FAILURES.get(record.stage, record.stage)
-        return f"{words} ({record.cause})" if record.cause else words
+        return f"{_STAGES[record.stage]} ({record.cause})" if record.cause else _STAGES[record.stage]
     raised = next((cause for cause in causes if cause.kind == "exception"), None)
     if raised is None and record.ended_by != "error":
         return None
@@ -304,20 +342,24 @@ def report_lines(record: CallRecord, causes: Sequence[Cause], failure: str | Non
     lines = []
     if record.response_s:
         waits = sorted(record.response_s)
-        times = f"{len(waits)} answers" if len(waits) > 1 else "1 answer"
-        lines.append(f"bot: {times}, after {waits[len(waits) // 2]:.1f} s in the middle, {waits[-1]:.1f} s at most")
-    if record.heard_s or record.sent_s:
-        lines.append(f"audio: {record.heard_s or 0:.1f} s heard, {record.sent_s or 0:.1f} s sent")
+        times = f"after {waits[0]:.1f} s"
+        if len(waits) > 1:
+            times = f"after {waits[len(waits) // 2]:.1f} s (median), {waits[-1]:.1f} s at most"
+        lines.append(f"bot: {plural(len(waits), 'answer')}, {times}")
+    heard_s, sent_s = record.heard_s or 0.0, record.sent_s or 0.0
+    if max(heard_s, sent_s) >= _LEAST_AUDIO_S:
+        lines.append(f"audio: {heard_s:.1f} s heard, {sent_s:.1f} s sent")
     lines += [f"in the bot: {cause}" for cause in causes if str(cause) not in (failure or "")]
     if record.recording:
         lines.append(f"recording: {record.recording}")
     facts = []
     if record.duration_s is not None and record.stage == "completed":
         facts.append(f"{record.duration_s:.1f} s")
-    if record.ended_by:
+    # Of a call that nobody answered, the stage says it.
+    if record.ended_by and record.stage not in ("busy", "no-answer"):
         facts.append(f"ended by {_ENDERS.get(record.ended_by, f'the {record.ended_by}')}")
-    if record.price:
-        facts.append(record.price)
+    if re.search("[1-9]", record.price):
+        facts.append(f"cost {record.price}")
     told = ", ".join(facts)
     if failure:
         return [*lines, *([f"call: {told}"] if told else []), f"failed: {failure}"]

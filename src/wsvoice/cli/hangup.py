@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from pathlib import Path
 from typing import Annotated
@@ -47,6 +46,8 @@ def hangup(
     config = resolve_account(context.params, environ=os.environ, cwd=Path.cwd())
     for warning in config.warnings:
         output.warning(warning)
+
+    import asyncio
 
     from wsvoice.phone.accounts import account_of_call, hang_up
 

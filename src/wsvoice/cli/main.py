@@ -5,7 +5,7 @@
 0     success: the call went well, or the server was asked to stop
 1     failure; or a bot kept the server from ending in time
 2     misuse: the command line, a setting, or a file named in it
-130   interrupted
+130   interrupted; of a server, by a second Ctrl-C
 ====  ============================================================
 
 What takes long to import is imported in the commands' bodies, because ``wsvoice --help`` must answer at once.

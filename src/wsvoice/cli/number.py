@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -71,6 +70,8 @@ def list_numbers(
     \b
     wsvoice number list -t twilio
     """
+    import asyncio
+
     from wsvoice.phone.client import carry_out
     from wsvoice.phone.numbers import account_for_numbers
 
@@ -106,6 +107,8 @@ def show(
     \b
     wsvoice number show +15551234567 -t twilio
     """
+    import asyncio
+
     from wsvoice.phone.numbers import account_for_numbers, find_number
 
     output = Output()
@@ -190,6 +193,8 @@ _RESULT = ("provider", "number", "result", "was", "file", "error")
 
 def _restore(file: NumberFile, config: AccountConfig, *, is_named: bool) -> dict[str, Any]:
     """Put one number back; return what came of it."""
+    import asyncio
+
     from wsvoice.phone.numbers import account_for_numbers, describe_restored, in_use, restore_left
 
     came: dict[str, Any] = {"provider": file.provider, "number": f"+{file.digits}", "was": "", "file": str(file.path)}

@@ -265,7 +265,7 @@ def show_banner(output: Output, bot: LoadedBot, config: RunConfig, ready: Ready)
     for text in ready.notes:
         output.warning(text)
     if ready.number_steps:
-        output.line(f"{first.title}'s API cannot point {config.number} here. To have it ring here:")
+        output.line(f"To have {config.number} ring here, set it up at {first.title} by hand:")
         output.block("\n".join(f"  {line}" for line in ready.number_steps))
 
     if not public:

@@ -248,7 +248,7 @@ class RealCallConfig:
         from_number: The number that calls, in E.164; ``None`` until :func:`with_from_number` has looked for it.
         bot: The bot that is served for this call; ``None`` for a server that runs already.
         server: The address of that server; ``None`` for the only one that runs on this machine.
-        proxy, tunnel: The public address of the bot that is served, as in :class:`RunConfig`.
+        proxy, tunnel, tunnel_domain: The public address of the bot that is served, as in :class:`RunConfig`.
         ring_timeout_s: How long it may ring.
         time_limit_s: How long it may last; ``None`` for the provider's own limit.
         voicemail: What becomes of a call that a machine answers.
@@ -265,6 +265,7 @@ class RealCallConfig:
     server: str | None = None
     proxy: str | None = None
     tunnel: str | None = None
+    tunnel_domain: str | None = None
     ring_timeout_s: float = 60.0
     time_limit_s: float | None = None
     voicemail: Voicemail = "bot"

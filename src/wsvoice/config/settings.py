@@ -101,7 +101,7 @@ REAL_CALL_SETTINGS: tuple[Setting, ...] = (
     Setting("from", "from_number", values.parse_number),
     Setting("bot", "bot", values.parse_text, own=True),
     Setting("server", "server", values.parse_server, own=True),
-    *(setting for setting in RUN_SETTINGS if setting.name in ("proxy", "tunnel")),
+    *(setting for setting in RUN_SETTINGS if setting.name in ("proxy", "tunnel", "tunnel-domain")),
     Setting("timeout", "ring_timeout_s", values.parse_positive_duration, own=True),
     Setting("time-limit", "time_limit_s", values.parse_positive_duration, own=True),
     Setting("voicemail", "voicemail", values.one_of(*get_args(Voicemail)), own=True),

@@ -51,8 +51,9 @@ def account_for_calls(provider: str | None, credentials: Mapping[str, str]) -> A
         [provider] = ready
     account = _load(provider, credentials)
     if account is None or not account.has_calls:
-        title = load_company(provider).title
-        raise UsageError(f"wsvoice cannot place or end {title}'s calls", hint="-t names another provider")
+        title, instead = load_company(provider).title, account.calls_instead if account is not None else ""
+        hint = instead or "-t names another provider"
+        raise UsageError(f"wsvoice cannot place or end {title}'s calls", hint=hint)
     account.check_credentials()
     return account
 
@@ -69,7 +70,9 @@ def account_of_call(call_id: str, provider: str | None, credentials: Mapping[str
                 f"it is not clear whose call {call_id!r} is: {told}", hint="name the provider, as in `-t twilio`"
             )
         [provider] = able if len(able) == 1 else ready
-    return account_for_calls(provider, credentials)
+    named = _load(provider, credentials)
+    # One without calls says itself what to do instead.
+    return account_for_calls(provider, credentials) if named is None or named.has_calls else named
 
 
 async def hang_up(account: Account, call_id: str) -> bool:
@@ -95,7 +98,7 @@ async def limits_of(account: Account) -> list[str]:
         if error.kind == "credentials":
             raise
         return []
-    return list(info.limits) or [f"this is a trial account of {account.title}'s"] if info.is_trial else []
+    return list(info.limits) or ["it has limits, which the company's console tells"] if info.is_trial else []
 
 
 def _load(name: str, credentials: Mapping[str, str]) -> Account | None:

@@ -46,7 +46,7 @@ class CallOrder:
         parameters: For the bot.
         ring_timeout_s: How long it may ring.
         time_limit_s: How long it may last; ``None`` for the provider's own limit.
-        detection: What is found out about who answers.
+        detection: What is found out about who answers; ``None`` for what `voicemail` needs.
         voicemail: What becomes of a call that a machine answers.
     """
 
@@ -56,7 +56,7 @@ class CallOrder:
     parameters: Mapping[str, str] = field(default_factory=dict)
     ring_timeout_s: int = 60
     time_limit_s: int | None = None
-    detection: Detection = "off"
+    detection: Detection | None = None
     voicemail: Voicemail = "bot"
 
     def to_dict(self) -> dict[str, Any]:

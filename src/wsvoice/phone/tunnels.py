@@ -90,6 +90,8 @@ class NgrokTunnel(Tunnel):
         self._port = port
         self._domain = domain
         self._url = ""
+        #: Whether the agent has said that it has the tunnel.
+        self._was_listed = False
         self._last_error = ""
         self._settings = copy(conf.get_default())
         self._settings.auth_token = authtoken or self._settings.auth_token
@@ -105,6 +107,7 @@ class NgrokTunnel(Tunnel):
         from yaml import YAMLError
 
         self.close()
+        self._was_listed, self._last_error = False, ""
         agent = Path(self._settings.ngrok_path)
         quiet: AbstractContextManager[object] = nullcontext()
         if not agent.exists():
@@ -143,12 +146,14 @@ class NgrokTunnel(Tunnel):
         if not process.is_process_running(self._settings.ngrok_path):
             return f"ngrok's agent has ended{f': {self._last_error}' if self._last_error else ''}"
         try:
-            urls = [each.public_url for each in ngrok.get_tunnels(self._settings)]
+            hosts = {urlsplit(each.public_url or "").hostname for each in ngrok.get_tunnels(self._settings)}
         except (PyngrokError, OSError, ValueError) as error:
             # It may just be slow; whether the public address answers is looked at too.
             logger.debug("ngrok's agent does not say which tunnels it has: {}", error)
             return ""
-        return "" if self._url in urls else "ngrok's agent no longer has the tunnel"
+        is_listed = urlsplit(self._url).hostname in hosts
+        self._was_listed = self._was_listed or is_listed
+        return "ngrok's agent no longer has the tunnel" if self._was_listed and not is_listed else ""
 
     def close(self) -> None:
         """Disconnect, and end the agent."""
@@ -162,14 +167,17 @@ class NgrokTunnel(Tunnel):
         ngrok.kill(self._settings)
 
     def _note_line(self, line: NgrokLog) -> None:
-        logger.debug("ngrok: {}", line.line)
+        token = self._settings.auth_token
+        logger.debug("ngrok: {}", line.line.replace(token, "***") if token else line.line)
         if line.lvl in ("ERROR", "CRITICAL") and line.err:
             self._last_error = _first_line(line.err)
 
 
 def _first_line(text: str) -> str:
     """Return the first line of what ngrok says, whose line breaks may be escaped."""
-    return re.split(r"\\r|\\n|[\r\n]", text.strip(), maxsplit=1)[0].strip()[:REASON_LIMIT]
+    first = re.split(r"\\r|\\n|[\r\n]", text.strip(), maxsplit=1)[0]
+    # A list follows.
+    return first.strip().removesuffix(" Either")[:REASON_LIMIT]
 
 
 def _said_by_ngrok(error: Exception) -> str:

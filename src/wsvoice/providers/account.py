@@ -220,6 +220,8 @@ class Account(Company):
     #: Whether it has operations for numbers, and for calls.
     has_numbers: ClassVar[bool] = False
     has_calls: ClassVar[bool] = False
+    #: How calls are placed where it has no operations for them, as a hint.
+    calls_instead: ClassVar[str] = ""
     #: Where this server answers with :meth:`~wsvoice.providers.base.Server.transfer_document`, for a company whose API
     #: takes the address of a document and not the document; set by who serves it.
     transfer_url: str = ""

@@ -25,11 +25,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from wsvoice.config import DIAL_KEY
+from wsvoice.config import DIAL_KEY, Voicemail
 from wsvoice.errors import ApiError, ServerError, UsageError, WsvoiceError
 from wsvoice.providers.account import Detection
 from wsvoice.runner import requests
-from wsvoice.runner.outbound import DialledCall, DialRequest, Voicemail
+from wsvoice.runner.outbound import DialledCall, DialRequest
 
 if TYPE_CHECKING:
     from wsvoice.providers.base import Server

@@ -14,11 +14,12 @@ import secrets
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
 from wsvoice.call import ENDED_STAGES, AnsweredBy, Call, Stage
+from wsvoice.config import Voicemail
 from wsvoice.errors import ApiError, ServerError, WsvoiceError
 from wsvoice.phone.client import carry_out
 from wsvoice.providers import load_account
@@ -32,10 +33,6 @@ if TYPE_CHECKING:
     from wsvoice.providers.base import CallUpdate, Server
     from wsvoice.runner.session import CallRecord, Session
     from wsvoice.runner.switchboard import Switchboard
-
-#: What becomes of a call that a machine answers: the bot talks to it at once, leaves a message after its greeting, or
-#: the call is ended.
-Voicemail = Literal["bot", "leave", "hang-up"]
 
 #: How long after the last ring a stream, or the report that nobody answered, may come.
 ANSWER_GRACE_S = 10.0
@@ -131,6 +128,7 @@ class DialledCall:
         #: Whether the provider is being told to end it.
         self.is_ending = False
         self._began = time.monotonic()
+        self._answered_at: float | None = None
         self._changed = asyncio.Event()
 
     @property
@@ -144,11 +142,19 @@ class DialledCall:
         is_first = not self.events
         self.stage = later_stage(self.stage, stage)
         self.answered_by = answered_by or self.answered_by
+        if self.stage == "answered" and self._answered_at is None:
+            self._answered_at = time.monotonic()
         if not is_first and (self.stage, self.answered_by) == known:
             return
         at_s = time.monotonic() - self._began
         self.events.append(DialEvent(len(self.events) + 1, round(at_s, 3), self.stage, self.answered_by, text))
         self._wake()
+
+    def left_s(self) -> float | None:
+        """Return how long it may still last; ``None`` if there is no limit, or nobody has answered yet."""
+        if self.request.time_limit_s is None or self._answered_at is None:
+            return None
+        return self._answered_at + self.request.time_limit_s - time.monotonic()
 
     def note_update(self, update: CallUpdate) -> None:
         """Note what the provider reports."""
@@ -332,7 +338,8 @@ class DialledCalls:
         """End a call, whether it rings or goes on."""
         if dialled.session is not None and dialled.record is None:
             dialled.session.end(reason)
-            return
+            if dialled.stage == "answered":
+                return
         if dialled.placed is None or dialled.is_over or dialled.is_ending:
             return
         dialled.is_ending = True
@@ -342,9 +349,12 @@ class DialledCalls:
         try:
             await carry_out(account.cancel(known))
         except WsvoiceError as error:
-            logger.error("the call to {} may still be up: {}", dialled.request.to_number, error.message)
-            dialled.is_ending = False
-            return
+            if getattr(error, "kind", "") != "unsupported":
+                logger.error("the call to {} may still be up: {}", dialled.request.to_number, error.message)
+                dialled.is_ending = False
+                return
+            # Without a stream, it is over as soon as it is answered.
+            logger.warning("the call to {} rings on: {}", dialled.request.to_number, error.message)
         dialled.cause = dialled.cause or reason
         dialled.note("canceled", reason)
         self._switchboard.capacity.forget_dialled(dialled.token)
@@ -361,7 +371,7 @@ class DialledCalls:
     def end_ringing(self, reason: str) -> None:
         """End the calls that nobody has answered yet."""
         for each in self._by_id.values():
-            if each.stage in ("queued", "ringing") and each.session is None:
+            if each.stage in ("queued", "ringing"):
                 self._start(self.end(each, reason), _ENDING)
 
     async def finish(self) -> None:
@@ -376,7 +386,14 @@ class DialledCalls:
         until = time.monotonic() + dialled.request.ring_timeout_s + ANSWER_GRACE_S
         while not dialled.is_over:
             has_ended = dialled.record is not None
-            if await dialled.changed(REPORT_WAIT_S if has_ended else ASK_AFTER_S):
+            wait_s = REPORT_WAIT_S if has_ended else ASK_AFTER_S
+            if (left_s := dialled.left_s()) is not None and not has_ended:
+                # Most companies see to it themselves; some cannot be told.
+                wait_s = min(wait_s, max(0.0, left_s))
+                if left_s <= 0:
+                    await self.end(dialled, f"the call has lasted {dialled.request.time_limit_s} s (time_limit_s)")
+                    wait_s = REPORT_WAIT_S
+            if await dialled.changed(wait_s):
                 continue
             await self._ask(dialled, account)
             if not dialled.is_over and has_ended:

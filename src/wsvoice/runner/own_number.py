@@ -34,6 +34,9 @@ RETRY_S, MOVE_RETRY_S = 1.0, 10.0
 #: How long the public address may take to answer.
 ADDRESS_TIMEOUT_S = 5.0
 
+#: How long what goes on may take to be given up.
+WIND_UP_S = 0.5
+
 _LOOK_S = 0.02
 
 
@@ -134,7 +137,7 @@ class OwnNumber:
             # A process that a bot has forked is not the one whose number it is.
             return
         self._asked += 1
-        self._asked_until = time.monotonic() + PUT_BACK_TIMEOUT_S
+        self._asked_until = time.monotonic() + PUT_BACK_TIMEOUT_S + WIND_UP_S
         # Not `_submit`, whose locks a signal's handler might find taken.
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._begin_to_restore, self._asked)
@@ -147,7 +150,7 @@ class OwnNumber:
 
     @property
     def is_awaited(self) -> bool:
-        """Whether the process must not end yet; it is false after 15 s at the latest."""
+        """Whether the process must not end yet; it is false after 15.5 s at the latest."""
         return self._answered < self._asked and not self._gave_up and time.monotonic() < self._asked_until
 
     def close(self) -> None:
@@ -158,8 +161,8 @@ class OwnNumber:
             self.put_back()
             while self.is_awaited:
                 time.sleep(_LOOK_S)
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(1)
+            self._submit(self._wind_up())
+            self._thread.join(2 * WIND_UP_S)
         self._closed = True
         if not self._loop.is_running():
             self._loop.close()
@@ -179,6 +182,15 @@ class OwnNumber:
 
     def _submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    async def _wind_up(self) -> None:
+        """Give up what still goes on, and end the thread."""
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for each in others:
+            each.cancel()
+        if others:
+            await asyncio.wait(others, timeout=WIND_UP_S)
+        self._loop.stop()
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
         """Return what `work` returns; it is given up if the server stops before."""

@@ -153,6 +153,14 @@ class DrainingServer(uvicorn.Server):
         await super().startup(sockets)
         self._on_started()
 
+    def ring_here(self, announce: Callable[[], None]) -> None:
+        """Have the number ring at the public address, then `announce`; at once without a number. From any thread."""
+        public_url = self._switchboard.config.public_url
+        if self._number is None or public_url is None:
+            announce()
+        else:
+            self._number.ring_at(public_url, on_rings=announce, on_failure=self.fail)
+
     def fail(self, error: BaseException) -> None:
         """Stop because of `error`; from any thread."""
         self.failure, self.should_exit = error, True
@@ -260,7 +268,7 @@ def serve(bot: LoadedBot, config: RunConfig, *, on_ready: Callable[[Ready], None
         ConfigError: If a setting is missing, or does not go with another one.
         ServerError: If the address cannot be listened on, or a tunnel cannot be opened.
         WsvoiceError: If the number cannot be pointed at this server, or put back.
-        KeyboardInterrupt: After it was interrupted and has ended.
+        KeyboardInterrupt: If a second Ctrl-C has ended calls that were to finish.
     """
     with ExitStack() as stack:
         sockets = listen(config.host, config.port)
@@ -269,10 +277,7 @@ def serve(bot: LoadedBot, config: RunConfig, *, on_ready: Callable[[Ready], None
         port = sockets[0].getsockname()[1]
         # Missing settings are reported before a tunnel is opened.
         providers = served_providers(config)
-        number = OwnNumber.of(config)
-        if number is not None:
-            stack.callback(number.close)
-            number.find()
+        number = _own_number(config, stack)
         watch = None
         if config.tunnel is not None:
             tunnel = _open_tunnel(config, port)
@@ -284,38 +289,31 @@ def serve(bot: LoadedBot, config: RunConfig, *, on_ready: Callable[[Ready], None
             public_url=config.public_url,
             provider_names=tuple(switchboard.providers),
         )
-        introduce = _introducer(switchboard, stack)
 
         def announce() -> None:
             current = _with_number(replace(ready, public_url=switchboard.config.public_url), number)
             introduce(current)
             on_ready(current)
 
-        def be_reached() -> None:
-            public_url = switchboard.config.public_url
-            if number is None or public_url is None:
-                announce()
-            else:
-                number.ring_at(public_url, on_rings=announce, on_failure=server.fail)
-
         def be_reached_at(host: str) -> None:
             switchboard.move(host)
-            be_reached()
+            server.ring_here(announce)
 
         server = DrainingServer(
             _uvicorn_config(switchboard),
             switchboard,
             drain_timeout_s=config.drain_timeout_s,
-            on_started=be_reached if watch is None else partial(watch.start, be_reached_at),
+            on_started=(lambda: server.ring_here(announce)) if watch is None else partial(watch.start, be_reached_at),
             bot_folder=bot.path.parent,
             number=number,
         )
+        # The server's routes are there now, and with them the key's place.
+        introduce = _introducer(switchboard, stack)
         server.run(sockets)
     left = number.what_is_left() if number is not None else None
     if failure := server.failure or left:
         raise failure
-    if signal.SIGINT in server.watchdog.signals:
-        # After SIGTERM a finished drain is a success: the process exits with 0.
+    if server.watchdog.was_interrupted:
         raise KeyboardInterrupt
 
 
@@ -340,6 +338,15 @@ def _introducer(switchboard: Switchboard, stack: ExitStack) -> Callable[[Ready],
             logger.debug("other commands will not find this server: {}", error)
 
     return introduce
+
+
+def _own_number(config: RunConfig, stack: ExitStack) -> OwnNumber | None:
+    """Find the number that is to ring here, if there is one; it is put back when `stack` is closed, at the latest."""
+    number = OwnNumber.of(config)
+    if number is not None:
+        stack.callback(number.close)
+        number.find()
+    return number
 
 
 def _with_number(ready: Ready, number: OwnNumber | None) -> Ready:

@@ -7,7 +7,6 @@ At the first SIGINT or SIGTERM the running conversation may finish; a second one
 from __future__ import annotations
 
 import asyncio
-import signal
 import time
 import uuid
 from collections.abc import Callable
@@ -78,7 +77,7 @@ def run_alone(bot: LoadedBot, config: RunConfig, *, on_ready: OnReady) -> None:
         BotError: If the bot fails.
         ServerError: If the address cannot be listened on.
         ConnectError: If the server that it connects to cannot be reached, or refuses it.
-        KeyboardInterrupt: After it was interrupted and has ended.
+        KeyboardInterrupt: If a second Ctrl-C has ended a conversation that was to finish.
     """
     run = run_websocket_server if config.transport == "websocket-server" else run_websocket_client
 
@@ -93,7 +92,7 @@ def run_alone(bot: LoadedBot, config: RunConfig, *, on_ready: OnReady) -> None:
         stop = Stop()
         with isolation.protect_signals(ask), watchdog.watching():
             await run(bot, config, on_ready=on_ready, stop=stop)
-        return signal.SIGINT in watchdog.signals
+        return watchdog.was_interrupted
 
     if isolation.run(main(), on_exit=log_exit):
         raise KeyboardInterrupt

@@ -17,7 +17,15 @@ from starlette.websockets import WebSocket
 from wsvoice import http
 from wsvoice.call import Call, Cause
 from wsvoice.config import RunConfig
-from wsvoice.errors import HttpError, LocalProtocolError, RemoteProtocolError, SignatureError, TokenError, WsvoiceError
+from wsvoice.errors import (
+    ApiError,
+    HttpError,
+    LocalProtocolError,
+    RemoteProtocolError,
+    SignatureError,
+    TokenError,
+    WsvoiceError,
+)
 from wsvoice.providers import PROVIDERS, load_server
 from wsvoice.providers.base import Answer, CallUpdate, HttpRequest, Server, WebhookRequest
 from wsvoice.runner import requests
@@ -201,7 +209,8 @@ class Switchboard:
             if place == "transfer":
                 return _response(provider.transfer_document(asked))
             event = provider.read_webhook(asked)
-        except LocalProtocolError as error:
+        except (LocalProtocolError, ApiError) as error:
+            self.refusals.warning(log, "webhook refused (404)", error.message)
             return PlainTextResponse(f"{error.message}\n", 404)
         except RemoteProtocolError as error:
             reason = f"{error.message}{self._other_path(asked, provider)}"

@@ -126,8 +126,13 @@ class Watchdog:
         return len(self.signals) == 1
 
     @property
+    def was_interrupted(self) -> bool:
+        """Whether Ctrl-C has ended the drain, instead of only beginning it: then the process exits with 130."""
+        return len(self.signals) > 1 and signal.SIGINT in self.signals
+
+    @property
     def _forced_exit_code(self) -> int:
-        return INTERRUPTED if signal.SIGINT in self.signals else FORCED
+        return INTERRUPTED if self.was_interrupted else FORCED
 
     def exit_within(self, timeout_s: float, exit_code: int) -> None:
         """End the process after `timeout_s` unless it has ended; an earlier deadline stays."""

@@ -11,7 +11,7 @@ ARI: https://docs.asterisk.org/Configuration/Interfaces/Asterisk-REST-Interface-
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 
 from wsvoice.call import Call
 from wsvoice.errors import ApiError
@@ -33,6 +33,12 @@ from wsvoice.providers.asterisk.company import AsteriskCompany
 
 class AsteriskAccount(AsteriskCompany, Account):
     """Nothing that could be asked: every operation's error says what to do on the exchange instead."""
+
+    #: https://docs.asterisk.org/Latest_API/API_Documentation/AMI_Actions/Originate/
+    calls_instead: ClassVar[str] = (
+        "let Asterisk call, and lead the call to the bot's extension, by AMI, ARI or "
+        "`sudo asterisk -rx 'channel originate PJSIP/NUMBER@TRUNK extension 100@telephones'`"
+    )
 
     def describe(self) -> Steps[AccountInfo]:
         _refuse("Asterisk has no account", "`sudo asterisk -rx 'core show version'` asks the exchange itself")
@@ -61,13 +67,7 @@ class AsteriskAccount(AsteriskCompany, Account):
         ]
 
     def dial(self, call: OutboundCall) -> Steps[PlacedCall]:
-        # https://docs.asterisk.org/Latest_API/API_Documentation/AMI_Actions/Originate/
-        originate = f"channel originate PJSIP/{call.to_number}@TRUNK extension 100@telephones"
-        _refuse(
-            "wsvoice places no calls through Asterisk",
-            f"let Asterisk call, and lead the call to the bot's extension: `sudo asterisk -rx '{originate}'`, "
-            "or Originate of AMI or ARI",
-        )
+        _refuse("wsvoice places no calls through Asterisk", self.calls_instead.replace("NUMBER", call.to_number))
         yield
 
     def cancel(self, placed: PlacedCall) -> Steps[bool]:

@@ -23,6 +23,7 @@ from wsvoice.providers.account import (
     CallState,
     Evidence,
     OutboundCall,
+    PhoneNumber,
     PlacedCall,
     ServerAddresses,
     Steps,
@@ -44,8 +45,8 @@ from wsvoice.providers.xml_writer import document, element
 
 #: The longest that a call may ring, in seconds: https://dev.bandwidth.com/apis/voice-apis/voice#tag/Calls/operation/createCall
 RING_LIMIT_S = 300
-#: How long an answering machine's greeting is listened to, in seconds.
-GREETING_LIMIT_S = 60
+#: How long an answering machine's greeting is listened to, in seconds; nothing is known of who answered until then.
+GREETING_LIMIT_S = 30
 #: How many keys are pressed at once: https://dev.bandwidth.com/docs/voice/bxml/sendDtmf
 DIGITS_LIMIT = 50
 #: Characters of what the API says that are told.
@@ -78,6 +79,8 @@ _CAUSES: Mapping[str, tuple[str, str]] = {
     "unknown": ("something went wrong at Bandwidth", "call again; ask Bandwidth's support with the errorId"),
 }
 
+_NUMBERS_HINT = "the Bandwidth App lists them; calls go where the voice application of a number's location says"
+
 
 class BandwidthAccount(BandwidthCompany, Account):
     """The account; its token is got when it is first needed, and again once it is refused."""
@@ -105,9 +108,9 @@ class BandwidthAccount(BandwidthCompany, Account):
             return ApiError("credentials", message, code=code, hint=f"compare them with {self.credentials_place}")
         if response.status == 429:
             return super().refusal(response, what)
-        hint = None
-        if response.status == 403:
-            hint = "the credential needs a role for Voice, and BANDWIDTH_ACCOUNT_ID among its accounts"
+        hint = _hint(response.status, words)
+        if words.startswith("Invalid from"):
+            return ApiError("number", f"{self.title} refuses {what}: {words}", code=code, hint=hint)
         kind = _KINDS.get(code) or {403: "permission", 404: "not-found"}.get(response.status, "refused")
         return ApiError(kind, f"{self.title} refuses {what}: {words}", code=code, hint=hint)
 
@@ -117,6 +120,14 @@ class BandwidthAccount(BandwidthCompany, Account):
         response = yield from self._ask("GET", "/statistics")
         self.read(response, "the account's statistics")
         return AccountInfo(self.credential("BANDWIDTH_ACCOUNT_ID"))
+
+    def numbers(self) -> Steps[list[PhoneNumber]]:
+        raise ApiError("unsupported", "wsvoice does not know Bandwidth's numbers", hint=_NUMBERS_HINT)
+        yield
+
+    def find_number(self, number: str) -> Steps[PhoneNumber]:
+        raise ApiError("unsupported", f"wsvoice cannot look up {number} at Bandwidth", hint=_NUMBERS_HINT)
+        yield
 
     def how_to_point(self, number: str, addresses: ServerAddresses) -> list[str]:
         lines = [
@@ -179,7 +190,11 @@ class BandwidthAccount(BandwidthCompany, Account):
         )
 
     def hang_up(self, call: Call) -> Steps[bool]:
-        return (yield from self._end(call.call_id))
+        if (yield from self._end(call.call_id)):
+            return True
+        # It is refused alike whether the call is over, or is none of the account's.
+        yield from self._record(call.call_id)
+        return False
 
     def transfer(self, call: Call, to: str) -> Steps[None]:
         """
@@ -285,3 +300,14 @@ class BandwidthAccount(BandwidthCompany, Account):
 
     def _url(self, host: str, path: str) -> str:
         return (self.credential("BANDWIDTH_API_BASE_URL") or host).rstrip("/") + path
+
+
+def _hint(status: int, words: str) -> str | None:
+    """Return what mends an error, by what it says: https://dev.bandwidth.com/docs/voice/errors"""
+    if status == 403:
+        return "the credential needs a role for Voice, and BANDWIDTH_ACCOUNT_ID among its accounts"
+    if words.startswith("Invalid from"):
+        return "it has to be a number of the account's, at a location that has the application BANDWIDTH_APPLICATION_ID"
+    if words.startswith("Invalid to"):
+        return "write the number in full, with its country code: +15551234567"
+    return None

@@ -93,10 +93,9 @@ class ExotelAccount(ExotelCompany, Account):
         status, (said, code) = response.status, _read_error(response)
         message = f"Exotel refuses {what}: {said or 'it does not say why'} ({status})"
         if status == 401:
-            region = (
-                "" if self.credential("EXOTEL_SUBDOMAIN") else ", and set EXOTEL_SUBDOMAIN=api.in.exotel.com for Mumbai"
-            )
-            where = f"check EXOTEL_API_KEY and EXOTEL_API_TOKEN: {self.credentials_place}{region}"
+            where = f"check EXOTEL_API_KEY and EXOTEL_API_TOKEN: {self.credentials_place}"
+            if not self.credential("EXOTEL_SUBDOMAIN"):
+                where += "; an account in Mumbai needs EXOTEL_SUBDOMAIN=api.in.exotel.com"
             return ApiError("credentials", f"Exotel does not take the credentials ({status})", code=code, hint=where)
         if status == 429:
             return super().refusal(response, what)
@@ -166,7 +165,8 @@ class ExotelAccount(ExotelCompany, Account):
         https://developer.exotel.com/docs/agentstream/connect-voice-ai
         """
         if call.detection != "off":
-            raise self._lacks("does not detect answering machines")
+            message = "Exotel's API does not detect answering machines"
+            raise ApiError("unsupported", message, hint="place the call without detection")
         try:
             stream_url = self.stream_address(call.stream_url, call.parameters)
         except LocalProtocolError as error:

@@ -113,17 +113,19 @@ def _read_report(call_id: str, fields: Mapping[str, str]) -> CallUpdate | None:
     https://developer.exotel.com/docs/voice-v1/api-reference/status-callback
     """
     if stream := _read_stream_report(fields):
-        stage = stream.get("status", "")
+        progress = stream.get("status", "")
         detail = details({name: stream.get(name.lower()) for name in _TOLD_OF_STREAM}, _TOLD_OF_STREAM)
-        return report(call_id, f"stream {stage}".strip(), detail, failed=stage in ("failed", "error"))
+        return report(call_id, f"stream {progress}".strip(), detail, failed=progress in ("failed", "error"))
     if fields.keys().isdisjoint(("eventtype", "status", "dateupdated")):
         return None
     kind, status = fields.get("eventtype", ""), fields.get("status", "")
     detail = details({name: fields.get(name.lower()) for name in _TOLD}, _TOLD)
-    stage = _EVENTS.get(kind) or STAGES.get(status)
-    if stage not in ENDED_STAGES and kind not in _EVENTS:
+    stage: Stage | None = _EVENTS.get(kind) or STAGES.get(status)
+    if kind == "terminal" and stage not in ENDED_STAGES:
+        stage = "completed"
+    elif stage == "answered" and kind != "answered":
         # A call is in progress from its request on: only the event says that it is answered.
-        stage = "completed" if kind == "terminal" else None
+        stage = None
     event = kind if kind in _EVENTS else status or kind or "callback"
     update = report(call_id, event, detail, failed=status == "failed")
     return replace(update, ended=stage in ENDED_STAGES, stage=stage)

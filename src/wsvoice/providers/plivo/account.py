@@ -38,6 +38,9 @@ TIME_LIMIT_S = 86_400
 
 Resource: TypeAlias = Mapping[str, Any]
 
+# How the names of our applications begin, and what of an application is about messages.
+_OURS = "wsvoice-"
+_MESSAGES = ("message_url", "message_method")
 # What an application's name may hold: https://docs.plivo.com/docs/account/api/application/create-an-application
 _NOT_NAMED = re.compile(r"[^A-Za-z0-9_-]+")
 _TRIAL_LIMIT = "a trial account calls only numbers that are verified under Phone Numbers > Sandbox Numbers"
@@ -117,7 +120,9 @@ class PlivoAccount(PlivoCompany, Account):
         app_id = _app_id(found)
         if not app_id:
             return _read_number(found, None, ())
-        application = yield from self._find_application(app_id)
+        response = yield self._request("GET", "Application", app_id)
+        # There is none of that id where it is a trunk's.
+        application = None if response.status == 404 else self.read(response, f"the application {app_id}")
         others = [each for each in (yield from self._list("Number")) if _app_id(each) == app_id]
         sharing = [name for each in others if (name := _number(each)) != _number(found)]
         return _read_number(found, application, sharing)
@@ -127,50 +132,57 @@ class PlivoAccount(PlivoCompany, Account):
         Let the calls of `number` come to `addresses`, by an application of our own, which is made for it.
 
         Plivo's addresses stand in applications, which numbers share: the number's own is not touched. Messages that
-        come to the number still go where that one sends them.
+        come to the number still go where that one sends them. A number that is pointed to another address than before
+        leaves our application for that one behind, which is deleted.
         """
         if number.obstacle:
             raise ApiError("number", f"{number.number}: {number.obstacle}", hint=number.hint or None)
-        name, app_id = application_name(addresses), number.settings.get("app_id", "")
-        before = (yield from self._find_application(app_id)) if app_id else None
-        # One of the same name is left of a run that could not end properly.
-        left = yield from self._find_named(name)
-        saved = {"number": number.number, "app_id": app_id, "application": name}
+        name = application_name(addresses)
+        found = yield self._request("GET", "Number", without_plus(number.number))
+        now = _app_id(self.read(found, f"the number {number.number}"))
+        applications = {_app_id(each): each for each in (yield from self._list("Application"))}
+        earlier = now if _is_ours(applications.get(now, {})) else ""
+        before = number.settings.get("app_id", "") if earlier else now
+        saved = {"number": number.number, "app_id": before, "application": name}
         save(saved)
         content = {
             "answer_url": addresses.webhook,
             "answer_method": "POST",
             **({"hangup_url": addresses.status, "hangup_method": "POST"} if addresses.status else {}),
-            **{key: before[key] for key in ("message_url", "message_method") if before and before.get(key)},
+            **{key: value for key in _MESSAGES if (value := applications.get(before, {}).get(key))},
         }
-        what = f"the application {name}"
-        if left is not None:
-            ours = _app_id(left)
-            self.read((yield self._request("POST", "Application", ours, content=content)), what)
-        else:
-            made = yield self._request("POST", "Application", content={"app_name": name, **content})
-            ours = _app_id(self.read(made, what))
+        # One of the same name is left of a run that could not end properly.
+        left = next((app_id for app_id, each in applications.items() if each.get("app_name") == name), "")
+        path, told = ((left,), content) if left else ((), {"app_name": name, **content})
+        made = self.read((yield self._request("POST", "Application", *path, content=told)), f"the application {name}")
+        ours = left or _app_id(made)
         save({**saved, "our_app_id": ours})
         response = yield self._assign(number.number, ours)
         if not 200 <= response.status < 300:
-            if left is None:
+            if not left:
                 yield self._request("DELETE", "Application", ours)
             raise self.refusal(response, f"to point {number.number} at {name}")
+        if earlier not in ("", ours, before):
+            yield from self._delete_unused(earlier, number.number)
 
     def restore(self, saved: Saved, addresses: ServerAddresses) -> Steps[Restored]:
         number, before = saved["number"], saved.get("app_id", "")
         response = yield self._request("GET", "Number", without_plus(number))
         # A number that is gone is somebody's change as well.
         now = _app_id(self.read(response, f"the number {number}")) if response.status != 404 else None
-        ours = saved.get("our_app_id") or _app_id((yield from self._find_named(saved.get("application", ""))) or {})
+        ours = saved.get("our_app_id") or (yield from self._find_named(saved.get("application", "")))
         if not ours or ours == before:
             return "unchanged" if now == before else "left"
         if now == ours:
-            application = yield from self._find_application(ours)
-            if application is None or application.get("answer_url") != addresses.webhook:
+            response = yield self._request("GET", "Application", ours)
+            application = {} if response.status == 404 else self.read(response, f"the application {ours}")
+            if application.get("answer_url") != addresses.webhook:
                 return "left"
-            self.read((yield self._assign(number, before)), f"to put {number} back")
-        yield from self._delete_unused(ours)
+            put_back = yield self._assign(number, before)
+            if before:
+                self.read(put_back, f"to put {number} back to the application {before}")
+        # A number that had no application loses ours with it, whether or not Plivo takes an empty one.
+        yield from self._delete_unused(ours, number)
         if now == ours:
             return "restored"
         return "unchanged" if now == before else "left"
@@ -180,21 +192,18 @@ class PlivoAccount(PlivoCompany, Account):
         # https://docs.plivo.com/docs/numbers/api/account-phone-number/update-a-number
         return self._request("POST", "Number", without_plus(number), content={"app_id": app_id})
 
-    def _delete_unused(self, app_id: str) -> Steps[None]:
-        """Delete an application, unless another number has come to use it."""
-        if not any(_app_id(each) == app_id for each in (yield from self._list("Number"))):
+    def _delete_unused(self, app_id: str, number: str) -> Steps[None]:
+        """Delete an application, unless another number than `number` has come to use it."""
+        listed = yield from self._list("Number")
+        if not any(_app_id(each) == app_id and _number(each) != number for each in listed):
             response = yield self._request("DELETE", "Application", app_id)
             if response.status != 404:
                 self.read(response, f"to delete the application {app_id}")
 
-    def _find_application(self, app_id: str) -> Steps[Resource | None]:
-        """Return an application; ``None`` if there is none of that id, which may be a trunk's."""
-        response = yield self._request("GET", "Application", app_id)
-        return None if response.status == 404 else self.read(response, f"the application {app_id}")
-
-    def _find_named(self, name: str) -> Steps[Resource | None]:
+    def _find_named(self, name: str) -> Steps[str]:
+        """Return the id of the application of that name; empty if there is none."""
         listed = yield from self._list("Application")
-        return next((each for each in listed if name and each.get("app_name") == name), None)
+        return next((_app_id(each) for each in listed if name and each.get("app_name") == name), "")
 
     # Calls: https://docs.plivo.com/docs/voice/api/call
 
@@ -207,10 +216,9 @@ class PlivoAccount(PlivoCompany, Account):
         https://docs.plivo.com/docs/voice/api/call/machine-detection
         """
         if call.detection == "greeting-end":
+            message = "Plivo does not tell when a machine's greeting ends, so no message can be left behind it"
             raise ApiError(
-                "unsupported",
-                "Plivo does not tell when a machine's greeting ends, so no message can be left behind it",
-                hint="let the bot talk to machines too, or end their calls (`hang-up`)",
+                "unsupported", message, hint="let the bot talk to machines too, or end their calls (`hang-up`)"
             )
         content: dict[str, Any] = {
             "from": without_plus(call.from_number),
@@ -362,7 +370,11 @@ class PlivoAccount(PlivoCompany, Account):
 
 def application_name(addresses: ServerAddresses) -> str:
     """Return what our application for `addresses` is called."""
-    return f"wsvoice-{_NOT_NAMED.sub('-', urlsplit(addresses.webhook).netloc)}"
+    return f"{_OURS}{_NOT_NAMED.sub('-', urlsplit(addresses.webhook).netloc)}"
+
+
+def _is_ours(application: Resource) -> bool:
+    return text_or_nothing(application.get("app_name")).startswith(_OURS)
 
 
 def _app_id(resource: Resource) -> str:

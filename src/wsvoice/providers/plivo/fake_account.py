@@ -267,12 +267,14 @@ class PlivoFakeAccount(FakeAccount):
         ids = self.new_seed()
         call_id = str(uuid.UUID(bytes=ids[:16], version=4))
         call = Call("plivo", call_id, "", self.account_id, with_plus(caller), with_plus(called), "outbound")
-        reports = ({"ringing"} if ring and hangup in (None, ring) else set()) | (ENDED_STAGES if hangup else set())
+        reports: frozenset[Stage] = ENDED_STAGES if hangup else frozenset()
+        if ring and hangup in (None, ring):
+            reports |= {"ringing"}
         placed = FakeCall(
             call,
             webhook=webhook,
             status=hangup or ring,
-            reports=frozenset(reports),
+            reports=reports,
             machine=machine if detects else None,
             detection="detect" if detects else "off",
             ring_timeout_s=_seconds(content, "ring_timeout", 120),

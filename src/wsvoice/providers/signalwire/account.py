@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
+from urllib.parse import urlencode
 
 from wsvoice.call import Call
 from wsvoice.errors import ApiError
@@ -57,6 +58,7 @@ class SignalWireAccount(SignalWireCompany, TwilioAccount):
     over_codes: ClassVar[frozenset[str]] = TwilioAccount.over_codes | {"10000"}
     #: https://developer.signalwire.com/compatibility-api/client-sdks/methods/calls/create
     has_time_limit: ClassVar[bool] = False
+    has_regions: ClassVar[bool] = False
 
     def api_url(self, product: str = "api") -> str:
         """Return where the space's API is, without a slash at the end; the space may be named with its domain."""
@@ -72,18 +74,21 @@ class SignalWireAccount(SignalWireCompany, TwilioAccount):
         listed = content.get("errors")
         return listed[0] if isinstance(listed, list) and listed and isinstance(listed[0], dict) else content
 
-    def code_page(self, code: str) -> str:
-        return "see https://developer.signalwire.com/rest/compatibility-api/overview/error-codes" if code else ""
-
     def transfer(self, call: Call, to: str) -> Steps[None]:
-        # https://developer.signalwire.com/compatibility-api/client-sdks/methods/calls/update
-        raise ApiError(
-            "unsupported",
-            "SignalWire's API gives a running call only documents that lie at an address",
-            hint="let the number's own document say <Dial> after the <Connect> that streams to wsvoice: it is reached "
-            "once the bot hangs up",
-        )
-        yield
+        """
+        Connect the caller to `to`, by the document at :attr:`transfer_url`, for a request takes none.
+
+        https://developer.signalwire.com/compatibility-api/client-sdks/methods/calls/update
+        """
+        if not self.transfer_url:
+            raise ApiError(
+                "unsupported",
+                "SignalWire's API gives a running call only documents that lie at an address, and none is served",
+                hint="start the server with -x DOMAIN or --tunnel ngrok",
+            )
+        fields = [("Url", f"{self.transfer_url}?{urlencode({'to': to})}"), ("Method", "POST")]
+        request = self._post(self._call_resource(call.call_id, call.account_id), fields)
+        yield from self._ask(request, f"the transfer of the call {call.call_id}", "sid")
 
     def send_digits(self, call: Call, digits: str) -> Steps[None]:
         # https://developer.signalwire.com/compatibility-api/cxml/voice/stream#websocket-connection

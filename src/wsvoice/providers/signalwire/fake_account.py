@@ -9,9 +9,6 @@ from wsvoice.providers.call_statuses import SIP_CODES
 from wsvoice.providers.fake_account import FakeCall
 from wsvoice.providers.twilio.fake_account import TwilioFakeAccount
 
-#: Where every error says that there is more about it.
-ERROR_PAGE = "https://developer.signalwire.com/rest/compatibility-api/overview/error-codes"
-
 
 class SignalWireFakeAccount(TwilioFakeAccount):
     """What a SignalWire project has: https://developer.signalwire.com/rest/compatibility-api/overview"""
@@ -19,14 +16,15 @@ class SignalWireFakeAccount(TwilioFakeAccount):
     placed_status: ClassVar[int] = 200
     takes_documents: ClassVar[bool] = False
     has_records: ClassVar[bool] = False
-    #: As ERROR_PAGE has it.
+    trial_limit_s: ClassVar[float | None] = None
+    #: https://developer.signalwire.com/rest/compatibility-api/overview/error-codes
     over: ClassVar[tuple[int, str]] = (10000, "Call is completed and cannot be updated")
 
     def new_id(self, prefix: str) -> str:
         return str(uuid.UUID(bytes=self.new_seed()[:16], version=4))
 
     def error_page(self, code: int) -> str:
-        return ERROR_PAGE
+        return self.company.codes_page
 
     def call_resource(self, call: FakeCall) -> dict[str, Any]:
         # https://developer.signalwire.com/compatibility-api/client-sdks/methods/calls

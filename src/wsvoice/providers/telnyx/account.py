@@ -42,6 +42,7 @@ from wsvoice.providers.telnyx.records import (
     KINDS,
     NAME_LIMIT,
     TEXML,
+    URL_LIMIT,
     Application,
     data_of,
     latest_running,
@@ -51,6 +52,7 @@ from wsvoice.providers.telnyx.records import (
     read_failed_attempts,
     read_state,
     read_texml_state,
+    tell_stage,
     text_of,
 )
 from wsvoice.providers.xml_writer import document, element
@@ -209,7 +211,7 @@ class TelnyxAccount(TelnyxCompany, Account):
         status, name = text_of(record, "status"), text_of(record, "connection_name")
         points_at = f"connection {shown(name)}" if name else ""
         if application is not None:
-            points_at = application.url or str(application)
+            points_at = printable(application.url, URL_LIMIT) or str(application)
         is_active = status in ("", "active")
         return PhoneNumber(
             number=text_of(record, "phone_number"),
@@ -263,17 +265,15 @@ class TelnyxAccount(TelnyxCompany, Account):
 
     def _find_ours(self, saved: Saved, addresses: ServerAddresses) -> Steps[Application | None]:
         """Return the application that was made for a number; ``None`` if it is gone, or has another address by now."""
-        made = yield from self._applications_of(saved["number"])
-        # A process that ended before it saved the id has left it without.
-        known_ids = {saved["application_id"]} if saved["application_id"] else {each.application_id for each in made}
-        return next(
-            (
-                each
-                for each in made
-                if each.application_id in known_ids - {saved["connection_id"]} and each.url == addresses.webhook
-            ),
-            None,
-        )
+        if application_id := saved["application_id"]:
+            response = yield self.api_request("GET", "texml_applications", application_id)
+            known = {} if response.status == 404 else data_of(self.read(response, f"the application {application_id}"))
+            made = [read_application({**known, "record_type": TEXML})]
+        else:
+            # A process that ended before it saved the id may have made it all the same.
+            made = yield from self._applications_of(saved["number"])
+        able = (each for each in made if each.application_id != saved["connection_id"])
+        return next((each for each in able if each.url == addresses.webhook), None)
 
     def _assign(self, number: str, number_id: str, connection_id: str) -> Steps[None]:
         """
@@ -344,17 +344,24 @@ class TelnyxAccount(TelnyxCompany, Account):
         """
         Return how a call stands.
 
-        The call itself tells little more than whether it goes on; its events tell the rest. It is known for ten
-        minutes after its end, TeXML's for a month.
+        The call itself tells little more than whether it goes on; its events tell the rest, or else TeXML does. It is
+        known for ten minutes after its end, TeXML's for a month.
 
         https://developers.telnyx.com/api-reference/call-information/retrieve-a-call-status
         """
         response = yield self.api_request("GET", "calls", call_id)
+        state = None
         if response.status not in (404, 422):
             data = data_of(self.read(response, f"the call {call_id}"))
             events = yield from self._events_of(data)
-            return read_state(call_id, data, events)
-        state = yield from self._look_up_texml(call_id)
+            state = read_state(call_id, data, events)
+            if tell_stage(events):
+                return state
+        try:
+            state = yield from self._look_up_texml(call_id)
+        except ApiError as error:
+            if state is None or error.kind != "not-found":
+                raise
         return state
 
     def hang_up(self, call: Call) -> Steps[bool]:

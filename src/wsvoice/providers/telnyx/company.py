@@ -13,6 +13,7 @@ from wsvoice.audio import AudioFormat, Encoding
 from wsvoice.call import AnsweredBy, Stage
 from wsvoice.errors import ConfigError
 from wsvoice.providers.base import Company, HttpRequest
+from wsvoice.providers.call_statuses import read_answered_by
 from wsvoice.providers.fields import read_signature, text_or_nothing, write_object
 
 API_BASE_URL = "https://api.telnyx.com/v2"
@@ -39,29 +40,18 @@ HANGUP_STAGES: Mapping[str, Stage] = {
     "not_found": "failed",
     "unspecified": "failed",
 }
-#: With which ``hangup_cause``, and which SIP response, a simulated call ends.
+#: With which ``hangup_cause`` a simulated call ends.
 #: https://developers.telnyx.com/api-reference/callbacks/call-hangup
-HANGUP_CAUSES: Mapping[Stage, tuple[str, str]] = {
-    "completed": ("normal_clearing", "200"),
-    "busy": ("user_busy", "486"),
-    "no-answer": ("timeout", "487"),
-    "failed": ("not_found", "404"),
-    "canceled": ("originator_cancel", "487"),
+HANGUP_CAUSES: Mapping[Stage, str] = {
+    "completed": "normal_clearing",
+    "busy": "user_busy",
+    "no-answer": "timeout",
+    "failed": "not_found",
+    "canceled": "originator_cancel",
 }
 #: The SIP responses with which the network refuses a call that nobody has declined.
 #: https://developers.telnyx.com/docs/voice/sip-trunking/troubleshooting/response-codes
 REFUSALS = frozenset({"401", "402", "403", "404", "407", "484", "488", "500", "502", "503", "504"})
-#: Who answered, by the ``result`` of machine detection, standard and premium.
-#: https://developers.telnyx.com/docs/voice/programmable-voice/answering-machine-detection
-DETECTED: Mapping[str, AnsweredBy] = {
-    "human": "human",
-    "human_residence": "human",
-    "human_business": "human",
-    "machine": "machine",
-    "fax_detected": "fax",
-    "silence": "unknown",
-    "not_sure": "unknown",
-}
 _DETECTION_ENDED = ("call.machine.detection.ended", "call.machine.premium.detection.ended")
 _GREETING_ENDED = ("call.machine.greeting.ended", "call.machine.premium.greeting.ended")
 #: A telephone's own screening of callers has spoken; no machine listens yet.
@@ -107,7 +97,8 @@ def read_meaning(name: str, payload: Mapping[str, Any]) -> EventMeaning:
     if name == "call.hangup":
         return EventMeaning(_ended_stage(payload))
     if name in _DETECTION_ENDED:
-        return EventMeaning(answered_by=DETECTED.get(result, "unknown"))
+        # https://developers.telnyx.com/docs/voice/programmable-voice/answering-machine-detection
+        return EventMeaning(answered_by=read_answered_by(result) or "unknown")
     if name in _GREETING_ENDED and result != _SCREENED:
         # Whatever was heard at its end, nothing more is reported: a message can be left now or never.
         return EventMeaning(answered_by="machine", greeting_ended=True)
@@ -116,7 +107,7 @@ def read_meaning(name: str, payload: Mapping[str, Any]) -> EventMeaning:
 
 def _ended_stage(payload: Mapping[str, Any]) -> Stage:
     cause = text_or_nothing(payload.get("hangup_cause"))
-    if cause == "call_rejected" and (error_code(payload) or payload.get("sip_hangup_cause") in REFUSALS):
+    if cause == "call_rejected" and (error_code(payload) or text_or_nothing(payload.get("sip_hangup_cause")) in REFUSALS):
         return "failed"
     return HANGUP_STAGES.get(cause, "failed" if cause else "completed")
 

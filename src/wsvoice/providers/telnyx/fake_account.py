@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from wsvoice.call import ENDED_STAGES, Call, Control, Stage
 from wsvoice.errors import RemoteProtocolError
 from wsvoice.providers.base import Answer, Callback, Command, Company, NoStream, StreamRequest, WebhookRequest
+from wsvoice.providers.call_statuses import SIP_CODES, STATUS_EVENTS, STATUSES
 from wsvoice.providers.fake_account import FakeAccount, FakeCall, FakeNumber
 from wsvoice.providers.fake_api import json_answer, read_call_command, read_digits
 from wsvoice.providers.fields import (
@@ -46,15 +47,11 @@ _TEXML, _CALL_CONTROL = "texml_application", "call_control_application"
 #: How many items a list has unless more are asked for, and at most.
 #: https://developers.telnyx.com/development/api-fundamentals/pagination
 _PAGE_SIZE, _PAGE_LIMIT = 20, 250
-#: The stages that TeXML's ``StatusCallbackEvent`` names.
-#: https://developers.telnyx.com/api-reference/texml-rest-commands/initiate-an-outbound-call
-_REPORTED: Mapping[str, frozenset[Stage]] = {
-    "initiated": frozenset({"queued"}),
-    "ringing": frozenset({"ringing"}),
-    "answered": frozenset({"answered"}),
-    "completed": ENDED_STAGES,
-}
-_ALL_STAGES: frozenset[Stage] = ENDED_STAGES.union(*_REPORTED.values())
+#: Characters of a text, such as a URL, that is kept.
+_TEXT_LIMIT = 4000
+#: For how long a call rings unless the request says. https://developers.telnyx.com/api-reference/call-commands/dial
+_USUAL_RING_S = 30.0
+_ALL_STAGES: frozenset[Stage] = ENDED_STAGES.union(*STATUS_EVENTS.values())
 _TITLES = {
     "10004": "Missing required parameter",
     "10005": "Resource not found",
@@ -79,10 +76,10 @@ _REFUSED = {
 }
 
 
-def error_answer(status: int, code: str, detail: str) -> Answer:
+def error_answer(status: int, code: str, detail: str, headers: Mapping[str, str] | None = None) -> Answer:
     """Render an error: https://developers.telnyx.com/development/api-fundamentals/api-errors"""
     error = {"code": code, "title": _TITLES[code], "detail": detail}
-    return json_answer({"errors": [error]}, status)
+    return replace(json_answer({"errors": [error]}, status), headers=headers or {})
 
 
 def read_action(request: WebhookRequest) -> tuple[str, str]:
@@ -137,7 +134,7 @@ def read_stream(company: TelnyxSimulator, content: Mapping[str, Any]) -> StreamR
     https://developers.telnyx.com/api-reference/call-commands/answer-call
     """
     reading = Reading()
-    url = read_stream_url(text_or_nothing(content.get("stream_url"), 4000))
+    url = read_stream_url(_told(content, "stream_url"))
     if url.scheme == "ws":
         reading.found("warn", "the stream's URL is ws://; Telnyx refuses all but wss://")
     told = {name: str(value) for name, value in content.items() if isinstance(value, str | int)}
@@ -181,6 +178,7 @@ class TelnyxFakeAccount(FakeAccount):
         profiles: Its outbound voice profiles, by id.
         deliveries: The webhooks whose delivery was recorded, latest first.
         too_many: How many of the next requests are put off, with 429.
+        retry_after_s: When those may be repeated.
         now: Unix time in seconds, for what is recorded.
     """
 
@@ -194,6 +192,7 @@ class TelnyxFakeAccount(FakeAccount):
         self.deliveries: list[dict[str, Any]] = []
         self.available_credit = "25.00"
         self.too_many = 0
+        self.retry_after_s = 1
         self.now = 1_767_225_600.0
         self._failures: dict[str, list[tuple[str, dict[str, Any]]]] = {}
 
@@ -267,24 +266,23 @@ class TelnyxFakeAccount(FakeAccount):
         self.calls[ids[0]] = call
 
     def end(self, call: FakeCall, stage: Stage = "completed", cause: str = "") -> None:
-        super().end(call, stage, cause or HANGUP_CAUSES[stage][0])
+        super().end(call, stage, cause or HANGUP_CAUSES[stage])
 
     # Requests
 
     def answer(self, request: WebhookRequest) -> Answer | None:
         if self.too_many > 0:
             self.too_many -= 1
-            return error_answer(429, "10011", "You have exceeded the maximum number of allowed requests.")
+            headers = {"Retry-After": str(self.retry_after_s)}
+            return error_answer(429, "10011", "You have exceeded the maximum number of allowed requests.", headers)
         path = urlsplit(request.url).path.removeprefix("/v2")
-        for method, pattern, handle in _ROUTES:
-            match = pattern.fullmatch(path) if method == request.method else None
-            if match is None:
-                continue
-            try:
-                return handle(self, request, *map(unquote, match.groups()))
-            except RemoteProtocolError as error:
-                return error_answer(422, "10015", error.message)
-        return self._carry_out(request)
+        try:
+            for method, pattern, handle in _ROUTES:
+                if method == request.method and (match := pattern.fullmatch(path)):
+                    return handle(self, request, *map(unquote, match.groups()))
+            return self._carry_out(request)
+        except RemoteProtocolError as error:
+            return error_answer(422, "10015", error.message)
 
     def _whoami(self, request: WebhookRequest) -> Answer:
         who = {"record_type": "whoami", "organization_id": self.organization_id, "email": "owner@example.com"}
@@ -310,7 +308,7 @@ class TelnyxFakeAccount(FakeAccount):
         return json_answer({"data": self._number(found)}) if found else _unknown()
 
     def _update_number(self, request: WebhookRequest, number_id: str) -> Answer:
-        found, content = self._by_id(number_id), request.read_json()
+        found, content = self._by_id(number_id), _read_content(request)
         if found is None:
             return _unknown()
         connection_id = content.get("connection_id")
@@ -342,18 +340,18 @@ class TelnyxFakeAccount(FakeAccount):
         return json_answer({"data": record}) if record else _unknown()
 
     def _make_application(self, request: WebhookRequest, kind: str) -> Answer:
-        content = request.read_json()
+        content = _read_content(request)
         if refused := self._check_application(kind, content, ""):
             return refused
         return json_answer({"data": self._keep(kind.removesuffix("s"), content)}, 201)
 
     def _change_application(self, request: WebhookRequest, kind: str, application_id: str) -> Answer:
-        record, content = self._application(kind, application_id), request.read_json()
+        record, content = self._application(kind, application_id), _read_content(request)
         if record is None:
             return _unknown()
         if refused := self._check_application(kind, content, application_id):
             return refused
-        record |= content
+        record |= {name: value for name, value in content.items() if name not in ("id", "record_type", "created_at")}
         return json_answer({"data": record})
 
     def _remove_application(self, request: WebhookRequest, kind: str, application_id: str) -> Answer:
@@ -369,13 +367,13 @@ class TelnyxFakeAccount(FakeAccount):
         """Return the refusal of settings that lack what they need, or whose name is taken; ``None`` if they will do."""
         needed = ("friendly_name", "voice_url") if kind == f"{_TEXML}s" else ("application_name", "webhook_event_url")
         for name in needed:
-            if not isinstance(content.get(name), str) or not content[name]:
+            if not _told(content, name):
                 return error_answer(422, "10004", f"The {name} parameter is required.")
         read_callback(content[needed[1]], None, "", needed[1])
         others = [each for each in self.connections.values() if each["id"] != application_id]
         if any(_connection(each)["connection_name"] == content[needed[0]] for each in others):
             return error_answer(422, "10012", f"The {needed[0]} has already been taken.")
-        profile_id = (content.get("outbound") or {}).get("outbound_voice_profile_id")
+        profile_id = _profile_id(content)
         if profile_id and profile_id not in self.profiles:
             return error_answer(422, "10017", "The outbound_voice_profile_id does not name a profile.")
         return None
@@ -400,26 +398,25 @@ class TelnyxFakeAccount(FakeAccount):
 
         https://developers.telnyx.com/api-reference/call-commands/dial
         """
-        content = request.read_json()
+        content = _read_content(request)
         for name in ("connection_id", "to", "from"):
-            if not isinstance(content.get(name), str) or not content[name]:
+            if not _told(content, name):
                 return error_answer(422, "10004", f"The {name} parameter is required.")
         application = self._application(f"{_CALL_CONTROL}s", content["connection_id"])
         if application is None:
             detail = "The requested connection_id (Call Control App ID) is either invalid or does not exist."
             return error_answer(422, "10015", detail)
-        _check_range(content, "timeout_secs", 5, 600)
-        _check_range(content, "time_limit_secs", 30, 14400)
+        ring_timeout_s = _read_range(content, "timeout_secs", 5, 600)
+        time_limit_s = _read_range(content, "time_limit_secs", 30, 14400)
         call = self._new_call(content["from"], content["to"], by_commands=True)
         if code := self._refusal_of(application, call):
             return _refused(code, _call_data(call, self))
-        detection = text_or_nothing(content.get("answering_machine_detection")) or "disabled"
-        url = content.get("webhook_url") or application["webhook_event_url"]
-        call.status = read_callback(url, content.get("webhook_url_method"), "", "webhook_url")
+        detection = _told(content, "answering_machine_detection") or "disabled"
+        url = _told(content, "webhook_url") or application["webhook_event_url"]
+        call.status = read_callback(url, _told(content, "webhook_url_method"), "", "webhook_url")
         call.reports = _ALL_STAGES
         call.stream = read_stream(self.company, content) if content.get("stream_url") else None
-        call.ring_timeout_s = float(content.get("timeout_secs") or 30)
-        call.time_limit_s = float(content["time_limit_secs"]) if content.get("time_limit_secs") else None
+        call.ring_timeout_s, call.time_limit_s = ring_timeout_s or _USUAL_RING_S, time_limit_s
         if detection != "disabled":
             call.detection = "detect" if detection == "detect" else "greeting-end"
             call.machine = call.status
@@ -434,31 +431,31 @@ class TelnyxFakeAccount(FakeAccount):
         """
         if organization_id != self.organization_id:
             return _unknown()
-        content = request.read_json() if request.is_json else dict(request.form)
+        content = _read_content(request) if request.is_json else dict(request.form)
         for name in ("ApplicationSid", "To", "From"):
-            if not content.get(name):
+            if not _told(content, name):
                 return error_answer(422, "10004", f"The {name} parameter is required.")
-        application = self._application(f"{_TEXML}s", str(content["ApplicationSid"]))
+        application = self._application(f"{_TEXML}s", content["ApplicationSid"])
         if application is None:
             return error_answer(422, "10017", "The ApplicationSid does not name a TeXML application.")
-        _check_range(content, "Timeout", 5, 120)
-        _check_range(content, "TimeLimit", 30, 14400)
+        ring_timeout_s = _read_range(content, "Timeout", 5, 120)
+        time_limit_s = _read_range(content, "TimeLimit", 30, 14400)
         call = self._new_call(content["From"], content["To"], by_commands=False)
         if code := self._refusal_of(application, call):
             return _refused(code, {})
-        method = content.get("UrlMethod") or application.get("voice_method", "post")
-        call.webhook = read_callback(content.get("Url") or application["voice_url"], method, "", "Url")
-        status = content.get("StatusCallback") or application.get("status_callback")
-        call.status = read_callback(status, content.get("StatusCallbackMethod"), "", "StatusCallback")
-        words = str(content.get("StatusCallbackEvent") or "completed").split()
-        call.reports = frozenset(stage for word in words for stage in _REPORTED.get(word, ()))
-        call.ring_timeout_s = float(content.get("Timeout") or 30)
-        call.time_limit_s = float(content["TimeLimit"]) if content.get("TimeLimit") else None
-        detection = content.get("MachineDetection") or "Disable"
+        method = _told(content, "UrlMethod") or _told(application, "voice_method")
+        call.webhook = read_callback(_told(content, "Url") or application["voice_url"], method, "", "Url")
+        status = _told(content, "StatusCallback") or _told(application, "status_callback")
+        call.status = read_callback(status, _told(content, "StatusCallbackMethod"), "", "StatusCallback")
+        words = (_told(content, "StatusCallbackEvent") or "completed").split()
+        call.reports = frozenset(stage for word in words for stage in STATUS_EVENTS.get(word, ()))
+        call.ring_timeout_s, call.time_limit_s = ring_timeout_s or _USUAL_RING_S, time_limit_s
+        detection = _told(content, "MachineDetection") or "Disable"
         if detection != "Disable":
             call.detection = "greeting-end" if detection == "DetectMessageEnd" else "detect"
-            callback, method = content.get("AsyncAmdStatusCallback"), content.get("AsyncAmdStatusCallbackMethod")
-            call.machine = read_callback(callback, method, "", "AsyncAmdStatusCallback")
+            method = _told(content, "AsyncAmdStatusCallbackMethod")
+            what = "AsyncAmdStatusCallback"
+            call.machine = read_callback(_told(content, what), method, "", what)
         self._place(call)
         return json_answer({"from": content["From"], "to": content["To"], "status": "queued"})
 
@@ -473,10 +470,7 @@ class TelnyxFakeAccount(FakeAccount):
 
     def _carry_out(self, request: WebhookRequest) -> Answer | None:
         """Carry out a command for a call of the account's; ``None`` if it is for another."""
-        try:
-            command = read_command(request)
-        except RemoteProtocolError as error:
-            return error_answer(422, "10015", error.message)
+        command = read_command(request)
         call = self.calls.get(command.call_id) if command else None
         if command is None or call is None:
             return None
@@ -487,19 +481,26 @@ class TelnyxFakeAccount(FakeAccount):
             detail = "This call is no longer active and can't receive commands."
             return error_answer(422, "90018", detail)
         if command.kind == "hang-up":
-            self.end(call, "completed" if call.stage == "answered" else "canceled")
-            self.on_ended(call)
+            self._hang_up(call)
         elif command.kind in ("transfer", "digits"):
             self.on_command(call, command.kind, command.to or command.digits)
         elif command.document:
             read = self.company.read_answer(command.document, "application/xml", first=False)
             if isinstance(read, NoStream) and read.how == "transferred":
                 self.on_command(call, "transfer", read.to)
+            elif isinstance(read, NoStream):
+                self._hang_up(call)
+        elif command.callback is not None:
+            self.on_command(call, "update", command.callback.url)
         if by_texml:
             return json_answer(_resource(call, self))
         if request.method == "GET":
             return json_answer({"data": _call_data(call, self)})
         return json_answer({"data": {"result": "ok"}})
+
+    def _hang_up(self, call: FakeCall) -> None:
+        self.end(call, "completed" if call.stage == "answered" else "canceled")
+        self.on_ended(call)
 
     def _new_call(self, caller: str, called: str, *, by_commands: bool) -> FakeCall:
         call_id, stream_id, _ = self.company.new_ids(self.new_seed())
@@ -515,7 +516,7 @@ class TelnyxFakeAccount(FakeAccount):
 
     def _refusal_of(self, application: Mapping[str, Any], call: FakeCall) -> str:
         """Return the code with which the network refuses a call; empty if it takes it."""
-        profile = self.profiles.get((application.get("outbound") or {}).get("outbound_voice_profile_id") or "")
+        profile = self.profiles.get(_profile_id(application))
         if not application["active"]:
             return "D16"
         if profile is None:
@@ -536,7 +537,7 @@ class TelnyxFakeAccount(FakeAccount):
             told.append(("call.machine.detection.ended", {"result": result}))
         told += self._failures.get(call.call.call_id, [])
         if call.stage in ENDED_STAGES:
-            hangup = {"hangup_cause": call.cause, "sip_hangup_cause": HANGUP_CAUSES[call.stage][1]}
+            hangup = {"hangup_cause": call.cause, "sip_hangup_cause": str(SIP_CODES[call.stage])}
             told.append(("call.hangup", {**hangup, "hangup_source": hangup_source(call.stage)}))
         ids = {"call_control_id": call.call.call_id, "from": call.call.from_number, "to": call.call.to_number}
         return [
@@ -594,9 +595,8 @@ class TelnyxFakeAccount(FakeAccount):
 def _connection(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return an application as the list of all connections has it."""
     name = next(record[key] for key in ("friendly_name", "application_name", "connection_name") if key in record)
-    profile_id = (record.get("outbound") or {}).get("outbound_voice_profile_id")
     kept = {key: record.get(key) for key in ("id", "record_type", "active", "created_at", "webhook_event_url")}
-    return {**kept, "connection_name": name, "outbound_voice_profile_id": profile_id}
+    return {**kept, "connection_name": name, "outbound_voice_profile_id": _profile_id(record) or None}
 
 
 def _call_data(call: FakeCall, account: TelnyxFakeAccount) -> dict[str, Any]:
@@ -616,7 +616,6 @@ def _call_data(call: FakeCall, account: TelnyxFakeAccount) -> dict[str, Any]:
 
 def _resource(call: FakeCall, account: TelnyxFakeAccount) -> dict[str, Any]:
     """Render a TeXML call: https://developers.telnyx.com/api-reference/texml-rest-commands/fetch-a-call"""
-    words: Mapping[Stage, str] = {"queued": "ringing", "answered": "in-progress"}
     answered_by = {None: None, "human": "human", "machine": "machine"}.get(call.answered_by, "not_sure")
     return {
         "account_sid": account.organization_id,
@@ -626,7 +625,7 @@ def _resource(call: FakeCall, account: TelnyxFakeAccount) -> dict[str, Any]:
         "duration": str(round(call.duration_s)),
         "from": call.call.from_number,
         "sid": call.call.call_id,
-        "status": words.get(call.stage, call.stage),
+        "status": "ringing" if call.stage == "queued" else STATUSES[call.stage],
         "to": call.call.to_number,
         "uri": f"/v2/texml/Accounts/{account.organization_id}/Calls/{call.call.call_id}.json",
     }
@@ -640,18 +639,46 @@ def _refused(code: str, data: Mapping[str, Any]) -> Answer:
     """
     Render the refusal of a call by the network, as users have seen it.
 
-    https://github.com/dograh-hq/dograh/issues/778
+    https://github.com/dograh-hq/dograh
     """
     detail = f"{_REFUSED[code]} {code}"
     error = {"code": "10010", "title": _TITLES["10010"], "detail": detail}
     return json_answer({"data": dict(data), "errors": [error], "telnyx_error": {"error_code": code}}, 403)
 
 
-def _check_range(content: Mapping[str, Any], name: str, least: int, most: int) -> None:
+def _read_content(request: WebhookRequest) -> dict[str, Any]:
+    """
+    Return the JSON object that a request carries.
+
+    Raises:
+        RemoteProtocolError: If there is none, or a field holds something else than a word, a number or a known object.
+    """
+    content = request.read_json()
+    for name, value in content.items():
+        is_known = name == "custom_parameters" or (name == "outbound" and isinstance(value, dict))
+        if isinstance(value, dict | list) and not is_known:
+            raise broken("bad-request", f"{shown(name)} is {shown(value)}, not a text")
+    return content
+
+
+def _told(content: Mapping[str, Any], name: str) -> str:
+    return text_or_nothing(content.get(name), _TEXT_LIMIT)
+
+
+def _profile_id(record: Mapping[str, Any]) -> str:
+    outbound = record.get("outbound")
+    return _told(outbound, "outbound_voice_profile_id") if isinstance(outbound, dict) else ""
+
+
+def _read_range(content: Mapping[str, Any], name: str, least: int, most: int) -> float | None:
+    """Return a number of seconds; ``None`` if none is told."""
     value = content.get(name)
+    if value is None:
+        return None
     number = read_counter(value)
-    if value is not None and (number is None or not least <= number <= most):
+    if number is None or not least <= number <= most:
         raise broken("bad-request", f"{name} must be between {least} and {most}")
+    return float(number)
 
 
 def _page(items: Iterable[dict[str, Any]], query: Mapping[str, str]) -> Answer:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from wsvoice.call import ENDED_STAGES, AnsweredBy, Stage
 from wsvoice.providers.account import CallState, Evidence
+from wsvoice.providers.call_statuses import STAGES, read_answered_by
 from wsvoice.providers.callbacks import details, printable
 from wsvoice.providers.fields import read_counter, read_time, shown, text_or_nothing
 from wsvoice.providers.telnyx.codes import explain
-from wsvoice.providers.telnyx.company import DETECTED, REFUSALS, error_code, event_name, read_meaning
+from wsvoice.providers.telnyx.company import REFUSALS, error_code, event_name, read_meaning
 
 #: Types of connections, as ``record_type`` says.
 TEXML, CALL_CONTROL = "texml_application", "call_control_application"
@@ -19,24 +20,12 @@ KINDS = {TEXML: "TeXML application", CALL_CONTROL: "Call Control application"}
 #: Characters of an error's detail, and of a name, that are told.
 _DETAIL_LIMIT, NAME_LIMIT = 160, 60
 #: Characters of a URL: https://developers.telnyx.com/development/api-fundamentals/api-errors
-_URL_LIMIT = 2000
+URL_LIMIT = 2000
 #: The code of a refused call, which the API tells in the detail of an error.
 _REFUSAL = re.compile(r"\b(D\d{1,2}|PE\d|TM1|TV1)\b")
 #: The fields of an event that say what happened.
 _EVENT_FIELDS = ("hangup_cause", "hangup_source", "sip_hangup_cause", "failure_reason", "result", "digit", "stream_url")
 _SEARCH_DEPTH = 5
-#: The spelling of TeXML. https://developers.telnyx.com/api-reference/texml-rest-commands/fetch-a-call
-_TEXML_STAGES: Mapping[str, Stage] = {
-    "queued": "queued",
-    "initiated": "queued",
-    "ringing": "ringing",
-    "in-progress": "answered",
-    "completed": "completed",
-    "busy": "busy",
-    "no-answer": "no-answer",
-    "failed": "failed",
-    "canceled": "canceled",
-}
 
 
 class Application(NamedTuple):
@@ -61,7 +50,7 @@ def text_of(record: Mapping[str, Any], name: str) -> str:
     """Return an id or a word of a record, which some ids are written as numbers."""
     value = record.get(name)
     is_number = isinstance(value, int) and not isinstance(value, bool)
-    return str(value) if is_number else text_or_nothing(value, _URL_LIMIT)
+    return str(value) if is_number else text_or_nothing(value, URL_LIMIT)
 
 
 def read_error(content: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -74,7 +63,7 @@ def read_error(content: Mapping[str, Any]) -> tuple[str, str, str]:
     first = errors[0] if isinstance(errors, list) and errors and isinstance(errors[0], dict) else {}
     code, title, detail = (printable(first.get(name), _DETAIL_LIMIT) for name in ("code", "title", "detail"))
     refused = _REFUSAL.search(error_code(content)) or _REFUSAL.search(text_or_nothing(first.get("detail"), 1000))
-    return refused[0] if refused else code, title, detail
+    return refused[0] if refused else code, title.rstrip("."), detail.rstrip(".")
 
 
 def read_application(record: Mapping[str, Any]) -> Application:
@@ -101,7 +90,7 @@ def latest_running(calls: list[Any]) -> str:
     running = [
         each
         for each in calls
-        if isinstance(each, dict) and _TEXML_STAGES.get(text_of(each, "status"), "queued") not in ENDED_STAGES
+        if isinstance(each, dict) and STAGES.get(text_of(each, "status"), "queued") not in ENDED_STAGES
     ]
     latest = max(running, key=lambda each: read_time(each.get("date_created")) or 0.0, default={})
     return text_of(latest, "sid")
@@ -126,13 +115,24 @@ def _payload(event: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _reports(events: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The names and fields of those events that report on a call; the others are commands that it was given."""
+    for event in events:
+        if event.get("type") != "command":
+            yield event_name(text_of(event, "name")), _payload(event)
+
+
+def tell_stage(events: list[dict[str, Any]]) -> bool:
+    """Whether a call's events tell how far it is."""
+    return any(read_meaning(name, payload).stage is not None for name, payload in _reports(events))
+
+
 def read_state(call_id: str, data: Mapping[str, Any], events: list[dict[str, Any]]) -> CallState:
     """Return how a call stands by what the API says of it and by its events."""
     stage: Stage = "queued" if data.get("is_alive") or not data.get("end_time") else "completed"
     answered_by: AnsweredBy | None = None
     cause = price = caller = called = ""
-    for event in events:
-        name, payload = event_name(text_of(event, "name")), _payload(event)
+    for name, payload in _reports(events):
         caller, called = caller or text_of(payload, "from"), called or text_of(payload, "to")
         meaning = read_meaning(name, payload)
         stage, answered_by = meaning.stage or stage, meaning.answered_by or answered_by
@@ -152,8 +152,8 @@ def read_texml_state(call_id: str, resource: Mapping[str, Any]) -> CallState:
     duration_s = read_counter(resource.get("duration"))
     return CallState(
         call_id,
-        _TEXML_STAGES.get(text_of(resource, "status"), "queued"),
-        DETECTED.get(text_of(resource, "answered_by")),
+        STAGES.get(text_of(resource, "status"), "queued"),
+        read_answered_by(text_of(resource, "answered_by")),
         None if duration_s is None else float(duration_s),
         f"{price} {unit}".strip() if price else "",
         from_number=text_of(resource, "from"),

@@ -254,9 +254,8 @@ def _read_report(kind: str, payload: Mapping[str, Any]) -> CallUpdate:
     refusal = error_code(payload)
     failed = kind.endswith((".failed", ".error")) or cause not in _NORMAL_CAUSES or bool(refusal)
     told = details({**payload, "telnyx_error": refusal}, _DETAILS)
-    meaning = read_meaning(kind, payload)
-    update = report(named if isinstance(named, str) else "", kind, told, failed=failed, ended=kind == "call.hangup")
-    return replace(update, **meaning._asdict())
+    call_id, meaning = named if isinstance(named, str) else "", read_meaning(kind, payload)
+    return report(call_id, kind, told, failed=failed, ended=kind == "call.hangup", **meaning._asdict())
 
 
 def _read_event(request: WebhookRequest) -> dict[str, Any] | None:

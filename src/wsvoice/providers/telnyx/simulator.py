@@ -25,6 +25,7 @@ from wsvoice.providers.base import (
     StreamStatus,
     WebhookRequest,
 )
+from wsvoice.providers.call_statuses import SIP_CODES, STATUSES, write_answered_by
 from wsvoice.providers.events import StreamError
 from wsvoice.providers.fields import broken, read_counter, shown, write_object, write_time
 from wsvoice.providers.telnyx.company import (
@@ -47,16 +48,8 @@ from wsvoice.providers.xml_answer import Reading, XmlSimulator
 _INVALID_MEDIA, _MALFORMED_FRAME = ("100004", "invalid_media"), ("100003", "malformed_frame")
 _AGENT = {"user-agent": "telnyx-webhooks"}
 
-#: TeXML's words, and its counts. https://developers.telnyx.com/api-reference/callbacks/texml-call-initiated
-_TEXML_STATUSES: Mapping[Stage, str] = {"queued": "initiated", "answered": "in-progress"}
+#: How TeXML counts its reports. https://developers.telnyx.com/api-reference/callbacks/texml-call-initiated
 _TEXML_SEQUENCE: Mapping[Stage, int] = {"queued": 0, "ringing": 1, "answered": 2}
-#: https://developers.telnyx.com/api-reference/callbacks/texml-call-amd
-_TEXML_DETECTED: Mapping[AnsweredBy, str] = {
-    "human": "human",
-    "machine": "machine_start",
-    "fax": "fax",
-    "unknown": "unknown",
-}
 
 
 class TelnyxCarrier(TelnyxMirror):
@@ -151,12 +144,12 @@ class TelnyxSimulator(TelnyxCompany, XmlSimulator):
         fields = {**ids, "ConnectionId": _connection_id(call)}
         if answered_by is not None:
             # https://developers.telnyx.com/api-reference/callbacks/texml-call-amd
-            fields["AnsweredBy"] = "machine_end_beep" if greeting_ended else _TEXML_DETECTED[answered_by]
+            fields["AnsweredBy"] = write_answered_by(answered_by, greeting_ended=greeting_ended)
             return self.request(at.url, at.method, {**fields, "MachineDetectionDuration": "2500"}, now)
         # https://developers.telnyx.com/api-reference/callbacks/texml-call-initiated
         fields |= {
             "CallInitiatedAt": write_time(now - duration_s),
-            "CallStatus": _TEXML_STATUSES.get(stage, stage),
+            "CallStatus": "initiated" if stage == "queued" else STATUSES[stage],
             "CallbackSource": "call-progress-events",
             "From": call.from_number,
             "SequenceNumber": str(_TEXML_SEQUENCE.get(stage, 3)),
@@ -166,7 +159,7 @@ class TelnyxSimulator(TelnyxCompany, XmlSimulator):
         if stage in ENDED_STAGES:
             # https://developers.telnyx.com/api-reference/callbacks/texml-call-completed
             fields |= {"CallControlId": call.call_id, "CallDuration": str(round(duration_s))}
-            fields |= {"HangupCause": HANGUP_CAUSES[stage][0], "HangupSource": hangup_source(stage)}
+            fields |= {"HangupCause": HANGUP_CAUSES[stage], "HangupSource": hangup_source(stage)}
         return self.request(at.url, at.method, fields, now)
 
     def _status_event(
@@ -188,9 +181,8 @@ class TelnyxSimulator(TelnyxCompany, XmlSimulator):
         if stage == "answered":
             return self._event(call, at.url, "call.answered", {"state": "answered"}, now)
         # https://developers.telnyx.com/api-reference/callbacks/call-hangup
-        cause, sip_cause = HANGUP_CAUSES[stage]
-        hangup = {"hangup_cause": cause, "hangup_source": hangup_source(stage), "sip_hangup_cause": sip_cause}
-        return self._event(call, at.url, "call.hangup", {**hangup, "state": "hangup"}, now)
+        hangup = {"hangup_cause": HANGUP_CAUSES[stage], "hangup_source": hangup_source(stage), "state": "hangup"}
+        return self._event(call, at.url, "call.hangup", {**hangup, "sip_hangup_cause": str(SIP_CODES[stage])}, now)
 
     def _by_events(self, call: Call) -> bool:
         return call.control == "api" or self.quirk("webhook") == "call-control"

@@ -8,13 +8,13 @@ Calls: https://www.twilio.com/docs/voice/api/call-resource
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal, InvalidOperation
 from typing import Any, ClassVar
 from urllib.parse import quote, urlencode
 
-from wsvoice.call import Call
+from wsvoice.call import ENDED_STAGES, Call
 from wsvoice.errors import ApiError
 from wsvoice.providers.account import (
     Account,
@@ -36,9 +36,9 @@ from wsvoice.providers.callbacks import printable
 from wsvoice.providers.fields import shown
 from wsvoice.providers.signing import Fields
 from wsvoice.providers.twilio.company import DETECTIONS, OVERRIDES, VOICE_SETTINGS, TwilioCompany
+from wsvoice.providers.twilio.dial import dial_document
 from wsvoice.providers.twilio.error_codes import ERROR_CODES, ErrorCode
 from wsvoice.providers.twilio.evidence import in_order, read_alert, read_event, read_notification, time_span
-from wsvoice.providers.xml_writer import document, element
 
 #: Items in one answer. Of numbers, which are the largest, a thousand would be more than the client reads.
 PAGE_SIZE = 100
@@ -50,8 +50,6 @@ NAMED_NUMBERS = 5
 MESSAGE_LIMIT = 200
 
 _FORM = "application/x-www-form-urlencoded"
-_NUMBER = re.compile(r"\+[1-9]\d{1,14}")
-_SIP = re.compile(r"sips?:[!-~]{1,250}", re.IGNORECASE)
 
 
 class TwilioAccount(TwilioCompany, Account):
@@ -62,7 +60,7 @@ class TwilioAccount(TwilioCompany, Account):
     """
 
     needed: ClassVar[tuple[str, ...]] = ("TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN")
-    credentials_place: ClassVar[str] = "both are on the first page of https://console.twilio.com"
+    credentials_place: ClassVar[str] = "they are on the first page of https://console.twilio.com"
     has_numbers: ClassVar[bool] = True
     has_calls: ClassVar[bool] = True
     error_codes: ClassVar[Mapping[str, ErrorCode]] = ERROR_CODES
@@ -75,9 +73,11 @@ class TwilioAccount(TwilioCompany, Account):
         "some TwiML verbs are blocked; Twilio does not say whether streams are among them",
     )
     #: The codes that say of a request for a call's end that it is over already.
-    over_codes: ClassVar[frozenset[str]] = frozenset({"20404", "21220"})
+    over_codes: ClassVar[frozenset[str]] = frozenset({"21220"})
     #: Whether a request that places a call can say how long it may last.
     has_time_limit: ClassVar[bool] = True
+    #: Whether a number's calls may come in through another region than requests go to.
+    has_regions: ClassVar[bool] = True
 
     def check_credentials(self, *names: str) -> None:
         if names or not (self.credential(self.account_name) and self._has_key()):
@@ -124,12 +124,17 @@ class TwilioAccount(TwilioCompany, Account):
         return HttpRequest("POST", url, headers, urlencode(list(fields)).encode(), self._user())
 
     def _ask(self, request: HttpRequest, what: str, needs: str) -> Steps[dict[str, Any]]:
-        """Return the content of a successful response, which has to hold the key `needs`."""
-        content = self.read((yield request), what)
-        if needs not in content:
+        """Return the content of a successful response, which has to hold a text under `needs`."""
+        return self._read_usable((yield request), what, needs)
+
+    def _read_usable(self, response: ApiResponse, what: str, needs: str, kind: type = str) -> dict[str, Any]:
+        """Return the content of a successful response, which has to hold something of that `kind` under `needs`."""
+        content = self.read(response, what)
+        value = content.get(needs)
+        if not isinstance(value, kind) or value == "":
             raise ApiError(
                 "refused",
-                f"the answer about {what} is none of {self.title}'s API",
+                f"{self.title}'s API gave no usable answer to {what}",
                 hint=f"see whether something stands before {self.api_url()}, such as a proxy that wants a login",
             )
         return content
@@ -142,9 +147,8 @@ class TwilioAccount(TwilioCompany, Account):
         """
         base, items = self.api_url(product), []
         for _ in range(PAGE_LIMIT):
-            content = yield from self._ask(request, what, key)
-            listed = content[key] if isinstance(content[key], list) else []
-            items += [each for each in listed if isinstance(each, dict)]
+            content = self._read_usable((yield request), what, key, list)
+            items += [each for each in content[key] if isinstance(each, dict)]
             meta = content.get("meta")
             following = content.get("next_page_uri") or (meta.get("next_page_url") if isinstance(meta, dict) else None)
             # The credentials go to no other host than they went to before.
@@ -178,7 +182,10 @@ class TwilioAccount(TwilioCompany, Account):
 
     def code_page(self, code: str) -> str:
         """Return a hint that names the company's own page about a code; empty if there is none."""
-        return f"see https://www.twilio.com/docs/api/errors/{code}" if code.isdigit() else ""
+        return f"see {self.codes_page.replace('{code}', code)}" if code.isdigit() else ""
+
+    def _explain(self, code: str) -> tuple[str, str]:
+        return self.explain_code(code) or ("", self.code_page(code))
 
     # The account
 
@@ -187,28 +194,29 @@ class TwilioAccount(TwilioCompany, Account):
         response = yield self._get(self._resource())
         if response.status in (401, 403) and self._user()[0] != account_id:
             # A key may be good for everything but this resource.
-            yield from self._ask(self._numbers_page({}, 1), "the account's numbers", "incoming_phone_numbers")
+            numbers = yield self._numbers_page({}, 1)
+            self._read_usable(numbers, "the list of numbers", "incoming_phone_numbers", list)
             return AccountInfo(account_id)
-        content = self.read(response, "the account")
+        content = self._read_usable(response, "a look at the account", "sid")
         is_trial, status = content.get("type") == "Trial", content.get("status", "active")
         limits = [f"the account is {printable(status, 20)}"] if status != "active" else []
         limits += self.trial_limits if is_trial else []
         name = printable(content.get("friendly_name"), 100)
-        return AccountInfo(printable(content.get("sid"), 64) or account_id, name, is_trial, limits)
+        return AccountInfo(account_id, name, is_trial, limits)
 
     # Numbers
 
     def numbers(self) -> Steps[list[PhoneNumber]]:
-        items = yield from self._list(self._numbers_page({}), "the account's numbers", "incoming_phone_numbers")
+        items = yield from self._list(self._numbers_page({}), "the list of numbers", "incoming_phone_numbers")
         return [_read_number(each) for each in items]
 
     def find_number(self, number: str) -> Steps[PhoneNumber]:
         # The filter finds numbers that contain it, too.
         request = self._numbers_page({"PhoneNumber": number})
-        items = yield from self._list(request, f"the number {number}", "incoming_phone_numbers")
+        items = yield from self._list(request, f"the search for {number}", "incoming_phone_numbers")
         for item in items:
             if item.get("phone_number") == number:
-                return _read_number(item)
+                return replace(_read_number(item), warnings=(yield from self._look_at_region(number)))
         own = [each.number for each in (yield from self.numbers()) if each.has_voice]
         if len(own) > NAMED_NUMBERS:
             own[NAMED_NUMBERS:] = [f"{len(own) - NAMED_NUMBERS} more"]
@@ -217,6 +225,21 @@ class TwilioAccount(TwilioCompany, Account):
             f"{number} is no number of the {self.title} account {self.credential(self.account_name)}",
             hint=f"its numbers are {', '.join(own)}" if own else "it has no number that takes calls yet",
         )
+
+    def _look_at_region(self, number: str) -> Steps[list[str]]:
+        """Return what to know of the region through which a number's calls come in; nothing if that cannot be read."""
+        if not self.has_regions:
+            return []
+        # https://www.twilio.com/docs/global-infrastructure/inbound-processing-api
+        response = yield self._get(f"{self.api_url('routes')}/v2/PhoneNumbers/{quote(number, safe='+')}")
+        region = printable(response.content().get("voice_region"), 20) if response.status == 200 else ""
+        here = self.credential("TWILIO_REGION") or "us1"
+        if region in ("", here):
+            return []
+        return [
+            f"its calls come in through the region {region}, and are signed with that region's Auth Token; the "
+            f"credentials are those of {here} (TWILIO_REGION)"
+        ]
 
     def _numbers_page(self, fields: Mapping[str, str], size: int = PAGE_SIZE) -> HttpRequest:
         return self._get(self._resource("IncomingPhoneNumbers"), {**fields, "PageSize": str(size)})
@@ -233,15 +256,15 @@ class TwilioAccount(TwilioCompany, Account):
         if addresses.status:
             fields |= {"StatusCallback": addresses.status, "StatusCallbackMethod": "POST"}
         request = self._post(self._number_resource(number.number_id), fields.items())
-        yield from self._ask(request, f"the number {number.number}", "sid")
+        yield from self._ask(request, f"the change of {number.number}", "sid")
 
     def restore(self, saved: Saved, addresses: ServerAddresses) -> Steps[Restored]:
-        resource, what = self._number_resource(saved["number_id"]), f"the number {saved['number']}"
+        resource, what = self._number_resource(saved["number_id"]), f"the change of {saved['number']}"
         response = yield self._get(resource)
         if response.status == 404:
             # It was given back in the meantime.
             return "left"
-        now = _read_number(self.read(response, what)).settings
+        now = _read_number(self._read_usable(response, what, "sid")).settings
         before = {name: saved.get(name, "") for name in VOICE_SETTINGS}
         if now == before:
             return "unchanged"
@@ -305,17 +328,27 @@ class TwilioAccount(TwilioCompany, Account):
     def _end(self, call_id: str, account_id: str) -> Steps[bool]:
         # "completed" ends a call that still rings, too.
         # https://www.twilio.com/docs/voice/api/call-resource#update-a-call-resource
-        response = yield self._post(self._call_resource(call_id, account_id), [("Status", "completed")])
+        resource = self._call_resource(call_id, account_id)
+        response = yield self._post(resource, [("Status", "completed")])
         try:
             self.read(response, f"the end of the call {call_id}")
         except ApiError as error:
-            if error.code in self.over_codes or error.kind == "not-found":
+            if error.code in self.over_codes:
                 return False
-            raise
+            if error.kind != "not-found":
+                raise
+            # That has been seen of calls that are over, too:
+            # https://github.com/pipecat-ai/pipecat/blob/main/src/pipecat/serializers/twilio.py
+            content = yield from self._ask(self._get(resource), f"a look at the call {call_id}", "status")
+            if STAGES.get(content["status"]) not in ENDED_STAGES:
+                raise
+            return False
         return True
 
     def look_up(self, call_id: str) -> Steps[CallState]:
-        content = yield from self._ask(self._get(self._call_resource(call_id)), f"the call {call_id}", "status")
+        content = yield from self._ask(
+            self._get(self._call_resource(call_id)), f"a look at the call {call_id}", "status"
+        )
         return self._read_call(call_id, content)
 
     def _read_call(self, call_id: str, content: Mapping[str, Any]) -> CallState:
@@ -338,7 +371,7 @@ class TwilioAccount(TwilioCompany, Account):
         )
 
     def transfer(self, call: Call, to: str) -> Steps[None]:
-        twiml = document(element("Dial", None, element(_noun_of(to), None, to)))
+        twiml = dial_document(to)
         request = self._post(self._call_resource(call.call_id, call.account_id), [("Twiml", twiml)])
         yield from self._ask(request, f"the transfer of the call {call.call_id}", "sid")
 
@@ -362,21 +395,22 @@ class TwilioAccount(TwilioCompany, Account):
 
         The latter are mostly the same things: https://www.twilio.com/docs/usage/monitor-alert
         """
-        call = yield from self._ask(self._get(self._call_resource(call_id)), f"the call {call_id}", "status")
+        call = yield from self._ask(self._get(self._call_resource(call_id)), f"a look at the call {call_id}", "status")
         account_id = printable(call.get("account_sid"), 64)
         page = {"PageSize": str(PAGE_SIZE)}
         found: list[Evidence] = []
         events = self._get(self._call_resource(call_id, account_id, "Events"), page)
-        found += map(read_event, (yield from self._optional(events, "events", found)))
+        asked = yield from self._optional(events, "events", found)
+        found += [read_event(each, self._explain) for each in asked]
         notifications = self._get(self._call_resource(call_id, account_id, "Notifications"), page)
         noted = yield from self._optional(notifications, "notifications", found)
-        found += [read_notification(each, self.explain_code) for each in noted]
-        known = {each.get("sid") for each in noted}
+        found += [read_notification(each, self._explain) for each in noted]
+        known = [each.get("sid") for each in noted]
         # No filter finds those of one call.
         alerts = self._get(f"{self.api_url('monitor')}/v1/Alerts", {**time_span(call), **page})
         for each in (yield from self._optional(alerts, "alerts", found, "monitor")):
             if each.get("resource_sid") == call_id and each.get("sid") not in known:
-                found.append(read_alert(each, self.explain_code))
+                found.append(read_alert(each, self._explain))
         return in_order(found)
 
     def _optional(
@@ -384,7 +418,7 @@ class TwilioAccount(TwilioCompany, Account):
     ) -> Steps[list[dict[str, Any]]]:
         """Return a list of what was recorded; if it cannot be read, that is `found`, and the others are looked at."""
         try:
-            return (yield from self._list(request, f"the call's {key}", key, product))
+            return (yield from self._list(request, f"the list of the call's {key}", key, product))
         except ApiError as error:
             found.append(Evidence(error.message, code=error.code, hint=error.hint or ""))
             return []
@@ -424,16 +458,3 @@ def _read_decimal(value: object) -> Decimal | None:
     except InvalidOperation:
         return None
     return number if number.is_finite() else None
-
-
-def _noun_of(to: str) -> str:
-    """Return the element of ``<Dial>`` for whom a call is connected to: https://www.twilio.com/docs/voice/twiml/dial"""
-    if _NUMBER.fullmatch(to):
-        return "Number"
-    if _SIP.fullmatch(to):
-        return "Sip"
-    raise ApiError(
-        "number",
-        f"{shown(to)} is neither a phone number nor a SIP address",
-        hint="write a number as +15551234567, a SIP address as sip:name@example.com",
-    )

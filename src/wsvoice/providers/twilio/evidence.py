@@ -15,12 +15,14 @@ from wsvoice.providers.fields import read_rfc2822, read_time
 TEXT_LIMIT = 200
 #: How much earlier and later than the call alerts are looked for, in seconds.
 _MARGIN_S = 300
+#: The code of a request that was answered with an error.
+_BAD_ANSWER = "11217"
 
-#: Tells what a code means, and what mends it.
-Explain = Callable[[str], tuple[str, str] | None]
+#: Tells what a code means, and what mends it; of one that is unknown nothing, and where there is more about it.
+Explain = Callable[[str], tuple[str, str]]
 
 
-def read_event(item: Mapping[str, Any]) -> Evidence:
+def read_event(item: Mapping[str, Any], explain: Explain) -> Evidence:
     """
     Read a request of Twilio's for a document, with its answer.
 
@@ -32,7 +34,8 @@ def read_event(item: Mapping[str, Any]) -> Evidence:
     took = printable(response.get("request_duration"), 10)
     failed = not status.isdigit() or not 200 <= int(status) < 400
     what = f"{method} {url} was answered {status or 'with nothing'}" + (f" in {took} ms" if took else "")
-    return Evidence(what.strip(), printable(response.get("date_created"), 40), failed=failed)
+    mend = explain(_BAD_ANSWER)[1] if failed else ""
+    return Evidence(what.strip(), printable(response.get("date_created"), 40), failed=failed, hint=mend)
 
 
 def read_notification(item: Mapping[str, Any], explain: Explain) -> Evidence:
@@ -57,14 +60,13 @@ def _read_error(item: Mapping[str, Any], text_key: str, when: str, explain: Expl
     told = dict(parse_qsl(text)) if isinstance(text, str) and "=" in text else {"Msg": text}
     message, status = printable(told.get("Msg"), TEXT_LIMIT), printable(told.get("httpResponse"), 10)
     url = printable(item.get("request_url") or told.get("url"), TEXT_LIMIT)
-    meaning, mend = explain(code) or ("", "")
+    meaning, mend = explain(code)
     words = meaning or message or "an error without words"
     details = [message] if meaning and message else []
     details += [f"answered {status}"] if status else []
     details += [url] if url else []
     what = f"error {code}: {words}" if code else words
-    page = f"see https://www.twilio.com/docs/api/errors/{code}" if code.isdigit() else ""
-    return Evidence(what + (f" ({', '.join(details)})" if details else ""), when, code, failed, mend or page)
+    return Evidence(what + (f" ({', '.join(details)})" if details else ""), when, code, failed, mend)
 
 
 def _inner(item: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -80,6 +80,8 @@ class TwilioFakeAccount(FakeAccount):
     Numbers, calls and their records.
 
     Attributes:
+        assigned: The number that a trial account has to call each verified number from, where that matters.
+        regions: Through which region the calls of a number come in, by number, where that is not ``us1``.
         forbidden: The first digits of the numbers that the account may not call, with their plus.
         too_many: How many of the next requests are answered with 429.
         retry_after_s: When those may be repeated.
@@ -98,12 +100,16 @@ class TwilioFakeAccount(FakeAccount):
     has_records: ClassVar[bool] = True
     #: What a request that comes too late for its call is refused with.
     over: ClassVar[tuple[int, str]] = (21220, "Call is not in-progress. Cannot redirect.")
+    #: How long a trial account's calls last at most: https://www.twilio.com/docs/api/errors/13805
+    trial_limit_s: ClassVar[float | None] = 600.0
     #: What a minute costs, in dollars.
     price: ClassVar[Decimal] = Decimal("0.0130")
 
     def __init__(self, company: TwilioCompany, seed: bytes) -> None:
         super().__init__(company, seed)
         self.account_id = company.credential(company.account_name) or self.new_id("AC")
+        self.assigned: dict[str, str] = {}
+        self.regions: dict[str, str] = {}
         self.forbidden: tuple[str, ...] = ()
         self.too_many = 0
         self.retry_after_s = 1
@@ -164,8 +170,8 @@ class TwilioFakeAccount(FakeAccount):
 
     def _route(self, request: WebhookRequest) -> Answer | None:
         path = urlsplit(request.url).path
-        if request.method == "GET" and path.endswith("/v1/Alerts") and self.has_records:
-            return self._list_alerts(request)
+        if request.method == "GET" and self.has_records and (other := self._ask_other_product(request, path)):
+            return other
         _, found, rest = path.partition(f"{self.company.api_path}/Accounts/")
         names = [unquote(name) for name in rest.removesuffix(".json").split("/")]
         if not found or (names[1:2] == ["Calls"] and len(names) > 2 and names[2] not in self.calls):
@@ -193,6 +199,17 @@ class TwilioFakeAccount(FakeAccount):
             case ["GET", "Calls", call_id, "Notifications"] if self.has_records:
                 noted = [self._notification(each) for each in self.errors if each.call_id == call_id]
                 return self._page(request, "notifications", noted)
+        return None
+
+    def _ask_other_product(self, request: WebhookRequest, path: str) -> Answer | None:
+        """Answer a request to another product's host, such as ``monitor.twilio.com``."""
+        if path.endswith("/v1/Alerts"):
+            self._admit(request, self.account_id)
+            return self._list_alerts(request)
+        # https://www.twilio.com/docs/global-infrastructure/inbound-processing-api
+        _, found, number = unquote(path).rpartition("/v2/PhoneNumbers/")
+        if found and number in self.numbers:
+            return _json({"phone_number": number, "voice_region": self.regions.get(number, "us1")})
         return None
 
     def _admit(self, request: WebhookRequest, account_id: str) -> None:
@@ -326,6 +343,8 @@ class TwilioFakeAccount(FakeAccount):
         reports = frozenset[Stage]().union(*(STATUS_EVENTS.get(event, frozenset()) for event in events))
         detected = {word: detection for detection, word in DETECTIONS.items()}
         limit = _read_seconds(fields.get("TimeLimit"), "TimeLimit", 24 * 3600)
+        if self.is_trial and self.trial_limit_s is not None:
+            limit = min(limit or self.trial_limit_s, self.trial_limit_s)
         call = FakeCall(
             Call(self.company.name, self.new_id("CA"), "", self.account_id, from_number, to_number, "outbound"),
             webhook,
@@ -362,6 +381,9 @@ class TwilioFakeAccount(FakeAccount):
         if self.is_trial and is_phone and to_number not in self.verified:
             told = f"The number {to_number} is unverified. Trial accounts may only make calls to verified numbers."
             raise Refusal(21219, told)
+        if self.is_trial and self.assigned.get(to_number, from_number) != from_number:
+            # https://www.twilio.com/docs/api/errors/573002
+            raise Refusal(573002, "The 'From' number isn't assigned to this verified Voice recipient")
         if to_number.startswith(self.forbidden):
             told = (
                 f"Account not authorized to call {to_number}. Perhaps you need to enable some international permissions"

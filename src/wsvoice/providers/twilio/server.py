@@ -16,6 +16,7 @@ from wsvoice.providers.fields import broken, read_signature, shown, start_of
 from wsvoice.providers.media_stream import Stream
 from wsvoice.providers.signing import Fields, SignedUrl, is_same
 from wsvoice.providers.twilio.company import PARAMETER_LIMIT, SETTINGS_HEADER, SigningKey, TwilioCompany, webhook_urls
+from wsvoice.providers.twilio.dial import dial_document
 from wsvoice.providers.twilio.stream import TwilioMirror, TwilioStream
 from wsvoice.providers.urls import check_stream_url
 from wsvoice.providers.xml_writer import document, element
@@ -79,6 +80,12 @@ class TwilioServer(TwilioCompany, Server):
     def stream_settings(self) -> dict[str, str]:
         """Return what ``<Stream>`` says beside its URL."""
         return {}
+
+    def transfer_document(self, request: WebhookRequest) -> Answer:
+        to = dict(request.query).get("to", "")
+        if not to:
+            raise LocalProtocolError("no-answer", "the address of a transfer names nobody to call")
+        return Answer(dial_document(to))
 
     def acknowledge(self) -> Answer:
         """

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 from urllib.parse import quote, urlencode
 
-from wsvoice.call import Call, Stage
+from wsvoice.call import ENDED_STAGES, Call, Stage
 from wsvoice.errors import ApiError
 from wsvoice.providers.account import (
     Account,
@@ -172,7 +172,8 @@ class VonageAccount(VonageCompany, Account):
             yield from self._link(entry, application_id)
 
     def restore(self, saved: Saved, addresses: ServerAddresses) -> Steps[Restored]:
-        entry = yield from self._find(saved["number"])
+        """Put a number and its application back; the latter even if the account has the number no longer."""
+        entry = yield from self._search(saved["number"])
         created, before = saved.get("created", ""), saved["linked"]
         if created:
             # By its name, for its id may have come too late to be saved.
@@ -249,16 +250,19 @@ class VonageAccount(VonageCompany, Account):
         return warnings
 
     def _find(self, number: str) -> Steps[dict[str, Any]]:
-        self.check_credentials(*NUMBER_CREDENTIALS)
-        entries = yield from self._list_numbers({"pattern": without_plus(number), "search_pattern": "0"})
-        for entry in entries:
-            if _number(entry) == number:
-                return entry
+        if entry := (yield from self._search(number)):
+            return entry
         raise ApiError(
             "number",
             f"{number} is not a number of this Vonage account",
             hint="`wsvoice number list -t vonage` shows the account's numbers",
         )
+
+    def _search(self, number: str) -> Steps[dict[str, Any]]:
+        """Return what the API tells of a number; nothing if it is not the account's."""
+        self.check_credentials(*NUMBER_CREDENTIALS)
+        entries = yield from self._list_numbers({"pattern": without_plus(number), "search_pattern": "0"})
+        return next((entry for entry in entries if _number(entry) == number), {})
 
     def _list_numbers(self, query: Mapping[str, str]) -> Steps[list[dict[str, Any]]]:
         # https://developer.vonage.com/en/api/numbers#getOwnedNumbers
@@ -279,7 +283,10 @@ class VonageAccount(VonageCompany, Account):
         What is not said is taken away, so all that the number has is said again; Vonage's own command line does so:
         https://github.com/Vonage/vonage-cli/blob/main/src/commands/apps/numbers/unlink.js
         """
-        kept = {name: entry[name] for name in ("country", "msisdn", "moHttpUrl") if entry.get(name)}
+        names: tuple[str, ...] = ("country", "msisdn", "moHttpUrl")
+        if entry.get("voiceCallbackType") in ("sip", "tel"):
+            names += ("voiceCallbackType", "voiceCallbackValue")
+        kept = {name: entry[name] for name in names if entry.get(name)}
         kept |= {"app_id": application_id} if application_id else {}
         headers = {"content-type": "application/x-www-form-urlencoded"}
         # https://developer.vonage.com/en/api/numbers#updateANumber
@@ -370,7 +377,7 @@ class VonageAccount(VonageCompany, Account):
         return PlacedCall(text_or_nothing(placed.get("uuid")), stage=stage)
 
     def cancel(self, placed: PlacedCall) -> Steps[bool]:
-        return (yield from self._end(placed.call_id))
+        return (yield from self._end(placed.call_id)) is None
 
     def look_up(self, call_id: str) -> Steps[CallState]:
         record = yield from self._record(call_id)
@@ -390,7 +397,14 @@ class VonageAccount(VonageCompany, Account):
         )
 
     def hang_up(self, call: Call) -> Steps[bool]:
-        return (yield from self._end(call.call_id))
+        refused = yield from self._end(call.call_id)
+        if refused is None:
+            return True
+        # It is refused alike whether the call is over, or is none of the application's.
+        record = yield from self._record(call.call_id)
+        if STAGES.get(text_or_nothing(record.get("status"))) in ENDED_STAGES:
+            return False
+        raise self.refusal(refused, f"to end call {call.call_id}", CALL_CREDENTIALS)
 
     def transfer(self, call: Call, to: str) -> Steps[None]:
         # https://developer.vonage.com/en/api/voice#updateCall
@@ -400,7 +414,8 @@ class VonageAccount(VonageCompany, Account):
         else:
             endpoint = {"type": "phone", "number": without_plus(to)}
         own = call.from_number if call.direction == "outbound" else call.to_number
-        ncco = [{"action": "connect", "from": without_plus(own), "endpoint": [endpoint]}]
+        caller = {"from": without_plus(own)} if own else {}
+        ncco = [{"action": "connect", **caller, "endpoint": [endpoint]}]
         destination = {"type": "ncco", "ncco": ncco}
         yield from self._command(call, "", {"action": "transfer", "destination": destination}, f"a transfer to {to}")
 
@@ -441,13 +456,14 @@ class VonageAccount(VonageCompany, Account):
             )
         return self._read_call(response, f"the record of call {call_id}")
 
-    def _end(self, call_id: str) -> Steps[bool]:
+    def _end(self, call_id: str) -> Steps[ApiResponse | None]:
+        """End a call; return how that is refused, if there is no such call any more."""
         self.check_credentials(*CALL_CREDENTIALS)
         response = yield self.call_request("PUT", call_id, content={"action": "hangup"})
         if response.status in ENDED_STATUSES:
-            return False
+            return response
         self._read_call(response, f"to end call {call_id}")
-        return True
+        return None
 
     def _command(self, call: Call, part: str, content: Mapping[str, Any], what: str) -> Steps[None]:
         self.check_credentials(*CALL_CREDENTIALS)
