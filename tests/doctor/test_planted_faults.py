@@ -295,6 +295,7 @@ def test_a_server_for_plain_clients(practice: Practice) -> None:
     said = only(practice.examine(), "server")
     assert f"the server at {other.url} serves plain clients, no telephone calls | start it with -t" in said
     practice.change(transport="websocket")
+    practice.number = ""
     assert found(practice.examine(with_call=True)) == {}
 
 
