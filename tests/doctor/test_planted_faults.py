@@ -43,9 +43,11 @@ def found(examined: Sequence[Examined]) -> dict[str, str]:
 
 
 def only(examined: Sequence[Examined], name: str) -> str:
-    """Return what the check `name` says, which has to be the only one that finds something."""
+    """Return what the check `name` says, which has to be the only one that finds something, each with its mend."""
     wrong = found(examined)
     assert list(wrong) == [name], wrong
+    faults = [fault for each in examined for fault in each.results if fault.level in ("warn", "fail")]
+    assert all(fault.hint for fault in faults), faults
     return wrong[name]
 
 
@@ -655,7 +657,7 @@ def test_a_bot_that_fails_in_its_call(practice: Practice) -> None:
 
 
 def test_what_was_found_in_the_settings_is_told(practice: Practice) -> None:
-    practice.settings = [warn("TWILIO_AUTHTOKEN is not read: did you mean TWILIO_AUTH_TOKEN?")]
+    practice.settings = [warn("TWILIO_AUTHTOKEN is not read: did you mean TWILIO_AUTH_TOKEN?", "correct it")]
     assert "did you mean TWILIO_AUTH_TOKEN?" in only(practice.examine(), "settings")
 
 

@@ -134,7 +134,7 @@ def _resolve(flags: Mapping[str, Any]) -> tuple[Resolved[RunConfig], list[Result
         resolved = resolve_run(flags, environ=os.environ, cwd=cwd)
     except ConfigError as error:
         return alone, [fail(error.message, error.hint)]
-    found = [warn(each) for each in resolved.warnings]
+    found = [warn(each, "correct it where it is set: in the environment, or in .env") for each in resolved.warnings]
     example = next((name for name in _EXAMPLES if (cwd / name).is_file()), None)
     if example is not None and resolved.env_file is None:
         found.append(warn(f"there is no .env, and {example} says what belongs into it", f"`cp {example} .env`"))

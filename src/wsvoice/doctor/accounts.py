@@ -37,7 +37,8 @@ async def look_at_account(subject: Subject, name: str) -> list[Result]:
     if info.is_trial:
         results.append(warn(f"{named}: it is a trial account", f"upgrade it at {account.title} before others call"))
     limits = "limit of the trial account" if info.is_trial else "limit of the account"
-    results += [warn(f"{limits}: {each}") for each in info.limits]
+    upgrade = f"upgrade it at {account.title}" if info.is_trial else f"see the account at {account.title}"
+    results += [warn(f"{limits}: {each}", upgrade) for each in info.limits]
     if not info.is_trial:
         results.append(ok(named))
     return [each for each in results if each is not None]
@@ -73,7 +74,7 @@ async def look_at_number(subject: Subject, name: str, number: str) -> list[Resul
         return [
             fail(f"{number} takes no calls: it is a number without voice", f"get one with voice at {account.title}")
         ]
-    results = [warn(each) for each in found.warnings]
+    results = [warn(each, f"`wsvoice number show {number} -t {name}` shows its settings") for each in found.warnings]
     if found.obstacle:
         results.append(warn(f"{number} cannot be pointed here: {found.obstacle}", found.hint))
     wanted = subject.webhook_url(name) if subject.public_url else ""

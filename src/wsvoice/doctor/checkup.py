@@ -157,7 +157,7 @@ async def _examine(check: Check, tasks: Mapping[str, asyncio.Task[Examined]]) ->
         async with asyncio.timeout(check.limit_s):
             results = tuple(await check.look())
     except TimeoutError:
-        results = (fail(f"it did not end within {check.limit_s:g} s"),)
+        results = (fail(f"it did not end within {check.limit_s:g} s", "see what this machine is busy with"),)
     except WsvoiceError as error:
         results = (fail(error.message, error.hint),)
     return Examined(check.name, check.looks_at, results, time.monotonic() - began)

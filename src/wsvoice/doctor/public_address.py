@@ -235,7 +235,7 @@ async def look_at_upgrade(subject: Subject) -> list[Result]:
     except StreamNotOpenError as error:
         return [_not_open(subject, error)]
     except DialError as error:
-        return [fail(error.message)]
+        return [fail(error.message, "check how the public address is written: -x DOMAIN")]
     await socket.close()
     if subject.config.stream_auth == "none":
         return [ok(f"WebSockets come through in {(time.monotonic() - began) * 1000:.0f} ms, and need no token")]

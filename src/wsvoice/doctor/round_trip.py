@@ -6,9 +6,11 @@ from dataclasses import replace
 
 from wsvoice.config import PLAIN_TRANSPORTS, DialConfig, resolve_dial
 from wsvoice.dial.caller import dial
-from wsvoice.dial.report import CallReport, plural
+from wsvoice.dial.checks import CHECKS
+from wsvoice.dial.report import CallReport, CountedFinding, plural
 from wsvoice.doctor.checkup import Result, fail, ok, skipped, warn
 from wsvoice.doctor.subject import Subject
+from wsvoice.providers.base import Finding
 
 #: How long the whole call may take, in seconds: the bot is loaded for it first.
 CALL_LIMIT_S = 100.0
@@ -45,12 +47,17 @@ async def look_at_audio(subject: Subject, bot: str | None) -> list[Result]:
     return judge(await dial(config))
 
 
+def result_of(finding: Finding | CountedFinding) -> Result:
+    """Return what a test call found, with what mends it."""
+    return Result(finding.level, f"{finding.id}: {finding.message}", CHECKS[finding.id].hint)
+
+
 def judge(report: CallReport) -> list[Result]:
     """Return what a call's report comes to."""
     if report.failure is not None:
         first, *_ = report.failure.splitlines()
         return [fail(first, f"`wsvoice dial {report.target} -t {report.provider}` shows the whole call")]
-    found = [warn(f"{each.id}: {each.message}") for each in report.findings]
+    found = [result_of(each) for each in report.findings]
     if report.underruns:
         text = f"the bot's sound broke off {plural(report.underruns, 'time')}, because its audio came too late"
         found.append(warn(text, "look what else this machine does meanwhile; `wsvoice dial -v` shows the bot's log"))

@@ -19,6 +19,7 @@ from wsvoice.dial.timeouts import Timeouts
 from wsvoice.dial.webhook import Webhook
 from wsvoice.doctor.checkup import Result, fail, ok, skipped, warn
 from wsvoice.doctor.network import REQUEST_TIMEOUT_S
+from wsvoice.doctor.round_trip import result_of
 from wsvoice.doctor.subject import Subject
 from wsvoice.errors import DialError, HttpError
 from wsvoice.providers import load_simulator
@@ -89,19 +90,20 @@ class _Trial:
             return [fail(error.message, f"see the server's log; the webhook is {self.url}")]
         finally:
             await self._end(webhook, call)
-        results = [Result(each.level, f"{each.id}: {each.message}") for each in setup.timeline.findings.all()]
+        results = [result_of(each) for each in setup.timeline.findings.all()]
         if _is_elsewhere(answer.url, webhook.url):
             text = f"the webhook is redirected to {answer.url}"
             results.append(warn(text, f"enter that address at {self.provider.title}: a redirect may lose the form"))
         if isinstance(document, NoStream):
-            return [*results, fail(f"the webhook's answer opens no stream: {document.reason or document.how}")]
+            text = f"the webhook's answer opens no stream: {document.reason or document.how}"
+            return [*results, fail(text, "let it open one in both directions, as the answers of `wsvoice run` do")]
         if isinstance(document, StreamRequest):
             results += self._judge(document)
         return results or [ok(self._all_well(document.url if isinstance(document, StreamRequest) else ""))]
 
     def _judge(self, request: StreamRequest) -> list[Result]:
         """Return what is wrong with the stream that an answer asks for."""
-        results = [Result(each.level, f"{each.id}: {each.message}") for each in request.findings]
+        results = [result_of(each) for each in request.findings]
         if not self.subject.public_url:
             return results
         stream, public = urlsplit(request.url), urlsplit(self.subject.public_url)
@@ -129,7 +131,7 @@ class _Trial:
         try:
             response = await self._send(request, self.url)
         except HttpError as error:
-            return [fail(f"the webhook gives no answer: {error.message}")]
+            return [fail(f"the webhook gives no answer: {error.message}", "see the server's log")]
         if response[0] in (401, 403):
             title = self.provider.title
             return [ok(f"{self.url} refuses a webhook that {title} has not signed, and nobody else can sign one")]
