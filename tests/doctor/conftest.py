@@ -152,7 +152,11 @@ def practice(
             credentials={**CREDENTIALS, "TWILIO_API_BASE_URL": company.url},
         )
         write_wav(tmp_path / "word.wav", [WORD], 8000)
-        own = {"WSVOICE_STATE_DIR": str(tmp_path / "state"), "WSVOICE_DIAL_AUDIO": str(tmp_path / "word.wav")}
+        own = {
+            "WSVOICE_STATE_DIR": str(tmp_path / "state"),
+            "WSVOICE_DIAL_AUDIO": str(tmp_path / "word.wav"),
+            "WSVOICE_DIAL_LISTEN": "0.3",
+        }
         environ = {**without_a_virtual_environment(), **own}
         yield Practice(company, front, server, authority, config, tmp_path, environ, start)
 
