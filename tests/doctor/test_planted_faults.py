@@ -8,6 +8,7 @@ Servers, proxies and the company's API are real ones on loopback; names and addr
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import resource
@@ -437,6 +438,18 @@ def test_the_public_address_leads_to_another_server_of_wsvoices(practice: Practi
     said = only(practice.examine(), "public address")
     assert f"{practice.front.host} leads to another server of wsvoice's than the one at {practice.server.url}" in said
     assert f"lead to port {port_of(practice.server.url)}" in said
+
+
+def test_a_server_among_several_instances_is_found(practice: Practice) -> None:
+    other = practice.start(echo, transport="twilio", credentials=CREDENTIALS)
+    ports = itertools.cycle([port_of(other.url), port_of(other.url), port_of(practice.server.url)])
+
+    def switch(head: str) -> str:
+        practice.front.backend = next(ports)
+        return head
+
+    practice.front.edit = switch
+    assert found(practice.examine(only=["public address"])) == {}
 
 
 def test_a_proxy_that_speaks_http_2_only(practice: Practice) -> None:

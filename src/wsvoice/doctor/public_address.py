@@ -32,6 +32,8 @@ from wsvoice.providers.base import StreamRequest
 if TYPE_CHECKING:
     from websockets.http11 import Response
 
+#: How many servers behind one public address are tried to find the one on this machine.
+INSTANCES = 8
 #: A certificate that expires within so many days is worth a word.
 EXPIRES_SOON_DAYS = 14
 
@@ -129,12 +131,20 @@ async def _shake_hands(subject: Subject, url: str, *protocols: str) -> dict[str,
     """
     parts = urlsplit(url)
     context = await asyncio.to_thread(http.tls_context, *protocols)
-    addresses = await subject.network.policy(url).addresses(url)
-    address = addresses[0] if addresses else parts.hostname
+    addresses = await subject.network.policy(url).addresses(url) or [parts.hostname or ""]
     async with asyncio.timeout(REQUEST_TIMEOUT_S):
-        _, writer = await asyncio.open_connection(
-            address, parts.port or 443, ssl=context, server_hostname=parts.hostname
-        )
+        for number, address in enumerate(addresses, 1):
+            try:
+                _, writer = await asyncio.open_connection(
+                    address, parts.port or 443, ssl=context, server_hostname=parts.hostname
+                )
+                break
+            except ssl.SSLError:
+                raise
+            except OSError:
+                # Not every machine has IPv6.
+                if number == len(addresses):
+                    raise
     try:
         tls: ssl.SSLObject = writer.get_extra_info("ssl_object")
         return {**(tls.getpeercert() or {}), "protocol": tls.selected_alpn_protocol()}
@@ -168,12 +178,22 @@ async def look_at_address(subject: Subject) -> list[Result]:
     server = subject.server
     if server is None:
         return [ok(f"a server of wsvoice's answers at {subject.public_url} after {response.elapsed_s * 1000:.0f} ms")]
-    answered = response.headers.get(http.SERVER_HEADER, "")
-    if server.server_id and answered != server.server_id:
+    if not await _leads_to(subject, response, server.server_id):
         text = f"{host} leads to another server of wsvoice's than the one at {server.url}"
-        port = urlsplit(server.url).port
-        return [fail(text, f"let the proxy or tunnel lead to port {port}; several instances behind one name are fine")]
+        return [fail(text, f"let the proxy or tunnel lead to port {urlsplit(server.url).port}")]
     return [ok(f"{host} leads to the server at {server.url}, in {response.elapsed_s * 1000:.0f} ms")]
+
+
+async def _leads_to(subject: Subject, response: http.HttpResponse, server_id: str) -> bool:
+    """Whether the public address leads to a server, whose name is empty if it is too old to have one."""
+    for _ in range(INSTANCES):
+        answered = response.headers.get(http.SERVER_HEADER, "")
+        if not server_id or not answered or answered == server_id:
+            return True
+        # Several instances may have the same public address.
+        with suppress(HttpError):
+            response = await subject.network.get(f"{subject.public_url}/healthz")
+    return False
 
 
 def _is_wsvoice(response: http.HttpResponse) -> bool:
