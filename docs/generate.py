@@ -45,7 +45,8 @@ EXIT_CODES = {
     "hangup": "0 when the call is over, 1 when it could not be ended, 2 for misuse, 130 when it was interrupted",
     "number": "0 for success, 1 when the provider refuses or a number cannot be put back, 2 for misuse",
     "init": "0 when the project is there, 1 when it could not be written, 2 for misuse, 130 when it was interrupted",
-    "doctor": "0 when nothing failed, 1 when something did, or a call or a code is not known, 2 for misuse",
+    "doctor": "0 when nothing failed, 1 when something did, or a call or a code is not known, 2 for misuse, "
+    "130 when it was interrupted",
 }
 
 

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from email.utils import formatdate
 from pathlib import Path
@@ -12,6 +17,7 @@ import pytest
 from tests.cli.invoke import GOOD, invoke
 from tests.doctor.company import CREDENTIALS, NUMBER
 from tests.doctor.internet import answering, free_port, response
+from tests.environment import clean_environ
 from tests.providers.fake_accounts import Api
 from wsvoice.providers import load_account
 from wsvoice.providers.account import OutboundCall
@@ -74,8 +80,8 @@ def test_nothing_is_wrong(twilio: Api) -> None:
 
 def test_a_fault_has_its_hint_below_and_ends_with_1(wrong_credentials: None) -> None:
     fault, hint, verdict = invoke("doctor", "-q", "--no-call", code=1).stderr.splitlines()
-    refusal = "Twilio refuses the account: the credentials are not the account's (20003)"
-    assert fault == f"fail     twilio account     {refusal}"
+    assert fault.startswith("fail     twilio account     Twilio refuses ")
+    assert fault.endswith(": the credentials are not the account's (20003)")
     assert hint.startswith("                      hint: ")
     assert verdict == "1 of 12 checks failed"
 
@@ -127,6 +133,21 @@ def test_what_is_odd_in_the_settings(
     (tmp_path / ".env").write_text(written)
     result = invoke("doctor", "-t", "exotel", "--no-call", "-q")
     assert f"warn     settings           {said}" in result.stderr
+
+
+def test_a_providers_setting_that_cannot_be_used(twilio: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TELNYX_API_KEY", "KEY0")
+    monkeypatch.setenv("TELNYX_L16_BYTE_ORDER", "middle")
+    lines = invoke("doctor", "-q", "--no-call", code=1).stderr.splitlines()
+    assert lines[0] == "fail     telnyx account     TELNYX_L16_BYTE_ORDER is 'middle', which is not supported"
+
+
+def test_a_number_needs_its_provider_where_there_are_several(twilio: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    twilio.account.add_number(NUMBER, VoiceUrl="https://bot.example.com/")
+    assert "twilio number" in invoke("doctor", "--number", NUMBER, "--no-call").stderr
+    monkeypatch.setenv("EXOTEL_STREAM_USER", "bot")
+    lines = invoke("doctor", "-q", "--number", NUMBER, "--no-call", code=1).stderr.splitlines()
+    assert f"fail     number             it is not clear whose number {NUMBER} is" in lines
 
 
 def test_an_example_that_nobody_has_copied(twilio: Api, tmp_path: Path) -> None:
@@ -233,3 +254,23 @@ def test_a_code_of_nobodys_leads_to_every_page() -> None:
 @pytest.mark.parametrize("name", ["check", "diagnose", "docter"])
 def test_other_names_lead_here(name: str) -> None:
     assert "did you mean `wsvoice doctor" in invoke(name, code=2).stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_ctrl_c_ends_the_bot_too(tmp_path: Path) -> None:
+    (tmp_path / "bot.py").write_text(
+        "import os, pathlib, time\npathlib.Path('pid.new').write_text(str(os.getpid()))\n"
+        "os.rename('pid.new', 'pid')\ntime.sleep(60)\nasync def bot(runner_args): ...\n"
+    )
+    command = [sys.executable, "-m", "wsvoice", "doctor", "--no-call", "--port", str(free_port())]
+    with subprocess.Popen(command, cwd=tmp_path, env=clean_environ(), stderr=subprocess.PIPE, text=True) as doctor:
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "pid").exists():
+            assert time.monotonic() < deadline, "the bot was not loaded"
+            time.sleep(0.02)
+        doctor.send_signal(signal.SIGINT)
+        _, printed = doctor.communicate(timeout=20)
+    assert doctor.returncode == 130
+    assert printed.splitlines()[-1] == "interrupted"
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)

@@ -6,7 +6,6 @@ import asyncio
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import sin
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 from tests.doctor.company import CREDENTIALS, NUMBER, SmallAccount, SmallCompany, small_company
 from tests.doctor.internet import HOST, Authority, Front, Loopback, listening
 from tests.runner.conftest import serving
+from tests.signals import tone
 from wsvoice import http
 from wsvoice.audio import write_wav
 from wsvoice.config import RunConfig
@@ -24,8 +24,8 @@ from wsvoice.doctor.subject import Subject
 
 #: What takes a while and is the same in every test; faults of these are looked for by name.
 SLOW = ("packages", "pipecat")
-#: What the caller of a test call says: a third of a second of a tone.
-WORD = b"".join(round(12000 * sin(n / 4)).to_bytes(2, "little", signed=True) for n in range(2700))
+#: What the caller of a test call says.
+WORD = tone(440, 340, 8000)
 
 
 @dataclass

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from math import sin
 from pathlib import Path
 
 import pytest
 
 from tests.doctor.company import CREDENTIALS, SmallAccount, SmallCompany, small_company
+from tests.signals import tone
 from wsvoice.audio import write_wav
 from wsvoice.doctor.call_story import CallStory, recordings_of, shown_time, tell
 from wsvoice.errors import ApiError, AudioFileError
 
 CALL = "CA" + "0" * 32
 COMPLETED = {"stage": "completed", "duration_s": 12.0, "from_number": "+15550100001", "to_number": "+15550100002"}
-TONE = b"".join(round(12000 * sin(n / 4)).to_bytes(2, "little", signed=True) for n in range(8000))
+TONE = tone(440, 1000, 8000)
 SILENCE = bytes(16000)
 
 

@@ -221,6 +221,12 @@ def test_a_number_that_goes_elsewhere(practice: Practice, there: str, why: str) 
     assert f"go to {written}, and not to https://{practice.front.host}/: {why} | enter" in said
 
 
+@pytest.mark.parametrize("path", ["", "/", "/twilio", "/twilio/"])
+def test_a_number_that_comes_here_by_any_path_of_ours(practice: Practice, path: str) -> None:
+    practice.company.numbers[NUMBER]["points_at"] = f"https://{practice.front.host}{path}"
+    assert found(practice.examine(only=["twilio number"])) == {}
+
+
 def test_a_number_that_cannot_be_pointed(practice: Practice) -> None:
     practice.company.numbers[NUMBER] |= {"obstacle": "it belongs to the trunk TK1", "hint": "take it off the trunk"}
     said = only(practice.examine(), "twilio number")
@@ -281,6 +287,16 @@ def test_a_server_for_another_provider(practice: Practice) -> None:
     practice.change(port=port_of(other.url), proxy=None)
     said = only(practice.examine(), "server")
     assert f"the server at {other.url} serves plivo, and not twilio | start it with -t twilio" in said
+
+
+def test_a_server_for_plain_clients(practice: Practice) -> None:
+    other = practice.start(echo, transport="websocket")
+    practice.change(port=port_of(other.url), proxy=None)
+    said = only(practice.examine(), "server")
+    assert f"the server at {other.url} serves plain clients, no telephone calls | start it with -t" in said
+    practice.change(transport="websocket")
+    practice.number = ""
+    assert found(practice.examine(with_call=True)) == {}
 
 
 def test_a_server_that_drains(practice: Practice) -> None:

@@ -12,7 +12,7 @@ import typer
 from wsvoice.cli import completion
 from wsvoice.cli.options import CALLS, NETWORK, TRANSPORT, EnvFile, option
 from wsvoice.cli.output import Output
-from wsvoice.cli.signals import interrupted_by_signals
+from wsvoice.cli.signals import interrupted_by_signals, placing_calls
 from wsvoice.config import TUNNELS, Resolved, RunConfig, parse_number, resolve_run
 from wsvoice.errors import ConfigError
 
@@ -184,7 +184,7 @@ def _examine(
         made = checks(subject, settings, bot=bot, with_call=with_call)
         return await examine(made, on_examined=lambda each: output.examined(each, quiet=quiet))
 
-    with output.progress("Looking at everything that a call needs"), interrupted_by_signals():
+    with placing_calls(output, "Looking at everything that a call needs", lambda: None), interrupted_by_signals():
         return isolation.run_interruptibly(run())
 
 
@@ -240,7 +240,7 @@ def _tell_call(output: Output, call_id: str, resolved: Resolved[RunConfig], *, a
 
     config = resolved.config
     account = account_of_call(call_id, _provider(resolved), config.credentials)
-    with output.progress(f"Asking {account.title}"), interrupted_by_signals():
+    with placing_calls(output, f"Asking {account.title}", lambda: None), interrupted_by_signals():
         story = isolation.run_interruptibly(tell(account, call_id, config.record))
     if as_json:
         output.data(story.to_dict())

@@ -79,7 +79,7 @@ async def look_at_number(subject: Subject, name: str, number: str) -> list[Resul
     wanted = subject.webhook_url(name) if subject.public_url else ""
     if not found.points_at:
         results.append(fail(f"calls to {number} go nowhere", _how_to_point(subject, name, number, wanted)))
-    elif wanted and "://" in found.points_at and (why := difference(found.points_at, wanted)):
+    elif wanted and "://" in found.points_at and (why := _astray(found.points_at, subject, name)):
         text = f"calls to {number} go to {found.points_at}, and not to {wanted}: {why}"
         results.append(fail(text, _how_to_point(subject, name, number, wanted)))
     elif wanted and "://" not in found.points_at:
@@ -95,6 +95,12 @@ def _how_to_point(subject: Subject, name: str, number: str, wanted: str) -> str:
     by_hand = f"{by_hand}, or " if by_hand else ""
     where = f"-x {subject.config.proxy}" if subject.config.proxy else "--tunnel ngrok"
     return f"{by_hand}start with `wsvoice run {subject.config.bot} -t {name} {where} --number {number}`"
+
+
+def _astray(there: str, subject: Subject, name: str) -> str:
+    """Return why `there` is not this server; empty if it is, by the path of one provider or by that of all."""
+    found = [difference(there, f"{subject.public_url}{path}") for path in (subject.webhook_path(name), "/", f"/{name}")]
+    return "" if "" in found else found[0]
 
 
 def difference(there: str, here: str) -> str:

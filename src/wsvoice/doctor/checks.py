@@ -11,7 +11,7 @@ from pathlib import Path
 
 from wsvoice.doctor.accounts import look_at_account, look_at_left_numbers, look_at_number
 from wsvoice.doctor.bot import GRACE_S, LOAD_LIMIT_S, look_at_bot
-from wsvoice.doctor.checkup import Check, Result, skipped
+from wsvoice.doctor.checkup import Check, Result, fail, skipped
 from wsvoice.doctor.clock import look_at_clock
 from wsvoice.doctor.machine import look_at_limits, look_at_python, look_at_tunnel_program
 from wsvoice.doctor.packages import look_at_packages, look_at_pipecat
@@ -63,6 +63,9 @@ def checks(
     for name, number in subject.numbers().items():
         look = partial(look_at_number, subject, name, number)
         found.append(Check(f"{name} number", f"where calls to {number} go", look, needs=(f"{name} account",)))
+    if subject.number and not subject.numbers():
+        unclear = fail(f"it is not clear whose number {subject.number} is", "name its provider, as in `-t twilio`")
+        found.append(Check("number", f"where calls to {subject.number} go", _at_once(lambda: [unclear])))
     found += [
         Check("left numbers", "numbers that runs have left pointed", partial(look_at_left_numbers, subject)),
         Check("clock", "this machine's clock, against the providers'", partial(look_at_clock, subject)),
@@ -71,7 +74,7 @@ def checks(
         *_public(subject),
     ]
     for name in subject.served():
-        if load_simulator(name, subject.config.credentials).has_webhook:
+        if load_simulator(name).has_webhook:
             look = partial(look_at_webhook, subject, name)
             title = PROVIDERS[name]
             found.append(

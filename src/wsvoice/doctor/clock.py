@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
@@ -53,13 +53,11 @@ def judge(ahead_s: Sequence[float]) -> Result:
 
 def _api_of(subject: Subject, name: str) -> str:
     """Return the origin of a provider's API; empty if it has none, or its address is unknown."""
-    steps = subject.account(name).describe()
     try:
-        parts = urlsplit(next(steps).url)
+        with closing(subject.account(name).describe()) as steps:
+            parts = urlsplit(next(steps).url)
     except (WsvoiceError, StopIteration):
         return ""
-    finally:
-        steps.close()
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/"
 
 

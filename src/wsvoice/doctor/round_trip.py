@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from wsvoice.config import DialConfig, resolve_dial
+from wsvoice.config import PLAIN_TRANSPORTS, DialConfig, resolve_dial
 from wsvoice.dial.caller import dial
 from wsvoice.dial.report import CallReport, plural
 from wsvoice.doctor.checkup import Result, fail, ok, skipped, warn
@@ -25,6 +25,8 @@ async def look_at_audio(subject: Subject, bot: str | None) -> list[Result]:
     Raises:
         UsageError: If it cannot be placed.
     """
+    if subject.config.transport in PLAIN_TRANSPORTS:
+        return [skipped(f"-t {subject.config.transport} takes clients, not calls")]
     name = next(iter(subject.served()), "twilio")
     usual = resolve_dial({}, environ=subject.environ, cwd=subject.cwd).config
     config = DialConfig(

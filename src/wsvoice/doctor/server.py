@@ -8,6 +8,7 @@ import socket
 from contextlib import suppress
 from urllib.parse import urlsplit
 
+from wsvoice.config import PLAIN_TRANSPORTS
 from wsvoice.doctor.checkup import Result, fail, ok, warn
 from wsvoice.doctor.subject import Subject
 
@@ -38,6 +39,8 @@ async def look_at_server(subject: Subject) -> list[Result]:
     if server.is_draining:
         text = f"the server at {server.url} is draining: it takes no new calls"
         results.append(fail(text, "start it again once it has ended; `wsvoice run` drains after Ctrl-C or SIGTERM"))
+    if subject.config.transport in PLAIN_TRANSPORTS:
+        return results or [ok(f"wsvoice listens at {server.url}")]
     if not server.providers:
         results.append(warn(f"the server at {server.url} serves plain clients, no telephone calls", "start it with -t"))
     elif absent := [name for name in subject.providers if name not in server.providers]:

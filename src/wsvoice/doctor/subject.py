@@ -95,17 +95,17 @@ class Subject:
 
     def _has_credentials(self, name: str) -> bool:
         # Later names may be settings, such as a region, which alone make nobody a customer.
-        secrets = {*load_company(name).credential_names[:1], *self.account(name).needed}
+        secrets = {*load_company(name).credential_names[:1], *self.account_of(name, {}).needed}
         return any(self.config.credentials.get(each) for each in secrets)
 
     def account(self, name: str) -> Account:
-        """Return the account of a provider."""
+        """Return the account of a provider; a :exc:`ConfigError` is raised if one of its settings is wrong."""
         return self.account_of(name, self.config.credentials)
 
     def numbers(self) -> dict[str, str]:
-        """Return the telephone number of each provider that one is known of."""
+        """Return the telephone number of each provider that one is known of; none if it is not clear whose it is."""
         if self.number:
-            return dict.fromkeys(self.providers[:1], self.number)
+            return dict.fromkeys(self.providers, self.number) if len(self.providers) == 1 else {}
         named = {name: self.environ.get(f"{name.upper()}_PHONE_NUMBER", "").strip() for name in self.providers}
         return {name: number for name, number in named.items() if number}
 
