@@ -66,6 +66,36 @@ class Api:
         return response
 
 
+class TestAccount:
+    """What a bot does with its account in a test call reaches nobody."""
+
+    def test_a_call_that_it_places_is_taken_and_said(self) -> None:
+        api = Api(credentials={"TWILIO_ACCOUNT_SID": ACCOUNT, "TWILIO_AUTH_TOKEN": "secret"})
+
+        def place(url: str) -> Any:
+            client = twilio(url)
+            numbers = client.incoming_phone_numbers.list(limit=5)
+            placed = client.calls.create(
+                to="+15550100009", from_=numbers[0].phone_number, url="https://bot.example.com/"
+            )
+            return numbers[0].phone_number, placed.status, client.calls(placed.sid).fetch().to
+
+        assert api.ask(place) == ("+15550100002", "queued", "+15550100009")
+        notes = [each.text for each in api.events]
+        assert "the bot places a call to +15550100009: nobody is rung in a test call" in notes
+        assert api.commands == []
+
+    def test_another_number_is_not_its_own(self) -> None:
+        api = Api(credentials={"TWILIO_ACCOUNT_SID": ACCOUNT, "TWILIO_AUTH_TOKEN": "secret"})
+
+        def place(url: str) -> None:
+            twilio(url).calls.create(to="+15550100009", from_="+15550199999", url="https://bot.example.com/")
+
+        with pytest.raises(TwilioRestException) as refused:
+            api.ask(place)
+        assert refused.value.code == 21210
+
+
 # Twilio
 
 
@@ -248,7 +278,7 @@ def test_plivos_own_client_controls_the_call(monkeypatch: pytest.MonkeyPatch) ->
         ("POST", "Call/{}/", {"legs": "bleg", "bleg_url": "https://h/"}, "secret", 400),
         ("POST", "Call/{}/DTMF/", {"digits": "one"}, "secret", 400),
         ("POST", "Call/{}/Record/", {}, "secret", 404),
-        ("POST", "Call/", {"to": "15550100009"}, "secret", 404),
+        ("POST", "Call/", {"to": "15550100009"}, "secret", 400),
         ("PUT", "Call/{}/", {}, "secret", 404),
     ],
 )
@@ -268,7 +298,7 @@ def test_what_plivo_refuses(method: str, path: str, json_: Any, password: str, s
 @pytest.mark.parametrize("name", CREDENTIALS)
 def test_anything_else_is_not_there(name: str) -> None:
     api = Api(name, {})
-    for method, path in (("GET", "/"), ("POST", "/v2/calls"), ("DELETE", "/2010-04-01/Accounts/a/Calls/b.json")):
+    for method, path in (("GET", "/"), ("POST", "/v2/conferences"), ("DELETE", "/2010-04-01/Accounts/a/Calls/b.json")):
         response = api.request(method, path)
         assert response.status_code == 404
         assert isinstance(response.json(), dict)

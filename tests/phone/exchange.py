@@ -334,14 +334,14 @@ ACCOUNTS = {
 
 class ExchangeServer:
     """
-    An exchange while the context lasts, for a customer who has one number.
+    An exchange while the context lasts, for a customer who has one number, or none.
 
     Args:
-        number: The number.
+        number: The number; empty for none.
         settings: What the company keeps of it.
     """
 
-    def __init__(self, name: str, number: str, *, seed: bytes = bytes(range(32)), **settings: str) -> None:
+    def __init__(self, name: str, number: str = "", *, seed: bytes = bytes(range(32)), **settings: str) -> None:
         carrier_secrets, secrets = load_simulator(name).test_credentials(seed)
         secrets |= ACCOUNTS.get(name, {})
         owner = load_simulator(name, secrets)
@@ -349,11 +349,12 @@ class ExchangeServer:
         assert api is not None
         assert api.account_type is not None
         account: Any = api.account_type(owner, seed)
-        if name == "telnyx" and not settings:
+        if name == "telnyx" and number and not settings:
             profile_id = account.add_profile()
             application_id = account.add_application("call_control_application", "Office", profile_id=profile_id)
             settings["connection_id"] = application_id
-        account.add_number(number, **settings)
+        if number:
+            account.add_number(number, **settings)
         self.exchange = Exchange(name, account, api, load_simulator(name, carrier_secrets))
         self.exchange.credentials = dict(secrets)
 

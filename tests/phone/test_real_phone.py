@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 
 from tests.environment import clean_environ
 from tests.phone.exchange import Exchange, ExchangeServer, tone
@@ -76,7 +78,7 @@ def ring(network: PublicNetwork, exchange: Exchange, folder: Path) -> dict[str, 
 
 
 def bots_voice(recording: Path) -> bytes:
-    """Return the bot's half of a recording, s16le at 8 kHz, from its first sound on, as long as what the caller said."""
+    """Return half a second of the bot in a recording, s16le at 8 kHz, from its first sound on."""
     samples, rate = soundfile.read(recording, dtype="int16")
     right = samples[:, 1]
     assert rate == 8000

@@ -158,13 +158,11 @@ def test_a_busy_call_says_why_it_ended(api: Api, account: Account) -> None:
 
 def test_what_the_api_lacks_is_said_before_anything_is_asked(api: Api, account: Account) -> None:
     call = Call("signalwire", "c1")
-    limited = OutboundCall(THEIRS, NUMBER, CALL.webhook_url, "", CALL.status_url, "", time_limit_s=60)
     for steps in (
         # Without a server's address for the document.
         account.transfer(call, THEIRS),
         account.send_digits(call, "1"),
         account.evidence("c1"),
-        account.dial(limited),
     ):
         error = refused(api, steps)
         assert error.kind == "unsupported"

@@ -8,13 +8,15 @@ A served bot finds the address as ``<PROVIDER>_API_BASE_URL`` in its environment
     TwilioFrameSerializer(stream_sid, call_sid=call_sid, account_sid=..., auth_token=...,
                           base_url=os.environ.get("TWILIO_API_BASE_URL"))
 
-The provider's module reads the requests. There are only the simulated calls: anything else is answered with 404, and
-wrong credentials with 401.
+The provider's module reads the requests. There are the simulated calls, and an account with the number that is called:
+what a bot does with that, such as placing a call, is answered, and reaches nobody. Anything else is answered with 404,
+and wrong credentials with 401.
 """
 
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -26,6 +28,7 @@ from wsvoice.call import Call
 from wsvoice.dial.timeline import Timeline
 from wsvoice.errors import RemoteProtocolError
 from wsvoice.providers.base import Answer, CallStatus, Command, Simulator, StreamRequest, WebhookRequest
+from wsvoice.providers.fake_account import FakeAccount
 from wsvoice.providers.fake_api import FakeApi
 
 _HEAD_LIMIT = 16 * 1024
@@ -61,6 +64,18 @@ class FakeRestApi:
         self._calls: dict[str, _KnownCall] = {}
         self._timeline = timeline
         self._server: asyncio.Server | None = None
+        self._account = self._make_account()
+
+    def _make_account(self) -> FakeAccount | None:
+        """Return what the bot's account has beside the calls that go on; nobody is called by it."""
+        api = self._provider.fake_api()
+        if api is None or api.account_type is None:
+            return None
+        account = api.account_type(self._provider, secrets.token_bytes(32))
+        account.on_placed = lambda placed: self._timeline.add(
+            "note", f"the bot places a call to {placed.call.to_number[:40]}: nobody is rung in a test call"
+        )
+        return account
 
     async def __aenter__(self) -> Self:
         """Start to listen."""
@@ -78,6 +93,8 @@ class FakeRestApi:
 
     def add_call(self, call: Call, on_command: Callable[[Command], None]) -> None:
         """Take requests for `call`, which is ringing; `on_command` is called with each command for it."""
+        if self._account is not None and call.to_number not in self._account.numbers:
+            self._account.add_number(call.to_number)
         self._calls[call.call_id] = _KnownCall(call, on_command, asyncio.get_running_loop().create_future())
 
     def answer_call(self, call: Call) -> None:
@@ -148,6 +165,9 @@ class FakeRestApi:
             self._timeline.add("note", f"the simulated REST API refuses {self._describe(request)}: {error.message}")
             return api.api_error(400, error.message)
         known = self._calls.get(command.call_id) if command is not None else None
+        if known is None and self._account is not None and (answer := self._account.answer(request)) is not None:
+            self._timeline.add("note", f"the simulated REST API answers {self._describe(request)}: {answer.status}")
+            return answer
         if command is None or known is None:
             what = self._describe(request)
             if command is not None:

@@ -144,7 +144,7 @@ class Session(BotSession):
                 self.dialled.note_session_end(self.record)
 
     async def _run(self, loop: asyncio.AbstractEventLoop, started: float) -> CallRecord:
-        has_begun = await self._read_handshake()
+        has_begun = await self._begin()
         if has_begun:
             self.diagnosis = Diagnosis(self.session_id, self.config.causes)
             await self._run_recorded()
@@ -165,6 +165,19 @@ class Session(BotSession):
             record.recording = await self._recorder.finished()
         self.log_end(duration_s)
         return record
+
+    async def _begin(self) -> bool:
+        """Wait for the start of the stream; false if no call begins, or the end is asked for before."""
+        reading, ending = asyncio.create_task(self._read_handshake()), asyncio.create_task(self._end_asked.wait())
+        try:
+            await asyncio.wait({reading, ending}, return_when=asyncio.FIRST_COMPLETED)
+            if ending.done():
+                self.note_end("server", self._end_reason)
+                return False
+            return reading.result()
+        finally:
+            reading.cancel()
+            ending.cancel()
 
     async def _read_handshake(self) -> bool:
         """Read up to the start of the stream, and keep its messages; false if no call begins."""

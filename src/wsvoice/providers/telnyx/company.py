@@ -107,7 +107,9 @@ def read_meaning(name: str, payload: Mapping[str, Any]) -> EventMeaning:
 
 def _ended_stage(payload: Mapping[str, Any]) -> Stage:
     cause = text_or_nothing(payload.get("hangup_cause"))
-    if cause == "call_rejected" and (error_code(payload) or text_or_nothing(payload.get("sip_hangup_cause")) in REFUSALS):
+    if cause == "call_rejected" and (
+        error_code(payload) or text_or_nothing(payload.get("sip_hangup_cause")) in REFUSALS
+    ):
         return "failed"
     return HANGUP_STAGES.get(cause, "failed" if cause else "completed")
 

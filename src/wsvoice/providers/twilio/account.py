@@ -281,12 +281,6 @@ class TwilioAccount(TwilioCompany, Account):
     # Calls
 
     def dial(self, call: OutboundCall) -> Steps[PlacedCall]:
-        if call.time_limit_s is not None and not self.has_time_limit:
-            raise ApiError(
-                "unsupported",
-                f"{self.title}'s API limits no call's duration",
-                hint="place the call without a limit, and let the bot end it",
-            )
         what = f"the call to {call.to_number}"
         request = self._post(self._resource("Calls"), self._call_fields(call))
         content = yield from self._ask(request, what, "sid")
@@ -306,7 +300,8 @@ class TwilioAccount(TwilioCompany, Account):
             *(("StatusCallbackEvent", event) for event in STATUS_EVENTS),
             ("Timeout", str(call.ring_timeout_s)),
         ]
-        if call.time_limit_s is not None:
+        # Where it cannot be told, the server alone sees to it.
+        if call.time_limit_s is not None and self.has_time_limit:
             fields.append(("TimeLimit", str(call.time_limit_s)))
         if call.detection != "off":
             # In the background: otherwise the document, and with it the bot, would wait for the detection's end.
