@@ -33,6 +33,15 @@ def test_a_healthy_server_is_found_healthy(practice: Practice, name: str) -> Non
     assert (f"{name} webhook" in found) == load_simulator(name).has_webhook
 
 
+def test_a_server_on_this_machine_alone_is_found_healthy(practice: Practice) -> None:
+    served = practice.start(echo, transport=None)
+    practice.change(transport=None, proxy=None, credentials={}, port=port_of(served.url))
+    practice.number = ""
+    found = practice.examine()
+    assert {each.name: each.results for each in found if each.level in ("warn", "fail")} == {}
+    assert {f"{name} webhook" for name in PROVIDERS if name != "asterisk"} <= {each.name for each in found}
+
+
 def test_what_only_the_provider_can_sign_has_to_be_refused_from_others(practice: Practice) -> None:
     [result] = examined(practice, "telnyx")["telnyx webhook"].results
     assert result.message == (
