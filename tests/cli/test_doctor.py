@@ -9,19 +9,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from email.utils import formatdate
 from pathlib import Path
 
 import pytest
 
 from tests.cli.invoke import GOOD, invoke
-from tests.doctor.company import CREDENTIALS, NUMBER
-from tests.doctor.internet import answering, free_port, response
+from tests.doctor.company import CREDENTIALS, NUMBER, listening_api
+from tests.doctor.internet import free_port
 from tests.environment import clean_environ
 from tests.providers.fake_accounts import Api
 from wsvoice.providers import load_account
 from wsvoice.providers.account import OutboundCall
-from wsvoice.providers.base import Callback, WebhookRequest
+from wsvoice.providers.base import Callback
 from wsvoice.providers.fake_account import FakeCall
 
 pytestmark = pytest.mark.usefixtures("clean_process")
@@ -34,16 +33,8 @@ def twilio(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Api]:
     """Twilio's API on loopback, with an account whose credentials are set."""
     api = Api("twilio", CREDENTIALS)
 
-    def answer(head: str, body: bytes) -> bytes:
-        first, *lines = head.strip().split("\r\n")
-        method, path, _ = first.split(" ")
-        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-        found = api.answer(WebhookRequest(method, f"http://{headers['host']}{path}", headers, body))
-        date = formatdate(usegmt=True)
-        return response(f"{found.status} X", found.body.encode(), Date=date, Content_Type=found.media_type)
-
-    with answering(answer) as port:
-        monkeypatch.setenv("TWILIO_API_BASE_URL", f"http://127.0.0.1:{port}")
+    with listening_api(api) as url:
+        monkeypatch.setenv("TWILIO_API_BASE_URL", url)
         monkeypatch.setenv("WSVOICE_STATE_DIR", str(tmp_path / "state"))
         monkeypatch.setenv("WSVOICE_PORT", str(free_port()))
         monkeypatch.delenv("VIRTUAL_ENV", raising=False)

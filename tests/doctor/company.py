@@ -1,4 +1,4 @@
-"""An account at a company whose whole API is three requests, and that company."""
+"""An account at a company whose whole API is three requests, and that company; a real company's fake that listens."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 from urllib.parse import unquote
 
 from tests.doctor.internet import answering, response
+from tests.providers.fake_accounts import Api
 from wsvoice.errors import ApiError
 from wsvoice.providers.account import Account, AccountInfo, ApiResponse, CallState, Evidence, PhoneNumber, Steps
-from wsvoice.providers.base import HttpRequest
+from wsvoice.providers.base import HttpRequest, WebhookRequest
 from wsvoice.providers.twilio.company import TwilioCompany
 
 TOKEN, SID, NUMBER = "0123456789abcdef0123456789abcdef", "AC" + "1" * 32, "+15550100002"
@@ -116,3 +117,19 @@ def small_company() -> Iterator[SmallCompany]:
     with answering(company.answer) as port:
         company.url = f"http://127.0.0.1:{port}"
         yield company
+
+
+@contextmanager
+def listening_api(api: Api) -> Iterator[str]:
+    """Have a company's fake API listen on loopback while the context lasts; yield its address."""
+
+    def answer(head: str, body: bytes) -> bytes:
+        first, *lines = head.strip().split("\r\n")
+        method, path, _ = first.split(" ")
+        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+        found = api.answer(WebhookRequest(method, f"http://{headers['host']}{path}", headers, body))
+        date = formatdate(usegmt=True)
+        return response(f"{found.status} X", found.body.encode(), Date=date, Content_Type=found.media_type)
+
+    with answering(answer) as port:
+        yield f"http://127.0.0.1:{port}"
