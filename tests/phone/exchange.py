@@ -47,7 +47,7 @@ class Callee:
     answered_by: AnsweredBy = "human"
     greeting_s: float = 0.3
     rings_s: float = 0.05
-    stays_s: float = 0.6
+    stays_s: float = 0.25
     tone_hz: int = 440
 
 
