@@ -38,7 +38,7 @@ def network(shared_network: PublicNetwork, monkeypatch: pytest.MonkeyPatch) -> I
     """The network of the module, in which this process is; whatever a test leaves running there is a failure."""
     for name, value in shared_network.environ().items():
         monkeypatch.setenv(name, value)
-    http._tls().load_verify_locations(shared_network.authority)
+    http.tls_context().load_verify_locations(shared_network.authority)
     shared_network.ngrok_config.parent.mkdir(exist_ok=True)
     shared_network.ngrok_config.write_text('version: "3"\n')
     shared_network.tell()
