@@ -616,7 +616,7 @@ BOTS = {
     ),
     "hangs": (
         "import time\n\ntime.sleep(600)\n\nasync def bot(runner_args): ...\n",
-        "does not load within 4 s: it hangs in bot.py, line 3",
+        "does not load within 1 s: it hangs in bot.py, line 3",
         'under `if __name__ == "__main__":`',
     ),
     "exits": (
@@ -635,7 +635,7 @@ def bots_that_do_not_load(tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         folder = tmp_path_factory.mktemp(name)
         (folder / "bot.py").write_text(BOTS[name][0])
         subject = Subject(RunConfig(bot="bot.py"), environ=os.environ, cwd=folder)
-        return await look_at_bot(subject, limit_s=4.0 if name == "hangs" else 40.0)
+        return await look_at_bot(subject, limit_s=1.0 if name == "hangs" else 40.0)
 
     async def load_all() -> dict[str, list[Result]]:
         return dict(zip(BOTS, await asyncio.gather(*map(load, BOTS)), strict=True))

@@ -17,14 +17,26 @@ from wsvoice.providers import load_simulator
 
 #: How long a bot may take to load, in seconds, and from when on that is worth a word.
 LOAD_LIMIT_S, SLOW_S = 40.0, 15.0
-#: How long the process may take to say where a bot hangs, in seconds.
-GRACE_S = 5.0
+#: How long everything else may take that is loaded before the bot, and how long the end of the process, in seconds.
+START_LIMIT_S, END_LIMIT_S = 60.0, 5.0
 
-#: ``wsvoice run`` that says where it hangs, and ends, even if the bot never gives up the interpreter.
-_PROGRAM = (
-    "import faulthandler, sys; faulthandler.dump_traceback_later({limit_s}, exit=True);"
-    "from wsvoice.__main__ import main; sys.argv[0] = 'wsvoice'; main()"
-)
+#: ``wsvoice run`` that says where it hangs, and ends, even if the bot never gives up the interpreter. The bot's time
+#: begins when its file does.
+_PROGRAM = """
+import faulthandler, os.path, sys
+
+def watch(event, arguments):
+    if event == "exec":
+        file = getattr(arguments[0], "co_filename", "")
+        if os.path.basename(file) == {name!r} and os.path.realpath(file) == {path!r}:
+            faulthandler.dump_traceback_later({limit_s}, exit=True)
+
+faulthandler.dump_traceback_later({start_limit_s}, exit=True)
+sys.addaudithook(watch)
+sys.argv[0] = "wsvoice"
+from wsvoice.__main__ import main
+main()
+"""
 _HANGS = re.compile(r"Timeout \(\d+:\d\d:\d\d(\.\d+)?\)!")
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+) in ')
 _SAID = re.compile(r"(?P<what>error|hint): +(?P<text>.+)")
@@ -43,7 +55,9 @@ async def look_at_bot(subject: Subject, *, limit_s: float = LOAD_LIMIT_S) -> lis
     provider = load_simulator(next(iter(subject.providers), "twilio"))
     _, credentials = provider.test_credentials(bytes(range(32)))
     environ = bot_environment(subject.environ, provider, credentials, None)
-    program = (sys.executable, "-c", _PROGRAM.format(limit_s=limit_s), "run")
+    file = path.resolve() if path is not None else Path()
+    times = {"limit_s": limit_s, "start_limit_s": START_LIMIT_S + (limit_s if path is None else 0.0)}
+    program = (sys.executable, "-c", _PROGRAM.format(name=file.name, path=str(file), **times), "run")
     served = ServedBot(
         spec,
         provider.name,
@@ -52,7 +66,7 @@ async def look_at_bot(subject: Subject, *, limit_s: float = LOAD_LIMIT_S) -> lis
         on_line=lines.append,
         cwd=subject.cwd,
         program=program,
-        start_timeout_s=limit_s + GRACE_S,
+        start_timeout_s=START_LIMIT_S + limit_s + END_LIMIT_S,
     )
     began = time.monotonic()
     try:
@@ -88,7 +102,8 @@ def _failure(lines: Sequence[str], spec: str, path: Path | None, limit_s: float)
 
 def _where_it_hangs(lines: Sequence[str], path: Path | None) -> str:
     """Return the innermost line of the bot's folder in the threads' stacks, which begin with the innermost frame."""
+    folder = path.resolve().parent if path is not None else None
     for line in lines:
-        if (frame := _FRAME.search(line)) and path is not None and Path(frame["file"]).is_relative_to(path.parent):
+        if (frame := _FRAME.search(line)) and folder and Path(frame["file"]).resolve().is_relative_to(folder):
             return f" in {Path(frame['file']).name}, line {frame['line']}"
     return ""

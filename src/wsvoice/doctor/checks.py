@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from wsvoice.doctor.accounts import look_at_account, look_at_left_numbers, look_at_number
-from wsvoice.doctor.bot import GRACE_S, LOAD_LIMIT_S, look_at_bot
+from wsvoice.doctor.bot import END_LIMIT_S, LOAD_LIMIT_S, START_LIMIT_S, look_at_bot
 from wsvoice.doctor.checkup import Check, Result, fail, skipped
 from wsvoice.doctor.clock import look_at_clock
 from wsvoice.doctor.machine import look_at_limits, look_at_python, look_at_tunnel_program
@@ -54,7 +54,7 @@ def checks(
         Check("settings", "flags, environment, .env and pyproject.toml", _at_once(lambda: settings)),
     ]
     if bot is not None:
-        limit_s = load_limit_s + GRACE_S + _PROCESS_S
+        limit_s = START_LIMIT_S + load_limit_s + END_LIMIT_S + _PROCESS_S
         look = partial(look_at_bot, subject, limit_s=load_limit_s)
         found.append(Check("bot", "whether the bot loads", look, limit_s=limit_s))
     for name in subject.providers:
