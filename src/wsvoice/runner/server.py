@@ -29,6 +29,7 @@ from wsvoice.phone.tunnel_watch import TunnelWatch
 from wsvoice.phone.tunnels import Tunnel, open_tunnel
 from wsvoice.runner.auth import served_providers
 from wsvoice.runner.memory import CycleCollector, MemoryTrimmer
+from wsvoice.runner.outbound import FINISH_TIMEOUT_S
 from wsvoice.runner.own_number import OwnNumber
 from wsvoice.runner.protocols import HttpProtocol, StreamProtocol
 from wsvoice.runner.routes import application
@@ -107,7 +108,7 @@ class DrainingServer(uvicorn.Server):
             calls=lambda: [session.session_id for session in tuple(switchboard.sessions)],
             on_blocked=switchboard.note_blocked,
             on_heartbeat=switchboard.lateness.note,
-            is_awaited=lambda: number is not None and number.is_awaited,
+            is_awaited=lambda: switchboard.dialled.is_awaited or (number is not None and number.is_awaited),
             on_kill=self._log_what_is_left,
         )
         self._drains_until: float | None = None
@@ -170,6 +171,7 @@ class DrainingServer(uvicorn.Server):
         now = time.monotonic()
         if self._number is not None:
             self._number.note_signal(len(self.watchdog.signals) + 1)
+        self._switchboard.dialled.finishes_by = now + FINISH_TIMEOUT_S
         if self.watchdog.note_signal(sig, self._drain_timeout_s):
             self._drains_until = now + self._drain_timeout_s
             self._awaits_until = now + min(self._drain_timeout_s, DIAL_TIMEOUT_S)
@@ -178,6 +180,8 @@ class DrainingServer(uvicorn.Server):
             self._drains_until = self._awaits_until = now - END_TIMEOUT_S
 
     def _log_what_is_left(self) -> None:
+        for text in self._switchboard.dialled.left():
+            logger.error("{}", text)
         left = self._number.what_is_left() if self._number is not None else None
         if left is not None:
             logger.error("{} ({})", left.message, left.hint)

@@ -35,9 +35,10 @@ from wsvoice.runner.bounded_socket import MESSAGE_TOO_BIG
 from wsvoice.runner.capacity import CallKey, Capacity, Lateness, Place, call_key
 from wsvoice.runner.clients import Clients
 from wsvoice.runner.detection import detect_provider
+from wsvoice.runner.dialled_call import DialledCall
 from wsvoice.runner.logs import RefusalLog
 from wsvoice.runner.media_socket import MediaSocket
-from wsvoice.runner.outbound import DialledCall, DialledCalls
+from wsvoice.runner.outbound import DialledCalls
 from wsvoice.runner.session import ID_LIMIT, Session
 from wsvoice.runner.starting import Starts
 
@@ -206,12 +207,7 @@ class Switchboard:
             self.refusals.warning(log, "webhook refused (403)", reason)
             return PlainTextResponse("This server does not know its public address; the log says why.\n", 403)
         try:
-            if place == "transfer":
-                return _response(provider.transfer_document(asked))
-            event = provider.read_webhook(asked)
-        except (LocalProtocolError, ApiError) as error:
-            self.refusals.warning(log, "webhook refused (404)", error.message)
-            return PlainTextResponse(f"{error.message}\n", 404)
+            event = None if place == "transfer" else provider.read_webhook(asked)
         except RemoteProtocolError as error:
             reason = f"{error.message}{self._other_path(asked, provider)}"
             self.refusals.warning(log, "webhook refused (400)", reason)
@@ -221,11 +217,16 @@ class Switchboard:
         log = logger.bind(call=call_id if 0 < len(call_id) <= ID_LIMIT and call_id.isprintable() else "-")
         try:
             async with self.auth.admit(provider, asked, call_id) as succeed:
-                if isinstance(event, Call) and place != "status":
+                if place == "transfer":
+                    response = _response(provider.transfer_document(asked))
+                elif isinstance(event, Call) and place != "status":
                     response = await self._answer(provider, event, request, prefix, log, dialled)
                 else:
                     if isinstance(event, CallUpdate):
-                        self._note_update(provider, event, log, dialled)
+                        # Elsewhere a stranger who knows the call's id may say anything.
+                        is_known = dialled is not None or self.auth.verifies(provider)
+                        is_trusted = is_known or not requests.is_public(request, self.config)
+                        self._note_update(provider, event, log, dialled, is_trusted=is_trusted)
                     response = _response(provider.acknowledge())
                 if response.status_code < 300:
                     succeed()
@@ -233,9 +234,13 @@ class Switchboard:
         except SignatureError as error:
             self.refusals.warning(log, "webhook refused (403)", requests.with_hint(error))
             return PlainTextResponse("The signature was used before.\n", 403)
+        except (LocalProtocolError, ApiError) as error:
+            # A transfer to nobody.
+            self.refusals.warning(log, "webhook refused (404)", error.message)
+            return PlainTextResponse(f"{error.message}\n", 404)
 
     def _note_update(
-        self, provider: Server, update: CallUpdate, log: Logger, dialled: DialledCall | None = None
+        self, provider: Server, update: CallUpdate, log: Logger, dialled: DialledCall | None, *, is_trusted: bool
     ) -> None:
         """Log what a webhook reports about a call, and tell whom it concerns; an ended call needs no place."""
         level = "WARNING" if update.failed else "INFO"
@@ -245,6 +250,8 @@ class Switchboard:
             # Where nothing is signed, a stranger who knows the id may report this. A running call continues.
             self.capacity.forget((provider.name, update.call_id))
             self.auth.replays.call_ended((provider.name, update.call_id))
+        if not is_trusted:
+            return
         dialled = dialled or self.dialled.by_provider(provider.name, update.call_id)
         if dialled is not None:
             self.dialled.note_update(dialled, update)
@@ -268,11 +275,13 @@ class Switchboard:
     ) -> Response:
         """Answer the webhook of a call: reserve a place, issue a token, render the document."""
         if dialled is not None:
-            if dialled.is_over:
+            if dialled.is_over or dialled.unwanted:
+                dialled.note_ids(call.call_id, call.account_id)
+                dialled.withdraw(dialled.unwanted)
                 return await self._respond(provider.busy(call), log)
-            # Its place was reserved when it was placed, and is free for it from here on.
+            # Its place was reserved when it was placed, and is free from here on. Its parameters need not travel.
             self.dialled.note_call(dialled, call)
-            call = replace(call, direction="outbound", parameters={**call.parameters, **dialled.request.parameters})
+            call = replace(call, direction="outbound")
         is_known = dialled is not None or self.auth.verifies(provider)
         stranger = None if is_known else requests.address(request, self.config)
         # A running call may finish, which includes its next stream; so may one that we placed.
@@ -366,7 +375,7 @@ class Switchboard:
             await requests.deny(websocket, 403, "The stream token or signature is missing or wrong.")
             return
         if dialled is not None:
-            if dialled.is_over or dialled.session is not None:
+            if dialled.is_over or dialled.unwanted or dialled.session is not None:
                 await requests.deny(websocket, 403, "The call is over, or has its stream.")
                 return
             self.capacity.forget_dialled(dialled.token)
@@ -431,7 +440,10 @@ class Switchboard:
             except TokenError as error:
                 bad_token = error
             else:
-                return claims.call, not claims.verified, self.dialled.by_token(claims.dialled)
+                dialled = self.dialled.by_token(claims.dialled) if claims.dialled else None
+                if claims.dialled and dialled is None:
+                    raise TokenError("the stream is of a call that this server no longer knows")
+                return claims.call, not claims.verified, dialled
         # A browser may know a password, and send it for any page. Some programs name the host that they dial as origin.
         whose = requests.page(websocket)
         own = (self.config.public_url or "").lower()
