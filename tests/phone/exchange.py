@@ -23,7 +23,7 @@ import httpx
 import websockets
 
 from tests.runner.dialects import DIALECTS, Dialect, on_line
-from wsvoice.call import AnsweredBy, Stage
+from wsvoice.call import ENDED_STAGES, AnsweredBy, Stage
 from wsvoice.providers import load_simulator
 from wsvoice.providers.base import Answer, Callback, NoStream, StreamRequest, WebhookRequest
 from wsvoice.providers.fake_account import FakeAccount, FakeCall
@@ -180,7 +180,7 @@ class Exchange:
         await self._report(call, stage)
 
     async def _report(self, call: FakeCall, stage: Stage) -> None:
-        if stage not in ("completed", "canceled"):
+        if stage not in ENDED_STAGES and call.stage not in ENDED_STAGES:
             call.stage = stage
         if call.status is not None and (not call.reports or stage in call.reports):
             await self._send(call, call.status, stage)

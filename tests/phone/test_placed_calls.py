@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -321,6 +322,23 @@ def test_a_call_that_is_withdrawn_while_it_is_placed_is_ended(caller: Caller) ->
     caller.exchange.joined()
     assert [each.stage for each in caller.exchange.account.calls.values()] == ["canceled"]
     assert caller.place(id=chosen).status_code == 409
+
+
+@some_providers
+def test_a_call_that_is_placed_while_the_server_stops_is_ended(caller: Caller) -> None:
+    caller.exchange.answer_delay_s = 0.5
+    with ThreadPoolExecutor() as pool:
+        placing = pool.submit(caller.place, Callee(rings_s=15))
+        until = time.monotonic() + 5
+        while not caller.exchange.account.calls:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        caller.server.stop()
+        # It may be gone before it can answer.
+        with suppress(httpx.TransportError):
+            assert placing.result().status_code in (409, 500)
+    caller.exchange.joined()
+    assert [each.stage for each in caller.exchange.account.calls.values()] == ["canceled"]
 
 
 @some_providers
