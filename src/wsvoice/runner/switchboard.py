@@ -179,6 +179,43 @@ class Switchboard:
             paths = ", ".join(f"/{name}" for name in self.providers)
             guidance = f"the request is no provider's{self._other_path(asked, None)}. Webhooks: {paths}"
             return PlainTextResponse(f"This is a voice bot's webhook, but {guidance}\n", 404)
+        if (refused := self._refuse(provider, asked, request, dialled)) is not None:
+            return refused
+        log = logger.bind(call="-")
+        try:
+            event = None if place == "transfer" else provider.read_webhook(asked)
+        except RemoteProtocolError as error:
+            reason = f"{error.message}{self._other_path(asked, provider)}"
+            self.refusals.warning(log, "webhook refused (400)", reason)
+            return PlainTextResponse(f"This is no webhook of {provider.title}: {reason}\n", 400)
+        prefix = _prefix(request.scope["path"], provider_name, place, token)
+        call_id = event.call_id if event is not None else ""
+        log = logger.bind(call=call_id if 0 < len(call_id) <= ID_LIMIT and call_id.isprintable() else "-")
+        try:
+            async with self.auth.admit(provider, asked, call_id) as succeed:
+                if place == "transfer":
+                    response = _response(provider.transfer_document(asked))
+                elif isinstance(event, Call) and place != "status":
+                    response = await self._answer(provider, event, request, prefix, log, dialled)
+                else:
+                    if isinstance(event, CallUpdate):
+                        self._note_update(provider, event, request, log, dialled)
+                    response = _response(provider.acknowledge())
+                if response.status_code < 300:
+                    succeed()
+                return response
+        except SignatureError as error:
+            self.refusals.warning(log, "webhook refused (403)", requests.with_hint(error))
+            return PlainTextResponse("The signature was used before.\n", 403)
+        except (LocalProtocolError, ApiError) as error:
+            # A transfer to nobody.
+            self.refusals.warning(log, "webhook refused (404)", error.message)
+            return PlainTextResponse(f"{error.message}\n", 404)
+
+    def _refuse(
+        self, provider: Server, asked: WebhookRequest, request: Request, dialled: DialledCall | None
+    ) -> Response | None:
+        """Return the answer to a webhook that may not be the provider's; ``None`` if it is, or cannot be known."""
         log = logger.bind(call="-")
         if not requests.has_host(request, self.config):
             self.refusals.warning(log, "webhook refused (400)", "it names no host, or a bad one")
@@ -206,41 +243,10 @@ class Switchboard:
             reason = f"it came by {named}, which this server does not know; start it with {option}"
             self.refusals.warning(log, "webhook refused (403)", reason)
             return PlainTextResponse("This server does not know its public address; the log says why.\n", 403)
-        try:
-            event = None if place == "transfer" else provider.read_webhook(asked)
-        except RemoteProtocolError as error:
-            reason = f"{error.message}{self._other_path(asked, provider)}"
-            self.refusals.warning(log, "webhook refused (400)", reason)
-            return PlainTextResponse(f"This is no webhook of {provider.title}: {reason}\n", 400)
-        prefix = _prefix(request.scope["path"], provider_name, place, token)
-        call_id = event.call_id if event is not None else ""
-        log = logger.bind(call=call_id if 0 < len(call_id) <= ID_LIMIT and call_id.isprintable() else "-")
-        try:
-            async with self.auth.admit(provider, asked, call_id) as succeed:
-                if place == "transfer":
-                    response = _response(provider.transfer_document(asked))
-                elif isinstance(event, Call) and place != "status":
-                    response = await self._answer(provider, event, request, prefix, log, dialled)
-                else:
-                    if isinstance(event, CallUpdate):
-                        # Elsewhere a stranger who knows the call's id may say anything.
-                        is_known = dialled is not None or self.auth.verifies(provider)
-                        is_trusted = is_known or not requests.is_public(request, self.config)
-                        self._note_update(provider, event, log, dialled, is_trusted=is_trusted)
-                    response = _response(provider.acknowledge())
-                if response.status_code < 300:
-                    succeed()
-                return response
-        except SignatureError as error:
-            self.refusals.warning(log, "webhook refused (403)", requests.with_hint(error))
-            return PlainTextResponse("The signature was used before.\n", 403)
-        except (LocalProtocolError, ApiError) as error:
-            # A transfer to nobody.
-            self.refusals.warning(log, "webhook refused (404)", error.message)
-            return PlainTextResponse(f"{error.message}\n", 404)
+        return None
 
     def _note_update(
-        self, provider: Server, update: CallUpdate, log: Logger, dialled: DialledCall | None, *, is_trusted: bool
+        self, provider: Server, update: CallUpdate, request: Request, log: Logger, dialled: DialledCall | None
     ) -> None:
         """Log what a webhook reports about a call, and tell whom it concerns; an ended call needs no place."""
         level = "WARNING" if update.failed else "INFO"
@@ -250,7 +256,9 @@ class Switchboard:
             # Where nothing is signed, a stranger who knows the id may report this. A running call continues.
             self.capacity.forget((provider.name, update.call_id))
             self.auth.replays.call_ended((provider.name, update.call_id))
-        if not is_trusted:
+        is_known = dialled is not None or self.auth.verifies(provider)
+        if not is_known and requests.is_public(request, self.config):
+            # A stranger who knows the call's id may say anything.
             return
         dialled = dialled or self.dialled.by_provider(provider.name, update.call_id)
         if dialled is not None:
