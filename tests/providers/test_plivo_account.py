@@ -751,7 +751,7 @@ def test_a_trial_account_calls_verified_numbers_alone(
         (404, "not found", "not-found", ""),
         (429, "too many requests", "rate-limit", ""),
         (400, {"to": ["is invalid"]}, "refused", ""),
-        (500, "", "refused", ""),
+        (500, "", "unavailable", ""),
     ],
 )
 def test_what_plivo_refuses_is_understood(

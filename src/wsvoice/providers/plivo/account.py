@@ -22,6 +22,7 @@ from wsvoice.providers.account import (
     Saved,
     ServerAddresses,
     Steps,
+    refused_kind,
 )
 from wsvoice.providers.base import HttpRequest
 from wsvoice.providers.callbacks import VALUE_LIMIT, printable
@@ -85,7 +86,8 @@ class PlivoAccount(PlivoCompany, Account):
             return ApiError("permission", message, hint=hint)
         if status == 404:
             return ApiError("not-found", message)
-        return ApiError("refused", message, hint="see status.plivo.com, and try again later" if status >= 500 else None)
+        hint = "see status.plivo.com, and try again later" if status >= 500 else None
+        return ApiError(refused_kind(status), message, hint=hint)
 
     def describe(self) -> Steps[AccountInfo]:
         # https://docs.plivo.com/docs/account/api/account/the-account-object

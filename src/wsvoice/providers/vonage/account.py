@@ -32,6 +32,7 @@ from wsvoice.providers.account import (
     Saved,
     ServerAddresses,
     Steps,
+    refused_kind,
 )
 from wsvoice.providers.base import HttpRequest
 from wsvoice.providers.callbacks import printable
@@ -108,7 +109,8 @@ class VonageAccount(VonageCompany, Account):
             return ApiError("credentials", message, code=code, hint=hint)
         if response.status == 429:
             return super().refusal(response, what)
-        kind = kind or {402: "balance", 403: "permission", 404: "not-found"}.get(response.status, "refused")
+        known = {402: "balance", 403: "permission", 404: "not-found"}
+        kind = kind or known.get(response.status) or refused_kind(response.status)
         return ApiError(kind, f"{self.title} refuses {what}: {words or response.status}", code=code, hint=hint or None)
 
     def describe(self) -> Steps[AccountInfo]:
