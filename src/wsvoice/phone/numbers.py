@@ -345,13 +345,16 @@ class PointedNumber:
         try:
             if self.file.path.exists():
                 self.left = await self._restore_left()
-            found = await find_number(self.account, self.number)
-            check_usable(self.account, found)
+            self.found = await self._find()
             self._account_id = await account_id(self.account)
         except BaseException:
             self.release()
             raise
-        self.found = found
+        return self.found
+
+    async def _find(self) -> PhoneNumber:
+        found = await find_number(self.account, self.number)
+        check_usable(self.account, found)
         return found
 
     async def _restore_left(self) -> tuple[PointedRecord, Restored] | None:
@@ -367,13 +370,17 @@ class PointedNumber:
         """
         Point the claimed number at `addresses`; if that fails half-way, it is put back.
 
+        It is looked at once more, for somebody may have changed it since, and what is put back is what was there last.
+
         Raises:
-            NumberError: If its settings cannot be kept, or it could not even be put back.
+            NumberError: If its settings cannot be kept, it cannot be pointed by now, or it could not even be put back.
             ApiError: If the company refuses it, or cannot be reached.
         """
-        found = self.found
-        assert found is not None, "it is claimed first"
+        assert self._claim is not None, "it is claimed first"
+        self.found = await self._find()
+        await self._point(self.found, addresses)
 
+    async def _point(self, found: PhoneNumber, addresses: ServerAddresses) -> None:
         def save(saved: Saved) -> None:
             record = PointedRecord(
                 provider=self.account.name,
@@ -409,14 +416,17 @@ class PointedNumber:
         """
         Point it at other addresses; false if it points elsewhere by now and was left alone.
 
-        What was made for the old ones is taken back first, so that nothing of it remains.
+        What was made for the old ones is taken back first, so that nothing of it remains. If that or the rest fails,
+        it may be asked for again.
         """
-        if await self._restore() == "left":
-            self._forget()
+        before = self.found.points_at if self.found is not None else ""
+        if await self.put_back() == "left":
             return False
-        self.found = await find_number(self.account, self.number)
-        check_usable(self.account, self.found)
-        await self.point(addresses)
+        found = await self._find()
+        if found.points_at != before:
+            return False
+        self.found = found
+        await self._point(found, addresses)
         return True
 
     async def put_back(self) -> Restored | None:
