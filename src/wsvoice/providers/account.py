@@ -78,6 +78,8 @@ class PhoneNumber:
         obstacle: Why it cannot be pointed, in one line; empty if it can.
         hint: What would mend that.
         warnings: What to know before it is pointed, such as that other numbers share its application.
+        shares: What else is changed with it, and with other numbers too, such as ``application 1234``: two runs that
+            change it would undo each other's work. Empty for nothing.
     """
 
     number: str
@@ -89,6 +91,7 @@ class PhoneNumber:
     obstacle: str = ""
     hint: str = ""
     warnings: Sequence[str] = ()
+    shares: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,7 +114,7 @@ class OwnNumber:
         self._submit(self._pointed.claim()).result()
         if self._pointed.left is not None:
             record, restored = self._pointed.left
-            happened = describe_restored(record.number, record.was, restored)
+            happened = describe_restored(self._pointed.file, record.was, restored)
             logger.warning("{} still pointed at a run that died: {}", record.number, happened)
 
     def ring_at(
@@ -276,7 +276,7 @@ class OwnNumber:
                             break
                         await asyncio.sleep(RETRY_S)
                     else:
-                        logger.info("{}", describe_restored(self._number, was, restored or "unchanged"))
+                        logger.info("{}", describe_restored(self._pointed.file, was, restored or "unchanged"))
         except TimeoutError:
             self._problem = self._problem or f"the API did not answer within {PUT_BACK_TIMEOUT_S:g} s"
         finally:

@@ -176,7 +176,7 @@ class VonageAccount(VonageCompany, Account):
     def restore(self, saved: Saved, addresses: ServerAddresses) -> Steps[Restored]:
         """Put a number and its application back; the latter even if the account has the number no longer."""
         entry = yield from self._search(saved["number"])
-        created, before = saved.get("created", ""), saved["linked"]
+        created, before, linked = saved.get("created", ""), saved["linked"], _application_id(entry)
         if created:
             # By its name, for its id may have come too late to be saved.
             found = [each for each in (yield from self._list_applications()) if each.get("name") == created]
@@ -184,11 +184,14 @@ class VonageAccount(VonageCompany, Account):
             found = [(yield from self._application(saved["application"], is_needed=False))]
         application = next((each for each in found if _answer_url(each) == addresses.webhook), None)
         if application is None:
+            if not created and linked == saved["application"] != before:
+                # The application is somebody else's by now; the link is still ours.
+                yield from self._link(entry, before)
+                return "restored"
             # What we did not do yet, or somebody has changed since.
             unchanged = created or _voice(found[0]) == json.loads(saved["voice"])
-            return "unchanged" if unchanged and _application_id(entry) == before else "left"
+            return "unchanged" if unchanged and linked == before else "left"
         ours = text_or_nothing(application.get("id"))
-        linked = _application_id(entry)
         if linked == ours != before:
             yield from self._link(entry, before)
         if created:
@@ -231,6 +234,7 @@ class VonageAccount(VonageCompany, Account):
             obstacle=obstacle,
             hint=hint,
             warnings=self._warnings(entry, entries, applications),
+            shares=f"application {self._target()}" if self._target() else "",
         )
 
     def _warnings(
