@@ -24,7 +24,8 @@ from tests.phone.public_network import public_network
 from tests.process import ServerProcess, server_process
 from wsvoice.config import RunConfig
 from wsvoice.errors import ApiError
-from wsvoice.runner.own_number import OwnNumber, address_problem
+from wsvoice.phone.health import find_problem
+from wsvoice.runner.own_number import OwnNumber
 
 __all__ = ["company", "state"]
 
@@ -458,7 +459,17 @@ class TestNumber:
             own._process -= 1
         assert company.is_untouched
 
+    def test_who_takes_it_from_another_server_is_told(self, company: Company, state: Path, serve: Any) -> None:
+        other = serve(None)
+        company.applications["app-0"] = there = f"{other.url}twilio?key=hush"
+        with own_number(state) as own:
+            assert ring_at(own, "https://bot.invalid")
+            (told,) = [note for note in own.notes if "another server" in note]
+            place = there.removesuffix("?key=hush")
+            assert told == f"another server of wsvoice's answers at {place}: calls to {NUMBER} do not reach it now"
+        assert company.rings_at() == there
+
     def test_an_address_is_known_by_what_answers(self, company: Company, serve: Any) -> None:
         server = serve(None)
-        assert asyncio.run(address_problem(server.url)) == ""
-        assert asyncio.run(address_problem(company.url)) == f"{company.url}/healthz answers 401"
+        assert asyncio.run(find_problem(server.url, timeout_s=5)) == ""
+        assert asyncio.run(find_problem(company.url, timeout_s=5)) == "somebody else answers in its place (401)"

@@ -15,15 +15,15 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from loguru import logger
 
-from wsvoice import http
-from wsvoice.config import RunConfig
-from wsvoice.errors import ApiError, ConfigError, HttpError, NumberError, WsvoiceError
+from wsvoice.config import RunConfig, without_secrets
+from wsvoice.errors import ApiError, ConfigError, NumberError, WsvoiceError
+from wsvoice.phone.health import find_problem, is_wsvoice_at
 from wsvoice.phone.numbers import PointedNumber, account_for_numbers, describe_restored, is_pointed_by_hand
 from wsvoice.providers.account import Account, PhoneNumber, ServerAddresses
-from wsvoice.providers.base import HttpRequest
 
 T = TypeVar("T")
 
@@ -226,12 +226,26 @@ class OwnNumber:
                 await self._move(public_url, addresses)
                 return
             else:
-                if problem := await self._unless_stopped(address_problem(public_url)):
-                    self.notes.append(f"{public_url} does not lead to this server, as seen from here: {problem}")
+                self.notes += await self._unless_stopped(self._look_around(public_url))
                 await self._pointed.point(addresses)
                 self._has_rung = True
                 self.notes += self.found.warnings if self.found else ()
         on_rings()
+
+    async def _look_around(self, public_url: str) -> list[str]:
+        """Return what to know of who answers at the public address, and of who answers where the number rings yet."""
+        there = without_secrets(self.found.points_at) if self.found else ""
+        is_elsewhere = "://" in there and urlsplit(there).netloc != urlsplit(public_url).netloc
+        problem, is_rival = await asyncio.gather(
+            find_problem(public_url, timeout_s=ADDRESS_TIMEOUT_S),
+            is_wsvoice_at(there if is_elsewhere else "", timeout_s=ADDRESS_TIMEOUT_S),
+        )
+        notes = []
+        if problem:
+            notes.append(f"{public_url} does not lead to this server, as seen from here: {problem}")
+        if is_rival:
+            notes.append(f"another server of wsvoice's answers at {there}: calls to {self._number} do not reach it now")
+        return notes
 
     async def _move(self, public_url: str, addresses: ServerAddresses) -> None:
         """Have it ring at another address, however often that fails, until there is yet another one."""
@@ -290,14 +304,3 @@ def addresses_at(public_url: str, provider: str) -> ServerAddresses:
     """Return where the one provider that is served reaches this server."""
     base = public_url.rstrip("/")
     return ServerAddresses(webhook=f"{base}/", status=f"{base}/{provider}/status")
-
-
-async def address_problem(public_url: str) -> str:
-    """Return why a public address does not lead to a server of ours; empty if it does."""
-    request = HttpRequest("GET", f"{public_url.rstrip('/')}/healthz")
-    try:
-        answer = await http.send(request, timeout_s=ADDRESS_TIMEOUT_S)
-    except HttpError as error:
-        return error.message
-    is_ours = answer.status in (200, 503) and b'"status"' in answer.body
-    return "" if is_ours else f"{request.url} answers {answer.status}"
