@@ -39,6 +39,14 @@ def left(company: Company, tmp_path: Path) -> NumberFile:
     return number.file
 
 
+def test_no_secret_of_a_url_is_shown(company: Company) -> None:
+    company.applications["app-0"] = "https://me:hush@old.example/voice?key=hush"
+    for command in (["list"], ["show", NUMBER], ["list", "--json"], ["show", NUMBER, "--json"]):
+        done = invoke("number", *command)
+        assert "https://old.example/voice" in done.stdout + done.stderr
+        assert "hush" not in done.stdout + done.stderr
+
+
 class TestList:
     def test_each_number_is_a_line(self, company: Company) -> None:
         company.add("+15550000001", "", voice=False)

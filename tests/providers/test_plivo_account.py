@@ -203,7 +203,14 @@ def test_odd_numbers_are_told_of(fake: PlivoFakeAccount, network: FakeNetwork, a
     assert "is submitted" in warning
     # A trunk's id stands where an application's does.
     fake.numbers[OURS].settings["app_id"] = "12345"
-    assert find(network, account).points_at == "application '12345'"
+    trunk = find(network, account)
+    assert trunk.points_at == "SIP trunk 12345"
+    assert trunk.obstacle == "its calls go to 12345, which is no application: a SIP trunk takes them"
+    assert trunk.hint
+    network.sent()
+    with pytest.raises(ApiError, match="a SIP trunk takes them"):
+        network.carry_out(account.point(trunk, HERE, lambda saved: None))
+    assert network.sent() == []
     fake.numbers[OURS].settings["app_id"] = ""
     assert find(network, account).points_at == ""
 
@@ -751,7 +758,7 @@ def test_a_trial_account_calls_verified_numbers_alone(
         (404, "not found", "not-found", ""),
         (429, "too many requests", "rate-limit", ""),
         (400, {"to": ["is invalid"]}, "refused", ""),
-        (500, "", "refused", ""),
+        (500, "", "unavailable", ""),
     ],
 )
 def test_what_plivo_refuses_is_understood(

@@ -434,8 +434,13 @@ def export_dotenv(dotenv: Mapping[str, str], environ: MutableMapping[str, str]) 
 
 
 def without_secrets(url: str) -> str:
-    """Return `url` without the parts that often hold a secret: the user's name and the query."""
-    parts = urlsplit(url)
+    """Return `url` without the parts that often hold a secret, the user's name and the query; other words as is."""
+    if "://" not in url:
+        return url
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "a malformed URL"
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 

@@ -78,6 +78,8 @@ class PhoneNumber:
         obstacle: Why it cannot be pointed, in one line; empty if it can.
         hint: What would mend that.
         warnings: What to know before it is pointed, such as that other numbers share its application.
+        shares: What else is changed with it, and with other numbers too, such as ``application 1234``: two runs that
+            change it would undo each other's work. Empty for nothing.
     """
 
     number: str
@@ -89,6 +91,7 @@ class PhoneNumber:
     obstacle: str = ""
     hint: str = ""
     warnings: Sequence[str] = ()
+    shares: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +209,11 @@ class Evidence:
     hint: str = ""
 
 
+def refused_kind(status: int) -> str:
+    """Return the kind of the error for a status that says nothing in particular: its own trouble is no refusal."""
+    return "unavailable" if status >= 500 else "refused"
+
+
 class Account(Company):
     """
     A company's REST API; by itself it has none.
@@ -263,7 +271,7 @@ class Account(Company):
         if response.status == 429:
             return ApiError("rate-limit", f"{title} asks for fewer requests (429)", hint="wait a minute, then repeat")
         body = shown(response.body[:200].decode("utf-8", "replace"))
-        return ApiError("refused", f"{title} refuses {what}: {response.status} {body}")
+        return ApiError(refused_kind(response.status), f"{title} refuses {what}: {response.status} {body}")
 
     def describe(self) -> Steps[AccountInfo]:
         """Return the account that the credentials belong to, by one cheap request."""

@@ -27,6 +27,7 @@ from wsvoice.providers.account import (
     PlacedCall,
     ServerAddresses,
     Steps,
+    refused_kind,
 )
 from wsvoice.providers.bandwidth.company import (
     ENDS,
@@ -111,7 +112,8 @@ class BandwidthAccount(BandwidthCompany, Account):
         hint = _hint(response.status, words)
         if words.startswith("Invalid from"):
             return ApiError("number", f"{self.title} refuses {what}: {words}", code=code, hint=hint)
-        kind = _KINDS.get(code) or {403: "permission", 404: "not-found"}.get(response.status, "refused")
+        kind = _KINDS.get(code) or {403: "permission", 404: "not-found"}.get(response.status)
+        kind = kind or refused_kind(response.status)
         return ApiError(kind, f"{self.title} refuses {what}: {words}", code=code, hint=hint)
 
     def describe(self) -> Steps[AccountInfo]:

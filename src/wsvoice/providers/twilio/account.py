@@ -50,6 +50,12 @@ NAMED_NUMBERS = 5
 MESSAGE_LIMIT = 200
 
 _FORM = "application/x-www-form-urlencoded"
+#: Each webhook of a number, and the method that it is asked with.
+_PAIRS = (
+    ("VoiceUrl", "VoiceMethod"),
+    ("VoiceFallbackUrl", "VoiceFallbackMethod"),
+    ("StatusCallback", "StatusCallbackMethod"),
+)
 
 
 class TwilioAccount(TwilioCompany, Account):
@@ -251,14 +257,11 @@ class TwilioAccount(TwilioCompany, Account):
         if number.obstacle:
             raise ApiError("number", f"{number.number} cannot be pointed here: {number.obstacle}", hint=number.hint)
         save({"number": number.number, "number_id": number.number_id, **number.settings})
-        # Without a fallback: what this server fails to answer is to be seen, not answered by another one.
-        fields = {"VoiceUrl": addresses.webhook, "VoiceMethod": "POST", "VoiceFallbackUrl": ""}
-        if addresses.status:
-            fields |= {"StatusCallback": addresses.status, "StatusCallbackMethod": "POST"}
-        request = self._post(self._number_resource(number.number_id), fields.items())
+        request = self._post(self._number_resource(number.number_id), _pointed(addresses).items())
         yield from self._ask(request, f"the change of {number.number}", "sid")
 
     def restore(self, saved: Saved, addresses: ServerAddresses) -> Steps[Restored]:
+        """Put back each setting that is still as we set it; the number is left alone if its webhook is not."""
         resource, what = self._number_resource(saved["number_id"]), f"the change of {saved['number']}"
         response = yield self._get(resource)
         if response.status == 404:
@@ -268,15 +271,14 @@ class TwilioAccount(TwilioCompany, Account):
         before = {name: saved.get(name, "") for name in VOICE_SETTINGS}
         if now == before:
             return "unchanged"
-        if now["VoiceUrl"] != addresses.webhook:
-            return "left"
-        if now["StatusCallback"] != addresses.status:
-            # Not set by us, or changed by somebody else since.
-            before = {name: value for name, value in before.items() if not name.startswith("StatusCallback")}
-        # An empty URL clears; an empty method is none.
-        fields = [(name, value) for name, value in before.items() if value or name.endswith(("Url", "Callback"))]
-        yield from self._ask(self._post(resource, fields), what, "sid")
-        return "restored"
+        ours, back = _pointed(addresses), dict[str, str]()
+        for url, method in _PAIRS:
+            if url in ours and now[url] == ours[url]:
+                # An empty URL clears; an empty method is none.
+                back |= {url: before[url], **({method: before[method]} if before[method] else {})}
+        if any(now[name] != value for name, value in back.items()):
+            yield from self._ask(self._post(resource, back.items()), what, "sid")
+        return "restored" if now["VoiceUrl"] in (addresses.webhook, before["VoiceUrl"]) else "left"
 
     # Calls
 
@@ -417,6 +419,15 @@ class TwilioAccount(TwilioCompany, Account):
         except ApiError as error:
             found.append(Evidence(error.message, code=error.code, hint=error.hint or ""))
             return []
+
+
+def _pointed(addresses: ServerAddresses) -> dict[str, str]:
+    """Return the settings of a number that is pointed at a server."""
+    # Without a fallback: what this server fails to answer is to be seen, not answered by another one.
+    fields = {"VoiceUrl": addresses.webhook, "VoiceMethod": "POST", "VoiceFallbackUrl": ""}
+    if addresses.status:
+        fields |= {"StatusCallback": addresses.status, "StatusCallbackMethod": "POST"}
+    return fields
 
 
 def _read_number(item: Mapping[str, Any]) -> PhoneNumber:

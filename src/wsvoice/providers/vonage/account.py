@@ -32,6 +32,7 @@ from wsvoice.providers.account import (
     Saved,
     ServerAddresses,
     Steps,
+    refused_kind,
 )
 from wsvoice.providers.base import HttpRequest
 from wsvoice.providers.callbacks import printable
@@ -108,7 +109,8 @@ class VonageAccount(VonageCompany, Account):
             return ApiError("credentials", message, code=code, hint=hint)
         if response.status == 429:
             return super().refusal(response, what)
-        kind = kind or {402: "balance", 403: "permission", 404: "not-found"}.get(response.status, "refused")
+        known = {402: "balance", 403: "permission", 404: "not-found"}
+        kind = kind or known.get(response.status) or refused_kind(response.status)
         return ApiError(kind, f"{self.title} refuses {what}: {words or response.status}", code=code, hint=hint or None)
 
     def describe(self) -> Steps[AccountInfo]:
@@ -174,7 +176,7 @@ class VonageAccount(VonageCompany, Account):
     def restore(self, saved: Saved, addresses: ServerAddresses) -> Steps[Restored]:
         """Put a number and its application back; the latter even if the account has the number no longer."""
         entry = yield from self._search(saved["number"])
-        created, before = saved.get("created", ""), saved["linked"]
+        created, before, linked = saved.get("created", ""), saved["linked"], _application_id(entry)
         if created:
             # By its name, for its id may have come too late to be saved.
             found = [each for each in (yield from self._list_applications()) if each.get("name") == created]
@@ -182,11 +184,14 @@ class VonageAccount(VonageCompany, Account):
             found = [(yield from self._application(saved["application"], is_needed=False))]
         application = next((each for each in found if _answer_url(each) == addresses.webhook), None)
         if application is None:
+            if not created and linked == saved["application"] != before:
+                # The application is somebody else's by now; the link is still ours.
+                yield from self._link(entry, before)
+                return "restored"
             # What we did not do yet, or somebody has changed since.
             unchanged = created or _voice(found[0]) == json.loads(saved["voice"])
-            return "unchanged" if unchanged and _application_id(entry) == before else "left"
+            return "unchanged" if unchanged and linked == before else "left"
         ours = text_or_nothing(application.get("id"))
-        linked = _application_id(entry)
         if linked == ours != before:
             yield from self._link(entry, before)
         if created:
@@ -229,6 +234,7 @@ class VonageAccount(VonageCompany, Account):
             obstacle=obstacle,
             hint=hint,
             warnings=self._warnings(entry, entries, applications),
+            shares=f"application {self._target()}" if self._target() else "",
         )
 
     def _warnings(
