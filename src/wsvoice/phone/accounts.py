@@ -60,6 +60,8 @@ def account_for_calls(provider: str | None, credentials: Mapping[str, str]) -> A
 
 def account_of_call(call_id: str, provider: str | None, credentials: Mapping[str, str]) -> Account:
     """Return the account of the call `call_id`, told by what its id looks like; as :func:`account_for_calls`."""
+    if call_id.strip() in ("", ".", ".."):
+        raise UsageError(f"{call_id!r} is no call's id", hint="the log and reports have it, and the provider's console")
     if provider is None:
         alike = [name for name, shape in _CALL_IDS.items() if shape.fullmatch(call_id)]
         able = [name for name in alike if (account := _load(name, credentials)) is not None and account.has_calls]

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from wsvoice.call import ENDED_STAGES, Call, Stage
 from wsvoice.errors import ApiError
@@ -36,6 +36,7 @@ from wsvoice.providers.account import (
 from wsvoice.providers.base import HttpRequest
 from wsvoice.providers.callbacks import printable
 from wsvoice.providers.fields import text_or_nothing, with_plus, without_plus, write_object
+from wsvoice.providers.urls import path_part
 from wsvoice.providers.vonage.company import (
     API_BASE_URL,
     CALL_CREDENTIALS,
@@ -191,7 +192,7 @@ class VonageAccount(VonageCompany, Account):
             yield from self._link(entry, before)
         if created:
             # https://developer.vonage.com/en/api/application.v2#deleteApplication
-            self.read((yield self._request("DELETE", f"/v2/applications/{quote(ours, safe='')}")), "to delete it")
+            self.read((yield self._request("DELETE", f"/v2/applications/{path_part(ours)}")), "to delete it")
         else:
             yield from self._set_voice(application, json.loads(saved["voice"]))
         return "restored" if linked in (ours, before) else "left"
@@ -309,7 +310,7 @@ class VonageAccount(VonageCompany, Account):
     def _application(self, application_id: str, *, is_needed: bool = True) -> Steps[dict[str, Any]]:
         """Return an application; nothing if there is none, unless it is needed."""
         # https://developer.vonage.com/en/api/application.v2#getApplication
-        response = yield self._get(f"/v2/applications/{quote(application_id, safe='')}", {})
+        response = yield self._get(f"/v2/applications/{path_part(application_id)}", {})
         if response.status != 404:
             return self.read(response, f"application {application_id}")
         if not is_needed:
@@ -325,7 +326,7 @@ class VonageAccount(VonageCompany, Account):
         capabilities = {name: each for name, each in _capabilities(application).items() if name != "voice"}
         capabilities |= {"voice": voice} if voice is not None else {}
         kept = {name: each for name, each in application.items() if name not in ("id", "_links")}
-        path = f"/v2/applications/{quote(text_or_nothing(application.get('id')), safe='')}"
+        path = f"/v2/applications/{path_part(text_or_nothing(application.get('id')))}"
         # https://developer.vonage.com/en/api/application.v2#updateApplication
         response = yield self._send("PUT", path, {**kept, "capabilities": capabilities})
         self.read(response, f"to change application {_name(application)!r}")
