@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+
+from loguru import logger
 
 from wsvoice.call import Call
 from wsvoice.errors import ApiError, ConfigError, UsageError
@@ -77,10 +79,18 @@ def account_of_call(call_id: str, provider: str | None, credentials: Mapping[str
     return account_for_calls(provider, credentials) if named is None or named.has_calls else named
 
 
-async def hang_up(account: Account, call_id: str) -> bool:
-    """End a call; true unless it had ended by itself. :exc:`ApiError` is raised if that could not be done."""
+async def hang_up(account: Account, call_id: str, *, on_wait: Callable[[str], None] = logger.info) -> bool:
+    """
+    End a call; true unless it had ended by itself.
+
+    Args:
+        on_wait: As of :func:`~wsvoice.phone.client.carry_out`.
+
+    Raises:
+        ApiError: If that could not be done.
+    """
     try:
-        return await carry_out(account.hang_up(Call(account.name, call_id)))
+        return await carry_out(account.hang_up(Call(account.name, call_id)), on_wait=on_wait)
     except ApiError as error:
         if error.kind == "ended":
             return False
