@@ -31,7 +31,7 @@ def test_the_account_that_is_named_or_the_only_one_with_credentials() -> None:
 
 
 def test_whose_account_is_not_clear_is_told() -> None:
-    with pytest.raises(UsageError, match="credentials of several are set: twilio, plivo"):
+    with pytest.raises(UsageError, match="credentials of twilio and plivo are set"):
         account_for_calls(None, {**TWILIO, **PLIVO})
     with pytest.raises(UsageError, match="no credentials of any are set") as caught:
         account_for_calls(None, {})

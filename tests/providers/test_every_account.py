@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from wsvoice.call import Call
-from wsvoice.errors import ApiError
+from wsvoice.errors import ApiError, ConfigError
 from wsvoice.providers import PROVIDERS, load_account, load_simulator
 from wsvoice.providers.account import Account, ApiResponse, PlacedCall, Steps
 from wsvoice.providers.base import HttpRequest
@@ -77,3 +77,26 @@ def test_the_same_operations_ask_about_a_call_that_has_an_id(name: str) -> None:
     while request.url in BEFORE:
         request = steps.send(ApiResponse(200, {}, BEFORE[request.url]))
     assert "a%2F..%2Fb%3Fc" in request.url
+
+
+@pytest.mark.parametrize("name", [name for name in PROVIDERS if load_account(name, {}).has_calls])
+def test_an_address_of_the_api_that_is_none_is_told(name: str) -> None:
+    account = account_of(name)
+    account.check_credentials()
+    [variable] = [each for each in account.credential_names if each.endswith("_BASE_URL")]
+    for written in ("not a url", "api.example.com", "ftp://api.example.com", "https://", "http://[::1"):
+        account.credentials[variable] = written
+        with pytest.raises(ConfigError, match=f"{variable} is not a URL: '") as caught:
+            account.check_credentials()
+        assert "https://" in (caught.value.hint or "")
+    account.credentials[variable] = "http://127.0.0.1:8000/v1"
+    account.check_credentials()
+
+
+def test_missing_credentials_are_listed_as_in_a_sentence() -> None:
+    with pytest.raises(
+        ConfigError, match="needs BANDWIDTH_ACCOUNT_ID, BANDWIDTH_CLIENT_ID and BANDWIDTH_CLIENT_SECRET"
+    ):
+        load_account("bandwidth", {}).check_credentials()
+    with pytest.raises(ConfigError, match="needs TELNYX_API_KEY$"):
+        load_account("telnyx", {}).check_credentials()

@@ -93,13 +93,21 @@ def read_callback(written: str | None, method: str | None, base_url: str, what: 
     if not written:
         return None
     try:
-        url = urlsplit(urljoin(base_url, written))
-        usable = url.scheme in ("http", "https") and _is_usable(url)
+        url = urljoin(base_url, written)
     except ValueError:
-        usable = False
-    if not usable or _UNUSABLE.search(written):
+        url = ""
+    if not is_web_address(url) or _UNUSABLE.search(written):
         raise broken("bad-url", f"the URL of {what}, {shown(written)}, is no web address")
-    return Callback(url.geturl(), "GET" if (method or "").strip().upper() == "GET" else "POST")
+    return Callback(urlsplit(url).geturl(), "GET" if (method or "").strip().upper() == "GET" else "POST")
+
+
+def is_web_address(written: str) -> bool:
+    """Return whether `written` is a URL that can be requested: ``http://`` or ``https://``, and a host."""
+    try:
+        url = urlsplit(written)
+        return url.scheme in ("http", "https") and _is_usable(url) and not _UNUSABLE.search(written)
+    except ValueError:
+        return False
 
 
 def _is_usable(url: SplitResult) -> bool:

@@ -80,9 +80,10 @@ class TwilioAccount(TwilioCompany, Account):
     #: Whether a number's calls may come in through another region than requests go to.
     has_regions: ClassVar[bool] = True
 
-    def check_credentials(self, *names: str) -> None:
-        if names or not (self.credential(self.account_name) and self._has_key()):
-            super().check_credentials(*names)
+    def missing_credentials(self, *names: str) -> list[str]:
+        # A key does in place of the token.
+        is_enough = not names and self.credential(self.account_name) and self._has_key()
+        return [] if is_enough else super().missing_credentials(*names)
 
     # Requests
 

@@ -35,7 +35,7 @@ from wsvoice.providers.account import (
 )
 from wsvoice.providers.base import HttpRequest
 from wsvoice.providers.callbacks import printable
-from wsvoice.providers.fields import text_or_nothing, with_plus, without_plus, write_object
+from wsvoice.providers.fields import listed, text_or_nothing, with_plus, without_plus, write_object
 from wsvoice.providers.urls import path_part
 from wsvoice.providers.vonage.company import (
     API_BASE_URL,
@@ -94,17 +94,17 @@ class VonageAccount(VonageCompany, Account):
     has_numbers: ClassVar[bool] = True
     has_calls: ClassVar[bool] = True
 
-    def check_credentials(self, *names: str) -> None:
-        """Raise :exc:`~wsvoice.errors.ConfigError` if one is missing; the API key is enough for numbers."""
-        if names or not all(map(self.credential, NUMBER_CREDENTIALS)):
-            super().check_credentials(*names)
+    def missing_credentials(self, *names: str) -> list[str]:
+        # The API key is enough for numbers.
+        is_enough = not names and all(map(self.credential, NUMBER_CREDENTIALS))
+        return [] if is_enough else super().missing_credentials(*names)
 
     def refusal(self, response: ApiResponse, what: str, names: tuple[str, ...] = NUMBER_CREDENTIALS) -> ApiError:
         """Return the error for a response to a request that carried the credentials `names`."""
         code, words = _read_error(response.content())
         kind, _, hint = _ERRORS.get(code, ("", "", ""))
         if response.status == 401 or kind == "credentials":
-            message = f"{self.title} does not take {' and '.join(names)}: {words or response.status}"
+            message = f"{self.title} does not take {listed(names)}: {words or response.status}"
             hint = hint or f"compare them with {self.credentials_place}"
             return ApiError("credentials", message, code=code, hint=hint)
         if response.status == 429:
