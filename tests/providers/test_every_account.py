@@ -98,5 +98,5 @@ def test_missing_credentials_are_listed_as_in_a_sentence() -> None:
         ConfigError, match="needs BANDWIDTH_ACCOUNT_ID, BANDWIDTH_CLIENT_ID and BANDWIDTH_CLIENT_SECRET"
     ):
         load_account("bandwidth", {}).check_credentials()
-    with pytest.raises(ConfigError, match="needs TELNYX_API_KEY$"):
+    with pytest.raises(ConfigError, match=r"needs TELNYX_API_KEY$"):
         load_account("telnyx", {}).check_credentials()

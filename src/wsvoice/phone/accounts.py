@@ -67,10 +67,9 @@ def account_of_call(call_id: str, provider: str | None, credentials: Mapping[str
         raise UsageError(f"{call_id!r} is no call's id", hint="the log and reports have it, and the provider's console")
     if provider is None:
         alike = [name for name, shape in _CALL_IDS.items() if shape.fullmatch(call_id)]
-        able = [
-            name for name in alike if (account := find_account(name, credentials)) is not None and account.has_calls
-        ]
-        ready = [name for name in able if is_ready(find_account(name, credentials))]
+        found = {name: account for name in alike if (account := find_account(name, credentials)) is not None}
+        able = [name for name, account in found.items() if account.has_calls]
+        ready = [name for name in able if is_ready(found[name])]
         if len(able) != 1 and len(ready) != 1:
             told = f"it may be {', '.join(able)}" if able else "no provider's ids look like it"
             raise UsageError(
