@@ -147,7 +147,7 @@ class BandwidthAccount(BandwidthCompany, Account):
         https://dev.bandwidth.com/apis/voice-apis/voice#tag/Calls/operation/createCall
         """
         self.check_credentials(*self.needed, "BANDWIDTH_APPLICATION_ID")
-        password = self._webhook_password()
+        password = self.webhook_password()
         content: dict[str, Any] = {
             "to": call.to_number,
             "from": call.from_number,
@@ -238,12 +238,6 @@ class BandwidthAccount(BandwidthCompany, Account):
 
     def explain_code(self, code: str) -> tuple[str, str] | None:
         return _CAUSES.get(code)
-
-    def _webhook_password(self) -> dict[str, str]:
-        """Return what our server asks webhooks for; the application's own are for calls that come in."""
-        password = self.credential("BANDWIDTH_WEBHOOK_PASSWORD")
-        user = self.credential("BANDWIDTH_WEBHOOK_USERNAME") or "wsvoice"
-        return {"username": user, "password": password} if password else {}
 
     def _record(self, call_id: str) -> Steps[dict[str, Any]]:
         response = yield from self._ask("GET", f"/calls/{path_part(call_id)}")
