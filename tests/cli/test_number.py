@@ -63,6 +63,11 @@ class TestList:
     def test_the_provider_is_the_one_whose_credentials_are_set(self) -> None:
         assert invoke("number", "list").stderr.startswith("Twilio: one number\n")
 
+    def test_whose_numbers_cannot_be_listed_is_not_asked_for_credentials(self) -> None:
+        said = invoke("number", "list", "-t", "bandwidth", code=1).stderr
+        assert said.startswith("error: wsvoice does not know Bandwidth's numbers")
+        assert "BANDWIDTH_CLIENT_SECRET" not in said
+
     def test_credentials_may_be_in_a_file(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("TWILIO_AUTH_TOKEN")
         Path("other.env").write_text("TWILIO_AUTH_TOKEN=secret\n")

@@ -605,14 +605,14 @@ def test_every_outcome_is_looked_up(
     assert (state.from_number, state.to_number) == (OURS, THEIRS)
     assert state.duration_s == (61.0 if stage == "completed" else 0.0)
     assert state.price == "0.01700"
+    assert network.carry_out(account.hang_up(call.call)) is False
 
 
 def test_a_call_that_nobody_knows(network: FakeNetwork, account: PlivoAccount, library: Client) -> None:
-    for ask in (account.look_up("x"), account.evidence("x")):
+    for ask in (account.look_up("x"), account.evidence("x"), account.hang_up(Call("plivo", "x"))):
         with pytest.raises(ApiError, match="knows no call x") as caught:
             network.carry_out(ask)
         assert caught.value.kind == "not-found"
-    assert network.carry_out(account.hang_up(Call("plivo", "x"))) is False
     with pytest.raises(ResourceNotFoundError):
         library.calls.get("x")
 

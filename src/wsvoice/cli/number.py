@@ -78,7 +78,8 @@ def list_numbers(
     output = Output()
     config = _resolve(context, output)
     account = account_for_numbers(config.transport, config.credentials)
-    account.check_credentials()
+    if account.has_numbers:
+        account.check_credentials()
     with output.progress(f"Asking {account.title}"):
         numbers = asyncio.run(carry_out(account.numbers()))
     described = [_describe(each, account.name, config.state_folder) for each in numbers]
@@ -117,7 +118,8 @@ def show(
     wanted = parse_number(number, "NUMBER")
     config = _resolve(context, output)
     account = account_for_numbers(config.transport, config.credentials)
-    account.check_credentials()
+    if account.has_numbers:
+        account.check_credentials()
     with output.progress(f"Asking {account.title}"):
         found = asyncio.run(find_number(account, wanted))
     said = _describe(found, account.name, config.state_folder)

@@ -15,7 +15,8 @@ from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 from wsvoice.call import AnsweredBy, Call, Control, Stage
 from wsvoice.errors import ApiError, ConfigError, RemoteProtocolError
 from wsvoice.providers.base import Company, HttpRequest
-from wsvoice.providers.fields import read_object, shown
+from wsvoice.providers.fields import listed, read_object, shown
+from wsvoice.providers.urls import is_web_address
 
 ResultT = TypeVar("ResultT")
 
@@ -236,18 +237,31 @@ class Account(Company):
 
     def check_credentials(self, *names: str) -> None:
         """
-        Raise :exc:`~wsvoice.errors.ConfigError` if a credential is missing, with where to find it.
+        Raise :exc:`~wsvoice.errors.ConfigError` if nothing can be asked: a credential is missing, or no address.
+
+        Args:
+            names: As of :meth:`missing_credentials`.
+        """
+        if missing := self.missing_credentials(*names):
+            raise ConfigError(
+                f"{self.title}'s API needs {listed(missing)}",
+                hint=f"set {'it' if len(missing) == 1 else 'them'} in the environment or in .env: "
+                f"{self.credentials_place}",
+            )
+        for name in self.credential_names:
+            # Where another address of the API may be set, such as TWILIO_API_BASE_URL.
+            if name.endswith("_BASE_URL") and (written := self.credential(name)) and not is_web_address(written):
+                hint = "it starts with https://, as in https://api.example.com; leave it out for the company's own"
+                raise ConfigError(f"{name} is not a URL: {shown(written)}", hint=hint)
+
+    def missing_credentials(self, *names: str) -> list[str]:
+        """
+        Return which credentials are not set.
 
         Args:
             names: The ones that an operation needs; those that all need, if none are named.
         """
-        missing = [name for name in names or self.needed if not self.credential(name)]
-        if missing:
-            raise ConfigError(
-                f"{self.title}'s API needs {' and '.join(missing)}",
-                hint=f"set {'it' if len(missing) == 1 else 'them'} in the environment or in .env: "
-                f"{self.credentials_place}",
-            )
+        return [name for name in names or self.needed if not self.credential(name)]
 
     def read(self, response: ApiResponse, what: str) -> dict[str, Any]:
         """

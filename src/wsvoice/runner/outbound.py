@@ -48,8 +48,6 @@ CLEANUP_S = 6.0
 #: How many placed calls are remembered.
 REMEMBERED_CALLS = 1000
 
-#: Refusals of a hang-up that may be another one's a moment later.
-_PASSING = frozenset({"unreachable", "unavailable", "rate-limit", "not-found"})
 
 
 class DialledCalls:
@@ -249,7 +247,8 @@ class DialledCalls:
                     return text
                 if dialled.is_over:
                     return ""
-                if error.kind not in _PASSING or time.monotonic() > until:
+                # A call that has just been placed may not be known everywhere yet.
+                if not (error.may_pass or error.kind == "not-found") or time.monotonic() > until:
                     logger.error("{}: {}", _left(dialled), error.message)
                     raise
             await asyncio.sleep(END_RETRY_S)

@@ -34,6 +34,7 @@ from wsvoice.providers.exotel.company import (
     same_number,
 )
 from wsvoice.providers.fields import read_counter, text_or_nothing, with_plus
+from wsvoice.providers.urls import path_part
 
 #: Pages of a list that are read.
 PAGE_LIMIT = 100
@@ -251,6 +252,7 @@ class ExotelAccount(ExotelCompany, Account):
     # Requests
 
     def _find_call(self, call_id: str) -> Steps[Resource]:
+        path_part(call_id)
         response = yield self._get("v1", "Calls", f"{call_id}.json", query={"details": "true"})
         if response.status == 404:
             raise ApiError("not-found", f"Exotel knows no call {call_id}", hint="it may belong to another account")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
 from urllib.parse import urlencode, urlsplit
 
-from wsvoice.call import Call, Stage
+from wsvoice.call import ENDED_STAGES, Call, Stage
 from wsvoice.errors import ApiError
 from wsvoice.providers.account import (
     Account,
@@ -278,8 +278,11 @@ class PlivoAccount(PlivoCompany, Account):
         # https://docs.plivo.com/docs/voice/api/call/hangup-a-call
         response = yield self._request("DELETE", "Call", call.call_id)
         if response.status == 404:
-            return False
-        self.read(response, "to end the call")
+            # It is refused alike whether the call is over, or is none of the account's.
+            state = yield from self.look_up(call.call_id)
+            if state.stage in ENDED_STAGES:
+                return False
+        self.read(response, f"to end call {call.call_id}")
         return True
 
     def transfer(self, call: Call, to: str) -> Steps[None]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal, InvalidOperation
 from typing import Any, ClassVar
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from wsvoice.call import ENDED_STAGES, Call
 from wsvoice.errors import ApiError
@@ -39,6 +39,7 @@ from wsvoice.providers.twilio.company import DETECTIONS, OVERRIDES, VOICE_SETTIN
 from wsvoice.providers.twilio.dial import dial_document
 from wsvoice.providers.twilio.error_codes import ERROR_CODES, ErrorCode
 from wsvoice.providers.twilio.evidence import in_order, read_alert, read_event, read_notification, time_span
+from wsvoice.providers.urls import path_part
 
 #: Items in one answer. Of numbers, which are the largest, a thousand would be more than the client reads.
 PAGE_SIZE = 100
@@ -85,9 +86,10 @@ class TwilioAccount(TwilioCompany, Account):
     #: Whether a number's calls may come in through another region than requests go to.
     has_regions: ClassVar[bool] = True
 
-    def check_credentials(self, *names: str) -> None:
-        if names or not (self.credential(self.account_name) and self._has_key()):
-            super().check_credentials(*names)
+    def missing_credentials(self, *names: str) -> list[str]:
+        # A key does in place of the token.
+        is_enough = not names and self.credential(self.account_name) and self._has_key()
+        return [] if is_enough else super().missing_credentials(*names)
 
     # Requests
 
@@ -115,11 +117,11 @@ class TwilioAccount(TwilioCompany, Account):
 
     def _resource(self, name: str = "", account_id: str = "") -> str:
         """Return a resource's URL: that of the account, or of what it owns; of a sub-account where it is known."""
-        owner = quote(account_id or self.credential(self.account_name), safe="")
+        owner = path_part(account_id or self.credential(self.account_name))
         return f"{self.api_url()}{self.api_path}/Accounts/{owner}{f'/{name}' if name else ''}.json"
 
     def _call_resource(self, call_id: str, account_id: str = "", name: str = "") -> str:
-        return self._resource(f"Calls/{quote(call_id, safe='')}{f'/{name}' if name else ''}", account_id)
+        return self._resource(f"Calls/{path_part(call_id)}{f'/{name}' if name else ''}", account_id)
 
     def _get(self, url: str, fields: Mapping[str, str] | None = None) -> HttpRequest:
         query = f"?{urlencode(fields)}" if fields else ""
@@ -237,7 +239,7 @@ class TwilioAccount(TwilioCompany, Account):
         if not self.has_regions:
             return []
         # https://www.twilio.com/docs/global-infrastructure/inbound-processing-api
-        response = yield self._get(f"{self.api_url('routes')}/v2/PhoneNumbers/{quote(number, safe='+')}")
+        response = yield self._get(f"{self.api_url('routes')}/v2/PhoneNumbers/{path_part(number, '+')}")
         region = printable(response.content().get("voice_region"), 20) if response.status == 200 else ""
         here = self.credential("TWILIO_REGION") or "us1"
         if region in ("", here):
@@ -251,7 +253,7 @@ class TwilioAccount(TwilioCompany, Account):
         return self._get(self._resource("IncomingPhoneNumbers"), {**fields, "PageSize": str(size)})
 
     def _number_resource(self, number_id: str) -> str:
-        return self._resource(f"IncomingPhoneNumbers/{quote(number_id, safe='')}")
+        return self._resource(f"IncomingPhoneNumbers/{path_part(number_id)}")
 
     def point(self, number: PhoneNumber, addresses: ServerAddresses, save: Callable[[Saved], None]) -> Steps[None]:
         if number.obstacle:
