@@ -371,17 +371,65 @@ def test_an_interrupted_call_is_hung_up(server: DialServer, state: Path, number:
     ]
 
 
-def test_a_call_is_hung_up_that_is_just_being_placed(server: DialServer, state: Path) -> None:
-    is_asked, may_answer = threading.Event(), threading.Event()
-    server.on_order = lambda server: (is_asked.set(), may_answer.wait(10))[0]
+def while_placing(server: DialServer) -> Any:
+    """Return what waits until the call is being placed, which it is until it is hung up."""
+    is_asked = threading.Event()
+    server.on_order = lambda server: (is_asked.set(), server.hung_up.wait(10))[0]
 
     def wait(_: object) -> str:
         assert is_asked.wait(10)
-        threading.Timer(0.3, may_answer.set).start()
         return ""
 
-    interrupted(server, state, signal.SIGINT, wait)
+    return wait
+
+
+def test_a_call_is_withdrawn_that_is_just_being_placed(server: DialServer, state: Path) -> None:
+    text = interrupted(server, state, signal.SIGINT, while_placing(server))
     assert server.hung_up.is_set()
+    assert text.splitlines() == ["hanging up", "the call was withdrawn", "interrupted"]
+
+
+@pytest.mark.parametrize(
+    ("reply", "lines"),
+    [
+        (
+            (202, {"ended": False, "text": "rings on for up to 60 s: Exotel's API cannot end it"}),
+            ["warning: the call rings on for up to 60 s: Exotel's API cannot end it"],
+        ),
+        (
+            (502, {"error": "Twilio cannot be reached", "hint": "look at its console", "kind": "unreachable"}),
+            ["error: the call could not be hung up: Twilio cannot be reached", "hint:  look at its console"],
+        ),
+        (
+            (500, b"<html>"),
+            [
+                "error: the call could not be hung up: the server at URL answers 500",
+                f"hint:  it goes from {FROM} to {TO}",
+            ],
+        ),
+    ],
+)
+def test_what_came_of_hanging_up_is_told_in_true_words(
+    server: DialServer, state: Path, reply: Any, lines: list[str]
+) -> None:
+    server.hang_up_reply = reply
+    text = interrupted(server, state, signal.SIGINT, while_placing(server)).replace(server.url, "URL")
+    assert text.splitlines() == ["hanging up", *lines, "interrupted"]
+
+
+def test_a_call_that_may_have_been_placed_when_it_was_withdrawn_is_told(server: DialServer, state: Path) -> None:
+    wait = while_placing(server)
+    content = {"error": "the call may have been placed: no answer", "hint": "look there", "kind": "uncertain"}
+    server.when_withdrawn = 502, content
+    text = interrupted(server, state, signal.SIGINT, wait)
+    expected = ["hanging up", "error: the call may have been placed: no answer", "hint:  look there", "interrupted"]
+    assert text.splitlines() == expected
+
+
+def test_a_running_server_tells_the_limits_of_its_account(server: DialServer) -> None:
+    server.limits = ["it calls verified numbers only"]
+    assert lines_of(*CALL)[:2] == ["note: Twilio's trial account: it calls verified numbers only", "   0.100   queued"]
+    assert not any("trial" in line for line in lines_of(*CALL, "-q"))
 
 
 def test_a_second_ctrl_c_does_not_keep_it_from_hanging_up(server: DialServer, state: Path) -> None:
@@ -473,17 +521,20 @@ def test_what_a_served_bot_lacks_is_told_before_it_starts(
     assert api.asked == []
 
 
-def test_a_trial_accounts_limits_are_told_before_the_call(bot: Any, api: AccountApi) -> None:
+def test_a_trial_accounts_limits_are_told_before_the_bot_is_served(bot: Any, api: AccountApi) -> None:
     api.limits = ["it calls verified numbers only"]
-    lines = lines_of(*BOT_CALL, "-x", "bot.example.com")
-    assert lines[:2] == ["note: Twilio's trial account: it calls verified numbers only", "   0.100   queued"]
+    note = "note: Twilio's trial account: it calls verified numbers only"
+    lines = lines_of(*BOT_CALL, "-x", "bot.example.com", "-v")
+    logs = [number for number, line in enumerate(lines) if "the bot logs" in line]
+    assert lines.index(note) < min(logs)
+    assert lines.count(note) == 1
 
 
-def test_wrong_credentials_are_told_and_nothing_is_placed(bot: Any, api: AccountApi) -> None:
+def test_wrong_credentials_are_told_before_the_bot_is_served(bot: Any, api: AccountApi) -> None:
     api.failure = 401
-    lines = lines_of(*BOT_CALL, "-x", "bot.example.com", code=1)
+    lines = lines_of(*BOT_CALL, "-x", "bot.example.com", "-v", code=1)
     assert "error: Twilio does not take the credentials (401)" in lines
-    assert not any("queued" in line for line in lines)
+    assert not any("the bot logs" in line or "queued" in line for line in lines)
 
 
 def test_a_bot_that_cannot_be_served_is_told_with_its_last_words(bot: Any, tmp_path: Path) -> None:
