@@ -479,13 +479,13 @@ def test_a_bot_is_served_for_the_call(bot: Any) -> None:
     lines = lines_of(*BOT_CALL, "-x", "bot.example.com", "-v")
     assert lines[-1] == "completed: 34.2 s, ended by the other side, cost 0.0130 USD"
     # Behind a domain it listens where the settings say.
-    expected = "['bot.py', '-t', 'twilio', '--proxy', 'bot.example.com', '--json', '--quiet']"
+    expected = "['bot.py', '-t', 'twilio', '--proxy', 'bot.example.com', '--json', '--quiet', '--until-eof']"
     assert f"           | the bot logs {expected}" in lines
 
 
 def test_a_tunnel_leads_to_any_port(bot: Any) -> None:
     lines = lines_of(*BOT_CALL, "-t", "twilio", "--tunnel", "ngrok", "-v")
-    listening = "'--host', '127.0.0.1', '--port', '0', '--json', '--quiet']"
+    listening = "'--host', '127.0.0.1', '--port', '0', '--json', '--quiet', '--until-eof']"
     assert any(line.endswith(f"'--tunnel', 'ngrok', {listening}") for line in lines)
     reserved = lines_of(*BOT_CALL, "--tunnel", "ngrok", "--tunnel-domain", "bot.ngrok.app", "-v")
     assert any(line.endswith(f"'ngrok', '--tunnel-domain', 'bot.ngrok.app', {listening}") for line in reserved)
@@ -498,7 +498,7 @@ def test_the_public_address_may_be_the_projects(bot: Any, tmp_path: Path) -> Non
     (tmp_path / "pyproject.toml").write_text('[tool.wsvoice]\nproxy = "bot.example.com"\n')
     lines = lines_of(*BOT_CALL, "-v")
     # The server reads it itself.
-    assert "           | the bot logs ['bot.py', '-t', 'twilio', '--json', '--quiet']" in lines
+    assert "           | the bot logs ['bot.py', '-t', 'twilio', '--json', '--quiet', '--until-eof']" in lines
     bot.setenv("WSVOICE_TUNNEL", "ngrok")
     assert any("'--tunnel', 'ngrok', '--host'" in line for line in lines_of(*BOT_CALL, "-v"))
 

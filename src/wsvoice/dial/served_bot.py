@@ -7,6 +7,8 @@ gets this process's environment, but none of the provider's real credentials. Th
 this call, and all others are empty, so that no request can reach a real account.
 
 In a real call the server has a public address of its own, and everything that the environment holds.
+
+The server stops, and ends its calls, once this process has ended, even if that was killed.
 """
 
 from __future__ import annotations
@@ -105,7 +107,7 @@ class ServedBot:
     ) -> None:
         self.url = ""
         self._bot = bot
-        arguments = [bot, "-t", provider, *options, "--json", "--quiet"]
+        arguments = [bot, "-t", provider, *options, "--json", "--quiet", "--until-eof"]
         for name, value in parameters.items():
             arguments += ["--param", f"{name}={value}"]
         self._command = [*(program or PROGRAM), *arguments]
@@ -133,7 +135,8 @@ class ServedBot:
             *self._command,
             env=dict(self._environ),
             cwd=self._cwd,
-            stdin=asyncio.subprocess.DEVNULL,
+            # Closed by the end of this process, whatever ends it: the server then stops.
+            stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             # So that Ctrl-C reaches the caller only, which hangs up first.
