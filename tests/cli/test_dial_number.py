@@ -19,7 +19,9 @@ from tests.cli.invoke import invoke
 from tests.environment import clean_environ
 from tests.phone.account_api import AccountApi, use_own_accounts
 from tests.phone.dial_server import CALL_ID, KEY, DialServer, conversation
+from wsvoice.config import settings
 from wsvoice.errors import HttpError
+from wsvoice.runner import dial_api
 
 ROOT = Path(__file__).parents[2]
 TO, FROM = "+15550100002", "+15550100001"
@@ -299,7 +301,12 @@ def test_a_server_that_dies_in_the_call_is_told_with_what_ends_the_call(server: 
         ([TO, "--voicemail", "leave", "--detect", "detect"], "--voicemail leave has to know", "leave out --detect"),
         ([TO, "--voicemail", "hang-up", "--detect", "off"], "--voicemail hang-up has to know", "leave out --detect"),
         ([TO, "--voicemail", "beep"], "--voicemail takes bot, leave or hang-up", ""),
-        ([TO, "--timeout", "0"], "--timeout takes a duration above zero", ""),
+        (["+15551234567"], "a call to +15551234567 has to come", "--from +15557654321`, or set TWILIO_FROM_NUMBER"),
+        ([TO, "--timeout", "0"], "--timeout takes a duration from 1s to 10m, got '0'", "`90`"),
+        ([TO, "--timeout", "601"], "--timeout takes a duration from 1s to 10m, got '601'", ""),
+        ([TO, "--timeout", "never"], "--timeout takes a duration, got 'never'", ""),
+        ([TO, "--time-limit", "0.5"], "--time-limit takes a duration from 1s to 24h, got '0.5'", ""),
+        ([TO, "--time-limit", "25h"], "--time-limit takes a duration from 1s to 24h, got '25h'", ""),
         ([TO, "--server", "ftp://x"], "--server takes a server's address or port", ""),
         ([TO, "-x", "bot.example.com", "--tunnel", "ngrok"], "-x and --tunnel exclude each other", ""),
         ([TO, "-x", "bot.example.com"], "--proxy is the public address of a bot", "add `--bot bot.py`"),
@@ -325,6 +332,14 @@ def test_without_a_server_there_are_two_ways(state: Path) -> None:
         "hint:  start one in another terminal with `wsvoice run`, or have a bot served for this call: `--bot bot.py`",
     ]
     assert not state.exists()
+
+
+def test_what_a_server_takes_may_be_asked_for(server: DialServer) -> None:
+    assert (settings.MAX_RING_S, settings.MAX_DURATION_S) == (dial_api.MAX_RING_S, dial_api.MAX_DURATION_S)
+    invoke(*CALL, "--timeout", "10m", "--time-limit", "24h")
+    invoke(*CALL, "--timeout", "1", "--time-limit", "1")
+    asked = [(order["ring_timeout_s"], order["time_limit_s"]) for order in server.orders]
+    assert asked == [(600, 86400), (1, 1)]
 
 
 # Interruptions, in a process of their own
@@ -546,6 +561,45 @@ def test_a_bot_that_cannot_be_served_is_told_with_its_last_words(bot: Any, tmp_p
         "           | ImportError: no module named x",
         "error: the server of bot.py ended with exit code 1",
     ]
+
+
+@pytest.mark.parametrize(
+    ("code", "variables", "expected"),
+    [
+        (
+            2,
+            {"BANDWIDTH_WEBHOOK_PASSWORD": ""},
+            [
+                "error: on a public address Bandwidth's webhooks are checked, and BANDWIDTH_WEBHOOK_PASSWORD is not",
+                "hint:  it is a password that you choose",
+            ],
+        ),
+        (
+            1,
+            {"BANDWIDTH_WEBHOOK_PASSWORD": "x", "WSVOICE_PORT": "PORT"},
+            ["error: cannot listen on localhost:PORT: ", "hint:  another program may be using it; try WSVOICE_PORT="],
+        ),
+    ],
+)
+def test_why_a_server_does_not_start_is_told_in_its_own_words(
+    server: DialServer, monkeypatch: Any, code: int, variables: dict[str, str], expected: list[str]
+) -> None:
+    port = server.url.split(":")[-1].strip("/")
+    names = ("ACCOUNT_ID", "CLIENT_ID", "CLIENT_SECRET", "VOICE_APPLICATION_ID")
+    environ = {
+        **{f"BANDWIDTH_{name}": "x" for name in names},
+        "BANDWIDTH_API_BASE_URL": "http://127.0.0.1:9",
+        **variables,
+    }
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value.replace("PORT", port))
+    echo = str(ROOT / "examples" / "echo.py")
+    lines = lines_of(*CALL, "-t", "bandwidth", "--bot", echo, "-x", "bot.example.com", code=code)
+    assert len(lines) == 2
+    for line, start in zip(lines, expected, strict=True):
+        assert line.startswith(start.replace("PORT:", f"{port}:"))
+        assert "--verify" not in line
+        assert "--port" not in line
 
 
 def test_a_bot_that_dies_in_the_call_has_its_call_ended_by_the_api(bot: Any, api: AccountApi) -> None:

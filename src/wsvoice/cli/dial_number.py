@@ -173,6 +173,8 @@ class _RealCall:
             try:
                 await served.ready()
             except DialError as error:
+                if served.has_told:
+                    self._log.clear()
                 # Its last words are in the log.
                 raise DialError(error.message.partition("\n")[0].rstrip(":"), hint=error.hint) from None
             yield CallServer(served.url, key), config, served, account

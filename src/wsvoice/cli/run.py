@@ -195,13 +195,13 @@ def run(
     export_dotenv(resolved.dotenv, os.environ)
 
     from wsvoice.bot_loading import find_bot, load_bot
-    from wsvoice.runner.diagnosis import reporting_usage_errors
+    from wsvoice.runner.diagnosis import reporting_failures
     from wsvoice.runner.logs import configure_logging, redirect_standard_logging
 
     # Before pipecat is imported, which takes a second, so that a misspelt name is reported at once.
-    with reporting_usage_errors(config.causes):
+    with reporting_failures(config.causes):
         find_bot(config.bot)
-    with output.progress(f"Loading {config.bot}"), reporting_usage_errors(config.causes):
+    with output.progress(f"Loading {config.bot}"), reporting_failures(config.causes):
         configure_logging(config.log_level)
 
         # A garbage collection would scan everything that has been imported.
@@ -238,7 +238,8 @@ def run(
         run_alone(loaded, config, on_ready=announce)
     else:
         # What holds a tunnel open has a session of its own, and would outlive this process.
-        with interrupted_by_signals() if config.tunnel else nullcontext():
+        handling = interrupted_by_signals() if config.tunnel else nullcontext()
+        with handling, reporting_failures(config.causes):
             serve(loaded, config, on_ready=announce)
 
 

@@ -14,6 +14,7 @@ The server stops, and ends its calls, once this process has ended, even if that 
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 import tempfile
 from collections import deque
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from wsvoice.call import Cause
 from wsvoice.config import CAUSES_VARIABLE, DIAL_KEY
-from wsvoice.errors import DialError, RemoteProtocolError, UsageError
+from wsvoice.errors import DialError, RemoteProtocolError, UsageError, WsvoiceError
 from wsvoice.providers.base import Simulator
 from wsvoice.providers.fields import read_object
 
@@ -87,6 +88,7 @@ class ServedBot:
     Attributes:
         url: The webhook's URL on this machine.
         public_url: The webhook's URL as signatures cover it, in a test call.
+        has_told: Whether it has said itself why it did not start.
     """
 
     public_url = f"https://{PUBLIC_HOST}/"
@@ -106,6 +108,7 @@ class ServedBot:
         stop_timeout_s: float = STOP_TIMEOUT_S,
     ) -> None:
         self.url = ""
+        self.has_told = False
         self._bot = bot
         arguments = [bot, "-t", provider, *options, "--json", "--quiet", "--until-eof"]
         for name, value in parameters.items():
@@ -155,8 +158,8 @@ class ServedBot:
         Wait until the server listens; if it does not, it is stopped.
 
         Raises:
-            DialError: If it does not; with what it wrote to stderr.
-            UsageError: If it says that the command is wrong.
+            DialError: If it does not; with what it wrote to stderr, unless it has told why.
+            UsageError: If it says that the command, or a setting, is wrong.
         """
         process, ready = self._process, self._ready
         assert process is not None
@@ -168,9 +171,7 @@ class ServedBot:
             if not ready.done():
                 if exited.done():
                     await self._drain()
-                    if process.returncode == UsageError.exit_code:
-                        raise self._misuse()
-                    raise DialError(self._with_last_lines(f"ended with exit code {process.returncode}"))
+                    raise self._start_failure(process.returncode)
                 raise DialError(self._with_last_lines(f"did not listen within {self._start_timeout_s:g} s"))
             self.url = ready.result()
         except BaseException:
@@ -201,15 +202,16 @@ class ServedBot:
         noted = self._read_causes()
         return [cause for content in noted if (cause := _read_cause(content, call_id, until)) is not None]
 
-    def _misuse(self) -> UsageError:
-        """Return the usage error with which the server ended."""
+    def _start_failure(self, code: int | None) -> WsvoiceError:
+        """Return the error with which the server ended before it listened: its own, if it has told it."""
         for content in self._read_causes():
-            if content.get("kind") == "usage":
-                hint = content.get("hint")
-                # Its hints are for `wsvoice run`, and the user typed `wsvoice dial`.
-                hint = hint.replace("`wsvoice run ", "`wsvoice dial ") if isinstance(hint, str) else None
-                return UsageError(str(content.get("message")), hint=hint)
-        return UsageError(self._with_last_lines("ended with exit code 2"))
+            kind, message, hint = content.get("kind"), content.get("message"), content.get("hint")
+            if kind in ("usage", "failure") and isinstance(message, str):
+                self.has_told = True
+                hint = _for_dial(hint) if isinstance(hint, str) else None
+                return UsageError(message, hint=hint) if kind == "usage" else DialError(message, hint=hint)
+        error = UsageError if code == UsageError.exit_code else DialError
+        return error(self._with_last_lines(f"ended with exit code {code}"))
 
     def _read_causes(self) -> list[dict[str, Any]]:
         # The bot may write to the file too, and the last line may be incomplete.
@@ -286,6 +288,12 @@ class ServedBot:
     def _with_last_lines(self, what: str) -> str:
         lines = list(self._stderr)[-_SHOWN_LINES:]
         return "\n".join([f"the server of {self._bot} {what}" + (":" if lines else ""), *lines])
+
+
+def _for_dial(hint: str) -> str:
+    """Return a hint for users of ``wsvoice run`` as those of ``wsvoice dial`` can follow it."""
+    hint = hint.replace("`wsvoice run ", "`wsvoice dial ")
+    return re.sub(r"--(host|port|verify) (\S+)", lambda option: f"WSVOICE_{option[1].upper()}={option[2]}", hint)
 
 
 def _read_object(line: str) -> dict[str, Any]:
