@@ -19,7 +19,9 @@ from tests.cli.invoke import invoke
 from tests.environment import clean_environ
 from tests.phone.account_api import AccountApi, use_own_accounts
 from tests.phone.dial_server import CALL_ID, KEY, DialServer, conversation
+from wsvoice.config import settings
 from wsvoice.errors import HttpError
+from wsvoice.runner import dial_api
 
 ROOT = Path(__file__).parents[2]
 TO, FROM = "+15550100002", "+15550100001"
@@ -299,7 +301,12 @@ def test_a_server_that_dies_in_the_call_is_told_with_what_ends_the_call(server: 
         ([TO, "--voicemail", "leave", "--detect", "detect"], "--voicemail leave has to know", "leave out --detect"),
         ([TO, "--voicemail", "hang-up", "--detect", "off"], "--voicemail hang-up has to know", "leave out --detect"),
         ([TO, "--voicemail", "beep"], "--voicemail takes bot, leave or hang-up", ""),
-        ([TO, "--timeout", "0"], "--timeout takes a duration above zero", ""),
+        (["+15551234567"], "a call to +15551234567 has to come", "--from +15557654321`, or set TWILIO_FROM_NUMBER"),
+        ([TO, "--timeout", "0"], "--timeout takes a duration from 1s to 10m, got '0'", "`90`"),
+        ([TO, "--timeout", "601"], "--timeout takes a duration from 1s to 10m, got '601'", ""),
+        ([TO, "--timeout", "never"], "--timeout takes a duration, got 'never'", ""),
+        ([TO, "--time-limit", "0.5"], "--time-limit takes a duration from 1s to 24h, got '0.5'", ""),
+        ([TO, "--time-limit", "25h"], "--time-limit takes a duration from 1s to 24h, got '25h'", ""),
         ([TO, "--server", "ftp://x"], "--server takes a server's address or port", ""),
         ([TO, "-x", "bot.example.com", "--tunnel", "ngrok"], "-x and --tunnel exclude each other", ""),
         ([TO, "-x", "bot.example.com"], "--proxy is the public address of a bot", "add `--bot bot.py`"),
@@ -325,6 +332,14 @@ def test_without_a_server_there_are_two_ways(state: Path) -> None:
         "hint:  start one in another terminal with `wsvoice run`, or have a bot served for this call: `--bot bot.py`",
     ]
     assert not state.exists()
+
+
+def test_what_a_server_takes_may_be_asked_for(server: DialServer) -> None:
+    assert (settings.MAX_RING_S, settings.MAX_DURATION_S) == (dial_api.MAX_RING_S, dial_api.MAX_DURATION_S)
+    invoke(*CALL, "--timeout", "10m", "--time-limit", "24h")
+    invoke(*CALL, "--timeout", "1", "--time-limit", "1")
+    asked = [(order["ring_timeout_s"], order["time_limit_s"]) for order in server.orders]
+    assert asked == [(600, 86400), (1, 1)]
 
 
 # Interruptions, in a process of their own
@@ -371,17 +386,65 @@ def test_an_interrupted_call_is_hung_up(server: DialServer, state: Path, number:
     ]
 
 
-def test_a_call_is_hung_up_that_is_just_being_placed(server: DialServer, state: Path) -> None:
-    is_asked, may_answer = threading.Event(), threading.Event()
-    server.on_order = lambda server: (is_asked.set(), may_answer.wait(10))[0]
+def while_placing(server: DialServer) -> Any:
+    """Return what waits until the call is being placed, which it is until it is hung up."""
+    is_asked = threading.Event()
+    server.on_order = lambda server: (is_asked.set(), server.hung_up.wait(10))[0]
 
     def wait(_: object) -> str:
         assert is_asked.wait(10)
-        threading.Timer(0.3, may_answer.set).start()
         return ""
 
-    interrupted(server, state, signal.SIGINT, wait)
+    return wait
+
+
+def test_a_call_is_withdrawn_that_is_just_being_placed(server: DialServer, state: Path) -> None:
+    text = interrupted(server, state, signal.SIGINT, while_placing(server))
     assert server.hung_up.is_set()
+    assert text.splitlines() == ["hanging up", "the call was withdrawn", "interrupted"]
+
+
+@pytest.mark.parametrize(
+    ("reply", "lines"),
+    [
+        (
+            (202, {"ended": False, "text": "rings on for up to 60 s: Exotel's API cannot end it"}),
+            ["warning: the call rings on for up to 60 s: Exotel's API cannot end it"],
+        ),
+        (
+            (502, {"error": "Twilio cannot be reached", "hint": "look at its console", "kind": "unreachable"}),
+            ["error: the call could not be hung up: Twilio cannot be reached", "hint:  look at its console"],
+        ),
+        (
+            (500, b"<html>"),
+            [
+                "error: the call could not be hung up: the server at URL answers 500",
+                f"hint:  it goes from {FROM} to {TO}",
+            ],
+        ),
+    ],
+)
+def test_what_came_of_hanging_up_is_told_in_true_words(
+    server: DialServer, state: Path, reply: Any, lines: list[str]
+) -> None:
+    server.hang_up_reply = reply
+    text = interrupted(server, state, signal.SIGINT, while_placing(server)).replace(server.url, "URL")
+    assert text.splitlines() == ["hanging up", *lines, "interrupted"]
+
+
+def test_a_call_that_may_have_been_placed_when_it_was_withdrawn_is_told(server: DialServer, state: Path) -> None:
+    wait = while_placing(server)
+    content = {"error": "the call may have been placed: no answer", "hint": "look there", "kind": "uncertain"}
+    server.when_withdrawn = 502, content
+    text = interrupted(server, state, signal.SIGINT, wait)
+    expected = ["hanging up", "error: the call may have been placed: no answer", "hint:  look there", "interrupted"]
+    assert text.splitlines() == expected
+
+
+def test_a_running_server_tells_the_limits_of_its_account(server: DialServer) -> None:
+    server.limits = ["it calls verified numbers only"]
+    assert lines_of(*CALL)[:2] == ["note: Twilio's trial account: it calls verified numbers only", "   0.100   queued"]
+    assert not any("trial" in line for line in lines_of(*CALL, "-q"))
 
 
 def test_a_second_ctrl_c_does_not_keep_it_from_hanging_up(server: DialServer, state: Path) -> None:
@@ -431,13 +494,13 @@ def test_a_bot_is_served_for_the_call(bot: Any) -> None:
     lines = lines_of(*BOT_CALL, "-x", "bot.example.com", "-v")
     assert lines[-1] == "completed: 34.2 s, ended by the other side, cost 0.0130 USD"
     # Behind a domain it listens where the settings say.
-    expected = "['bot.py', '-t', 'twilio', '--proxy', 'bot.example.com', '--json', '--quiet']"
+    expected = "['bot.py', '-t', 'twilio', '--proxy', 'bot.example.com', '--json', '--quiet', '--until-eof']"
     assert f"           | the bot logs {expected}" in lines
 
 
 def test_a_tunnel_leads_to_any_port(bot: Any) -> None:
     lines = lines_of(*BOT_CALL, "-t", "twilio", "--tunnel", "ngrok", "-v")
-    listening = "'--host', '127.0.0.1', '--port', '0', '--json', '--quiet']"
+    listening = "'--host', '127.0.0.1', '--port', '0', '--json', '--quiet', '--until-eof']"
     assert any(line.endswith(f"'--tunnel', 'ngrok', {listening}") for line in lines)
     reserved = lines_of(*BOT_CALL, "--tunnel", "ngrok", "--tunnel-domain", "bot.ngrok.app", "-v")
     assert any(line.endswith(f"'ngrok', '--tunnel-domain', 'bot.ngrok.app', {listening}") for line in reserved)
@@ -450,7 +513,7 @@ def test_the_public_address_may_be_the_projects(bot: Any, tmp_path: Path) -> Non
     (tmp_path / "pyproject.toml").write_text('[tool.wsvoice]\nproxy = "bot.example.com"\n')
     lines = lines_of(*BOT_CALL, "-v")
     # The server reads it itself.
-    assert "           | the bot logs ['bot.py', '-t', 'twilio', '--json', '--quiet']" in lines
+    assert "           | the bot logs ['bot.py', '-t', 'twilio', '--json', '--quiet', '--until-eof']" in lines
     bot.setenv("WSVOICE_TUNNEL", "ngrok")
     assert any("'--tunnel', 'ngrok', '--host'" in line for line in lines_of(*BOT_CALL, "-v"))
 
@@ -473,17 +536,20 @@ def test_what_a_served_bot_lacks_is_told_before_it_starts(
     assert api.asked == []
 
 
-def test_a_trial_accounts_limits_are_told_before_the_call(bot: Any, api: AccountApi) -> None:
+def test_a_trial_accounts_limits_are_told_before_the_bot_is_served(bot: Any, api: AccountApi) -> None:
     api.limits = ["it calls verified numbers only"]
-    lines = lines_of(*BOT_CALL, "-x", "bot.example.com")
-    assert lines[:2] == ["note: Twilio's trial account: it calls verified numbers only", "   0.100   queued"]
+    note = "note: Twilio's trial account: it calls verified numbers only"
+    lines = lines_of(*BOT_CALL, "-x", "bot.example.com", "-v")
+    logs = [number for number, line in enumerate(lines) if "the bot logs" in line]
+    assert lines.index(note) < min(logs)
+    assert lines.count(note) == 1
 
 
-def test_wrong_credentials_are_told_and_nothing_is_placed(bot: Any, api: AccountApi) -> None:
+def test_wrong_credentials_are_told_before_the_bot_is_served(bot: Any, api: AccountApi) -> None:
     api.failure = 401
-    lines = lines_of(*BOT_CALL, "-x", "bot.example.com", code=1)
+    lines = lines_of(*BOT_CALL, "-x", "bot.example.com", "-v", code=1)
     assert "error: Twilio does not take the credentials (401)" in lines
-    assert not any("queued" in line for line in lines)
+    assert not any("the bot logs" in line or "queued" in line for line in lines)
 
 
 def test_a_bot_that_cannot_be_served_is_told_with_its_last_words(bot: Any, tmp_path: Path) -> None:
@@ -495,6 +561,45 @@ def test_a_bot_that_cannot_be_served_is_told_with_its_last_words(bot: Any, tmp_p
         "           | ImportError: no module named x",
         "error: the server of bot.py ended with exit code 1",
     ]
+
+
+@pytest.mark.parametrize(
+    ("code", "variables", "expected"),
+    [
+        (
+            2,
+            {"BANDWIDTH_WEBHOOK_PASSWORD": ""},
+            [
+                "error: on a public address Bandwidth's webhooks are checked, and BANDWIDTH_WEBHOOK_PASSWORD is not",
+                "hint:  it is a password that you choose",
+            ],
+        ),
+        (
+            1,
+            {"BANDWIDTH_WEBHOOK_PASSWORD": "x", "WSVOICE_PORT": "PORT"},
+            ["error: cannot listen on localhost:PORT: ", "hint:  another program may be using it; try WSVOICE_PORT="],
+        ),
+    ],
+)
+def test_why_a_server_does_not_start_is_told_in_its_own_words(
+    server: DialServer, monkeypatch: Any, code: int, variables: dict[str, str], expected: list[str]
+) -> None:
+    port = server.url.split(":")[-1].strip("/")
+    names = ("ACCOUNT_ID", "CLIENT_ID", "CLIENT_SECRET", "VOICE_APPLICATION_ID")
+    environ = {
+        **{f"BANDWIDTH_{name}": "x" for name in names},
+        "BANDWIDTH_API_BASE_URL": "http://127.0.0.1:9",
+        **variables,
+    }
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value.replace("PORT", port))
+    echo = str(ROOT / "examples" / "echo.py")
+    lines = lines_of(*CALL, "-t", "bandwidth", "--bot", echo, "-x", "bot.example.com", code=code)
+    assert len(lines) == 2
+    for line, start in zip(lines, expected, strict=True):
+        assert line.startswith(start.replace("PORT:", f"{port}:"))
+        assert "--verify" not in line
+        assert "--port" not in line
 
 
 def test_a_bot_that_dies_in_the_call_has_its_call_ended_by_the_api(bot: Any, api: AccountApi) -> None:

@@ -75,8 +75,8 @@ def test_a_server_is_started_read_and_stopped(tmp_path: Path) -> None:
 
     pid = asyncio.run(use())
     assert not is_running(pid)
-    options = ["--host", "127.0.0.1", "--port", "0", "-x", "bot.invalid", "--json", "--quiet", "--param", "language=en"]
-    arguments = ["bot.py", "-t", "twilio", *options]
+    options = ["--host", "127.0.0.1", "--port", "0", "-x", "bot.invalid", "--json", "--quiet", "--until-eof"]
+    arguments = ["bot.py", "-t", "twilio", *options, "--param", "language=en"]
     assert f"loading {arguments}" in served.lines
     assert "a word of the bot's while it is imported" in served.lines
     assert not any("1234" in line for line in served.lines)

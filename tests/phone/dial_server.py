@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -28,11 +29,16 @@ class DialServer(JsonServer):
     Speaks the contract of ``/dial``.
 
     Attributes:
-        orders: What was asked for, oldest first.
+        orders: What was asked for, oldest first, without the ids that were chosen for the calls.
+        ids: Those.
         hung_up: Set once a call was hung up.
-        on_order: Called with this server once a call was asked for; it tells what becomes of the call.
+        on_order: Called with this server once a call was asked for; it tells what becomes of the call. If the call is
+            hung up meanwhile, it is not placed.
         on_hang_up: The same once it was hung up.
         refusal: The answer to whoever asks for a call; ``None`` places it.
+        hang_up_reply: The answer to whoever hangs up.
+        when_withdrawn: The answer to whoever asked for a call that is hung up meanwhile.
+        limits: What the account cannot do.
         wait_s: How long a request for news waits.
     """
 
@@ -43,12 +49,16 @@ class DialServer(JsonServer):
         self.on_order: Callable[[DialServer], None] = lambda server: None
         self.on_hang_up: Callable[[DialServer], None] = lambda server: server.end("canceled")
         self.refusal: Reply | None = None
+        self.hang_up_reply: Reply = 200, {"ended": True}
+        self.when_withdrawn: Reply = 409, {"error": "the call was withdrawn"}
+        self.ids: list[str] = []
+        self.limits: list[str] = []
         self.faults: list[Reply | None] = []
         self.wait_s = 5.0
         self._key = key
         self._events: list[dict[str, Any]] = []
         self._call: dict[str, Any] = {}
-        self._has_ended = False
+        self._has_ended = self._is_withdrawn = False
         self._news = threading.Condition()
 
     def tell(self, stage: str, text: str = "", *, answered_by: str | None = None, **call: Any) -> None:
@@ -72,26 +82,34 @@ class DialServer(JsonServer):
         path, _, query = path.partition("?")
         if (method, path) == ("POST", "/dial"):
             return self._place(body)
-        if path != "/dial/call-1":
+        if not self.ids or path != f"/dial/{self.ids[-1]}":
             return 404, {"error": "no such call"}
         if method == "DELETE":
+            self._is_withdrawn = True
             self.hung_up.set()
             self.on_hang_up(self)
-            return 200, {"ended": True}
+            return self.hang_up_reply
         if self.faults:
             return self.faults.pop(0)
         return 200, self._tell_news(int(query.removeprefix("after=")))
 
     def _place(self, order: dict[str, Any]) -> Reply:
+        id = order.pop("id")
+        assert re.fullmatch("[A-Za-z0-9_-]{22,64}", id), id
+        assert id not in self.ids
         self.orders.append(order)
         if self.refusal is not None:
             return self.refusal
-        self._events, self._has_ended = [], False
-        self._call = {"id": "call-1", "call_id": CALL_ID, "provider": order.get("provider", "twilio"), "price": ""}
+        self._events, self._has_ended, self._is_withdrawn = [], False, False
+        self._call = {"id": id, "call_id": CALL_ID, "provider": order.get("provider", "twilio"), "price": ""}
         self._call |= {"to": order["to"], "from": order["from"], "stage": "queued"}
         self.tell("queued")
+        self.ids.append(id)
         self.on_order(self)
-        return 201, {"id": "call-1", "provider": self._call["provider"], "call_id": CALL_ID, "stage": "queued"}
+        if self._is_withdrawn:
+            return self.when_withdrawn
+        placed = {"provider": self._call["provider"], "call_id": CALL_ID, "stage": "queued"}
+        return 201, {"id": id, **placed, **({"limits": self.limits} if self.limits else {})}
 
     def _tell_news(self, after: int) -> dict[str, Any]:
         with self._news:

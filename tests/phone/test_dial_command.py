@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -28,6 +29,11 @@ def exchange() -> Iterator[Exchange]:
     """Plivo's API, which names a call only once it rings, and the network behind it; :data:`OURS` is the account's."""
     with ExchangeServer("plivo", OURS) as exchange:
         yield exchange
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 def lead_to(exchange: Exchange, port: int) -> None:
@@ -103,6 +109,25 @@ def test_ctrl_c_hangs_up_who_talks(exchange: Exchange, tmp_path: Path) -> None:
     assert rest.splitlines()[0] == "hanging up"
     assert rest.splitlines()[-1] == "interrupted"
     assert {call.stage for call in exchange.account.calls.values()} <= {"completed", "canceled"}
+
+
+def test_a_call_ends_whose_command_is_killed(exchange: Exchange, tmp_path: Path) -> None:
+    port = free_port()
+    lead_to(exchange, port)
+    exchange.callees[THEIRS] = Callee(stays_s=60)
+    process = dial(tmp_path, "--bot", ECHO, "-x", HOST, WSVOICE_PORT=str(port), **exchange.credentials)
+    assert process.stderr is not None
+    try:
+        read_until(process.stderr, "answered")
+    finally:
+        process.kill()
+        process.communicate()
+    exchange.joined()
+    assert {call.stage for call in exchange.account.calls.values()} <= {"completed", "canceled"}
+    deadline = time.monotonic() + 10
+    while listens(port):
+        assert time.monotonic() < deadline, "the server goes on"
+        time.sleep(0.05)
 
 
 def test_a_running_server_is_found_and_places_the_call(exchange: Exchange, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from tests.phone.dial_server import CALL_ID, KEY, DialServer, conversation
 from wsvoice.errors import ApiError, ConfigError, DialError, UsageError, WsvoiceError
-from wsvoice.phone.dialling import CallEvent, CallOrder, CallRecord, CallServer
+from wsvoice.phone.dialling import CallEvent, CallOrder, CallRecord, CallServer, OrderedCall
 
 ORDER = CallOrder("+15550100002", "+15550100001", "twilio", {"language": "en"}, 30, None, "detect", "hang-up")
 
@@ -29,12 +30,18 @@ def client(server: DialServer, key: str = KEY) -> CallServer:
     return CallServer(server.url, key, sleep=no_pause)
 
 
+async def placed(server: CallServer, order: CallOrder = ORDER) -> OrderedCall:
+    ordered = server.order(order)
+    await ordered.place()
+    return ordered
+
+
 def place(server: DialServer, order: CallOrder = ORDER) -> tuple[CallRecord, list[CallEvent]]:
     """Place a call and follow it to its end."""
     events: list[CallEvent] = []
 
     async def call() -> CallRecord:
-        ordered = await client(server).place(order)
+        ordered = await placed(client(server), order)
         return await ordered.follow(events.append)
 
     return asyncio.run(call()), events
@@ -42,7 +49,7 @@ def place(server: DialServer, order: CallOrder = ORDER) -> tuple[CallRecord, lis
 
 def refusal(server: DialServer, key: str = KEY) -> WsvoiceError:
     with pytest.raises(WsvoiceError) as caught:
-        asyncio.run(client(server, key).place(ORDER))
+        asyncio.run(placed(client(server, key)))
     assert "\n" not in caught.value.message
     return caught.value
 
@@ -66,7 +73,7 @@ def test_a_call_is_asked_for_and_followed_to_its_end(server: DialServer) -> None
     assert [event.number for event in events] == [1, 2, 3, 4]
     assert (events[2].stage, events[2].answered_by, events[2].at_s) == ("answered", "human", 0.3)
     assert record.to_dict() == {
-        "id": "call-1",
+        "id": server.ids[0],
         "call_id": CALL_ID,
         "provider": "twilio",
         "to": "+15550100002",
@@ -107,7 +114,7 @@ def test_events_come_as_they_happen_and_none_twice(server: DialServer) -> None:
     asked: list[int] = []
 
     async def call() -> CallRecord:
-        ordered = await client(server).place(ORDER)
+        ordered = await placed(client(server))
         events: asyncio.Queue[CallEvent] = asyncio.Queue()
         following = asyncio.create_task(ordered.follow(events.put_nowait))
         async with asyncio.timeout(10):
@@ -126,7 +133,7 @@ def test_events_come_as_they_happen_and_none_twice(server: DialServer) -> None:
 
 def test_a_call_may_be_followed_again_after_an_interruption(server: DialServer) -> None:
     async def call() -> list[str]:
-        ordered = await client(server).place(ORDER)
+        ordered = await placed(client(server))
         texts: list[str] = []
         first = asyncio.Event()
         following = asyncio.create_task(ordered.follow(lambda event: (texts.append(event.text), first.set())[0]))
@@ -153,7 +160,7 @@ def test_a_request_that_fails_on_its_way_is_repeated(server: DialServer) -> None
 
 def test_a_server_that_is_gone_in_the_middle_is_told_with_what_ends_the_call(server: DialServer) -> None:
     async def call() -> None:
-        ordered = await client(server).place(ORDER)
+        ordered = await placed(client(server))
         following = asyncio.create_task(ordered.follow(lambda event: None))
         await asyncio.sleep(0.05)
         server.faults = [None] * 10
@@ -205,7 +212,7 @@ def test_a_server_that_does_not_wait_is_not_asked_without_pause(server: DialServ
             server.end("completed")
 
     async def call() -> None:
-        ordered = await CallServer(server.url, KEY, sleep=pause).place(ORDER)
+        ordered = await placed(CallServer(server.url, KEY, sleep=pause))
         await ordered.follow(lambda event: None)
 
     asyncio.run(call())
@@ -259,21 +266,135 @@ def test_a_server_that_is_not_there_is_told(server: DialServer) -> None:
     assert "--bot" in (error.hint or "")
 
 
-def test_a_server_that_does_not_answer_may_have_placed_the_call(
-    server: DialServer, monkeypatch: pytest.MonkeyPatch
+def test_a_call_of_which_a_server_says_nothing_is_withdrawn(server: DialServer, monkeypatch: Any) -> None:
+    monkeypatch.setattr("wsvoice.phone.dialling.PLACE_TIMEOUT_S", 0.2)
+    server.on_order = lambda server: server.hung_up.wait(5)
+    assert refusal(server).message.endswith("did not answer within 0.2 s; the call was withdrawn")
+    assert server.hung_up.is_set()
+
+
+@pytest.mark.parametrize("reply", [(202, {"text": "rings on"}), (502, {"error": "no"}), (404, b""), (200, b"")])
+def test_a_call_of_which_a_server_says_nothing_may_have_been_placed(
+    server: DialServer, reply: Any, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr("wsvoice.phone.dialling.PLACE_TIMEOUT_S", 0.2)
     server.on_order = lambda server: server.hung_up.wait(5)
-    try:
-        assert refusal(server).message.endswith("the call may have been placed")
-    finally:
-        server.hung_up.set()
+    server.hang_up_reply = reply
+    what = "was withdrawn" if reply[0] == 200 else "may have been placed"
+    assert refusal(server).message.endswith(f"; the call {what}")
+
+
+def test_a_server_that_dies_while_it_places_a_call_may_have_placed_it(server: DialServer) -> None:
+    server.refusal = 201, {}
+    server.reply = lambda *_: None  # type: ignore[method-assign]
+    assert refusal(server).message.endswith("; the call may have been placed")
+
+
+# Hanging up
+
+
+async def hung_up(server: DialServer) -> str:
+    """Hang a call up that is being placed."""
+    ordered = client(server).order(ORDER)
+    placing = asyncio.create_task(ordered.place())
+    async with asyncio.timeout(10):
+        while not server.orders:
+            await asyncio.sleep(0.01)
+        goes_on = await ordered.hang_up()
+        await placing
+    assert not ordered.is_placed
+    return goes_on
+
+
+def test_a_call_is_withdrawn_while_it_is_placed(server: DialServer) -> None:
+    server.on_order = lambda server: server.hung_up.wait(5)
+    assert asyncio.run(hung_up(server)) == ""
+    assert [each.split("/")[0] for each in server.asked] == ["POST ", "DELETE "]
+
+
+def test_a_call_is_hung_up_before_the_server_knows_of_it(server: DialServer) -> None:
+    async def call() -> CallRecord:
+        ordered = client(server).order(ORDER)
+        placing = asyncio.create_task(ordered.place())
+        # One turn of the event loop: the request is begun, and has not been sent.
+        await asyncio.sleep(0)
+        server.on_order = lambda server: placing_may_end.wait(5)
+        first = asyncio.create_task(ordered.hang_up())
+        async with asyncio.timeout(10):
+            while not any(each.startswith("DELETE") for each in server.asked):
+                await asyncio.sleep(0.01)
+            placing_may_end.set()
+            assert await first == ""
+            await placing
+            return ordered.record
+
+    placing_may_end = threading.Event()
+    asyncio.run(call())
+    assert server.hung_up.is_set()
+
+
+def test_a_call_that_was_not_placed_needs_no_end(server: DialServer) -> None:
+    server.refusal = 502, {"error": "no money", "kind": "balance"}
+
+    async def call() -> None:
+        ordered = client(server).order(ORDER)
+        with pytest.raises(ApiError):
+            await ordered.place()
+        assert await ordered.hang_up() == ""
+
+    asyncio.run(call())
+    assert server.asked == ["POST /dial"]
+
+
+def test_a_call_that_nobody_can_end_is_told(server: DialServer) -> None:
+    server.on_order = lambda server: server.tell("ringing")
+    server.hang_up_reply = 202, {"ended": False, "text": "rings on for up to 60 s: the API cannot end it"}
+
+    async def call() -> list[str]:
+        ordered = await placed(client(server))
+        told = [await ordered.hang_up()]
+        server.hang_up_reply = 202, {"ended": False}
+        return [*told, await ordered.hang_up()]
+
+    assert asyncio.run(call()) == ["rings on for up to 60 s: the API cannot end it", "goes on for a while"]
+
+
+def test_a_hang_up_that_the_provider_refuses_is_told_in_its_words(server: DialServer) -> None:
+    async def call() -> None:
+        await (await placed(client(server))).hang_up()
+
+    server.hang_up_reply = (
+        502,
+        {"error": "Twilio is out of reach", "hint": "look at its console", "kind": "unreachable"},
+    )
+    with pytest.raises(ApiError) as caught:
+        asyncio.run(call())
+    assert caught.value.message == "the call could not be hung up: Twilio is out of reach"
+    assert (caught.value.kind, caught.value.hint) == ("unreachable", "look at its console")
+    server.hang_up_reply = 502, {"error": "Twilio is out of reach"}
+    with pytest.raises(WsvoiceError) as other:
+        asyncio.run(call())
+    assert other.value.hint == f"`wsvoice hangup {CALL_ID} -t twilio` ends the call, if it goes on"
+
+
+def test_a_call_that_may_have_been_placed_is_told(server: DialServer) -> None:
+    server.refusal = 502, {"error": "the call may have been placed: no answer", "kind": "uncertain"}
+    error = refusal(server)
+    assert isinstance(error, ApiError)
+    assert (error.kind, error.message) == ("uncertain", "the call may have been placed: no answer")
+
+
+def test_the_limits_of_the_account_come_with_the_call(server: DialServer) -> None:
+    server.limits = ["it calls verified numbers only"]
+    assert asyncio.run(placed(client(server))).limits == ("it calls verified numbers only",)
+    server.refusal = 201, {"id": "of-its-own", "limits": [5, "", "one"]}
+    assert asyncio.run(placed(client(server))).limits == ("one",)
 
 
 def test_a_call_that_is_known_no_more_was_hung_up(server: DialServer) -> None:
     async def call() -> None:
-        ordered = await client(server).place(ORDER)
-        ordered._path = "dial/another"
+        ordered = await placed(client(server))
+        server.ids.clear()
         await ordered.hang_up()
         server.close()
         await ordered.hang_up()

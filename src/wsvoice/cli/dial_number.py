@@ -157,6 +157,8 @@ class _RealCall:
         account = account_for_calls(config.transport, config.credentials)
         config = with_from_number(self._resolved, account.name, environ=self._environ)
         options = listening_options(config, self._environ)
+        # Wrong credentials are told before anything is served, too.
+        self._note_limits(account.title, await limits_of(account))
         key = secrets.token_urlsafe(32)
         environ = real_call_environment(self._environ, key)
         served = ServedBot(
@@ -166,51 +168,70 @@ class _RealCall:
             start_timeout_s=START_TIMEOUT_S,
             stop_timeout_s=STOP_TIMEOUT_S,
         )
-        asking = asyncio.create_task(limits_of(account))
         try:
             await served.start()
             try:
                 await served.ready()
             except DialError as error:
+                if served.has_told:
+                    self._log.clear()
                 # Its last words are in the log.
                 raise DialError(error.message.partition("\n")[0].rstrip(":"), hint=error.hint) from None
-            limits = await asking
-            for limit in limits if not self._quiet else ():
-                self._output.note(f"{account.title}'s trial account: {limit}")
             yield CallServer(served.url, key), config, served, account
         finally:
-            asking.cancel()
             await served.stop()
 
     async def _call(self, server: CallServer, order: CallOrder) -> CallRecord:
-        placing = asyncio.create_task(server.place(order))
+        self._ordered = ordered = server.order(order)
+        placing = asyncio.create_task(ordered.place())
         try:
-            self._ordered = await asyncio.shield(placing)
-            return await self._ordered.follow(self._show_event)
+            await asyncio.shield(placing)
+            self._show_limits(ordered)
+            return await ordered.follow(self._show_event)
         except asyncio.CancelledError:
             with finishing():
-                await self._hang_up(placing)
+                await self._hang_up(ordered, placing)
             raise
         except ApiError:
             # The server's log says the same.
             self._log.clear()
             raise
 
-    async def _hang_up(self, placing: asyncio.Task[OrderedCall]) -> None:
-        """End the call, if it was placed, and wait for a moment until it has ended."""
+    async def _hang_up(self, ordered: OrderedCall, placing: asyncio.Task[None]) -> None:
+        """End the call, which may be placed at this moment, and say what comes of it."""
+        if ordered.record.has_ended:
+            return
+        if not self._quiet:
+            self._output.line("hanging up", style="bold")
         try:
-            self._ordered = ordered = await placing
-            if ordered.record.has_ended:
+            goes_on = await ordered.hang_up()
+            if goes_on:
+                self._output.warning(f"the call {goes_on}")
                 return
-            if not self._quiet:
-                self._output.line("hanging up", style="bold")
-            await ordered.hang_up()
             async with asyncio.timeout(END_TIMEOUT_S):
-                await ordered.follow(self._show_event)
+                await placing
+                if ordered.is_placed:
+                    await ordered.follow(self._show_event)
+                elif not self._quiet:
+                    self._output.line("the call was withdrawn")
         except TimeoutError:
             self._output.warning(f"the call was hung up, and has not ended within {END_TIMEOUT_S:g} s")
         except WsvoiceError as error:
             self._output.failure(error)
+        finally:
+            placing.cancel()
+            await asyncio.gather(placing, return_exceptions=True)
+
+    def _show_limits(self, ordered: OrderedCall) -> None:
+        """Print what the account cannot do, as the server that runs already tells it."""
+        from wsvoice.providers import PROVIDERS, load_company
+
+        if self._resolved.config.bot is None and ordered.record.provider in PROVIDERS:
+            self._note_limits(load_company(ordered.record.provider).title, ordered.limits)
+
+    def _note_limits(self, title: str, limits: Sequence[str]) -> None:
+        for limit in limits if not self._quiet else ():
+            self._output.note(f"{title}'s trial account: {limit}")
 
     async def _explained(self, error: DialError, bot: ServedBot, account: Account) -> DialError:
         """Return why the bot's server is gone, and end the call of which it knew; `error` if it is not gone."""
@@ -248,7 +269,7 @@ class _RealCall:
 
     def show_report(self) -> None:
         """Print what became of the call, without a verdict if it was interrupted; nothing if none was placed."""
-        if self._ordered is None:
+        if self._ordered is None or not self._ordered.is_placed:
             return
         record = self._ordered.record
         data = {

@@ -14,7 +14,7 @@ import typer
 from wsvoice.cli import completion
 from wsvoice.cli.options import ADMISSION, CALLS, LIMITS, NETWORK, TRANSPORT, EnvFile, Param, option
 from wsvoice.cli.output import Output
-from wsvoice.cli.signals import interrupted_by_signals
+from wsvoice.cli.signals import interrupted_by_signals, stop_at_end_of_input
 from wsvoice.config import (
     LOG_LEVELS,
     PLAIN_TRANSPORTS,
@@ -161,8 +161,10 @@ def run(
             " tunnel that gets another address prints another one.",
         ),
     ] = False,
-    # For `wsvoice dial`, which prints the settings itself, and whose server's address nobody else needs.
+    # For `wsvoice dial`, which prints the settings itself, and whose server's address nobody else needs; and without
+    # which the server has nothing to do.
     quiet: Annotated[bool, typer.Option("--quiet", hidden=True)] = False,
+    until_eof: Annotated[bool, typer.Option("--until-eof", hidden=True)] = False,
 ) -> None:
     """
     Put a bot on the telephone.
@@ -181,6 +183,8 @@ def run(
     An option may also be in the environment (WSVOICE_PORT=8000), in .env, or in
     pyproject.toml ([tool.wsvoice] port = 8000).
     """
+    if until_eof:
+        stop_at_end_of_input()
     output = Output()
     resolved = resolve_run(context.params, environ=os.environ, cwd=Path.cwd())
     config = resolved.config
@@ -191,13 +195,13 @@ def run(
     export_dotenv(resolved.dotenv, os.environ)
 
     from wsvoice.bot_loading import find_bot, load_bot
-    from wsvoice.runner.diagnosis import reporting_usage_errors
+    from wsvoice.runner.diagnosis import reporting_failures
     from wsvoice.runner.logs import configure_logging, redirect_standard_logging
 
     # Before pipecat is imported, which takes a second, so that a misspelt name is reported at once.
-    with reporting_usage_errors(config.causes):
+    with reporting_failures(config.causes):
         find_bot(config.bot)
-    with output.progress(f"Loading {config.bot}"), reporting_usage_errors(config.causes):
+    with output.progress(f"Loading {config.bot}"), reporting_failures(config.causes):
         configure_logging(config.log_level)
 
         # A garbage collection would scan everything that has been imported.
@@ -234,7 +238,8 @@ def run(
         run_alone(loaded, config, on_ready=announce)
     else:
         # What holds a tunnel open has a session of its own, and would outlive this process.
-        with interrupted_by_signals() if config.tunnel else nullcontext():
+        handling = interrupted_by_signals() if config.tunnel else nullcontext()
+        with handling, reporting_failures(config.causes):
             serve(loaded, config, on_ready=announce)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
 
 #: What a cancelled job and a closed terminal send.
 _ENDING = ("SIGTERM", "SIGHUP")
+#: After the end of whoever started this process, the calls that go on are ended so many seconds after the first signal.
+CLOSING_S = 2.0
 
 
 @contextmanager
@@ -71,6 +76,44 @@ def interrupted_by_signals() -> Iterator[None]:
     finally:
         for name, handler in before.items():
             signal.signal(getattr(signal, name), handler)
+
+
+def stop_at_end_of_input() -> None:
+    """
+    Have this process stop once whoever started it closes its standard input, or dies by whatever means.
+
+    Then it gets a SIGTERM, and :data:`CLOSING_S` later a second one, which ends the calls that still go on. What it
+    prints meanwhile is thrown away, because nobody reads it. Its standard input is empty for everybody else.
+    """
+    watched = os.dup(0)
+    _replace_by_nothing(0)
+    threading.Thread(target=_stop_at_end_of, args=(watched,), name="wsvoice-stdin", daemon=True).start()
+
+
+def _stop_at_end_of(watched: int) -> None:
+    while os.read(watched, 4096):
+        pass
+    # Writing to a pipe that nobody reads would fail.
+    _replace_by_nothing(1, 2)
+    _stop()
+    time.sleep(CLOSING_S)
+    _stop()
+
+
+def _stop() -> None:
+    if os.name == "posix":
+        # Unlike raise_signal, it also wakes the main thread if that waits for something.
+        os.kill(os.getpid(), signal.SIGTERM)
+    else:
+        # There os.kill would end the process at once.
+        signal.raise_signal(signal.SIGTERM)
+
+
+def _replace_by_nothing(*descriptors: int) -> None:
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for each in descriptors:
+        os.dup2(nothing, each)
+    os.close(nothing)
 
 
 def _signals(*names: str) -> list[str]:

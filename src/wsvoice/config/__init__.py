@@ -398,9 +398,11 @@ def with_from_number(
     if provider is not None and (found := find_from_number(provider, environ, resolved.dotenv)):
         return replace(config, from_number=parse_number(*found))
     variables = f", or set {from_number_variables(provider)[0]}" if provider else ""
+    # Nobody calls from the number that is called.
+    example = next(each for each in ("+15551234567", "+15557654321") if each != config.to_number)
     raise ConfigError(
         f"a call to {config.to_number} has to come from a number of yours",
-        hint=f"add `--from +15551234567`{variables}",
+        hint=f"add `--from {example}`{variables}",
     )
 
 

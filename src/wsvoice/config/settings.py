@@ -94,6 +94,9 @@ DIAL_SETTINGS: tuple[Setting, ...] = (
     Setting("json", "as_json", values.parse_switch, own=True),
 )
 
+#: How long a real call may ring, and last, in seconds; a server takes no other order.
+MAX_RING_S, MAX_DURATION_S = 600, 24 * 3600
+
 #: Of `wsvoice dial` where its target is a phone number; those of the same name as above are the same option.
 REAL_CALL_SETTINGS: tuple[Setting, ...] = (
     Setting("target", "to_number", values.parse_number, flag="TARGET"),
@@ -102,8 +105,8 @@ REAL_CALL_SETTINGS: tuple[Setting, ...] = (
     Setting("bot", "bot", values.parse_text, own=True),
     Setting("server", "server", values.parse_server, own=True),
     *(setting for setting in RUN_SETTINGS if setting.name in ("proxy", "tunnel", "tunnel-domain")),
-    Setting("timeout", "ring_timeout_s", values.parse_positive_duration, own=True),
-    Setting("time-limit", "time_limit_s", values.parse_positive_duration, own=True),
+    Setting("timeout", "ring_timeout_s", values.duration_up_to(MAX_RING_S, "10m"), own=True),
+    Setting("time-limit", "time_limit_s", values.duration_up_to(MAX_DURATION_S, "24h"), own=True),
     Setting("voicemail", "voicemail", values.one_of(*get_args(Voicemail)), own=True),
     Setting("detect", "detection", values.one_of(*get_args(Detection)), own=True),
     Setting("param", "parameters", values.pairs("--param language=en")),

@@ -89,6 +89,18 @@ def parse_positive_duration(value: object, who: str) -> float:
     return seconds
 
 
+def duration_up_to(most_s: float, shown: str) -> Callable[[object, str], float]:
+    """Return what parses a duration from 1 s to `most_s`, which a refusal calls `shown`."""
+
+    def parse(value: object, who: str) -> float:
+        seconds = parse_duration(value, who)
+        if not 1 <= seconds <= most_s:
+            raise _refusal(value, who, f"a duration from 1s to {shown}", "write seconds, or a unit: `90`, `90s`, `2m`")
+        return seconds
+
+    return parse
+
+
 _RATE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(?:/(s|m|h))?")
 
 

@@ -7,11 +7,14 @@ gets this process's environment, but none of the provider's real credentials. Th
 this call, and all others are empty, so that no request can reach a real account.
 
 In a real call the server has a public address of its own, and everything that the environment holds.
+
+The server stops, and ends its calls, once this process has ended, even if that was killed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 import tempfile
 from collections import deque
@@ -22,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from wsvoice.call import Cause
 from wsvoice.config import CAUSES_VARIABLE, DIAL_KEY
-from wsvoice.errors import DialError, RemoteProtocolError, UsageError
+from wsvoice.errors import DialError, RemoteProtocolError, UsageError, WsvoiceError
 from wsvoice.providers.base import Simulator
 from wsvoice.providers.fields import read_object
 
@@ -85,6 +88,7 @@ class ServedBot:
     Attributes:
         url: The webhook's URL on this machine.
         public_url: The webhook's URL as signatures cover it, in a test call.
+        has_told: Whether it has said itself why it did not start.
     """
 
     public_url = f"https://{PUBLIC_HOST}/"
@@ -104,8 +108,9 @@ class ServedBot:
         stop_timeout_s: float = STOP_TIMEOUT_S,
     ) -> None:
         self.url = ""
+        self.has_told = False
         self._bot = bot
-        arguments = [bot, "-t", provider, *options, "--json", "--quiet"]
+        arguments = [bot, "-t", provider, *options, "--json", "--quiet", "--until-eof"]
         for name, value in parameters.items():
             arguments += ["--param", f"{name}={value}"]
         self._command = [*(program or PROGRAM), *arguments]
@@ -133,7 +138,8 @@ class ServedBot:
             *self._command,
             env=dict(self._environ),
             cwd=self._cwd,
-            stdin=asyncio.subprocess.DEVNULL,
+            # Closed by the end of this process, whatever ends it: the server then stops.
+            stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             # So that Ctrl-C reaches the caller only, which hangs up first.
@@ -152,8 +158,8 @@ class ServedBot:
         Wait until the server listens; if it does not, it is stopped.
 
         Raises:
-            DialError: If it does not; with what it wrote to stderr.
-            UsageError: If it says that the command is wrong.
+            DialError: If it does not; with what it wrote to stderr, unless it has told why.
+            UsageError: If it says that the command, or a setting, is wrong.
         """
         process, ready = self._process, self._ready
         assert process is not None
@@ -165,9 +171,7 @@ class ServedBot:
             if not ready.done():
                 if exited.done():
                     await self._drain()
-                    if process.returncode == UsageError.exit_code:
-                        raise self._misuse()
-                    raise DialError(self._with_last_lines(f"ended with exit code {process.returncode}"))
+                    raise self._start_failure(process.returncode)
                 raise DialError(self._with_last_lines(f"did not listen within {self._start_timeout_s:g} s"))
             self.url = ready.result()
         except BaseException:
@@ -198,15 +202,16 @@ class ServedBot:
         noted = self._read_causes()
         return [cause for content in noted if (cause := _read_cause(content, call_id, until)) is not None]
 
-    def _misuse(self) -> UsageError:
-        """Return the usage error with which the server ended."""
+    def _start_failure(self, code: int | None) -> WsvoiceError:
+        """Return the error with which the server ended before it listened: its own, if it has told it."""
         for content in self._read_causes():
-            if content.get("kind") == "usage":
-                hint = content.get("hint")
-                # Its hints are for `wsvoice run`, and the user typed `wsvoice dial`.
-                hint = hint.replace("`wsvoice run ", "`wsvoice dial ") if isinstance(hint, str) else None
-                return UsageError(str(content.get("message")), hint=hint)
-        return UsageError(self._with_last_lines("ended with exit code 2"))
+            kind, message, hint = content.get("kind"), content.get("message"), content.get("hint")
+            if kind in ("usage", "failure") and isinstance(message, str):
+                self.has_told = True
+                hint = _for_dial(hint) if isinstance(hint, str) else None
+                return UsageError(message, hint=hint) if kind == "usage" else DialError(message, hint=hint)
+        error = UsageError if code == UsageError.exit_code else DialError
+        return error(self._with_last_lines(f"ended with exit code {code}"))
 
     def _read_causes(self) -> list[dict[str, Any]]:
         # The bot may write to the file too, and the last line may be incomplete.
@@ -283,6 +288,12 @@ class ServedBot:
     def _with_last_lines(self, what: str) -> str:
         lines = list(self._stderr)[-_SHOWN_LINES:]
         return "\n".join([f"the server of {self._bot} {what}" + (":" if lines else ""), *lines])
+
+
+def _for_dial(hint: str) -> str:
+    """Return a hint for users of ``wsvoice run`` as those of ``wsvoice dial`` can follow it."""
+    hint = hint.replace("`wsvoice run ", "`wsvoice dial ")
+    return re.sub(r"--(host|port|verify) (\S+)", lambda option: f"WSVOICE_{option[1].upper()}={option[2]}", hint)
 
 
 def _read_object(line: str) -> dict[str, Any]:

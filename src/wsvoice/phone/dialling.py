@@ -2,7 +2,8 @@
 Asks a running server for a call, and follows the call to its end.
 
 The server places the call, because the webhook and the stream are its own. Whoever asks has to have its key:
-``POST /dial`` places a call, ``GET /dial/ID`` waits for what happens next, ``DELETE /dial/ID`` hangs up.
+``POST /dial`` places a call, ``GET /dial/ID`` waits for what happens next, ``DELETE /dial/ID`` hangs up. Whoever asks
+chooses the id, and so can withdraw a call that is still being placed.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import secrets
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, fields
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, get_args
 from urllib.parse import quote
 
@@ -26,10 +29,12 @@ from wsvoice.providers.fields import read_object, read_text, text_or_nothing
 PLACE_TIMEOUT_S = 120.0
 #: How long it may be silent about a call; it answers after 25 s where nothing happens.
 NEWS_TIMEOUT_S = 40.0
-#: How long it may take to hang up.
-HANG_UP_TIMEOUT_S = 15.0
+#: How long it may take to hang up: the provider may have to name the call first, and may have to be told repeatedly.
+HANG_UP_TIMEOUT_S = 40.0
 #: How often in a row it may be out of reach while a call goes on, and the pause before each new attempt.
 MAX_FAILURES, PAUSE_S = 4, 0.5
+#: Failures of a request that has not reached the server.
+_NOT_SENT = frozenset({"refused", "connect", "tls", "dns", "url", "address"})
 #: What a proxy answers in front of a server that it does not reach.
 _PROXYS = frozenset({502, 503, 504})
 _TEXT_LIMIT = 500
@@ -156,35 +161,9 @@ class CallServer:
         self._key = key
         self._sleep = sleep
 
-    async def place(self, order: CallOrder) -> OrderedCall:
-        """
-        Have a call placed.
-
-        Raises:
-            UsageError: If the order is wrong, or the key.
-            ApiError: If the provider refuses it.
-            DialError: If the server does not place it, or cannot be reached.
-        """
-        body = json.dumps(order.to_dict()).encode()
-        try:
-            answer = await self.request("POST", "dial", timeout_s=PLACE_TIMEOUT_S, body=body)
-        except HttpError as error:
-            if error.kind == "timeout":
-                message, hint = f"{error.message}; the call may have been placed", "look at the provider's own list"
-            else:
-                message, hint = f"the server that was to place the call cannot be reached: {error.message}", _START_HINT
-            raise DialError(message, hint=hint) from error
-        if answer.status != 201:
-            raise self.refusal(answer)
-        content = self.read(answer)
-        try:
-            id = read_text(content.get("id"), "bad-call", "the call's id")
-        except RemoteProtocolError as error:
-            raise self._broken(error) from None
-        ordered = CallRecord(
-            id, provider=order.provider or "", to_number=order.to_number, from_number=order.from_number
-        )
-        return OrderedCall(self, _read_record(content, ordered))
+    def order(self, order: CallOrder) -> OrderedCall:
+        """Return a call that can be placed."""
+        return OrderedCall(self, order)
 
     async def request(self, method: str, path: str, *, timeout_s: float, body: bytes = b"") -> http.HttpResponse:
         """Send a request with the key; errors as :func:`wsvoice.http.send`."""
@@ -216,9 +195,10 @@ class CallServer:
         try:
             return read_object(answer.body.decode("utf-8", "replace"))
         except RemoteProtocolError as error:
-            raise self._broken(error) from None
+            raise self.broken(error) from None
 
-    def _broken(self, error: RemoteProtocolError) -> DialError:
+    def broken(self, error: RemoteProtocolError) -> DialError:
+        """Return the error for an answer that no wsvoice gives."""
         return DialError(f"the server at {self.url} answers what no wsvoice does: {error.message}", hint=_OTHER_HINT)
 
     def refusal(self, answer: http.HttpResponse) -> WsvoiceError:
@@ -235,7 +215,7 @@ class CallServer:
             return ConfigError(f"the server at {self.url} does not take the key", hint=hint)
         if answer.status in (404, 405):
             return DialError(message or f"the server at {self.url} places no calls", hint=hint or _OTHER_HINT)
-        message = message or f"the server at {self.url} places no call: it answers {answer.status}"
+        message = message or f"the server at {self.url} answers {answer.status}"
         if answer.status == 400:
             return UsageError(message, hint=hint)
         if answer.status == 429:
@@ -247,17 +227,75 @@ class CallServer:
 
 class OrderedCall:
     """
-    A call that a server has placed.
+    A call that a server is asked for: :meth:`place`, then :meth:`follow`; :meth:`hang_up` at any time.
 
     Attributes:
         record: What is known of it by now.
+        is_placed: Whether the server has placed it.
+        limits: What the account cannot do that it goes through, one line each, as far as the server says so.
     """
 
-    def __init__(self, server: CallServer, record: CallRecord) -> None:
-        self.record = record
+    def __init__(self, server: CallServer, order: CallOrder) -> None:
+        self.record = CallRecord(
+            secrets.token_urlsafe(24),
+            provider=order.provider or "",
+            to_number=order.to_number,
+            from_number=order.from_number,
+        )
+        self.is_placed = False
+        self.limits: tuple[str, ...] = ()
         self._server = server
-        self._path = f"dial/{quote(record.id, safe='')}"
+        self._order = order
         self._after = 0
+        self._is_being_placed = False
+        self._is_unwanted = False
+
+    async def place(self) -> None:
+        """
+        Have it placed; if it was hung up meanwhile it is not, which is no error.
+
+        Raises:
+            UsageError: If the order is wrong, or the key.
+            ApiError: If the provider refuses it; of kind ``uncertain`` if it may have placed it all the same.
+            DialError: If the server does not place it, or cannot be reached.
+        """
+        server = self._server
+        body = json.dumps({"id": self.record.id, **self._order.to_dict()}).encode()
+        self._is_being_placed = True
+        try:
+            answer = await server.request("POST", "dial", timeout_s=PLACE_TIMEOUT_S, body=body)
+        except HttpError as error:
+            if error.kind in _NOT_SENT:
+                message = f"the server that was to place the call cannot be reached: {error.message}"
+                raise DialError(message, hint=_START_HINT) from error
+            raise await self._withdrawn(error) from error
+        finally:
+            self._is_being_placed = False
+        if answer.status == 409 and self._is_unwanted:
+            return
+        if answer.status != 201:
+            raise server.refusal(answer)
+        content = server.read(answer)
+        try:
+            id = read_text(content.get("id"), "bad-call", "the call's id")
+        except RemoteProtocolError as error:
+            raise server.broken(error) from None
+        self.is_placed = True
+        self.record = _read_record(content, replace(self.record, id=id))
+        self.limits = _read_limits(content.get("limits"))
+
+    @property
+    def _path(self) -> str:
+        return f"dial/{quote(self.record.id, safe='')}"
+
+    async def _withdrawn(self, error: HttpError) -> DialError:
+        """Withdraw a call about which the server has not answered, and return the error that says what came of it."""
+        with suppress(WsvoiceError):
+            answer = await self._delete()
+            if answer.status in (200, 204):
+                return DialError(f"{error.message}; the call was withdrawn", hint=error.hint)
+        hint = "look at the provider's own list of calls"
+        return DialError(f"{error.message}; the call may have been placed", hint=hint)
 
     async def follow(self, on_event: Callable[[CallEvent], None]) -> CallRecord:
         """
@@ -293,16 +331,45 @@ class OrderedCall:
                 # A server that does not wait is not asked without pause.
                 await self._server.pause()
 
-    async def hang_up(self) -> None:
-        """End the call; :exc:`DialError` is raised if that could not be done."""
+    async def hang_up(self) -> str:
+        """
+        End it, or withdraw it while it is being placed.
+
+        Returns:
+            How it goes on, if the provider has no way to end it: what "the call" does. Else empty: it has ended, it was
+            not placed, or :meth:`place` tells why that failed.
+
+        Raises:
+            ApiError: If the provider refuses to end it.
+            DialError: If the server cannot be reached, or does not end it.
+        """
+        self._is_unwanted = True
+        while True:
+            was_being_placed = self._is_being_placed
+            if not (was_being_placed or self.is_placed):
+                return ""
+            answer = await self._delete()
+            if answer.status != 404:
+                break
+            # It is not known once it is over for a while, nor before the request for it has arrived.
+            if not was_being_placed:
+                return ""
+            await self._server.pause()
+        if answer.status in (200, 204):
+            return ""
+        if answer.status == 202:
+            return text_or_nothing(self._server.read(answer).get("text"), _TEXT_LIMIT) or "goes on for a while"
+        refusal = self._server.refusal(answer)
+        message = f"the call could not be hung up: {refusal.message}"
+        if isinstance(refusal, ApiError) and refusal.hint:
+            raise ApiError(refusal.kind, message, hint=refusal.hint)
+        raise self._lost(message)
+
+    async def _delete(self) -> http.HttpResponse:
         try:
-            answer = await self._server.request("DELETE", self._path, timeout_s=HANG_UP_TIMEOUT_S)
+            return await self._server.request("DELETE", self._path, timeout_s=HANG_UP_TIMEOUT_S)
         except HttpError as error:
             raise self._lost(f"the call could not be hung up: {error.message}") from error
-        # It is not known once it is over for a while.
-        if answer.status not in (200, 204, 404):
-            refusal = self._server.refusal(answer)
-            raise self._lost(f"the call could not be hung up: {refusal.message}")
 
     def _lost(self, message: str) -> DialError:
         known = self.record
@@ -325,6 +392,12 @@ def _number(value: object) -> float | None:
 def _word(value: object, words: Any) -> Any:
     """Return `value` if it is one of a literal type's `words`, else ``None``."""
     return value if value in get_args(words) else None
+
+
+def _read_limits(content: object) -> tuple[str, ...]:
+    """Return the limits that a server tells of, without what are none."""
+    told = content if isinstance(content, list) else []
+    return tuple(text for each in told if (text := text_or_nothing(each, _TEXT_LIMIT)))
 
 
 def _read_events(content: object) -> list[CallEvent]:

@@ -7,8 +7,8 @@ The causes are in the call's last line of the log. A ``wsvoice dial`` that serve
     {"call": "CA…", "at": 1763741389.2, "kind": "exception", "message": "RuntimeError: boom", "file": "/…/bot.py",
      "line": 12}
 
-If the server does not start because of a usage error, the line has ``"kind": "usage"``, ``message`` and
-``hint``.
+If the server does not start, or fails, the line has ``message`` and ``hint``, and ``"kind": "usage"`` if the command or
+a setting is wrong, else ``"kind": "failure"``. What a bot raises while it is imported is not among them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from wsvoice.call import Cause
-from wsvoice.errors import UsageError
+from wsvoice.errors import BotError, BotImportError, UsageError, WsvoiceError
 
 #: How many causes of a call are kept; the first ones matter.
 MAX_CAUSES = 20
@@ -75,12 +75,16 @@ def diagnosing(diagnosis: Diagnosis) -> Iterator[None]:
 
 
 @contextmanager
-def reporting_usage_errors(file: Path | None) -> Iterator[None]:
-    """Write to `file`, if given, why the server does not start."""
+def reporting_failures(file: Path | None) -> Iterator[None]:
+    """Write to `file`, if given, why the server does not start, or fails."""
     try:
         yield
-    except UsageError as error:
-        _write(file, {"kind": "usage", "message": error.message, "hint": error.hint})
+    except (BotImportError, BotError):
+        # The log has more to say of it: the bot's traceback.
+        raise
+    except WsvoiceError as error:
+        kind = "usage" if isinstance(error, UsageError) else "failure"
+        _write(file, {"kind": kind, "message": error.message, "hint": error.hint})
         raise
 
 
