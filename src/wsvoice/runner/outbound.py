@@ -49,7 +49,6 @@ CLEANUP_S = 6.0
 REMEMBERED_CALLS = 1000
 
 
-
 class DialledCalls:
     """
     The calls that a server has placed.

@@ -302,7 +302,9 @@ class Switchboard:
         stream_url = f"{base}/ws/{provider.name}/{token}"
         try:
             parameters = {**self.config.parameters, **call.parameters}
-            answer = provider.answer(replace(call, parameters=parameters), stream_url)
+            answer = provider.answer(
+                replace(call, parameters=parameters), stream_url, self._status_url(provider, prefix, dialled)
+            )
         except WsvoiceError as error:
             log.error("webhook not answered: {}", requests.with_hint(error))
             self.capacity.forget(call_key(call))
@@ -316,6 +318,12 @@ class Switchboard:
             return response
         log.info("webhook answered: {} calls {}", call.from_number or "somebody", call.to_number or "the bot")
         return response
+
+    def _status_url(self, provider: Server, prefix: str, dialled: DialledCall | None) -> str:
+        """Return where a provider reports on a call's stream; empty without a public address."""
+        if (public_url := self.config.public_url) is None:
+            return ""
+        return f"{public_url}{prefix}/{provider.name}/status{f'/{dialled.token}' if dialled is not None else ''}"
 
     async def _respond(self, answer: Answer, log: Logger) -> Response:
         """Carry out an answer: send its requests to the provider's API, then return its document."""
