@@ -153,6 +153,7 @@ EXCEPTIONS = {
         "wsvoice.cli.help": "NO_COLOR, FORCE_COLOR and TERM, which rich looks at for everything else",
         "wsvoice.dial.serving": "a bot that is served for calls gets this process's environment",
         "wsvoice.testing": "hands the process's environment to config",
+        "wsvoice.phone.tunnels": "ngrok's agent is given its token there, for its options are everybody's to read",
     },
     "printing": {
         "wsvoice.cli.output": "is where everything is printed",

@@ -23,6 +23,7 @@ from tests.phone.public_network import PublicNetwork, public_network
 from wsvoice import http
 from wsvoice.errors import ServerError
 from wsvoice.phone import tunnel_command
+from wsvoice.phone.strays import end_strays
 from wsvoice.phone.tunnel_command import find_host
 from wsvoice.phone.tunnel_watch import Pace, TunnelWatch, ask
 from wsvoice.phone.tunnels import NgrokTunnel, Tunnel, open_tunnel
@@ -116,6 +117,8 @@ class TestNgrok:
     def test_the_token_is_the_one_that_was_given(self, network: PublicNetwork) -> None:
         network.tell(authtoken="2abc_right")
         open_tunnel("ngrok", 7860, authtoken="2abc_right").close()
+        assert not any("2abc_right" in argument for said in network.folder.log() for argument in said["arguments"])
+        assert "NGROK_AUTHTOKEN" not in os.environ
         network.ngrok_config.write_text('version: "3"\nagent:\n  authtoken: 2abc_right\n')
         open_tunnel("ngrok", 7860).close()
 
@@ -294,6 +297,38 @@ class TestCommands:
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
         assert "trycloudflare.com localhost:" in done.stdout
         assert network.all_ended()
+
+    @pytest.mark.parametrize("kind", ["cloudflared", "ngrok"])
+    def test_one_whose_run_was_killed_is_ended_by_the_next(
+        self, network: PublicNetwork, tmp_path: Path, kind: str, log: list[str]
+    ) -> None:
+        program = (
+            "import os, pathlib, sys\n"
+            "from wsvoice.phone.tunnels import open_tunnel\n"
+            "tunnel = open_tunnel(sys.argv[1], 7860, state=pathlib.Path(sys.argv[2]))\n"
+            "os.kill(os.getpid(), 9)\n"
+        )
+        command = [sys.executable, "-c", program, kind, str(tmp_path)]
+        # The program has its error output, and would hold a pipe open.
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=30, check=False)
+        assert done.returncode == -9
+        (stray,) = network.running()
+        (note,) = (tmp_path / "tunnels").glob("*.lock")
+        said = note.read_text()
+        # The id is another process's by now.
+        note.write_text(said.replace('"started": "', '"started": "1'))
+        end_strays(tmp_path)
+        assert network.running() == [stray]
+        assert not note.exists()
+        note.write_text(said)
+        tunnel = open_tunnel(kind, 7860, state=tmp_path)
+        assert stray not in network.running()
+        assert any("of a run that was killed still holds a tunnel open" in line for line in log)
+        # A living run's is left alone.
+        end_strays(tmp_path)
+        assert len(network.running()) == 1
+        tunnel.close()
+        assert list((tmp_path / "tunnels").glob("*")) == []
 
     @pytest.mark.parametrize(
         ("code", "message"),

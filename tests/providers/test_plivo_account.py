@@ -215,6 +215,14 @@ def test_odd_numbers_are_told_of(fake: PlivoFakeAccount, network: FakeNetwork, a
     assert find(network, account).points_at == ""
 
 
+def test_a_number_that_another_wsvoice_has_pointed_is_told_of(
+    fake: PlivoFakeAccount, network: FakeNetwork, account: PlivoAccount
+) -> None:
+    network.carry_out(account.point(find(network, account), HERE, lambda saved: None))
+    (warning,) = find(network, account).warnings
+    assert warning == f"another wsvoice has pointed it at {HERE.webhook}, or had and did not put it back"
+
+
 # Pointing a number, and putting it back
 
 

@@ -232,6 +232,14 @@ def test_others_that_move_along_are_named(network: Network) -> None:
     assert list(network.carry_out(alone.find_number(NUMBER)).warnings) == []
 
 
+def test_a_number_that_another_wsvoice_has_pointed_is_told_of(network: Network) -> None:
+    with_number(network)
+    alone = load_account("vonage", NUMBERS)
+    point(network, alone)
+    [warning] = network.carry_out(alone.find_number(NUMBER)).warnings
+    assert warning == f"another wsvoice has pointed it at {HERE.webhook}, or had and did not put it back"
+
+
 def point(network: Network, account: Any = None, saved: list[Saved] | None = None) -> list[Saved]:
     """Point the number here, and return what was saved; like a file, it is replaced by JSON of itself."""
     account = account or network.ours

@@ -20,6 +20,7 @@ from loguru import logger
 
 from wsvoice.errors import ServerError
 from wsvoice.http import is_loopback
+from wsvoice.phone.strays import Trace
 from wsvoice.phone.tunnels import OWN_ADDRESS, REASON_LIMIT, Tunnel
 
 #: How long a command may take to print the address, and how long then until the address leads to it.
@@ -72,7 +73,8 @@ CLOUDFLARED = TunnelProgram(
 class CommandTunnel(Tunnel):
     """A tunnel that lasts as long as a command runs."""
 
-    def __init__(self, kind: str, port: int) -> None:
+    def __init__(self, kind: str, port: int, state: Path | None = None) -> None:
+        self._state = state
         self._program = CLOUDFLARED if kind == "cloudflared" else TunnelProgram(shlex.split(kind))
         self._words = [word.replace("{port}", str(port)) for word in self._program.command]
         self._lock = threading.Lock()
@@ -86,7 +88,7 @@ class CommandTunnel(Tunnel):
         with self._lock:
             if self._is_closed:
                 raise ServerError("the tunnel is closed")
-            run = self._run = CommandRun(self._words, self._program)
+            run = self._run = CommandRun(self._words, self._program, self._state)
         try:
             self.host = run.wait_for_host()
         except BaseException:
@@ -118,7 +120,7 @@ class CommandRun:
         ServerError: If it cannot be started.
     """
 
-    def __init__(self, words: Sequence[str], program: TunnelProgram) -> None:
+    def __init__(self, words: Sequence[str], program: TunnelProgram, state: Path | None = None) -> None:
         self._name = Path(words[0]).name
         self._program = program
         self._changed = threading.Condition()
@@ -140,6 +142,7 @@ class CommandRun:
         except OSError as error:
             reason = error.strerror or error
             raise ServerError(f"`{words[0]}` could not be started: {reason}", hint=OWN_ADDRESS) from error
+        self._trace = Trace(state, self._process.pid, self._name)
         # In case the process is ended without asking.
         atexit.register(self._signal, signal.SIGKILL)
         threading.Thread(target=self._read, name=f"wsvoice-{self._name}", daemon=True).start()
@@ -178,6 +181,7 @@ class CommandRun:
         self._signal(signal.SIGKILL)
         self._process.wait()
         atexit.unregister(self._signal)
+        self._trace.remove()
 
     def _signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError, PermissionError):

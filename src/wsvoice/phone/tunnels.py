@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager, nullcontext, redirect_stdout, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout, suppress
 from copy import copy
 from io import StringIO
 from pathlib import Path
@@ -15,7 +17,9 @@ from urllib.parse import urlsplit
 
 from loguru import logger
 
+from wsvoice.config import NGROK_TOKEN
 from wsvoice.errors import ServerError
+from wsvoice.phone.strays import Trace, end_strays
 
 if TYPE_CHECKING:
     from pyngrok.log import NgrokLog
@@ -55,7 +59,9 @@ class Tunnel(ABC):
         """Close it, and end the program that held it open; nothing happens if it is closed."""
 
 
-def open_tunnel(kind: str, port: int, *, domain: str | None = None, authtoken: str | None = None) -> Tunnel:
+def open_tunnel(
+    kind: str, port: int, *, domain: str | None = None, authtoken: str | None = None, state: Path | None = None
+) -> Tunnel:
     """
     Open a tunnel to `port` on this machine.
 
@@ -64,15 +70,17 @@ def open_tunnel(kind: str, port: int, *, domain: str | None = None, authtoken: s
         port: What requests are forwarded to, at ``localhost``.
         domain: A domain that is reserved at ngrok; any without it.
         authtoken: The token of the account at ngrok; without it, what the agent's own configuration says.
+        state: The folder for state, where the program is noted, so that the next run ends it if this one is killed.
 
     Raises:
         ServerError: If it cannot be opened; nothing is left running then.
     """
+    end_strays(state)
     if kind == "ngrok":
-        return NgrokTunnel(port, domain=domain, authtoken=authtoken)
+        return NgrokTunnel(port, domain=domain, authtoken=authtoken, state=state)
     from wsvoice.phone.tunnel_command import CommandTunnel
 
-    return CommandTunnel(kind, port)
+    return CommandTunnel(kind, port, state)
 
 
 class NgrokTunnel(Tunnel):
@@ -82,7 +90,7 @@ class NgrokTunnel(Tunnel):
     https://ngrok.com/docs/agent/
     """
 
-    def __init__(self, port: int, *, domain: str | None, authtoken: str | None) -> None:
+    def __init__(self, port: int, *, domain: str | None, authtoken: str | None, state: Path | None = None) -> None:
         from pyngrok import conf
 
         # pyngrok logs as errors what the exception says too.
@@ -94,7 +102,10 @@ class NgrokTunnel(Tunnel):
         self._was_listed = False
         self._last_error = ""
         self._settings = copy(conf.get_default())
-        self._settings.auth_token = authtoken or self._settings.auth_token
+        # Not as an option of the agent's, which everybody on this machine may read.
+        self._token, self._settings.auth_token = authtoken or self._settings.auth_token, None
+        self._state = state
+        self._trace: Trace | None = None
         # Ctrl-C is for the server, which lets its calls finish.
         self._settings.start_new_session = True
         self._settings.log_event_callback = self._note_line
@@ -115,7 +126,7 @@ class NgrokTunnel(Tunnel):
             # A download writes its progress to stdout, which is for data.
             quiet = redirect_stdout(StringIO())
         try:
-            with quiet:
+            with quiet, _token_in_environment(self._token):
                 opened = ngrok.connect(str(self._port), "http", pyngrok_config=self._settings, **self._options())
         except (PyngrokError, YAMLError, OSError) as error:
             self.close()
@@ -124,6 +135,8 @@ class NgrokTunnel(Tunnel):
             # Ctrl-C, while the agent starts.
             self.close()
             raise
+        agent_pid = ngrok.get_ngrok_process(self._settings).proc.pid
+        self._trace = Trace(self._state, agent_pid, agent.name)
         self._url = opened.public_url or ""
         self.host = urlsplit(self._url).netloc
         return self.host
@@ -165,12 +178,33 @@ class NgrokTunnel(Tunnel):
             with suppress(PyngrokError, OSError, ValueError):
                 ngrok.disconnect(url, self._settings)
         ngrok.kill(self._settings)
+        if self._trace is not None:
+            self._trace.remove()
 
     def _note_line(self, line: NgrokLog) -> None:
-        token = self._settings.auth_token
+        token = self._token
         logger.debug("ngrok: {}", line.line.replace(token, "***") if token else line.line)
         if line.lvl in ("ERROR", "CRITICAL") and line.err:
             self._last_error = _first_line(line.err)
+
+
+@contextmanager
+def _token_in_environment(token: str | None) -> Iterator[None]:
+    """
+    Have programs that are started meanwhile find ngrok's token in their environment.
+
+    https://ngrok.com/docs/using-ngrok-with/docker/
+    """
+    before = os.environ.get(NGROK_TOKEN)
+    if token:
+        os.environ[NGROK_TOKEN] = token
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ[NGROK_TOKEN] = before
+        elif token:
+            os.environ.pop(NGROK_TOKEN, None)
 
 
 def _first_line(text: str) -> str:

@@ -368,7 +368,7 @@ def _open_tunnel(config: RunConfig, port: int) -> Tunnel:
             hint="leave --host out",
         )
     token = config.credentials.get(NGROK_TOKEN)
-    return open_tunnel(config.tunnel, port, domain=config.tunnel_domain, authtoken=token)
+    return open_tunnel(config.tunnel, port, domain=config.tunnel_domain, authtoken=token, state=config.state_folder)
 
 
 def listen(host: str, port: int) -> list[socket.socket]:

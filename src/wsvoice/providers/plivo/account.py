@@ -86,8 +86,8 @@ class PlivoAccount(PlivoCompany, Account):
             return ApiError("permission", message, hint=hint)
         if status == 404:
             return ApiError("not-found", message)
-        mend = "see status.plivo.com, and try again later" if status >= 500 else None
-        return ApiError(refused_kind(status), message, hint=mend)
+        later = "see status.plivo.com, and try again later" if status >= 500 else None
+        return ApiError(refused_kind(status), message, hint=later)
 
     def describe(self) -> Steps[AccountInfo]:
         # https://docs.plivo.com/docs/account/api/account/the-account-object

@@ -164,7 +164,7 @@ class VonageAccount(VonageCompany, Account):
             save(saved)
             yield from self._set_voice(application, _pointed(_voice(application), addresses))
         else:
-            name = f"wsvoice {number.number}"
+            name = _own_name(number.number)
             save({**saved, "created": name})
             new = {"name": name, "capabilities": {"voice": _pointed(None, addresses)}}
             content = self.read((yield self._send("POST", "/v2/applications", new)), "a new application")
@@ -254,6 +254,9 @@ class VonageAccount(VonageCompany, Account):
         if linked != target and "messages" in _capabilities(applications.get(linked)):
             name = _name(applications[linked])
             warnings.append(f"messages to {number} do not reach application {name!r} while the number points here")
+        if _name(applications.get(linked)) == _own_name(number):
+            there = _address(_webhooks(_voice(applications[linked])), "answer_url")
+            warnings.append(f"another wsvoice has pointed it at {there}, or had and did not put it back")
         return warnings
 
     def _find(self, number: str) -> Steps[dict[str, Any]]:
@@ -544,6 +547,11 @@ def _embedded(content: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
 
 def _number(entry: Mapping[str, Any]) -> str:
     return with_plus(text_or_nothing(entry.get("msisdn")))
+
+
+def _own_name(number: str) -> str:
+    """Return what an application is called that a wsvoice makes for a number."""
+    return f"wsvoice {number}"
 
 
 def _application_id(entry: Mapping[str, Any]) -> str:
