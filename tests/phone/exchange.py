@@ -25,7 +25,7 @@ import websockets
 from tests.runner.dialects import DIALECTS, Dialect, on_line
 from wsvoice.call import ENDED_STAGES, AnsweredBy, Stage
 from wsvoice.providers import load_simulator
-from wsvoice.providers.base import Answer, Callback, NoStream, StreamRequest, WebhookRequest
+from wsvoice.providers.base import Answer, Callback, NoStream, StatusReport, StreamRequest, WebhookRequest
 from wsvoice.providers.fake_account import FakeAccount, FakeCall
 
 
@@ -196,7 +196,9 @@ class Exchange:
 
     async def _send(self, call: FakeCall, at: Callback, stage: Stage, **details: Any) -> None:
         now = time.time()
-        report = self.carrier.status_webhook(call.call, at, stage, duration_s=call.duration_s, now=now, **details)
+        report = self.carrier.status_webhook(
+            call.call, at, StatusReport(stage, duration_s=call.duration_s, **details), now=now
+        )
         if report is None:
             return
         try:

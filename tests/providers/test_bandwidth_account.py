@@ -32,7 +32,7 @@ from wsvoice.errors import ApiError, ConfigError, RemoteProtocolError
 from wsvoice.providers import load_account, load_simulator
 from wsvoice.providers.account import OutboundCall, PlacedCall, ServerAddresses
 from wsvoice.providers.bandwidth.fake_api import BandwidthApi
-from wsvoice.providers.base import Answer, Callback, CallUpdate, NoStream, WebhookRequest
+from wsvoice.providers.base import Answer, Callback, CallUpdate, NoStream, StatusReport, WebhookRequest
 
 SIMULATOR = load_simulator("bandwidth")
 _, CREDENTIALS = SIMULATOR.test_credentials(bytes(range(32)))
@@ -330,7 +330,7 @@ def test_its_addresses_are_replaced_alike() -> None:
 def test_every_end_is_reported_and_read(network: Network, stage: Any, method: Any) -> None:
     """https://dev.bandwidth.com/docs/voice/webhooks/disconnect"""
     call = place(network).call
-    report = SIMULATOR.status_webhook(call, Callback(STATUS, method), stage, duration_s=2.0, now=NOW)
+    report = SIMULATOR.status_webhook(call, Callback(STATUS, method), StatusReport(stage, duration_s=2.0), now=NOW)
     assert report is not None
     update = Bandwidth({}).read_webhook(report)
     assert isinstance(update, CallUpdate)
@@ -342,7 +342,7 @@ def test_every_end_is_reported_and_read(network: Network, stage: Any, method: An
 
 @pytest.mark.parametrize("stage", ["queued", "ringing", "answered"])
 def test_nothing_else_is_reported(network: Network, stage: Any) -> None:
-    assert SIMULATOR.status_webhook(place(network).call, Callback(STATUS), stage) is None
+    assert SIMULATOR.status_webhook(place(network).call, Callback(STATUS), StatusReport(stage)) is None
 
 
 @pytest.mark.parametrize(
@@ -360,7 +360,10 @@ def test_what_machine_detection_finds_is_reported_and_read(
 ) -> None:
     call = place(network).call
     report = SIMULATOR.status_webhook(
-        call, Callback(STATUS), "answered", answered_by=answered_by, greeting_ended=greeting_ended, now=NOW
+        call,
+        Callback(STATUS),
+        StatusReport("answered", answered_by=answered_by, greeting_ended=greeting_ended),
+        now=NOW,
     )
     assert report is not None
     update = Bandwidth({}).read_webhook(report)

@@ -19,7 +19,7 @@ from wsvoice.call import Call, Stage
 from wsvoice.errors import ApiError, ConfigError
 from wsvoice.providers import load_account, load_server, load_simulator
 from wsvoice.providers.account import AccountInfo, ApiResponse, OutboundCall, PlacedCall, ServerAddresses, Steps
-from wsvoice.providers.base import Answer, Callback, CallUpdate, HttpRequest, WebhookRequest
+from wsvoice.providers.base import Answer, Callback, CallUpdate, HttpRequest, StatusReport, WebhookRequest
 from wsvoice.providers.exotel.account import ExotelAccount
 from wsvoice.providers.exotel.company import FORMATS
 from wsvoice.providers.exotel.fake_account import ExotelFakeAccount
@@ -460,7 +460,9 @@ def test_a_report_says_how_far_the_call_is(form: str, stage: Stage) -> None:
     simulator = load_simulator("exotel", CREDENTIALS, {"callback-format": form})
     server = load_server("exotel", CREDENTIALS)
     call = Call("exotel", "80bfbec2d78bbbf10fb851f4fa165211", "", "wsvoice1", OURS, THEIRS, "outbound")
-    sent = simulator.status_webhook(call, Callback("https://h/s/token"), stage, duration_s=60.5, now=1_750_000_000.0)
+    sent = simulator.status_webhook(
+        call, Callback("https://h/s/token"), StatusReport(stage, duration_s=60.5), now=1_750_000_000.0
+    )
     assert sent is not None
     assert form.split("-")[0] in sent.headers["content-type"] or form == "form"
     assert server.recognises(sent)
@@ -495,8 +497,8 @@ def test_what_is_not_reported() -> None:
     simulator = load_simulator("exotel", CREDENTIALS)
     call, at = Call("exotel", "c", direction="outbound"), Callback("https://h/s")
     never: list[Callable[[], object]] = [
-        lambda: simulator.status_webhook(call, at, "queued"),
-        lambda: simulator.status_webhook(call, at, "answered", answered_by="human"),
-        lambda: simulator.status_webhook(call, at, "answered", greeting_ended=True),
+        lambda: simulator.status_webhook(call, at, StatusReport("queued")),
+        lambda: simulator.status_webhook(call, at, StatusReport("answered", answered_by="human")),
+        lambda: simulator.status_webhook(call, at, StatusReport("answered", greeting_ended=True)),
     ]
     assert [each() for each in never] == [None, None, None]

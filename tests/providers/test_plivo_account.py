@@ -19,7 +19,7 @@ from wsvoice.call import AnsweredBy, Call, Stage
 from wsvoice.errors import ApiError, ConfigError, LocalProtocolError
 from wsvoice.providers import load_account, load_server, load_simulator
 from wsvoice.providers.account import ApiResponse, OutboundCall, PhoneNumber, PlacedCall, ServerAddresses, Steps
-from wsvoice.providers.base import Answer, Callback, CallUpdate, HttpRequest, NoStream, WebhookRequest
+from wsvoice.providers.base import Answer, Callback, CallUpdate, HttpRequest, NoStream, StatusReport, WebhookRequest
 from wsvoice.providers.fake_account import FakeCall
 from wsvoice.providers.plivo.account import PlivoAccount
 from wsvoice.providers.plivo.fake_account import PlivoFakeAccount, stable_uuid
@@ -826,7 +826,7 @@ def reported(
     simulator, server = load_simulator("plivo", CREDENTIALS), load_server("plivo", CREDENTIALS)
     call = Call("plivo", "12345678-1234-1234-1234-123456789abc", "", ACCOUNT, OURS, THEIRS, "outbound")
     sent = simulator.status_webhook(
-        call, Callback("https://h/s/token"), stage, answered_by=answered_by, duration_s=duration_s
+        call, Callback("https://h/s/token"), StatusReport(stage, answered_by=answered_by, duration_s=duration_s)
     )
     assert sent is not None
     signed = simulator.sign(sent, now=1.0)
@@ -867,6 +867,6 @@ def test_what_is_not_reported() -> None:
     simulator = load_simulator("plivo", CREDENTIALS)
     call = Call("plivo", "c", direction="outbound")
     at = Callback("https://h/s")
-    assert simulator.status_webhook(call, at, "answered") is None
-    assert simulator.status_webhook(call, at, "queued") is None
-    assert simulator.status_webhook(call, at, "answered", greeting_ended=True) is None
+    assert simulator.status_webhook(call, at, StatusReport("answered")) is None
+    assert simulator.status_webhook(call, at, StatusReport("queued")) is None
+    assert simulator.status_webhook(call, at, StatusReport("answered", greeting_ended=True)) is None

@@ -18,7 +18,7 @@ from wsvoice.call import Call
 from wsvoice.errors import ApiError, ConfigError
 from wsvoice.providers import load_account, load_server, load_simulator
 from wsvoice.providers.account import Account, ApiResponse, OutboundCall, PlacedCall, ServerAddresses
-from wsvoice.providers.base import Callback, CallUpdate
+from wsvoice.providers.base import Callback, CallUpdate, StatusReport
 from wsvoice.providers.fake_account import FakeCall
 
 PROJECT = "00000000-0000-0000-0000-000000000001"
@@ -249,7 +249,7 @@ def test_the_simulated_report_on_a_placed_call_is_the_documented_one(
     call = Call("signalwire", fields["CallSid"], "", fields["AccountSid"], fields["From"], fields["To"], "outbound")
     simulator, server = load_simulator("signalwire", CREDENTIALS), load_server("signalwire", CREDENTIALS)
     report = simulator.status_webhook(
-        call, Callback("https://voice.example.com/status"), stage, duration_s=duration_s, now=NOW
+        call, Callback("https://voice.example.com/status"), StatusReport(stage, duration_s=duration_s), now=NOW
     )
     assert report is not None
     # Figures about the audio are not simulated.
@@ -271,9 +271,7 @@ def test_the_simulated_report_of_machine_detection_is_the_documented_one(golden:
     report = load_simulator("signalwire", CREDENTIALS).status_webhook(
         call,
         Callback("https://voice.example.com/machine"),
-        "answered",
-        answered_by=expected.answered_by,
-        greeting_ended=expected.greeting_ended,
+        StatusReport("answered", answered_by=expected.answered_by, greeting_ended=expected.greeting_ended),
         now=NOW,
     )
     assert report is not None

@@ -31,7 +31,7 @@ from wsvoice.phone.client import carry_out
 from wsvoice.phone.numbers import PointedNumber
 from wsvoice.providers import load_account, load_server, load_simulator
 from wsvoice.providers.account import ApiResponse, OutboundCall, PhoneNumber, PlacedCall, Saved, ServerAddresses, Steps
-from wsvoice.providers.base import Callback, CallUpdate, HttpRequest, WebhookRequest
+from wsvoice.providers.base import Callback, CallUpdate, HttpRequest, StatusReport, WebhookRequest
 from wsvoice.providers.events import Connected, StreamStarted
 from wsvoice.providers.fake_account import FakeCall
 from wsvoice.providers.telnyx.account import TelnyxAccount
@@ -1393,7 +1393,9 @@ def test_reports_of_the_simulator_are_read_by_the_server(stage: Any, control: An
     simulator = load_simulator("telnyx", {"TELNYX_PRIVATE_KEY": "A" * 43 + "="})
     server = load_server("telnyx", {"TELNYX_PRIVATE_KEY": "A" * 43 + "="})
     call = Call("telnyx", "v3:a", "", "acc", NUMBER, CALLED, "outbound", control=control)
-    request = simulator.status_webhook(call, Callback(OUTBOUND.status_url), stage, duration_s=7.0, now=NOW)
+    request = simulator.status_webhook(
+        call, Callback(OUTBOUND.status_url), StatusReport(stage, duration_s=7.0), now=NOW
+    )
     if (control, stage) == ("api", "queued"):
         assert request is None
         return
@@ -1415,12 +1417,14 @@ def test_detections_of_the_simulator_are_read_by_the_server(answered_by: Any, co
     simulator, server = load_simulator("telnyx"), load_server("telnyx")
     call = Call("telnyx", "v3:a", "", "acc", NUMBER, CALLED, "outbound", control=control)
     at = Callback(OUTBOUND.machine_url)
-    detected = simulator.status_webhook(call, at, "answered", answered_by=answered_by, now=NOW)
+    detected = simulator.status_webhook(call, at, StatusReport("answered", answered_by=answered_by), now=NOW)
     assert detected is not None
     update = server.read_webhook(detected)
     assert isinstance(update, CallUpdate)
     assert (update.stage, update.answered_by, update.greeting_ended) == (None, answered_by, False)
-    greeted = simulator.status_webhook(call, at, "answered", answered_by="machine", greeting_ended=True, now=NOW)
+    greeted = simulator.status_webhook(
+        call, at, StatusReport("answered", answered_by="machine", greeting_ended=True), now=NOW
+    )
     assert greeted is not None
     update = server.read_webhook(greeted)
     assert isinstance(update, CallUpdate)
@@ -1449,7 +1453,10 @@ def test_the_simulator_reports_as_the_pages_do(golden: str, stage: Any, answered
     control: Any = "document" if "fields" in page else "api"
     call = Call("telnyx", "v3:a", "", "acc", NUMBER, CALLED, "outbound", control=control)
     request = load_simulator("telnyx").status_webhook(
-        call, Callback(HERE.status), stage, answered_by=answered_by, greeting_ended=greeting_ended, now=NOW
+        call,
+        Callback(HERE.status),
+        StatusReport(stage, answered_by=answered_by, greeting_ended=greeting_ended),
+        now=NOW,
     )
     assert request is not None
     if control == "document":
@@ -1480,7 +1487,9 @@ def test_a_call_that_gets_another_id_when_it_is_answered(call_control: Company) 
     started = bot.receive(carrier.send(StreamStarted(new.stream_id, new.call_id, from_number=NUMBER)))
     assert isinstance(started, StreamStarted)
     assert started.call_id == new.call_id
-    report = call_control.simulator.status_webhook(new, Callback(OUTBOUND.status_url), "answered", now=NOW)
+    report = call_control.simulator.status_webhook(
+        new, Callback(OUTBOUND.status_url), StatusReport("answered"), now=NOW
+    )
     assert report is not None
     update = load_server("telnyx").read_webhook(report)
     assert isinstance(update, CallUpdate)

@@ -33,7 +33,7 @@ from wsvoice.providers.account import (
     PlacedCall,
     ServerAddresses,
 )
-from wsvoice.providers.base import Answer, Callback, CallUpdate, WebhookRequest
+from wsvoice.providers.base import Answer, Callback, CallUpdate, StatusReport, WebhookRequest
 from wsvoice.providers.fake_account import FakeCall
 from wsvoice.providers.fields import read_rfc2822, write_rfc2822
 from wsvoice.providers.twilio.error_codes import ERROR_CODES
@@ -849,7 +849,7 @@ def test_the_simulated_report_on_a_placed_call_is_the_documented_one(
     call = Call("twilio", fields["CallSid"], "", fields["AccountSid"], fields["From"], fields["To"], "outbound")
     at = Callback("https://voice.example.com/status")
     simulator, server = load_simulator("twilio", TOKEN), load_server("twilio", TOKEN)
-    report = simulator.status_webhook(call, at, stage, duration_s=duration_s, now=NOW)
+    report = simulator.status_webhook(call, at, StatusReport(stage, duration_s=duration_s), now=NOW)
     assert report is not None
     sent = report.fields
     shared = fields.keys() & sent.keys()
@@ -885,9 +885,7 @@ def test_the_simulated_report_of_machine_detection_is_the_documented_one(
     report = load_simulator("twilio", TOKEN).status_webhook(
         call,
         Callback("https://voice.example.com/machine"),
-        "answered",
-        answered_by=answered_by,
-        greeting_ended=greeting_ended,
+        StatusReport("answered", answered_by=answered_by, greeting_ended=greeting_ended),
         now=NOW,
     )
     assert report is not None

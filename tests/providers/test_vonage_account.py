@@ -34,7 +34,7 @@ from wsvoice.errors import ApiError, ConfigError, RemoteProtocolError
 from wsvoice.phone.client import carry_out
 from wsvoice.providers import load_account, load_simulator
 from wsvoice.providers.account import OutboundCall, PlacedCall, Saved, ServerAddresses
-from wsvoice.providers.base import Answer, Callback, CallUpdate, NoStream, WebhookRequest
+from wsvoice.providers.base import Answer, Callback, CallUpdate, NoStream, StatusReport, WebhookRequest
 from wsvoice.providers.vonage.account import VonageAccount
 from wsvoice.providers.vonage.fake_account import VonageFakeAccount
 from wsvoice.providers.vonage.fake_api import VonageApi
@@ -564,7 +564,7 @@ def test_a_stream_that_did_not_open_is_in_the_evidence(network: Network) -> None
 def test_every_stage_is_reported_and_read(network: Network, stage: Any, method: Any) -> None:
     call = place(network).call
     simulator = load_simulator("vonage")
-    report = simulator.status_webhook(call, Callback(HERE.status, method), stage, duration_s=2.0, now=NOW)
+    report = simulator.status_webhook(call, Callback(HERE.status, method), StatusReport(stage, duration_s=2.0), now=NOW)
     assert report is not None
     update = Vonage({}).read_webhook(report)
     assert isinstance(update, CallUpdate)
@@ -580,7 +580,7 @@ def test_what_machine_detection_finds_is_reported_and_read(
     """https://developer.vonage.com/en/voice/voice-api/concepts/advanced-machine-detection"""
     call = place(network).call
     report = load_simulator("vonage").status_webhook(
-        call, Callback(HERE.status), "answered", answered_by=answered_by, greeting_ended=greeting_ended
+        call, Callback(HERE.status), StatusReport("answered", answered_by=answered_by, greeting_ended=greeting_ended)
     )
     assert report is not None
     update = Vonage({}).read_webhook(report)
@@ -590,7 +590,10 @@ def test_what_machine_detection_finds_is_reported_and_read(
         False,
     )
     assert (
-        load_simulator("vonage").status_webhook(call, Callback(HERE.status), "answered", answered_by="unknown") is None
+        load_simulator("vonage").status_webhook(
+            call, Callback(HERE.status), StatusReport("answered", answered_by="unknown")
+        )
+        is None
     )
 
 

@@ -23,7 +23,15 @@ from wsvoice.doctor.round_trip import result_of
 from wsvoice.doctor.subject import Subject
 from wsvoice.errors import DialError, HttpError
 from wsvoice.providers import load_simulator
-from wsvoice.providers.base import Callback, HttpRequest, NoStream, Simulator, StreamRequest, WebhookRequest
+from wsvoice.providers.base import (
+    Callback,
+    HttpRequest,
+    NoStream,
+    Simulator,
+    StatusReport,
+    StreamRequest,
+    WebhookRequest,
+)
 
 #: What wsvoice answers where the signature is good and the public host is not its own.
 _UNKNOWN_HOST = b"This server does not know its public address"
@@ -177,7 +185,7 @@ class _Trial:
     async def _end(self, webhook: Webhook, call: Call) -> None:
         """Tell the server that a call is over which never began, so that its place is free."""
         at, now = Callback(webhook.url, self.provider.webhook_method), self.subject.now()
-        report = self.provider.status_webhook(call, at, "completed", now=now)
+        report = self.provider.status_webhook(call, at, StatusReport("completed"), now=now)
         report = report or self.provider.progress_webhook(call, at, "ended", now=now)
         if report is not None:
             with suppress(HttpError):

@@ -184,6 +184,24 @@ class CallUpdate:
 
 
 @dataclass(frozen=True, slots=True)
+class StatusReport:
+    """
+    What a company is to report of a call that we placed.
+
+    Attributes:
+        stage: How far the call is.
+        answered_by: What machine detection found, if it is that which is reported.
+        greeting_ended: Whether the machine's greeting has come to its end.
+        duration_s: How long the call has lasted, if it is over.
+    """
+
+    stage: Stage
+    answered_by: AnsweredBy | None = None
+    greeting_ended: bool = False
+    duration_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """
     One thing about a bot that a provider would trip over.
@@ -645,20 +663,12 @@ class Simulator(Company):
         return None
 
     def status_webhook(
-        self,
-        call: Call,
-        at: Callback,
-        stage: Stage,
-        *,
-        answered_by: AnsweredBy | None = None,
-        greeting_ended: bool = False,
-        duration_s: float = 0.0,
-        now: float = 0.0,
+        self, call: Call, at: Callback, report: StatusReport, *, now: float = 0.0
     ) -> WebhookRequest | None:
         """
         Render the report on `call`, which we placed, to its status callback; ``None`` if the company sends none.
 
-        With `answered_by` it is the report of machine detection while the call goes on, which is sent to the address
+        One that says who answered is that of machine detection while the call goes on, which is sent to the address
         that was named for it.
         """
         return None

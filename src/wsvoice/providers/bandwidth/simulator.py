@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from xml.etree.ElementTree import Element
 
 from wsvoice.audio import PCMU_8K, AudioFormat
-from wsvoice.call import ENDED_STAGES, AnsweredBy, Call, Stage
+from wsvoice.call import ENDED_STAGES, Call
 from wsvoice.providers.bandwidth.company import (
     DOCUMENT_LIMIT,
     GREETING_TAG,
@@ -22,7 +22,16 @@ from wsvoice.providers.bandwidth.company import (
 from wsvoice.providers.bandwidth.fake_account import CAUSES, call_url, shaped_id
 from wsvoice.providers.bandwidth.fake_api import BandwidthApi
 from wsvoice.providers.bandwidth.stream import BandwidthMirror
-from wsvoice.providers.base import Callback, Occasion, Quirk, Side, StreamRequest, StreamStatus, WebhookRequest
+from wsvoice.providers.base import (
+    Callback,
+    Occasion,
+    Quirk,
+    Side,
+    StatusReport,
+    StreamRequest,
+    StreamStatus,
+    WebhookRequest,
+)
 from wsvoice.providers.events import Audio, Event, StreamStarted
 from wsvoice.providers.fields import write_time
 from wsvoice.providers.urls import basic_header, json_request, read_callback
@@ -91,15 +100,7 @@ class BandwidthSimulator(BandwidthCompany, XmlSimulator):
         return {**_fields(call, _EVENTS[status], now), "mediaStream": stream, **told.get(status, {})}
 
     def status_webhook(
-        self,
-        call: Call,
-        at: Callback,
-        stage: Stage,
-        *,
-        answered_by: AnsweredBy | None = None,
-        greeting_ended: bool = False,
-        duration_s: float = 0.0,
-        now: float = 0.0,
+        self, call: Call, at: Callback, report: StatusReport, *, now: float = 0.0
     ) -> WebhookRequest | None:
         """
         Render what is told of a call that we placed: only that it is over, and who answered.
@@ -107,18 +108,20 @@ class BandwidthSimulator(BandwidthCompany, XmlSimulator):
         https://dev.bandwidth.com/docs/voice/webhooks/disconnect
         https://dev.bandwidth.com/docs/voice/webhooks/machineDetectionComplete
         """
-        if answered_by:
-            value = {"human": "human", "machine": "answering-machine", "fax": "answering-machine"}.get(answered_by)
+        if report.answered_by:
+            value = {"human": "human", "machine": "answering-machine", "fax": "answering-machine"}.get(
+                report.answered_by
+            )
             result = {"machineDetectionResult": {"value": value or "silence", "duration": "PT3.5S"}}
-            tag = {"tag": GREETING_TAG} if greeting_ended else {}
+            tag = {"tag": GREETING_TAG} if report.greeting_ended else {}
             fields = _fields(call, "machineDetectionComplete", now)
             return self.request(at.url, at.method, {**fields, **result, **tag}, now)
-        if stage not in ENDED_STAGES:
+        if report.stage not in ENDED_STAGES:
             return None
-        told = {"endTime": write_time(now), "cause": CAUSES[stage]}
-        if stage == "completed":
-            told["answerTime"] = write_time(now - duration_s)
-        elif stage == "failed":
+        told = {"endTime": write_time(now), "cause": CAUSES[report.stage]}
+        if report.stage == "completed":
+            told["answerTime"] = write_time(now - report.duration_s)
+        elif report.stage == "failed":
             told["errorMessage"] = "The call could not be completed"
         return self.request(at.url, at.method, {**_fields(call, "disconnect", now), **told}, now)
 

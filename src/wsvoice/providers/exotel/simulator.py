@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from urllib.parse import parse_qsl, urlunsplit
 
 from wsvoice.audio import AudioFormat
-from wsvoice.call import ENDED_STAGES, AnsweredBy, Call, Stage
+from wsvoice.call import ENDED_STAGES, Call
 from wsvoice.providers.base import (
     ECHOED_MARKS,
     Callback,
@@ -18,6 +18,7 @@ from wsvoice.providers.base import (
     Quirk,
     Side,
     Simulator,
+    StatusReport,
     StreamRequest,
     WebhookRequest,
 )
@@ -118,15 +119,7 @@ class ExotelSimulator(ExotelCompany, Simulator):
         return form_request(url.partition("#")[0], method, fields)
 
     def status_webhook(
-        self,
-        call: Call,
-        at: Callback,
-        stage: Stage,
-        *,
-        answered_by: AnsweredBy | None = None,
-        greeting_ended: bool = False,
-        duration_s: float = 0.0,
-        now: float = 0.0,
+        self, call: Call, at: Callback, report: StatusReport, *, now: float = 0.0
     ) -> WebhookRequest | None:
         """
         Render a status callback, in the format that the quirk ``callback-format`` says.
@@ -135,22 +128,22 @@ class ExotelSimulator(ExotelCompany, Simulator):
 
         https://developer.exotel.com/docs/voice-v1/api-reference/status-callback
         """
-        if answered_by is not None or greeting_ended or stage == "queued":
+        if report.answered_by is not None or report.greeting_ended or report.stage == "queued":
             return None
         at_time = _write_time(now)
-        fields = {"CallSid": call.call_id, "EventType": stage, "DateUpdated": at_time, "Status": "in-progress"}
+        fields = {"CallSid": call.call_id, "EventType": report.stage, "DateUpdated": at_time, "Status": "in-progress"}
         fields |= {"From": call.to_number, "To": call.from_number}
-        if stage in ENDED_STAGES:
+        if report.stage in ENDED_STAGES:
             fields |= {
                 "EventType": "terminal",
-                "Status": stage,
-                "ConversationDuration": str(math.ceil(duration_s)),
-                "DateCreated": _write_time(now - duration_s),
+                "Status": report.stage,
+                "ConversationDuration": str(math.ceil(report.duration_s)),
+                "DateCreated": _write_time(now - report.duration_s),
                 "Direction": "outbound-api",
                 "EndTime": at_time,
                 "PhoneNumberSid": call.from_number,
                 "RecordingUrl": "",
-                "StartTime": _write_time(now - duration_s),
+                "StartTime": _write_time(now - report.duration_s),
             }
         form = self.quirk("callback-format")
         if form == "json":

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 from xml.etree.ElementTree import Element
 
 from wsvoice.audio import AudioFormat
-from wsvoice.call import ENDED_STAGES, AnsweredBy, Call, Stage
+from wsvoice.call import ENDED_STAGES, Call, Stage
 from wsvoice.errors import ConfigError
 from wsvoice.providers.base import (
     Callback,
@@ -20,6 +20,7 @@ from wsvoice.providers.base import (
     Progress,
     Quirk,
     Side,
+    StatusReport,
     StreamStatus,
     WebhookRequest,
 )
@@ -190,15 +191,7 @@ class PlivoSimulator(PlivoCompany, XmlSimulator):
         return self.request(at.url, at.method, _hangup_fields(call, "completed", duration_s), now)
 
     def status_webhook(
-        self,
-        call: Call,
-        at: Callback,
-        stage: Stage,
-        *,
-        answered_by: AnsweredBy | None = None,
-        greeting_ended: bool = False,
-        duration_s: float = 0.0,
-        now: float = 0.0,
+        self, call: Call, at: Callback, report: StatusReport, *, now: float = 0.0
     ) -> WebhookRequest | None:
         """
         Render what is sent to the ring URL, the hang-up URL, or the one for machine detection.
@@ -210,7 +203,7 @@ class PlivoSimulator(PlivoCompany, XmlSimulator):
         https://docs.plivo.com/docs/voice/api/call/machine-detection
         """
         request_id = stable_uuid(call.call_id)
-        if answered_by is not None:
+        if report.answered_by is not None:
             fields = {
                 **_identity(call),
                 "ALegRequestUUID": request_id,
@@ -218,14 +211,14 @@ class PlivoSimulator(PlivoCompany, XmlSimulator):
                 "CallStatus": "in-progress",
                 "Event": "MachineDetection",
                 "IfMachine": "continue",
-                "Machine": "true" if answered_by == "machine" else "false",
+                "Machine": "true" if report.answered_by == "machine" else "false",
             }
-        elif greeting_ended:
+        elif report.greeting_ended:
             return None
-        elif stage == "ringing":
+        elif report.stage == "ringing":
             fields = {**_identity(call), "CallStatus": "ringing", "Event": "Ring"}
-        elif stage in ENDED_STAGES:
-            fields = _hangup_fields(call, stage, duration_s)
+        elif report.stage in ENDED_STAGES:
+            fields = _hangup_fields(call, report.stage, report.duration_s)
         else:
             return None
         return self.request(at.url, at.method, {**fields, "RequestUUID": request_id}, now)

@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 from xml.etree.ElementTree import Element
 
 from wsvoice.audio import PCMU_8K, AudioFormat
-from wsvoice.call import Call, Stage
-from wsvoice.providers.base import Occasion, Simulator, WebhookRequest
+from wsvoice.call import Call
+from wsvoice.providers.base import Occasion, Simulator, StatusReport, WebhookRequest
 from wsvoice.providers.fake_account import FakeAccount
 from wsvoice.providers.fields import shown
 from wsvoice.providers.signalwire.company import SignalWireCompany
@@ -45,9 +45,9 @@ class SignalWireSimulator(SignalWireCompany, TwilioSimulator):
         fields = super().webhook_fields(call, occasion, status, now)
         return {name: fields[name] for name in names if name in fields}
 
-    def status_fields(self, call: Call, stage: Stage, duration_s: float, now: float) -> dict[str, str]:
+    def status_fields(self, call: Call, report: StatusReport, now: float) -> dict[str, str]:
         # https://developer.signalwire.com/compatibility-api/guides/signalwire-status-callbacks/voice-status-callbacks
-        fields = super().status_fields(call, stage, duration_s, now)
+        fields = super().status_fields(call, report, now)
         fields.pop("Duration", None)
         code = fields.pop("SipResponseCode", "")
         return {**fields, "SipResultCode": code} if code else fields

@@ -13,7 +13,7 @@ from xml.etree.ElementTree import Element
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from wsvoice.audio import AudioFormat, Encoding
-from wsvoice.call import ENDED_STAGES, AnsweredBy, Call, Stage
+from wsvoice.call import ENDED_STAGES, Call, Stage
 from wsvoice.errors import RemoteProtocolError
 from wsvoice.providers.base import (
     Behaviour,
@@ -21,6 +21,7 @@ from wsvoice.providers.base import (
     Occasion,
     Progress,
     Quirk,
+    StatusReport,
     StreamRequest,
     StreamStatus,
     WebhookRequest,
@@ -128,61 +129,57 @@ class TelnyxSimulator(TelnyxCompany, XmlSimulator):
         return self._event(call, at.url, kind, hangup if progress == "ended" else {}, now)
 
     def status_webhook(
-        self,
-        call: Call,
-        at: Callback,
-        stage: Stage,
-        *,
-        answered_by: AnsweredBy | None = None,
-        greeting_ended: bool = False,
-        duration_s: float = 0.0,
-        now: float = 0.0,
+        self, call: Call, at: Callback, report: StatusReport, *, now: float = 0.0
     ) -> WebhookRequest | None:
         if self._by_events(call):
-            return self._status_event(call, at, stage, answered_by, greeting_ended, now)
+            return self._status_event(call, at, report, now)
         ids = {"AccountSid": call.account_id, "CallSid": call.call_id, "CallSidLegacy": call.call_id}
         fields = {**ids, "ConnectionId": _connection_id(call)}
-        if answered_by is not None:
+        if report.answered_by is not None:
             # https://developers.telnyx.com/api-reference/callbacks/texml-call-amd
-            fields["AnsweredBy"] = write_answered_by(answered_by, greeting_ended=greeting_ended)
+            fields["AnsweredBy"] = write_answered_by(report.answered_by, greeting_ended=report.greeting_ended)
             return self.request(at.url, at.method, {**fields, "MachineDetectionDuration": "2500"}, now)
         # https://developers.telnyx.com/api-reference/callbacks/texml-call-initiated
         fields |= {
-            "CallInitiatedAt": write_time(now - duration_s),
-            "CallStatus": "initiated" if stage == "queued" else STATUSES[stage],
+            "CallInitiatedAt": write_time(now - report.duration_s),
+            "CallStatus": "initiated" if report.stage == "queued" else STATUSES[report.stage],
             "CallbackSource": "call-progress-events",
             "From": call.from_number,
-            "SequenceNumber": str(_TEXML_SEQUENCE.get(stage, 3)),
+            "SequenceNumber": str(_TEXML_SEQUENCE.get(report.stage, 3)),
             "Timestamp": write_time(now),
             "To": call.to_number,
         }
-        if stage in ENDED_STAGES:
+        if report.stage in ENDED_STAGES:
             # https://developers.telnyx.com/api-reference/callbacks/texml-call-completed
-            fields |= {"CallControlId": call.call_id, "CallDuration": str(round(duration_s))}
-            fields |= {"HangupCause": HANGUP_CAUSES[stage], "HangupSource": hangup_source(stage)}
+            fields |= {"CallControlId": call.call_id, "CallDuration": str(round(report.duration_s))}
+            fields |= {"HangupCause": HANGUP_CAUSES[report.stage], "HangupSource": hangup_source(report.stage)}
         return self.request(at.url, at.method, fields, now)
 
-    def _status_event(
-        self, call: Call, at: Callback, stage: Stage, answered_by: AnsweredBy | None, greeting_ended: bool, now: float
-    ) -> WebhookRequest | None:
+    def _status_event(self, call: Call, at: Callback, report: StatusReport, now: float) -> WebhookRequest | None:
         """Render an event of Call Control; it has none for a call that only waits, and one for dialling and ringing."""
-        if greeting_ended:
+        if report.greeting_ended:
             # https://developers.telnyx.com/api-reference/callbacks/call-machine-greeting-ended
             return self._event(call, at.url, "call.machine.greeting.ended", {"result": "beep_detected"}, now)
-        if answered_by is not None:
+        if report.answered_by is not None:
             # https://developers.telnyx.com/api-reference/callbacks/call-machine-detection-ended
-            premium = ".premium" if answered_by == "fax" else ""
-            result = {"fax": "fax_detected", "unknown": "not_sure"}.get(answered_by, answered_by)
+            premium = ".premium" if report.answered_by == "fax" else ""
+            result = {"fax": "fax_detected", "unknown": "not_sure"}.get(report.answered_by, report.answered_by)
             return self._event(call, at.url, f"call.machine{premium}.detection.ended", {"result": result}, now)
-        if stage == "queued":
+        if report.stage == "queued":
             return None
-        if stage == "ringing":
+        if report.stage == "ringing":
             return self._event(call, at.url, "call.initiated", {"direction": "outgoing", "state": "bridging"}, now)
-        if stage == "answered":
+        if report.stage == "answered":
             return self._event(call, at.url, "call.answered", {"state": "answered"}, now)
         # https://developers.telnyx.com/api-reference/callbacks/call-hangup
-        hangup = {"hangup_cause": HANGUP_CAUSES[stage], "hangup_source": hangup_source(stage), "state": "hangup"}
-        return self._event(call, at.url, "call.hangup", {**hangup, "sip_hangup_cause": str(SIP_CODES[stage])}, now)
+        hangup = {
+            "hangup_cause": HANGUP_CAUSES[report.stage],
+            "hangup_source": hangup_source(report.stage),
+            "state": "hangup",
+        }
+        return self._event(
+            call, at.url, "call.hangup", {**hangup, "sip_hangup_cause": str(SIP_CODES[report.stage])}, now
+        )
 
     def _by_events(self, call: Call) -> bool:
         return call.control == "api" or self.quirk("webhook") == "call-control"

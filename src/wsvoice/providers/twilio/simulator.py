@@ -12,9 +12,9 @@ from typing import Any, ClassVar, Literal
 from urllib.parse import quote, urlencode
 from xml.etree.ElementTree import Element
 
-from wsvoice.call import ENDED_STAGES, AnsweredBy, Call, Stage
+from wsvoice.call import ENDED_STAGES, Call, Stage
 from wsvoice.errors import RemoteProtocolError
-from wsvoice.providers.base import Callback, Occasion, StreamStatus, WebhookRequest
+from wsvoice.providers.base import Callback, Occasion, StatusReport, StreamStatus, WebhookRequest
 from wsvoice.providers.call_statuses import SIP_CODES, STATUSES, write_answered_by
 from wsvoice.providers.fields import broken, shown, write_rfc2822, write_time
 from wsvoice.providers.media_stream import Stream
@@ -88,43 +88,35 @@ class TwilioSimulator(TwilioCompany, XmlSimulator):
         }
 
     def status_webhook(
-        self,
-        call: Call,
-        at: Callback,
-        stage: Stage,
-        *,
-        answered_by: AnsweredBy | None = None,
-        greeting_ended: bool = False,
-        duration_s: float = 0.0,
-        now: float = 0.0,
+        self, call: Call, at: Callback, report: StatusReport, *, now: float = 0.0
     ) -> WebhookRequest | None:
-        if answered_by is None:
-            return self.request(at.url, at.method, self.status_fields(call, stage, duration_s, now), now)
+        if report.answered_by is None:
+            return self.request(at.url, at.method, self.status_fields(call, report, now), now)
         # https://www.twilio.com/docs/voice/answering-machine-detection#asyncamdstatuscallback
         fields = {
             "CallSid": call.call_id,
             "AccountSid": call.account_id,
-            "AnsweredBy": write_answered_by(answered_by, greeting_ended=greeting_ended),
+            "AnsweredBy": write_answered_by(report.answered_by, greeting_ended=report.greeting_ended),
             "MachineDetectionDuration": str(_DETECTION_MS),
         }
         return self.request(at.url, at.method, fields, now)
 
-    def status_fields(self, call: Call, stage: Stage, duration_s: float, now: float) -> dict[str, str]:
-        """Return the fields of a report on a call that we placed, which has lasted `duration_s` if it is over."""
+    def status_fields(self, call: Call, report: StatusReport, now: float) -> dict[str, str]:
+        """Return the fields of a report on a call that we placed, which has lasted some time if it is over."""
         # https://www.twilio.com/docs/voice/api/call-resource#statuscallback
-        status = "initiated" if stage == "queued" else STATUSES[stage]
+        status = "initiated" if report.stage == "queued" else STATUSES[report.stage]
         asked = self.webhook_fields(call, None, status, now)
         fields = {name: value for name, value in asked.items() if name not in ("CallToken", "StirVerstat")}
         fields |= {
             "Timestamp": write_rfc2822(now),
             "CallbackSource": "call-progress-events",
-            "SequenceNumber": str(_SEQUENCE.get(stage, 2)),
+            "SequenceNumber": str(_SEQUENCE.get(report.stage, 2)),
         }
-        if stage in ENDED_STAGES:
-            fields |= {"CallDuration": str(round(duration_s)), "SipResponseCode": str(SIP_CODES[stage])}
-        if stage == "completed":
+        if report.stage in ENDED_STAGES:
+            fields |= {"CallDuration": str(round(report.duration_s)), "SipResponseCode": str(SIP_CODES[report.stage])}
+        if report.stage == "completed":
             # In minutes, each of them counted that has begun.
-            fields["Duration"] = str(math.ceil(duration_s / 60))
+            fields["Duration"] = str(math.ceil(report.duration_s / 60))
         return fields
 
     def request(self, url: str, method: str, fields: Mapping[str, str], now: float) -> WebhookRequest:

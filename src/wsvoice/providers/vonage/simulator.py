@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 from urllib.parse import urlunsplit
 
-from wsvoice.call import AnsweredBy, Call, Stage
+from wsvoice.call import Call
 from wsvoice.providers.base import (
     ECHOED_MARKS,
     Callback,
@@ -18,6 +18,7 @@ from wsvoice.providers.base import (
     Finding,
     NoStream,
     Simulator,
+    StatusReport,
     StreamRequest,
     WebhookRequest,
 )
@@ -75,15 +76,7 @@ class VonageSimulator(VonageCompany, Simulator):
         return json_request(url, method, content)
 
     def status_webhook(
-        self,
-        call: Call,
-        at: Callback,
-        stage: Stage,
-        *,
-        answered_by: AnsweredBy | None = None,
-        greeting_ended: bool = False,
-        duration_s: float = 0.0,
-        now: float = 0.0,
+        self, call: Call, at: Callback, report: StatusReport, *, now: float = 0.0
     ) -> WebhookRequest | None:
         """
         Render an event webhook; what machine detection finds is one as well, to the same address.
@@ -97,15 +90,15 @@ class VonageSimulator(VonageCompany, Simulator):
             "conversation_uuid": conversation_id(call),
             "timestamp": f"{write_time(now)[:-4]}Z",
         }
-        if answered_by == "unknown":
+        if report.answered_by == "unknown":
             return None
-        if answered_by:
-            status = "human" if answered_by == "human" else "machine"
-            beep = {"sub_state": "beep_start"} if greeting_ended else {}
+        if report.answered_by:
+            status = "human" if report.answered_by == "human" else "machine"
+            beep = {"sub_state": "beep_start"} if report.greeting_ended else {}
             return json_request(at.url, at.method, {"call_uuid": call.call_id, **content, "status": status, **beep})
-        content |= {"uuid": call.call_id, "status": STATUSES[stage], "direction": call.direction}
-        if stage == "completed":
-            content |= completed_fields(duration_s, write_time(now - duration_s), write_time(now))
+        content |= {"uuid": call.call_id, "status": STATUSES[report.stage], "direction": call.direction}
+        if report.stage == "completed":
+            content |= completed_fields(report.duration_s, write_time(now - report.duration_s), write_time(now))
         return json_request(at.url, at.method, content)
 
     def signature_headers(self, request: WebhookRequest, now: float) -> dict[str, str]:
