@@ -2,7 +2,8 @@
 A server that places calls for whoever has its key, as ``wsvoice run`` does; what becomes of a call is for the test.
 
 ``python -m tests.phone.dial_server`` stands in for ``wsvoice run``, where `wsvoice dial` starts one: it prints its
-address, and plays the call that the environment's ``PLAYED`` names.
+address, and plays the call that the environment's ``PLAYED`` names. It is its own public address, unless
+``PUBLIC_URL`` is another one.
 """
 
 from __future__ import annotations
@@ -77,6 +78,8 @@ class DialServer(JsonServer):
             self.tell(stage, text, **call)
 
     def reply(self, method: str, path: str, headers: Mapping[str, str], body: dict[str, Any]) -> Reply | None:
+        if path == "/healthz":
+            return 200, {"status": "ok"}
         if headers.get("authorization") != f"Bearer {self._key}":
             return 401, {"error": "the key is wrong"}
         path, _, query = path.partition("?")
@@ -143,7 +146,9 @@ def main() -> None:
             server.on_order = lambda server: (server.tell("ringing"), threading.Timer(0.2, os._exit, (3,)).start())[0]
         elif os.environ["PLAYED"] == "crash":
             server.on_order = crash
-        print(json.dumps({"url": server.url, "public_url": "https://bot.example.com"}), flush=True)
+        server.headers = {"X-Wsvoice-Server": "this one"}
+        public_url = os.environ.get("PUBLIC_URL", server.url.rstrip("/"))
+        print(json.dumps({"url": server.url, "public_url": public_url}), flush=True)
         time.sleep(60)
 
 

@@ -177,9 +177,24 @@ class _RealCall:
                     self._log.clear()
                 # Its last words are in the log.
                 raise DialError(error.message.partition("\n")[0].rstrip(":"), hint=error.hint) from None
+            await self._look_at_address(served)
             yield CallServer(served.url, key), config, served, account
         finally:
             await served.stop()
+
+    async def _look_at_address(self, served: ServedBot) -> None:
+        """Warn of a public address that cannot be seen from here; :exc:`DialError` if it certainly leads elsewhere."""
+        from wsvoice.phone.public_address import doubt_about
+
+        try:
+            doubt = await doubt_about(served.announced_url, served.url)
+        except DialError:
+            # There is nothing about it in the log.
+            self._log.clear()
+            raise
+        if doubt:
+            public_url = served.announced_url.rstrip("/")
+            self._output.warning(f"it cannot be seen from here whether {public_url} leads to the bot: {doubt}")
 
     async def _call(self, server: CallServer, order: CallOrder) -> CallRecord:
         self._ordered = ordered = server.order(order)
