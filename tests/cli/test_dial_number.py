@@ -563,6 +563,24 @@ def test_a_bot_that_cannot_be_served_is_told_with_its_last_words(bot: Any, tmp_p
     ]
 
 
+UNCERTAIN = (
+    "warning: nobody knows whether the call was placed; the bot is served for up to 70 s, to end it if it was",
+    "   0.100   queued",
+)
+
+
+def test_a_bot_is_served_until_a_call_is_ended_that_may_have_been_placed(bot: Any) -> None:
+    bot.setenv("PLAYED", "uncertain")
+    ended = ["   0.200   the call was canceled", "failed: the call was canceled (no answer in time)"]
+    assert lines_of(*BOT_CALL, "-x", "bot.example.com", code=1) == [*UNCERTAIN, *ended]
+
+
+def test_a_bot_is_served_until_a_call_would_have_been_heard_of(bot: Any) -> None:
+    bot.setenv("PLAYED", "never placed")
+    lines = lines_of(*BOT_CALL, "-x", "bot.example.com", code=1)
+    assert lines == [*UNCERTAIN, "error: the call may have been placed: no answer", "hint:  wait"]
+
+
 def test_an_address_that_leads_elsewhere_is_refused_before_a_call_is_placed(bot: Any) -> None:
     with DialServer() as other:
         other.headers = {"X-Wsvoice-Server": "another one"}

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 START_TIMEOUT_S, STOP_TIMEOUT_S = 90.0, 10.0
 #: How long the end of a call is waited for that was hung up.
 END_TIMEOUT_S = 10.0
+#: How long after the last ring a call may be heard of that may have been placed.
+RING_GRACE_S = 10.0
 
 #: Less than that is none: the stream has begun, and nothing more.
 _LEAST_AUDIO_S = 0.05
@@ -207,10 +209,27 @@ class _RealCall:
             with finishing():
                 await self._hang_up(ordered, placing)
             raise
-        except ApiError:
+        except ApiError as error:
             # The server's log says the same.
             self._log.clear()
+            if error.kind == "uncertain" and self._resolved.config.bot is not None:
+                return await self._outlive(ordered, order.ring_timeout_s + RING_GRACE_S, error)
             raise
+
+    async def _outlive(self, ordered: OrderedCall, wait_s: float, error: ApiError) -> CallRecord:
+        """
+        Serve the bot, whose server ends the call if it was placed, until it would have stopped to ring.
+
+        The call is returned if it was; else `error` is raised.
+        """
+        self._output.warning(
+            f"nobody knows whether the call was placed; the bot is served for up to {wait_s:g} s, to end it if it was"
+        )
+        try:
+            async with asyncio.timeout(wait_s):
+                return await ordered.follow(self._show_event)
+        except (TimeoutError, DialError):
+            raise error from None
 
     async def _hang_up(self, ordered: OrderedCall, placing: asyncio.Task[None]) -> None:
         """End the call, which may be placed at this moment, and say what comes of it."""
