@@ -792,3 +792,26 @@ def test_whose_account_it_is_comes_from_the_settings_of_run(tmp_path):
 def test_what_is_detected_is_what_accounts_know() -> None:
     # Stated twice, because a command's help is not to wait for the accounts.
     assert get_args(Detection) == get_args(account.Detection)
+
+
+def test_faults_may_be_noted_and_what_cannot_be_used_left_out(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text('[tool.wsvoice]\nmax-calls = "many"\nbogus = 1\nport = 7999\n')
+    (tmp_path / ".env").write_text("WSVOICE_VERIFY=perhaps\nWSVOICE_HOST=0.0.0.0\nTWILIO_AUTH_TOKEN=abc\n")
+    faults: list[ConfigError] = []
+    resolved = resolve_run({}, environ={}, cwd=tmp_path, faults=faults)
+    config = resolved.config
+    assert (config.port, config.host, config.credentials) == (7999, "0.0.0.0", {"TWILIO_AUTH_TOKEN": "abc"})
+    assert (config.max_calls, config.verify) == (RunConfig().max_calls, RunConfig().verify)
+    assert resolved.origins["max-calls"] == "default"
+    assert len(faults) == 3
+
+
+@pytest.mark.parametrize("broken", ["[tool.wsvoice\n", "[tool]\nwsvoice = 1\n"])
+def test_a_file_that_cannot_be_read_leaves_the_others(tmp_path: Path, broken: str) -> None:
+    (tmp_path / "pyproject.toml").write_text(broken)
+    faults: list[ConfigError] = []
+    resolved = resolve_run(
+        {}, environ={"WSVOICE_ENV_FILE": "none.env", "WSVOICE_PORT": "7999"}, cwd=tmp_path, faults=faults
+    )
+    assert resolved.config.port == 7999
+    assert ["pyproject.toml" in each.message for each in faults] == [True, False]

@@ -110,13 +110,22 @@ class ApiError(WsvoiceError):
 
     ``kind`` is ``credentials``, ``not-found``, ``number`` (not the account's, or without voice), ``trial`` (a limit of
     trial accounts), ``balance``, ``permission``, ``rate-limit``, ``ended`` (the call is over), ``unreachable``,
-    ``unsupported`` (the company has no such thing) or ``refused``. ``code`` is the company's own error code.
+    ``unavailable`` (the API answers, and has a trouble of its own: 5xx), ``unsupported`` (the company has no such
+    thing), ``withdrawn`` and ``uncertain`` (a call that is not wanted any more, or may have been placed) or
+    ``refused``. ``code`` is the company's own error code. ``retry_after_s`` is for how long the company wants to be
+    left alone, in seconds; ``None`` where it does not say.
     """
 
     def __init__(self, kind: str, message: str, *, code: str = "", hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.kind = kind
         self.code = code
+        self.retry_after_s: float | None = None
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether the same request may well succeed a little later."""
+        return self.kind in ("unreachable", "unavailable", "rate-limit")
 
 
 class NumberError(WsvoiceError):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -61,9 +61,11 @@ def describe_failure(error: BaseException) -> str:
 
 
 @contextmanager
-def protect_signals(handler: SignalHandler | None = None) -> Iterator[None]:
+def protect_signals(
+    handler: SignalHandler | None = None, signals: Collection[signal.Signals] = STOP_SIGNALS
+) -> Iterator[None]:
     """
-    Keep other code from handling SIGINT and SIGTERM while the context lasts.
+    Keep other code from handling SIGINT and SIGTERM, or other `signals`, while the context lasts.
 
     Attempts are ignored silently: a bot that wants to end in time is asked to by the end of its call.
 
@@ -75,13 +77,13 @@ def protect_signals(handler: SignalHandler | None = None) -> Iterator[None]:
         yield
         return
     set_handler = signal.signal
-    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    before = {number: signal.getsignal(number) for number in signals}
 
     def set_other(number: int, other: Any) -> Any:
-        return signal.getsignal(number) if number in STOP_SIGNALS else set_handler(number, other)
+        return signal.getsignal(number) if number in signals else set_handler(number, other)
 
     if handler is not None:
-        for number in STOP_SIGNALS:
+        for number in signals:
             set_handler(number, handler)
     cast(Any, signal).signal = set_other
     try:

@@ -587,7 +587,7 @@ def test_an_address_that_leads_elsewhere_is_refused_before_a_call_is_placed(bot:
         bot.setenv("PUBLIC_URL", other.url)
         error, hint = lines_of(*BOT_CALL, "-x", "bot.example.com", code=1)
         host = other.url.split("/")[2]
-        assert error.startswith(f"error: {host} leads to another server of wsvoice's than the bot's at http://")
+        assert error.startswith(f"error: {host} leads to another server of wsvoice's than the one at http://")
         assert re.fullmatch(r"hint:  let the proxy or tunnel lead to port [0-9]+", hint)
 
 

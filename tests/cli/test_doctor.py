@@ -109,6 +109,28 @@ def test_settings_that_cannot_be_used_do_not_keep_it_from_looking(twilio: Api, t
     assert "ok       python" in result.stderr
 
 
+def test_bad_settings_leave_the_others_as_they_are(twilio: Api, tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text('[tool.wsvoice]\nmax-calls = "many"\nbogus = 1\n')
+    own = "TELNYX_API_KEY=KEY0\nTELNYX_BASE_URL=http://127.0.0.1:9\n"
+    (tmp_path / ".env").write_text(f"WSVOICE_VERIFY=perhaps\n{own}")
+    report = json.loads(invoke("doctor", "--no-call", "--json", code=1).stdout)
+    found = {each["name"]: each for each in report["checks"]}
+    assert {"twilio account", "telnyx account"} <= found.keys()
+    faults = [each["message"] for each in found["settings"]["results"] if each["level"] == "fail"]
+    assert [fault.partition(" takes ")[0].partition(" has ")[0] for fault in faults] == [
+        "pyproject.toml [tool.wsvoice]",
+        "pyproject.toml [tool.wsvoice] max-calls",
+        "WSVOICE_VERIFY in .env",
+    ]
+
+
+@pytest.mark.parametrize("variable", ["TWILIO_FROM_NUMBER", "TWILIO_PHONE_NUMBER"])
+def test_the_number_is_that_which_dial_calls_from(twilio: Api, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    twilio.account.add_number(NUMBER, VoiceUrl="https://bot.example.com/")
+    monkeypatch.setenv(variable, f"{NUMBER[:5]} {NUMBER[5:]}")
+    assert f"calls to {NUMBER} go to https://bot.example.com/" in invoke("doctor", "--no-call").stderr
+
+
 @pytest.mark.parametrize(
     ("written", "said"),
     [

@@ -70,6 +70,8 @@ def test_a_call_that_nobody_knows_is_told(api: AccountApi) -> None:
     ("arguments", "code", "error"),
     [
         ([], 2, "missing argument 'CALL_ID'"),
+        ([" ", "-t", "twilio"], 2, "'' is no call's id"),
+        (["..", "-t", "plivo"], 2, "'..' is no call's id"),
         (["CA1"], 2, "it is not clear whose call 'CA1' is: no provider's ids look like it"),
         ([CALL_ID, "-t", "pigeon"], 2, "-t takes twilio, "),
         ([CALL_ID, "-t", "websocket"], 2, "-t takes twilio, "),

@@ -39,6 +39,14 @@ def left(company: Company, tmp_path: Path) -> NumberFile:
     return number.file
 
 
+def test_no_secret_of_a_url_is_shown(company: Company) -> None:
+    company.applications["app-0"] = "https://me:hush@old.example/voice?key=hush"
+    for command in (["list"], ["show", NUMBER], ["list", "--json"], ["show", NUMBER, "--json"]):
+        done = invoke("number", *command)
+        assert "https://old.example/voice" in done.stdout + done.stderr
+        assert "hush" not in done.stdout + done.stderr
+
+
 class TestList:
     def test_each_number_is_a_line(self, company: Company) -> None:
         company.add("+15550000001", "", voice=False)
@@ -54,6 +62,11 @@ class TestList:
 
     def test_the_provider_is_the_one_whose_credentials_are_set(self) -> None:
         assert invoke("number", "list").stderr.startswith("Twilio: one number\n")
+
+    def test_whose_numbers_cannot_be_listed_is_not_asked_for_credentials(self) -> None:
+        said = invoke("number", "list", "-t", "bandwidth", code=1).stderr
+        assert said.startswith("error: wsvoice does not know Bandwidth's numbers")
+        assert "BANDWIDTH_CLIENT_SECRET" not in said
 
     def test_credentials_may_be_in_a_file(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("TWILIO_AUTH_TOKEN")

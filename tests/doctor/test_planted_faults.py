@@ -28,6 +28,7 @@ from wsvoice.config import RunConfig
 from wsvoice.doctor.bot import look_at_bot
 from wsvoice.doctor.checkup import Examined, Result, warn
 from wsvoice.doctor.subject import Subject
+from wsvoice.http import SERVER_HEADER
 from wsvoice.phone.numbers import PointedRecord
 from wsvoice.providers.account import ServerAddresses
 
@@ -539,7 +540,8 @@ def test_a_server_behind_a_proxy_that_hides_https(practice: Practice, tmp_path: 
         method, path, _ = first.split(" ")
         headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
         if path == "/healthz":
-            return response("200 OK", b'{"status": "ok"}')
+            said = response("200 OK", b'{"status": "ok"}')
+            return said.replace(b"\r\n", f"\r\n{SERVER_HEADER}: one\r\n".encode(), 1)
         if path.startswith("/ws/"):
             return response("403 Forbidden", b"The stream token or signature is missing or wrong.")
         try:

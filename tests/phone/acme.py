@@ -99,8 +99,8 @@ class AcmeAccount(TwilioCompany, Account):
         elif made and now == made:
             yield from self._assign(NUMBER, saved["application"])
             restored = "restored"
-        if made:
-            yield self._request("DELETE", f"/applications/{made}")
+        if made and (response := (yield self._request("DELETE", f"/applications/{made}"))).status != 404:
+            self.read(response, "the end of an application")
         return restored  # type: ignore[return-value]
 
 

@@ -23,7 +23,7 @@ import httpx
 import websockets
 
 from tests.runner.dialects import DIALECTS, Dialect, on_line
-from wsvoice.call import AnsweredBy, Stage
+from wsvoice.call import ENDED_STAGES, AnsweredBy, Stage
 from wsvoice.providers import load_simulator
 from wsvoice.providers.base import Answer, Callback, NoStream, StreamRequest, WebhookRequest
 from wsvoice.providers.fake_account import FakeAccount, FakeCall
@@ -62,6 +62,9 @@ class Exchange:
         heard: What each callee heard, as s16le at the wire's rate, by the call's id.
         commands: Transfers and digits: the call's id, which, and the argument.
         reached: What our server answered to reports: the stage, and the status.
+        left_up: How many calls nobody has ended whose stream our server has closed.
+        transfers_last_s: How long a call goes on that was transferred.
+        answer_delay_s: How long the API takes to answer a request that it has carried out.
     """
 
     name: str
@@ -75,6 +78,9 @@ class Exchange:
     heard: dict[str, bytes] = field(default_factory=dict)
     commands: list[tuple[str, str, str]] = field(default_factory=list)
     reached: list[tuple[str, int]] = field(default_factory=list)
+    left_up: int = 0
+    transfers_last_s: float = 0.0
+    answer_delay_s: float = 0.0
     #: Answers in place of the next requests': a status, headers and a body.
     instead: list[tuple[int, dict[str, str], bytes]] = field(default_factory=list)
     #: How a public address is reached from here; as it is by default.
@@ -154,6 +160,8 @@ class Exchange:
         talking = early or asyncio.create_task(self._ask_and_talk(call, callee))
         await asyncio.wait({talking})
         await detecting
+        if (call.call.call_id, "transfer") in [command[:2] for command in self.commands]:
+            await self._is_ended(call, self.transfers_last_s)
         call.duration_s = time.monotonic() - began
         await self._finish(call, call.stage if call.stage in ("canceled", "completed") else "completed", None)
         if error := talking.exception():
@@ -172,7 +180,7 @@ class Exchange:
         await self._report(call, stage)
 
     async def _report(self, call: FakeCall, stage: Stage) -> None:
-        if stage not in ("completed", "canceled"):
+        if stage not in ENDED_STAGES and call.stage not in ENDED_STAGES:
             call.stage = stage
         if call.status is not None and (not call.reports or stage in call.reports):
             await self._send(call, call.status, stage)
@@ -239,6 +247,8 @@ class Exchange:
             ending = asyncio.create_task(self._is_ended(call, 10.0))
             staying = asyncio.create_task(asyncio.sleep(callee.stays_s))
             await asyncio.wait({closing, ending, staying}, return_when=asyncio.FIRST_COMPLETED)
+            if closing.done() and self.name in NEEDS_HANG_UP and call.webhook is None:
+                self.left_up += not await self._is_ended(call, 3.0)
             self.heard[call.call.call_id] = line.heard()
             if not closing.done():
                 await line.send(dialect.stop())
@@ -314,6 +324,8 @@ def level(pcm: bytes) -> int:
     return audioop.rms(pcm, 2) if pcm else 0
 
 
+#: Those whose calls go on when their stream is closed, until a request ends them.
+NEEDS_HANG_UP = ("telnyx",)
 #: What a customer has beside the secrets of a test call.
 ACCOUNTS = {
     "twilio": {"TWILIO_ACCOUNT_SID": "AC" + "1" * 32},
@@ -369,6 +381,7 @@ class ExchangeServer:
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 asked = WebhookRequest(self.command, exchange.url + self.path, headers, body)
                 status, given, content = exchange.answer(asked)
+                time.sleep(exchange.answer_delay_s)
                 self.send_response(status)
                 for name, value in given.items():
                     self.send_header(name, value)

@@ -31,7 +31,7 @@ def test_the_account_that_is_named_or_the_only_one_with_credentials() -> None:
 
 
 def test_whose_account_is_not_clear_is_told() -> None:
-    with pytest.raises(UsageError, match="credentials of several are set: twilio, plivo"):
+    with pytest.raises(UsageError, match="credentials of twilio and plivo are set"):
         account_for_calls(None, {**TWILIO, **PLIVO})
     with pytest.raises(UsageError, match="no credentials of any are set") as caught:
         account_for_calls(None, {})
@@ -70,13 +70,18 @@ def test_an_id_of_one_provider_needs_no_t_even_if_another_has_credentials() -> N
     [
         (UUID, "it may be plivo, signalwire, vonage"),
         ("CA5ef", "no provider's ids look like it"),
-        ("", "no provider's ids look like it"),
     ],
 )
 def test_an_id_that_is_nobodys_or_somebody_elses_too_is_told(call_id: str, told: str) -> None:
     assert not looks_like_a_call("CA5ef")
     with pytest.raises(UsageError, match=told):
         account_of_call(call_id, None, TWILIO)
+
+
+@pytest.mark.parametrize("call_id", ["", " ", ".", ".."])
+def test_what_is_no_id_at_all_is_misuse_even_of_a_named_provider(call_id: str) -> None:
+    with pytest.raises(UsageError, match="is no call's id"):
+        account_of_call(call_id, "twilio", TWILIO)
 
 
 def test_a_call_is_hung_up_once(api: AccountApi) -> None:

@@ -17,7 +17,15 @@ import pytest
 from tests.phone.acme import CREDENTIALS, NUMBER, OLD_URL, AcmeAccount, Company
 from wsvoice.errors import ApiError, ConfigError, NumberError, WsvoiceError
 from wsvoice.phone.claims import Claim, ClaimedError, holder_of
-from wsvoice.phone.numbers import NumberFile, PointedNumber, PointedRecord, account_for_numbers, restore_left
+from wsvoice.phone.numbers import (
+    NumberFile,
+    PointedNumber,
+    PointedRecord,
+    account_for_numbers,
+    describe_restored,
+    number_files,
+    restore_left,
+)
 from wsvoice.providers.account import Account, ServerAddresses
 from wsvoice.providers.asterisk.account import AsteriskAccount
 
@@ -152,7 +160,10 @@ class TestPointing:
 
         asyncio.run(main())
         assert company.rings_at() == "https://theirs.example/"
-        assert files(state) == []
+        # The only copy of what it was.
+        assert files(state) == ["twilio-15551234567.left"]
+        assert PointedRecord.read(state / "numbers" / files(state)[0]).saved["application"] == "app-0"
+        assert list(number_files(state)) == []
         assert "made-1" not in company.applications
 
     def test_it_follows_the_server_to_another_address(self, company: Company, state: Path) -> None:
@@ -182,7 +193,17 @@ class TestPointing:
 
         asyncio.run(main())
         assert company.rings_at() == "https://theirs.example/"
-        assert files(state) == []
+        assert files(state) == ["twilio-15551234567.left"]
+
+    def test_a_password_in_a_url_is_put_back_and_not_shown(self, company: Company, state: Path) -> None:
+        company.applications["app-0"] = "https://me:hush@old.example/voice?key=hush"
+        number = run_that_dies(state)
+        assert "hush" not in number.file.path.read_text()
+        done = asyncio.run(restore_left(number.file, number.account))
+        assert done is not None
+        said = describe_restored(number.file, company.rings_at(), done[1])
+        assert said == f"{NUMBER} rings at {OLD_URL} again"
+        assert company.rings_at() == "https://me:hush@old.example/voice?key=hush"
 
 
 class TestFailures:
@@ -268,7 +289,8 @@ class TestFailures:
     def test_what_cannot_even_be_taken_back_is_said_and_kept(self, company: Company, state: Path) -> None:
         number = pointed(state)
         asyncio.run(number.claim())
-        company.before = lambda request: None if request.startswith("POST") else 403
+        made = "POST /applications"
+        company.before = lambda request: 403 if made in company.requests[:-1] else None
         error = refused(number.point(HERE))
         assert "may not be as it was" in error.message
         assert str(number.file.path) in str(error.hint)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.phone.exchange import Exchange, ExchangeServer
-from wsvoice.errors import ApiError
+from wsvoice.errors import ApiError, NumberError
 from wsvoice.phone.client import carry_out
 from wsvoice.phone.numbers import PointedNumber, find_number, restore_left
 from wsvoice.providers import load_account
@@ -162,6 +162,64 @@ def test_it_is_put_back_wherever_the_process_was_killed(exchange: Exchange, tmp_
             break
     assert not died
     assert count > 1 or saves
+
+
+def test_two_runs_do_not_change_one_application(tmp_path: Path) -> None:
+    """Vonage's application is one for all of its numbers, and each run would put back what the other one did."""
+    with ExchangeServer("vonage") as exchange:
+        add_numbers(exchange)
+        before = everything(exchange)
+
+        def pointed(number: str) -> PointedNumber:
+            return PointedNumber(load_account("vonage", exchange.credentials), number, tmp_path)
+
+        async def refused(number: PointedNumber) -> NumberError:
+            with pytest.raises(NumberError) as caught:
+                await number.claim()
+            return caught.value
+
+        async def main() -> None:
+            first = pointed(NUMBER)
+            await first.claim()
+            await first.point(HERE)
+            application = f"application {exchange.credentials['VONAGE_APPLICATION_ID']}"
+            assert f"{OTHER} shares {application} with a number" in (await refused(pointed(OTHER))).message
+            # As if it had died.
+            first.release()
+            error = await refused(pointed(OTHER))
+            assert f"with {NUMBER}, which was left pointed by a run that died" in error.message
+            assert error.hint == f"`wsvoice number restore {NUMBER}` puts both back"
+            await restore_left(first.file, first.account)
+            second = pointed(OTHER)
+            await second.claim()
+            await second.point(HERE)
+            assert await second.put_back() == "restored"
+            second.release()
+
+        asyncio.run(main())
+        assert everything(exchange) == before
+    assert files(tmp_path) == []
+
+
+def test_a_number_leaves_an_application_that_is_somebody_elses_by_now(tmp_path: Path) -> None:
+    with ExchangeServer("vonage") as exchange:
+        add_numbers(exchange)
+
+        async def main() -> None:
+            number = PointedNumber(load_account("vonage", exchange.credentials), NUMBER, tmp_path)
+            await number.claim()
+            await number.point(HERE)
+            account: Any = exchange.account
+            application = account.applications[exchange.credentials["VONAGE_APPLICATION_ID"]]
+            application["capabilities"]["voice"]["webhooks"]["answer_url"]["address"] = MOVED.webhook
+            after = copy.deepcopy(application)
+            assert rings_at(exchange) == MOVED.webhook
+            assert await number.put_back() == "restored"
+            number.release()
+            assert rings_at(exchange) == OLD
+            assert application == after
+
+        asyncio.run(main())
 
 
 def test_a_number_of_somebody_elses_is_answered_with_our_own(exchange: Exchange, tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ def server() -> Iterator[ThreadingHTTPServer]:
             body = b'{"status": "ok"}'
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
+            self.send_header(http.SERVER_HEADER, "one")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -448,7 +449,10 @@ class TestWatch:
         [
             (OFFLINE, "ngrok answers in its place (404, https://ngrok.com/docs/errors/err_ngrok_3200)"),
             (WARNING_PAGE, "ngrok answers in its place (200, https://ngrok.com/docs/errors/err_ngrok_6024)"),
-            (b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n", "the tunnel does not reach this server (502)"),
+            (
+                b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n",
+                "the tunnel or proxy does not reach this server (502)",
+            ),
             (
                 b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 22\r\n\r\n<title>Sign in</title>",
                 "somebody else answers in its place (200 text/html, 'Sign in')",

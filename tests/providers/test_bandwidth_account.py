@@ -130,7 +130,7 @@ def test_a_token_serves_until_it_is_refused(network: Network) -> None:
         (403, '{"type":"authorization-error","description":"Access is denied"}', "permission", "denied"),
         (404, "", "not-found", "404"),
         (429, "<html>", "rate-limit", "429"),
-        (500, "[1]", "refused", "500"),
+        (500, "[1]", "unavailable", "500"),
     ],
 )
 def test_errors_are_read(network: Network, status: int, body: str, kind: str, words: str) -> None:

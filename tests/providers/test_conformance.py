@@ -13,7 +13,7 @@ import string
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import urlencode
 
 import pytest
@@ -25,7 +25,7 @@ from wsvoice.audio import AudioFormat, Encoding
 from wsvoice.call import Call
 from wsvoice.errors import LocalProtocolError, RemoteProtocolError, SignatureError, UsageError
 from wsvoice.providers import PROVIDERS, events
-from wsvoice.providers.base import CallUpdate, Side, WebhookRequest
+from wsvoice.providers.base import Callback, CallUpdate, Side, StreamStatus, WebhookRequest
 from wsvoice.providers.events import (
     Audio,
     Clear,
@@ -45,6 +45,8 @@ from wsvoice.providers.media_stream import Stream
 GOLDEN = Path(__file__).parent.parent / "golden"
 #: Whose answers have no portable place for the user's parameters.
 WITHOUT_PARAMETERS = {"plivo"}
+#: Who has no reports on streams, or sends them with those on the call.
+WITHOUT_STREAM_REPORTS = {"exotel", "vonage"}
 NOW = 1_750_000_000.0
 SEED = bytes(range(32))
 COUNTERS = ("chunk", "timestamp_ms", "sequence")
@@ -528,6 +530,31 @@ def test_an_answer_is_read_as_it_was_meant(caller: Any, parameters: dict[str, st
     carried = {} if caller.name in WITHOUT_PARAMETERS else parameters
     assert {**request.parameters, **carried} == request.parameters
     assert request.findings == []
+
+
+def test_an_answer_names_where_the_stream_is_reported_on_if_it_is_told(caller: Any) -> None:
+    call, stream_url = a_call(caller), "wss://voice.example.com/ws/token"
+    status_url = f"https://voice.example.com/{caller.name}/status"
+    read = [
+        caller.read_answer(answer.body.encode(), answer.media_type)
+        for answer in (caller.answer(call, stream_url, status_url), caller.answer(call, stream_url))
+    ]
+    reported = caller.name not in WITHOUT_STREAM_REPORTS
+    assert read[0].status_callback == (Callback(status_url, "POST") if reported else None)
+    assert read[0].findings == []
+    assert dataclasses.replace(read[0], status_callback=None) == read[1]
+
+
+@pytest.mark.parametrize("status", get_args(StreamStatus))
+def test_a_report_on_a_stream_is_none_on_the_call(caller: Any, status: StreamStatus) -> None:
+    if caller.name in WITHOUT_STREAM_REPORTS:
+        pytest.skip(f"{caller.title} does not report on streams")
+    at, error = Callback(f"https://voice.example.com/{caller.name}/status"), "refused" if status == "failed" else ""
+    update = caller.read_webhook(caller.stream_webhook(a_call(caller), at, status, error=error, now=NOW))
+    assert isinstance(update, CallUpdate)
+    assert (update.ended, update.stage, update.answered_by, update.greeting_ended) == (False, None, None, False)
+    assert update.failed is (status == "failed")
+    assert "stream" in update.event.lower()
 
 
 def test_a_busy_answer_starts_no_stream(caller: Any) -> None:

@@ -393,7 +393,7 @@ def test_a_foreign_caller_id_and_a_trial(fake: ExotelFakeAccount, network: FakeN
         (403, {}, "permission"),
         (404, {}, "not-found"),
         (429, {}, "rate-limit"),
-        (503, "down", "refused"),
+        (503, "down", "unavailable"),
         (418, None, "refused"),
     ],
 )

@@ -203,7 +203,14 @@ def test_odd_numbers_are_told_of(fake: PlivoFakeAccount, network: FakeNetwork, a
     assert "is submitted" in warning
     # A trunk's id stands where an application's does.
     fake.numbers[OURS].settings["app_id"] = "12345"
-    assert find(network, account).points_at == "application '12345'"
+    trunk = find(network, account)
+    assert trunk.points_at == "SIP trunk 12345"
+    assert trunk.obstacle == "its calls go to 12345, which is no application: a SIP trunk takes them"
+    assert trunk.hint
+    network.sent()
+    with pytest.raises(ApiError, match="a SIP trunk takes them"):
+        network.carry_out(account.point(trunk, HERE, lambda saved: None))
+    assert network.sent() == []
     fake.numbers[OURS].settings["app_id"] = ""
     assert find(network, account).points_at == ""
 
@@ -598,14 +605,14 @@ def test_every_outcome_is_looked_up(
     assert (state.from_number, state.to_number) == (OURS, THEIRS)
     assert state.duration_s == (61.0 if stage == "completed" else 0.0)
     assert state.price == "0.01700"
+    assert network.carry_out(account.hang_up(call.call)) is False
 
 
 def test_a_call_that_nobody_knows(network: FakeNetwork, account: PlivoAccount, library: Client) -> None:
-    for ask in (account.look_up("x"), account.evidence("x")):
+    for ask in (account.look_up("x"), account.evidence("x"), account.hang_up(Call("plivo", "x"))):
         with pytest.raises(ApiError, match="knows no call x") as caught:
             network.carry_out(ask)
         assert caught.value.kind == "not-found"
-    assert network.carry_out(account.hang_up(Call("plivo", "x"))) is False
     with pytest.raises(ResourceNotFoundError):
         library.calls.get("x")
 
@@ -751,7 +758,7 @@ def test_a_trial_account_calls_verified_numbers_alone(
         (404, "not found", "not-found", ""),
         (429, "too many requests", "rate-limit", ""),
         (400, {"to": ["is invalid"]}, "refused", ""),
-        (500, "", "refused", ""),
+        (500, "", "unavailable", ""),
     ],
 )
 def test_what_plivo_refuses_is_understood(

@@ -247,18 +247,35 @@ def test_a_number_that_had_no_webhook_has_none_again(api: Api, account: Account)
     assert api.account.points_at(OTHER) is None
 
 
-@pytest.mark.parametrize("what", ["pointed elsewhere", "given back"])
-def test_what_somebody_else_has_changed_is_left_alone(api: Api, account: Account, what: str) -> None:
+ELSEWHERE = "https://third.example.com/"
+
+
+@pytest.mark.parametrize(
+    ("name", "outcome"), [("VoiceUrl", "left"), ("VoiceFallbackUrl", "restored"), ("StatusCallback", "restored")]
+)
+def test_of_what_somebody_else_has_changed_the_rest_is_put_back(
+    api: Api, account: Account, name: str, outcome: str
+) -> None:
+    settings = api.account.numbers[NUMBER].settings
+    before, saved = dict(settings), list[Any]()
+    api.run(account.point(api.run(account.find_number(NUMBER)), OURS, saved.append))
+    method = f"{name.removesuffix('Url')}Method"
+    changed = {name: ELSEWHERE, method: "GET"}
+    settings.update(changed)
+    assert api.run(account.restore(saved[-1], OURS)) == outcome
+    assert settings == {**before, **changed}
+    # There is nothing more to do then.
+    n_asked = len(api.asked)
+    assert api.run(account.restore(saved[-1], OURS)) == outcome
+    assert [asked.method for asked in api.asked[n_asked:]] == ["GET"]
+
+
+def test_a_number_that_was_given_back_is_left_alone(api: Api, account: Account) -> None:
     saved: list[Any] = []
     api.run(account.point(api.run(account.find_number(NUMBER)), OURS, saved.append))
-    settings = api.account.numbers[NUMBER].settings
-    if what == "given back":
-        del api.account.numbers[NUMBER]
-    else:
-        settings["VoiceUrl"] = "https://third.example.com/"
-    before, n_asked = dict(settings), len(api.asked)
+    del api.account.numbers[NUMBER]
+    n_asked = len(api.asked)
     assert api.run(account.restore(saved[-1], OURS)) == "left"
-    assert settings == before
     assert [asked.method for asked in api.asked[n_asked:]] == ["GET"]
 
 
@@ -506,8 +523,8 @@ def test_every_code_is_explained_in_a_sentence_with_a_mend(account: Account) -> 
         (404, b"no", "not-found"),
         (429, b"", "rate-limit"),
         (400, b'{"code": 12345, "message": "Something new", "status": 400}', "refused"),
-        (500, "ä".encode() * 200, "refused"),
-        (500, b"\xff" * 300, "refused"),
+        (500, "ä".encode() * 200, "unavailable"),
+        (500, b"\xff" * 300, "unavailable"),
         (302, b"", "refused"),
         (400, b'{"code": [], "message": {}}', "refused"),
     ],

@@ -142,8 +142,8 @@ def test_wrong_credentials_are_named(network: Network, wrong: str, names: dict[s
         (400, '{"type":400,"title":"Bad Request","invalid_parameters":[{"name":"to"}]}', "refused", '"to"'),
         (404, '{"type":"NOT_FOUND","error_title":"Not Found"}', "not-found", "Not Found"),
         (429, "<html>", "rate-limit", "429"),
-        (503, "", "refused", "503"),
-        (500, "[1]", "refused", "500"),
+        (503, "", "unavailable", "503"),
+        (500, "[1]", "unavailable", "500"),
     ],
 )
 def test_every_form_of_error_is_read(network: Network, status: int, body: str, kind: str, words: str) -> None:

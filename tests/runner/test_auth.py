@@ -321,6 +321,7 @@ class TestStreams:
                 assert (await carrier.closed())[0] == 1008
 
         asyncio.run(main())
+        server.ended()
         assert server.lines("its token is for another")
 
     def test_open_on_localhost_only(self, serve: Callable[..., Any]) -> None:

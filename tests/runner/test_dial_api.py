@@ -95,6 +95,10 @@ def test_missing_credentials_are_named(serve: Any) -> None:
         ({**CALL, "parameters": {"a": 1}}, "parameters"),
         ({**CALL, "parameters": {"a": "b" * 3000}}, "parameters"),
         ({**CALL, "provider": "telnyx"}, "telnyx"),
+        ({**CALL, "voicemail": "leave", "detection": "detect"}, "voicemail 'leave'"),
+        ({**CALL, "voicemail": "hang-up", "detection": "off"}, "voicemail 'hang-up'"),
+        ({**CALL, "id": "short"}, "id is"),
+        (b"[" * 60_000, "JSON"),
     ],
 )
 def test_what_is_no_call_is_refused_in_words(serve: Any, content: Any, said: str) -> None:
@@ -109,5 +113,6 @@ def test_what_needs_detection_gets_it() -> None:
     assert read_dial_request({**CALL, "voicemail": "hang-up"}).needed_detection == "detect"
     assert read_dial_request({**CALL, "voicemail": "leave"}).needed_detection == "greeting-end"
     assert read_dial_request({**CALL, "detection": "detect"}).needed_detection == "detect"
+    assert read_dial_request({**CALL, "voicemail": None, "detection": None}).needed_detection == "off"
     with pytest.raises(UsageError):
         read_dial_request(None)

@@ -7,7 +7,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from queue import Queue
@@ -24,7 +24,8 @@ from tests.phone.public_network import public_network
 from tests.process import ServerProcess, server_process
 from wsvoice.config import RunConfig
 from wsvoice.errors import ApiError
-from wsvoice.runner.own_number import OwnNumber, address_problem
+from wsvoice.phone.health import find_problem
+from wsvoice.runner.own_number import OwnNumber
 
 __all__ = ["company", "state"]
 
@@ -42,6 +43,21 @@ BLOCKING_BOT = """
         print("blocked", flush=True)
         while True:
             time.sleep(0.05)
+"""
+#: It leaves a task behind that resists its end, and has the default action for a terminal that is closed.
+LINGERING_BOT = """
+    import asyncio, signal
+    left = []
+    async def linger():
+        while True:
+            try:
+                await asyncio.sleep(1)
+            except asyncio.CancelledError:
+                pass
+    async def bot(runner_args):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        left.append(asyncio.create_task(linger()))
+        print("blocked", flush=True)
 """
 
 
@@ -113,6 +129,13 @@ def ring_at(own: OwnNumber, public_url: str) -> bool:
     return bool(result)
 
 
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 class TestProcess:
     def test_it_rings_here_until_the_first_signal(self, company: Company, tmp_path: Path) -> None:
         with running(tmp_path, company) as server:
@@ -163,6 +186,31 @@ class TestProcess:
             asyncio.run(main())
             assert server.process.returncode == 130
             assert f"{NUMBER} rings at {OLD_URL} again" in server.log()
+        assert company.is_untouched
+        assert files(tmp_path) == []
+
+    def test_a_second_signal_while_the_process_ends_keeps_it_from_nothing(
+        self, company: Company, tmp_path: Path
+    ) -> None:
+        with running(tmp_path, company, LINGERING_BOT, "--verify", "off", "--stream-auth", "none") as server:
+            changing = threading.Event()
+
+            def change(request: str) -> None:
+                changing.set()
+                time.sleep(0.8)
+
+            async def main() -> None:
+                async with called(server):
+                    pass
+
+            asyncio.run(main())
+            company.on_change = change
+            server.signal(signal.SIGTERM)
+            assert changing.wait(5)
+            # The event loop has ended by then, but for the task.
+            time.sleep(0.5)
+            server.signal(signal.SIGHUP)
+            assert server.wait(10) in (0, 1)
         assert company.is_untouched
         assert files(tmp_path) == []
 
@@ -301,10 +349,66 @@ class TestNumber:
         with own_number(state) as own:
             assert ring_at(own, "https://bot.invalid")
             assert ring_at(own, "https://moved.invalid")
-            deadline = time.monotonic() + 5
-            while company.rings_at() != "https://moved.invalid/":
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
+            wait_until(lambda: company.rings_at() == "https://moved.invalid/")
+        assert company.is_untouched
+
+    def test_a_move_that_fails_is_tried_again(
+        self, company: Company, state: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whichever of its requests is the one that fails."""
+        monkeypatch.setattr("wsvoice.runner.own_number.MOVE_RETRY_S", 0.02)
+        with own_number(state) as own:
+            assert ring_at(own, "https://bot.invalid")
+            company.requests.clear()
+            for failing in range(1, 20):
+                count = iter(range(1, 1000))
+                company.before = lambda request, count=count, failing=failing: 503 if next(count) == failing else None
+                address = f"https://moved-{failing}.invalid"
+                assert ring_at(own, address)
+                wait_until(lambda address=address: company.rings_at() == f"{address}/")
+                if next(count) <= failing:
+                    break
+            else:
+                pytest.fail("a move has no end")
+            assert failing > 5
+        assert company.is_untouched
+
+    def test_a_move_leaves_alone_what_somebody_has_changed_while_it_was_back(
+        self, company: Company, state: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("wsvoice.runner.own_number.MOVE_RETRY_S", 0.02)
+        with own_number(state) as own:
+            assert ring_at(own, "https://bot.invalid")
+
+            def before(request: str) -> int | None:
+                if not request.startswith("POST"):
+                    return None
+                company.before = lambda request: None
+                company.applications["app-0"] = "https://elsewhere.example/"
+                return 503
+
+            company.before = before
+            assert ring_at(own, "https://moved.invalid")
+            wait_until(lambda: own._is_left_alone)
+            assert ring_at(own, "https://moved-again.invalid")
+        assert company.rings_at() == "https://elsewhere.example/"
+        assert len(company.applications) == 1
+
+    def test_what_is_put_back_is_what_was_there_last(self, company: Company, state: Path) -> None:
+        with own_number(state) as own:
+            company.add("+15557654321", "https://newer.example/")
+            company.numbers[NUMBER]["application"] = "app-1"
+            assert ring_at(own, "https://bot.invalid")
+            assert own.found is not None
+            assert own.found.points_at == "https://newer.example/"
+        assert company.rings_at() == "https://newer.example/"
+
+    def test_an_api_in_trouble_is_asked_again(self, company: Company, state: Path) -> None:
+        with own_number(state) as own:
+            assert ring_at(own, "https://bot.invalid")
+            answers = iter([502])
+            company.before = lambda request: next(answers, None)
+        assert own.what_is_left() is None
         assert company.is_untouched
 
     def test_an_api_that_is_away_for_a_moment_is_asked_again(
@@ -355,7 +459,17 @@ class TestNumber:
             own._process -= 1
         assert company.is_untouched
 
+    def test_who_takes_it_from_another_server_is_told(self, company: Company, state: Path, serve: Any) -> None:
+        other = serve(None)
+        company.applications["app-0"] = there = f"{other.url}twilio?key=hush"
+        with own_number(state) as own:
+            assert ring_at(own, "https://bot.invalid")
+            (told,) = [note for note in own.notes if "another server" in note]
+            place = there.removesuffix("?key=hush")
+            assert told == f"another server of wsvoice's answers at {place}: calls to {NUMBER} do not reach it now"
+        assert company.rings_at() == there
+
     def test_an_address_is_known_by_what_answers(self, company: Company, serve: Any) -> None:
         server = serve(None)
-        assert asyncio.run(address_problem(server.url)) == ""
-        assert asyncio.run(address_problem(company.url)) == f"{company.url}/healthz answers 401"
+        assert asyncio.run(find_problem(server.url, timeout_s=5)) == ""
+        assert asyncio.run(find_problem(company.url, timeout_s=5)) == "somebody else answers in its place (401)"

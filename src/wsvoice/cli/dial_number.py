@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 START_TIMEOUT_S, STOP_TIMEOUT_S = 90.0, 10.0
 #: How long the end of a call is waited for that was hung up.
 END_TIMEOUT_S = 10.0
+#: How long the public address may take to say who answers there.
+ADDRESS_TIMEOUT_S = 5.0
 #: How long after the last ring a call may be heard of that may have been placed.
 RING_GRACE_S = 10.0
 
@@ -186,10 +188,10 @@ class _RealCall:
 
     async def _look_at_address(self, served: ServedBot) -> None:
         """Warn of a public address that cannot be seen from here; :exc:`DialError` if it certainly leads elsewhere."""
-        from wsvoice.phone.public_address import doubt_about
+        from wsvoice.phone.health import doubt_about
 
         try:
-            doubt = await doubt_about(served.announced_url, served.url)
+            doubt = await doubt_about(served.announced_url, served.url, timeout_s=ADDRESS_TIMEOUT_S)
         except DialError:
             # There is nothing about it in the log.
             self._log.clear()

@@ -48,7 +48,7 @@ def doctor(
     ] = None,
     number: Annotated[
         str | None,
-        option("--number NUMBER", "Look where calls to this number go.  [default: TWILIO_PHONE_NUMBER …]", CALLS),
+        option("--number NUMBER", "Look where calls to this number go.  [default: TWILIO_FROM_NUMBER …]", CALLS),
     ] = None,
     code: Annotated[
         str | None, option("--code CODE", "Explain a provider's error code, such as 31920; check nothing.", CALLS)
@@ -129,12 +129,11 @@ def _resolve(flags: Mapping[str, Any]) -> tuple[Resolved[RunConfig], list[Result
 
     cwd = Path.cwd()
     # Where there are no files, and no environment, all that is wrong was typed just now.
-    alone = resolve_run(flags, environ={}, cwd=cwd / "nothing" / "here")
-    try:
-        resolved = resolve_run(flags, environ=os.environ, cwd=cwd)
-    except ConfigError as error:
-        return alone, [fail(error.message, error.hint)]
-    found = [warn(each, "correct it where it is set: in the environment, or in .env") for each in resolved.warnings]
+    resolve_run(flags, environ={}, cwd=cwd / "nothing" / "here")
+    faults: list[ConfigError] = []
+    resolved = resolve_run(flags, environ=os.environ, cwd=cwd, faults=faults)
+    found = [fail(each.message, each.hint) for each in faults]
+    found += [warn(each, "correct it where it is set: in the environment, or in .env") for each in resolved.warnings]
     example = next((name for name in _EXAMPLES if (cwd / name).is_file()), None)
     if example is not None and resolved.env_file is None:
         found.append(warn(f"there is no .env, and {example} says what belongs into it", f"`cp {example} .env`"))

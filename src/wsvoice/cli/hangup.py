@@ -55,7 +55,7 @@ def hangup(
     account = account_of_call(call_id, config.transport, config.credentials)
     try:
         with output.progress(f"Hanging up {call_id}"), interrupted_by_signals():
-            hung_up = asyncio.run(hang_up(account, call_id))
+            hung_up = asyncio.run(hang_up(account, call_id, on_wait=output.note))
     except ApiError as error:
         if error.kind == "not-found" and not error.hint:
             error.hint = f"look at the id, and whether the call is {account.title}'s and of this account"

@@ -14,7 +14,7 @@ from wsvoice.cli import completion
 from wsvoice.cli.help import Command, Group
 from wsvoice.cli.options import EnvFile, option
 from wsvoice.cli.output import Output
-from wsvoice.config import AccountConfig, parse_number, resolve_account
+from wsvoice.config import AccountConfig, parse_number, resolve_account, without_secrets
 from wsvoice.errors import UsageError, WsvoiceError
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ def list_numbers(
     output = Output()
     config = _resolve(context, output)
     account = account_for_numbers(config.transport, config.credentials)
-    account.check_credentials()
+    if account.has_numbers:
+        account.check_credentials()
     with output.progress(f"Asking {account.title}"):
         numbers = asyncio.run(carry_out(account.numbers()))
     described = [_describe(each, account.name, config.state_folder) for each in numbers]
@@ -117,7 +118,8 @@ def show(
     wanted = parse_number(number, "NUMBER")
     config = _resolve(context, output)
     account = account_for_numbers(config.transport, config.credentials)
-    account.check_credentials()
+    if account.has_numbers:
+        account.check_credentials()
     with output.progress(f"Asking {account.title}"):
         found = asyncio.run(find_number(account, wanted))
     said = _describe(found, account.name, config.state_folder)
@@ -126,9 +128,9 @@ def show(
         return
     rows = [("number", found.number), ("provider", account.title)]
     rows += [("name", found.name)] if found.name else []
-    rows += [("rings at", found.points_at or "nowhere")]
+    rows += [("rings at", without_secrets(found.points_at) or "nowhere")]
     rows += [("run", str(said["run"]))] if said["run"] else []
-    rows += list(found.settings.items())
+    rows += [(name, without_secrets(value)) for name, value in found.settings.items()]
     output.fields(rows)
     if not found.has_voice:
         output.warning("it takes no calls: it has no voice")
@@ -213,7 +215,7 @@ def _restore(file: NumberFile, config: AccountConfig, *, is_named: bool) -> dict
     if done is None:
         return {**came, "result": "unchanged", "error": None, "text": f"+{file.digits} was put back meanwhile"}
     record, restored = done
-    text = describe_restored(record.number, record.was, restored)
+    text = describe_restored(file, record.was, restored)
     return {**came, "result": restored, "error": None, "text": text}
 
 
@@ -231,11 +233,11 @@ def _describe(found: PhoneNumber, provider: str, state: Path) -> dict[str, objec
     return {
         "number": found.number,
         "name": found.name,
-        "points_at": found.points_at,
+        "points_at": without_secrets(found.points_at),
         "has_voice": found.has_voice,
         "obstacle": found.obstacle,
         "warnings": list(found.warnings),
-        "settings": dict(found.settings),
+        "settings": {name: without_secrets(value) for name, value in found.settings.items()},
         "run": _run_of(NumberFile(state, provider, found.number)),
     }
 
@@ -251,7 +253,10 @@ def _run_of(file: NumberFile) -> str:
 
 
 def _in_a_line(found: PhoneNumber, said: Mapping[str, object]) -> str:
-    parts = [found.name, f"rings at {found.points_at or 'nowhere'}" if found.has_voice else "has no voice"]
+    parts = [
+        found.name,
+        f"rings at {without_secrets(found.points_at) or 'nowhere'}" if found.has_voice else "has no voice",
+    ]
     parts += [
         f"cannot be pointed: {found.obstacle}" if found.obstacle else "",
         f"run: {said['run']}" if said["run"] else "",

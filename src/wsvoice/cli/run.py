@@ -263,7 +263,9 @@ def show_banner(output: Output, bot: LoadedBot, config: RunConfig, ready: Ready)
     rows = [("listens on", f"{local}/{_everywhere(config.host)}"), *_addresses(providers, base, is_public=bool(public))]
     rows.append(("try it", f"wsvoice dial {base}/{first.name if others else ''} -t {first.name}"))
     if ready.number is not None:
-        rows.insert(-1, (ready.number.number, f"rings here; was: {ready.number.points_at or 'nowhere'}"))
+        rows.insert(
+            -1, (ready.number.number, f"rings here; was: {without_secrets(ready.number.points_at) or 'nowhere'}")
+        )
     output.fields(rows)
     if not others:
         output.block("\n".join(first.setup_lines(stream)))

@@ -8,7 +8,8 @@ variables (``WSVOICE_DIAL_TRANSPORT``), which go before the common ones.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Generator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -27,7 +28,7 @@ from wsvoice.config.settings import (
     Verify,
     Voicemail,
 )
-from wsvoice.config.sources import Given, Sources, read_env_file, read_pyproject
+from wsvoice.config.sources import Given, Sources, find_unknown, read_env_file, read_pyproject
 from wsvoice.config.spelling import did_you_mean, nearest
 from wsvoice.config.state import make_private, state_folder, write_private
 from wsvoice.config.values import (
@@ -77,6 +78,7 @@ __all__ = [
     "dials_number",
     "did_you_mean",
     "export_dotenv",
+    "find_from_number",
     "is_phone_number",
     "make_private",
     "nearest",
@@ -319,7 +321,9 @@ class Resolved(Generic[ConfigT]):
     warnings: tuple[str, ...] = ()
 
 
-def resolve_run(flags: Mapping[str, Any], *, environ: Mapping[str, str], cwd: Path) -> Resolved[RunConfig]:
+def resolve_run(
+    flags: Mapping[str, Any], *, environ: Mapping[str, str], cwd: Path, faults: list[ConfigError] | None = None
+) -> Resolved[RunConfig]:
     """
     Work out how to serve a bot.
 
@@ -328,11 +332,12 @@ def resolve_run(flags: Mapping[str, Any], *, environ: Mapping[str, str], cwd: Pa
             sequences count as not given, and other names are ignored.
         environ: The environment.
         cwd: The folder of ``.env`` and ``pyproject.toml``.
+        faults: Takes what is wrong, instead of its being raised; what cannot be used is left out then.
 
     Raises:
         ConfigError: If a value cannot be used; it names where the value came from.
     """
-    resolved = _resolve(RunConfig, RUN_SETTINGS, flags, environ=environ, cwd=cwd, command="run")
+    resolved = _resolve(RunConfig, RUN_SETTINGS, flags, environ=environ, cwd=cwd, command="run", faults=faults)
     read, causes = resolved.env_file, environ.get(CAUSES_VARIABLE)
     place = f"{read.name} ({read} was read)" if read else f".env (there is none in {cwd})"
     config = replace(
@@ -436,8 +441,13 @@ def export_dotenv(dotenv: Mapping[str, str], environ: MutableMapping[str, str]) 
 
 
 def without_secrets(url: str) -> str:
-    """Return `url` without the parts that often hold a secret: the user's name and the query."""
-    parts = urlsplit(url)
+    """Return `url` without the parts that often hold a secret, the user's name and the query; other words as is."""
+    if "://" not in url:
+        return url
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "a malformed URL"
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
@@ -449,18 +459,14 @@ def _resolve(
     environ: Mapping[str, str],
     cwd: Path,
     command: str,
+    faults: list[ConfigError] | None = None,
 ) -> Resolved[ConfigT]:
     keys = _DIAL_KEYS if command == "dial" else settings
-    sources, env_file, warnings = _find_sources(flags, environ, cwd, command, keys)
+    sources, env_file, warnings = _find_sources(flags, environ, cwd, command, keys, faults)
     found = {setting.name: sources.find(setting) for setting in settings}
-    if "tunnel" in found:
-        _drop_weaker(found)
-    if command == "run":
-        _drop_unsuitable(found)
-        if not environ.get(CAUSES_VARIABLE):
-            _check_number(found)
-    if "calls" in found:
-        _refuse_for_one_call(found)
+    if faults is not None:
+        _drop_unusable(found, settings, faults)
+    _check_together(found, command, is_test_call=bool(environ.get(CAUSES_VARIABLE)), faults=faults)
     defaults = kind()
     values = {setting.name: getattr(defaults, setting.field) for setting in settings}
     origins = {name: given.origin if given else "default" for name, given in found.items()}
@@ -485,12 +491,66 @@ def _resolve(
 _DIAL_KEYS = (*DIAL_SETTINGS, *REAL_CALL_SETTINGS)
 
 
+@contextmanager
+def _noting(faults: list[ConfigError] | None) -> Generator[None, None, None]:
+    """Note what is raised, if there is a list for it; what was found by then stays as it is."""
+    try:
+        yield
+    except ConfigError as error:
+        if faults is None:
+            raise
+        faults.append(error)
+
+
+def _drop_unusable(found: dict[str, Given | None], settings: Sequence[Setting], faults: list[ConfigError]) -> None:
+    """Leave out each value that cannot be used by itself."""
+    for setting in settings:
+        if given := found[setting.name]:
+            found[setting.name] = None
+            with _noting(faults):
+                setting.parse(given.value, given.who)
+                found[setting.name] = given
+
+
+def _check_together(
+    found: dict[str, Given | None], command: str, *, is_test_call: bool, faults: list[ConfigError] | None
+) -> None:
+    """Drop what has no effect beside others, and refuse what excludes each other."""
+    if "tunnel" in found:
+        with _noting(faults):
+            _drop_weaker(found)
+    if command == "run":
+        with _noting(faults):
+            _drop_unsuitable(found)
+        if not is_test_call:
+            with _noting(faults):
+                _check_number(found)
+    if "calls" in found:
+        with _noting(faults):
+            _refuse_for_one_call(found)
+
+
 def _find_sources(
-    flags: Mapping[str, Any], environ: Mapping[str, str], cwd: Path, command: str, settings: Sequence[Setting]
+    flags: Mapping[str, Any],
+    environ: Mapping[str, str],
+    cwd: Path,
+    command: str,
+    settings: Sequence[Setting],
+    faults: list[ConfigError] | None = None,
 ) -> tuple[Sources, Path | None, list[str]]:
     """Return where `command` looks for `settings`, the ``.env`` that was read, and what is wrong in it."""
-    sources = Sources(_by_option(flags), environ, read_pyproject(cwd, command, settings), command)
-    env_file, sources.dotenv, warnings = read_env_file(sources.find(ENV_FILE), cwd)
+    table: dict[str, Any] = {}
+    with _noting(faults):
+        table = read_pyproject(cwd, command)
+    for key, error in find_unknown(table, command, settings).items():
+        with _noting(faults):
+            raise error
+        del table[key]
+    sources = Sources(_by_option(flags), environ, table, command)
+    env_file: Path | None = None
+    warnings: list[str] = []
+    with _noting(faults):
+        env_file, sources.dotenv, warnings = read_env_file(sources.find(ENV_FILE), cwd)
     if env_file is not None:
         sources.env_file_name = env_file.name
     return sources, env_file, warnings

@@ -100,8 +100,8 @@ def _read_text(path: Path, missing: str = "") -> str:
         raise ConfigError(f"{path} is not a text file: {problem}", hint="save it as UTF-8") from None
 
 
-def read_pyproject(cwd: Path, command: str, settings: Sequence[Setting]) -> dict[str, Any]:
-    """Read `command`'s table of ``pyproject.toml``; unknown keys are refused."""
+def read_pyproject(cwd: Path, command: str) -> dict[str, Any]:
+    """Read `command`'s table of ``pyproject.toml``."""
     path = cwd / "pyproject.toml"
     if not path.is_file():
         return {}
@@ -116,13 +116,19 @@ def read_pyproject(cwd: Path, command: str, settings: Sequence[Setting]) -> dict
             raise ConfigError(f"pyproject.toml: [{'.'.join(keys[:depth])}] must be a table, got {table!r}")
         if depth == 2 and command != "run":
             _check_tables(table, command)
+    return dict(table)
+
+
+def find_unknown(table: Mapping[str, Any], command: str, settings: Sequence[Setting]) -> dict[str, ConfigError]:
+    """Return an error for each key of `command`'s table of ``pyproject.toml`` that is no setting."""
     known = {setting.name for setting in settings} | {ENV_FILE.name}
-    # [tool.wsvoice] also holds the other commands' tables.
+    found = {}
     for key in table:
+        # [tool.wsvoice] also holds the other commands' tables.
         if key not in known and not (command == "run" and key == "dial"):
             hint = did_you_mean(key.replace("_", "-"), known) or f"known are: {', '.join(sorted(known))}"
-            raise ConfigError(f"pyproject.toml [{_table_name(command)}] has no setting {key!r}", hint=hint)
-    return dict(table)
+            found[key] = ConfigError(f"pyproject.toml [{_table_name(command)}] has no setting {key!r}", hint=hint)
+    return found
 
 
 def _check_tables(table: Mapping[str, Any], command: str) -> None:

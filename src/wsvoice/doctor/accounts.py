@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import SplitResult, urlsplit
 
+from wsvoice.config import without_secrets
 from wsvoice.doctor.checkup import Result, fail, ok, skipped, warn
 from wsvoice.doctor.subject import Subject
 from wsvoice.errors import ApiError, ConfigError, NumberError
@@ -77,16 +78,16 @@ async def look_at_number(subject: Subject, name: str, number: str) -> list[Resul
     results = [warn(each, f"`wsvoice number show {number} -t {name}` shows its settings") for each in found.warnings]
     if found.obstacle:
         results.append(warn(f"{number} cannot be pointed here: {found.obstacle}", found.hint))
-    wanted = subject.webhook_url(name) if subject.public_url else ""
+    wanted, there = subject.webhook_url(name) if subject.public_url else "", without_secrets(found.points_at)
     if not found.points_at:
         results.append(fail(f"calls to {number} go nowhere", _how_to_point(subject, name, number, wanted)))
     elif wanted and "://" in found.points_at and (why := _astray(found.points_at, subject, name)):
-        text = f"calls to {number} go to {found.points_at}, and not to {wanted}: {why}"
+        text = f"calls to {number} go to {there}, and not to {wanted}: {why}"
         results.append(fail(text, _how_to_point(subject, name, number, wanted)))
     elif wanted and "://" not in found.points_at:
-        text = f"calls to {number} go to {found.points_at}; whether that leads to {wanted} is not known"
+        text = f"calls to {number} go to {there}; whether that leads to {wanted} is not known"
         results.append(warn(text, _how_to_point(subject, name, number, wanted)))
-    return results or [ok(f"calls to {number} go to {found.points_at}")]
+    return results or [ok(f"calls to {number} go to {there}")]
 
 
 def _how_to_point(subject: Subject, name: str, number: str, wanted: str) -> str:
@@ -142,7 +143,7 @@ async def look_at_left_numbers(subject: Subject) -> list[Result]:
             continue
         if record is not None:
             title = PROVIDERS.get(record.provider, record.provider)
-            was = f"; it rang at {record.was}" if record.was else ""
+            was = f"; it rang at {without_secrets(record.was)}" if record.was else ""
             text = f"{record.number} at {title} still points at a run that is gone, process {record.pid}{was}"
             results.append(fail(text, f"`wsvoice number restore {record.number}` puts it back"))
     return results or [ok(f"{n_running} ring at runs that live" if n_running else "none was left behind")]

@@ -46,17 +46,41 @@ def checks(
         with_call: Whether a test call is placed.
         load_limit_s: How long the bot may take to load.
     """
-    found: list[Check] = [
+    found = _of_this_machine(subject, settings)
+    if bot is not None:
+        limit_s = START_LIMIT_S + load_limit_s + END_LIMIT_S + _PROCESS_S
+        look = partial(look_at_bot, subject, limit_s=load_limit_s)
+        found.append(Check("bot", "whether the bot loads", look, limit_s=limit_s))
+    found += [
+        *_of_accounts(subject),
+        Check("left numbers", "numbers that runs have left pointed", partial(look_at_left_numbers, subject)),
+        Check("clock", "this machine's clock, against the providers'", partial(look_at_clock, subject)),
+        Check("server", "the port, and the server that runs there", partial(look_at_server, subject)),
+        Check("tunnel", "what --tunnel needs", _in_thread(partial(_look_at_tunnel, subject))),
+        *_public(subject),
+        *_of_webhooks(subject),
+    ]
+    if with_call:
+        look = partial(look_at_audio, subject, bot)
+        needs = ("pipecat", "bot", "server") if bot is None else ("pipecat", "bot")
+        found.append(Check("audio", "a test call: audio there and back", look, needs=needs, limit_s=CALL_LIMIT_S))
+    return found
+
+
+def _of_this_machine(subject: Subject, settings: Sequence[Result]) -> list[Check]:
+    """Return the checks of what is installed and set here."""
+    return [
         Check("python", "the interpreter and its environment", _at_once(look_at_python, subject.environ)),
         Check("packages", "what is installed, against what is needed", _in_thread(look_at_packages)),
         Check("pipecat", "pipecat's version, and what wsvoice relies on in it", _in_thread(look_at_pipecat)),
         Check("limits", "open files and processors", _at_once(look_at_limits)),
         Check("settings", "flags, environment, .env and pyproject.toml", _at_once(lambda: settings)),
     ]
-    if bot is not None:
-        limit_s = START_LIMIT_S + load_limit_s + END_LIMIT_S + _PROCESS_S
-        look = partial(look_at_bot, subject, limit_s=load_limit_s)
-        found.append(Check("bot", "whether the bot loads", look, limit_s=limit_s))
+
+
+def _of_accounts(subject: Subject) -> list[Check]:
+    """Return the checks of the providers' accounts, and of their numbers."""
+    found = []
     for name in subject.providers:
         title, look = PROVIDERS[name], partial(look_at_account, subject, name)
         found.append(Check(f"{name} account", f"whether {title} takes the credentials", look))
@@ -66,13 +90,12 @@ def checks(
     if subject.number and not subject.numbers():
         unclear = fail(f"it is not clear whose number {subject.number} is", "name its provider, as in `-t twilio`")
         found.append(Check("number", f"where calls to {subject.number} go", _at_once(lambda: [unclear])))
-    found += [
-        Check("left numbers", "numbers that runs have left pointed", partial(look_at_left_numbers, subject)),
-        Check("clock", "this machine's clock, against the providers'", partial(look_at_clock, subject)),
-        Check("server", "the port, and the server that runs there", partial(look_at_server, subject)),
-        Check("tunnel", "what --tunnel needs", _in_thread(partial(_look_at_tunnel, subject))),
-        *_public(subject),
-    ]
+    return found
+
+
+def _of_webhooks(subject: Subject) -> list[Check]:
+    """Return the check of each provider's webhook."""
+    found = []
     for name in subject.served():
         if load_simulator(name).has_webhook:
             look = partial(look_at_webhook, subject, name)
@@ -86,10 +109,6 @@ def checks(
                     limit_s=_WEBHOOK_LIMIT_S,
                 )
             )
-    if with_call:
-        look = partial(look_at_audio, subject, bot)
-        needs = ("pipecat", "bot", "server") if bot is None else ("pipecat", "bot")
-        found.append(Check("audio", "a test call: audio there and back", look, needs=needs, limit_s=CALL_LIMIT_S))
     return found
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import json
 import ssl
 import time
 from collections.abc import Mapping
@@ -26,6 +25,7 @@ from wsvoice.doctor.checkup import Result, fail, ok, skipped, warn
 from wsvoice.doctor.network import REQUEST_TIMEOUT_S
 from wsvoice.doctor.subject import Subject
 from wsvoice.errors import DialError, HttpError
+from wsvoice.phone.health import is_wsvoice
 from wsvoice.providers import load_simulator
 from wsvoice.providers.base import StreamRequest
 
@@ -175,7 +175,7 @@ async def look_at_address(subject: Subject) -> list[Result]:
         there = urlsplit(target).netloc
         hint = f"use -x {there}" if there != host else "let the proxy pass requests on as they are"
         return [fail(f"{host} redirects to {without_secrets(target)[:200]}", hint)]
-    if not _is_wsvoice(response):
+    if not is_wsvoice(response):
         return [_other_answer(response, host)]
     server = subject.server
     if server is None:
@@ -196,16 +196,6 @@ async def _leads_to(subject: Subject, response: http.HttpResponse, server_id: st
         with suppress(HttpError):
             response = await subject.network.get(f"{subject.public_url}/healthz")
     return False
-
-
-def _is_wsvoice(response: http.HttpResponse) -> bool:
-    if http.SERVER_HEADER in response.headers:
-        return True
-    # A server that is older than the header, or whose proxy removes what it does not know.
-    try:
-        return response.status == 200 and json.loads(response.body).get("status") == "ok"
-    except (ValueError, AttributeError):
-        return False
 
 
 def _other_answer(response: http.HttpResponse, host: str) -> Result:

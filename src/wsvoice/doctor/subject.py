@@ -11,9 +11,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from wsvoice import http
-from wsvoice.config import RunConfig, state_folder
+from wsvoice.config import RunConfig, find_from_number, parse_number, state_folder
 from wsvoice.doctor.network import Network
-from wsvoice.errors import HttpError
+from wsvoice.errors import ConfigError, HttpError
 from wsvoice.phone.runs import running_servers
 from wsvoice.providers import PROVIDERS, load_account, load_company
 from wsvoice.providers.account import Account
@@ -24,7 +24,7 @@ LOCAL_TIMEOUT_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class RunningServer:
+class LocalServer:
     """
     A server of wsvoice's on this machine.
 
@@ -56,7 +56,7 @@ class LocalPort:
     """
 
     url: str
-    server: RunningServer | None = None
+    server: LocalServer | None = None
     problem: str = ""
     is_free: bool = False
 
@@ -106,11 +106,11 @@ class Subject:
         """Return the telephone number of each provider that one is known of; none if it is not clear whose it is."""
         if self.number:
             return dict.fromkeys(self.providers, self.number) if len(self.providers) == 1 else {}
-        named = {name: self.environ.get(f"{name.upper()}_PHONE_NUMBER", "").strip() for name in self.providers}
-        return {name: number for name, number in named.items() if number}
+        named = {name: find_from_number(name, self.environ, {}) for name in self.providers}
+        return {name: _read_number(*found) for name, found in named.items() if found is not None}
 
     @property
-    def server(self) -> RunningServer | None:
+    def server(self) -> LocalServer | None:
         """The server that runs on this machine."""
         return self.local.server
 
@@ -158,6 +158,14 @@ class Subject:
             self.local = next((each for each in found if each.server is not None), self.local)
 
 
+def _read_number(written: str, variable: str) -> str:
+    """Return a number as `wsvoice dial` reads it; one that is none stays as it is, which no account has."""
+    try:
+        return parse_number(written, variable)
+    except ConfigError:
+        return written
+
+
 async def look_at_port(url: str) -> LocalPort:
     """Return what answers at a local `url`."""
     try:
@@ -167,7 +175,7 @@ async def look_at_port(url: str) -> LocalPort:
     named = health.headers.get(http.PROVIDERS_HEADER)
     if named is None and http.SERVER_HEADER not in health.headers:
         return LocalPort(url, problem=f"it answers {health.status} to GET /readyz, and wsvoice answers otherwise")
-    server = RunningServer(
+    server = LocalServer(
         url,
         tuple(each for each in (named or "").split(",") if each in PROVIDERS),
         health.headers.get(http.PUBLIC_HOST_HEADER, ""),

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+
+from loguru import logger
 
 from wsvoice.call import Call
-from wsvoice.errors import ApiError, ConfigError, UsageError
+from wsvoice.errors import ApiError, UsageError
 from wsvoice.phone.client import carry_out
 from wsvoice.providers import PROVIDERS, load_account, load_company
 from wsvoice.providers.account import Account
+from wsvoice.providers.fields import listed
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 #: What the ids of calls look like; who is not named has none that outlast a call.
@@ -44,12 +47,12 @@ def account_for_calls(provider: str | None, credentials: Mapping[str, str]) -> A
         UsageError: If it is not clear whose account is meant, or its API has no calls.
     """
     if provider is None:
-        ready = [name for name in PROVIDERS if _is_ready(_load(name, credentials))]
+        ready = [name for name in PROVIDERS if is_ready(find_account(name, credentials))]
         if len(ready) != 1:
-            told = f"credentials of several are set: {', '.join(ready)}" if ready else "no credentials of any are set"
+            told = f"credentials of {listed(ready)} are set" if ready else "no credentials of any are set"
             raise UsageError(f"it is not clear which provider is meant: {told}", hint="name it, as in `-t twilio`")
         [provider] = ready
-    account = _load(provider, credentials)
+    account = find_account(provider, credentials)
     if account is None or not account.has_calls:
         title, instead = load_company(provider).title, account.calls_instead if account is not None else ""
         hint = instead or "-t names another provider"
@@ -60,25 +63,36 @@ def account_for_calls(provider: str | None, credentials: Mapping[str, str]) -> A
 
 def account_of_call(call_id: str, provider: str | None, credentials: Mapping[str, str]) -> Account:
     """Return the account of the call `call_id`, told by what its id looks like; as :func:`account_for_calls`."""
+    if call_id.strip() in ("", ".", ".."):
+        raise UsageError(f"{call_id!r} is no call's id", hint="the log and reports have it, and the provider's console")
     if provider is None:
         alike = [name for name, shape in _CALL_IDS.items() if shape.fullmatch(call_id)]
-        able = [name for name in alike if (account := _load(name, credentials)) is not None and account.has_calls]
-        ready = [name for name in able if _is_ready(_load(name, credentials))]
+        found = {name: account for name in alike if (account := find_account(name, credentials)) is not None}
+        able = [name for name, account in found.items() if account.has_calls]
+        ready = [name for name in able if is_ready(found[name])]
         if len(able) != 1 and len(ready) != 1:
             told = f"it may be {', '.join(able)}" if able else "no provider's ids look like it"
             raise UsageError(
                 f"it is not clear whose call {call_id!r} is: {told}", hint="name the provider, as in `-t twilio`"
             )
         [provider] = able if len(able) == 1 else ready
-    named = _load(provider, credentials)
+    named = find_account(provider, credentials)
     # One without calls says itself what to do instead.
     return account_for_calls(provider, credentials) if named is None or named.has_calls else named
 
 
-async def hang_up(account: Account, call_id: str) -> bool:
-    """End a call; true unless it had ended by itself. :exc:`ApiError` is raised if that could not be done."""
+async def hang_up(account: Account, call_id: str, *, on_wait: Callable[[str], None] = logger.info) -> bool:
+    """
+    End a call; true unless it had ended by itself.
+
+    Args:
+        on_wait: As of :func:`~wsvoice.phone.client.carry_out`.
+
+    Raises:
+        ApiError: If that could not be done.
+    """
     try:
-        return await carry_out(account.hang_up(Call(account.name, call_id)))
+        return await carry_out(account.hang_up(Call(account.name, call_id)), on_wait=on_wait)
     except ApiError as error:
         if error.kind == "ended":
             return False
@@ -101,7 +115,7 @@ async def limits_of(account: Account) -> list[str]:
     return list(info.limits) or ["it has limits, which the company's console tells"] if info.is_trial else []
 
 
-def _load(name: str, credentials: Mapping[str, str]) -> Account | None:
+def find_account(name: str, credentials: Mapping[str, str]) -> Account | None:
     """Return a provider's account; ``None`` if it has no API for its customers."""
     try:
         return load_account(name, credentials)
@@ -111,15 +125,9 @@ def _load(name: str, credentials: Mapping[str, str]) -> Account | None:
         return None
 
 
-def _is_ready(account: Account | None) -> bool:
+def is_ready(account: Account | None) -> bool:
     """Return whether calls can be placed through an account, as far as its credentials go."""
-    if account is None or not account.has_calls:
-        return False
-    try:
-        account.check_credentials()
-    except ConfigError:
-        return False
-    return True
+    return account is not None and account.has_calls and not account.missing_credentials()
 
 
 def looks_like_a_call(text: str) -> bool:

@@ -2,7 +2,8 @@
 Points a phone number at a server for as long as it runs, and back.
 
 What the number's settings were is on disk before the first change, so that a later process can put them back: the
-next run of the same number, or ``wsvoice number restore``. Nothing that is written holds a credential.
+next run of the same number, or ``wsvoice number restore``. Nothing that is written holds a credential of the account's;
+a webhook's URL, which is put back as it was, may hold one of its own.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from wsvoice.config import make_private, nearest, write_private
+from wsvoice.config import make_private, nearest, without_secrets, write_private
 from wsvoice.errors import ApiError, ConfigError, NumberError
 from wsvoice.phone.claims import Claim, ClaimedError, holder_of
 from wsvoice.phone.client import carry_out
@@ -42,7 +45,8 @@ class PointedRecord:
         number: In E.164.
         saved: What :meth:`~wsvoice.providers.account.Account.restore` needs.
         addresses: Where it points now.
-        was: Where its calls went before, for people.
+        was: Where its calls went before, for people, and so without secrets.
+        shares: What was changed with it that other numbers share; as of the :class:`PhoneNumber`.
         pid, started, folder: The process that pointed it, when that began, and where it was started.
         pointed: When the number was changed.
     """
@@ -57,6 +61,7 @@ class PointedRecord:
     started: str = ""
     folder: str = ""
     pointed: str = ""
+    shares: str = ""
 
     def to_json(self) -> str:
         """Return the content of its file."""
@@ -97,6 +102,8 @@ class NumberFile:
         self.digits = number.lstrip("+")
         self.path = state / "numbers" / f"{provider}-{self.digits}.json"
         self.lock = self.path.with_suffix(".lock")
+        #: What it said, once the number was left alone.
+        self.kept = self.path.with_suffix(".left")
 
     @classmethod
     def at(cls, path: Path) -> NumberFile:
@@ -135,14 +142,24 @@ class NumberFile:
         except OSError as error:
             raise _unwritable(self.path, error) from error
 
+    def end(self, restored: Restored) -> None:
+        """Remove it now that the number was put back; what may be needed is kept aside if that was left alone."""
+        if restored == "left" and self.path.exists():
+            self.path.replace(self.kept)
+        else:
+            self.path.unlink(missing_ok=True)
+
 
 def in_use(number: str, holder: Mapping[str, object], path: Path) -> NumberError:
     """Return the error for a number that rings at a living run."""
-    pid, folder = holder.get("pid", "unknown"), holder.get("folder", "an unknown folder")
     return NumberError(
-        f"{number} rings at another run: process {pid}, started in {folder} ({path})",
+        f"{number} rings at another run: {_described(holder)} ({path})",
         hint="stop it, which puts the number back; or use another number",
     )
+
+
+def _described(holder: Mapping[str, object]) -> str:
+    return f"process {holder.get('pid', 'unknown')}, started in {holder.get('folder', 'an unknown folder')}"
 
 
 def _unwritable(path: Path, error: OSError) -> NumberError:
@@ -209,13 +226,14 @@ def number_files(state: Path) -> Iterator[NumberFile]:
     return (NumberFile.at(path) for path in sorted((state / "numbers").glob("[!.]*-*.json")))
 
 
-def describe_restored(number: str, was: str, restored: Restored) -> str:
-    """Return in words what became of putting a number back."""
-    place = was or "nowhere"
+def describe_restored(file: NumberFile, was: str, restored: Restored) -> str:
+    """Return in words what became of putting the number of a file back."""
+    number, place = f"+{file.digits}", without_secrets(was) or "nowhere"
     return {
         "restored": f"{number} rings at {place} again",
         "unchanged": f"{number} had been put back before; it rings at {place}",
-        "left": f"{number} was pointed elsewhere since, and is left alone; it rang at {place}",
+        "left": f"{number} was pointed elsewhere since, and is left alone; it rang at {place}, and {file.kept} has "
+        "its former settings",
     }[restored]
 
 
@@ -286,7 +304,7 @@ async def _restore_claimed(file: NumberFile, account: Account) -> tuple[PointedR
             hint=f"set the credentials of {record.account_id} ({account.credentials_place}), then {_RESTORE}",
         )
     restored = await carry_out(account.restore(record.saved, record.addresses))
-    file.path.unlink(missing_ok=True)
+    file.end(restored)
     return record, restored
 
 
@@ -319,7 +337,9 @@ class PointedNumber:
         self.found: PhoneNumber | None = None
         self.left: tuple[PointedRecord, Restored] | None = None
         self._sleep = sleep
+        #: Of the number, and of what it shares.
         self._claim: Claim | None = None
+        self._shared: Claim | None = None
         self._record: PointedRecord | None = None
         self._account_id = ""
         self._started = _now()
@@ -345,13 +365,41 @@ class PointedNumber:
         try:
             if self.file.path.exists():
                 self.left = await self._restore_left()
-            found = await find_number(self.account, self.number)
-            check_usable(self.account, found)
+            self.found = await self._find()
+            if self.found.shares:
+                self._shared = self._claim_shared(self.found.shares)
             self._account_id = await account_id(self.account)
         except BaseException:
             self.release()
             raise
-        self.found = found
+        return self.found
+
+    def _claim_shared(self, name: str) -> Claim:
+        """Claim what other numbers share, so that no other run changes it, nor has left it changed."""
+        lock = self.file.lock.with_stem(f"{self.account.name}-{re.sub('[^A-Za-z0-9]+', '-', name)}")
+        try:
+            claim = Claim(lock, {"pid": os.getpid(), "started": self._started, "folder": str(Path.cwd())})
+        except ClaimedError as error:
+            raise NumberError(
+                f"{self.number} shares {name} with a number that rings at another run: {_described(error.holder)}",
+                hint="stop it, which puts both back; or use a number that shares nothing with it",
+            ) from None
+        for file in number_files(self.file.path.parents[1]):
+            with suppress(NumberError):
+                left = file.read()
+                if left is not None and (left.provider, left.shares) == (self.account.name, name):
+                    claim.release()
+                    break
+        else:
+            return claim
+        raise NumberError(
+            f"{self.number} shares {name} with {left.number}, which was left pointed by a run that died",
+            hint=f"`wsvoice number restore {left.number}` puts both back",
+        )
+
+    async def _find(self) -> PhoneNumber:
+        found = await find_number(self.account, self.number)
+        check_usable(self.account, found)
         return found
 
     async def _restore_left(self) -> tuple[PointedRecord, Restored] | None:
@@ -367,13 +415,17 @@ class PointedNumber:
         """
         Point the claimed number at `addresses`; if that fails half-way, it is put back.
 
+        It is looked at once more, for somebody may have changed it since, and what is put back is what was there last.
+
         Raises:
-            NumberError: If its settings cannot be kept, or it could not even be put back.
+            NumberError: If its settings cannot be kept, it cannot be pointed by now, or it could not even be put back.
             ApiError: If the company refuses it, or cannot be reached.
         """
-        found = self.found
-        assert found is not None, "it is claimed first"
+        assert self._claim is not None, "it is claimed first"
+        self.found = await self._find()
+        await self._point(self.found, addresses)
 
+    async def _point(self, found: PhoneNumber, addresses: ServerAddresses) -> None:
         def save(saved: Saved) -> None:
             record = PointedRecord(
                 provider=self.account.name,
@@ -381,11 +433,12 @@ class PointedNumber:
                 number=self.number,
                 saved=dict(saved),
                 addresses=addresses,
-                was=found.points_at,
+                was=without_secrets(found.points_at),
                 pid=os.getpid(),
                 started=self._started,
                 folder=str(Path.cwd()),
                 pointed=_now(),
+                shares=found.shares,
             )
             self.file.write(record)
             self._record = record
@@ -409,14 +462,17 @@ class PointedNumber:
         """
         Point it at other addresses; false if it points elsewhere by now and was left alone.
 
-        What was made for the old ones is taken back first, so that nothing of it remains.
+        What was made for the old ones is taken back first, so that nothing of it remains. If that or the rest fails,
+        it may be asked for again.
         """
-        if await self._restore() == "left":
-            self._forget()
+        before = self.found.points_at if self.found is not None else ""
+        if await self.put_back() == "left":
             return False
-        self.found = await find_number(self.account, self.number)
-        check_usable(self.account, self.found)
-        await self.point(addresses)
+        found = await self._find()
+        if found.points_at != before:
+            return False
+        self.found = found
+        await self._point(found, addresses)
         return True
 
     async def put_back(self) -> Restored | None:
@@ -428,22 +484,20 @@ class PointedNumber:
         """
         restored = await self._restore()
         if restored is not None:
-            self._forget()
+            self.file.end(restored)
+            self._record = None
         return restored
 
     async def _restore(self) -> Restored | None:
         record = self._record
         return None if record is None else await carry_out(self.account.restore(record.saved, record.addresses))
 
-    def _forget(self) -> None:
-        self.file.path.unlink(missing_ok=True)
-        self._record = None
-
     def release(self) -> None:
         """Let another run have the number; its file remains if it was not put back."""
-        if self._claim is not None:
-            self._claim.release()
-            self._claim = None
+        for claim in (self._shared, self._claim):
+            if claim is not None:
+                claim.release()
+        self._claim = self._shared = None
 
 
 def _now() -> str:

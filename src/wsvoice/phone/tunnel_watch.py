@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import threading
 import time
 from collections.abc import Callable
@@ -13,11 +12,9 @@ from typing import Self
 
 from loguru import logger
 
-from wsvoice import http
-from wsvoice.errors import HttpError, WsvoiceError
+from wsvoice.errors import WsvoiceError
+from wsvoice.phone.health import find_problem
 from wsvoice.phone.tunnels import Tunnel
-from wsvoice.providers.base import HttpRequest
-from wsvoice.providers.fields import shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,23 +187,7 @@ class TunnelWatch:
 
 def ask(url: str, *, timeout_s: float) -> str:
     """Return why the server does not answer at `url`, ``https://host[:port]``; empty if it does."""
-    request = HttpRequest("GET", f"{url}/healthz")
-    try:
-        answer = asyncio.run(http.send(request, timeout_s=timeout_s))
-    except HttpError as error:
-        return error.message
-    kind = answer.headers.get("content-type", "").partition(";")[0]
-    if answer.status == 200 and kind == "application/json" and b'"status"' in answer.body:
-        return ""
-    # https://ngrok.com/docs/errors/
-    if code := answer.headers.get("ngrok-error-code", ""):
-        what = f"https://ngrok.com/docs/errors/{code.lower()}" if re.fullmatch(r"ERR_NGROK_\d+", code) else shown(code)
-        return f"ngrok answers in its place ({answer.status}, {what})"
-    if answer.status >= 500:
-        return f"the tunnel does not reach this server ({answer.status})"
-    title = re.search(rb"<title[^>]*>([^<]{1,200})", answer.body, re.IGNORECASE)
-    page = f", {shown(title[1].decode('utf-8', 'replace').strip())}" if title else ""
-    return f"somebody else answers in its place ({answer.status} {kind}{page})"
+    return asyncio.run(find_problem(url, timeout_s=timeout_s))
 
 
 def _in_one_line(error: WsvoiceError) -> str:

@@ -15,7 +15,8 @@ from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 from wsvoice.call import AnsweredBy, Call, Control, Stage
 from wsvoice.errors import ApiError, ConfigError, RemoteProtocolError
 from wsvoice.providers.base import Company, HttpRequest
-from wsvoice.providers.fields import read_object, shown
+from wsvoice.providers.fields import listed, read_object, shown
+from wsvoice.providers.urls import is_web_address
 
 ResultT = TypeVar("ResultT")
 
@@ -78,6 +79,8 @@ class PhoneNumber:
         obstacle: Why it cannot be pointed, in one line; empty if it can.
         hint: What would mend that.
         warnings: What to know before it is pointed, such as that other numbers share its application.
+        shares: What else is changed with it, and with other numbers too, such as ``application 1234``: two runs that
+            change it would undo each other's work. Empty for nothing.
     """
 
     number: str
@@ -89,6 +92,7 @@ class PhoneNumber:
     obstacle: str = ""
     hint: str = ""
     warnings: Sequence[str] = ()
+    shares: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +210,11 @@ class Evidence:
     hint: str = ""
 
 
+def refused_kind(status: int) -> str:
+    """Return the kind of the error for a status that says nothing in particular: its own trouble is no refusal."""
+    return "unavailable" if status >= 500 else "refused"
+
+
 class Account(Company):
     """
     A company's REST API; by itself it has none.
@@ -228,18 +237,31 @@ class Account(Company):
 
     def check_credentials(self, *names: str) -> None:
         """
-        Raise :exc:`~wsvoice.errors.ConfigError` if a credential is missing, with where to find it.
+        Raise :exc:`~wsvoice.errors.ConfigError` if nothing can be asked: a credential is missing, or no address.
+
+        Args:
+            names: As of :meth:`missing_credentials`.
+        """
+        if missing := self.missing_credentials(*names):
+            raise ConfigError(
+                f"{self.title}'s API needs {listed(missing)}",
+                hint=f"set {'it' if len(missing) == 1 else 'them'} in the environment or in .env: "
+                f"{self.credentials_place}",
+            )
+        for name in self.credential_names:
+            # Where another address of the API may be set, such as TWILIO_API_BASE_URL.
+            if name.endswith("_BASE_URL") and (written := self.credential(name)) and not is_web_address(written):
+                hint = "it starts with https://, as in https://api.example.com; leave it out for the company's own"
+                raise ConfigError(f"{name} is not a URL: {shown(written)}", hint=hint)
+
+    def missing_credentials(self, *names: str) -> list[str]:
+        """
+        Return which credentials are not set.
 
         Args:
             names: The ones that an operation needs; those that all need, if none are named.
         """
-        missing = [name for name in names or self.needed if not self.credential(name)]
-        if missing:
-            raise ConfigError(
-                f"{self.title}'s API needs {' and '.join(missing)}",
-                hint=f"set {'it' if len(missing) == 1 else 'them'} in the environment or in .env: "
-                f"{self.credentials_place}",
-            )
+        return [name for name in names or self.needed if not self.credential(name)]
 
     def read(self, response: ApiResponse, what: str) -> dict[str, Any]:
         """
@@ -263,7 +285,7 @@ class Account(Company):
         if response.status == 429:
             return ApiError("rate-limit", f"{title} asks for fewer requests (429)", hint="wait a minute, then repeat")
         body = shown(response.body[:200].decode("utf-8", "replace"))
-        return ApiError("refused", f"{title} refuses {what}: {response.status} {body}")
+        return ApiError(refused_kind(response.status), f"{title} refuses {what}: {response.status} {body}")
 
     def describe(self) -> Steps[AccountInfo]:
         """Return the account that the credentials belong to, by one cheap request."""

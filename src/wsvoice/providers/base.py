@@ -472,9 +472,13 @@ class Server(Company):
         direction: Direction = "outbound" if is_outbound else "inbound"
         return Call(self.name, call_id, "", account_id, from_number, to_number, direction)
 
-    def answer(self, call: Call, stream_url: str) -> Answer:
+    def answer(self, call: Call, stream_url: str, status_url: str = "") -> Answer:
         """
         Render the document that makes the provider stream `call` to `stream_url`.
+
+        Args:
+            status_url: Where it is reported that the stream has started, ended or could not be opened, which tells why
+                a call had no audio; not reported without one, nor where the provider has no such reports.
 
         Raises:
             LocalProtocolError: If the provider could not use `stream_url` or one of the call's parameters.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from binascii import a2b_base64, b2a_base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
@@ -40,6 +40,11 @@ def _refuse_constant(name: str) -> NoReturn:
 # NaN and Infinity are Python's, not JSON's. One decoder for all messages: json.loads builds one a call
 # when it is given arguments.
 _decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as a sentence lists them: ``A``, ``A and B``, ``A, B and C``."""
+    return " and ".join(part for part in (", ".join(names[:-1]), *names[-1:]) if part)
 
 
 def shown(value: object) -> str:

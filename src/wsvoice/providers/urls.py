@@ -6,14 +6,31 @@ import re
 from base64 import b64encode
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import SplitResult, unquote, urlencode, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlencode, urljoin, urlsplit
 
-from wsvoice.errors import LocalProtocolError
+from wsvoice.errors import ApiError, LocalProtocolError
 from wsvoice.providers.base import Callback, WebhookRequest
 from wsvoice.providers.fields import broken, shown, write_object
 
 _UNUSABLE = re.compile(r"[\x00-\x20\x7f]")
 _FORM = "application/x-www-form-urlencoded"
+
+
+def path_part(written: str, safe: str = "") -> str:
+    """
+    Return an id as one part of the path of an API's URL, escaped.
+
+    Without a check an empty one would name the whole list that it was to be looked up in: ``DELETE /Call//``.
+
+    Args:
+        safe: Characters that stay as they are.
+
+    Raises:
+        ApiError: If it is empty, or one of those that lead elsewhere: https://www.rfc-editor.org/rfc/rfc3986#section-3.3
+    """
+    if written in ("", ".", ".."):
+        raise ApiError("refused", f"{shown(written)} is no id, and nothing is asked for it", hint="look at the id")
+    return quote(written, safe=safe)
 
 
 def check_stream_url(stream_url: str) -> SplitResult:
@@ -76,13 +93,21 @@ def read_callback(written: str | None, method: str | None, base_url: str, what: 
     if not written:
         return None
     try:
-        url = urlsplit(urljoin(base_url, written))
-        usable = url.scheme in ("http", "https") and _is_usable(url)
+        url = urljoin(base_url, written)
     except ValueError:
-        usable = False
-    if not usable or _UNUSABLE.search(written):
+        url = ""
+    if not is_web_address(url) or _UNUSABLE.search(written):
         raise broken("bad-url", f"the URL of {what}, {shown(written)}, is no web address")
-    return Callback(url.geturl(), "GET" if (method or "").strip().upper() == "GET" else "POST")
+    return Callback(urlsplit(url).geturl(), "GET" if (method or "").strip().upper() == "GET" else "POST")
+
+
+def is_web_address(written: str) -> bool:
+    """Return whether `written` is a URL that can be requested: ``http://`` or ``https://``, and a host."""
+    try:
+        url = urlsplit(written)
+        return url.scheme in ("http", "https") and _is_usable(url) and not _UNUSABLE.search(written)
+    except ValueError:
+        return False
 
 
 def _is_usable(url: SplitResult) -> bool:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import math
 import re
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, get_args
@@ -29,7 +30,7 @@ from wsvoice.config import DIAL_KEY, Voicemail
 from wsvoice.errors import ApiError, ServerError, UsageError, WsvoiceError
 from wsvoice.providers.account import Detection
 from wsvoice.runner import requests
-from wsvoice.runner.outbound import DialledCall, DialRequest
+from wsvoice.runner.dialled_call import DialledCall, DialRequest
 
 if TYPE_CHECKING:
     from wsvoice.providers.base import Server
@@ -43,8 +44,9 @@ MAX_RING_S, MAX_DURATION_S = 600, 24 * 3600
 MAX_PARAMETERS, PARAMETER_LIMIT = 50, 2000
 
 _E164 = re.compile(r"\+[1-9][0-9]{1,14}")
+_ID = re.compile(r"[A-Za-z0-9_-]{22,64}")
 _FIELDS = frozenset(
-    {"to", "from", "provider", "parameters", "ring_timeout_s", "time_limit_s", "detection", "voicemail"}
+    {"id", "to", "from", "provider", "parameters", "ring_timeout_s", "time_limit_s", "detection", "voicemail"}
 )
 
 
@@ -79,7 +81,7 @@ class DialApi:
             return requests.close_after(_error(error.status, str(error)))
         try:
             content = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             return _error(400, "the body is not JSON", hint='send an object such as {"to": "+15551234567", ...}')
         try:
             provider = self._provider(content.get("provider") if isinstance(content, dict) else None)
@@ -91,11 +93,10 @@ class DialApi:
                     hint="start it with -x DOMAIN or --tunnel ngrok",
                 )
             prefix = request.scope["path"].removesuffix("/dial")
-            dialled = await switchboard.dialled.place(provider, wanted, public_url + prefix)
+            dialled = await switchboard.dialled.place(provider, wanted, public_url + prefix, read_id(content))
         except WsvoiceError as error:
-            status = _status_of(error)
             logger.warning("no call placed: {}", requests.with_hint(error))
-            return _error(status, error.message, hint=error.hint, kind=getattr(error, "kind", ""))
+            return _refused(error)
         placed = {"provider": provider.name, "call_id": dialled.call.call_id, "stage": dialled.stage}
         return JSONResponse({"id": dialled.id, **placed}, 201)
 
@@ -114,8 +115,11 @@ class DialApi:
         dialled = self._find(request)
         if isinstance(dialled, Response):
             return dialled
-        await self._switchboard.dialled.end(dialled, "hung up by request")
-        return JSONResponse({"ended": True})
+        try:
+            goes_on = await self._switchboard.dialled.end(dialled, "hung up by request")
+        except WsvoiceError as error:
+            return _refused(error)
+        return JSONResponse({"ended": False, "text": goes_on}, 202) if goes_on else JSONResponse({"ended": True})
 
     def _find(self, request: Request) -> DialledCall | Response:
         refused = self._refusal(request)
@@ -178,6 +182,21 @@ def read_dial_request(content: object) -> DialRequest:
     )
 
 
+def read_id(content: dict[str, Any]) -> str:
+    """
+    Return the id that whoever asks has chosen for a call; empty for none.
+
+    Raises:
+        UsageError: If it could be guessed, or does not fit into an address.
+    """
+    chosen = content.get("id")
+    if chosen is None:
+        return ""
+    if not isinstance(chosen, str) or not _ID.fullmatch(chosen):
+        raise UsageError(f"id is {chosen!r:.40}", hint="choose 22 to 64 characters of A-Z a-z 0-9 _ -, at random")
+    return chosen
+
+
 def _number(content: dict[str, Any], name: str) -> str:
     number = content.get(name)
     if not isinstance(number, str) or not _E164.fullmatch(number):
@@ -195,8 +214,10 @@ def _seconds(content: dict[str, Any], name: str, default: Any, *, most: int) -> 
 
 
 def _choice(content: dict[str, Any], name: str, choices: tuple[str, ...], default: Any) -> Any:
-    value = content.get(name, default)
-    if value is not None and value not in choices:
+    value = content.get(name)
+    if value is None:
+        return default
+    if value not in choices:
         raise UsageError(f"{name} is {value!r:.40}", hint=f"it is one of {', '.join(choices)}")
     return value
 
@@ -206,12 +227,18 @@ def _is_told(dialled: DialledCall) -> bool:
     return dialled.is_over and dialled.session is None
 
 
-def _status_of(error: WsvoiceError) -> int:
+def _refused(error: WsvoiceError) -> JSONResponse:
+    """Return the answer to a request that failed."""
+    kind = error.kind if isinstance(error, ApiError) else ""
+    status = {"rate-limit": 429, "withdrawn": 409}.get(kind, 502)
     if isinstance(error, UsageError):
-        return 400
-    if isinstance(error, ServerError):
-        return 503
-    return 429 if isinstance(error, ApiError) and error.kind == "rate-limit" else 502
+        status = 409 if "before" in error.message else 400
+    elif isinstance(error, ServerError):
+        status = 503
+    answer = _error(status, error.message, hint=error.hint, kind=kind)
+    if (wait_s := getattr(error, "retry_after_s", None)) is not None:
+        answer.headers["Retry-After"] = str(math.ceil(wait_s))
+    return answer
 
 
 def _error(status: int, message: str, *, hint: str | None = None, kind: str = "") -> JSONResponse:

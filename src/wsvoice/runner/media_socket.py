@@ -307,6 +307,13 @@ class MediaSocket(BoundedSocket):
             if self._connection is not None:
                 self._connection.listener = None
 
+    def forget_audio(self) -> None:
+        """Drop the audio that waits for the bot."""
+        kept = [(raw, event) for raw, event in self._inbox if not isinstance(event, Audio)]
+        self._inbox.clear()
+        self._inbox.extend(kept)
+        self._inbox_size = sum(len(raw) for raw, _ in kept)
+
     def _index_to_drop(self) -> int:
         """Return the oldest audio's place in the inbox; that of the oldest message if there is none."""
         return next((index for index, (_, event) in enumerate(self._inbox) if isinstance(event, Audio)), 0)

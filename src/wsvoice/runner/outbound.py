@@ -1,255 +1,71 @@
 """
-Calls that this server places: from the request to the provider's API to the call's end.
+The calls that this server places: from the request to the provider's API to the call's end.
 
-Two secrets belong to a placed call. Its *id* is for whoever asked for it, behind their key. Its *token* is in the
-addresses that the provider is given: the webhook's (``/<provider>/dialled/<token>``) and that of status callbacks
-(``/<provider>/status/<token>``). So a call is known by the token even where the provider names it only later (Plivo,
-TeXML), or gives it another id once it is answered (Telnyx).
+A call that rings costs its callee's nerves, and one that is answered the owner's money. So whatever happens to the
+server or to whoever asked for it, a call that is not wanted any more is ended, and if that cannot be done it is said.
 """
 
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections import OrderedDict
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from loguru import logger
 
-from wsvoice.call import ENDED_STAGES, AnsweredBy, Call, Stage
-from wsvoice.config import Voicemail
-from wsvoice.errors import ApiError, ServerError, WsvoiceError
+from wsvoice.call import Call
+from wsvoice.errors import ApiError, HttpError, ServerError, UsageError, WsvoiceError
 from wsvoice.phone.client import carry_out
 from wsvoice.providers import load_account
-from wsvoice.providers.account import Detection, OutboundCall, PlacedCall
-from wsvoice.runner.live_call import later_stage
+from wsvoice.providers.account import OutboundCall, PlacedCall, Steps
+from wsvoice.runner.dialled_call import DialledCall, DialRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Coroutine, Iterator
 
     from wsvoice.providers.account import Account
     from wsvoice.providers.base import CallUpdate, Server
-    from wsvoice.runner.session import CallRecord, Session
     from wsvoice.runner.switchboard import Switchboard
+
+ResultT = TypeVar("ResultT")
 
 #: How long after the last ring a stream, or the report that nobody answered, may come.
 ANSWER_GRACE_S = 10.0
-#: How long the provider may take to find out who answered, and a machine to end its greeting. Twilio gives up after
-#: 30 s: https://www.twilio.com/docs/voice/answering-machine-detection
-DETECTION_TIMEOUT_S, GREETING_TIMEOUT_S = 35.0, 60.0
+#: How long the provider may take to answer a request for a call.
+PLACE_TIMEOUT_S = 20.0
 #: After how long without a report the provider is asked how a call stands.
 ASK_AFTER_S = 15.0
 #: How long the report of a call's end may take after its stream has closed.
 REPORT_WAIT_S = 3.0
+#: For how long, and after which pauses, a provider is told again to end a call.
+END_TIMEOUT_S, END_RETRY_S = 10.0, 1.0
 #: How long the provider's API may take when the server stops.
 FINISH_TIMEOUT_S = 5.0
+#: How long the session of a call may take beyond what its bot may, until it has ended.
+CLEANUP_S = 6.0
 #: How many placed calls are remembered.
 REMEMBERED_CALLS = 1000
 
-#: The name of tasks that end a call.
-_ENDING = "wsvoice-hang-up"
-
-
-@dataclass(frozen=True, slots=True)
-class DialRequest:
-    """
-    A call that somebody wants to be placed.
-
-    Attributes:
-        to_number, from_number: In E.164.
-        parameters: For the bot.
-        ring_timeout_s, time_limit_s: How long it may ring, and last.
-        detection: What is found out about who answers; ``None`` for what `voicemail` needs.
-    """
-
-    to_number: str
-    from_number: str
-    parameters: Mapping[str, str] = field(default_factory=dict)
-    ring_timeout_s: int = 60
-    time_limit_s: int | None = None
-    detection: Detection | None = None
-    voicemail: Voicemail = "bot"
-
-    @property
-    def needed_detection(self) -> Detection:
-        """What has to be detected."""
-        needed: Mapping[Voicemail, Detection] = {"bot": "off", "hang-up": "detect", "leave": "greeting-end"}
-        return self.detection or needed[self.voicemail]
-
-
-@dataclass(frozen=True, slots=True)
-class DialEvent:
-    """Something that happened in a placed call; `at_s` is since it was asked for."""
-
-    n: int
-    at_s: float
-    stage: Stage
-    answered_by: AnsweredBy | None
-    text: str
-
-
-class DialledCall:
-    """
-    One call that was placed.
-
-    Attributes:
-        id: For whoever asked for it.
-        token: For the provider.
-        call: As far as it is known; its id is the provider's newest.
-        placed: What the provider's API said.
-        events: What happened, oldest first.
-        record: What happened in its session; ``None`` before that has ended.
-    """
-
-    def __init__(self, provider: Server, request: DialRequest) -> None:
-        self.id, self.token = secrets.token_urlsafe(16), secrets.token_urlsafe(16)
-        self.provider = provider
-        self.request = request
-        self.call = Call(
-            provider.name,
-            "",
-            from_number=request.from_number,
-            to_number=request.to_number,
-            direction="outbound",
-            parameters=dict(request.parameters),
-        )
-        self.placed: PlacedCall | None = None
-        self.stage: Stage = "queued"
-        self.answered_by: AnsweredBy | None = None
-        self.greeting_ended = False
-        self.duration_s: float | None = None
-        self.price = ""
-        self.cause = ""
-        self.events: list[DialEvent] = []
-        self.session: Session | None = None
-        self.record: CallRecord | None = None
-        #: Whether the provider is being told to end it.
-        self.is_ending = False
-        self._began = time.monotonic()
-        self._answered_at: float | None = None
-        self._changed = asyncio.Event()
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it has ended."""
-        return self.stage in ENDED_STAGES
-
-    def note(self, stage: Stage | None, text: str, *, answered_by: AnsweredBy | None = None) -> None:
-        """Note what happened, unless it says nothing new."""
-        known = self.stage, self.answered_by
-        is_first = not self.events
-        self.stage = later_stage(self.stage, stage)
-        self.answered_by = answered_by or self.answered_by
-        if self.stage == "answered" and self._answered_at is None:
-            self._answered_at = time.monotonic()
-        if not is_first and (self.stage, self.answered_by) == known:
-            return
-        at_s = time.monotonic() - self._began
-        self.events.append(DialEvent(len(self.events) + 1, round(at_s, 3), self.stage, self.answered_by, text))
-        self._wake()
-
-    def left_s(self) -> float | None:
-        """Return how long it may still last; ``None`` if there is no limit, or nobody has answered yet."""
-        if self.request.time_limit_s is None or self._answered_at is None:
-            return None
-        return self._answered_at + self.request.time_limit_s - time.monotonic()
-
-    def note_update(self, update: CallUpdate) -> None:
-        """Note what the provider reports."""
-        if update.ended and not self.cause:
-            self.cause = update.detail
-        self.greeting_ended = self.greeting_ended or update.greeting_ended
-        stage: Stage | None = update.stage or ("completed" if update.ended else None)
-        if stage is not None or update.answered_by is not None:
-            self.note(stage or self.stage, update.event, answered_by=update.answered_by)
-        self._wake()
-
-    async def changed(self, timeout_s: float) -> bool:
-        """Wait until something has happened; false if nothing did in time."""
-        changed = self._changed
-        try:
-            async with asyncio.timeout(timeout_s):
-                await changed.wait()
-        except TimeoutError:
-            return False
-        return True
-
-    def note_session_end(self, record: CallRecord) -> None:
-        """Note that its session has ended, and what happened in it."""
-        self.record = record
-        self._wake()
-
-    def close(self) -> None:
-        """Note that its session has ended, and that nothing more will become known of it."""
-        self.session = None
-        self._wake()
-
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    async def bot_may_start(self) -> bool:
-        """
-        Wait until the bot is to talk: at once, or, where it leaves messages, when a human answered or a greeting ended.
-
-        False if the call is to end instead.
-        """
-        if self.request.voicemail != "leave":
-            return self.request.voicemail != "hang-up" or self.answered_by not in ("machine", "fax")
-        await self._wait_while(lambda: self.answered_by is None, DETECTION_TIMEOUT_S)
-        await self._wait_while(lambda: self.answered_by == "machine" and not self.greeting_ended, GREETING_TIMEOUT_S)
-        return not self.is_over and self.answered_by != "fax"
-
-    async def _wait_while(self, is_waiting: Callable[[], bool], timeout_s: float) -> None:
-        """Wait for reports until one changes what is waited for, the call is over, or the time is up."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + timeout_s
-        while is_waiting() and not self.is_over and (left_s := until - loop.time()) > 0:
-            await self.changed(left_s)
-
-    def summary(self) -> dict[str, Any]:
-        """Return how it stands, as JSON has it; times in seconds."""
-        record = self.record
-        told: dict[str, Any] = {
-            "id": self.id,
-            "call_id": self.call.call_id,
-            "provider": self.provider.name,
-            "to": self.request.to_number,
-            "from": self.request.from_number,
-            "stage": self.stage,
-            "answered_by": self.answered_by,
-            "duration_s": self.duration_s,
-            "price": self.price,
-            "cause": self.cause,
-            "ended_by": None,
-            "response_s": [],
-            "heard_s": 0.0,
-            "sent_s": 0.0,
-            "recording": None,
-        }
-        if record is not None:
-            told |= {
-                "ended_by": record.ended_by,
-                "response_s": [round(each, 3) for each in record.responses_s],
-                "heard_s": round(record.heard_s, 3),
-                "sent_s": round(record.sent_s, 3),
-                "recording": record.recording,
-            }
-            if self.duration_s is None:
-                told["duration_s"] = round(record.duration_s, 3)
-        return told
-
 
 class DialledCalls:
-    """The calls that a server has placed."""
+    """
+    The calls that a server has placed.
+
+    Attributes:
+        finishes_by: Until when, on the monotonic clock, the process waits for the ends that are under way; set when it
+            is asked to stop.
+    """
 
     def __init__(self, switchboard: Switchboard) -> None:
+        self.finishes_by = 0.0
         self._switchboard = switchboard
         self._by_id: OrderedDict[str, DialledCall] = OrderedDict()
         self._by_token: dict[str, DialledCall] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        #: Those that place or end a call.
+        self._urgent: set[asyncio.Task[Any]] = set()
 
     def by_id(self, call_id: str) -> DialledCall | None:
         """Return the call of this id, as whoever asked for it knows it."""
@@ -260,43 +76,93 @@ class DialledCalls:
         return self._by_token.get(token)
 
     def by_provider(self, provider: str, call_id: str) -> DialledCall | None:
-        """Return the running call of this id of the provider's."""
-        known = reversed(self._by_id.values())
-        return next((each for each in known if call_id and each.call.call_id == call_id), None)
+        """Return the call of this id of the provider's that is not over."""
+        for each in reversed(self._by_id.values()):
+            if call_id and each.call.call_id == call_id and each.provider.name == provider and not each.is_over:
+                return each
+        return None
 
-    async def place(self, provider: Server, request: DialRequest, public_url: str) -> DialledCall:
+    async def place(self, provider: Server, request: DialRequest, public_url: str, call_id: str = "") -> DialledCall:
         """
         Place a call, and follow it to its end.
 
         Args:
             public_url: Where the provider reaches this server, with the prefix of its routes.
+            call_id: The id that whoever asks has chosen; empty for one of ours.
 
         Raises:
             ServerError: If no call can be taken now.
+            UsageError: If the id was used before.
             ConfigError: If credentials are missing.
-            ApiError: If the provider refuses.
+            ApiError: If the provider refuses; of kind ``withdrawn`` if the call is not wanted any more, and
+                ``uncertain`` if nobody knows whether it was placed.
         """
         switchboard = self._switchboard
         account = load_account(provider.name, switchboard.config.credentials)
         account.check_credentials()
-        dialled = DialledCall(provider, request)
+        if call_id in self._by_id:
+            raise UsageError("a call of that id was placed before", hint="choose another id for each call")
+        dialled = DialledCall(provider, request, call_id)
         closed = switchboard.why_closed()
         if closed or not switchboard.capacity.reserve_dialled(dialled.token):
             raise ServerError(f"no call can be placed now: {closed or 'every place is taken'}")
         self._remember(dialled)
         # Before the answer to the request, which the first report may overtake.
         dialled.note("queued", "queued")
+        # Whoever asked may go away: the request is carried to its end all the same.
+        dialled.placing = self._start(self._place(dialled, account, public_url), is_urgent=True)
+        await asyncio.shield(dialled.placing)
+        return dialled
+
+    async def _place(self, dialled: DialledCall, account: Account, public_url: str) -> None:
+        """Let the provider place a call, and end it if it is not wanted any more by then."""
+        request = dialled.request
+
+        async def sleep(seconds: float) -> None:
+            await dialled.changed_to_unwanted(seconds)
+            if dialled.unwanted:
+                raise ApiError("withdrawn", "the call was withdrawn before it was placed")
+
+        sent: list[str] = []
         try:
-            dialled.placed = placed = await carry_out(account.dial(self._describe(dialled, public_url)))
+            steps = _noting(sent, account.dial(self._describe(dialled, public_url)))
+            placed = await carry_out(steps, timeout_s=PLACE_TIMEOUT_S, sleep=sleep)
+        except ApiError as error:
+            if sent[-1:] == ["GET"] or not _may_have_arrived(error):
+                self._forget(dialled)
+                raise
+            self._start(self._outlive(dialled))
+            raise ApiError(
+                "uncertain",
+                f"the call to {request.to_number} may have been placed: {error.message}",
+                hint="it is ended as soon as the provider tells of it",
+            ) from error
         except BaseException:
             self._forget(dialled)
             raise
-        dialled.call = _with_id(dialled.call, placed.call_id or dialled.call.call_id, placed.account_id)
+        dialled.placed = placed
+        dialled.note_ids(placed.call_id, placed.account_id)
+        dialled.call = _controlled(dialled.call, placed)
         dialled.note(placed.stage, placed.stage)
         log = logger.bind(call=dialled.call.call_id or "-")
         log.info("{} calls {}", request.from_number, request.to_number)
         self._start(self._follow(dialled, account))
-        return dialled
+        if self._switchboard.capacity.draining and not dialled.unwanted:
+            dialled.unwanted = "the server stops"
+        if dialled.unwanted:
+            await self.end(dialled, dialled.unwanted)
+            raise ApiError("withdrawn", "the call was withdrawn while it was placed, and was ended")
+
+    async def _outlive(self, dialled: DialledCall) -> None:
+        """Remember a call that may have been placed, for as long as it may ring, and end it when it is heard of."""
+        dialled.unwanted = "the provider did not answer in time"
+        until = time.monotonic() + dialled.request.ring_timeout_s + ANSWER_GRACE_S
+        while not dialled.is_over and (left_s := until - time.monotonic()) > 0:
+            if dialled.call.call_id:
+                dialled.placed = dialled.placed or PlacedCall(dialled.call.call_id)
+                await self._end_quietly(dialled, dialled.unwanted)
+            await dialled.changed(left_s)
+        self._forget(dialled)
 
     def _describe(self, dialled: DialledCall, public_url: str) -> OutboundCall:
         name, request = dialled.provider.name, dialled.request
@@ -320,44 +186,75 @@ class DialledCalls:
 
     def note_call(self, dialled: DialledCall, call: Call) -> None:
         """Note that the provider asks for the document of a call, or has opened its stream: it was answered."""
-        dialled.call = _with_id(dialled.call, call.call_id, call.account_id)
+        dialled.note_ids(call.call_id, call.account_id)
         self._switchboard.capacity.forget_dialled(dialled.token)
         dialled.note("answered", "answered")
 
     def note_update(self, dialled: DialledCall, update: CallUpdate) -> None:
         """Note what the provider reports, and end the call of a machine that nobody wants to talk to."""
-        if update.call_id and not dialled.call.call_id:
-            dialled.call = _with_id(dialled.call, update.call_id, "")
+        if not dialled.call.call_id:
+            dialled.note_ids(update.call_id)
         dialled.note_update(update)
         if dialled.is_over:
             self._switchboard.capacity.forget_dialled(dialled.token)
         elif dialled.request.voicemail == "hang-up" and dialled.answered_by in ("machine", "fax"):
-            self._start(self.end(dialled, f"a {dialled.answered_by} answered"), _ENDING)
+            self._start(self.end(dialled, f"a {dialled.answered_by} answered"))
 
-    async def end(self, dialled: DialledCall, reason: str) -> None:
-        """End a call, whether it rings or goes on."""
-        if dialled.session is not None and dialled.record is None:
-            dialled.session.end(reason)
+    # How a call ends
+
+    async def end(self, dialled: DialledCall, reason: str) -> str:
+        """
+        End a call, whether it is placed at this moment, rings or goes on.
+
+        Returns:
+            Why it goes on all the same, if the company's API cannot end it; else nothing.
+
+        Raises:
+            ApiError: If the company refuses, after several tries.
+        """
+        dialled.withdraw(reason)
+        session = dialled.session if dialled.record is None else None
+        if session is not None:
+            session.end(reason)
             if dialled.stage == "answered":
-                return
-        if dialled.placed is None or dialled.is_over or dialled.is_ending:
-            return
-        dialled.is_ending = True
+                return ""
+        if dialled.placing is not None and asyncio.current_task() is not dialled.placing:
+            # It ends the call by itself, once it knows of one.
+            await asyncio.wait({dialled.placing}, timeout=PLACE_TIMEOUT_S)
+        if dialled.placed is None or dialled.is_over:
+            return ""
+        if dialled.ending is None or dialled.ending.done():
+            dialled.ending = self._start(self._cancel(dialled, reason), is_urgent=True)
+        return await asyncio.shield(dialled.ending)
+
+    async def _cancel(self, dialled: DialledCall, reason: str) -> str:
+        """Let the company end a call, trying again for a while; as :meth:`end`."""
         account = load_account(dialled.provider.name, self._switchboard.config.credentials)
-        placed = dialled.placed
-        known = PlacedCall(dialled.call.call_id, placed.request_id, dialled.call.account_id, dialled.stage)
-        try:
-            await carry_out(account.cancel(known))
-        except WsvoiceError as error:
-            if getattr(error, "kind", "") != "unsupported":
-                logger.error("the call to {} may still be up: {}", dialled.request.to_number, error.message)
-                dialled.is_ending = False
-                return
-            # Without a stream, it is over as soon as it is answered.
-            logger.warning("the call to {} rings on: {}", dialled.request.to_number, error.message)
+        request_id = dialled.placed.request_id if dialled.placed is not None else ""
+        known = PlacedCall(dialled.call.call_id, request_id, dialled.call.account_id, dialled.stage)
+        until = time.monotonic() + END_TIMEOUT_S
+        while True:
+            try:
+                await carry_out(account.cancel(known))
+                break
+            except ApiError as error:
+                if error.kind == "unsupported":
+                    rings_s = dialled.request.ring_timeout_s
+                    text = f"rings on for up to {rings_s} s: {error.message}; whoever answers is disconnected"
+                    logger.warning("the call to {} {}", dialled.request.to_number, text)
+                    dialled.can_be_ended = False
+                    return text
+                if dialled.is_over:
+                    return ""
+                # A call that has just been placed may not be known everywhere yet.
+                if not (error.may_pass or error.kind == "not-found") or time.monotonic() > until:
+                    logger.error("{}: {}", _left(dialled), error.message)
+                    raise
+            await asyncio.sleep(END_RETRY_S)
         dialled.cause = dialled.cause or reason
-        dialled.note("canceled", reason)
+        dialled.note("completed" if dialled.stage == "answered" else "canceled", reason)
         self._switchboard.capacity.forget_dialled(dialled.token)
+        return ""
 
     async def hang_up(self, dialled: DialledCall) -> None:
         """End a call whose session has ended, by the API, unless the other end hung up."""
@@ -366,32 +263,59 @@ class DialledCalls:
             await carry_out(account.hang_up(dialled.call))
         except ApiError as error:
             if error.kind not in ("ended", "not-found", "unsupported"):
-                logger.error("the call to {} may still be up: {}", dialled.request.to_number, error.message)
+                logger.error("{}: {}", _left(dialled), error.message)
+
+    async def see_through(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do what ends a call; it is carried to its end even if nobody waits for it any more."""
+        await asyncio.shield(self._start(work, is_urgent=True))
 
     def end_ringing(self, reason: str) -> None:
         """End the calls that nobody has answered yet."""
-        for each in self._by_id.values():
-            if each.stage in ("queued", "ringing"):
-                self._start(self.end(each, reason), _ENDING)
+        for each in list(self._by_id.values()):
+            if each.stage in ("queued", "ringing") and not each.unwanted:
+                self._start(self._end_quietly(each, reason), is_urgent=True)
+
+    async def _end_quietly(self, dialled: DialledCall, reason: str) -> None:
+        """End a call; what comes in between is logged."""
+        try:
+            await self.end(dialled, reason)
+        except WsvoiceError:
+            # It is in the log.
+            return
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether the process must not end yet, because a call is being ended; false after a few seconds."""
+        return bool(self._urgent) and time.monotonic() < self.finishes_by
+
+    def left(self) -> Iterator[str]:
+        """Say of each call that is not over that it may still be up, and how to end it."""
+        return (_left(each) for each in list(self._by_id.values()) if not each.is_over)
 
     async def finish(self) -> None:
         """End the calls that nobody has answered yet, and wait until the provider has been told of all ends."""
+        self.finishes_by = time.monotonic() + FINISH_TIMEOUT_S
         self.end_ringing("the server stops")
-        ending = {task for task in self._tasks if task.get_name() == _ENDING}
-        if ending:
-            await asyncio.wait(ending, timeout=FINISH_TIMEOUT_S)
+        while self._urgent and (left_s := self.finishes_by - time.monotonic()) > 0:
+            await asyncio.wait(set(self._urgent), timeout=left_s)
+        for text in self.left():
+            logger.error("{}", text)
+
+    # Following a call
 
     async def _follow(self, dialled: DialledCall, account: Account) -> None:
         """Note the call's end, which is asked for where it is not reported."""
         until = time.monotonic() + dialled.request.ring_timeout_s + ANSWER_GRACE_S
         while not dialled.is_over:
-            has_ended = dialled.record is not None
+            has_ended = dialled.record is not None and not dialled.has_left
             wait_s = REPORT_WAIT_S if has_ended else ASK_AFTER_S
-            if (left_s := dialled.left_s()) is not None and not has_ended:
+            left_s = dialled.left_s()
+            if left_s is not None and not has_ended:
                 # Most companies see to it themselves; some cannot be told.
                 wait_s = min(wait_s, max(0.0, left_s))
                 if left_s <= 0:
-                    await self.end(dialled, f"the call has lasted {dialled.request.time_limit_s} s (time_limit_s)")
+                    limit_s = dialled.request.time_limit_s
+                    await self._end_quietly(dialled, f"the call has lasted {limit_s} s (time_limit_s)")
                     wait_s = REPORT_WAIT_S
             if await dialled.changed(wait_s):
                 continue
@@ -399,10 +323,10 @@ class DialledCalls:
             if not dialled.is_over and has_ended:
                 dialled.note("completed", "completed")
             if dialled.session is None and time.monotonic() > until and dialled.stage in ("queued", "ringing"):
-                await self.end(dialled, "nobody answered")
+                await self._end_quietly(dialled, "nobody answered")
                 dialled.note("no-answer", "no answer")
         # The provider's report of the end may overtake that of the bot's own part.
-        waits_until = time.monotonic() + self._switchboard.config.bot_exit_timeout_s
+        waits_until = time.monotonic() + self._switchboard.config.bot_exit_timeout_s + CLEANUP_S
         while dialled.session is not None and dialled.record is None and time.monotonic() < waits_until:
             await dialled.changed(REPORT_WAIT_S)
         if dialled.record is not None or dialled.duration_s is None:
@@ -424,10 +348,14 @@ class DialledCalls:
         if state.stage != dialled.stage or state.answered_by not in (None, dialled.answered_by):
             dialled.note(state.stage, state.stage.replace("-", " "), answered_by=state.answered_by)
 
-    def _start(self, work: Coroutine[Any, Any, None], name: str | None = None) -> None:
-        task = asyncio.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _start(self, work: Coroutine[Any, Any, ResultT], *, is_urgent: bool = False) -> asyncio.Task[ResultT]:
+        task = asyncio.create_task(work)
+        for tasks in (self._tasks, self._urgent) if is_urgent else (self._tasks,):
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+        # Whoever waits for it is told; nobody may be there any more.
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return task
 
     def _remember(self, dialled: DialledCall) -> None:
         self._by_id[dialled.id] = self._by_token[dialled.token] = dialled
@@ -443,6 +371,33 @@ class DialledCalls:
         self._by_token.pop(dialled.token, None)
 
 
-def _with_id(call: Call, call_id: str, account_id: str) -> Call:
-    """Return `call` with the provider's newest ids of it."""
-    return replace(call, call_id=call_id or call.call_id, account_id=account_id or call.account_id)
+def _controlled(call: Call, placed: PlacedCall) -> Call:
+    """Return `call` as its provider controls it."""
+    return replace(call, control=placed.control)
+
+
+def _noting(methods: list[str], steps: Steps[ResultT]) -> Steps[ResultT]:
+    """Return the same operation, which notes the methods of its requests."""
+    try:
+        request = next(steps)
+        while True:
+            methods.append(request.method)
+            request = steps.send((yield request))
+    except StopIteration as end:
+        result: ResultT = end.value
+        return result
+
+
+def _may_have_arrived(error: ApiError) -> bool:
+    """Whether a request that failed may have been carried out: it was sent, and no answer came."""
+    cause = error.__cause__
+    return error.kind == "unreachable" and isinstance(cause, HttpError) and cause.kind in ("timeout", "other")
+
+
+def _left(dialled: DialledCall) -> str:
+    """Say that a call may still be up, and how to end it."""
+    call_id, name = dialled.call.call_id, dialled.provider.name
+    if not dialled.can_be_ended:
+        return f"the call to {dialled.request.to_number} may ring on; {dialled.provider.title}'s API cannot end it"
+    mend = f"`wsvoice hangup {call_id} -t {name}`" if call_id else f"{dialled.provider.title}'s console"
+    return f"the call to {dialled.request.to_number} may still be up ({mend} ends it)"

@@ -15,15 +15,15 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from loguru import logger
 
-from wsvoice import http
-from wsvoice.config import RunConfig
-from wsvoice.errors import ApiError, ConfigError, HttpError, NumberError, WsvoiceError
+from wsvoice.config import RunConfig, without_secrets
+from wsvoice.errors import ApiError, ConfigError, NumberError, WsvoiceError
+from wsvoice.phone.health import find_problem, is_wsvoice_at
 from wsvoice.phone.numbers import PointedNumber, account_for_numbers, describe_restored, is_pointed_by_hand
 from wsvoice.providers.account import Account, PhoneNumber, ServerAddresses
-from wsvoice.providers.base import HttpRequest
 
 T = TypeVar("T")
 
@@ -51,7 +51,6 @@ class OwnNumber:
     In order: :meth:`find`, :meth:`ring_at`, :meth:`put_back` at the first signal, :meth:`close` in any case.
 
     Attributes:
-        found: The number as it was found; ``None`` where the user has to point it.
         notes: What to know about it, in lines.
         steps: What the user has to do where the provider's API cannot point a number; else empty.
 
@@ -64,7 +63,6 @@ class OwnNumber:
     def __init__(self, account: Account, number: str, config: RunConfig) -> None:
         if config.state_folder is None:
             raise ConfigError("a number needs a folder in which its settings are kept meanwhile")
-        self.found: PhoneNumber | None = None
         self.notes: list[str] = []
         self.steps: list[str] = []
         self._account = account
@@ -80,6 +78,9 @@ class OwnNumber:
         #: How often it was to be put back, how often that was begun and has ended, and until when it is waited for.
         self._asked = self._begun = self._answered = 0
         self._asked_until = 0.0
+        #: The last public address, and whether somebody else has pointed the number elsewhere since.
+        self._public_url = ""
+        self._is_left_alone = False
         self._has_rung = self._gave_up = self._closed = False
         self._problem = ""
 
@@ -95,6 +96,11 @@ class OwnNumber:
             return None
         return cls(account_for_numbers(config.transport, config.credentials), config.number, config)
 
+    @property
+    def found(self) -> PhoneNumber | None:
+        """The number as it was before it was pointed; ``None`` where the user has to point it."""
+        return self._pointed.found
+
     def find(self) -> None:
         """
         Find the number, and make sure that it can be pointed; blocks until that is known, and changes nothing.
@@ -105,10 +111,10 @@ class OwnNumber:
         self._thread.start()
         if self._is_manual:
             return
-        self.found = self._submit(self._pointed.claim()).result()
+        self._submit(self._pointed.claim()).result()
         if self._pointed.left is not None:
             record, restored = self._pointed.left
-            happened = describe_restored(record.number, record.was, restored)
+            happened = describe_restored(self._pointed.file, record.was, restored)
             logger.warning("{} still pointed at a run that died: {}", record.number, happened)
 
     def ring_at(
@@ -129,6 +135,7 @@ class OwnNumber:
                 on_failure(error)
 
         if not self._asked:
+            self._public_url = public_url
             self._submit(self._ring_at(public_url, on_rings)).add_done_callback(look)
 
     def put_back(self) -> None:
@@ -216,22 +223,38 @@ class OwnNumber:
                 self.steps = self._account.how_to_point(self._number, addresses)
             elif self._has_rung:
                 on_rings()
-                await self._move(addresses)
+                await self._move(public_url, addresses)
                 return
             else:
-                if problem := await self._unless_stopped(address_problem(public_url)):
-                    self.notes.append(f"{public_url} does not lead to this server, as seen from here: {problem}")
+                self.notes += await self._unless_stopped(self._look_around(public_url))
                 await self._pointed.point(addresses)
                 self._has_rung = True
                 self.notes += self.found.warnings if self.found else ()
         on_rings()
 
-    async def _move(self, addresses: ServerAddresses) -> None:
-        while self._pointed.is_pointed and not self._stopping.is_set():
+    async def _look_around(self, public_url: str) -> list[str]:
+        """Return what to know of who answers at the public address, and of who answers where the number rings yet."""
+        there = without_secrets(self.found.points_at) if self.found else ""
+        is_elsewhere = "://" in there and urlsplit(there).netloc != urlsplit(public_url).netloc
+        problem, is_rival = await asyncio.gather(
+            find_problem(public_url, timeout_s=ADDRESS_TIMEOUT_S),
+            is_wsvoice_at(there if is_elsewhere else "", timeout_s=ADDRESS_TIMEOUT_S),
+        )
+        notes = []
+        if problem:
+            notes.append(f"{public_url} does not lead to this server, as seen from here: {problem}")
+        if is_rival:
+            notes.append(f"another server of wsvoice's answers at {there}: calls to {self._number} do not reach it now")
+        return notes
+
+    async def _move(self, public_url: str, addresses: ServerAddresses) -> None:
+        """Have it ring at another address, however often that fails, until there is yet another one."""
+        while self._public_url == public_url and not (self._is_left_alone or self._stopping.is_set()):
             try:
                 if await self._pointed.move(addresses):
                     logger.info("{} rings at {}", self._number, addresses.webhook)
                 else:
+                    self._is_left_alone = True
                     logger.warning("{} was pointed elsewhere since, and is left alone", self._number)
                 return
             except Withdrawn:
@@ -263,11 +286,11 @@ class OwnNumber:
                         restored = await self._pointed.put_back()
                     except ApiError as error:
                         self._problem = error.message
-                        if error.kind not in ("unreachable", "rate-limit"):
+                        if not error.may_pass:
                             break
                         await asyncio.sleep(RETRY_S)
                     else:
-                        logger.info("{}", describe_restored(self._number, was, restored or "unchanged"))
+                        logger.info("{}", describe_restored(self._pointed.file, was, restored or "unchanged"))
         except TimeoutError:
             self._problem = self._problem or f"the API did not answer within {PUT_BACK_TIMEOUT_S:g} s"
         finally:
@@ -281,14 +304,3 @@ def addresses_at(public_url: str, provider: str) -> ServerAddresses:
     """Return where the one provider that is served reaches this server."""
     base = public_url.rstrip("/")
     return ServerAddresses(webhook=f"{base}/", status=f"{base}/{provider}/status")
-
-
-async def address_problem(public_url: str) -> str:
-    """Return why a public address does not lead to a server of ours; empty if it does."""
-    request = HttpRequest("GET", f"{public_url.rstrip('/')}/healthz")
-    try:
-        answer = await http.send(request, timeout_s=ADDRESS_TIMEOUT_S)
-    except HttpError as error:
-        return error.message
-    is_ours = answer.status in (200, 503) and b'"status"' in answer.body
-    return "" if is_ours else f"{request.url} answers {answer.status}"

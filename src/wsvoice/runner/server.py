@@ -8,10 +8,9 @@ import os
 import secrets
 import signal
 import socket
-import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +28,7 @@ from wsvoice.phone.tunnel_watch import TunnelWatch
 from wsvoice.phone.tunnels import Tunnel, open_tunnel
 from wsvoice.runner.auth import served_providers
 from wsvoice.runner.memory import CycleCollector, MemoryTrimmer
+from wsvoice.runner.outbound import FINISH_TIMEOUT_S
 from wsvoice.runner.own_number import OwnNumber
 from wsvoice.runner.protocols import HttpProtocol, StreamProtocol
 from wsvoice.runner.routes import application
@@ -107,7 +107,7 @@ class DrainingServer(uvicorn.Server):
             calls=lambda: [session.session_id for session in tuple(switchboard.sessions)],
             on_blocked=switchboard.note_blocked,
             on_heartbeat=switchboard.lateness.note,
-            is_awaited=lambda: number is not None and number.is_awaited,
+            is_awaited=lambda: switchboard.dialled.is_awaited or (number is not None and number.is_awaited),
             on_kill=self._log_what_is_left,
         )
         self._drains_until: float | None = None
@@ -121,32 +121,33 @@ class DrainingServer(uvicorn.Server):
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until the process should stop; no bot can stop it."""
         make_loop = self.config.get_loop_factory() or asyncio.new_event_loop
-        try:
-            isolation.run(self.serve(sockets), on_exit=log_exit, loop_factory=make_loop)
-        except BaseException:
+        # Until the number is put back, without a gap in which a second signal would end the process.
+        with self._handling_signals():
+            try:
+                isolation.run(self.serve(sockets), on_exit=log_exit, loop_factory=make_loop)
+            except BaseException:
+                self._close_number()
+                self._log_what_is_left()
+                raise
             self._close_number()
-            self._log_what_is_left()
-            raise
-        self._close_number()
 
     def _close_number(self) -> None:
         if self._number is not None:
-            with self._handling_signals():
-                self._number.close()
+            self._number.close()
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """Handle signals, watch the event loop and search for cycles while the context lasts."""
-        with self._handling_signals(), self.watchdog.watching(), self._cycles.in_charge():
+        """Watch the event loop and search for cycles while the context lasts; :meth:`run` handles the signals."""
+        with self.watchdog.watching(), self._cycles.in_charge():
             yield
 
-    @contextmanager
-    def _handling_signals(self) -> Generator[None, None, None]:
-        with isolation.protect_signals(self.handle_exit), ExitStack() as stack:
-            if self._number is not None:
-                # A terminal that is closed must not leave the number here.
-                stack.enter_context(_hang_ups_handled(self.handle_exit))
-            yield
+    def _handling_signals(self) -> AbstractContextManager[None]:
+        signals = [*isolation.STOP_SIGNALS]
+        # A terminal that is closed must not leave the number here; `nohup` and a handler of the bot's module stay.
+        hang_up = getattr(signal, "SIGHUP", None)
+        if self._number is not None and hang_up is not None and signal.getsignal(hang_up) is signal.SIG_DFL:
+            signals.append(hang_up)
+        return isolation.protect_signals(self.handle_exit, signals)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to listen, then say so."""
@@ -170,6 +171,7 @@ class DrainingServer(uvicorn.Server):
         now = time.monotonic()
         if self._number is not None:
             self._number.note_signal(len(self.watchdog.signals) + 1)
+        self._switchboard.dialled.finishes_by = now + FINISH_TIMEOUT_S
         if self.watchdog.note_signal(sig, self._drain_timeout_s):
             self._drains_until = now + self._drain_timeout_s
             self._awaits_until = now + min(self._drain_timeout_s, DIAL_TIMEOUT_S)
@@ -178,6 +180,8 @@ class DrainingServer(uvicorn.Server):
             self._drains_until = self._awaits_until = now - END_TIMEOUT_S
 
     def _log_what_is_left(self) -> None:
+        for text in self._switchboard.dialled.left():
+            logger.error("{}", text)
         left = self._number.what_is_left() if self._number is not None else None
         if left is not None:
             logger.error("{} ({})", left.message, left.hint)
@@ -224,22 +228,6 @@ class DrainingServer(uvicorn.Server):
         self._switchboard.end_all("the server stops", at_once=True)
         await self._switchboard.dialled.finish()
         await super().shutdown(sockets)
-
-
-@contextmanager
-def _hang_ups_handled(handler: Callable[[int, FrameType | None], None]) -> Generator[None, None, None]:
-    """Have SIGHUP, which would end the process at once, do what SIGTERM does; ``nohup`` and a bot's handler stay."""
-    number = getattr(signal, "SIGHUP", None)
-    is_main = threading.current_thread() is threading.main_thread()
-    if number is None or not is_main or signal.getsignal(number) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(number, handler)
-    try:
-        yield
-    finally:
-        if signal.getsignal(number) == handler:
-            signal.signal(number, signal.SIG_DFL)
 
 
 def _counted(count: int, what: str) -> str:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from loguru import Logger
 
     from wsvoice.providers.base import CallUpdate, Server
+    from wsvoice.runner.dialled_call import DialledCall
     from wsvoice.runner.media_socket import MediaSocket
-    from wsvoice.runner.outbound import DialledCall
     from wsvoice.runner.switchboard import Switchboard
 
 #: https://www.rfc-editor.org/rfc/rfc6455#section-5.5
@@ -141,7 +141,7 @@ class Session(BotSession):
             return await self._run(loop, started)
         finally:
             if self.dialled is not None:
-                self.dialled.note_session_end(self.record)
+                self.dialled.note_session_end(self.record, has_left=bool(self.line.transferred_to))
 
     async def _run(self, loop: asyncio.AbstractEventLoop, started: float) -> CallRecord:
         has_begun = await self._begin()
@@ -284,6 +284,7 @@ class Session(BotSession):
         )
         if self.dialled is not None:
             line.answered_by, line.greeting_ended = self.dialled.answered_by, self.dialled.greeting_ended
+            line.updates = self.record.updates = list(self.dialled.updates)
         return line
 
     def note_update(self, update: CallUpdate) -> None:
@@ -296,10 +297,20 @@ class Session(BotSession):
             self._telling.add(telling)
             telling.add_done_callback(self._telling.discard)
 
+    async def _bot_may_start(self, dialled: DialledCall) -> bool:
+        """Wait until the bot is to talk to whom it has called; false if it is not to."""
+        may_start = await dialled.bot_may_start()
+        if not may_start:
+            over = "the call was over before the bot started"
+            self.end(over if dialled.is_over else f"a {dialled.answered_by or 'machine'} answered")
+        elif dialled.request.voicemail == "leave" and dialled.answered_by == "machine":
+            # Its greeting is nothing to answer.
+            self.socket.forget_audio()
+        return may_start
+
     async def _call_bot(self) -> None:
         self._bot_context = contextvars.copy_context()
-        if self.dialled is not None and not await self.dialled.bot_may_start():
-            self.end(f"a {self.dialled.answered_by or 'machine'} answered")
+        if self.dialled is not None and not await self._bot_may_start(self.dialled):
             return
         try:
             await super()._call_bot()
@@ -320,6 +331,12 @@ class Session(BotSession):
             self.socket.audio_listener = None
             self._recorder.stop()
 
+    async def _hang_up(self) -> None:
+        if self.dialled is not None:
+            await self._switchboard.dialled.hang_up(self.dialled)
+        else:
+            await self._switchboard.hang_up(self.provider, self.call, self.logger)
+
     async def _close(self) -> None:
         await super()._close()
         self._stop_recording()
@@ -327,7 +344,5 @@ class Session(BotSession):
             # The caller talks to somebody else now.
             self.note_end("bot", f"transferred to {self.line.transferred_to}")
         elif self.record.ended_by != "caller" and self.call.call_id:
-            if self.dialled is not None:
-                await self._switchboard.dialled.hang_up(self.dialled)
-            else:
-                await self._switchboard.hang_up(self.provider, self.call, self.logger)
+            # It is seen through even if the process is to end at once.
+            await self._switchboard.dialled.see_through(self._hang_up())

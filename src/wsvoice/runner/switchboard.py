@@ -35,9 +35,10 @@ from wsvoice.runner.bounded_socket import MESSAGE_TOO_BIG
 from wsvoice.runner.capacity import CallKey, Capacity, Lateness, Place, call_key
 from wsvoice.runner.clients import Clients
 from wsvoice.runner.detection import detect_provider
+from wsvoice.runner.dialled_call import DialledCall
 from wsvoice.runner.logs import RefusalLog
 from wsvoice.runner.media_socket import MediaSocket
-from wsvoice.runner.outbound import DialledCall, DialledCalls
+from wsvoice.runner.outbound import DialledCalls
 from wsvoice.runner.session import ID_LIMIT, Session
 from wsvoice.runner.starting import Starts
 
@@ -178,6 +179,43 @@ class Switchboard:
             paths = ", ".join(f"/{name}" for name in self.providers)
             guidance = f"the request is no provider's{self._other_path(asked, None)}. Webhooks: {paths}"
             return PlainTextResponse(f"This is a voice bot's webhook, but {guidance}\n", 404)
+        if (refused := self._refuse(provider, asked, request, dialled)) is not None:
+            return refused
+        log = logger.bind(call="-")
+        try:
+            event = None if place == "transfer" else provider.read_webhook(asked)
+        except RemoteProtocolError as error:
+            reason = f"{error.message}{self._other_path(asked, provider)}"
+            self.refusals.warning(log, "webhook refused (400)", reason)
+            return PlainTextResponse(f"This is no webhook of {provider.title}: {reason}\n", 400)
+        prefix = _prefix(request.scope["path"], provider_name, place, token)
+        call_id = event.call_id if event is not None else ""
+        log = logger.bind(call=call_id if 0 < len(call_id) <= ID_LIMIT and call_id.isprintable() else "-")
+        try:
+            async with self.auth.admit(provider, asked, call_id) as succeed:
+                if place == "transfer":
+                    response = _response(provider.transfer_document(asked))
+                elif isinstance(event, Call) and place != "status":
+                    response = await self._answer(provider, event, request, prefix, log, dialled)
+                else:
+                    if isinstance(event, CallUpdate):
+                        self._note_update(provider, event, request, log, dialled)
+                    response = _response(provider.acknowledge())
+                if response.status_code < 300:
+                    succeed()
+                return response
+        except SignatureError as error:
+            self.refusals.warning(log, "webhook refused (403)", requests.with_hint(error))
+            return PlainTextResponse("The signature was used before.\n", 403)
+        except (LocalProtocolError, ApiError) as error:
+            # A transfer to nobody.
+            self.refusals.warning(log, "webhook refused (404)", error.message)
+            return PlainTextResponse(f"{error.message}\n", 404)
+
+    def _refuse(
+        self, provider: Server, asked: WebhookRequest, request: Request, dialled: DialledCall | None
+    ) -> Response | None:
+        """Return the answer to a webhook that may not be the provider's; ``None`` if it is, or cannot be known."""
         log = logger.bind(call="-")
         if not requests.has_host(request, self.config):
             self.refusals.warning(log, "webhook refused (400)", "it names no host, or a bad one")
@@ -205,37 +243,10 @@ class Switchboard:
             reason = f"it came by {named}, which this server does not know; start it with {option}"
             self.refusals.warning(log, "webhook refused (403)", reason)
             return PlainTextResponse("This server does not know its public address; the log says why.\n", 403)
-        try:
-            if place == "transfer":
-                return _response(provider.transfer_document(asked))
-            event = provider.read_webhook(asked)
-        except (LocalProtocolError, ApiError) as error:
-            self.refusals.warning(log, "webhook refused (404)", error.message)
-            return PlainTextResponse(f"{error.message}\n", 404)
-        except RemoteProtocolError as error:
-            reason = f"{error.message}{self._other_path(asked, provider)}"
-            self.refusals.warning(log, "webhook refused (400)", reason)
-            return PlainTextResponse(f"This is no webhook of {provider.title}: {reason}\n", 400)
-        prefix = _prefix(request.scope["path"], provider_name, place, token)
-        call_id = event.call_id if event is not None else ""
-        log = logger.bind(call=call_id if 0 < len(call_id) <= ID_LIMIT and call_id.isprintable() else "-")
-        try:
-            async with self.auth.admit(provider, asked, call_id) as succeed:
-                if isinstance(event, Call) and place != "status":
-                    response = await self._answer(provider, event, request, prefix, log, dialled)
-                else:
-                    if isinstance(event, CallUpdate):
-                        self._note_update(provider, event, log, dialled)
-                    response = _response(provider.acknowledge())
-                if response.status_code < 300:
-                    succeed()
-                return response
-        except SignatureError as error:
-            self.refusals.warning(log, "webhook refused (403)", requests.with_hint(error))
-            return PlainTextResponse("The signature was used before.\n", 403)
+        return None
 
     def _note_update(
-        self, provider: Server, update: CallUpdate, log: Logger, dialled: DialledCall | None = None
+        self, provider: Server, update: CallUpdate, request: Request, log: Logger, dialled: DialledCall | None
     ) -> None:
         """Log what a webhook reports about a call, and tell whom it concerns; an ended call needs no place."""
         level = "WARNING" if update.failed else "INFO"
@@ -245,6 +256,10 @@ class Switchboard:
             # Where nothing is signed, a stranger who knows the id may report this. A running call continues.
             self.capacity.forget((provider.name, update.call_id))
             self.auth.replays.call_ended((provider.name, update.call_id))
+        is_known = dialled is not None or self.auth.verifies(provider)
+        if not is_known and requests.is_public(request, self.config):
+            # A stranger who knows the call's id may say anything.
+            return
         dialled = dialled or self.dialled.by_provider(provider.name, update.call_id)
         if dialled is not None:
             self.dialled.note_update(dialled, update)
@@ -268,11 +283,13 @@ class Switchboard:
     ) -> Response:
         """Answer the webhook of a call: reserve a place, issue a token, render the document."""
         if dialled is not None:
-            if dialled.is_over:
+            if dialled.is_over or dialled.unwanted:
+                dialled.note_ids(call.call_id, call.account_id)
+                dialled.withdraw(dialled.unwanted)
                 return await self._respond(provider.busy(call), log)
-            # Its place was reserved when it was placed, and is free for it from here on.
+            # Its place was reserved when it was placed, and is free from here on. Its parameters need not travel.
             self.dialled.note_call(dialled, call)
-            call = replace(call, direction="outbound", parameters={**call.parameters, **dialled.request.parameters})
+            call = replace(call, direction="outbound")
         is_known = dialled is not None or self.auth.verifies(provider)
         stranger = None if is_known else requests.address(request, self.config)
         # A running call may finish, which includes its next stream; so may one that we placed.
@@ -285,7 +302,9 @@ class Switchboard:
         stream_url = f"{base}/ws/{provider.name}/{token}"
         try:
             parameters = {**self.config.parameters, **call.parameters}
-            answer = provider.answer(replace(call, parameters=parameters), stream_url)
+            answer = provider.answer(
+                replace(call, parameters=parameters), stream_url, self._status_url(provider, prefix, dialled)
+            )
         except WsvoiceError as error:
             log.error("webhook not answered: {}", requests.with_hint(error))
             self.capacity.forget(call_key(call))
@@ -299,6 +318,12 @@ class Switchboard:
             return response
         log.info("webhook answered: {} calls {}", call.from_number or "somebody", call.to_number or "the bot")
         return response
+
+    def _status_url(self, provider: Server, prefix: str, dialled: DialledCall | None) -> str:
+        """Return where a provider reports on a call's stream; empty without a public address."""
+        if (public_url := self.config.public_url) is None:
+            return ""
+        return f"{public_url}{prefix}/{provider.name}/status{f'/{dialled.token}' if dialled is not None else ''}"
 
     async def _respond(self, answer: Answer, log: Logger) -> Response:
         """Carry out an answer: send its requests to the provider's API, then return its document."""
@@ -366,7 +391,7 @@ class Switchboard:
             await requests.deny(websocket, 403, "The stream token or signature is missing or wrong.")
             return
         if dialled is not None:
-            if dialled.is_over or dialled.session is not None:
+            if dialled.is_over or dialled.unwanted or dialled.session is not None:
                 await requests.deny(websocket, 403, "The call is over, or has its stream.")
                 return
             self.capacity.forget_dialled(dialled.token)
@@ -431,7 +456,10 @@ class Switchboard:
             except TokenError as error:
                 bad_token = error
             else:
-                return claims.call, not claims.verified, self.dialled.by_token(claims.dialled)
+                dialled = self.dialled.by_token(claims.dialled) if claims.dialled else None
+                if claims.dialled and dialled is None:
+                    raise TokenError("the stream is of a call that this server no longer knows")
+                return claims.call, not claims.verified, dialled
         # A browser may know a password, and send it for any page. Some programs name the host that they dial as origin.
         whose = requests.page(websocket)
         own = (self.config.public_url or "").lower()

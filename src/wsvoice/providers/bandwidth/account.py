@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
-from urllib.parse import quote
 
 from wsvoice.call import Call, Stage
 from wsvoice.errors import ApiError
@@ -27,6 +26,7 @@ from wsvoice.providers.account import (
     PlacedCall,
     ServerAddresses,
     Steps,
+    refused_kind,
 )
 from wsvoice.providers.bandwidth.company import (
     ENDS,
@@ -41,6 +41,7 @@ from wsvoice.providers.bandwidth.company import (
 from wsvoice.providers.base import HttpRequest
 from wsvoice.providers.callbacks import printable
 from wsvoice.providers.fields import read_time, text_or_nothing, write_object
+from wsvoice.providers.urls import path_part
 from wsvoice.providers.xml_writer import document, element
 
 #: The longest that a call may ring, in seconds: https://dev.bandwidth.com/apis/voice-apis/voice#tag/Calls/operation/createCall
@@ -111,7 +112,8 @@ class BandwidthAccount(BandwidthCompany, Account):
         hint = _hint(response.status, words)
         if words.startswith("Invalid from"):
             return ApiError("number", f"{self.title} refuses {what}: {words}", code=code, hint=hint)
-        kind = _KINDS.get(code) or {403: "permission", 404: "not-found"}.get(response.status, "refused")
+        kind = _KINDS.get(code) or {403: "permission", 404: "not-found"}.get(response.status)
+        kind = kind or refused_kind(response.status)
         return ApiError(kind, f"{self.title} refuses {what}: {words}", code=code, hint=hint)
 
     def describe(self) -> Steps[AccountInfo]:
@@ -147,7 +149,7 @@ class BandwidthAccount(BandwidthCompany, Account):
         https://dev.bandwidth.com/apis/voice-apis/voice#tag/Calls/operation/createCall
         """
         self.check_credentials(*self.needed, "BANDWIDTH_APPLICATION_ID")
-        password = self._webhook_password()
+        password = self.webhook_password()
         content: dict[str, Any] = {
             "to": call.to_number,
             "from": call.from_number,
@@ -239,14 +241,8 @@ class BandwidthAccount(BandwidthCompany, Account):
     def explain_code(self, code: str) -> tuple[str, str] | None:
         return _CAUSES.get(code)
 
-    def _webhook_password(self) -> dict[str, str]:
-        """Return what our server asks webhooks for; the application's own are for calls that come in."""
-        password = self.credential("BANDWIDTH_WEBHOOK_PASSWORD")
-        user = self.credential("BANDWIDTH_WEBHOOK_USERNAME") or "wsvoice"
-        return {"username": user, "password": password} if password else {}
-
     def _record(self, call_id: str) -> Steps[dict[str, Any]]:
-        response = yield from self._ask("GET", f"/calls/{quote(call_id, safe='')}")
+        response = yield from self._ask("GET", f"/calls/{path_part(call_id)}")
         if response.status == 404:
             hint = "a call is known a few minutes after it began, and for 7 days after it ended"
             raise ApiError("not-found", f"the account has no call {call_id}", hint=hint)
@@ -254,7 +250,7 @@ class BandwidthAccount(BandwidthCompany, Account):
 
     def _end(self, call_id: str) -> Steps[bool]:
         # https://dev.bandwidth.com/apis/voice-apis/voice#tag/Calls/operation/updateCall
-        response = yield from self._ask("POST", f"/calls/{quote(call_id, safe='')}", b'{"state":"completed"}')
+        response = yield from self._ask("POST", f"/calls/{path_part(call_id)}", b'{"state":"completed"}')
         if response.status == 404:
             return False
         self.read(response, f"to end call {call_id}")
@@ -262,7 +258,7 @@ class BandwidthAccount(BandwidthCompany, Account):
 
     def _replace(self, call: Call, bxml: str, what: str) -> Steps[None]:
         # https://dev.bandwidth.com/apis/voice-apis/voice#tag/Calls/operation/updateCallBxml
-        path = f"/calls/{quote(call.call_id, safe='')}/bxml"
+        path = f"/calls/{path_part(call.call_id)}/bxml"
         response = yield from self._ask("PUT", path, bxml.encode(), "application/xml")
         if response.status == 404:
             raise ApiError("ended", f"Bandwidth refuses {what}: the call is over")
@@ -273,7 +269,7 @@ class BandwidthAccount(BandwidthCompany, Account):
     ) -> Steps[ApiResponse]:
         """Send a request about the account, and get a token before that if there is none, or it is too old."""
         self.check_credentials()
-        account = quote(self.credential("BANDWIDTH_ACCOUNT_ID"), safe="")
+        account = path_part(self.credential("BANDWIDTH_ACCOUNT_ID"))
         url = self._url(VOICE_BASE_URL, f"{VOICE_PATH}{account}{path}")
         is_new = not self._token
         if is_new:

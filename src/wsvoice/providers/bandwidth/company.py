@@ -71,6 +71,12 @@ class BandwidthCompany(Company):
         super().__init__(credentials)
         self.outbound_format = CODECS[self.setting("BANDWIDTH_OUTBOUND_CODEC", "PCMU", CODECS)]
 
+    def webhook_password(self) -> dict[str, str]:
+        """Return what our server asks webhooks for, as documents and requests name it; nothing if it asks for none."""
+        password = self.credential("BANDWIDTH_WEBHOOK_PASSWORD")
+        user = self.credential("BANDWIDTH_WEBHOOK_USERNAME") or "wsvoice"
+        return {"username": user, "password": password} if password else {}
+
 
 def parameter_fault(parameters: Mapping[str, str]) -> str:
     """Say why Bandwidth takes no such parameters; nothing if it does."""

@@ -77,7 +77,7 @@ class BandwidthServer(BandwidthCompany, Server):
         account, caller, called = (text_or_nothing(fields.get(n), _TEXT_LIMIT) for n in ("accountId", "from", "to"))
         return self.announced(call_id, account, caller, called, is_outbound=fields.get("direction") == "outbound")
 
-    def answer(self, call: Call, stream_url: str) -> Answer:
+    def answer(self, call: Call, stream_url: str, status_url: str = "") -> Answer:
         """
         Render the BXML that opens a two-way stream, and waits for its end: else the call would end at once.
 
@@ -92,6 +92,9 @@ class BandwidthServer(BandwidthCompany, Server):
             raise LocalProtocolError("long-parameter", fault)
         named = (element("StreamParam", {"name": name, "value": value}) for name, value in parameters.items())
         settings = {"name": STREAM_NAME, "mode": "bidirectional", "tracks": "inbound", "destination": stream_url}
+        if status_url:
+            # The voice application's own password goes with its own callbacks only.
+            settings |= {"streamEventUrl": status_url, "streamEventMethod": "POST", **self.webhook_password()}
         stop = element("StopStream", {"name": STREAM_NAME, "wait": "true"})
         return Answer(document(element("StartStream", settings, *named), stop))
 

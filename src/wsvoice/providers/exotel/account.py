@@ -21,6 +21,7 @@ from wsvoice.providers.account import (
     Saved,
     ServerAddresses,
     Steps,
+    refused_kind,
 )
 from wsvoice.providers.base import HttpRequest
 from wsvoice.providers.callbacks import VALUE_LIMIT, printable
@@ -33,6 +34,7 @@ from wsvoice.providers.exotel.company import (
     same_number,
 )
 from wsvoice.providers.fields import read_counter, text_or_nothing, with_plus
+from wsvoice.providers.urls import path_part
 
 #: Pages of a list that are read.
 PAGE_LIMIT = 100
@@ -68,9 +70,9 @@ _STATUSES: Mapping[int, tuple[str, str, str]] = {
     404: ("not-found", "there is no such thing", "check the id, and the region in EXOTEL_SUBDOMAIN"),
     409: ("refused", "it is being changed by somebody else", "try again"),
     429: ("rate-limit", "there were more than 200 requests in a minute", "wait a minute, then repeat"),
-    500: ("refused", "Exotel had an error of its own", "try again later"),
-    502: ("refused", "a service behind Exotel's API does not answer", "try again in some seconds"),
-    503: ("refused", "Exotel's API is down", "see status.exotel.com, and try again later"),
+    500: ("unavailable", "Exotel had an error of its own", "try again later"),
+    502: ("unavailable", "a service behind Exotel's API does not answer", "try again in some seconds"),
+    503: ("unavailable", "Exotel's API is down", "see status.exotel.com, and try again later"),
 }
 
 
@@ -102,7 +104,7 @@ class ExotelAccount(ExotelCompany, Account):
         for words, kind, hint in _REASONS:
             if words.search(said):
                 return ApiError(kind, message, code=code, hint=hint)
-        kind, _, hint = _STATUSES.get(status, ("refused", "", ""))
+        kind, _, hint = _STATUSES.get(status, (refused_kind(status), "", ""))
         return ApiError(kind, message, code=code, hint=hint or None)
 
     def describe(self) -> Steps[AccountInfo]:
@@ -250,6 +252,7 @@ class ExotelAccount(ExotelCompany, Account):
     # Requests
 
     def _find_call(self, call_id: str) -> Steps[Resource]:
+        path_part(call_id)
         response = yield self._get("v1", "Calls", f"{call_id}.json", query={"details": "true"})
         if response.status == 404:
             raise ApiError("not-found", f"Exotel knows no call {call_id}", hint="it may belong to another account")

@@ -11,7 +11,7 @@ from wsvoice.audio import AudioFormat, Encoding
 from wsvoice.call import Stage
 from wsvoice.errors import LocalProtocolError
 from wsvoice.providers.base import Company
-from wsvoice.providers.urls import check_stream_url
+from wsvoice.providers.urls import check_stream_url, path_part
 
 #: https://developer.exotel.com/docs/agentstream/stream-voicebot-applet#configuration-parameters
 FORMATS = {rate: AudioFormat(Encoding.L16, rate) for rate in (8000, 16000, 24000)}
@@ -97,7 +97,7 @@ class ExotelCompany(Company):
         """
         base = self.credential("EXOTEL_API_BASE_URL").rstrip("/") or f"https://{self._api_host()}"
         account = self.credential("EXOTEL_ACCOUNT_SID")
-        return "/".join((base, version, "Accounts", *(quote(part, safe="") for part in (account, *path))))
+        return "/".join((base, version, "Accounts", *map(path_part, (account, *path))))
 
     def _api_host(self) -> str:
         """Return the API's host; the documents write it behind an ``@``, and users write it in short."""

@@ -69,7 +69,7 @@ class ExotelServer(ExotelCompany, Server):
         is_outbound = fields.get("direction", "").startswith("out")
         return self.announced(call_id, account, caller, called, is_outbound=is_outbound)
 
-    def answer(self, call: Call, stream_url: str) -> Answer:
+    def answer(self, call: Call, stream_url: str, status_url: str = "") -> Answer:
         """
         Render the JSON that names the stream's URL.
 

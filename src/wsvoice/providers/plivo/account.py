@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
 from urllib.parse import urlencode, urlsplit
 
-from wsvoice.call import Call, Stage
+from wsvoice.call import ENDED_STAGES, Call, Stage
 from wsvoice.errors import ApiError
 from wsvoice.providers.account import (
     Account,
@@ -22,6 +22,7 @@ from wsvoice.providers.account import (
     Saved,
     ServerAddresses,
     Steps,
+    refused_kind,
 )
 from wsvoice.providers.base import HttpRequest
 from wsvoice.providers.callbacks import VALUE_LIMIT, printable
@@ -85,7 +86,8 @@ class PlivoAccount(PlivoCompany, Account):
             return ApiError("permission", message, hint=hint)
         if status == 404:
             return ApiError("not-found", message)
-        return ApiError("refused", message, hint="see status.plivo.com, and try again later" if status >= 500 else None)
+        mend = "see status.plivo.com, and try again later" if status >= 500 else None
+        return ApiError(refused_kind(status), message, hint=mend)
 
     def describe(self) -> Steps[AccountInfo]:
         # https://docs.plivo.com/docs/account/api/account/the-account-object
@@ -121,7 +123,7 @@ class PlivoAccount(PlivoCompany, Account):
         if not app_id:
             return _read_number(found, None, ())
         response = yield self._request("GET", "Application", app_id)
-        # There is none of that id where it is a trunk's.
+        # There is none of that id where it is a trunk's, which cannot be put back as an application can.
         application = None if response.status == 404 else self.read(response, f"the application {app_id}")
         others = [each for each in (yield from self._list("Number")) if _app_id(each) == app_id]
         sharing = [name for each in others if (name := _number(each)) != _number(found)]
@@ -276,8 +278,11 @@ class PlivoAccount(PlivoCompany, Account):
         # https://docs.plivo.com/docs/voice/api/call/hangup-a-call
         response = yield self._request("DELETE", "Call", call.call_id)
         if response.status == 404:
-            return False
-        self.read(response, "to end the call")
+            # It is refused alike whether the call is over, or is none of the account's.
+            state = yield from self.look_up(call.call_id)
+            if state.stage in ENDED_STAGES:
+                return False
+        self.read(response, f"to end call {call.call_id}")
         return True
 
     def transfer(self, call: Call, to: str) -> Steps[None]:
@@ -390,25 +395,35 @@ def _number(resource: Resource) -> str:
 
 
 def _read_number(found: Resource, application: Resource | None, sharing: Sequence[str]) -> PhoneNumber:
-    """Read a number, whose `application` is ``None`` where there is none, or nothing is known of it."""
+    """Read a number, whose `application` is ``None`` where the account has none of its ``app_id``."""
     app_id, has_voice = _app_id(found), found.get("voice_enabled") is not False
     title = text_or_nothing((application or {}).get("app_name")) or app_id
     points_at = text_or_nothing((application or {}).get("answer_url"), 2048)
     warnings = []
+    obstacle = hint = ""
+    if not has_voice:
+        obstacle = "it takes no calls, for it is not enabled for voice"
+        hint = "take a number with voice: Phone Numbers > Buy Numbers in the console"
+    elif app_id and application is None:
+        # A trunk's id stands where an application's does: https://docs.plivo.com/docs/numbers/api/account-phone-number
+        obstacle = f"its calls go to {app_id}, which is no application: a SIP trunk takes them"
+        hint = "take the number off the trunk in the console, under Phone Numbers, or choose another one"
     if sharing:
         more = f" and {len(sharing) - 1} more" if len(sharing) > 1 else ""
         warnings.append(f"{sharing[0]}{more} use the application {title!r} too; only this number leaves it")
     # https://docs.plivo.com/docs/numbers/compliance
+    if _is_ours(application or {}):
+        warnings.append(f"another wsvoice has pointed it at {points_at}, or had and did not put it back")
     if (compliance := printable(found.get("compliance_status"), VALUE_LIMIT)) not in ("", "accepted"):
         warnings.append(f"its compliance application is {compliance}; calls need one that is accepted")
     return PhoneNumber(
         _number(found),
         name=text_or_nothing(found.get("alias")),
         has_voice=has_voice,
-        points_at=points_at or (f"application {title!r}" if app_id else ""),
+        points_at=points_at or (f"application {title!r}" if application else app_id and f"SIP trunk {app_id}"),
         settings={"app_id": app_id},
-        obstacle="" if has_voice else "it takes no calls, for it is not enabled for voice",
-        hint="" if has_voice else "take a number with voice: Phone Numbers > Buy Numbers in the console",
+        obstacle=obstacle,
+        hint=hint,
         warnings=tuple(warnings),
     )
 

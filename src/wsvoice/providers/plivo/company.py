@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import ClassVar, Literal, NamedTuple
-from urllib.parse import parse_qsl, quote
+from urllib.parse import parse_qsl
 
 from wsvoice.audio import PCMU_8K, AudioFormat, Encoding
 from wsvoice.call import Stage
 from wsvoice.providers.base import Company
 from wsvoice.providers.fields import squeezed
 from wsvoice.providers.signing import Fields
+from wsvoice.providers.urls import path_part
 
 #: What messages call the formats: https://docs.plivo.com/docs/voice/xml/audiostream
 ENCODINGS: Mapping[AudioFormat, str] = {
@@ -84,7 +85,7 @@ class PlivoCompany(Company):
         https://docs.plivo.com/docs/voice/api/overview
         """
         base = (self.credential("PLIVO_API_BASE_URL") or API_BASE_URL).rstrip("/")
-        parts = (base, "Account", *(quote(part, safe="") for part in (self.credential("PLIVO_AUTH_ID"), *path)))
+        parts = (base, "Account", *map(path_part, (self.credential("PLIVO_AUTH_ID"), *path)))
         return "/".join(parts) + "/"
 
 

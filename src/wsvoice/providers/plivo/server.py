@@ -98,7 +98,7 @@ class PlivoServer(PlivoCompany, Server):
         is_outbound = fields.get("Direction") == "outbound"
         return self.announced(call_id, fields.get("AuthID", ""), caller, called, is_outbound=is_outbound)
 
-    def answer(self, call: Call, stream_url: str) -> Answer:
+    def answer(self, call: Call, stream_url: str, status_url: str = "") -> Answer:
         """
         Render the XML that connects `call` to a two-way stream.
 
@@ -123,6 +123,8 @@ class PlivoServer(PlivoCompany, Server):
             "contentType": self.content_type,
             "streamTimeout": str(STREAM_TIMEOUT_S),
         }
+        if status_url:
+            attributes |= {"statusCallbackUrl": status_url, "statusCallbackMethod": "POST"}
         return Answer(document(element("Stream", attributes, stream_url), element("Hangup")))
 
     def transfer_document(self, request: WebhookRequest) -> Answer:

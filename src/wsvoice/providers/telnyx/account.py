@@ -32,6 +32,7 @@ from wsvoice.providers.account import (
     Saved,
     ServerAddresses,
     Steps,
+    refused_kind,
 )
 from wsvoice.providers.callbacks import printable
 from wsvoice.providers.fields import read_counter, read_time, shown, text_or_nothing, without_plus
@@ -97,7 +98,7 @@ class TelnyxAccount(TelnyxCompany, Account):
             known = explain("10010")
         elif known is None and (response.status == 402 or "funds" in title.lower()):
             known = explain("20100")
-        kind, meaning, mend = known or ("refused", "", "")
+        kind, meaning, mend = known or (refused_kind(response.status), "", "")
         if kind in ("credentials", "rate-limit"):
             return ApiError(kind, f"Telnyx answers {response.status}: {meaning}", code=code, hint=mend)
         reason = meaning if code.isalnum() and not code.isdigit() else detail or title or meaning

@@ -45,9 +45,9 @@ CODES: Mapping[str, Explanation] = {
     ),
     "10006": Explanation("not-found", "an id is invalid"),
     "10007": Explanation(
-        "refused", "an unexpected error at Telnyx's", "https://status.telnyx.com tells of its troubles"
+        "unavailable", "an unexpected error at Telnyx's", "https://status.telnyx.com tells of its troubles"
     ),
-    "10008": Explanation("refused", "the request timed out at Telnyx's", "try again"),
+    "10008": Explanation("unavailable", "the request timed out at Telnyx's", "try again"),
     "10009": Explanation("credentials", "the API key is wrong or missing", _KEY),
     "10010": Explanation(
         "permission", "the API key may not do that", "give the key the permission, or use one of the account's owner"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -15,6 +15,7 @@ from wsvoice.errors import ConfigError
 from wsvoice.providers.base import Company, HttpRequest
 from wsvoice.providers.call_statuses import read_answered_by
 from wsvoice.providers.fields import read_signature, text_or_nothing, write_object
+from wsvoice.providers.urls import path_part
 
 API_BASE_URL = "https://api.telnyx.com/v2"
 SIGNATURE_HEADER = "telnyx-signature-ed25519"
@@ -207,7 +208,7 @@ class TelnyxCompany(Company):
         https://developers.telnyx.com/development/api-fundamentals/authentication
         """
         base = (self.credential("TELNYX_BASE_URL") or API_BASE_URL).rstrip("/")
-        url = "/".join((base, *(quote(each, safe="") for each in path)))
+        url = "/".join((base, *map(path_part, path)))
         headers = {"authorization": f"Bearer {self.credential('TELNYX_API_KEY')}", "accept": "application/json"}
         if content is None:
             return HttpRequest(method, f"{url}?{urlencode(query)}" if query else url, headers)

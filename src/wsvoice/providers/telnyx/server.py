@@ -116,8 +116,14 @@ class TelnyxServer(TelnyxCompany, Server):
         caller, called = text_or_nothing(payload.get("from")), text_or_nothing(payload.get("to"))
         return replace(self.announced(call_id, "", caller, called), control="api")
 
-    def answer(self, call: Call, stream_url: str) -> Answer:
-        """Render the TeXML that connects `call` to a two-way stream, or the request that answers it with one."""
+    def answer(self, call: Call, stream_url: str, status_url: str = "") -> Answer:
+        """
+        Render the TeXML that connects `call` to a two-way stream, or the request that answers it with one.
+
+        Call Control reports on streams to where it reports on the call, whatever `status_url` says.
+
+        https://developers.telnyx.com/docs/voice/programmable-voice/texml-verbs/stream
+        """
         check_stream_url(stream_url)
         if "" in call.parameters:
             raise LocalProtocolError("bad-parameter", "a custom parameter has no name")
@@ -130,6 +136,8 @@ class TelnyxServer(TelnyxCompany, Server):
         settings = {name: str(value) for name, value in self.stream_settings(TEXML_NAMES).items()}
         # Telnyx dials a stream again that was closed, unless it is told not to.
         attributes = {"url": stream_url, **settings, "enableReconnect": "false"}
+        if status_url:
+            attributes |= {"statusCallback": status_url, "statusCallbackMethod": "POST"}
         named = (element("Parameter", each) for each in parameters)
         return Answer(document(element("Connect", None, element("Stream", attributes, *named))))
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal, InvalidOperation
 from typing import Any, ClassVar
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from wsvoice.call import ENDED_STAGES, Call
 from wsvoice.errors import ApiError
@@ -39,6 +39,7 @@ from wsvoice.providers.twilio.company import DETECTIONS, OVERRIDES, VOICE_SETTIN
 from wsvoice.providers.twilio.dial import dial_document
 from wsvoice.providers.twilio.error_codes import ERROR_CODES, ErrorCode
 from wsvoice.providers.twilio.evidence import in_order, read_alert, read_event, read_notification, time_span
+from wsvoice.providers.urls import path_part
 
 #: Items in one answer. Of numbers, which are the largest, a thousand would be more than the client reads.
 PAGE_SIZE = 100
@@ -50,6 +51,12 @@ NAMED_NUMBERS = 5
 MESSAGE_LIMIT = 200
 
 _FORM = "application/x-www-form-urlencoded"
+#: Each webhook of a number, and the method that it is asked with.
+_PAIRS = (
+    ("VoiceUrl", "VoiceMethod"),
+    ("VoiceFallbackUrl", "VoiceFallbackMethod"),
+    ("StatusCallback", "StatusCallbackMethod"),
+)
 
 
 class TwilioAccount(TwilioCompany, Account):
@@ -79,9 +86,10 @@ class TwilioAccount(TwilioCompany, Account):
     #: Whether a number's calls may come in through another region than requests go to.
     has_regions: ClassVar[bool] = True
 
-    def check_credentials(self, *names: str) -> None:
-        if names or not (self.credential(self.account_name) and self._has_key()):
-            super().check_credentials(*names)
+    def missing_credentials(self, *names: str) -> list[str]:
+        # A key does in place of the token.
+        is_enough = not names and self.credential(self.account_name) and self._has_key()
+        return [] if is_enough else super().missing_credentials(*names)
 
     # Requests
 
@@ -109,11 +117,11 @@ class TwilioAccount(TwilioCompany, Account):
 
     def _resource(self, name: str = "", account_id: str = "") -> str:
         """Return a resource's URL: that of the account, or of what it owns; of a sub-account where it is known."""
-        owner = quote(account_id or self.credential(self.account_name), safe="")
+        owner = path_part(account_id or self.credential(self.account_name))
         return f"{self.api_url()}{self.api_path}/Accounts/{owner}{f'/{name}' if name else ''}.json"
 
     def _call_resource(self, call_id: str, account_id: str = "", name: str = "") -> str:
-        return self._resource(f"Calls/{quote(call_id, safe='')}{f'/{name}' if name else ''}", account_id)
+        return self._resource(f"Calls/{path_part(call_id)}{f'/{name}' if name else ''}", account_id)
 
     def _get(self, url: str, fields: Mapping[str, str] | None = None) -> HttpRequest:
         query = f"?{urlencode(fields)}" if fields else ""
@@ -231,7 +239,7 @@ class TwilioAccount(TwilioCompany, Account):
         if not self.has_regions:
             return []
         # https://www.twilio.com/docs/global-infrastructure/inbound-processing-api
-        response = yield self._get(f"{self.api_url('routes')}/v2/PhoneNumbers/{quote(number, safe='+')}")
+        response = yield self._get(f"{self.api_url('routes')}/v2/PhoneNumbers/{path_part(number, '+')}")
         region = printable(response.content().get("voice_region"), 20) if response.status == 200 else ""
         here = self.credential("TWILIO_REGION") or "us1"
         if region in ("", here):
@@ -245,20 +253,17 @@ class TwilioAccount(TwilioCompany, Account):
         return self._get(self._resource("IncomingPhoneNumbers"), {**fields, "PageSize": str(size)})
 
     def _number_resource(self, number_id: str) -> str:
-        return self._resource(f"IncomingPhoneNumbers/{quote(number_id, safe='')}")
+        return self._resource(f"IncomingPhoneNumbers/{path_part(number_id)}")
 
     def point(self, number: PhoneNumber, addresses: ServerAddresses, save: Callable[[Saved], None]) -> Steps[None]:
         if number.obstacle:
             raise ApiError("number", f"{number.number} cannot be pointed here: {number.obstacle}", hint=number.hint)
         save({"number": number.number, "number_id": number.number_id, **number.settings})
-        # Without a fallback: what this server fails to answer is to be seen, not answered by another one.
-        fields = {"VoiceUrl": addresses.webhook, "VoiceMethod": "POST", "VoiceFallbackUrl": ""}
-        if addresses.status:
-            fields |= {"StatusCallback": addresses.status, "StatusCallbackMethod": "POST"}
-        request = self._post(self._number_resource(number.number_id), fields.items())
+        request = self._post(self._number_resource(number.number_id), _pointed(addresses).items())
         yield from self._ask(request, f"the change of {number.number}", "sid")
 
     def restore(self, saved: Saved, addresses: ServerAddresses) -> Steps[Restored]:
+        """Put back each setting that is still as we set it; the number is left alone if its webhook is not."""
         resource, what = self._number_resource(saved["number_id"]), f"the change of {saved['number']}"
         response = yield self._get(resource)
         if response.status == 404:
@@ -268,15 +273,14 @@ class TwilioAccount(TwilioCompany, Account):
         before = {name: saved.get(name, "") for name in VOICE_SETTINGS}
         if now == before:
             return "unchanged"
-        if now["VoiceUrl"] != addresses.webhook:
-            return "left"
-        if now["StatusCallback"] != addresses.status:
-            # Not set by us, or changed by somebody else since.
-            before = {name: value for name, value in before.items() if not name.startswith("StatusCallback")}
-        # An empty URL clears; an empty method is none.
-        fields = [(name, value) for name, value in before.items() if value or name.endswith(("Url", "Callback"))]
-        yield from self._ask(self._post(resource, fields), what, "sid")
-        return "restored"
+        ours, back = _pointed(addresses), dict[str, str]()
+        for url, method in _PAIRS:
+            if url in ours and now[url] == ours[url]:
+                # An empty URL clears; an empty method is none.
+                back |= {url: before[url], **({method: before[method]} if before[method] else {})}
+        if any(now[name] != value for name, value in back.items()):
+            yield from self._ask(self._post(resource, back.items()), what, "sid")
+        return "restored" if now["VoiceUrl"] in (addresses.webhook, before["VoiceUrl"]) else "left"
 
     # Calls
 
@@ -417,6 +421,15 @@ class TwilioAccount(TwilioCompany, Account):
         except ApiError as error:
             found.append(Evidence(error.message, code=error.code, hint=error.hint or ""))
             return []
+
+
+def _pointed(addresses: ServerAddresses) -> dict[str, str]:
+    """Return the settings of a number that is pointed at a server."""
+    # Without a fallback: what this server fails to answer is to be seen, not answered by another one.
+    fields = {"VoiceUrl": addresses.webhook, "VoiceMethod": "POST", "VoiceFallbackUrl": ""}
+    if addresses.status:
+        fields |= {"StatusCallback": addresses.status, "StatusCallbackMethod": "POST"}
+    return fields
 
 
 def _read_number(item: Mapping[str, Any]) -> PhoneNumber:

@@ -92,8 +92,12 @@ ERROR_CODES: Mapping[str, ErrorCode] = {
         "not-found",
     ),
     "20429": ErrorCode("too many requests at once", "wait a moment, then repeat", "rate-limit"),
-    "20500": ErrorCode("Twilio failed inside", "try again; https://status.twilio.com tells of its troubles"),
-    "20503": ErrorCode("Twilio is not available", "try again; https://status.twilio.com tells of its troubles"),
+    "20500": ErrorCode(
+        "Twilio failed inside", "try again; https://status.twilio.com tells of its troubles", "unavailable"
+    ),
+    "20503": ErrorCode(
+        "Twilio is not available", "try again; https://status.twilio.com tells of its troubles", "unavailable"
+    ),
     "21201": ErrorCode("nobody is named to be called", _E164),
     "21205": ErrorCode(
         "the address for the call's document is not one that Twilio can ask",

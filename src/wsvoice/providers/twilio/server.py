@@ -52,7 +52,7 @@ class TwilioServer(TwilioCompany, Server):
         is_outbound = fields.get("Direction", "").startswith("outbound")
         return self.announced(call_id, fields.get("AccountSid", ""), caller, called, is_outbound=is_outbound)
 
-    def answer(self, call: Call, stream_url: str) -> Answer:
+    def answer(self, call: Call, stream_url: str, status_url: str = "") -> Answer:
         """
         Render the TwiML that connects `call` to a two-way stream.
 
@@ -60,6 +60,7 @@ class TwilioServer(TwilioCompany, Server):
         stream's start message names none of them; a parameter of the user's that is called the same wins.
 
         https://www.twilio.com/docs/voice/twiml/stream
+        https://www.twilio.com/docs/voice/twiml/stream#statuscallback
         """
         if check_stream_url(stream_url).query:
             raise LocalProtocolError("bad-url", f"{self.title} drops the query of a stream's URL")
@@ -74,7 +75,8 @@ class TwilioServer(TwilioCompany, Server):
                     f"{self.title} takes {PARAMETER_LIMIT}",
                 )
         named = (element("Parameter", {"name": name, "value": value}) for name, value in parameters.items())
-        stream = element("Stream", {"url": stream_url, **self.stream_settings()}, *named)
+        reports = {"statusCallback": status_url, "statusCallbackMethod": "POST"} if status_url else {}
+        stream = element("Stream", {"url": stream_url, **reports, **self.stream_settings()}, *named)
         return Answer(document(element("Connect", None, stream)))
 
     def stream_settings(self) -> dict[str, str]:

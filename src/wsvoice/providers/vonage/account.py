@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from wsvoice.call import ENDED_STAGES, Call, Stage
 from wsvoice.errors import ApiError
@@ -32,10 +32,12 @@ from wsvoice.providers.account import (
     Saved,
     ServerAddresses,
     Steps,
+    refused_kind,
 )
 from wsvoice.providers.base import HttpRequest
 from wsvoice.providers.callbacks import printable
-from wsvoice.providers.fields import text_or_nothing, with_plus, without_plus, write_object
+from wsvoice.providers.fields import listed, text_or_nothing, with_plus, without_plus, write_object
+from wsvoice.providers.urls import path_part
 from wsvoice.providers.vonage.company import (
     API_BASE_URL,
     CALL_CREDENTIALS,
@@ -93,22 +95,23 @@ class VonageAccount(VonageCompany, Account):
     has_numbers: ClassVar[bool] = True
     has_calls: ClassVar[bool] = True
 
-    def check_credentials(self, *names: str) -> None:
-        """Raise :exc:`~wsvoice.errors.ConfigError` if one is missing; the API key is enough for numbers."""
-        if names or not all(map(self.credential, NUMBER_CREDENTIALS)):
-            super().check_credentials(*names)
+    def missing_credentials(self, *names: str) -> list[str]:
+        # The API key is enough for numbers.
+        is_enough = not names and all(map(self.credential, NUMBER_CREDENTIALS))
+        return [] if is_enough else super().missing_credentials(*names)
 
     def refusal(self, response: ApiResponse, what: str, names: tuple[str, ...] = NUMBER_CREDENTIALS) -> ApiError:
         """Return the error for a response to a request that carried the credentials `names`."""
         code, words = _read_error(response.content())
         kind, _, hint = _ERRORS.get(code, ("", "", ""))
         if response.status == 401 or kind == "credentials":
-            message = f"{self.title} does not take {' and '.join(names)}: {words or response.status}"
+            message = f"{self.title} does not take {listed(names)}: {words or response.status}"
             hint = hint or f"compare them with {self.credentials_place}"
             return ApiError("credentials", message, code=code, hint=hint)
         if response.status == 429:
             return super().refusal(response, what)
-        kind = kind or {402: "balance", 403: "permission", 404: "not-found"}.get(response.status, "refused")
+        known = {402: "balance", 403: "permission", 404: "not-found"}
+        kind = kind or known.get(response.status) or refused_kind(response.status)
         return ApiError(kind, f"{self.title} refuses {what}: {words or response.status}", code=code, hint=hint or None)
 
     def describe(self) -> Steps[AccountInfo]:
@@ -174,7 +177,7 @@ class VonageAccount(VonageCompany, Account):
     def restore(self, saved: Saved, addresses: ServerAddresses) -> Steps[Restored]:
         """Put a number and its application back; the latter even if the account has the number no longer."""
         entry = yield from self._search(saved["number"])
-        created, before = saved.get("created", ""), saved["linked"]
+        created, before, linked = saved.get("created", ""), saved["linked"], _application_id(entry)
         if created:
             # By its name, for its id may have come too late to be saved.
             found = [each for each in (yield from self._list_applications()) if each.get("name") == created]
@@ -182,16 +185,19 @@ class VonageAccount(VonageCompany, Account):
             found = [(yield from self._application(saved["application"], is_needed=False))]
         application = next((each for each in found if _answer_url(each) == addresses.webhook), None)
         if application is None:
+            if not created and linked == saved["application"] != before:
+                # The application is somebody else's by now; the link is still ours.
+                yield from self._link(entry, before)
+                return "restored"
             # What we did not do yet, or somebody has changed since.
             unchanged = created or _voice(found[0]) == json.loads(saved["voice"])
-            return "unchanged" if unchanged and _application_id(entry) == before else "left"
+            return "unchanged" if unchanged and linked == before else "left"
         ours = text_or_nothing(application.get("id"))
-        linked = _application_id(entry)
         if linked == ours != before:
             yield from self._link(entry, before)
         if created:
             # https://developer.vonage.com/en/api/application.v2#deleteApplication
-            self.read((yield self._request("DELETE", f"/v2/applications/{quote(ours, safe='')}")), "to delete it")
+            self.read((yield self._request("DELETE", f"/v2/applications/{path_part(ours)}")), "to delete it")
         else:
             yield from self._set_voice(application, json.loads(saved["voice"]))
         return "restored" if linked in (ours, before) else "left"
@@ -229,6 +235,7 @@ class VonageAccount(VonageCompany, Account):
             obstacle=obstacle,
             hint=hint,
             warnings=self._warnings(entry, entries, applications),
+            shares=f"application {self._target()}" if self._target() else "",
         )
 
     def _warnings(
@@ -309,7 +316,7 @@ class VonageAccount(VonageCompany, Account):
     def _application(self, application_id: str, *, is_needed: bool = True) -> Steps[dict[str, Any]]:
         """Return an application; nothing if there is none, unless it is needed."""
         # https://developer.vonage.com/en/api/application.v2#getApplication
-        response = yield self._get(f"/v2/applications/{quote(application_id, safe='')}", {})
+        response = yield self._get(f"/v2/applications/{path_part(application_id)}", {})
         if response.status != 404:
             return self.read(response, f"application {application_id}")
         if not is_needed:
@@ -325,7 +332,7 @@ class VonageAccount(VonageCompany, Account):
         capabilities = {name: each for name, each in _capabilities(application).items() if name != "voice"}
         capabilities |= {"voice": voice} if voice is not None else {}
         kept = {name: each for name, each in application.items() if name not in ("id", "_links")}
-        path = f"/v2/applications/{quote(text_or_nothing(application.get('id')), safe='')}"
+        path = f"/v2/applications/{path_part(text_or_nothing(application.get('id')))}"
         # https://developer.vonage.com/en/api/application.v2#updateApplication
         response = yield self._send("PUT", path, {**kept, "capabilities": capabilities})
         self.read(response, f"to change application {_name(application)!r}")

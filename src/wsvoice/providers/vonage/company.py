@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
-from urllib.parse import quote
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
@@ -13,7 +12,7 @@ from wsvoice.call import Stage
 from wsvoice.providers.base import Company, HttpRequest, WebhookRequest
 from wsvoice.providers.fields import write_object
 from wsvoice.providers.tokens import bearer_header, read_key
-from wsvoice.providers.urls import form_request
+from wsvoice.providers.urls import form_request, path_part
 
 #: By ``content-type``: https://developer.vonage.com/en/voice/voice-api/concepts/websockets
 FORMATS = {f"audio/l16;rate={rate}": AudioFormat(Encoding.L16, rate) for rate in (8000, 16000, 24000)}
@@ -78,19 +77,20 @@ class VonageCompany(Company):
         return (self.credential("VONAGE_API_BASE_URL") or host).rstrip("/") + path
 
     def call_request(
-        self, method: str, call_id: str = "", part: str = "", content: Mapping[str, Any] | None = None
+        self, method: str, call_id: str | None = None, part: str = "", content: Mapping[str, Any] | None = None
     ) -> HttpRequest:
         """
         Return a request about a call, or about all of the application's, signed when it is sent.
 
         Args:
+            call_id: The call's id; ``None`` for all calls.
             part: Of the call's address, such as ``/dtmf``.
 
         https://developer.vonage.com/en/api/voice
         https://developer.vonage.com/en/getting-started/concepts/authentication#json-web-tokens
         """
         key = self.private_key()
-        path = f"/v1/calls/{quote(call_id, safe='')}{part}" if call_id else f"/v1/calls{part}"
+        path = f"/v1/calls{part}" if call_id is None else f"/v1/calls/{path_part(call_id)}{part}"
         body = b"" if content is None else write_object(dict(content)).encode()
 
         def token(now: float) -> dict[str, str]:

@@ -73,7 +73,7 @@ class VonageServer(VonageCompany, Server):
         is_outbound = ("direction", "outbound") in request.query
         return self.announced(call_id, "", with_plus(caller), with_plus(called), is_outbound=is_outbound)
 
-    def answer(self, call: Call, stream_url: str) -> Answer:
+    def answer(self, call: Call, stream_url: str, status_url: str = "") -> Answer:
         """
         Render the NCCO that connects `call` to a WebSocket; nothing follows, so the call ends with it.
 

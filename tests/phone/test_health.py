@@ -10,7 +10,7 @@ import pytest
 
 from tests.phone.json_server import JsonServer, Reply
 from wsvoice.errors import DialError
-from wsvoice.phone.public_address import doubt_about
+from wsvoice.phone.health import doubt_about
 
 
 class Answering(JsonServer):
@@ -34,22 +34,22 @@ def server() -> Iterator[Answering]:
 
 def test_an_address_leads_to_the_server_that_has_the_same_name_there(server: Answering) -> None:
     with Answering(x_wsvoice_server="this one") as proxy:
-        assert asyncio.run(doubt_about(proxy.url, server.url)) == ""
-        assert asyncio.run(doubt_about(proxy.url.rstrip("/"), server.url)) == ""
+        assert asyncio.run(doubt_about(proxy.url, server.url, timeout_s=5)) == ""
+        assert asyncio.run(doubt_about(proxy.url.rstrip("/"), server.url, timeout_s=5)) == ""
 
 
 @pytest.mark.parametrize(
     ("status", "headers", "message"),
     [
-        (200, {"x_wsvoice_server": "another"}, "HOST leads to another server of wsvoice's than the bot's at "),
-        (503, {"x_wsvoice_server": "another"}, "HOST leads to another server of wsvoice's than the bot's at "),
+        (200, {"x_wsvoice_server": "another"}, "HOST leads to another server of wsvoice's than the one at "),
+        (503, {"x_wsvoice_server": "another"}, "HOST leads to another server of wsvoice's than the one at "),
         (
             404,
             {"ngrok_error_code": "ERR_NGROK_3200"},
-            "HOST does not lead to the bot: ngrok answers 404, 'ERR_NGROK_3200'",
+            "HOST does not lead to the server at ",
         ),
-        (502, {}, "the proxy or tunnel at HOST answers 502: it does not reach the bot"),
-        (504, {}, "the proxy or tunnel at HOST answers 504: it does not reach the bot"),
+        (502, {}, "HOST does not lead to the server at "),
+        (504, {}, "HOST does not lead to the server at "),
         (301, {"location": "https://www.example.com/x"}, "HOST redirects to 'www.example.com'"),
     ],
 )
@@ -58,7 +58,7 @@ def test_an_address_that_leads_elsewhere_is_refused(
 ) -> None:
     with Answering(status, **headers) as proxy:
         with pytest.raises(DialError) as caught:
-            asyncio.run(doubt_about(proxy.url, server.url))
+            asyncio.run(doubt_about(proxy.url, server.url, timeout_s=5))
         assert caught.value.message.startswith(message.replace("HOST", proxy.url.split("/")[2]))
         assert caught.value.hint
 
@@ -68,12 +68,12 @@ def test_a_proxy_that_keeps_the_health_check_to_itself_may_lead_here(
     server: Answering, status: int, headers: dict[str, str]
 ) -> None:
     with Answering(status, **headers) as proxy:
-        doubt = asyncio.run(doubt_about(proxy.url, server.url))
-    assert doubt == f"it answers {status} without saying which server it is"
+        doubt = asyncio.run(doubt_about(proxy.url, server.url, timeout_s=5))
+    assert doubt == f"somebody else answers in its place ({status} application/json)"
 
 
 def test_an_address_that_does_not_answer_here_may_answer_elsewhere(server: Answering) -> None:
     with Answering() as gone:
         url = gone.url
-    assert asyncio.run(doubt_about(url, server.url)).startswith("nothing listens at ")
-    assert asyncio.run(doubt_about("https://bot.example.invalid", server.url)).endswith(" is unknown")
+    assert asyncio.run(doubt_about(url, server.url, timeout_s=5)).startswith("nothing listens at ")
+    assert asyncio.run(doubt_about("https://bot.example.invalid", server.url, timeout_s=5)).endswith(" is unknown")
