@@ -563,6 +563,42 @@ def test_a_bot_that_cannot_be_served_is_told_with_its_last_words(bot: Any, tmp_p
     ]
 
 
+UNCERTAIN = (
+    "warning: nobody knows whether the call was placed; the bot is served for up to 70 s, to end it if it was",
+    "   0.100   queued",
+)
+
+
+def test_a_bot_is_served_until_a_call_is_ended_that_may_have_been_placed(bot: Any) -> None:
+    bot.setenv("PLAYED", "uncertain")
+    ended = ["   0.200   the call was canceled", "failed: the call was canceled (no answer in time)"]
+    assert lines_of(*BOT_CALL, "-x", "bot.example.com", code=1) == [*UNCERTAIN, *ended]
+
+
+def test_a_bot_is_served_until_a_call_would_have_been_heard_of(bot: Any) -> None:
+    bot.setenv("PLAYED", "never placed")
+    lines = lines_of(*BOT_CALL, "-x", "bot.example.com", code=1)
+    assert lines == [*UNCERTAIN, "error: the call may have been placed: no answer", "hint:  wait"]
+
+
+def test_an_address_that_leads_elsewhere_is_refused_before_a_call_is_placed(bot: Any) -> None:
+    with DialServer() as other:
+        other.headers = {"X-Wsvoice-Server": "another one"}
+        bot.setenv("PUBLIC_URL", other.url)
+        error, hint = lines_of(*BOT_CALL, "-x", "bot.example.com", code=1)
+        host = other.url.split("/")[2]
+        assert error.startswith(f"error: {host} leads to another server of wsvoice's than the one at http://")
+        assert re.fullmatch(r"hint:  let the proxy or tunnel lead to port [0-9]+", hint)
+
+
+def test_an_address_that_cannot_be_seen_from_here_gets_a_warning(bot: Any) -> None:
+    with DialServer() as other:
+        url = other.url.rstrip("/")
+    bot.setenv("PUBLIC_URL", url)
+    doubt = f"it cannot be seen from here whether {url} leads to the bot: nothing listens at {url}/healthz"
+    assert lines_of(*BOT_CALL, "-x", "bot.example.com")[:2] == [f"warning: {doubt}", "   0.100   queued"]
+
+
 @pytest.mark.parametrize(
     ("code", "variables", "expected"),
     [

@@ -2,7 +2,8 @@
 A server that places calls for whoever has its key, as ``wsvoice run`` does; what becomes of a call is for the test.
 
 ``python -m tests.phone.dial_server`` stands in for ``wsvoice run``, where `wsvoice dial` starts one: it prints its
-address, and plays the call that the environment's ``PLAYED`` names.
+address, and plays the call that the environment's ``PLAYED`` names. It is its own public address, unless
+``PUBLIC_URL`` is another one.
 """
 
 from __future__ import annotations
@@ -77,6 +78,8 @@ class DialServer(JsonServer):
             self.tell(stage, text, **call)
 
     def reply(self, method: str, path: str, headers: Mapping[str, str], body: dict[str, Any]) -> Reply | None:
+        if path == "/healthz":
+            return 200, {"status": "ok"}
         if headers.get("authorization") != f"Bearer {self._key}":
             return 401, {"error": "the key is wrong"}
         path, _, query = path.partition("?")
@@ -111,6 +114,10 @@ class DialServer(JsonServer):
         placed = {"provider": self._call["provider"], "call_id": CALL_ID, "stage": "queued"}
         return 201, {"id": id, **placed, **({"limits": self.limits} if self.limits else {})}
 
+    def refuse_after_all(self, reply: Reply) -> None:
+        """Answer whoever has asked for the call like this, and know the call all the same."""
+        self._is_withdrawn, self.when_withdrawn = True, reply
+
     def _tell_news(self, after: int) -> dict[str, Any]:
         with self._news:
             self._news.wait_for(lambda: len(self._events) > after or self._has_ended, self.wait_s)
@@ -132,6 +139,15 @@ def crash(server: DialServer) -> None:
     server.end("completed", ended_by="error")
 
 
+def leave_uncertain(server: DialServer) -> None:
+    """Let nobody know whether the call was placed, until the provider tells of it, or the server has forgotten it."""
+    content = {"error": "the call may have been placed: no answer", "hint": "wait", "kind": "uncertain"}
+    server.refuse_after_all((502, content))
+    heard = os.environ["PLAYED"] == "uncertain"
+    later = (lambda: server.end("canceled", cause="no answer in time")) if heard else server.ids.clear
+    threading.Timer(0.2, later).start()
+
+
 def main() -> None:
     """Listen, say so, and go on until SIGTERM."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
@@ -141,9 +157,13 @@ def main() -> None:
             server.on_order = conversation
         elif os.environ["PLAYED"] == "death":
             server.on_order = lambda server: (server.tell("ringing"), threading.Timer(0.2, os._exit, (3,)).start())[0]
+        elif os.environ["PLAYED"] in ("uncertain", "never placed"):
+            server.on_order, server.wait_s = leave_uncertain, 0.3
         elif os.environ["PLAYED"] == "crash":
             server.on_order = crash
-        print(json.dumps({"url": server.url, "public_url": "https://bot.example.com"}), flush=True)
+        server.headers = {"X-Wsvoice-Server": "this one"}
+        public_url = os.environ.get("PUBLIC_URL", server.url.rstrip("/"))
+        print(json.dumps({"url": server.url, "public_url": public_url}), flush=True)
         time.sleep(60)
 
 

@@ -29,6 +29,7 @@ class JsonServer:
     Attributes:
         url: Its address, with a slash at its end.
         asked: Each request, as ``GET /path?query``.
+        headers: Further headers of each answer.
     """
 
     def __init__(self) -> None:
@@ -50,6 +51,8 @@ class JsonServer:
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(sent)))
+                for name, value in server.headers.items():
+                    self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(sent)
 
@@ -59,6 +62,7 @@ class JsonServer:
                 """Print nothing."""
 
         self.asked: list[str] = []
+        self.headers: dict[str, str] = {}
         self._server = _Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}/"
 

@@ -21,7 +21,7 @@ from tests.process import server_process
 
 ECHO = str(Path(__file__).parents[2] / "examples" / "echo.py")
 OURS, THEIRS = "+15550100001", "+15550100002"
-HOST = "bot.example.com"
+HOST = "bot.example.invalid"
 
 
 @pytest.fixture
@@ -89,6 +89,8 @@ def test_a_bot_is_served_for_a_call_and_talks_to_who_answers(exchange: Exchange,
     lines = shown.splitlines()
     assert [line[11:] for line in lines if "answered" in line] == ["answered"]
     assert lines[-1].startswith("completed: ")
+    seen = f"it cannot be seen from here whether https://{HOST} leads to the bot: the host {HOST} is unknown"
+    assert lines[0] == f"warning: {seen}"
     # The server is gone, and whoever looks for one finds none.
     assert not list((tmp_path / "state").glob("runs/*"))
     with pytest.raises(ConnectionRefusedError):

@@ -40,6 +40,10 @@ if TYPE_CHECKING:
 START_TIMEOUT_S, STOP_TIMEOUT_S = 90.0, 10.0
 #: How long the end of a call is waited for that was hung up.
 END_TIMEOUT_S = 10.0
+#: How long the public address may take to say who answers there.
+ADDRESS_TIMEOUT_S = 5.0
+#: How long after the last ring a call may be heard of that may have been placed.
+RING_GRACE_S = 10.0
 
 #: Less than that is none: the stream has begun, and nothing more.
 _LEAST_AUDIO_S = 0.05
@@ -177,9 +181,24 @@ class _RealCall:
                     self._log.clear()
                 # Its last words are in the log.
                 raise DialError(error.message.partition("\n")[0].rstrip(":"), hint=error.hint) from None
+            await self._look_at_address(served)
             yield CallServer(served.url, key), config, served, account
         finally:
             await served.stop()
+
+    async def _look_at_address(self, served: ServedBot) -> None:
+        """Warn of a public address that cannot be seen from here; :exc:`DialError` if it certainly leads elsewhere."""
+        from wsvoice.phone.health import doubt_about
+
+        try:
+            doubt = await doubt_about(served.announced_url, served.url, timeout_s=ADDRESS_TIMEOUT_S)
+        except DialError:
+            # There is nothing about it in the log.
+            self._log.clear()
+            raise
+        if doubt:
+            public_url = served.announced_url.rstrip("/")
+            self._output.warning(f"it cannot be seen from here whether {public_url} leads to the bot: {doubt}")
 
     async def _call(self, server: CallServer, order: CallOrder) -> CallRecord:
         self._ordered = ordered = server.order(order)
@@ -192,10 +211,27 @@ class _RealCall:
             with finishing():
                 await self._hang_up(ordered, placing)
             raise
-        except ApiError:
+        except ApiError as error:
             # The server's log says the same.
             self._log.clear()
+            if error.kind == "uncertain" and self._resolved.config.bot is not None:
+                return await self._outlive(ordered, order.ring_timeout_s + RING_GRACE_S, error)
             raise
+
+    async def _outlive(self, ordered: OrderedCall, wait_s: float, error: ApiError) -> CallRecord:
+        """
+        Serve the bot, whose server ends the call if it was placed, until it would have stopped to ring.
+
+        The call is returned if it was; else `error` is raised.
+        """
+        self._output.warning(
+            f"nobody knows whether the call was placed; the bot is served for up to {wait_s:g} s, to end it if it was"
+        )
+        try:
+            async with asyncio.timeout(wait_s):
+                return await ordered.follow(self._show_event)
+        except (TimeoutError, DialError):
+            raise error from None
 
     async def _hang_up(self, ordered: OrderedCall, placing: asyncio.Task[None]) -> None:
         """End the call, which may be placed at this moment, and say what comes of it."""

@@ -88,6 +88,7 @@ class ServedBot:
     Attributes:
         url: The webhook's URL on this machine.
         public_url: The webhook's URL as signatures cover it, in a test call.
+        announced_url: The public address that it has told, with a slash at its end; empty without one.
         has_told: Whether it has said itself why it did not start.
     """
 
@@ -108,6 +109,7 @@ class ServedBot:
         stop_timeout_s: float = STOP_TIMEOUT_S,
     ) -> None:
         self.url = ""
+        self.announced_url = ""
         self.has_told = False
         self._bot = bot
         arguments = [bot, "-t", provider, *options, "--json", "--quiet", "--until-eof"]
@@ -124,7 +126,7 @@ class ServedBot:
         self._stderr: deque[str] = deque(maxlen=KEPT_LINES)
         self._process: asyncio.subprocess.Process | None = None
         self._pumps: list[asyncio.Task[None]] = []
-        self._ready: asyncio.Future[str] | None = None
+        self._ready: asyncio.Future[dict[str, Any]] | None = None
 
     async def __aenter__(self) -> Self:
         """Start the server and wait until it listens; as :meth:`start` and :meth:`ready`."""
@@ -173,7 +175,9 @@ class ServedBot:
                     await self._drain()
                     raise self._start_failure(process.returncode)
                 raise DialError(self._with_last_lines(f"did not listen within {self._start_timeout_s:g} s"))
-            self.url = ready.result()
+            self.url = ready.result()["url"]
+            announced = ready.result().get("public_url")
+            self.announced_url = announced if isinstance(announced, str) else ""
         except BaseException:
             await self.stop()
             raise
@@ -274,9 +278,9 @@ class ServedBot:
         if rest:
             take(_clean(rest))
 
-    def _read_stdout(self, line: str, ready: asyncio.Future[str]) -> None:
-        if not ready.done() and (url := _read_ready(line)):
-            ready.set_result(url)
+    def _read_stdout(self, line: str, ready: asyncio.Future[dict[str, Any]]) -> None:
+        if not ready.done() and (told := _read_ready(line)):
+            ready.set_result(told)
         elif line:
             self._on_line(line)
 
@@ -303,10 +307,11 @@ def _read_object(line: str) -> dict[str, Any]:
     return {}
 
 
-def _read_ready(line: str) -> str | None:
-    """Return the URL if this is the server's line, and not one that the bot printed; else ``None``."""
-    url = _read_object(line).get("url")
-    return url if isinstance(url, str) and url.startswith("http") else None
+def _read_ready(line: str) -> dict[str, Any] | None:
+    """Return what it says if this is the server's line, and not one that the bot printed; else ``None``."""
+    told = _read_object(line)
+    url = told.get("url")
+    return told if isinstance(url, str) and url.startswith("http") else None
 
 
 def _read_cause(content: Mapping[str, Any], call_id: str, until: float | None) -> Cause | None:

@@ -326,6 +326,8 @@ class OrderedCall:
                     on_event(event)
             self.record = _read_record(content.get("call"), self.record)
             if content.get("ended") is True:
+                # Nobody may have known before.
+                self.is_placed = True
                 return self.record
             if self._after == after:
                 # A server that does not wait is not asked without pause.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from wsvoice import http
-from wsvoice.errors import HttpError
+from wsvoice.errors import DialError, HttpError
 from wsvoice.providers.base import HttpRequest
 from wsvoice.providers.fields import shown
+
+#: What a proxy, or a tunnel's company, answers in place of a server that it does not reach.
+_NOT_REACHED = frozenset({502, 503, 504})
 
 
 def is_wsvoice(answer: http.HttpResponse) -> bool:
@@ -29,11 +32,51 @@ async def is_wsvoice_at(url: str, *, timeout_s: float) -> bool:
 async def find_problem(url: str, *, timeout_s: float) -> str:
     """Return why no server of wsvoice's answers at `url`, ``https://host[:port]``; empty if one does."""
     try:
-        answer = await http.send(HttpRequest("GET", f"{url.rstrip('/')}/healthz"), timeout_s=timeout_s)
+        answer = await _ask(url, timeout_s)
     except HttpError as error:
         return error.message
-    if is_wsvoice(answer):
+    return "" if is_wsvoice(answer) else _describe(answer)
+
+
+async def doubt_about(public_url: str, local_url: str, *, timeout_s: float) -> str:
+    """
+    Return why it cannot be seen from here whether a public address leads to a server; empty if it does.
+
+    Args:
+        public_url: The public address.
+        local_url: The server's address on this machine.
+        timeout_s: How long each may take to answer.
+
+    Raises:
+        DialError: If it certainly leads elsewhere.
+    """
+    try:
+        here, there = await _ask(local_url, timeout_s), await _ask(public_url, timeout_s)
+    except HttpError as error:
+        # A name that only others know, a router that does not let its own network in: it may work for the provider.
+        return error.message
+    ours, theirs = here.headers.get(http.SERVER_HEADER, ""), there.headers.get(http.SERVER_HEADER, "")
+    if ours and ours == theirs:
         return ""
+    host = urlsplit(public_url).netloc
+    hint = f"let the proxy or tunnel lead to port {urlsplit(local_url).port}"
+    if theirs:
+        raise DialError(f"{host} leads to another server of wsvoice's than the one at {local_url}", hint=hint)
+    target = urlsplit(urljoin(public_url, there.headers.get("location", ""))).netloc
+    if 300 <= there.status < 400 and target != host:
+        raise DialError(f"{host} redirects to {shown(target)}", hint="use the domain that it redirects to")
+    if there.status in _NOT_REACHED or "ngrok-error-code" in there.headers:
+        raise DialError(f"{host} does not lead to the server at {local_url}: {_describe(there)}", hint=hint)
+    # A proxy may keep the address of the health check to itself, or a header that it does not know.
+    return _describe(there)
+
+
+async def _ask(url: str, timeout_s: float) -> http.HttpResponse:
+    return await http.send(HttpRequest("GET", f"{url.rstrip('/')}/healthz"), timeout_s=timeout_s)
+
+
+def _describe(answer: http.HttpResponse) -> str:
+    """Return what an answer that is not ours says about who gave it."""
     # https://ngrok.com/docs/errors/
     if code := answer.headers.get("ngrok-error-code", ""):
         what = f"https://ngrok.com/docs/errors/{code.lower()}" if re.fullmatch(r"ERR_NGROK_\d+", code) else shown(code)
