@@ -135,7 +135,7 @@ class DialledCalls:
             raise ApiError(
                 "uncertain",
                 f"the call to {request.to_number} may have been placed: {error.message}",
-                hint="it is ended as soon as the provider tells of it",
+                hint="it is ended as soon as the provider tells of it, while this server runs",
             ) from error
         except BaseException:
             self._forget(dialled)

@@ -320,8 +320,13 @@ class Switchboard:
         return response
 
     def _status_url(self, provider: Server, prefix: str, dialled: DialledCall | None) -> str:
-        """Return where a provider reports on a call's stream; empty without a public address."""
-        if (public_url := self.config.public_url) is None:
+        """
+        Return where a provider reports on a call's stream; empty without a public address.
+
+        Also where webhooks are not verified: a stranger who is answered with a document is told no password of reports.
+        """
+        public_url = self.config.public_url
+        if public_url is None or not (self.auth.verifies(provider) or dialled is not None):
             return ""
         return f"{public_url}{prefix}/{provider.name}/status{f'/{dialled.token}' if dialled is not None else ''}"
 
@@ -346,7 +351,12 @@ class Switchboard:
 
     async def hang_up(self, provider: Server, call: Call, log: Logger) -> None:
         """End the call by the provider's API, if closing its stream does not."""
-        request = provider.hang_up(call, now=time.time())
+        try:
+            request = provider.hang_up(call, now=time.time())
+        except WsvoiceError as error:
+            # The id is a stranger's invention.
+            log.warning("the call is not hung up: {}", error.message)
+            return
         if request is not None:
             what = "the call may still be up: its hang-up"
             await self._send(request, log, what, settled=provider.ended_statuses)
