@@ -162,9 +162,10 @@ async def fake_bot(
             await writer.drain()
             return
         bot.webhooks.append((method, path, headers, body))
+        number = len(bot.webhooks)
         await asyncio.sleep(delay_s)
         if webhook is not None:
-            writer.write(webhook(bot, len(bot.webhooks)))
+            writer.write(webhook(bot, number))
         else:
             writer.write(http_answer(twiml(bot.stream_url, **(answer or {}))))
         await writer.drain()
