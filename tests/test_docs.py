@@ -11,6 +11,7 @@ import html
 import importlib.util
 import os
 import re
+import secrets
 import shlex
 import shutil
 import signal
@@ -22,7 +23,7 @@ import time
 import wave
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import groupby
@@ -301,10 +302,12 @@ def test_a_wrong_option_would_be_found() -> None:
 
 
 def free_port() -> int:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port: int = unused.getsockname()[1]
-    return port
+    """Return a port that stays free while a page is followed: none that the system gives to who asks for any."""
+    while True:
+        port = secrets.randbelow(10_000) + 20_000
+        with socket.socket() as unused, suppress(OSError):
+            unused.bind(("127.0.0.1", port))
+            return port
 
 
 def listens(port: int) -> bool:
