@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+from functools import cache
+from tempfile import mkdtemp
 
 import pytest
 
@@ -18,13 +22,22 @@ def is_setting(name: str) -> bool:
     return name.startswith(_PREFIXES) or name in _CREDENTIALS
 
 
+@cache
+def state_folder() -> str:
+    """Return the folder for what servers tell each other: this process's own, where none of another one's is found."""
+    folder = mkdtemp(prefix="wsvoice-state-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 def clean_environ(**extra: str) -> dict[str, str]:
     """
     Return this process's environment without settings and credentials, and with `extra`.
 
     A process that gets it is to run outside of the clone too, for a ``.env`` there is a developer's as well.
     """
-    return {name: value for name, value in os.environ.items() if not is_setting(name)} | extra
+    kept = {name: value for name, value in os.environ.items() if not is_setting(name)}
+    return {**kept, "WSVOICE_STATE_DIR": state_folder(), **extra}
 
 
 def clean_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,3 +45,4 @@ def clean_process(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if is_setting(name):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("WSVOICE_STATE_DIR", state_folder())

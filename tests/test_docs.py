@@ -367,6 +367,7 @@ class Reader:
             NO_COLOR="1",
             WSVOICE_DIAL_AUDIO=str(word),
             WSVOICE_DIAL_LISTEN="0.3",
+            WSVOICE_STATE_DIR=f"{folder}-state",
         )
 
     def follow(self) -> None:
