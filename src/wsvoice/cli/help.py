@@ -144,6 +144,10 @@ def _refuse_single_dashes(args: Sequence[str], params: Sequence[Any]) -> None:
 class Command(_Plain, TyperCommand):
     """A command."""
 
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the arguments as the usage line has them; newer versions of typer put braces around a needed one."""
+        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+
 
 class Group(_Plain, TyperGroup):
     """A group of commands."""
