@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
 from wsvoice.config.settings import (
+    DETECTIONS,
     DIAL_SETTINGS,
     ENV_FILE,
     LOG_LEVELS,
@@ -55,6 +56,7 @@ from wsvoice.errors import ConfigError
 
 __all__ = [
     "CAUSES_VARIABLE",
+    "DETECTIONS",
     "DIAL_KEY",
     "DIAL_SETTINGS",
     "LOG_LEVELS",
@@ -371,11 +373,7 @@ def resolve_real_call(flags: Mapping[str, Any], *, environ: Mapping[str, str], c
     _refuse_flags(flags, DIAL_SETTINGS, REAL_CALL_SETTINGS, "is for test calls, not for calls to phone numbers", hint)
     resolved = _resolve(RealCallConfig, REAL_CALL_SETTINGS, flags, environ=environ, cwd=cwd, command="dial")
     config = resolved.config
-    needed: Mapping[Voicemail, Collection[Detection | None]] = {
-        "leave": (None, "greeting-end"),
-        "hang-up": (None, "detect", "greeting-end"),
-    }
-    if config.detection not in needed.get(config.voicemail, (config.detection,)):
+    if config.detection not in (None, *DETECTIONS[config.voicemail]):
         raise ConfigError(
             f"--voicemail {config.voicemail} has to know who answers, and --detect is {config.detection}",
             hint="leave out --detect",

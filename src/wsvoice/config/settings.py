@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -15,6 +15,12 @@ Method = Literal["GET", "POST"]
 Voicemail = Literal["bot", "leave", "hang-up"]
 #: What is found out about who answers: as :data:`wsvoice.providers.account.Detection`.
 Detection = Literal["off", "detect", "greeting-end"]
+#: What may be detected for each way with machines; the first is enough.
+DETECTIONS: Mapping[Voicemail, tuple[Detection, ...]] = {
+    "bot": ("off", "detect", "greeting-end"),
+    "hang-up": ("detect", "greeting-end"),
+    "leave": ("greeting-end",),
+}
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 

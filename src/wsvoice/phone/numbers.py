@@ -21,9 +21,10 @@ from typing import Any
 
 from wsvoice.config import make_private, nearest, without_secrets, write_private
 from wsvoice.errors import ApiError, ConfigError, NumberError
+from wsvoice.phone.accounts import find_account
 from wsvoice.phone.claims import Claim, ClaimedError, holder_of
 from wsvoice.phone.client import carry_out
-from wsvoice.providers import PROVIDERS, load_account, load_company
+from wsvoice.providers import PROVIDERS, load_company
 from wsvoice.providers.account import Account, PhoneNumber, Restored, Saved, ServerAddresses
 
 #: The form of the files; a file of another one is left alone.
@@ -199,13 +200,8 @@ def account_for_numbers(provider: str | None, credentials: Mapping[str, str]) ->
 
 def _load(provider: str, credentials: Mapping[str, str]) -> Account | None:
     """Return a provider's account; ``None`` if it has no API for numbers, nor a way by hand."""
-    try:
-        account = load_account(provider, credentials)
-    except ModuleNotFoundError as error:
-        if error.name != f"wsvoice.providers.{provider}.account":
-            raise
-        return None
-    return account if account.has_numbers or is_pointed_by_hand(account) else None
+    account = find_account(provider, credentials)
+    return account if account is not None and (account.has_numbers or is_pointed_by_hand(account)) else None
 
 
 def _is_ready(account: Account) -> bool:

@@ -27,6 +27,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from wsvoice.config import DIAL_KEY, Voicemail
+from wsvoice.config.settings import MAX_DURATION_S, MAX_RING_S
 from wsvoice.errors import ApiError, ServerError, UsageError, WsvoiceError
 from wsvoice.providers.account import Detection
 from wsvoice.runner import requests
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
 
 #: How long a question for more events is kept open.
 POLL_S = 25.0
-#: How long a call may ring, and last, in seconds: what the providers allow in common.
-MAX_RING_S, MAX_DURATION_S = 600, 24 * 3600
 #: How many parameters a call may have, and characters each.
 MAX_PARAMETERS, PARAMETER_LIMIT = 50, 2000
 
@@ -85,7 +84,9 @@ class DialApi:
             return _error(400, "the body is not JSON", hint='send an object such as {"to": "+15551234567", ...}')
         try:
             provider = self._provider(content.get("provider") if isinstance(content, dict) else None)
-            wanted = read_dial_request(content)
+            wanted, chosen_id = read_dial_request(content), read_id(content)
+            if switchboard.dialled.by_id(chosen_id) is not None:
+                return _error(409, "a call of that id was placed before", hint="choose another id for each call")
             public_url = switchboard.config.public_url
             if public_url is None:
                 raise UsageError(
@@ -93,7 +94,7 @@ class DialApi:
                     hint="start it with -x DOMAIN or --tunnel ngrok",
                 )
             prefix = request.scope["path"].removesuffix("/dial")
-            dialled = await switchboard.dialled.place(provider, wanted, public_url + prefix, read_id(content))
+            dialled = await switchboard.dialled.place(provider, wanted, public_url + prefix, chosen_id)
         except WsvoiceError as error:
             logger.warning("no call placed: {}", requests.with_hint(error))
             return _refused(error)
@@ -232,7 +233,7 @@ def _refused(error: WsvoiceError) -> JSONResponse:
     kind = error.kind if isinstance(error, ApiError) else ""
     status = {"rate-limit": 429, "withdrawn": 409}.get(kind, 502)
     if isinstance(error, UsageError):
-        status = 409 if "before" in error.message else 400
+        status = 400
     elif isinstance(error, ServerError):
         status = 503
     answer = _error(status, error.message, hint=error.hint, kind=kind)

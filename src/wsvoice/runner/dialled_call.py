@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from wsvoice.call import ENDED_STAGES, AnsweredBy, Call, Stage
-from wsvoice.config import Voicemail
+from wsvoice.config import DETECTIONS, Voicemail
 from wsvoice.errors import UsageError
 from wsvoice.providers.account import Detection, PlacedCall
 from wsvoice.runner.live_call import MAX_UPDATES, later_stage
@@ -30,13 +30,6 @@ if TYPE_CHECKING:
 #: How long the provider may take to find out who answered, and a machine to end its greeting. Twilio gives up after
 #: 30 s: https://www.twilio.com/docs/voice/answering-machine-detection
 DETECTION_TIMEOUT_S, GREETING_TIMEOUT_S = 35.0, 60.0
-
-#: What has to be detected for each way with machines, and what does as well.
-_NEEDED: Mapping[Voicemail, tuple[Detection, ...]] = {
-    "bot": ("off", "detect", "greeting-end"),
-    "hang-up": ("detect", "greeting-end"),
-    "leave": ("greeting-end",),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +54,7 @@ class DialRequest:
 
     def __post_init__(self) -> None:
         """Refuse a way with machines for which too little is detected, as a :exc:`~wsvoice.errors.UsageError`."""
-        if self.detection not in (None, *_NEEDED[self.voicemail]):
+        if self.detection not in (None, *DETECTIONS[self.voicemail]):
             raise UsageError(
                 f"voicemail {self.voicemail!r} has to know who answers, and detection is {self.detection!r}",
                 hint="leave detection out",
@@ -70,7 +63,7 @@ class DialRequest:
     @property
     def needed_detection(self) -> Detection:
         """What has to be detected."""
-        return self.detection or _NEEDED[self.voicemail][0]
+        return self.detection or DETECTIONS[self.voicemail][0]
 
 
 @dataclass(frozen=True, slots=True)

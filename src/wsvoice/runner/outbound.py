@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from loguru import logger
 
 from wsvoice.call import Call
-from wsvoice.errors import ApiError, HttpError, ServerError, UsageError, WsvoiceError
+from wsvoice.errors import ApiError, HttpError, ServerError, WsvoiceError
 from wsvoice.phone.client import carry_out
 from wsvoice.providers import load_account
 from wsvoice.providers.account import OutboundCall, PlacedCall, Steps
@@ -88,11 +88,10 @@ class DialledCalls:
 
         Args:
             public_url: Where the provider reaches this server, with the prefix of its routes.
-            call_id: The id that whoever asks has chosen; empty for one of ours.
+            call_id: The id that whoever asks has chosen, which no call has; empty for one of ours.
 
         Raises:
             ServerError: If no call can be taken now.
-            UsageError: If the id was used before.
             ConfigError: If credentials are missing.
             ApiError: If the provider refuses; of kind ``withdrawn`` if the call is not wanted any more, and
                 ``uncertain`` if nobody knows whether it was placed.
@@ -100,8 +99,6 @@ class DialledCalls:
         switchboard = self._switchboard
         account = load_account(provider.name, switchboard.config.credentials)
         account.check_credentials()
-        if call_id in self._by_id:
-            raise UsageError("a call of that id was placed before", hint="choose another id for each call")
         dialled = DialledCall(provider, request, call_id)
         closed = switchboard.why_closed()
         if closed or not switchboard.capacity.reserve_dialled(dialled.token):
@@ -142,7 +139,7 @@ class DialledCalls:
             raise
         dialled.placed = placed
         dialled.note_ids(placed.call_id, placed.account_id)
-        dialled.call = _controlled(dialled.call, placed)
+        dialled.call = replace(dialled.call, control=placed.control)
         dialled.note(placed.stage, placed.stage)
         log = logger.bind(call=dialled.call.call_id or "-")
         log.info("{} calls {}", request.from_number, request.to_number)
@@ -369,11 +366,6 @@ class DialledCalls:
         self._switchboard.capacity.forget_dialled(dialled.token)
         self._by_id.pop(dialled.id, None)
         self._by_token.pop(dialled.token, None)
-
-
-def _controlled(call: Call, placed: PlacedCall) -> Call:
-    """Return `call` as its provider controls it."""
-    return replace(call, control=placed.control)
 
 
 def _noting(methods: list[str], steps: Steps[ResultT]) -> Steps[ResultT]:
