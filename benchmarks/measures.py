@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -21,16 +21,19 @@ from runs import (
     run,
     run_first,
     run_remembered,
+    run_scraped,
     run_stalled,
     tried,
 )
-from servers import Server, Work, serving
+from servers import BOTH, CREWS, TRACED, Server, Work, serving
 
 #: One frame in a hundred may be late.
 LATE_SHARE = 0.01
 SETUP_CALL_S = 3.0
 #: How many calls the search for a knee begins with, and how exact it is.
 KNEE_FROM, KNEE_STEP = 10, 3
+#: How many times the calls of one worker two have to hold, and what scrapes may cost, in percent of a core.
+WANTED_OF_TWO, WANTED_OF_SCRAPES, WANTED_OF_TRACES = 1.8, 1.0, 5.0
 #: How often it is tried: one stall of the machine delays pipecat's calls to their end.
 KNEE_TRIES = 2
 
@@ -60,6 +63,7 @@ class Measured:
         thrown_away: Why runs were thrown away, by server.
         failed: Why a server shows nothing, by server.
         differences: Where a bot heard other speech than there is in its audio.
+        missed: What was wanted and is not so.
     """
 
     what: str
@@ -69,6 +73,7 @@ class Measured:
     thrown_away: dict[str, list[str]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     differences: list[str] = field(default_factory=list)
+    missed: list[str] = field(default_factory=list)
 
     def note(self, server: Server, found: dict[str, float]) -> None:
         """Add what one run showed."""
@@ -182,34 +187,114 @@ def measure_knee(plan: Plan, work: Work) -> Measured:
     for name in plan.servers:
         with serving(name, work) as server, measured.counting(server):
             _warm_up(server, work)
-            low, high, calls = 0, plan.most + 1, KNEE_FROM
-            while high - low > KNEE_STEP and calls <= plan.most:
-                holds = any(_holds(server, work, calls, plan.seconds) for _ in range(KNEE_TRIES))
-                print(f"{name}, {calls} calls: {'holds' if holds else 'does not'}", file=sys.stderr)
-                low, high = (calls, high) if holds else (low, calls)
-                calls = calls * 3 // 2 if high > plan.most else (low + high) // 2
-                time.sleep(1)
-            measured.note(server, {"knee_calls": float(low)})
+            knee, _ = _find_knee(server, work, plan)
+            measured.note(server, {"knee_calls": float(knee)})
     print_table(measured)
     return measured
 
 
-def _holds(server: Server, work: Work, calls: int, seconds: float) -> bool:
+def measure_workers(plan: Plan, work: Work) -> Measured:
     """
-    Tell whether a server holds so many calls.
+    Find how many calls two workers hold on two cores, and one on one core.
+
+    One worker has the first core, with its front, and the callers have the other. Two workers have both, and share
+    them with the callers: what these use is counted.
+    """
+    measured = Measured("workers", work.name, plan.most)
+    begin = dict.fromkeys(CREWS, KNEE_FROM)
+    for number in range(plan.pairs):
+        for name in list(CREWS)[:: 1 if number % 2 == 0 else -1]:
+            with serving(name, work, on_both_cores=CREWS[name] > 1) as server, measured.counting(server):
+                _warm_up(server, work)
+                knee, found = _find_knee(server, work, plan, begin[name])
+                if found is None:
+                    raise Failed("it holds no calls")
+                begin[name] = knee
+                shown = {"knee_calls": float(knee), "cores": found.cores, "callers_cores": found.callers_cores}
+                measured.note(server, shown)
+    print_table(measured)
+    if not measured.failed:
+        _judge_workers(measured)
+    return measured
+
+
+def _judge_workers(measured: Measured) -> None:
+    """Say how much more two workers hold, as it is and with the callers' time counted out."""
+    (one, two), wanted = (measured.values[name] for name in CREWS), WANTED_OF_TWO
+    raw = statistics.median(two["knee_calls"]) / statistics.median(one["knee_calls"])
+    callers = statistics.median(two["callers_cores"])
+    fair = raw * len(BOTH) / (len(BOTH) - callers)
+    print(
+        f"2 workers hold {raw:.2f} times the calls of 1 worker, while the callers take {callers:.2f} of the"
+        f" {len(BOTH)} cores; {fair:.2f} times with their time counted out (wanted: {wanted:g})"
+    )
+    if fair < wanted:
+        measured.missed.append(f"2 workers hold {fair:.2f} times the calls of 1 worker")
+
+
+def measure_metrics(plan: Plan, work: Work, calls: int) -> Measured:
+    """Measure what asking for the metrics ten times a second costs one process, and the front of two workers."""
+    measured = Measured("metrics", work.name, calls)
+    for name in ("wsvoice", "2 workers"):
+        with serving(name, work, with_metrics=True) as server, measured.counting(server):
+            _warm_up(server, work)
+            for _ in range(plan.pairs):
+                measured.note(server, tried(server, partial(run_scraped, server, work, calls)))
+    print_table(measured)
+    for name, found in measured.values.items():
+        cost = statistics.median(found["scrapes_percent"])
+        if cost >= WANTED_OF_SCRAPES:
+            measured.missed.append(f"scrapes cost {name} {cost:.2f} % of a core")
+    return measured
+
+
+def measure_trace(plan: Plan, work: Work, calls: int) -> Measured:
+    """Measure what it costs to write a trace of each call."""
+    measured = measure_capacity(replace(plan, servers=("wsvoice", TRACED)), work, calls, what="trace")
+    if not measured.failed:
+        without, traced = (measured.values[name]["cpu_ms"] for name in ("wsvoice", TRACED))
+        cost = (statistics.median(traced) / statistics.median(without) - 1) * 100
+        print(f"traces cost {cost:.1f} % more processor time (wanted: less than {WANTED_OF_TRACES:g} %)")
+        if cost >= WANTED_OF_TRACES:
+            measured.missed.append(f"traces cost {cost:.1f} % of processor time, {work.name}")
+    return measured
+
+
+def _find_knee(server: Server, work: Work, plan: Plan, begin: int = KNEE_FROM) -> tuple[int, Run | None]:
+    """
+    Find how many calls a server holds, and what its last run with so many showed.
+
+    Raises:
+        Failed: If only the callers, or other programs, were in the way.
+    """
+    low, high, calls, shown = 0, plan.most + 1, begin, None
+    while high - low > KNEE_STEP and calls <= plan.most:
+        tries = (_held(server, work, calls, plan.seconds) for _ in range(KNEE_TRIES))
+        held = next((each for each in tries if each is not None), None)
+        print(f"{server.name}, {calls} calls: {'holds' if held else 'does not'}", file=sys.stderr)
+        low, high, shown = (calls, high, held) if held else (low, calls, shown)
+        calls = calls * 3 // 2 if high > plan.most else (low + high) // 2
+        time.sleep(1)
+    return low, shown
+
+
+def _held(server: Server, work: Work, calls: int, seconds: float) -> Run | None:
+    """
+    Return what a run shows in which a server holds so many calls; ``None`` if it does not hold them.
 
     Raises:
         Failed: If only the callers, or other programs, were in the way.
     """
 
-    def once() -> bool:
+    def once() -> Run | None:
         try:
-            return run(server, work, calls, seconds).late_share < LATE_SHARE
+            found = run(server, work, calls, seconds)
         except Disturbed:
             raise
         except (Failed, OSError) as error:
             print(f"{server.name}, {calls} calls: {error}", file=sys.stderr)
-            return False
+            return None
+        return found if found.late_share < LATE_SHARE else None
 
     return tried(server, once)
 

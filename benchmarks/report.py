@@ -51,7 +51,12 @@ METRICS = {
     "first_audio_ms": Metric("first audio, ms", "start to first audio, ms"),
     "rss_mib": Metric("RSS MiB/call", "resident memory, MiB a call"),
     "pss_mib": Metric("PSS MiB/call"),
-    "knee_calls": Metric("calls on a core", "knee, calls on a core", more_is_better=True),
+    "unscraped_percent": Metric("CPU %, no scrapes"),
+    "scraped_percent": Metric("CPU %, scraped"),
+    "scrapes_percent": Metric("scrapes cost %"),
+    "knee_calls": Metric("calls at the knee", "knee, calls on a core", more_is_better=True),
+    "cores": Metric("its cores"),
+    "callers_cores": Metric("callers' cores"),
 }
 
 
@@ -92,7 +97,7 @@ def spread(values: Sequence[float]) -> str:
 
 def print_table(measured: Measured) -> None:
     """Print what a measure found: the median of all runs, with the least and the most."""
-    calls = f", {measured.calls} call{'s'[: measured.calls > 1]}" if measured.what != "knee" else ""
+    calls = f", {measured.calls} call{'s'[: measured.calls > 1]}" if measured.what not in ("knee", "workers") else ""
     print(f"\n{measured.what}, {measured.work}{calls}; median [least to most]")
     metrics = [each for each in METRICS if any(each in found for found in measured.values.values())]
     rows = [["", *(METRICS[each].title for each in metrics), "thrown away"]]

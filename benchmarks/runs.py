@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import os
+import re
 import signal
 import statistics
 import sys
@@ -19,7 +20,7 @@ from typing import TypeVar
 import numpy as np
 import uvloop
 from load import RATE, Caller, Lag, ask_webhook, call_all, exact_lags, jitter_s, latencies, resampled_lags
-from servers import Server, Usage, Work, memory_kb
+from servers import Server, Usage, Work, memory_kb, process_time_s
 from sounds import conversation, noise, sentences
 from speech import Events, expected_speech
 
@@ -36,6 +37,8 @@ MAX_FAILURES, MAX_DISTURBANCES = 4, 20
 #: How long a server stands still in a run that measures what is left of it, and when that is looked at.
 STALL_S, STALL_AFTER_S, LEFT_FROM_S, LEFT_TO_S = 0.2, 2.0, 1.0, 2.0
 STALL_CALL_S = SKIP_S + STALL_AFTER_S + STALL_S + LEFT_TO_S + 1.5
+#: How often metrics are asked for, and the spans with and without it, which take turns A B B A.
+SCRAPE_EVERY_S, SCRAPED_S, SCRAPED = 0.1, 2.0, (False, True, True, False) * 3
 #: How long a bot may take to write down what it heard, and how much of the end of a call it may not have heard.
 EVENTS_TIMEOUT_S, EVENTS_END_MS = 5.0, 1500
 
@@ -53,9 +56,16 @@ class Disturbed(Failed):
 
 @dataclass
 class Run:
-    """What one run showed; times in milliseconds."""
+    """
+    What one run showed; times in milliseconds.
+
+    Attributes:
+        cores, callers_cores: How many cores' time the server and the callers have used.
+    """
 
     cpu_ms: float
+    cores: float
+    callers_cores: float
     latencies_ms: np.ndarray
     jitters_ms: np.ndarray
     setup_ms: list[float]
@@ -90,13 +100,13 @@ def run(server: Server, work: Work, calls: int, seconds: float, *, at_once: bool
     callers = make_callers(work, calls, seconds)
     measured_s = max(1.0, seconds - SKIP_S - 1.0 - (0 if at_once else calls * 0.02))
 
-    async def used() -> float:
+    async def used() -> tuple[float, float]:
         await asyncio.sleep(SKIP_S)
-        before = Usage.now(server.pid)
+        before = Usage.of(server)
         await asyncio.sleep(measured_s)
-        return share(server, before) / calls
+        return share(server, before), Usage.of(server).callers_share(before)
 
-    cpu_share = place(server, callers, used, at_once=at_once)
+    cores, callers_cores = place(server, callers, used, at_once=at_once)
     note_speech(server, work, callers, seconds)
     took, growing = [np.zeros(1)], [0.0]
     if work.bot == "echo":
@@ -106,7 +116,9 @@ def run(server: Server, work: Work, calls: int, seconds: float, *, at_once: bool
         growing = [float(np.median(later) - np.median(sooner)) for sooner, later in halves]
     together = np.concatenate(took)
     return Run(
-        cpu_ms=cpu_share * 1000,
+        cpu_ms=cores / calls * 1000,
+        cores=cores,
+        callers_cores=callers_cores,
         latencies_ms=together * 1000,
         jitters_ms=np.concatenate([jitter_s(each, skip_s=SKIP_S) for each in callers]) * 1000,
         setup_ms=[((each.first_at or 0) - each.began_at) * 1000 for each in callers],
@@ -126,7 +138,7 @@ def run_stalled(server: Server, work: Work, calls: int) -> Stall:
 
     async def stall() -> tuple[float, float]:
         await asyncio.sleep(SKIP_S)
-        before = Usage.now(server.pid)
+        before = Usage.of(server)
         await asyncio.sleep(STALL_AFTER_S)
         stopped_at = time.monotonic()
         os.kill(server.pid, signal.SIGSTOP)
@@ -196,6 +208,60 @@ def run_remembered(server: Server, work: Work, calls: int, seconds: float) -> di
     return {name: (during[name] - before[name]) / calls / 1024 for name in before}
 
 
+def run_scraped(server: Server, work: Work, calls: int) -> dict[str, float]:
+    """
+    Return what asking for the metrics ten times a second costs beside `calls` calls.
+
+    Seconds with and without take turns. Only the process that answers counts, not its workers.
+
+    Returns:
+        Its processor time in percent of a core, without scrapes and with them, and the difference.
+
+    Raises:
+        Failed, Disturbed: As :func:`run`.
+    """
+    callers = make_callers(work, calls, SKIP_S + len(SCRAPED) * SCRAPED_S + calls * 0.02 + 1.0)
+
+    async def watch() -> dict[bool, list[float]]:
+        await asyncio.sleep(SKIP_S)
+        shares: dict[bool, list[float]] = {False: [], True: []}
+        for is_scraped in SCRAPED:
+            began, used_s = time.monotonic(), process_time_s(server.pid)
+            await (scrape(server, SCRAPED_S) if is_scraped else asyncio.sleep(SCRAPED_S))
+            shares[is_scraped].append((process_time_s(server.pid) - used_s) / (time.monotonic() - began) * 100)
+        return shares
+
+    shares = place(server, callers, watch)
+    without, scraped = (statistics.mean(shares[each]) for each in (False, True))
+    return {"unscraped_percent": without, "scraped_percent": scraped, "scrapes_percent": scraped - without}
+
+
+async def scrape(server: Server, seconds: float) -> None:
+    """
+    Ask for the metrics ten times a second, over one connection, as Prometheus does.
+
+    Raises:
+        Failed: If they are not answered.
+    """
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.metrics_port)
+    until = due = time.monotonic()
+    until += seconds
+    try:
+        while due < until:
+            writer.write(b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: text/plain\r\n\r\n")
+            head = await reader.readuntil(b"\r\n\r\n")
+            found = re.search(rb"(?i)^content-length: (\d+)\r$", head, re.MULTILINE)
+            if not head.startswith(b"HTTP/1.1 200") or found is None:
+                raise Failed(f"the metrics were answered {head[:60]!r}")
+            await reader.readexactly(int(found[1]))
+            due += SCRAPE_EVERY_S
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+    except asyncio.IncompleteReadError as error:
+        raise Failed("the metrics were not answered") from error
+    finally:
+        writer.close()
+
+
 def tried(server: Server, make: Callable[[], T]) -> T:
     """
     Return what a run shows that counts; what is thrown away is said, and counted with its server.
@@ -246,7 +312,8 @@ def place(server: Server, callers: list[Caller], watch: Callable[[], Awaitable[T
         if caller.first_at is None:
             raise Failed(f"call {caller.number} heard nothing")
     late_s = float(np.percentile(np.concatenate([each.late_s for each in callers]), 99))
-    if late_s > MAX_LATE_S:
+    # Where they share its cores, their lateness is the server's doing, and counts.
+    if late_s > MAX_LATE_S and not server.has_callers:
         raise Disturbed(f"the callers were {late_s * 1000:.1f} ms late themselves")
     return shown
 
@@ -281,10 +348,10 @@ def no_garbage_collection() -> Iterator[None]:
 
 def share(server: Server, before: Usage) -> float:
     """Return the server's share of its core since `before`, or raise Disturbed if others had too much of it."""
-    now = Usage.now(server.pid)
-    foreign = now.foreign_share(before)
+    now = Usage.of(server)
+    foreign = now.foreign_share(before, server)
     if foreign is not None and foreign > MAX_FOREIGN_SHARE:
-        raise Disturbed(f"other programs used {foreign:.0%} of the server's core")
+        raise Disturbed(f"other programs used {foreign:.0%} of the server's core{'s'[: len(server.cores) > 1]}")
     return now.own_share(before)
 
 

@@ -9,15 +9,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 BOTS = Path(__file__).parent / "bots"
 SERVERS = ("pipecat", "wsvoice", "unpatched", "bare")
+#: wsvoice that writes a trace of each call.
+TRACED = "traced"
+#: Servers that only a measure of their own has: wsvoice with so many workers.
+CREWS = {"1 worker": 1, "2 workers": 2}
 #: The servers are on the first of them, the callers on the last; none where the system cannot pin a process.
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+#: Both of these cores.
+BOTH = (*CORES[:1], *CORES[1:][-1:])
 START_TIMEOUT_S = 60.0
 #: How often it is looked whether a server listens; it runs on another core.
 POLL_S = 0.002
@@ -58,6 +64,9 @@ class Server:
         started: What its core did up to the moment when its process was started.
         listening_at: When a connection to its port succeeded for the first time.
         thrown_away: Why runs with it were thrown away.
+        cores: Where it runs.
+        has_callers: Whether the callers run on these cores too.
+        metrics_port: Where its metrics are; ``None`` for nowhere.
         speech: The speech events found in each caller's audio, by the caller's number and the length of its audio;
             one list for each run.
     """
@@ -68,27 +77,60 @@ class Server:
     events: Path
     started: Usage
     listening_at: float
+    cores: Sequence[int] = tuple(CORES[:1])
+    has_callers: bool = False
+    metrics_port: int | None = None
     thrown_away: list[str] = field(default_factory=list)
     speech: dict[tuple[int, float], list[list[tuple[str, int]]]] = field(default_factory=dict)
 
 
 @contextmanager
-def serving(name: str, work: Work) -> Iterator[Server]:
-    """Run a server while the context lasts; it listens when the context begins."""
+def serving(name: str, work: Work, *, on_both_cores: bool = False, with_metrics: bool = False) -> Iterator[Server]:
+    """
+    Run a server while the context lasts; it listens when the context begins.
+
+    Args:
+        on_both_cores: Whether it has the callers' core too, and shares both with them.
+        with_metrics: Whether it has a port for metrics.
+    """
     port = free_port()
+    cores = BOTH if on_both_cores else CORES[:1]
+    metrics_port = free_port() if with_metrics else None
+    command = _command(name, port) + (["--metrics-port", str(metrics_port)] if with_metrics else [])
     with tempfile.TemporaryDirectory() as folder:
         events = Path(folder, "events")
-        started = Usage(time.monotonic(), 0.0, _idle_s())
-        with listening(_command(name, port), port, _environ(name, work) | {"LOAD_EVENTS": str(events)}) as pid:
+        environ = _environ(name, work) | {"LOAD_EVENTS": str(events)}
+        started = Usage(time.monotonic(), 0.0, _idle_s(cores), time.process_time())
+        with listening(command, port, environ, cores=cores) as pid, callers_on(cores if on_both_cores else CORES[-1:]):
             scheme = "ws" if name == "bare" else "http"
             url = f"{scheme}://127.0.0.1:{port}/"
-            yield Server(name, url, pid, events, started, time.monotonic())
+            listening_at = time.monotonic()
+            yield Server(name, url, pid, events, started, listening_at, cores, on_both_cores, metrics_port)
 
 
 @contextmanager
-def listening(command: Sequence[str], port: int, environ: Mapping[str, str]) -> Iterator[int]:
+def callers_on(cores: Collection[int]) -> Iterator[None]:
+    """Have this process run on `cores` while the context lasts, where the system can pin a process."""
+    if len(CORES) < 2:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@contextmanager
+def listening(
+    command: Sequence[str], port: int, environ: Mapping[str, str], *, cores: Collection[int] = CORES[:1]
+) -> Iterator[int]:
     """
-    Run a program on the servers' core while the context lasts; it listens on `port` when the context begins.
+    Run a program while the context lasts; it listens on `port` when the context begins.
+
+    Args:
+        cores: Where it runs: on the servers' core unless others are named.
 
     Yields:
         The process's id.
@@ -97,7 +139,8 @@ def listening(command: Sequence[str], port: int, environ: Mapping[str, str]) -> 
     with tempfile.TemporaryDirectory() as folder, Path(folder, "log").open("w+") as log:
         process = subprocess.Popen(command, cwd=folder, env=environ, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         try:
-            pin(process.pid, last=False)
+            if len(CORES) > 1:
+                os.sched_setaffinity(process.pid, cores)
             until = time.monotonic() + START_TIMEOUT_S
             while not _listens(port):
                 if process.poll() is not None or time.monotonic() > until:
@@ -134,7 +177,10 @@ def _command(name: str, port: int) -> list[str]:
         return [python, str(BOTS / "bare_loop.py"), str(port)]
     if name == "pipecat":
         return [python, bot, "-t", "twilio", "-x", f"127.0.0.1:{port}", *address]
-    return [python, "-m", "wsvoice", "run", bot, "-t", "twilio", *address]
+    workers = ["--workers", str(CREWS[name])] if name in CREWS else []
+    # In the folder that it runs in, which is removed.
+    trace = ["--trace", "traces"] if name == TRACED else []
+    return [python, "-m", "wsvoice", "run", bot, "-t", "twilio", "--max-calls", "0", *workers, *trace, *address]
 
 
 def _environ(name: str, work: Work) -> dict[str, str]:
@@ -174,32 +220,49 @@ def pin(pid: int, *, last: bool) -> None:
 @dataclass(frozen=True)
 class Usage:
     """
-    What a server's core did up to a moment; two of them make a share.
+    What a server's cores did up to a moment; two of them make a share.
 
     Attributes:
         at: The moment.
-        own_s: Processor time that the server has used.
-        idle_s: How long its core has been idle; None where the system does not say.
+        own_s: Processor time that the server has used, with the processes that it has started.
+        idle_s: How long its cores have been idle, in all; None where the system does not say.
+        callers_s: Processor time that the callers have used, wherever.
     """
 
     at: float
     own_s: float
     idle_s: float | None
+    callers_s: float
 
     @classmethod
-    def now(cls, pid: int) -> Usage:
-        """Look at a server that runs on the first core."""
-        return cls(time.monotonic(), process_time_s(pid), _idle_s())
+    def of(cls, server: Server) -> Usage:
+        """Look at a server."""
+        own_s = sum(process_time_s(each) for each in family(server.pid))
+        return cls(time.monotonic(), own_s, _idle_s(server.cores), time.process_time())
 
     def own_share(self, since: Usage) -> float:
-        """Return the server's share of a core."""
+        """Return how many cores' time the server has used."""
         return (self.own_s - since.own_s) / (self.at - since.at)
 
-    def foreign_share(self, since: Usage) -> float | None:
-        """Return the share of the core that was neither idle nor the server's."""
+    def callers_share(self, since: Usage) -> float:
+        """Return how many cores' time the callers have used."""
+        return (self.callers_s - since.callers_s) / (self.at - since.at)
+
+    def foreign_share(self, since: Usage, server: Server) -> float | None:
+        """Return the share of the server's cores that was neither idle nor the server's nor its callers'."""
         if self.idle_s is None or since.idle_s is None:
             return None
-        return 1 - (self.idle_s - since.idle_s + self.own_s - since.own_s) / (self.at - since.at)
+        known_s = self.idle_s - since.idle_s + self.own_s - since.own_s
+        if server.has_callers:
+            known_s += self.callers_s - since.callers_s
+        return 1 - known_s / ((self.at - since.at) * len(server.cores))
+
+
+def family(pid: int) -> list[int]:
+    """Return a process and those that it, or one of them, has started; where the system is not Linux, it alone."""
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    started = children.read_text().split() if children.exists() else []
+    return [pid, *(each for child in started for each in family(int(child)))]
 
 
 def process_time_s(pid: int) -> float:
@@ -207,20 +270,23 @@ def process_time_s(pid: int) -> float:
     return time.clock_gettime((~pid << 3) | 2)
 
 
-def _idle_s() -> float | None:
+def _idle_s(cores: Sequence[int]) -> float | None:
     """
-    Return how long the servers' core has been idle.
+    Return how long `cores` have been idle, in all.
 
-    Not what it was busy with: that is sampled, while the time without ticks is exact.
+    Not what they were busy with: that is sampled, while the time without ticks is exact.
     https://docs.kernel.org/filesystems/proc.html#miscellaneous-kernel-statistics-in-proc-stat
     """
     if len(CORES) < 2 or not Path("/proc/stat").exists():
         return None
-    found = re.search(rf"^cpu{CORES[0]} (.*)$", Path("/proc/stat").read_text(), re.MULTILINE)
-    if found is None:
-        return None
-    idle, waiting = found[1].split()[3:5]
-    return (int(idle) + int(waiting)) / os.sysconf("SC_CLK_TCK")
+    total, text = 0, Path("/proc/stat").read_text()
+    for core in cores:
+        found = re.search(rf"^cpu{core} (.*)$", text, re.MULTILINE)
+        if found is None:
+            return None
+        idle, waiting = found[1].split()[3:5]
+        total += int(idle) + int(waiting)
+    return total / os.sysconf("SC_CLK_TCK")
 
 
 def memory_kb(pid: int) -> dict[str, int]:

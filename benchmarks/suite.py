@@ -1,12 +1,14 @@
 """
 How wsvoice compares with pipecat's development runner: latency, processor time, knee, set-up, stalls, memory, start.
 
+What its workers hold and what its metrics and traces cost is measured as well.
+
     python benchmarks/suite.py capacity --calls 1,10,25,50
     python benchmarks/suite.py all --json report.json
 
 README.md says how to read the tables. Everything is measured against a bare echo and pipecat's runner in one run,
 A B B A, the servers on one core and the callers on another. Exits with 1 if something is missing from the report: a
-server shows nothing, or two servers' bots heard different speech in the same audio.
+server shows nothing, two servers' bots heard different speech in the same audio, or wsvoice misses what is wanted.
 """
 
 from __future__ import annotations
@@ -26,12 +28,15 @@ from measures import (
     measure_knee,
     measure_latency,
     measure_memory,
+    measure_metrics,
     measure_setup,
     measure_stall,
     measure_startup,
+    measure_trace,
+    measure_workers,
 )
 from report import header, machine_facts, ratios
-from servers import SERVERS, WORKS, Work, pin
+from servers import BOTH, SERVERS, WORKS, Work, pin
 
 #: Each command's works and numbers of calls, unless others are asked for; in the order of ``all``.
 COMMANDS: dict[str, tuple[str, tuple[int, ...]]] = {
@@ -42,9 +47,14 @@ COMMANDS: dict[str, tuple[str, tuple[int, ...]]] = {
     "stall": ("echo-8k", (10,)),
     "memory": ("echo-8k,echo-8k-vad", (10,)),
     "knee": ("echo-8k", (1,)),
+    "workers": ("echo-8k-vad", (1,)),
+    "metrics": ("echo-8k", (25,)),
+    "trace": ("echo-8k,conversation-8k", (25,)),
 }
-#: What ``all`` measures of these instead: the latencies are those of the capacity's runs.
-ALL = COMMANDS | {
+#: What is no comparison with pipecat, and not part of ``all``.
+OWN = ("workers", "metrics", "trace")
+#: What ``all`` measures instead: the latencies are those of the capacity's runs.
+ALL = {name: each for name, each in COMMANDS.items() if name not in OWN} | {
     "latency": ("", ()),
     "capacity": ("echo-8k,echo,conversation-8k", (1, 10, 25)),
     "knee": ("echo-8k,echo", (1,)),
@@ -69,7 +79,7 @@ def main() -> int:
     if options.what == "all":
         theirs, ours = "pipecat", "wsvoice"
         print(f"\n{ratios(found, ours, theirs)}")
-    return 1 if any(each.failed or each.differences for each in found) else 0
+    return 1 if any(each.failed or each.differences or each.missed for each in found) else 0
 
 
 def measure(what: str, work: Work, calls: Sequence[int], options: argparse.Namespace) -> Iterator[Measured]:
@@ -81,6 +91,8 @@ def measure(what: str, work: Work, calls: Sequence[int], options: argparse.Names
         yield measure_startup(plan, work)
     elif what == "knee":
         yield measure_knee(plan, work)
+    elif what == "workers":
+        yield measure_workers(plan, work)
     else:
         by_calls = {
             "capacity": measure_capacity,
@@ -88,6 +100,8 @@ def measure(what: str, work: Work, calls: Sequence[int], options: argparse.Names
             "setup": measure_setup,
             "stall": measure_stall,
             "memory": measure_memory,
+            "metrics": measure_metrics,
+            "trace": measure_trace,
         }
         for number in calls:
             yield by_calls[what](plan, work, number)
@@ -118,8 +132,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         options.calls = [0]
     if not all(each > 0 for each in [*options.calls, options.pairs]) or options.seconds < 5:
         parser.error("--calls and --pairs take whole numbers from 1 up, --seconds 5 or more")
-    if options.what in ("latency", "stall") and not all(WORKS[each].bot == "echo" for each in split(options.work)):
+    if options.what in ("latency", "stall", "workers") and not all(
+        WORKS[each].bot == "echo" for each in split(options.work)
+    ):
         parser.error(f"{options.what} takes works that echo")
+    if options.what == "workers" and len(BOTH) < 2:
+        parser.error("workers takes a Linux machine with two cores")
     return options
 
 

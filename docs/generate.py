@@ -2,12 +2,13 @@
 Write what is generated in the docs.
 
 ``python docs/generate.py`` writes the pages of the commands from their help texts, as a terminal of 80 columns without
-colours shows them. ``python docs/generate.py picture`` places a call, and keeps its picture and its recording in
-``docs/images/``. ``tests/test_docs.py`` fails while a page or the picture is behind.
+colours shows them, and the JSON Schema of scenarios. ``python docs/generate.py picture`` places a call, and keeps its
+picture and its recording in ``docs/images/``. ``tests/test_docs.py`` fails while a page or the picture is behind.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -19,9 +20,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from wsvoice.config import DIAL_SETTINGS, REAL_CALL_SETTINGS, RUN_SETTINGS, Setting
+from wsvoice.config import DEPLOY_SETTINGS, DIAL_SETTINGS, REAL_CALL_SETTINGS, RUN_SETTINGS, TEST_SETTINGS, Setting
+from wsvoice.scenarios.schema import json_schema
 
 FOLDER = Path(__file__).parent / "commands"
+SCHEMA = Path(__file__).parent / "call.schema.json"
 IMAGES = Path(__file__).parent / "images"
 #: The call of the picture, placed in the root of the repository.
 CALL = ("wsvoice", "dial", "examples/echo.py", "--record", "docs/images/dial.wav")
@@ -30,20 +33,33 @@ _DIAL_SETTINGS = {each.name: each for each in (*REAL_CALL_SETTINGS, *DIAL_SETTIN
 COMMANDS: dict[str, Sequence[Setting]] = {
     "run": RUN_SETTINGS,
     "dial": sorted(_DIAL_SETTINGS.values(), key=lambda each: each not in DIAL_SETTINGS),
+    "phone": (),
+    "show": (),
     "hangup": (),
     "init": (),
     "doctor": (),
     "number": (),
+    "calls": (),
+    "deploy": DEPLOY_SETTINGS,
+    "test": TEST_SETTINGS,
 }
 #: The commands of a group, which are on one page.
-GROUPS = {"number": ("list", "show", "restore")}
-TABLES = {"run": "tool.wsvoice", "dial": "tool.wsvoice.dial"}
+GROUPS = {"number": ("list", "show", "restore"), "calls": ("end",), "deploy": ("k8s", "compose")}
+TABLES = {"run": "tool.wsvoice"} | {name: f"tool.wsvoice.{name}" for name in ("dial", "deploy", "test")}
 EXIT_CODES = {
-    "run": "0 when Ctrl-C or SIGTERM stopped it, 1 when it failed, 2 for misuse, 130 when a second Ctrl-C did",
+    "run": "0 when Ctrl-C or SIGTERM stopped it, or --check found nothing wrong; 1 when it failed, 2 for misuse, "
+    "130 when a second Ctrl-C did",
     "dial": "0 when the call passed, or was answered and ended normally; 1 when it failed, 2 for misuse, "
     "130 when it was interrupted",
+    "phone": "0 when Ctrl-C or SIGTERM ended it, 1 when it could not be served, 2 for misuse",
+    "show": "0 for success, 2 for misuse and for a trace that cannot be shown",
     "hangup": "0 when the call is over, 1 when it could not be ended, 2 for misuse, 130 when it was interrupted",
     "number": "0 for success, 1 when the provider refuses or a number cannot be put back, 2 for misuse",
+    "deploy": "0 when the files are written, 1 when they could not be, 2 for misuse",
+    "test": "0 when all passed, 1 when a scenario failed, 2 when one cannot be used or for misuse, "
+    "130 when it was interrupted",
+    "calls": "0 for success, 1 when a server cannot be asked or has no such call, 2 for misuse or when no server runs, "
+    "130 when `--watch --json` was interrupted",
     "init": "0 when the project is there, 1 when it could not be written, 2 for misuse, 130 when it was interrupted",
     "doctor": "0 when nothing failed, 1 when something did, or a call or a code is not known, 2 for misuse, "
     "130 when it was interrupted",
@@ -111,6 +127,11 @@ def picture(command: str, shown: str) -> str:
     return svg.replace("Fira Code, monospace", "ui-monospace, SFMono-Regular, Menlo, Consolas, monospace")
 
 
+def schema_text() -> str:
+    """Return the JSON Schema of scenarios, as `wsvoice test --schema` prints it."""
+    return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
 def main() -> None:
     if sys.argv[1:] == ["picture"]:
         IMAGES.mkdir(exist_ok=True)
@@ -120,6 +141,7 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     for command in COMMANDS:
         (FOLDER / f"{command}.md").write_text(page(command), encoding="utf-8")
+    SCHEMA.write_text(schema_text(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import pytest
 from wsvoice.providers import PROVIDERS, load_company
 
 #: A provider's own prefix takes its credentials along, and what its SDK or pipecat reads besides.
-_PREFIXES = ("WSVOICE_", "NGROK_", "PIPECAT_", *(f"{name.upper()}_" for name in PROVIDERS))
+_PREFIXES = ("WSVOICE_", "NGROK_", "PIPECAT_", "OTEL_", *(f"{name.upper()}_" for name in PROVIDERS))
 _CREDENTIALS = frozenset(name for provider in PROVIDERS for name in load_company(provider).credential_names)
 
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +81,13 @@ class ServerProcess:
 
 @contextmanager
 def server_process(
-    folder: Path, bot: str, *arguments: str, program: str = "wsvoice", **environ: str
+    folder: Path,
+    bot: str,
+    *arguments: str,
+    program: str = "wsvoice",
+    port: int = 0,
+    under: Sequence[str] = (),
+    **environ: str,
 ) -> Iterator[ServerProcess]:
     """
     Run ``wsvoice run`` in `folder` until the context ends.
@@ -89,17 +95,19 @@ def server_process(
     Args:
         folder: The process's folder; its log goes there too.
         bot: The bot's source, or the path of an existing file.
-        arguments: More of the command line; the port is a free one, where it listens.
+        arguments: More of the command line.
         program: The module that is run.
+        port: Where it listens, if it does; 0 takes a free one.
+        under: A command line that runs the rest of the command line, as ``nice`` does.
         environ: Environment variables beside this process's own, without settings and credentials.
     """
     path = Path(bot) if "\n" not in bot else folder / "bot.py"
     if "\n" in bot:
         path.write_text(textwrap.dedent(bot))
     log_file = folder / "server.log"
-    command = [sys.executable, "-m", program, "run", str(path), *arguments]
+    command = [*under, sys.executable, "-m", program, "run", str(path), *arguments]
     if "websocket-client" not in arguments:
-        command += ["--host", "127.0.0.1", "--port", "0"]
+        command += ["--host", "127.0.0.1", "--port", str(port)]
     with log_file.open("w") as log:
         process = subprocess.Popen(
             [*command, "--json"],

@@ -9,6 +9,7 @@ import sys
 import wave
 from collections.abc import Iterable
 from fractions import Fraction
+from io import BytesIO
 from itertools import accumulate, pairwise, permutations
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from wsvoice.audio import (
     AudioFormat,
     Encoding,
     Resampler,
+    compress,
     read_audio,
     resample,
     rms,
@@ -723,3 +725,26 @@ def test_write_wav_refuses_what_is_no_sound_before_it_touches_the_file(tmp_path:
     with pytest.raises(ValueError, match="buffer size"):
         write_wav(path, [b"abc"], 8000)
     assert not path.exists()
+
+
+def test_tracks_are_compressed_without_loss_or_as_small_as_they_have_to_be() -> None:
+    tracks = [np.frombuffer(speech_like(ms, 8000, seed), "<i2") for seed, ms in ((1, 9000), (2, 8000))]
+    length = 10 * 8000
+    whole = compress(tracks, 8000, length, limit=10**6)
+    assert whole.media_type == "audio/flac"
+    frames, rate = soundfile.read(BytesIO(whole.content), dtype="int16")
+    assert (frames.shape, rate) == ((length, 2), 8000)
+    for number, track in enumerate(tracks):
+        assert np.array_equal(frames[: len(track), number], track)
+        assert not frames[len(track) :, number].any()
+    sizes = []
+    for limit in (60_000, 30_000):
+        lossy = compress(tracks, 8000, length, limit=limit)
+        assert lossy.media_type == "audio/ogg"
+        assert len(lossy.content) <= limit
+        heard, _ = soundfile.read(BytesIO(lossy.content), dtype="int16")
+        # To the sample, or the cursor would not be where the sound is.
+        assert len(heard) == length
+        assert np.corrcoef(heard[:, 0], frames[:, 0])[0, 1] > 0.97
+        sizes.append(len(lossy.content))
+    assert sizes[1] < sizes[0] < len(whole.content)

@@ -352,7 +352,7 @@ def test_a_module_that_is_missing_inside_the_bot_is_another_matter(write, tmp_pa
     write("import acme_office.prompts\n" + GOOD, "acme_office/desk.py")
     error = refusal("acme_office.desk", tmp_path)
     assert isinstance(error, BotImportError)
-    assert error.message.startswith("desk.py imports `acme_office.prompts`, which acme_office does not have")
+    assert error.message == "desk.py imports `acme_office.prompts`, and acme_office/prompts.py is missing"
 
 
 # -- What fails while it is imported --
@@ -370,6 +370,33 @@ def test_a_missing_dependency_of_a_file_beside_the_bot(write, tmp_path):
     write("import acme_brain\n", "acme_helpers.py")
     write("import acme_helpers\n" + GOOD)
     assert refusal("bot.py", tmp_path).message == "acme_helpers.py imports `acme_brain`, which is not installed"
+
+
+def test_a_file_of_the_bots_own_that_is_gone_is_not_looked_for_on_pypi(write, tmp_path):
+    write("import acme_desk\n" + GOOD)
+    compiled = write("", "__pycache__/acme_desk.cpython-311.pyc")
+    error = refusal("bot.py", tmp_path)
+    assert error.message == "bot.py imports `acme_desk`, and acme_desk.py is missing"
+    assert error.hint.startswith("it was there once: __pycache__/acme_desk.cpython-311.pyc is left of it;")
+    compiled.rename(compiled.with_name("acme_desks.cpython-311.pyc"))
+    assert refusal("bot.py", tmp_path).hint == "pip install acme_desk"
+
+
+@pytest.mark.parametrize("line", ["from .acme_desk import hours", "    from . import menu, acme_desk"])
+def test_a_file_that_another_imports_relatively_is_the_projects(write, tmp_path, line):
+    write("import acme_desk\n" + GOOD)
+    write(f"def later():\n    pass\n{line}\n", "office.py")
+    error = refusal("bot.py", tmp_path)
+    assert error.message == "bot.py imports `acme_desk`, and acme_desk.py is missing"
+    assert error.hint.startswith("office.py takes it for a file beside it")
+
+
+def test_a_file_that_is_gone_from_a_folder_of_the_bots_own(write, tmp_path):
+    write("", "acme_rooms/__init__.py")
+    write("import acme_rooms.desk\n" + GOOD)
+    error = refusal("bot.py", tmp_path)
+    assert error.message == "bot.py imports `acme_rooms.desk`, and acme_rooms/desk.py is missing"
+    assert error.hint == "put it back, or correct the name: the folder acme_rooms is there"
 
 
 def test_the_distribution_of_a_module_may_have_another_name(write, tmp_path, monkeypatch):

@@ -94,7 +94,10 @@ def test_every_option_of_run_can_stand_in_each_source(tmp_path):
         "stream-auth": "none",
         "record": "recordings",
         "drain-timeout": "2m",
+        "metrics-port": "9090",
+        "metrics-host": "0.0.0.0",
         "log-level": "debug",
+        "log-format": "json",
     }
     expected = RunConfig(
         bot="other.py",
@@ -109,7 +112,10 @@ def test_every_option_of_run_can_stand_in_each_source(tmp_path):
         stream_auth="none",
         record=Path("recordings"),
         drain_timeout_s=120.0,
+        metrics_port=9090,
+        metrics_host="0.0.0.0",
         log_level="DEBUG",
+        log_format="json",
     )
     assert run_config(tmp_path, **texts) == expected
     environ = {f"WSVOICE_{name.upper().replace('-', '_')}": value for name, value in texts.items()}
@@ -354,6 +360,31 @@ def test_variables_of_every_command_and_of_others_are_known(tmp_path):
     assert resolve_dial({}, environ=environ, cwd=tmp_path).warnings == ()
 
 
+def test_the_default_of_max_calls_is_told_as_a_rule(tmp_path):
+    resolved = resolve_run({}, environ={}, cwd=tmp_path)
+    assert (resolved.config.max_calls, resolved.values["max-calls"]) == (None, "100 for each worker")
+    resolved = resolve_run({"max_calls": "0"}, environ={}, cwd=tmp_path)
+    assert (resolved.config.max_calls, resolved.values["max-calls"]) == (0, 0)
+
+
+def test_test_calls_have_no_limits_that_save_money(tmp_path):
+    """Their callers have all the same number; a limit of calls at once that somebody has set is one to be tested."""
+    names = ("max-calls-per-number", "max-calls-per-hour", "max-minutes-per-day")
+    (tmp_path / "pyproject.toml").write_text("[tool.wsvoice]\n" + "".join(f"{name} = 1\n" for name in names))
+    environ = {"WSVOICE_CAUSES": str(tmp_path / "causes")}
+    config = run_config(tmp_path, environ)
+    assert (config.max_calls, config.max_calls_per_number) == (0, 0)
+    assert (config.max_calls_per_hour, config.max_minutes_per_day) == (0, 0)
+    assert run_config(tmp_path, {**environ, "WSVOICE_MAX_CALLS": "3"}).max_calls == 3
+    config = run_config(tmp_path)
+    assert (config.max_calls_per_number, config.max_calls_per_hour, config.max_minutes_per_day) == (1, 1, 1)
+
+
+def test_a_busy_message_is_a_file_or_a_text(tmp_path):
+    assert run_config(tmp_path, busy_message="We are closed.").busy_message == "We are closed."
+    assert run_config(tmp_path, busy_message="sounds/busy.WAV").busy_message == Path("sounds/busy.WAV").absolute()
+
+
 def test_where_causes_go_is_no_setting(tmp_path):
     """It is between `wsvoice dial` and the server that it starts."""
     resolved = resolve_run({}, environ={"WSVOICE_CAUSES": str(tmp_path / "causes")}, cwd=tmp_path)
@@ -576,8 +607,16 @@ def test_the_token_of_ngrok_is_a_credential(tmp_path):
         ({"port": "65536"}, "--port takes a port, 0 to 65535, got '65536'"),
         ({"port": "-1"}, "--port takes a port, 0 to 65535, got '-1'"),
         ({"port": ""}, "--port takes a port, 0 to 65535, got ''"),
-        ({"max_calls": "0"}, "--max-calls takes a whole number from 1 up, got '0'"),
-        ({"max_calls": "two"}, "--max-calls takes a whole number from 1 up, got 'two'"),
+        ({"max_calls": "-1"}, "--max-calls takes a whole number from 0 up, got '-1'"),
+        ({"max_calls": "two"}, "--max-calls takes a whole number from 0 up, got 'two'"),
+        ({"max_calls_per_number": "1.5"}, "--max-calls-per-number takes a whole number from 0 up, got '1.5'"),
+        ({"max_minutes_per_day": "1h"}, "--max-minutes-per-day takes a whole number from 0 up, got '1h'"),
+        ({"max_call_time": "soon"}, "--max-call-time takes a duration, got 'soon'"),
+        ({"busy_message": " "}, "--busy-message takes a sound file, or a text of 1 to 1000 characters, not of 0"),
+        (
+            {"busy_message": "x" * 1001},
+            "--busy-message takes a sound file, or a text of 1 to 1000 characters, not of 1001",
+        ),
         ({"verify": "maybe"}, "--verify takes auto, enforce or off, got 'maybe'"),
         ({"stream_auth": "cookie"}, "--stream-auth takes token or none, got 'cookie'"),
         ({"tunnel": "ssh"}, "--tunnel takes ngrok, cloudflared or a command with {port} in it, got 'ssh'"),
@@ -605,10 +644,25 @@ def test_an_unknown_transport_gets_the_nearest_name(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("90", 90.0), ("90s", 90.0), ("2m", 120.0), ("1h", 3600.0), ("1.5s", 1.5), ("250ms", 0.25), ("0", 0.0)],
+    [
+        *[("90", 90.0), ("90s", 90.0), ("2m", 120.0), ("1h", 3600.0), ("1.5s", 1.5), ("250ms", 0.25), ("0", 0.0)],
+        *[("1h30m", 5400.0), ("1m30s", 90.0), ("1H2m3.5s", 3723.5), ("1s500ms", 1.5)],
+    ],
 )
 def test_durations(tmp_path, text, seconds):
     assert run_config(tmp_path, drain_timeout=text).drain_timeout_s == seconds
+
+
+@pytest.mark.parametrize("text", ["", "30m1h", "1h30", "1m1m", "h", "1h 30m", "1h-30m"])
+def test_what_is_no_duration_gets_examples(tmp_path, text):
+    error = refusal(tmp_path, drain_timeout=text)
+    assert error.message == f"--drain-timeout takes a duration, got {text!r}"
+    assert error.hint == "write seconds, or units: `90`, `90s`, `2m`, `1h30m`"
+
+
+def test_each_port_that_cannot_be_used_gets_its_own_usual_one(tmp_path):
+    assert refusal(tmp_path, port="abc").hint == "7860 is the usual one; 0 takes a free one"
+    assert refusal(tmp_path, metrics_port="abc").hint == "9090 is a usual one; 0 takes a free one"
 
 
 @pytest.mark.parametrize("name", ["duration", "response_timeout"])
@@ -815,3 +869,14 @@ def test_a_file_that_cannot_be_read_leaves_the_others(tmp_path: Path, broken: st
     )
     assert resolved.config.port == 7999
     assert ["pyproject.toml" in each.message for each in faults] == [True, False]
+
+
+def test_the_server_of_a_test_call_leaves_the_metrics_port_to_the_real_one(tmp_path):
+    environ = {"WSVOICE_METRICS_PORT": "9090"}
+    assert run_config(tmp_path, environ).metrics_port == 9090
+    assert run_config(tmp_path, {**environ, "WSVOICE_CAUSES": str(tmp_path / "causes")}).metrics_port is None
+
+
+def test_metrics_have_no_meaning_for_a_bot_that_serves_no_calls(tmp_path):
+    with pytest.raises(ConfigError, match=r"--metrics-port has no meaning for -t websocket-server"):
+        run_config(tmp_path, transport="websocket-server", metrics_port="9090")

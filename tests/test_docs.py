@@ -47,6 +47,7 @@ from wsvoice.pipecat_moved import MOVED
 from wsvoice.providers import PROVIDERS, load_server
 from wsvoice.runner.pipecat.patches import PATCHES
 from wsvoice.runner.pipecat.patches.old_params import KEPT, RENAMED
+from wsvoice.runner.switchboard import FIXED_SETTINGS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -58,6 +59,7 @@ OTHERS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md"
 PORTS = ("7860", "8765")
 #: The page that a newcomer follows: each of its commands is a process, and each call to a file has its own server.
 TO_THE_LETTER = "docs/getting-started.md"
+COMMANDS = ("run", "dial", "phone", "show", "hangup", "init", "number", "calls", "deploy", "doctor", "test")
 COMMAND_TIMEOUT_S = 60
 START_TIMEOUT_S = 45
 
@@ -70,7 +72,24 @@ _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 #: Its examples are tests of a project of their own, and are run by the tests of what it describes.
 TESTED_ELSEWHERE = {"docs/testing.md"}
 #: Options of other programs.
-FOREIGN_OPTIONS = {"--ws-max-size", "--silent", "--fail", "--data", "--basetemp", "--bundle", "--format", "--outfile"}
+FOREIGN_OPTIONS = {
+    # Of pytest, and of its plugin.
+    "--junitxml",
+    "--calls-repeat",
+    "--calls-save-baseline",
+    "--calls-compare",
+    "--calls-max-slower",
+    "--calls-traces",
+    "--ws-max-size",
+    "--silent",
+    "--fail",
+    "--data",
+    "--basetemp",
+    "--bundle",
+    "--format",
+    "--outfile",
+}
+FOREIGN_OPTIONS |= {"--build", "--wait", "--profile", "--from-env-file", "--max-graceful-termination-sec"}
 FOREIGN_OPTIONS |= {"--rm", "--network", "--no-install-recommends", "--headless", "--allow-anonymous"}
 
 
@@ -170,14 +189,12 @@ def test_commands_have_options_that_exist(page: str) -> None:
 
 @pytest.mark.parametrize("page", [*PAGES, "README.md"])
 def test_options_that_are_named_exist(page: str) -> None:
-    known = {
-        option for command in ("run", "dial", "hangup", "init", "number", "doctor") for option in options_of(command)
-    }
+    known = {option for command in COMMANDS for option in options_of(command)}
     known |= {"--version", "--help", "--install-completion"}
     assert set(_OPTION.findall(text_of(page))) <= known | FOREIGN_OPTIONS
 
 
-@pytest.mark.parametrize("command", ["run", "dial", "hangup", "init", "number", "doctor"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_the_page_of_a_command_is_its_help(command: str) -> None:
     generated = generator().page(command)
     assert text_of(f"docs/commands/{command}.md") == generated, "run `python docs/generate.py`"
@@ -219,6 +236,16 @@ def test_the_picture_of_a_call_is_what_a_call_shows() -> None:
 def test_every_setting_of_run_is_on_its_page() -> None:
     page = text_of("docs/commands/run.md")
     assert [each.name for each in RUN_SETTINGS if f"| `{each.name}` |" not in page] == []
+
+
+def test_what_a_reload_leaves_as_it_is() -> None:
+    _, rest = text_of("docs/workers.md").split("| what a reload leaves as it is |")
+    named = set(re.findall(r"`([^`]+)`", rest.split("\n\n", 1)[0]))
+    # Those of one client at a time, which has no workers, and what has no option.
+    unnamed = {"url", "headers", "causes", "traces"}
+    flags = {each.field: each.flag or f"--{each.name}" for each in RUN_SETTINGS}
+    flags |= {"state_folder": "WSVOICE_STATE_DIR", "disabled_patches": "WSVOICE_DISABLE_PATCHES"}
+    assert named == {flags[field] for field in FIXED_SETTINGS if field not in unnamed}
 
 
 @pytest.mark.parametrize("name", PROVIDERS)

@@ -70,6 +70,11 @@ KEYS = [
     "recording",
     "causes",
     "untested",
+    "bot_digits",
+    "transferred_to",
+    "trace",
+    "words",
+    "words_failure",
 ]
 #: How a line of the served bot's log begins in the timeline; a traceback there is the bot's own.
 LOG = "           | "

@@ -23,7 +23,7 @@ from wsvoice import isolation
 
 #: A bot that answers unless its call has a parameter that says what else it should do.
 BOT = """
-import asyncio, os, signal, sys, threading, time
+import asyncio, multiprocessing, os, signal, sys, threading, time
 
 from pipecat.frames.frames import Frame, InputAudioRawFrame, OutputAudioRawFrame
 from pipecat.pipeline.pipeline import Pipeline
@@ -100,6 +100,16 @@ async def bot(runner_args):
         await echo(runner_args)
     elif what == "stop the loop":
         asyncio.get_running_loop().stop()
+        await echo(runner_args)
+    elif what == "end a child":
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        child.start()
+        os.kill(child.pid, signal.SIGINT)
+        await asyncio.to_thread(child.join, 0.2)
+        assert child.exitcode is None
+        child.terminate()
+        await asyncio.to_thread(child.join, 5)
+        print("the child's exit code is", child.exitcode, file=sys.stderr)
         await echo(runner_args)
     elif what == "ignore cancellation":
         while True:
@@ -282,6 +292,14 @@ class TestSignals:
 
         with server(tmp_path) as process:
             asyncio.run(main(process))
+
+    def test_processes_that_a_bot_forks_can_be_ended(self, guarded: ServerProcess) -> None:
+        async def main() -> None:
+            async with dial(guarded, "CA7", do="end a child") as carrier:
+                await asyncio.to_thread(guarded.logged, "the child's exit code is -15")
+                await carrier.hang_up()
+
+        asyncio.run(main())
 
 
 class TestEnd:

@@ -212,10 +212,14 @@ def test_contributing_lists_every_module() -> None:
             "runner",
             "runner/pipecat",
             "runner/pipecat/patches",
+            "runner/workers",
             "dial",
             "dial/load",
             "phone",
+            "browser_phone",
             "doctor",
+            "deploy",
+            "scenarios",
             "cli",
         )
     }

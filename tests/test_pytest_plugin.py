@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import wave
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,10 +19,13 @@ import pytest
 from tests.environment import clean_process
 from tests.process import server_process
 from tests.signals import speech_like, tone
+from tests.stalls import undisturbed
 from wsvoice.audio import PCMU_8K, write_wav
 from wsvoice.dial.report import CountedFinding, TimelineEvent, TurnReport
 from wsvoice.errors import UsageError
+from wsvoice.scenarios.options import trace_file
 from wsvoice.testing import AsyncDial, CallFactory, Dial, PlacedCall, Report, _CallThread
+from wsvoice.trace import read_trace
 
 pytest_plugins = ["pytester"]
 
@@ -155,7 +159,9 @@ def test_the_examples_of_the_docs_pass(project: pytest.Pytester) -> None:
             # Two calls are to the file, one of them with what only its own server takes; the others share a server.
             if (test := path.read_text("utf-8")) != tests[0] and "env=" not in test:
                 path.write_text(test.replace('"bot.py"', f'"{server.url}"'), "utf-8")
-        result = run(project, "-W", "ignore::pytest.PytestDeprecationWarning")
+        result = undisturbed(
+            lambda: run(project, "-W", "ignore::pytest.PytestDeprecationWarning"), stall_s=0.1, tries=2
+        )
 
     outcomes = result.parseoutcomes()
     assert set(outcomes) <= {"passed", "warning", "warnings"}, result.stdout.str()
@@ -195,6 +201,60 @@ def test_without_it_and_what_is_shown_of_a_failure(project: pytest.Pytester) -> 
     assert "there is no another.py in" in missing
     assert "hint: give its whole path, or its folder as cwd=" in missing
     assert "call 1" not in unrelated
+
+
+KEPT_TESTS = """
+import pytest
+
+@pytest.fixture
+def fails_at_last():
+    yield
+    assert False, "too late"
+
+def test_fails(dial):
+    first, second = dial("bot.py"), dial("bot.py", trace="asked.call")
+    assert first.passed
+
+def test_fails_after_the_call(dial, fails_at_last):
+    dial("bot.py")
+
+def test_passes(dial):
+    assert not dial("bot.py").passed
+
+def test_passes_and_keeps_its_trace(dial):
+    dial("bot.py", trace="asked too.call")
+"""
+
+
+def test_a_test_that_fails_leads_to_its_calls(project: pytest.Pytester) -> None:
+    with server_process(project.mkdir("served"), LEAVING_BOT) as server:
+        tests = KEPT_TESTS.replace('"bot.py"', f'"{server.url}"')
+        (project.path / "tests" / "test_kept.py").write_text(tests, "utf-8")
+        result = run(project, "-p", "no:asyncio", "--basetemp=base", "--junitxml=junit.xml", "--calls-traces=kept")
+
+    result.assert_outcomes(failed=1, passed=3, errors=1)
+    folder = project.path / "kept"
+    kept = [trace_file(folder, f"tests/test_kept::test_fails{rest}") for rest in ("", "_after_the_call")]
+    assert sorted(folder.iterdir()) == sorted(kept)
+    asked = [project.path / "asked.call", project.path / "asked too.call"]
+    for path in (*kept, *asked):
+        with read_trace(path) as trace:
+            assert trace.is_complete
+    # What the terminal shows, and what is in JUnit's report.
+    ways = [
+        f"call 1: see the call: wsvoice show {kept[0]}",
+        f"call 2: see the call: wsvoice show {asked[0]}",
+        f"see the call: wsvoice show {kept[1]}",
+    ]
+    cases = {str(case.get("name")): case for case in ElementTree.parse(project.path / "junit.xml").iter("testcase")}
+    failed, failed_late = cases["test_fails"], cases["test_fails_after_the_call"]
+    told = "\n".join(str(each.text) for case in (failed, failed_late) for each in case if each.text)
+    for way in ways:
+        assert way in result.stdout.lines
+        assert way in told.splitlines()
+    properties = {name: [each.get("value") for each in case.iter("property")] for name, case in cases.items()}
+    assert properties["test_fails"] == [str(kept[0]), str(asked[0])]
+    assert properties["test_passes"] == []
 
 
 def test_nothing_is_loaded_until_a_fixture_is_used(project: pytest.Pytester) -> None:

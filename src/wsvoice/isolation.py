@@ -9,6 +9,7 @@ the loop goes on, and the bot's own session learns of the exit.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import threading
 from collections.abc import Callable, Collection, Coroutine, Iterator
@@ -86,12 +87,36 @@ def protect_signals(
         for number in signals:
             set_handler(number, handler)
     cast(Any, signal).signal = set_other
+    _protected.append((set_handler, frozenset(signals)))
     try:
         yield
     finally:
+        _protected.pop()
         cast(Any, signal).signal = set_handler
         for number, previous in before.items():
             set_handler(number, previous)
+
+
+#: Which signals are protected, and how handlers were set before that; the outermost protection first.
+_protected: list[tuple[Callable[[int, Any], Any], frozenset[signal.Signals]]] = []
+
+
+def _give_signals_back() -> None:
+    """
+    Let a process that the bot has forked be ended, as :mod:`multiprocessing` does: what our handlers do is not for it.
+
+    Ctrl-C goes to all processes of the terminal, and there asks for an end in time: it stays without effect.
+    """
+    if _protected:
+        set_handler, _ = _protected[0]
+        cast(Any, signal).signal = set_handler
+        for number in frozenset[signal.Signals]().union(*(signals for _, signals in _protected)):
+            set_handler(number, (lambda *_: None) if number == signal.SIGINT else signal.SIG_DFL)
+        _protected.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_give_signals_back)
 
 
 def run(

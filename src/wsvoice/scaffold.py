@@ -7,6 +7,8 @@ by the one for what the user chose. ``template.toml`` is not copied::
 
     description = "a bot to talk with"          # one line
     order = 10                                  # its place in lists
+    [not_for]                                   # optional: providers whose calls its bot cannot use, and why
+    bandwidth = "its streams carry no keys"
     [choices.llm]                               # optional; the option --llm, and `LLM = "openai"` in a file
     help = "The language model."
     [choices.llm.options]                       # an extra of pipecat's, and the variables that it needs
@@ -23,7 +25,7 @@ import shlex
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -60,12 +62,20 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A project to be copied, and the user's choices by name."""
+    """
+    A project to be copied.
+
+    Attributes:
+        description: What its bot is, in one line.
+        choices: The user's choices, by name.
+        not_for: The providers whose calls its bot cannot use, and why.
+    """
 
     name: str
     folder: Path
     description: str
     choices: Mapping[str, Choice]
+    not_for: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def placeholder(self) -> str:
@@ -120,7 +130,8 @@ def load_templates(folder: Path | None = None) -> dict[str, Template]:
             name: Choice(choice["help"], {option: Option(**needs) for option, needs in choice["options"].items()})
             for name, choice in content.get("choices", {}).items()
         }
-        template = Template(path.parent.name, path.parent, content["description"], choices)
+        not_for = content.get("not_for", {})
+        template = Template(path.parent.name, path.parent, content["description"], choices, not_for)
         loaded.append((content["order"], template))
     return {template.name: template for _, template in sorted(loaded, key=itemgetter(0))}
 
@@ -143,7 +154,8 @@ def plan(
         requirement: The requirement for wsvoice, as of :func:`own_requirement`.
 
     Raises:
-        UsageError: If there is no such template, provider, choice or option, or no project can have the folder's name.
+        UsageError: If there is no such template, provider, choice or option, a template is not for a provider, or no
+            project can have the folder's name.
     """
     templates = load_templates() if templates is None else templates
     if not templates:
@@ -151,6 +163,10 @@ def plan(
     used = templates[next(iter(templates)) if template is None else pick("template", template, templates)]
     first = next(iter(PROVIDERS))
     names = list(dict.fromkeys(pick("provider", name, PROVIDERS) for name in providers)) or [first]
+    for name in names:
+        if reason := used.not_for.get(name):
+            hint = f"take another template than {used.name}, or another provider than {name}"
+            raise UsageError(f"the template {used.name} is not for {load_company(name).title}: {reason}", hint=hint)
     options = used.defaults
     for choice, option in (chosen or {}).items():
         if choice not in used.choices:
@@ -197,6 +213,7 @@ def _texts(
         f"wsvoice run bot.py -t {providers[0]}" if len(providers) == 1 else "wsvoice run bot.py",
         f'transport = "{providers[0]}"',
         f"PROVIDERS = {json.dumps(providers)}",
+        f"providers = {json.dumps(providers)}",
         f"pipecat-ai[{','.join(dict.fromkeys(option.extra for option in picked.values()))}]",
         "\n".join(env),
         *(f'{choice.upper()} = "{option}"' for choice, option in options.items()),
@@ -274,9 +291,22 @@ def next_commands(made: Plan) -> list[str]:
     return [*([] if here else [f"cd {shlex.quote(str(made.folder))}"]), "pip install -e '.[dev]'", test]
 
 
+def requirements_file(folder: Path) -> str:
+    """Return the name of the file in which a project says what it needs; empty if there is none."""
+    with suppress(OSError, ValueError):
+        if "project" in tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8")):
+            return "pyproject.toml"
+    return "requirements.txt" if (folder / "requirements.txt").is_file() else ""
+
+
 def write(made: Plan, *, overwrite: bool = False, dry_run: bool = False) -> None:
+    """Write a project, as :func:`write_files` does."""
+    write_files(made.folder, made.files, overwrite=overwrite, dry_run=dry_run)
+
+
+def write_files(folder: Path, files: Mapping[str, bytes], *, overwrite: bool = False, dry_run: bool = False) -> None:
     """
-    Write a project, all of it or nothing; with `dry_run` only check whether that is possible.
+    Write files into `folder`, all of them or none; with `dry_run` only check whether that is possible.
 
     The files are written to a temporary folder on the same disk, then moved into place. An error or interruption
     removes what was created, and restores what was overwritten.
@@ -286,17 +316,17 @@ def write(made: Plan, *, overwrite: bool = False, dry_run: bool = False) -> None
         ScaffoldError: If the disk is full, or the system refuses otherwise.
     """
     try:
-        _check(made, overwrite=overwrite)
+        _check(folder, files, overwrite=overwrite)
         if dry_run:
             return
         with ExitStack() as undo:
-            _make_folders(made.folder, undo)
-            draft = TemporaryDirectory(prefix=".wsvoice-", dir=made.folder)
+            _make_folders(folder, undo)
+            draft = TemporaryDirectory(prefix=".wsvoice-", dir=folder)
             undo.callback(draft.cleanup)
-            for number, content in enumerate(made.files.values()):
+            for number, content in enumerate(files.values()):
                 Path(draft.name, f"{number}").write_bytes(content)
-            for number, path in enumerate(made.files):
-                target, backup = made.folder / path, Path(draft.name, f"{number}.old")
+            for number, path in enumerate(files):
+                target, backup = folder / path, Path(draft.name, f"{number}.old")
                 _make_folders(target.parent, undo)
                 if os.path.lexists(target):
                     undo.callback(_put_back, backup, target)
@@ -308,12 +338,12 @@ def write(made: Plan, *, overwrite: bool = False, dry_run: bool = False) -> None
             draft.cleanup()
     except OSError as error:
         reason = error.strerror or str(error)
-        raise ScaffoldError(f"{made.folder} cannot be written: {reason}", hint="nothing was written") from None
+        raise ScaffoldError(f"{folder} cannot be written: {reason}", hint="nothing was written") from None
 
 
-def _check(made: Plan, *, overwrite: bool) -> None:
-    targets = [made.folder / path for path in made.files]
-    folders = dict.fromkeys(folder for target in targets for folder in reversed(target.parents))
+def _check(folder: Path, files: Mapping[str, bytes], *, overwrite: bool) -> None:
+    targets = [folder / path for path in files]
+    folders = dict.fromkeys(parent for target in targets for parent in reversed(target.parents))
     for path in [each for each in folders if os.path.lexists(each) and not each.is_dir()]:
         raise UsageError(f"{path} is not a folder", hint="move it away, or choose another folder")
     for path in [each for each in targets if each.is_dir()]:

@@ -17,6 +17,7 @@ import asyncio
 import inspect
 import os
 import re
+import shlex
 import threading
 import wave
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
@@ -26,18 +27,28 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsvoice import isolation
-from wsvoice.audio import read_audio, resample
-from wsvoice.config import did_you_mean, resolve_dial
+from wsvoice.audio import correlations, read_audio, resample
+from wsvoice.config import DialConfig, did_you_mean, resolve_dial
+from wsvoice.dial.call_trace import move_trace, remove_trace
 from wsvoice.dial.caller import dial as place_call
 from wsvoice.dial.report import CallReport, TimelineEvent
 from wsvoice.dial.sound_detection import SoundDetector, audible_range
+from wsvoice.dial.timeouts import Timeouts
 from wsvoice.errors import UsageError, WsvoiceError
+from wsvoice.replay.plan import check_not_replaced, configure, read_plan
+from wsvoice.replay.replaying import Replay
+from wsvoice.trace import read_trace
+from wsvoice.trace.format import SUFFIX
+
+if TYPE_CHECKING:
+    from wsvoice.dial.placed_call import MakeSpeaker
+    from wsvoice.replay.comparison import Comparison
 
 #: The telephone's sample rate, in which sound is given and compared.
 SAMPLE_RATE = 8000
@@ -69,6 +80,13 @@ class CallOptions(TypedDict, total=False):
         env: Environment variables, for the bot and for the settings of this call.
         cwd: The folder of the bot and of the project's settings; by default, where the bot is found.
         record: Where to write the recording; by default, in pytest's temporary folder.
+        transcriber: Who turns what was said into words, which are in the report's `words`; as `wsvoice dial` takes it.
+        trace: Where to write the call's trace, ``NAME.call``; ``True`` for pytest's temporary folder. By default it is
+            kept if the test fails, and else removed.
+        adaptive: In a replay, wait for the bot before each turn.
+        max_slower: In a replay, by how much of itself a wait may be longer.
+        min_correlation: In a replay, how similar what the bot says has to be.
+        ignore: What is not compared in a replay: ``waits``, ``sound``, ``keys``, ``end``, ``findings``.
     """
 
     provider: str
@@ -87,6 +105,12 @@ class CallOptions(TypedDict, total=False):
     env: Mapping[str, str]
     cwd: str | PathLike[str]
     record: str | PathLike[str]
+    transcriber: str
+    trace: str | PathLike[str] | bool
+    adaptive: bool
+    max_slower: float
+    min_correlation: float
+    ignore: str | Sequence[str]
 
 
 #: The setting for each option that is passed on as it is.
@@ -102,6 +126,11 @@ _SETTINGS = {
     "response_timeout_s": "response-timeout",
     "quirks": "quirk",
     "probe": "probe",
+    "transcriber": "transcriber",
+    "adaptive": "adaptive",
+    "max_slower": "max-slower",
+    "min_correlation": "min-correlation",
+    "ignore": "ignore",
 }
 
 
@@ -114,9 +143,11 @@ class Report(CallReport):
 
     Attributes:
         timeline: What happened, in order.
+        comparison: How a replay compares with the call that was recorded; ``None`` for other calls.
     """
 
     timeline: Sequence[TimelineEvent] = field(default=(), compare=False)
+    comparison: Comparison | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
         why = f": {self.failure.splitlines()[0]}" if self.failure else ""
@@ -161,6 +192,11 @@ class Report(CallReport):
         """How long the caller waited for an answer to each turn; ``None`` where there was none."""
         return [turn.response_ms for turn in self.turns]
 
+    @property
+    def differences(self) -> list[str]:
+        """What is not as in the call that was placed again, each in one line; none for other calls."""
+        return [] if self.comparison is None else [str(each) for each in self.comparison.differences]
+
     @cached_property
     def sounds(self) -> list[tuple[float, float]]:
         """The bot's sounds: when each begins and ends, in ms since the stream started."""
@@ -199,11 +235,38 @@ class Report(CallReport):
                 found.append(at)
         return [at * 1000 / SAMPLE_RATE for at in found]
 
+    def closest(
+        self, sound: bytes | str | PathLike[str], from_ms: float = 0.0, to_ms: float | None = None
+    ) -> tuple[float, float] | None:
+        """
+        Return where the bot was heard saying what is most like `sound`: when that begins, in ms, and the correlation.
+
+        ``None`` if this part of the call is shorter than that.
+
+        Args:
+            sound: As in :meth:`find`.
+            from_ms: The earliest beginning, in ms since the stream started.
+            to_ms: The latest; ``None`` for any.
+        """
+        first = max(0, round(from_ms * SAMPLE_RATE / 1000))
+        last = None if to_ms is None else max(0, round(to_ms * SAMPLE_RATE / 1000))
+        similarity = self._similarity(sound)[first:last]
+        if not len(similarity):
+            return None
+        best = int(np.argmax(similarity))
+        return (first + best) * 1000 / SAMPLE_RATE, float(similarity[best])
+
     def assert_passed(self) -> None:
-        """Fail unless a real call would have gone well, and say why; pytest shows the whole call below."""
+        """
+        Fail unless a real call would have gone well, and say why; pytest shows the whole call below.
+
+        A replay also has to be as the call was that it repeats.
+        """
         __tracebackhide__ = True
         if self.passed:
             return
+        if self.differences:
+            raise AssertionError("\n".join(["the call is not as it was recorded:", *self.differences]))
         # A traceback is in the log, which is shown with the call.
         why = (self.failure or "").partition("\n")[0].rstrip(":")
         lines = [f"the call failed: {why}"]
@@ -296,27 +359,58 @@ class Report(CallReport):
         audible = audible_range(pcm, SAMPLE_RATE)
         if audible is None:
             raise ValueError("the sound to look for is silent")
-        pattern = np.frombuffer(pcm, "<i2")[slice(*audible)].astype(np.float64)
-        heard = np.frombuffer(self.heard, "<i2").astype(np.float64)
-        count = len(heard) - len(pattern) + 1
-        if count <= 0:
-            return np.zeros(0)
-        size = 1 << (len(heard) + len(pattern)).bit_length()
-        products = np.fft.irfft(np.fft.rfft(heard, size) * np.conj(np.fft.rfft(pattern, size)), size)[:count]
-        energy = np.concatenate([[0.0], np.cumsum(heard * heard)])
-        # In silence the product is only rounding; the quotient must be about 0 as well.
-        energy = np.maximum(energy[len(pattern) :] - energy[: -len(pattern)], 1.0 * len(pattern))
-        similarity: NDArray[np.float64] = products / np.sqrt(energy * np.dot(pattern, pattern))
-        return similarity
+        return correlations(np.frombuffer(self.heard, "<i2"), np.frombuffer(pcm, "<i2")[slice(*audible)])
+
+
+def trace_of(report: Report) -> Path | None:
+    """Return the trace of a call; ``None`` if there is none, or it was not kept."""
+    trace = None if report.trace is None else Path(report.trace)
+    return trace if trace is not None and trace.exists() else None
+
+
+def how_to_see(report: Report) -> str | None:
+    """Return the line that leads from a failed test to its call: the command that shows it, or its recording."""
+    if (trace := trace_of(report)) is not None:
+        calls = [str(trace)] if report.comparison is None else [report.comparison.recorded, str(trace)]
+        return f"see the call: wsvoice show {shlex.join(calls)}"
+    return f"hear the call: {report.wav}" if report.wav is not None else None
 
 
 @dataclass
 class PlacedCall:
-    """A call that a test has placed, to be shown if the test fails; once it is over, with its report."""
+    """
+    A call that a test has placed, to be shown if the test fails; once it is over, with its report.
+
+    Attributes:
+        trace: The trace that is of use only if the test fails; ``None`` if there is none, or the test asked for it.
+        keep_as: Where that trace goes then; ``None`` if it stays where it is.
+    """
 
     bot: str
     timeline: list[TimelineEvent] = field(default_factory=list)
     report: Report | None = None
+    trace: Path | None = None
+    keep_as: Path | None = None
+
+    def discard_trace(self) -> None:
+        """Remove the trace that the test has not asked for."""
+        if self.trace is not None:
+            # What cannot be removed is in the way of nobody.
+            with suppress(UsageError):
+                remove_trace(self.trace)
+
+    def keep_trace(self) -> str:
+        """Move the trace of a test that has failed to where it is kept; return why it stays where it is, if it does."""
+        if self.trace is None or self.keep_as is None or not self.trace.exists():
+            return ""
+        try:
+            move_trace(self.trace, self.keep_as)
+        except UsageError as error:
+            return f"the trace is not kept: {error.message}"
+        if self.report is not None:
+            self.report = replace(self.report, trace=str(self.keep_as))
+        self.trace, self.keep_as = self.keep_as, None
+        return ""
 
     def to_lines(self) -> list[str]:
         """Return the call's timeline and report in words."""
@@ -327,6 +421,8 @@ class PlacedCall:
         if self.report is None:
             return lines
         *rest, verdict = self.report.to_lines()
+        if self.report.comparison is not None:
+            rest += self.report.comparison.to_lines()
         # Its other lines are the end of the log again.
         return [*lines, *rest, verdict.partition("\n")[0]]
 
@@ -341,16 +437,64 @@ class CallFactory:
         root: No project is looked for above this folder.
         new_recording: Returns the path for the next recording.
         calls: The calls that were placed; new ones are added.
+        keep_as: Returns where the trace of the next call is kept if the test asks for none, and fails; ``None`` for
+            beside its recording. Without it, no such trace is written.
     """
 
     folders: Sequence[Path]
     root: Path
     new_recording: Callable[[], Path]
     calls: list[PlacedCall]
+    keep_as: Callable[[], Path | None] | None = None
 
     def prepare(self, bot: Bot, options: CallOptions) -> _CallThread:
+        """Return a call that is ready to be placed; errors as :meth:`resolve`."""
+        return self._traced(bot, self.resolve(bot, options))
+
+    def prepare_replay(self, call: str | PathLike[str], bot: Bot, options: CallOptions) -> _CallThread:
+        """Return a traced call that is ready to be placed again; errors as :meth:`resolve_replay`."""
+        return self._traced(bot, self.resolve_replay(call, bot, options))
+
+    def _traced(self, bot: Bot, config: DialConfig) -> _CallThread:
+        """Return a call that is ready to be placed, with a trace for the case that the test fails."""
+        if config.trace is not None or self.keep_as is None:
+            return self.thread(_named(bot), config)
+        # Only that of a call that has failed may take the place of an earlier one.
+        trace, keep_as = self.new_recording().with_suffix(SUFFIX), self.keep_as()
+        if config.replay is not None and keep_as is not None:
+            check_not_replaced(config.replay, keep_as, "the trace of this call")
+        thread = self.thread(_named(bot), replace(config, trace=trace))
+        self.calls[-1].trace, self.calls[-1].keep_as = trace, keep_as
+        return thread
+
+    def resolve_replay(self, call: str | PathLike[str], bot: Bot, options: CallOptions) -> DialConfig:
         """
-        Return a call that is ready to be placed.
+        Return how a traced call is to be placed again; errors as :meth:`resolve`.
+
+        Args:
+            call: Its trace.
+            bot: The bot.
+            options: What goes before what the trace says.
+
+        Raises:
+            TraceError: If it cannot be placed again.
+        """
+        folders = [Path(options["cwd"]), *self.folders] if "cwd" in options else self.folders
+        path = next((folder / call for folder in folders if (folder / call).exists()), Path(call))
+        config = self.resolve(bot, options, replay=path)
+        with read_trace(path) as trace:
+            # What is wrong with it is told before anything is placed.
+            read_plan(trace)
+            return configure(trace, config, {_SETTINGS[name] for name in options if name in _SETTINGS})
+
+    def resolve(self, bot: Bot, options: CallOptions, *, replay: Path | None = None) -> DialConfig:
+        """
+        Return how the call is to be placed; without a recording unless `options` name one.
+
+        Args:
+            bot: The bot.
+            options: What the test says of the call.
+            replay: The trace of the call that is placed again.
 
         Raises:
             UsageError: If the bot, a file or an option cannot be used.
@@ -366,20 +510,65 @@ class CallFactory:
         env = {key: str(value) for key, value in options.get("env", {}).items()}
         flags: dict[str, Any] = {setting: options.get(option) for option, setting in _SETTINGS.items()}
         flags["target"] = target
-        flags["audio"] = [_find_file(path, [folder, *folders]) for path in _listed(options.get("audio", ()))]
+        flags["replay"] = replay
+        flags["audio"] = [find_file(path, [folder, *folders]) for path in _listed(options.get("audio", ()))]
         flags["say"] = _listed(options.get("say", ()))
-        flags["record"] = Path(options["record"]).absolute() if "record" in options else self.new_recording()
+        if "record" in options:
+            flags["record"] = Path(options["record"]).absolute()
+        wanted = options.get("trace", False)
+        if not isinstance(wanted, bool):
+            flags["trace"] = Path(wanted).absolute()
         config = resolve_dial(flags, environ={**os.environ, **env}, cwd=folder).config
+        record = config.record if "record" in options else None
+        trace = None if isinstance(wanted, bool) else config.trace
+        if wanted is True:
+            trace = self.new_recording().with_suffix(SUFFIX)
+        # Which call is placed again is not for a project to say.
+        return replace(config, environ=env, cwd=folder, caller=None, record=record, trace=trace, replay=replay)
+
+    def thread(
+        self,
+        name: str,
+        config: DialConfig,
+        *,
+        speaker: MakeSpeaker | None = None,
+        timeouts: Timeouts | None = None,
+        on_event: Callable[[TimelineEvent], None] = lambda event: None,
+    ) -> _CallThread:
+        """
+        Return the call of `config` in a thread, not yet started.
+
+        Args:
+            name: The bot, as the test wrote it.
+            config: How the call is placed.
+            speaker: Makes who speaks for the caller; what `config` says by default, which may be a call to replay.
+            timeouts: How long the caller waits for the other end.
+            on_event: Called with each event as it happens, in that thread.
+        """
         placed = PlacedCall(name)
+        recorded = config if config.record else replace(config, record=self.new_recording())
+        if recorded.trace is None:
+            # A project's own setting is for its traces.
+            recorded = replace(recorded, redact=None)
         self.calls.append(placed)
 
+        def note(event: TimelineEvent) -> None:
+            placed.timeline.append(event)
+            on_event(event)
+
         async def call() -> Report:
-            report = await place_call(
-                replace(config, environ=env, cwd=folder, caller=None), on_event=placed.timeline.append
-            )
+            if recorded.replay is None:
+                return told(await place_call(recorded, on_event=note, timeouts=timeouts, speaker=speaker))
+            with read_trace(recorded.replay) as trace:
+                replay = Replay(trace, recorded)
+                placing = place_call(recorded, on_event=note, timeouts=replay.timeouts, speaker=replay.speaker)
+                return told(*replay.judge(await placing))
+
+        def told(report: CallReport, comparison: Comparison | None = None) -> Report:
             values = {each.name: getattr(report, each.name) for each in fields(CallReport)}
             # As the test wrote it.
-            placed.report = Report(**{**values, "target": name}, timeline=tuple(placed.timeline))
+            values |= {"target": name, "timeline": tuple(placed.timeline), "comparison": comparison}
+            placed.report = Report(**values)
             return placed.report
 
         return _CallThread(call)
@@ -432,6 +621,28 @@ class Dial:
         with _hints():
             return self._factory.prepare(bot, options).run()
 
+    def replay(self, call: str | PathLike[str], bot: Bot = "bot.py", **options: Unpack[CallOptions]) -> Report:
+        """
+        Place a traced call again, to today's bot, and compare.
+
+        .. code-block:: python
+
+            def test_the_bot_is_as_good_as_it_was(dial):
+                dial.replay("good.call").assert_passed()
+
+        Args:
+            call: The trace; looked for where the bot is.
+            bot: As in a call.
+            options: As in :class:`CallOptions`; they go before what the trace says of numbers, parameters and quirks.
+
+        Raises:
+            TraceError: If it cannot be placed again.
+            UsageError: As in a call.
+        """
+        __tracebackhide__ = True
+        with _hints():
+            return self._factory.prepare_replay(call, bot, options).run()
+
 
 class AsyncDial:
     """
@@ -454,6 +665,12 @@ class AsyncDial:
         __tracebackhide__ = True
         with _hints():
             return await self._factory.prepare(bot, options).run_async()
+
+    async def replay(self, call: str | PathLike[str], bot: Bot = "bot.py", **options: Unpack[CallOptions]) -> Report:
+        """Place a traced call again, and compare; as :meth:`Dial.replay`, but the event loop goes on."""
+        __tracebackhide__ = True
+        with _hints():
+            return await self._factory.prepare_replay(call, bot, options).run_async()
 
 
 class _CallThread:
@@ -572,7 +789,7 @@ def _find_bot(name: str, folders: Sequence[Path]) -> tuple[str, Path | None]:
     return name, None
 
 
-def _find_file(path: str | PathLike[str], folders: Iterable[Path]) -> Path:
+def find_file(path: str | PathLike[str], folders: Iterable[Path]) -> Path:
     """Return where the file is; `path` itself if it is in none of the folders."""
     return next((folder / path for folder in folders if (folder / path).is_file()), Path(path))
 

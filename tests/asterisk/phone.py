@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,10 @@ RATE = 8000
 PATIENCE_S = 30
 
 _MODULES = ("account", "g711", "aufile", "menu", "ctrl_tcp")
+
+
+#: Other programs look for free ports at the same time.
+_TRIES = 5
 
 
 @dataclass
@@ -117,7 +121,43 @@ def phone(programs: Programs, folder: Path, microphone: bytes, *, number: str = 
         number: Its own.
     """
     write_wav(folder / "microphone.wav", [microphone], RATE)
-    control_port, sip_port = free_port(), free_port()
+    log = folder / "baresip.log"
+    with ExitStack() as stack:
+        process, control = _start(programs, folder, number, log, stack)
+        handset = Phone(folder, process, control)
+        reader = threading.Thread(target=handset._read, daemon=True)
+        reader.start()
+        try:
+            yield handset
+        finally:
+            control.shutdown(socket.SHUT_RDWR)
+            reader.join(5)
+
+
+class _PortTaken(Exception):
+    """Another telephone has got the port meanwhile."""
+
+
+def _start(
+    programs: Programs, folder: Path, number: str, log: Path, stack: ExitStack
+) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    for _ in range(_TRIES):
+        control_port = free_port()
+        _configure(programs, folder, number, control_port)
+        with ExitStack() as trial:
+            command = ("usr/bin/baresip", "-4", "-f", str(folder))
+            process = trial.enter_context(programs.running(log, *command))
+            try:
+                control = trial.enter_context(_connected(control_port, process, log))
+            except _PortTaken:
+                continue
+            stack.enter_context(trial.pop_all())
+            return process, control
+    raise AssertionError("no telephone gets a port")
+
+
+def _configure(programs: Programs, folder: Path, number: str, control_port: int) -> None:
+    sip_port = free_port()
     lines = [
         "poll_method epoll",
         f"sip_listen 127.0.0.1:{sip_port}",
@@ -141,19 +181,6 @@ def phone(programs: Programs, folder: Path, microphone: bytes, *, number: str = 
     (folder / "config").write_text("\n".join(lines) + "\n")
     (folder / "accounts").write_text(f"<sip:{number}@127.0.0.1:{sip_port}>;regint=0;audio_codecs=PCMU;ptime=20\n")
     (folder / "contacts").write_text("")
-    log = folder / "baresip.log"
-    with (
-        programs.running(log, "usr/bin/baresip", "-4", "-f", str(folder)) as process,
-        _connected(control_port, process, log) as control,
-    ):
-        handset = Phone(folder, process, control)
-        reader = threading.Thread(target=handset._read, daemon=True)
-        reader.start()
-        try:
-            yield handset
-        finally:
-            control.shutdown(socket.SHUT_RDWR)
-            reader.join(5)
 
 
 def _connected(port: int, process: subprocess.Popen[bytes], log: Path) -> socket.socket:
@@ -163,6 +190,8 @@ def _connected(port: int, process: subprocess.Popen[bytes], log: Path) -> socket
             control = socket.create_connection(("127.0.0.1", port), 1)
         except OSError:
             text = log.read_text("utf-8", "replace")[-2000:]
+            if process.poll() is not None and "Address already in use" in text:
+                raise _PortTaken from None
             assert process.poll() is None, f"baresip has ended:\n{text}"
             assert time.monotonic() < deadline, f"baresip did not start:\n{text}"
             time.sleep(0.05)

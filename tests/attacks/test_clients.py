@@ -67,7 +67,7 @@ BOTS = """
 def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     clone = str(Path(__file__).parents[2])
     folder = tmp_path_factory.mktemp("server")
-    with server_process(folder, BOTS, "-t", "websocket", PYTHONPATH=clone) as process:
+    with server_process(folder, BOTS, "-t", "websocket", "--max-calls", "0", PYTHONPATH=clone) as process:
         yield process
 
 

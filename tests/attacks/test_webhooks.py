@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -519,9 +518,8 @@ class TestAddresses:
         settings: dict[str, Any] = {"transport": "exotel", "proxy": "voice.example.com"}
         server = serve(waits, **settings)
         assert send(webhook(server, "exotel", 1, "")).status_code == 200
-        loaded: Any = SimpleNamespace(name="bot.py")
         ready = Ready(server.url, "https://voice.example.com/", ("exotel",))
-        show_banner(Output(), loaded, RunConfig(**settings), ready)
+        show_banner(Output(), RunConfig(**settings), ready)
         assert "warning: Exotel signs nothing" in capsys.readouterr().err
 
 

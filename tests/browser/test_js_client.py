@@ -25,6 +25,7 @@ from typing import Any
 
 import pytest
 
+from tests.page.chromium import PROGRAM, running
 from tests.process import server_process
 from tests.signals import tone
 from wsvoice.audio import write_wav
@@ -32,7 +33,6 @@ from wsvoice.audio import write_wav
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 MODULES = Path(os.environ.get("JS_CLIENT_MODULES") or HERE / "node_modules")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 #: What the microphone hears, all the time.
 TONE_HZ = 700
 #: What a page of another site may try by a developer's browser.
@@ -56,7 +56,7 @@ STRANGER = """
 """
 
 pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium"),
+    pytest.mark.skipif(PROGRAM is None, reason="there is no Chromium"),
     pytest.mark.skipif(shutil.which("node") is None, reason="there is no Node.js"),
     pytest.mark.skipif(
         not (MODULES / "@pipecat-ai" / "websocket-transport").is_dir(),
@@ -121,37 +121,15 @@ def site(files: dict[str, bytes], reports: queue.Queue[Any]) -> Iterator[int]:
 @contextmanager
 def browser(folder: Path, url: str, microphone: Path) -> Iterator[Path]:
     """Open a page in a browser of its own; yield what it says."""
-    assert CHROMIUM is not None
-    log_file = folder / "chromium.log"
-    command = [
-        CHROMIUM,
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        f"--user-data-dir={folder / 'profile'}",
+    options = (
         "--host-resolver-rules=MAP evil.example 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE localhost",
         "--use-fake-ui-for-media-stream",
         "--use-fake-device-for-media-stream",
         f"--use-file-for-fake-audio-capture={microphone}",
-        "--autoplay-policy=no-user-gesture-required",
         "--enable-logging=stderr",
-        url,
-    ]
-    with log_file.open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-    try:
-        yield log_file
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    )
+    with running(folder, *options, url):
+        yield folder / "chromium.log"
 
 
 @pytest.mark.timeout(120)

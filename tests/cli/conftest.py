@@ -24,7 +24,7 @@ def clean_process(tmp_path, monkeypatch):
     monkeypatch.setattr("typer.testing._get_command", lambda _: COMMANDS)
     # The log goes to the stderr of its time, which is gone after the test.
     levels: list[str] = []
-    monkeypatch.setattr("wsvoice.runner.logs.configure_logging", levels.append)
+    monkeypatch.setattr("wsvoice.runner.logs.configure_logging", lambda level, *_: levels.append(level))
     environ, path, modules = dict(os.environ), list(sys.path), set(sys.modules)
     for name in list(os.environ):
         if is_setting(name) or name in ("NO_COLOR", "FORCE_COLOR"):
@@ -45,10 +45,10 @@ def served(monkeypatch):
 
     seen = SimpleNamespace(ready=Ready("http://localhost:7860/", None, ("twilio",)), config=None, bot=None)
 
-    def serve(bot, config: RunConfig, *, on_ready: Callable[[object], None]) -> None:
+    def serve(bot, config: RunConfig, *, on_ready: Callable[[object], None], **_: object) -> None:
         seen.bot, seen.config = bot, config
         public = seen.ready.public_url or config.public_url
-        on_ready(replace(seen.ready, public_url=public))
+        on_ready(replace(seen.ready, public_url=public, bot_name=bot.name))
 
     monkeypatch.setattr("wsvoice.runner.server.serve", serve)
     return seen

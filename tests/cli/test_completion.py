@@ -38,8 +38,9 @@ def completed(tmp_path: Path, line: str, shell: str = "bash", *, in_process: boo
     ("line", "words"),
     [
         ("wsvoice di", ["dial"]),
-        ("wsvoice d", ["dial", "doctor"]),
-        ("wsvoice run --max", ["--max-calls", "--max-lag"]),
+        ("wsvoice d", ["dial", "doctor", "deploy"]),
+        ("wsvoice run --max-l", ["--max-lag"]),
+        ("wsvoice run --max-calls-", ["--max-calls-per-number", "--max-calls-per-hour"]),
         ("wsvoice run -t ", [*PROVIDERS, "websocket", "websocket-server", "websocket-client"]),
         ("wsvoice run --transport tw", ["twilio"]),
         ("wsvoice dial -t te", ["telnyx"]),

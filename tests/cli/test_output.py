@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from io import StringIO
 
+import pytest
 from rich.console import Console
 
 from wsvoice.cli.output import Output
@@ -40,3 +42,26 @@ def test_a_long_line_goes_on_below_its_text_on_a_terminal() -> None:
 def test_a_line_in_a_pipe_is_never_wrapped() -> None:
     assert printed(EVENT, terminal=False) == [f"   1.500   {EVENT.text}"]
     assert printed(None, "call: " + "word " * 20, "passed", terminal=False) == ["call: " + "word " * 20, "passed"]
+
+
+def test_progress_is_shown_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = StringIO()
+    monkeypatch.setattr(file, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", file)
+    output = Output()
+    output.console = Console(file=file, force_terminal=True, width=80, color_system=None, highlight=False)
+    # For rich one is a tag, and the other an error.
+    text = "menu[twilio]: the bot says [/bold]"
+    with output.progress(text):
+        assert output.show_progress(text)
+    assert text in file.getvalue()
+
+
+def test_only_the_output_prints_while_it_is_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    output = Output()
+    with output.alone() as words:
+        print("another's words")
+        print("another's warning", file=sys.stderr)
+        output.line("ours")
+    assert words.getvalue() == "another's words\nanother's warning\n"
+    assert capsys.readouterr() == ("", "ours\n")

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.invoke import BOTS, GOOD, invoke
+from tests.cli.invoke import BOTS, GOOD, invoke, process
 from wsvoice.cli.signals import interrupted_by_signals
 from wsvoice.config import RunConfig
 from wsvoice.errors import ServerError
+from wsvoice.phone.runs import RunFile, RunningServer
 
 pytestmark = pytest.mark.usefixtures("clean_process")
 
@@ -80,6 +82,47 @@ def test_run_says_where_to_try_it(served, tmp_path):
     assert "warning" not in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ((), "100 calls (--max-calls)"),
+        (("--max-calls", "1"), "1 call (--max-calls)"),
+        (("--max-calls", "0"), "any number of calls"),
+        (("-t", "websocket", "--max-calls", "7"), "7 calls (--max-calls)"),
+    ],
+)
+def test_run_says_how_many_calls_it_takes_at_once(served, tmp_path, options, words):
+    (tmp_path / "bot.py").write_text(GOOD)
+    assert re.search(rf"at once +{re.escape(words)}$", invoke("run", *options).stderr, re.M)
+
+
+def test_run_says_which_other_limits_are_set(served, tmp_path):
+    (tmp_path / "bot.py").write_text(GOOD)
+    assert "limits" not in invoke("run").stderr
+    limits = ["--max-calls-per-number", "2", "--max-calls-per-hour", "1", "--max-minutes-per-day", "300"]
+    said = invoke("run", *limits, "--max-call-time", "10m").stderr
+    row = "2 calls at once of one number, 1 call an hour of one number, 300 minutes a day, 600 s a call"
+    assert re.search(rf"limits +{row}$", said, re.M)
+
+
+@pytest.mark.parametrize(
+    ("options", "environ", "warning"),
+    [
+        (
+            ["--metrics-host", "0.0.0.0"],
+            {"WSVOICE_METRICS_PORT": "0"},
+            "--metrics-host is for the port of --metrics-port, which is not given",
+        ),
+        (["--log-format", "json"], {}, "--live shows the log's last lines as they are: JSON objects"),
+    ],
+)
+def test_run_warns_of_options_that_do_not_go_together(served, tmp_path, options, environ, warning):
+    (tmp_path / "bot.py").write_text(GOOD)
+    alone = {} if environ else {"WSVOICE_LIVE": "1"}
+    assert f"warning: {warning}" in invoke("run", *options, environ=alone).stderr
+    assert warning not in invoke("run", *options, environ=environ).stderr
+
+
 def test_run_says_what_the_provider_must_be_told(served, tmp_path):
     (tmp_path / "bot.py").write_text(GOOD)
     (tmp_path / ".env").write_text("TWILIO_AUTH_TOKEN=secret\n")
@@ -139,7 +182,7 @@ def test_run_says_where_it_is_once_its_tunnel_has_another_address(served, tmp_pa
     (tmp_path / "bot.py").write_text(GOOD)
     (tmp_path / ".env").write_text("TWILIO_AUTH_TOKEN=secret\n")
 
-    def serve(bot, config, *, on_ready):
+    def serve(bot, config, *, on_ready, **_):
         on_ready(replace(served.ready, public_url="https://one.example"))
         on_ready(replace(served.ready, public_url="https://two.example"))
 
@@ -214,6 +257,22 @@ def test_a_server_that_does_not_start_is_a_failure(monkeypatch, tmp_path):
     assert result.stderr == "error: cannot listen on localhost:7860: in use\nhint:  try --port 7861\n"
 
 
+def test_a_port_that_another_server_of_ones_own_has(monkeypatch, tmp_path):
+    (tmp_path / "bot.py").write_text(GOOD)
+    monkeypatch.setenv("WSVOICE_STATE_DIR", str(tmp_path / "state"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        options = ["-t", "twilio", "--host", "127.0.0.1", "--port", str(port)]
+        said = invoke("run", *options, code=1).stderr.splitlines()
+        assert said[-1] == f"hint:  another program may be using it; try --port {port + 1}"
+        url, pid = f"http://localhost:{port}/", os.getpid()
+        RunFile(tmp_path / "state").write(RunningServer(url, "key", pid=pid))
+        error, hint = invoke("run", *options, code=1).stderr.splitlines()[-2:]
+    assert error.startswith(f"error: cannot listen on 127.0.0.1:{port}: ")
+    assert error.endswith(f": a server of yours has it, process {pid}")
+    assert hint == f"hint:  `wsvoice calls` shows it; stop it, or try --port {port + 1}"
+
+
 def test_an_interrupted_server(monkeypatch, tmp_path):
     def serve(*_, **__):
         raise KeyboardInterrupt
@@ -279,3 +338,88 @@ def test_a_served_bot_listens_and_stops_when_it_is_asked_to(tmp_path):
     assert served.returncode == 0
     assert "Traceback" not in stderr
     assert "main_guard.py takes calls" in stderr
+
+
+class TestCheck:
+    """``--check``: what stands before listening, and nothing of what comes then."""
+
+    @pytest.fixture(autouse=True)
+    def bot(self, clean_process, served) -> None:
+        Path("bot.py").write_text(GOOD)
+        self.served = served
+
+    def test_a_bot_that_would_run_is_one_line(self) -> None:
+        done = invoke("run", "--check", "-t", "twilio")
+        assert (done.stdout, done.stderr) == ("", "bot.py is ready to run: twilio\n")
+        assert self.served.config is None
+
+    def test_programs_are_told_too(self) -> None:
+        Path(".env").write_text("TWILIO_AUTH_TOKEN=secret\n")
+        said = json.loads(invoke("run", "--check", "-t", "twilio", "-x", "bot.example.com", "--json").stdout)
+        assert said == {
+            "ok": True,
+            "bot": "bot.py",
+            "transport": "twilio",
+            "providers": ["twilio"],
+            "public_url": "https://bot.example.com",
+            "error": None,
+            "hint": None,
+        }
+
+    @pytest.mark.parametrize(
+        ("arguments", "code", "error"),
+        [
+            (("-t", "twilio", "-x", "bot.example.com"), 2, "on a public address Twilio's webhooks are checked, and"),
+            (("-t", "twilo"), 2, "-t takes "),
+            (("nobot.py",), 2, "there is no file nobot.py"),
+            (("broken.py",), 1, "broken.py failed while it was imported: RuntimeError: no"),
+            (("-t", "twilio", "--record", "bot.py/calls"), 2, "--record bot.py/calls cannot be written to: Not a dir"),
+            (("-t", "twilio", "-x", "a.example.com", "--number", "+15551234567"), 2, "Twilio's API needs TWILIO_"),
+            (("-t", "exotel", "--verify", "enforce"), 2, "Exotel signs nothing"),
+            (("-t", "twilio", "--redis", "redis://localhost"), 2, "servers that share a Redis share a secret too, and"),
+            (("-t", "twilio", "--metrics-port", "7860"), 2, "--metrics-port 7860 is the port that calls come to"),
+            (("broken.py", "--workers", "2"), 1, "broken.py failed while it was imported: RuntimeError: no"),
+            (("-t", "websocket-server", "--workers", "2"), 2, "--workers has no meaning for -t websocket-server"),
+        ],
+    )
+    def test_what_is_wrong_is_told_as_run_tells_it(self, arguments: tuple[str, ...], code: int, error: str) -> None:
+        Path("broken.py").write_text("raise RuntimeError('no')\n")
+        done = invoke("run", "--check", "--json", *arguments, code=code)
+        said = json.loads(done.stdout)
+        assert said["ok"] is False
+        assert said["error"].startswith(error)
+        assert f"error: {said['error']}\n" in done.stderr
+
+    def test_the_message_for_those_who_are_turned_away_is_read(self) -> None:
+        done = invoke("run", "--check", "-t", "twilio", "--busy-message", "busy.wav", code=2)
+        assert "busy.wav does not exist" in done.stderr
+
+    @pytest.mark.parametrize(
+        ("secret", "error"),
+        [("short", "WSVOICE_STREAM_SECRET has 5 characters, and needs 32"), ("a" * 40, "WSVOICE_STREAM_SECRET is 40")],
+    )
+    def test_a_secret_that_could_be_guessed_is_told(self, secret: str, error: str) -> None:
+        Path(".env").write_text(f"WSVOICE_STREAM_SECRET={secret}\n")
+        done = invoke("run", "--check", "-t", "twilio", code=2)
+        assert done.stderr.startswith(f"error: {error}")
+        # One that serves a single client has no streams to sign for.
+        invoke("run", "--check", "-t", "websocket-server")
+
+    def test_whether_redis_answers_is_none_of_its_business(self) -> None:
+        Path(".env").write_text("WSVOICE_STREAM_SECRET=0123456789abcdef0123456789abcdef\n")
+        with socket.create_server(("localhost", 0)) as redis:
+            redis.settimeout(0)
+            done = invoke("run", "--check", "-t", "twilio", "--redis", f"redis://localhost:{redis.getsockname()[1]}")
+            with pytest.raises(BlockingIOError):
+                redis.accept()
+        assert done.stderr == "bot.py is ready to run: twilio\n"
+
+    def test_with_workers_this_process_loads_the_bot(self) -> None:
+        done = invoke("run", "--check", "-t", "twilio", "--workers", "2", "--metrics-port", "9090")
+        assert done.stderr == "bot.py is ready to run: twilio\n"
+        assert self.served.config is None
+
+    def test_a_port_that_is_taken_is_none_of_its_business(self) -> None:
+        with socket.create_server(("localhost", 0)) as taken:
+            done = process("run", "--check", "-t", "twilio", "--port", str(taken.getsockname()[1]))
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "bot.py is ready to run: twilio\n")

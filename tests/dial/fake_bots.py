@@ -55,6 +55,17 @@ class Line:
             while True:
                 await self.receive()
 
+    async def close(self, code: int = 1000) -> None:
+        """
+        Close the stream.
+
+        What comes until it is closed is read: behind messages that wait for a reader, the other end's part of the
+        closing handshake would wait as well.
+        """
+        reader = asyncio.create_task(self.listen())
+        await self.socket.close(code)
+        await reader
+
     async def send(self, content: dict[str, Any]) -> None:
         await self.socket.send(json.dumps({"streamSid": self.stream_id, **content}))
 

@@ -112,7 +112,7 @@ async def answers_and_closes(line: Line) -> None:
     """Say a word once the caller has said something, let it be played, and close."""
     await answers(line)
     await asyncio.sleep(0.35)
-    await line.socket.close(1000)
+    await line.close()
 
 
 async def answers(line: Line) -> None:
@@ -247,7 +247,7 @@ def test_the_call_goes_on_with_another_stream(name: str, clip: Path) -> None:
         lines.append(line)
         if len(lines) == 1:
             await line.receive_until("media")
-            await line.socket.close(1000)
+            await line.close()
             return
         await answers_and_closes(line)
 
@@ -270,7 +270,7 @@ def test_a_server_that_always_streams_again_is_left(clip: Path) -> None:
         return stream(bot, "twilio", connect='action="/"')
 
     async def closes(line: Line) -> None:
-        await line.socket.close(1000)
+        await line.close()
 
     called = call(pages, closes, clip)
     assert len(called.bot.lines) == MAX_DOCUMENTS + 1
@@ -325,7 +325,7 @@ def test_an_action_that_takes_long_leaves_the_caller_free_to_go(clip: Path) -> N
     async def closes(line: Line) -> None:
         await line.say(WORDS)
         await asyncio.sleep(0.3)
-        await line.socket.close(1000)
+        await line.close()
 
     called = call(pages, closes, clip, delay_s=2.0, duration_s=1.5)
     assert called.report.ended_by == "caller"
@@ -360,7 +360,7 @@ def test_a_second_connect_is_the_next_stream(clip: Path) -> None:
         if line.messages[1]["start"]["customParameters"]:
             await answers_and_closes(line)
         else:
-            await line.socket.close(1000)
+            await line.close()
 
     called = call(pages, behaviour, clip)
     assert (called.report.failure, len(called.bot.lines)) == (None, 2)

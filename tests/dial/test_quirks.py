@@ -279,7 +279,7 @@ def test_a_stream_is_dialled_again_unless_the_answer_forbids_it(clip: Path) -> N
     async def closes(line: Line) -> None:
         await line.receive_until("media")
         await say(line, PCMU_8K.encode(tone(440, 20, 8000)))
-        await line.socket.close(1000)
+        await line.close()
 
     called = call(closes, texml(TELNYX), transport="telnyx", audio=(clip,))
     assert len(called.bot.lines) == 1 + MAX_RECONNECTS
@@ -305,7 +305,7 @@ def test_the_conversation_goes_on_on_the_new_stream(clip: Path) -> None:
         lines += 1
         if lines == 1:
             await line.receive_until("media")
-            await line.socket.close(1000)
+            await line.close()
             return
         while True:
             message = await line.receive()

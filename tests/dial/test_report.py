@@ -37,7 +37,7 @@ def test_the_names_their_order_and_their_types_are_stable() -> None:
         '"sent_audio_ms": 3000, "received_audio_ms": 2980, "underruns": 0, "max_gap_ms": 21.0, "marks": 1, '
         '"clears": 0, "digits_sent": "", "ended_by": "caller", "close_code": 1000, "duration_ms": 4100.0, '
         '"findings": [{"id": "M1", "level": "warn", "message": "odd", "count": 2}], "recording": null, "causes": [], '
-        '"untested": []}'
+        '"untested": [], "bot_digits": [], "transferred_to": null, "trace": null, "words": [], "words_failure": null}'
     )
 
 
@@ -52,6 +52,9 @@ def test_a_call_that_never_was_has_a_report() -> None:
         "ended_by",
         "close_code",
         "recording",
+        "transferred_to",
+        "trace",
+        "words_failure",
     ]
 
 

@@ -53,3 +53,15 @@ def test_of_a_kind_only_so_many_are_told_and_a_log_whole() -> None:
     marks = [event.text for event in told if event.kind == "mark"]
     assert len(marks) == EVENTS_TOLD + 1
     assert marks[-1] == f"mark {EVENTS_TOLD}; no more events of this kind are shown"
+
+
+def test_what_happens_is_told_at_once_and_what_happened_in_order() -> None:
+    told: list[str] = []
+    happening: list[str] = []
+    timeline = Timeline(lambda event: told.append(event.text), Hand(), lambda event: happening.append(event.text))
+    timeline.started_at = 0.0
+    timeline.add("note", "second", at_ms=200)
+    timeline.add("note", "first", at_ms=100)
+    assert (told, happening) == ([], ["second", "first"])
+    timeline.flush()
+    assert (told, happening) == (["first", "second"], ["second", "first"])

@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import json
 import os
+import re
 import resource
 import socket
 import subprocess
@@ -259,7 +260,10 @@ def test_a_clock_that_is_wrong(practice: Practice, ahead_s: int, level: str) -> 
     practice.company.ahead_s = ahead_s
     examined = practice.examine()
     said = only(examined, "clock")
-    assert f"this machine's clock is {abs(ahead_s)} s {'behind' if ahead_s > 0 else 'ahead'}" in said
+    told = re.search(rf"this machine's clock is (\d+) s {'behind' if ahead_s > 0 else 'ahead'}", said)
+    # A busy machine takes its time between the company's clock and its own.
+    assert told
+    assert int(told[1]) == pytest.approx(abs(ahead_s), abs=5)
     assert "timedatectl" in said
     assert next(each.level for each in examined if each.name == "clock") == level
 

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from loguru import logger
 from pyngrok import conf, ngrok
+from pyngrok.exception import PyngrokNgrokError
 
 from tests.phone.forwarding import OFFLINE, WARNING_PAGE, PublicAddress
 from tests.phone.public_network import PublicNetwork, public_network
@@ -159,6 +160,19 @@ class TestNgrok:
         assert "\n" not in caught.value.message
         assert hint in (caught.value.hint or "")
         assert network.all_ended(), "the agent is left running"
+
+    def test_an_agent_that_ends_before_its_reason_is_read_is_asked_again(
+        self, network: PublicNetwork, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        answers = [None, None, "authentication failed. ERR_NGROK_107"]
+
+        def connect(*_: object, **__: object) -> None:
+            raise PyngrokNgrokError("The ngrok process was unable to start.", [], answers.pop(0))
+
+        monkeypatch.setattr("pyngrok.ngrok.connect", connect)
+        with pytest.raises(ServerError, match="ERR_NGROK_107"):
+            open_tunnel("ngrok", 7860)
+        assert not answers
 
     def test_the_token_is_in_no_line_of_the_log(self, network: PublicNetwork, log: list[str]) -> None:
         network.tell(authtoken="right")

@@ -431,7 +431,7 @@ def answering(*statuses: int, **headers: str) -> Iterator[tuple[str, list[tuple[
 
 def failure(url: str, **quirks: str) -> str | None:
     config = DialConfig(
-        target=url, transport="bandwidth", credentials=SECRETS, quirks=quirks, listen_s=0.0, response_timeout_s=0.5
+        target=url, transport="bandwidth", credentials=SECRETS, quirks=quirks, listen_s=0.0, duration_s=0.5
     )
     return asyncio.run(dial(config)).failure
 

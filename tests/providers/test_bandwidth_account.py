@@ -9,21 +9,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from io import BytesIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.etree.ElementTree import canonicalize
 
 import pytest
 import urllib3
-from bandwidth import ApiClient, Configuration
-from bandwidth.api.calls_api import CallsApi
-from bandwidth.api.statistics_api import StatisticsApi
-from bandwidth.exceptions import NotFoundException, UnauthorizedException
-from bandwidth.models.bxml import PhoneNumber, Response, SendDtmf, StopStream, Transfer
-from bandwidth.models.call_state_enum import CallStateEnum
-from bandwidth.models.create_call import CreateCall
-from bandwidth.models.disconnect_callback import DisconnectCallback
-from bandwidth.models.machine_detection_complete_callback import MachineDetectionCompleteCallback
-from bandwidth.models.update_call import UpdateCall
 
 from tests.providers.companies import Bandwidth
 from tests.providers.fake_company import NOW, FakeNetwork
@@ -33,6 +23,10 @@ from wsvoice.providers import load_account, load_simulator
 from wsvoice.providers.account import OutboundCall, PlacedCall, ServerAddresses
 from wsvoice.providers.bandwidth.fake_api import BandwidthApi
 from wsvoice.providers.base import Answer, Callback, CallUpdate, NoStream, StatusReport, WebhookRequest
+
+# Bandwidth's library takes half a second to load, in each process of pytest's; only the tests that need it load it.
+if TYPE_CHECKING:
+    from bandwidth import ApiClient
 
 SIMULATOR = load_simulator("bandwidth")
 _, CREDENTIALS = SIMULATOR.test_credentials(bytes(range(32)))
@@ -329,6 +323,8 @@ def test_its_addresses_are_replaced_alike() -> None:
 @pytest.mark.parametrize("stage", sorted(ENDED_STAGES))
 def test_every_end_is_reported_and_read(network: Network, stage: Any, method: Any) -> None:
     """https://dev.bandwidth.com/docs/voice/webhooks/disconnect"""
+    from bandwidth.models.disconnect_callback import DisconnectCallback
+
     call = place(network).call
     report = SIMULATOR.status_webhook(call, Callback(STATUS, method), StatusReport(stage, duration_s=2.0), now=NOW)
     assert report is not None
@@ -358,6 +354,8 @@ def test_nothing_else_is_reported(network: Network, stage: Any) -> None:
 def test_what_machine_detection_finds_is_reported_and_read(
     network: Network, answered_by: Any, greeting_ended: bool, read: tuple[str, bool]
 ) -> None:
+    from bandwidth.models.machine_detection_complete_callback import MachineDetectionCompleteCallback
+
     call = place(network).call
     report = SIMULATOR.status_webhook(
         call,
@@ -437,6 +435,8 @@ class Pool:
 
 @pytest.fixture
 def client(network: Network, monkeypatch: pytest.MonkeyPatch) -> ApiClient:
+    from bandwidth import ApiClient, Configuration
+
     pool = Pool(network)
     # The library gets its token by a function of its own.
     monkeypatch.setattr(urllib3, "request", pool.request)
@@ -454,6 +454,9 @@ def last(network: Network) -> tuple[str, str, Any]:
 
 
 def test_the_library_places_the_same_call(network: Network, client: ApiClient) -> None:
+    from bandwidth.api.calls_api import CallsApi
+    from bandwidth.models.create_call import CreateCall
+
     place(network, dataclasses.replace(OUTBOUND, detection="greeting-end"))
     method, url, content = last(network)
     # Its models refuse what the API refuses, and keep apart what they do not know.
@@ -477,6 +480,13 @@ def test_the_library_places_the_same_call(network: Network, client: ApiClient) -
 
 
 def test_the_library_sends_the_same_commands(network: Network, client: ApiClient) -> None:
+    from bandwidth.api.calls_api import CallsApi
+    from bandwidth.api.statistics_api import StatisticsApi
+    from bandwidth.exceptions import NotFoundException
+    from bandwidth.models.bxml import PhoneNumber, Response, SendDtmf, StopStream, Transfer
+    from bandwidth.models.call_state_enum import CallStateEnum
+    from bandwidth.models.update_call import UpdateCall
+
     calls, call = CallsApi(client), place(network)
     call.stage, call_id = "answered", call.call.call_id
     assert calls.get_call_state(ACCOUNT, call_id).state == "answered"
@@ -510,6 +520,9 @@ def test_the_library_sends_the_same_commands(network: Network, client: ApiClient
 
 
 def test_the_library_is_refused_alike(network: Network, client: ApiClient) -> None:
+    from bandwidth.api.statistics_api import StatisticsApi
+    from bandwidth.exceptions import UnauthorizedException
+
     client.configuration.client_secret = "wrong"
     client.configuration.temp_access_token, client.configuration.temp_access_token_expiration = "wrong", 1 << 40
     with pytest.raises(UnauthorizedException):

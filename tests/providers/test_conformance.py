@@ -12,6 +12,7 @@ import re
 import string
 import time
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 from urllib.parse import urlencode
@@ -64,6 +65,7 @@ def provider(name: str) -> Any:
     return with_secrets(name)
 
 
+@cache
 def with_secrets(name: str) -> Any:
     """Return a provider that knows the secrets of both ends of a test call."""
     carrier, bot = load_provider(name).test_credentials(SEED)
@@ -113,6 +115,7 @@ JSON_TEXTS = [
 ]
 
 
+@cache
 def start_of(name: str) -> Golden:
     return read_golden(GOLDEN / name / "start.json")
 
@@ -645,11 +648,16 @@ def test_a_callback_is_never_a_call_and_a_request_for_a_document_always(provider
 odd_texts = st.text(max_size=30) | st.sampled_from(["", "x" * 70_000, "\udc80", "é=&%", "1" * 400, "=" * 99, ","])
 
 
+@cache
+def golden_webhooks(name: str) -> list[str]:
+    """Return the texts of a provider's golden webhooks."""
+    return [path.read_text() for path in sorted((GOLDEN / name / "webhooks").glob("*.json"))]
+
+
 @st.composite
 def odd_webhooks(draw: st.DrawFn, name: str) -> WebhookRequest:
     """Draw a golden webhook of a provider's with fields, headers and more replaced by anything."""
-    paths = sorted((GOLDEN / name / "webhooks").glob("*.json"))
-    content = json.loads(draw(st.sampled_from(paths)).read_text())
+    content = json.loads(draw(st.sampled_from(golden_webhooks(name))))
     if "json" in content:
         _, _, text = draw(st.sampled_from(with_anything_anywhere(json.dumps(content["json"]))))
         request = WebhookRequest("POST", "https://h/", {"content-type": "application/json"}, text.encode())

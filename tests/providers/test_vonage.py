@@ -303,7 +303,7 @@ def test_what_follows_a_stream_is_the_next_document(vonage: Any) -> None:
         (b"[1]", "is a number, not an object that names its action"),
         (b'[{"action":"connect"}]', "needs an endpoint"),
         (b'[{"action":"connect","endpoint":[{},{}]}]', "needs an endpoint"),
-        (b'[{"action":"talk","text":"Hello"}]', "holds talk Hello, but connects to no websocket"),
+        (b'[{"action":"talk","text":"Hello"}]', "turned away: Hello"),
         (b"[]", "holds nothing"),
         (ncco(uri="https://h/"), "it must be wss"),
         (ncco(uri=5), "no url"),

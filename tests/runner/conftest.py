@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,12 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., RunningServ
         yield start
 
 
+@pytest.fixture
+def unhurried(serve: Callable[..., RunningServer], monkeypatch: pytest.MonkeyPatch) -> None:
+    """uvicorn's own pauses, on ``asyncio`` itself, for the servers of this test."""
+    monkeypatch.setattr("uvicorn.server.asyncio", asyncio)
+
+
 @pytest.fixture(scope="module")
 def module_server() -> Iterator[RunningServer]:
     """Every provider on one server for all tests of a module; see :func:`shared`."""
@@ -84,19 +91,61 @@ def shared(module_server: RunningServer) -> Iterator[RunningServer]:
         time.sleep(0.005)
 
 
+class Pauses:
+    """The pauses of one server: once it is told to stop, they are over."""
+
+    def __init__(self) -> None:
+        self._told = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def wait(self, seconds: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        if self._told.is_set():
+            await asyncio.sleep(min(seconds, 0.005))
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._told.wait()
+
+    def end(self) -> None:
+        # The server may have ended by itself.
+        if self._loop is not None:
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._told.set)
+
+
+class HurriedAsyncio:
+    """
+    ``asyncio`` as uvicorn's servers know it here.
+
+    uvicorn looks ten times a second whether it is to stop, and then waits for a tenth of a second once more. Hundreds
+    of tests would wait for that.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
+
+    async def sleep(self, seconds: float) -> None:
+        pauses = getattr(_own, "pauses", None)
+        await (pauses.wait(seconds) if pauses else asyncio.sleep(seconds))
+
+
+#: What each server's thread has for itself.
+_own = threading.local()
+
+
 @contextmanager
 def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., RunningServer]]:
     """Give the function that serves a bot; all servers are stopped in the end."""
     stops: list[Callable[[], None]] = []
-    # Servers start in threads of their own, so what they make is kept by thread.
-    local = threading.local()
 
     class Recording(DrainingServer):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
-            local.made.update(server=self, switchboard=args[1])
+            _own.made.update(server=self, switchboard=args[1])
 
     monkeypatch.setattr(server_module, "DrainingServer", Recording)
+    monkeypatch.setattr("uvicorn.server.asyncio", HurriedAsyncio())
 
     def start(bot: Any, **settings: Any) -> RunningServer:
         config = RunConfig(**{"transport": "twilio", "port": 0, "host": "127.0.0.1", **settings})
@@ -109,13 +158,16 @@ def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., RunningSe
         class Loaded:
             function = staticmethod(bot)
             path = Path(__file__)
+            name = "bot.py"
 
         def on_ready(each: server_module.Ready) -> None:
             made["ready"] = each
             ready.set()
 
+        pauses = Pauses()
+
         def run() -> None:
-            local.made = made
+            _own.made, _own.pauses = made, pauses
             try:
                 server_module.serve(Loaded, config, on_ready=on_ready)  # type: ignore[arg-type]
             except BaseException as error:  # noqa: BLE001 - raised again in the test's thread
@@ -131,6 +183,7 @@ def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., RunningSe
 
         def stop() -> None:
             made["server"].should_exit = True
+            pauses.end()
             thread.join(20)
             assert not thread.is_alive(), "the server did not stop"
 

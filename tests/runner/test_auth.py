@@ -34,6 +34,7 @@ from wsvoice.runner.auth import (
     TokenClaims,
     served_providers,
 )
+from wsvoice.runner.seals import Seals
 
 TOKEN = "wsvoice_test_auth_token_0000001"
 SIGNED = {"credentials": {"TWILIO_AUTH_TOKEN": TOKEN}}
@@ -460,8 +461,8 @@ class TestStreamTokens:
         assert len(tokens._used) <= 3
 
     def test_a_shared_secret_works_in_another_process(self) -> None:
-        token = StreamTokens(secret=b"s" * 32).issue(CALL)
-        assert StreamTokens(secret=b"s" * 32).redeem(token, "twilio").call == CALL
+        token = StreamTokens(Seals([b"s" * 32])).issue(CALL)
+        assert StreamTokens(Seals([b"s" * 32])).redeem(token, "twilio").call == CALL
 
 
 class TestReplayGuard:

@@ -184,6 +184,17 @@ class TestCapacity:
             assert capacity.reserve(call(number), stranger=f"192.0.2.{number % 250}")
         assert capacity.reserved <= 500
 
+    def test_strangers_shares_are_of_the_limit_that_applies(self) -> None:
+        """A reload may change it."""
+        capacity = Capacity(4)
+        capacity.limit = 40
+        for number in range(30):
+            assert capacity.reserve(call(number), stranger="192.0.2.1")
+        assert capacity.reserved == 10
+        capacity = Capacity(40)
+        capacity.limit = 4
+        assert [capacity.occupy(None, is_stranger=True) is not None for _ in range(3)] == [True, True, False]
+
 
 class TestLateness:
     def test_one_stall_is_not_enough(self) -> None:

@@ -549,6 +549,7 @@ class TestWhenThingsGoWrong:
         asyncio.run(main())
         assert server.ended()[0].ended_by == "caller"
 
+    @pytest.mark.usefixtures("unhurried")
     def test_the_server_stops(self, serve: Any) -> None:
         server = serve(echo)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +175,15 @@ def log_of_a_call(server: ServerProcess, call_sid: str = CALL, *, since: int = 0
     return server.logged(f"{short_id(call_sid)} ended by", timeout_s=20, since=since).splitlines()
 
 
+def read_when(file: Path, needle: str, timeout_s: float = 10) -> str:
+    """Wait until a file of the bot's holds `needle`, as the terminal does a moment earlier; return all of it."""
+    deadline = time.monotonic() + timeout_s
+    while needle not in (text := file.read_text()):
+        assert time.monotonic() < deadline, text
+        time.sleep(0.02)
+    return text
+
+
 def holding(lines: list[str], needle: str) -> list[str]:
     return [line for line in lines if needle in line]
 
@@ -182,6 +193,7 @@ def test_a_bot_that_replaces_logurus_sink(tmp_path: Path) -> None:
         lines = log_of_a_call(server)
         server.logged("… (")
         text = server.log()
+        kept = read_when(tmp_path / "bot.log", "ended by")
     for once in ("stream started", "ended by", " of the bot", "quietly of the bot", "the bot raised RuntimeError"):
         assert len(holding(lines, once)) == (2 if once == " of the bot" else 1), (once, lines)
     (own,) = holding(lines, "stream started")
@@ -191,7 +203,6 @@ def test_a_bot_that_replaces_logurus_sink(tmp_path: Path) -> None:
     assert not LINE.match(quiet)
     assert "DEBUG" in quiet
     # A file of the bot's holds everything.
-    kept = (tmp_path / "bot.log").read_text()
     for each in ("stream started", "of the bot", "quietly of the bot", "ended by"):
         assert each in kept
     assert CALL in kept
@@ -259,6 +270,50 @@ def test_ids_are_short_before_lines_and_whole_once(plain: ServerProcess) -> None
     matches = [match[2] for line in lines if (match := LINE.match(line))]
     assert set(matches) <= {"v3:kkkkk…kend", "-"}
     assert matches.count("v3:kkkkk…kend") >= 3
+
+
+RAISES = """
+    from loguru import logger
+
+    async def bot(runner_args):
+        logger.bind(call="CA1\\n2").info("quotes \\" and \\\\ and \\u2028 and \\x1b[31m and\\nlines, and ümlauts")
+        logger.warning("long " + "x" * 100_000)
+        raise RuntimeError("red \\x1b[31m words" + ("\\n'\\"" + "x" * 1900) * 1000)
+"""
+
+
+def test_lines_for_machines_are_json_objects(tmp_path: Path) -> None:
+    with server_process(tmp_path, RAISES, "-t", "twilio", "--log-format", "json") as server:
+
+        async def main() -> None:
+            async with dialled(server.url.replace("http", "ws", 1) + "ws", CALL) as carrier:
+                await carrier.closed()
+
+        asyncio.run(main())
+        log = server.logged("ended by an error")
+    # What is for people, before the first line of the log, is as ever.
+    head, brace, rest = log.partition("{")
+    assert head.startswith("bot.py takes calls\n")
+    lines = [json.loads(line) for line in (brace + rest).splitlines()]
+    for line in lines:
+        assert line.keys() - {"exception"} == {"time", "level", "call", "message", "logger"}
+        assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
+        written = datetime.fromisoformat(line["time"])
+        assert abs(time.time() - written.timestamp()) < 60
+        assert line["level"] in ("INFO", "WARNING", "ERROR")
+        for text in (line["message"], line["call"] or "", line.get("exception", "")):
+            assert all(each.isprintable() or each == "\n" for each in text)
+    assert max(len(line.encode()) for line in log.splitlines()) < 16 * 1024
+    quotes, long, failed, ended = lines[-4:]
+    assert quotes["call"] == "CA1\n    2"
+    assert quotes["message"] == 'quotes " and \\ and \\u2028 and \\x1b[31m and\n    lines, and ümlauts'
+    assert quotes["logger"] == "bot"
+    assert long["message"].endswith("… (100005 characters)")
+    assert (failed["level"], failed["call"], ended["call"]) == ("ERROR", CALL, CALL)
+    assert failed["exception"].startswith("Traceback (most recent call last):\n")
+    assert "characters) …" in failed["exception"]
+    assert "exception" not in ended
+    assert lines[0]["call"] is None or lines[0]["call"] == CALL
 
 
 def refuse_webhooks(url: str) -> list[int]:

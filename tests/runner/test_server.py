@@ -26,7 +26,8 @@ from tests.runner.carrier import FORM, announce, dialled, main_frequency
 from tests.signals import tone
 from wsvoice.errors import ServerError
 from wsvoice.providers import PROVIDERS
-from wsvoice.runner.server import DrainingServer, listen
+from wsvoice.runner.listening import listen
+from wsvoice.runner.server import DrainingServer
 from wsvoice.runner.watchdog import Watchdog
 
 ECHO = str(Path(__file__).parents[2] / "examples" / "echo.py")
@@ -123,6 +124,7 @@ class TestDrain:
 
         asyncio.run(main())
 
+    @pytest.mark.usefixtures("unhurried")
     def test_an_announced_call_is_waited_for_as_long_as_providers_take_to_dial(
         self, serve: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -152,6 +154,48 @@ class TestDrain:
         assert time.monotonic() - begin < 8
         assert time.monotonic() - begin > 1
         assert running.lines("1 announced call to begin (at most 1.5 s)")
+
+    def test_new_calls_are_taken_while_it_lingers(self, tmp_path: Path) -> None:
+        async def main() -> None:
+            with run(tmp_path, ECHO, "-t", "twilio", "--drain-linger", "1s") as (process, ready):
+                process.send_signal(signal.SIGTERM)
+                while httpx.get(ready["url"] + "readyz").status_code != 503:
+                    await asyncio.sleep(0.01)
+                signalled_at = time.monotonic()
+                assert httpx.get(ready["url"] + "healthz").status_code == 200
+                async with dialled(await asyncio.to_thread(announce, ready["url"])) as carrier:
+                    await carrier.speak(tone(500, 100, 8000))
+                    await carrier.until("media")
+                    answer = "Stream"
+                    while "Reject" not in answer:
+                        assert time.monotonic() - signalled_at < 10
+                        await asyncio.sleep(0.05)
+                        answer = httpx.post(ready["url"], data={**FORM, "CallSid": f"CA{time.monotonic()}"}).text
+                    assert time.monotonic() - signalled_at > 0.7
+                    await carrier.speak(tone(500, 100, 8000))
+                    assert carrier.socket.close_code is None
+                    process.send_signal(signal.SIGTERM)
+                    await carrier.closed(15)
+                assert await asyncio.to_thread(process.wait, 20) == 0
+                assert process.stderr is not None
+                assert "asked to stop: /readyz says no, and new calls are taken for 1 s more" in process.stderr.read()
+
+        asyncio.run(main())
+
+    def test_a_second_signal_ends_the_call_while_it_lingers(self, tmp_path: Path) -> None:
+        async def main() -> None:
+            with run(tmp_path, ECHO, "-t", "twilio", "--drain-linger", "60s") as (process, ready):
+                async with dialled(await asyncio.to_thread(announce, ready["url"])) as carrier:
+                    await carrier.speak(tone(500, 100, 8000))
+                    process.send_signal(signal.SIGTERM)
+                    while httpx.get(ready["url"] + "readyz").status_code != 503:
+                        await asyncio.sleep(0.01)
+                    process.send_signal(signal.SIGTERM)
+                    code, _ = await carrier.closed(15)
+                    assert code in (1001, 1012)
+                assert await asyncio.to_thread(process.wait, 20) == 0
+
+        asyncio.run(main())
 
     def test_a_second_signal_ends_the_call(self, tmp_path: Path) -> None:
         async def main() -> None:

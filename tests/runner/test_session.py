@@ -534,9 +534,12 @@ class TestRecording:
         assert read_audio(path)[1] == 8000
 
     def test_a_folder_that_cannot_be_written_costs_no_call(self, serve: Serve, tmp_path: Any) -> None:
-        blocked = tmp_path / "file"
-        blocked.write_text("")
-        server = serve(bots.echo, record=blocked / "calls")
+        folder = tmp_path / "calls"
+        server = serve(bots.echo, record=folder)
+        # It was a folder when the server started.
+        if folder.exists():
+            folder.rmdir()
+        folder.write_text("")
         asyncio.run(assert_call_works(announce(server.url)))
         deadline = time.monotonic() + 5
         while not server.lines("could not be recorded") and time.monotonic() < deadline:

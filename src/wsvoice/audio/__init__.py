@@ -10,10 +10,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from wsvoice.audio.formats import AUDIBLE_LEVEL, PCMU_8K, AudioFormat, Encoding, peak, rms
+from wsvoice.audio.formats import AUDIBLE_LEVEL, PCMU_8K, AudioFormat, Encoding, dbfs, peak, rms
 
 if TYPE_CHECKING:
-    from wsvoice.audio.samples import Resampler, read_audio, resample, write_wav
+    from wsvoice.audio.samples import Resampler, Sound, compress, correlations, read_audio, resample, write_wav
 
 __all__ = [
     "AUDIBLE_LEVEL",
@@ -21,6 +21,10 @@ __all__ = [
     "AudioFormat",
     "Encoding",
     "Resampler",
+    "Sound",
+    "compress",
+    "correlations",
+    "dbfs",
     "peak",
     "read_audio",
     "resample",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 from enum import StrEnum
@@ -86,6 +87,11 @@ PCMU_8K = AudioFormat()
 def rms(pcm: bytes) -> float:
     """Return the root of the mean square, a whole number from 0 to 32768; 0 if there are no samples."""
     return float(audioop.rms(pcm, 2))
+
+
+def dbfs(level: float) -> float:
+    """Return a level above 0, such as :func:`rms` has it, in decibels of the largest there is."""
+    return 20 * math.log10(level / 32768)
 
 
 def peak(pcm: bytes) -> int:

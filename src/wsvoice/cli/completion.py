@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ Completer = Callable[..., list[str]]
 
 # Other names would have to be quoted, which differs between shells.
 _PLAIN_NAME = re.compile(r"[\w.+@%-]+")
+_PLAIN_ID = re.compile(r"[\w.+@%:-]+")
 
 
 def one_of(*words: str) -> Completer:
@@ -60,6 +62,24 @@ def voices(incomplete: str) -> list[str]:
         return _starting(incomplete, languages())
     except UsageError:
         return []
+
+
+def running_calls(incomplete: str) -> list[str]:
+    """Complete the id of a call that runs on this machine."""
+    import os
+
+    from wsvoice.config import state_folder
+    from wsvoice.errors import ControlError
+    from wsvoice.phone.control import ask
+    from wsvoice.phone.runs import running_servers
+
+    ids: list[str] = []
+    for server in running_servers(state_folder(os.environ)):
+        with suppress(ControlError):
+            found = ask(server, {"do": "calls"}, timeout_s=0.5).get("calls", [])
+            ids += [str(each["id"]) for each in found if isinstance(each, dict) and each.get("id")]
+    # Other ids would have to be quoted, which differs between shells.
+    return _starting(incomplete, [each for each in ids if _PLAIN_ID.fullmatch(each)])
 
 
 def templates(incomplete: str) -> list[str]:

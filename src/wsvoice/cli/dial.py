@@ -3,22 +3,43 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from wsvoice.cli import completion
-from wsvoice.cli.options import CALLER, CALLS, LIMITS, MANY, REAL, TRIALS, EnvFile, Param, option
+from wsvoice.cli.options import (
+    CALLER,
+    CALLS,
+    LIMITS,
+    MANY,
+    REAL,
+    REPLAYS,
+    TRIALS,
+    AllowPrivate,
+    EnvFile,
+    ForceWs,
+    Param,
+    Quirk,
+    ToNumber,
+    WebhookMethod,
+    option,
+)
 from wsvoice.cli.output import LOG_LINES, Output
 from wsvoice.cli.signals import interrupted_by_signals, placing_calls
 from wsvoice.config import (
     TUNNELS,
     Detection,
     DialConfig,
-    Method,
+    Ignored,
     RealCallConfig,
+    Redact,
     Resolved,
     Voicemail,
     dials_number,
@@ -28,6 +49,9 @@ from wsvoice.config import (
 
 if TYPE_CHECKING:
     from wsvoice.dial.report import CallReport, TimelineEvent
+    from wsvoice.replay.comparison import Comparison
+    from wsvoice.replay.replaying import Replay
+    from wsvoice.trace import Trace
 
 DEFAULTS = DialConfig()
 REAL_DEFAULTS = RealCallConfig()
@@ -88,7 +112,7 @@ def dial(
             CALLS,
         ),
     ] = None,
-    to: Annotated[str | None, option("--to NUMBER", f"Who is called.  [default: {DEFAULTS.to_number}]", CALLS)] = None,
+    to: ToNumber = None,
     param: Param = None,
     duration: Annotated[
         str | None,
@@ -107,19 +131,38 @@ def dial(
         ),
     ] = None,
     record: Annotated[str | None, option("--record FILE.wav", "Record the call: caller left, bot right.")] = None,
-    force_ws: Annotated[bool | None, option("--force-ws", "Dial ws:// where the answer says wss://.", CALLS)] = None,
-    allow_private: Annotated[
-        bool | None, option("--allow-private", "Let a public server send the caller to private addresses.", CALLS)
+    trace: Annotated[
+        str | None, option("--trace FILE.call", "Keep the call's trace: messages, sound, timeline, log, report.")
     ] = None,
-    method: Annotated[
+    redact: Annotated[
         str | None,
         option(
-            "--method GET|POST",
-            "The webhook's.  [default: the provider's]",
+            "--redact WHAT",
+            "What the trace leaves out beside secrets: callers (numbers, parameters), or digits (that, and keys).",
             CALLS,
-            completion.one_of(*get_args(Method)),
+            completion.one_of(*get_args(Redact)),
         ),
     ] = None,
+    open_: Annotated[
+        bool | None, option("--open", "Show the call's page in your browser when it has ended, as `wsvoice show`.")
+    ] = None,
+    transcriber: Annotated[
+        str | None,
+        option(
+            "--transcriber NAME",
+            "Turn what both sides said into words: offline, openai, module:function, or a service's URL.",
+        ),
+    ] = None,
+    transcriber_model: Annotated[
+        str | None,
+        option("--transcriber-model NAME", "The model that it uses, or the folder of one.  [default: its own choice]"),
+    ] = None,
+    language: Annotated[
+        str | None, option("--language CODE", f"The language that it is told.  [default: {DEFAULTS.language}]")
+    ] = None,
+    force_ws: ForceWs = None,
+    allow_private: AllowPrivate = None,
+    method: WebhookMethod = None,
     caller: Annotated[
         str | None,
         option("--caller BOT", "A bot as the caller, for 30 s or --duration: two bots talk.", CALLER, completion.bots),
@@ -127,13 +170,39 @@ def dial(
     probe: Annotated[
         bool | None, option("--probe", "Also try an unsigned webhook, broken messages and an interruption.", TRIALS)
     ] = None,
-    quirk: Annotated[
+    quirk: Quirk = None,
+    replay: Annotated[
+        str | None,
+        option("--replay CALL", "Place the call of this trace again, and say what the bot does differently.", REPLAYS),
+    ] = None,
+    adaptive: Annotated[
+        bool | None,
+        option("--adaptive", "Wait for the bot before each turn, instead of speaking at the recorded times.", REPLAYS),
+    ] = None,
+    max_slower: Annotated[
+        str | None,
+        option(
+            "--max-slower SHARE",
+            "By how much of itself a wait may be longer; by 250 ms it always may."
+            f"  [default: {DEFAULTS.max_slower:.0%}]",
+            REPLAYS,
+        ),
+    ] = None,
+    min_correlation: Annotated[
+        str | None,
+        option(
+            "--min-correlation SHARE",
+            f"How similar what the bot says has to be.  [default: {DEFAULTS.min_correlation:g}]",
+            REPLAYS,
+        ),
+    ] = None,
+    ignore: Annotated[
         list[str] | None,
         option(
-            "--quirk NAME=VALUE",
-            "Make the provider deviate. Repeatable; `--quirk list` lists them.",
-            TRIALS,
-            completion.quirks,
+            "--ignore WHAT",
+            "What is not compared: waits, sound, keys, end or findings. Repeatable.",
+            REPLAYS,
+            completion.one_of(*get_args(Ignored)),
         ),
     ] = None,
     calls: Annotated[
@@ -231,6 +300,7 @@ def dial(
     wsvoice dial bot.py --audio hello.wav         serve the bot, then call it
     wsvoice dial https://bot.example.com/ --dtmf 12# --json
     wsvoice dial bot.py -n 50 --ramp 5/s          50 calls at once
+    wsvoice dial bot.py --replay good.call        the call of a trace, again
 
     To a phone number a real call is placed, which costs money: from a number of
     yours, through your provider's account, with your bot on this end. Exits with
@@ -246,10 +316,7 @@ def dial(
     """
     output = Output()
     if quirk == ["list"]:
-        flags = {name: value for name, value in context.params.items() if name != "quirk"}
-        listed = resolve_dial(flags, environ=os.environ, cwd=Path.cwd())
-        chosen = listed.origins["transport"] != "default"
-        list_quirks(output, listed.config.transport if chosen else None)
+        list_quirks(output, context.params)
         return
     if dials_number(context.params, environ=os.environ, cwd=Path.cwd()):
         real = resolve_real_call(context.params, environ=os.environ, cwd=Path.cwd())
@@ -285,39 +352,120 @@ def dial(
             if not quiet:
                 output.last_lines(whose, lines)
 
-    def show_report(report: CallReport) -> None:
+    def show_report(report: CallReport, comparison: Comparison | None = None) -> None:
         nonlocal is_reported
         is_reported = True
-        lines = report.to_lines()
+        # One that is made for the page only is gone by the time that somebody looks for it.
+        report = report if config.trace is not None else replace(report, trace=None)
+        lines, data = report.to_lines(), report.to_dict()
+        if comparison is not None:
+            lines[-1:] = [*comparison.to_lines(), lines[-1]]
+            data["replay"] = comparison.to_dict()
         if config.probe and not quiet:
             from wsvoice.dial.checks import explain
 
             *lines, verdict = lines
             lines += [*explain(found.id for found in report.findings), verdict]
-        output.result(lines, report.to_dict() if config.as_json else None, quiet=quiet)
+        if comparison is not None and quiet:
+            # The verdict has the first one only.
+            for each in comparison.differences[1:]:
+                output.line(f"different: {each}")
+        output.result(lines, data if config.as_json else None, quiet=quiet)
 
-    with placing_calls(output, f"On the line with {config.target}", show_logs):
-        from wsvoice import isolation
-        from wsvoice.dial.caller import dial as place_call
+    with ExitStack() as stack:
+        recorded, config = stack.enter_context(recorded_call(resolved))
+        traced = stack.enter_context(traced_call(config, os.environ, output, recorded=recorded))
+        replaying: Replay | None = None
+        if recorded is not None:
+            from wsvoice.replay.replaying import Replay
 
-        if config.caller is not None:
-            from wsvoice.runner.logs import configure_logging
+            replaying = Replay(recorded, traced)
+            # The report has them as notes.
+            for text in replaying.plan.missing if quiet else ():
+                output.warning(text)
+        with placing_calls(output, f"On the line with {config.target}", show_logs):
+            from wsvoice import isolation
+            from wsvoice.dial.caller import dial as place_call
 
-            # The caller's bot runs in this process; its log must not hide the timeline.
-            configure_logging("DEBUG" if verbose else "ERROR")
+            if config.caller is not None:
+                from wsvoice.runner.logs import configure_logging
 
-        # Ctrl-C cancels the call, which hangs up, and is raised here as KeyboardInterrupt.
-        with interrupted_by_signals():
-            # With -v, the last lines of the bot's log stand before the report.
-            on_passed = (lambda report: None) if verbose else show_report
-            report = isolation.run_interruptibly(place_call(config, on_event=show, on_passed=on_passed))
-    # The last output of a bot that died is in the failure already.
-    if report.verdict != "passed" and "\n" not in (report.failure or ""):
-        show_logs()
-    if not is_reported:
-        show_report(report)
+                # The caller's bot runs in this process; its log must not hide the timeline.
+                configure_logging("DEBUG" if verbose else "ERROR")
+
+            # Ctrl-C cancels the call, which hangs up, and is raised here as KeyboardInterrupt.
+            with interrupted_by_signals():
+                # With -v, the last lines of the bot's log stand before the report; a comparison needs the whole call.
+                on_passed = (lambda report: None) if verbose or replaying is not None else show_report
+                if replaying is None:
+                    call = place_call(traced, on_event=show, on_passed=on_passed)
+                else:
+                    speaker, timeouts = replaying.speaker, replaying.timeouts
+                    call = place_call(traced, on_event=show, on_passed=on_passed, speaker=speaker, timeouts=timeouts)
+                report = isolation.run_interruptibly(call)
+        comparison = None
+        if replaying is not None:
+            report, comparison = replaying.judge(report)
+        # The last output of a bot that died is in the failure already.
+        if report.verdict != "passed" and "\n" not in (report.failure or ""):
+            show_logs()
+        if not is_reported:
+            show_report(report, comparison)
     if report.verdict != "passed":
         raise typer.Exit(1)
+
+
+@contextmanager
+def recorded_call(resolved: Resolved[DialConfig]) -> Iterator[tuple[Trace | None, DialConfig]]:
+    """
+    Open the call that is to be placed again, if there is one, and tell how it is placed.
+
+    Raises:
+        TraceError: If it cannot be placed again, or is not of the provider that was asked for.
+        UsageError: If the new call's trace or recording would take its place.
+    """
+    config = resolved.config
+    if config.replay is None:
+        yield None, config
+        return
+    from wsvoice.replay.plan import configure
+    from wsvoice.trace import read_trace
+
+    with read_trace(config.replay) as trace:
+        given = {name for name, origin in resolved.origins.items() if origin.startswith("flag ")}
+        yield trace, configure(trace, config, given)
+
+
+@contextmanager
+def traced_call(
+    config: DialConfig, environ: Mapping[str, str], output: Output, *, recorded: Trace | None
+) -> Iterator[DialConfig]:
+    """
+    Have the call of `config` traced, if its page is to be opened or it is compared, and show it once it has ended.
+
+    Args:
+        recorded: The call that it is compared with, and shown beside; ``None`` for none.
+    """
+    if not config.opens_page and recorded is None:
+        yield config
+        return
+    from tempfile import TemporaryDirectory
+
+    from wsvoice.cli.show import pages_folder, show_calls
+    from wsvoice.trace import read_trace
+
+    with ExitStack() as stack:
+        path = config.trace
+        if path is None:
+            name = time.strftime("call-%Y%m%d-%H%M%S.call")
+            where = pages_folder(environ) if config.opens_page else None
+            folder = TemporaryDirectory(dir=where, prefix="call-", ignore_cleanup_errors=True)
+            path = Path(stack.enter_context(folder)) / name
+        yield replace(config, trace=path)
+        # If the disk was full, the report says so.
+        if config.opens_page and path.exists():
+            calls = [stack.enter_context(read_trace(path))]
+            show_calls([recorded, *calls] if recorded is not None else calls, path.stem, environ, output)
 
 
 def prepare(context: typer.Context, output: Output, resolved: Resolved[DialConfig] | Resolved[RealCallConfig]) -> None:
@@ -329,12 +477,14 @@ def prepare(context: typer.Context, output: Output, resolved: Resolved[DialConfi
         os.environ["WSVOICE_ENV_FILE"] = str(resolved.env_file)
 
 
-def list_quirks(output: Output, transport: str | None) -> None:
-    """Print a provider's quirks, or every provider's."""
+def list_quirks(output: Output, flags: Mapping[str, Any]) -> None:
+    """Print the quirks of the provider that was chosen, or every provider's."""
     from wsvoice.dial.quirks import describe_quirks
     from wsvoice.providers import PROVIDERS, load_simulator
 
-    for name in [transport] if transport else PROVIDERS:
+    listed = resolve_dial({**flags, "quirk": None}, environ=os.environ, cwd=Path.cwd())
+    is_chosen = listed.origins["transport"] != "default"
+    for name in [listed.config.transport] if is_chosen else PROVIDERS:
         provider = load_simulator(name)
         quirks = describe_quirks(provider)
         output.line(f"{provider.title}'s quirks:" if quirks else f"{provider.title} has no quirks")

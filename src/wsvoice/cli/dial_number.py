@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from wsvoice.call import AnsweredBy, Stage
+from wsvoice.call import AnsweredBy, Stage, plural
 from wsvoice.cli.output import LOG_LINES, Output
 from wsvoice.cli.signals import finishing, interrupted_by_signals, placing_calls
 from wsvoice.config import (
@@ -27,7 +27,6 @@ from wsvoice.config import (
     state_folder,
     with_from_number,
 )
-from wsvoice.dial.report import plural
 from wsvoice.errors import ApiError, DialError, UsageError, WsvoiceError
 
 if TYPE_CHECKING:

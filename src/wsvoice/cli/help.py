@@ -27,6 +27,8 @@ ClickError: Any = typer.BadParameter.__mro__[2]
 _HEADING = re.compile(r"\AUsage:|^\S[^\n]*:$", re.MULTILINE)
 # A name is indented by two columns and has a second column, or is an option.
 _NAME = re.compile(r"^  (-(?:\S| (?! ))*|\S(?:\S| (?! ))*(?=  +\S))", re.MULTILINE)
+# Braces around an argument that is needed, and brackets around one that has some, with dots.
+_MORE_AROUND = re.compile(r"\A(?:\{(.*)\}(?:\.\.\.)?|\[(\[.*)\]\.\.\.)\Z")
 _DEFAULT = re.compile(r"\[default:[^\]]*\]")
 
 _BOLD, _CYAN, _DIM, _END = "\x1b[1m", "\x1b[36m", "\x1b[2m", "\x1b[0m"
@@ -145,8 +147,10 @@ class Command(_Plain, TyperCommand):
     """A command."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """Return the arguments as the usage line has them; newer versions of typer put braces around a needed one."""
-        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+        """Return the arguments as the usage line has them; newer versions of typer put more around them."""
+        return [
+            _MORE_AROUND.sub(lambda found: found[1] or found[2], each) for each in super().collect_usage_pieces(ctx)
+        ]
 
 
 class Group(_Plain, TyperGroup):

@@ -24,6 +24,9 @@ from typing import Annotated, Any
 import typer
 
 from wsvoice._version import __version__
+from wsvoice.cli.call_tests import run_scenarios
+from wsvoice.cli.calls import calls
+from wsvoice.cli.deploy import deploy
 from wsvoice.cli.dial import dial
 from wsvoice.cli.doctor import doctor
 from wsvoice.cli.hangup import hangup
@@ -31,7 +34,9 @@ from wsvoice.cli.help import ClickError, ClickUsageError, Command, Group
 from wsvoice.cli.init import init
 from wsvoice.cli.number import number
 from wsvoice.cli.output import Output
+from wsvoice.cli.phone import phone
 from wsvoice.cli.run import run
+from wsvoice.cli.show import show
 from wsvoice.config import did_you_mean
 from wsvoice.errors import WsvoiceError
 
@@ -68,15 +73,23 @@ def _meant(name: str, args: Sequence[str], commands: Sequence[str]) -> str | Non
         return f"did you mean `wsvoice dial {shlex.join(args)}`?"
     if file.endswith(".py") or Path(file, "bot.py").is_file() or Path(f"{file}.py").is_file():
         return f"did you mean `wsvoice run {shlex.join(args)}`?"
-    if name in _SYNONYMS:
-        return f"did you mean `wsvoice {shlex.join([_SYNONYMS[name], *args[1:]])}`?"
-    meant = did_you_mean(name, commands)
-    return meant.replace("`", "`wsvoice ", 1) if meant else None
+    meant = next((each for each in commands if _is_one_letter_off(name, each)), _SYNONYMS.get(name))
+    if meant is not None:
+        return f"did you mean `wsvoice {shlex.join([meant, *args[1:]])}`?"
+    likely = did_you_mean(name, commands)
+    return likely.replace("`", "`wsvoice ", 1) if likely else None
+
+
+def _is_one_letter_off(word: str, command: str) -> bool:
+    """Whether one letter more or less makes `command` of `word`."""
+    shorter, longer = sorted((word.lower(), command), key=len)
+    return len(longer) - len(shorter) == 1 and any(
+        longer[:at] + longer[at + 1 :] == shorter for at in range(len(longer))
+    )
 
 
 #: What other tools call it.
 _SYNONYMS = {
-    "call": "dial",
     "check": "doctor",
     "create": "init",
     "dev": "run",
@@ -86,7 +99,9 @@ _SYNONYMS = {
     "help": "--help",
     "new": "init",
     "serve": "run",
+    "open": "show",
     "start": "run",
+    "top": "calls",
     "version": "--version",
 }
 
@@ -146,9 +161,14 @@ def wsvoice(
 
 app.command(cls=Command)(run)
 app.command(cls=Command)(dial)
+app.command(cls=Command)(phone)
+app.command(cls=Command)(show)
 app.command(cls=Command)(hangup)
 app.command(cls=Command)(init)
+app.add_typer(calls, name="calls")
 app.add_typer(number, name="number")
+app.add_typer(deploy, name="deploy")
+app.command("test", cls=Command)(run_scenarios)
 app.command(cls=Command)(doctor)
 
 

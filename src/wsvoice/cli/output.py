@@ -8,25 +8,34 @@ user's terminal.
 
 from __future__ import annotations
 
-import json
+import io
 import re
 import sys
 import textwrap
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.status import Status
+    from rich.text import Text
 
-    from wsvoice.config import DialConfig, RealCallConfig, Resolved, RunConfig
+    from wsvoice.cli.live_view import LiveView, Look
+    from wsvoice.config import DeployConfig, DialConfig, RealCallConfig, Resolved, RunConfig, TestConfig
     from wsvoice.dial.report import TimelineEvent
     from wsvoice.doctor.checkup import Examined
     from wsvoice.errors import WsvoiceError
+    from wsvoice.page import Line
 
-    AnyResolved = Resolved[RunConfig] | Resolved[DialConfig] | Resolved[RealCallConfig]
+    AnyResolved = (
+        Resolved[RunConfig]
+        | Resolved[DialConfig]
+        | Resolved[RealCallConfig]
+        | Resolved[DeployConfig]
+        | Resolved[TestConfig]
+    )
 
 #: The direction of a test call's events: from the caller to the bot, or back.
 _TO_BOT = frozenset({"webhook", "connected", "started", "caller-speaks", "caller-silent", "digit"})
@@ -46,16 +55,53 @@ LOG_LINES = 20
 
 
 class Output:
-    """The terminal that a command writes to."""
+    """
+    The terminal that a command writes to.
+
+    Args:
+        file: Where text for people goes; stderr by default.
+    """
 
     _status: Status | None = None
+
+    def __init__(self, file: IO[str] | None = None) -> None:
+        self._file = file
 
     @cached_property
     def console(self) -> Console:
         """The terminal. Made when it is needed, because rich takes long to import."""
         from rich.console import Console
 
-        return Console(stderr=True, highlight=False, markup=False, emoji=False)
+        return Console(file=self._file, stderr=True, highlight=False, markup=False, emoji=False)
+
+    @property
+    def width(self) -> int:
+        """How many columns there are; in a pipe, where nothing is cut off, as many as anything takes."""
+        return self.console.width if self.console.is_terminal else 120
+
+    @property
+    def can_draw(self) -> bool:
+        """Whether a whole screen can be drawn."""
+        return self.console.is_terminal and not self.console.is_dumb_terminal
+
+    def drawn(self, line: Text) -> None:
+        """Print a line that was drawn for :attr:`width`."""
+        if not self.console.is_terminal:
+            line.rstrip()
+        self.console.print(line, soft_wrap=True)
+
+    def picture(self, lines: Sequence[Line]) -> None:
+        """Print a drawing that was made for :attr:`width`; its texts may be strangers'."""
+        from rich.text import Text
+
+        for each in lines:
+            self.drawn(Text.assemble(*((_visible(text), style) for text, style in each.parts)))
+
+    def live_view(self, look: Look, *, size: Callable[[], tuple[int, int]] | None = None) -> LiveView:
+        """Return what draws running calls on the whole screen; `size` is the terminal's if that is not stderr's."""
+        from wsvoice.cli.live_view import LiveView
+
+        return LiveView(self.console, size or (lambda: self.console.size), look)
 
     def line(self, text: str = "", *, style: str = "", label: str = "", label_style: str = "") -> None:
         """Print one line after a `label` with its own style."""
@@ -68,6 +114,12 @@ class Output:
             first, *rest = textwrap.wrap(text, width, break_on_hyphens=False) or [""]
             text = "\n".join([first, *(" " * len(label) + line for line in rest)])
         self.console.print(Text.assemble((label, label_style), (text, style)), soft_wrap=True)
+
+    def over(self, text: str) -> None:
+        """On a terminal, print one line in place of what stands on the cursor's, such as a ``^C``."""
+        if self.console.is_terminal:
+            self.console.file.write("\r")
+            self.line(text)
 
     def block(self, text: str, *, style: str = "") -> None:
         """Print lines as they are, a traceback for instance."""
@@ -119,7 +171,15 @@ class Output:
 
     def data(self, value: Mapping[str, object]) -> None:
         """Write one object as a line of JSON to stdout."""
+        # Help is printed without it.
+        import json
+
         sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+        sys.stdout.flush()
+
+    def text(self, text: str) -> None:
+        """Write a whole file to stdout as it is."""
+        sys.stdout.write(text)
         sys.stdout.flush()
 
     def fields(self, rows: Sequence[tuple[str, str]]) -> None:
@@ -238,15 +298,31 @@ class Output:
         """Show on a terminal that something takes a while."""
         if not sys.stderr.isatty():
             return nullcontext()
-        self._status = self.console.status(_visible(text))
+        self._status = self.console.status(_unmarked(text))
         return self._status
 
     def show_progress(self, text: str) -> bool:
         """Replace the text of :meth:`progress`; false if there is no terminal that shows it."""
         if self._status is None:
             return False
-        self._status.update(_visible(text))
+        self._status.update(_unmarked(text))
         return True
+
+    @contextmanager
+    def alone(self) -> Iterator[io.StringIO]:
+        """Keep from the terminal what others print in this process, and return what that is."""
+        words = io.StringIO()
+        # rich asks for stderr each time.
+        self.console.file = self.console.file
+        with redirect_stdout(words), redirect_stderr(words):
+            yield words
+
+
+def _unmarked(text: str) -> Text:
+    """Return a text for what takes others as rich's markup, where ``menu[twilio]`` has a tag."""
+    from rich.text import Text
+
+    return Text(_visible(text))
 
 
 def _visible(text: str) -> str:

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
 from wsvoice.cli import completion
-from wsvoice.cli.options import ADMISSION, CALLS, LIMITS, NETWORK, TRANSPORT, EnvFile, Param, option
+from wsvoice.cli.live_run import LiveRun
+from wsvoice.cli.options import ADMISSION, CALLS, LIMITS, NETWORK, TRANSPORT, WATCHING, EnvFile, Param, Verbose, option
 from wsvoice.cli.output import Output
-from wsvoice.cli.signals import interrupted_by_signals, stop_at_end_of_input
+from wsvoice.cli.phone import PhoneBeside
+from wsvoice.cli.signals import interrupted_by_signals, put_off_reloads, stop_at_end_of_input
 from wsvoice.config import (
+    CALLS_PER_WORKER,
+    LOG_FORMATS,
     LOG_LEVELS,
     PLAIN_TRANSPORTS,
     START_KEY,
     TUNNELS,
+    Redact,
+    Resolved,
     RunConfig,
     StreamAuth,
     Verify,
@@ -27,10 +34,12 @@ from wsvoice.config import (
     resolve_run,
     without_secrets,
 )
+from wsvoice.errors import ConfigError, PortInUseError, WsvoiceError
 
 if TYPE_CHECKING:
     from wsvoice.bot_loading import LoadedBot
     from wsvoice.providers.base import Server
+    from wsvoice.runner.launch import Launch
     from wsvoice.runner.server import Ready
 
 DEFAULTS = RunConfig()
@@ -101,8 +110,55 @@ def run(
         str | None,
         option("--port PORT", f"Listen on this port; 0 takes a free one.  [default: {DEFAULTS.port}]", NETWORK),
     ] = None,
+    workers: Annotated[
+        str | None,
+        option(
+            "--workers N|auto",
+            "Run the bot in N processes, or in one for each processor; 0 is this process alone.  [default: 0]",
+            LIMITS,
+            completion.one_of("auto"),
+        ),
+    ] = None,
     max_calls: Annotated[
-        str | None, option("--max-calls N", "Turn callers away beyond N at once.  [default: no limit]", LIMITS)
+        str | None,
+        option(
+            "--max-calls N",
+            "Turn callers away beyond N at once; 0 never does."
+            f"  [default: {CALLS_PER_WORKER} for each worker process; one process without workers]",
+            LIMITS,
+        ),
+    ] = None,
+    max_calls_per_number: Annotated[
+        str | None,
+        option("--max-calls-per-number N", "Turn a number away that has N calls already.  [default: no limit]", LIMITS),
+    ] = None,
+    max_calls_per_hour: Annotated[
+        str | None,
+        option(
+            "--max-calls-per-hour N",
+            "Turn a number away that has called N times within the last hour.  [default: no limit]",
+            LIMITS,
+        ),
+    ] = None,
+    max_minutes_per_day: Annotated[
+        str | None,
+        option(
+            "--max-minutes-per-day N",
+            "Take no new calls once all calls of the day, in UTC, have lasted N minutes.  [default: no limit]",
+            LIMITS,
+        ),
+    ] = None,
+    max_call_time: Annotated[
+        str | None,
+        option("--max-call-time TIME", "End a call that lasts longer than that.  [default: no limit]", LIMITS),
+    ] = None,
+    busy_message: Annotated[
+        str | None,
+        option(
+            "--busy-message FILE.wav|TEXT",
+            "What callers hear who are turned away; the call is answered for it.  [default: the provider's own busy]",
+            LIMITS,
+        ),
     ] = None,
     max_lag: Annotated[
         str | None,
@@ -133,7 +189,41 @@ def run(
             completion.one_of(*get_args(StreamAuth)),
         ),
     ] = None,
+    metrics_port: Annotated[
+        str | None,
+        option(
+            "--metrics-port PORT",
+            "Serve /metrics for Prometheus on this port; 0 takes a free one.  [default: none]",
+            WATCHING,
+        ),
+    ] = None,
+    metrics_host: Annotated[
+        str | None,
+        option(
+            "--metrics-host ADDRESS",
+            f"Serve /metrics here.  [default: {DEFAULTS.metrics_host}]",
+            WATCHING,
+            completion.one_of("localhost", "0.0.0.0"),
+        ),
+    ] = None,
+    reload: Annotated[
+        bool | None,
+        option("--reload", "Give new calls the new code when the bot's changes; running ones keep the old.", CALLS),
+    ] = None,
     record: Annotated[str | None, option("--record DIR", "Record every call into this folder.", CALLS)] = None,
+    trace: Annotated[
+        str | None,
+        option("--trace DIR", "Keep a trace of every call in this folder: messages, sound, timeline and log.", CALLS),
+    ] = None,
+    redact: Annotated[
+        str | None,
+        option(
+            "--redact WHAT",
+            "What traces leave out beside secrets: callers (numbers, parameters), or digits (that, and keys).",
+            CALLS,
+            completion.one_of(*get_args(Redact)),
+        ),
+    ] = None,
     drain_timeout: Annotated[
         str | None,
         option(
@@ -143,22 +233,61 @@ def run(
             LIMITS,
         ),
     ] = None,
+    drain_linger: Annotated[
+        str | None,
+        option(
+            "--drain-linger TIME",
+            "How long new calls are still taken before that, while /readyz says no already: as long as a load balancer"
+            f" takes to notice.  [default: {DEFAULTS.drain_linger_s:g}s]",
+            LIMITS,
+        ),
+    ] = None,
+    redis_url: Annotated[
+        str | None,
+        option(
+            "--redis URL",
+            "Share with other servers what was used and seen: redis://HOST:PORT. Needs WSVOICE_STREAM_SECRET.",
+            ADMISSION,
+        ),
+    ] = None,
     env_file: EnvFile = None,
     log_level: Annotated[
         str | None,
         option(
             "--log-level LEVEL",
             f"DEBUG, INFO, WARNING or ERROR.  [default: {DEFAULTS.log_level}]",
-            complete=completion.one_of(*LOG_LEVELS),
+            WATCHING,
+            completion.one_of(*LOG_LEVELS),
         ),
     ] = None,
-    verbose: Annotated[bool, option("-v, --verbose", "Print every setting and where it comes from.")] = False,
+    log_format: Annotated[
+        str | None,
+        option(
+            "--log-format text|json",
+            f"Log lines for people, or JSON objects for machines.  [default: {DEFAULTS.log_format}]",
+            WATCHING,
+            completion.one_of(*LOG_FORMATS),
+        ),
+    ] = None,
+    check: Annotated[
+        bool,
+        option("--check", "Load the bot and check the settings, then stop: it listens nowhere, and asks nobody."),
+    ] = False,
+    live: Annotated[
+        bool | None,
+        option("--live", "On a terminal, show the running calls, and below them the last lines of the log.", WATCHING),
+    ] = None,
+    with_phone: Annotated[
+        bool, option("--phone", "Serve a page beside it with which you call this bot, as `wsvoice phone`.", WATCHING)
+    ] = False,
+    verbose: Verbose = False,
     as_json: Annotated[
         bool,
         option(
             "--json",
-            "Once it listens, print one JSON object: url, public_url, providers, pid; with --number also number. A"
-            " tunnel that gets another address prints another one.",
+            "Once it listens, print one JSON object: url, public_url, providers, pid; with --number also number, with"
+            " --metrics-port metrics_url. A tunnel that gets another address prints another one. With --check: ok, bot,"
+            " transport, providers, public_url, error, hint.",
         ),
     ] = False,
     # For `wsvoice dial`, which prints the settings itself, and whose server's address nobody else needs; and without
@@ -183,32 +312,141 @@ def run(
     An option may also be in the environment (WSVOICE_PORT=8000), in .env, or in
     pyproject.toml ([tool.wsvoice] port = 8000).
     """
+    from wsvoice.runner.launch import Launch
+
     if until_eof:
         stop_at_end_of_input()
+    if check:
+        check_only(context, Output(), as_json=as_json, verbose=verbose)
+        return
+    # Before all else: neither settings nor bots are to see what was handed over to this process.
+    launch = Launch.of(os.environ)
+    with launch.reporting_failures():
+        _run(context, launch, verbose=verbose, as_json=as_json, quiet=quiet, until_eof=until_eof)
+
+
+def _run(context: typer.Context, launch: Launch, *, verbose: bool, as_json: bool, quiet: bool, until_eof: bool) -> None:
+    """Read the settings, load the bot and serve it."""
     output = Output()
     resolved = resolve_run(context.params, environ=os.environ, cwd=Path.cwd())
-    config = resolved.config
+    config = _with_address(resolved.config, launch)
+    phone = PhoneBeside.of(context, resolved, output)
+    if config.worker_count:
+        put_off_reloads()
     if not quiet:
         output.warnings(resolved)
+        warn_of_what_has_no_effect(output, resolved)
     if verbose:
         output.settings(resolved)
+    given = dict(os.environ)
     export_dotenv(resolved.dotenv, os.environ)
 
-    from wsvoice.bot_loading import find_bot, load_bot
-    from wsvoice.runner.diagnosis import reporting_failures
-    from wsvoice.runner.logs import configure_logging, redirect_standard_logging
+    find(config)
+    # Workers load it themselves.
+    loaded = None if config.worker_count else load(config, output)
+    announced: list[Ready] = []
+    view = LiveRun.of(config, output, quiet=quiet)
 
-    # Before pipecat is imported, which takes a second, so that a misspelt name is reported at once.
+    def announce(ready: Ready) -> None:
+        if as_json:
+            addresses = {"url": ready.url, "public_url": ready.public_url}
+            number = {"number": ready.number.number} if ready.number is not None else {}
+            metrics = {"metrics_url": ready.metrics_url} if ready.metrics_url is not None else {}
+            known = {**addresses, "providers": list(ready.provider_names), "pid": os.getpid(), **number, **metrics}
+            output.data(known)
+        if announced and not quiet:
+            show_new_address(output, config, ready)
+        elif not quiet:
+            show_banner(view.output if view is not None else output, config, ready)
+        if phone is not None:
+            phone.start(ready.url, ready.provider_names)
+        if view is not None:
+            view.begin(ready)
+        announced.append(ready)
+
+    if config.transport in ("websocket-server", "websocket-client"):
+        from wsvoice.runner.standalone import run_alone
+
+        assert loaded is not None
+        run_alone(loaded, config, on_ready=announce)
+        return
+    from wsvoice.runner.diagnosis import reporting_failures
+    from wsvoice.runner.server import Staff, serve
+
+    def read_again() -> tuple[RunConfig, Mapping[str, str]]:
+        # By its name, which may be of a link that each release changes.
+        again = resolve_run(context.params, environ=given, cwd=launch.folder)
+        return again.config, {**again.dotenv, **given}
+
+    if view is not None:
+        launch = replace(launch, obstacle="the terminal is this process's (--live); restart it, or leave --live out")
+    staff = (
+        Staff(resolved.config, config.worker_count, dict(os.environ), launch.folder, read_again)
+        if config.worker_count
+        else None
+    )
+    # What holds a tunnel open has a session of its own, and would outlive this process.
+    handling = interrupted_by_signals() if config.tunnel else nullcontext()
+    beside = phone or nullcontext()
+    with view or nullcontext(), handling, beside, reporting_failures(config.causes), naming_who_listens(config):
+        # Whoever serves a bot for a call of its own ends it by its standard input, which no other process has.
+        serve(loaded, config, on_ready=announce, staff=staff, launch=None if until_eof else launch)
+    if not (quiet or as_json):
+        # In place of the ^C that the terminal shows.
+        output.over(f"process {os.getpid()} has stopped")
+
+
+@contextmanager
+def naming_who_listens(config: RunConfig) -> Iterator[None]:
+    """Say which of the user's own servers has the port, if one has it."""
+    try:
+        yield
+    except PortInUseError as error:
+        from wsvoice.phone.control import bot_at
+        from wsvoice.phone.runs import running_servers
+
+        folder = config.state_folder
+        found = bot_at(error.port, running_servers(folder)) if folder is not None else None
+        if found is None:
+            raise
+        pid, bot = found
+        owner = f"a server of yours has it, process {pid}" + (f": `wsvoice run {bot}`" if bot else "")
+        hint = f"`wsvoice calls` shows it; stop it, or try {error.instead}"
+        raise PortInUseError(f"{error.message}: {owner}", port=error.port, instead=error.instead, hint=hint) from error
+
+
+def warn_of_what_has_no_effect(output: Output, resolved: Resolved[RunConfig]) -> None:
+    """Warn of settings beside which another one is missing, or that exclude each other."""
+    config = resolved.config
+    if config.metrics_port is None and resolved.origins["metrics-host"] != "default" and config.causes is None:
+        output.warning("--metrics-host is for the port of --metrics-port, which is not given: /metrics is on no port")
+    if config.live and config.log_format == "json":
+        output.warning("--live shows the log's last lines as they are: JSON objects, because of --log-format json")
+
+
+def find(config: RunConfig) -> None:
+    """Look for the bot before pipecat is imported, which takes a second: a misspelt name is reported at once."""
+    from wsvoice.bot_loading import find_bot
+    from wsvoice.runner.diagnosis import reporting_failures
+    from wsvoice.runner.logs import configure_logging
+
     with reporting_failures(config.causes):
         find_bot(config.bot)
-    with output.progress(f"Loading {config.bot}"), reporting_failures(config.causes):
-        configure_logging(config.log_level)
+        configure_logging(config.log_level, config.log_format)
 
+
+def load(config: RunConfig, output: Output) -> LoadedBot:
+    """Load the bot into this process, with pipecat patched before."""
+    from wsvoice.bot_loading import load_bot
+    from wsvoice.runner.diagnosis import reporting_failures
+    from wsvoice.runner.logs import redirect_standard_logging
+
+    with output.progress(f"Loading {config.bot}"), reporting_failures(config.causes):
         # A garbage collection would scan everything that has been imported.
         gc.disable()
         try:
+            from wsvoice.runner import server as server  # Now, because it is large.
             from wsvoice.runner.pipecat.patches import install
-            from wsvoice.runner.server import serve
 
             # Before the bot is imported: it takes pipecat's create_transport by name.
             install(config.disabled_patches)
@@ -218,36 +456,60 @@ def run(
         loaded = load_bot(config.bot)
         gc.freeze()
         redirect_standard_logging(config.log_level)
+    return loaded
 
-    announced: list[Ready] = []
 
-    def announce(ready: Ready) -> None:
-        if as_json:
-            addresses = {"url": ready.url, "public_url": ready.public_url}
-            number = {"number": ready.number.number} if ready.number is not None else {}
-            output.data({**addresses, "providers": list(ready.provider_names), "pid": os.getpid(), **number})
-        if announced and not quiet:
-            show_new_address(output, config, ready)
-        elif not quiet:
-            show_banner(output, loaded, config, ready)
-        announced.append(ready)
+def _with_address(config: RunConfig, launch: Launch) -> RunConfig:
+    """
+    Return the settings with the address of the sockets that were handed over, if any were.
+
+    Raises:
+        ConfigError: If the transport does not take them.
+    """
+    if not launch.sockets:
+        return config
+    from wsvoice.runner.listening import address_of
 
     if config.transport in ("websocket-server", "websocket-client"):
-        from wsvoice.runner.standalone import run_alone
-
-        run_alone(loaded, config, on_ready=announce)
-    else:
-        # What holds a tunnel open has a session of its own, and would outlive this process.
-        handling = interrupted_by_signals() if config.tunnel else nullcontext()
-        with handling, reporting_failures(config.causes):
-            serve(loaded, config, on_ready=announce)
+        raise ConfigError(f"-t {config.transport} takes no sockets from systemd", hint="start it without a socket unit")
+    host, port = address_of(launch.sockets)
+    return replace(config, host=host, port=port)
 
 
-def show_banner(output: Output, bot: LoadedBot, config: RunConfig, ready: Ready) -> None:
+def check_only(context: typer.Context, output: Output, *, as_json: bool, verbose: bool) -> None:
+    """Do what ``wsvoice run`` does before it listens, and say whether it would come to that."""
+    said: dict[str, object] = {"ok": False, "bot": None, "transport": None, "providers": [], "public_url": None}
+    try:
+        resolved = resolve_run(context.params, environ=os.environ, cwd=Path.cwd())
+        config = resolved.config
+        said |= {"bot": config.bot, "transport": config.transport, "public_url": config.public_url}
+        output.warnings(resolved)
+        warn_of_what_has_no_effect(output, resolved)
+        if verbose:
+            output.settings(resolved)
+        export_dotenv(resolved.dotenv, os.environ)
+        find(config)
+        # Where workers would load it, too.
+        loaded = load(config, output)
+        from wsvoice.runner.preflight import rehearse
+
+        providers = rehearse(loaded, config)
+    except WsvoiceError as error:
+        if as_json:
+            output.data({**said, "error": error.message, "hint": error.hint})
+        raise
+    if as_json:
+        output.data({**said, "ok": True, "providers": list(providers), "error": None, "hint": None})
+    served = ", ".join(providers) or config.transport
+    output.line(f"{loaded.name} is ready to run: {served}", style="bold green")
+
+
+def show_banner(output: Output, config: RunConfig, ready: Ready) -> None:
     """Print where the bot can be reached, what to tell the provider, and who else could reach it."""
     if config.transport in PLAIN_TRANSPORTS:
-        show_plain_banner(output, bot, config, ready)
+        show_plain_banner(output, config, ready)
         return
+    from wsvoice.cli.live_view import test_call
     from wsvoice.http import is_loopback
     from wsvoice.providers import PROVIDERS
 
@@ -255,17 +517,16 @@ def show_banner(output: Output, bot: LoadedBot, config: RunConfig, ready: Ready)
     called = [each for each in providers if each.has_webhook]
     first, *others = providers
     local, public = ready.url.rstrip("/"), (ready.public_url or "").rstrip("/")
-    # A test call has to dial the public address, because that is what the provider signs.
     base = public or local
     stream = _websocket(f"{base}/ws/{first.name}")
 
-    output.line(f"{bot.name} takes calls", style="bold")
+    output.line(f"{ready.bot_name} takes calls", style="bold")
     rows = [("listens on", f"{local}/{_everywhere(config.host)}"), *_addresses(providers, base, is_public=bool(public))]
-    rows.append(("try it", f"wsvoice dial {base}/{first.name if others else ''} -t {first.name}"))
+    rows += _metrics_row(config, ready)
     if ready.number is not None:
-        rows.insert(
-            -1, (ready.number.number, f"rings here; was: {without_secrets(ready.number.points_at) or 'nowhere'}")
-        )
+        rows.append((ready.number.number, f"rings here; was: {without_secrets(ready.number.points_at) or 'nowhere'}"))
+    rows += _limit_rows(config)
+    rows.append(("try it", test_call(base, ready.provider_names)))
     output.fields(rows)
     if not others:
         output.block("\n".join(first.setup_lines(stream)))
@@ -306,6 +567,25 @@ def show_banner(output: Output, bot: LoadedBot, config: RunConfig, ready: Ready)
         output.warning("streams need no token: anybody who finds the URL can talk to the bot at your cost")
 
 
+def _limit_rows(config: RunConfig) -> list[tuple[str, str]]:
+    """Say how many calls are taken at once, and which other limits are set."""
+    from wsvoice.call import plural
+    from wsvoice.runner.limits import most_calls
+
+    most = most_calls(config.max_calls, config.worker_count or 1)
+    at_once = "any number of calls" if most is None else f"{plural(most, 'call')} (--max-calls)"
+    limits = []
+    if config.max_calls_per_number:
+        limits.append(f"{plural(config.max_calls_per_number, 'call')} at once of one number")
+    if config.max_calls_per_hour:
+        limits.append(f"{plural(config.max_calls_per_hour, 'call')} an hour of one number")
+    if config.max_minutes_per_day:
+        limits.append(f"{plural(config.max_minutes_per_day, 'minute')} a day")
+    if config.max_call_time_s:
+        limits.append(f"{config.max_call_time_s:g} s a call")
+    return [("at once", at_once), *([("limits", ", ".join(limits))] if limits else [])]
+
+
 def show_new_address(output: Output, config: RunConfig, ready: Ready) -> None:
     """Print where the bot can be reached now that its tunnel has another address."""
     public = (ready.public_url or "").rstrip("/")
@@ -334,6 +614,10 @@ def _addresses(providers: Sequence[Server], base: str, *, is_public: bool) -> li
     return rows
 
 
+def _metrics_row(config: RunConfig, ready: Ready) -> list[tuple[str, str]]:
+    return [("metrics", f"{ready.metrics_url}{_everywhere(config.metrics_host)}")] if ready.metrics_url else []
+
+
 def _websocket(url: str) -> str:
     return url.replace("http", "ws", 1)
 
@@ -343,15 +627,15 @@ def _everywhere(host: str) -> str:
     return ", and on every other address of this machine" if host in ("0.0.0.0", "::") else ""
 
 
-def show_plain_banner(output: Output, bot: LoadedBot, config: RunConfig, ready: Ready) -> None:
+def show_plain_banner(output: Output, config: RunConfig, ready: Ready) -> None:
     """Print where clients connect to the bot, or what it dials, and who else could."""
     if config.transport == "websocket-client":
-        output.line(f"{bot.name} dials {without_secrets(ready.url)}", style="bold")
+        output.line(f"{ready.bot_name} dials {without_secrets(ready.url)}", style="bold")
         return
     if config.transport == "websocket-server":
         from wsvoice.http import is_loopback
 
-        output.line(f"{bot.name} serves one client at a time", style="bold")
+        output.line(f"{ready.bot_name} serves one client at a time", style="bold")
         try_it = f"wsvoice run OTHER.py -t websocket-client --url {ready.url}"
         output.fields([("listens on", ready.url), ("try it", try_it)])
         if not is_loopback(config.host):
@@ -367,7 +651,9 @@ def show_plain_banner(output: Output, bot: LoadedBot, config: RunConfig, ready: 
     if is_open:
         address = _websocket(f"{local}/ws-client")
         rows += [("clients", address), ("try it", f"wsvoice run OTHER.py -t websocket-client --url {address}")]
-    output.line(f"{bot.name} takes clients", style="bold")
+    rows += _limit_rows(config)
+    rows += _metrics_row(config, ready)
+    output.line(f"{ready.bot_name} takes clients", style="bold")
     output.fields(rows)
     if ready.public_url is None:
         output.note("only clients on this machine reach it without a token; others need -x DOMAIN or --tunnel ngrok")

@@ -78,6 +78,23 @@ def interrupted_by_signals() -> Iterator[None]:
             signal.signal(getattr(signal, name), handler)
 
 
+def put_off_reloads() -> None:
+    """
+    Let a request for a reload, or for an upgrade, do nothing until the server is there that handles it.
+
+    What is ignored stays so: `nohup` says by that that the process outlives its terminal.
+    """
+    for name in _signals("SIGHUP", "SIGUSR2"):
+        number = getattr(signal, name)
+        # A handler, because programs that are started inherit what is ignored.
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _do_nothing)
+
+
+def _do_nothing(*_: object) -> None:
+    """Handle a signal by doing nothing."""
+
+
 def stop_at_end_of_input() -> None:
     """
     Have this process stop once whoever started it closes its standard input, or dies by whatever means.

@@ -12,18 +12,28 @@ from collections.abc import Collection, Generator, Mapping, MutableMapping, Sequ
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 from urllib.parse import urlsplit
 
 from wsvoice.config.settings import (
+    CALLS_PER_WORKER,
+    DEPLOY_SETTINGS,
     DETECTIONS,
     DIAL_SETTINGS,
     ENV_FILE,
+    LOG_FORMATS,
     LOG_LEVELS,
+    NOT_WITH_REPLAY,
     REAL_CALL_SETTINGS,
+    REPLAY_OPTIONS,
     RUN_SETTINGS,
+    TEST_SETTINGS,
+    Autoscale,
     Detection,
+    Ignored,
+    LogFormat,
     Method,
+    Redact,
     Setting,
     StreamAuth,
     Verify,
@@ -36,8 +46,17 @@ from wsvoice.config.values import (
     PLAIN_TRANSPORTS,
     TUNNELS,
     is_phone_number,
+    nearest_name,
+    parse_digits,
+    parse_duration,
+    parse_growth,
     parse_number,
+    parse_port,
+    parse_positive_duration,
     parse_provider,
+    parse_public_name,
+    parse_server,
+    parse_share,
     parse_text,
     parse_transport,
     parse_tunnel,
@@ -45,36 +64,52 @@ from wsvoice.config.values import (
 from wsvoice.config.variables import (
     CAUSES_VARIABLE,
     DIAL_KEY,
+    METRICS_TOKEN,
+    MODEL_KEY,
     NGROK_TOKEN,
     START_KEY,
+    STREAM_SECRET,
     check_variables,
     find_from_number,
+    find_traces_address,
     from_number_variables,
     read_credentials,
 )
 from wsvoice.errors import ConfigError
 
 __all__ = [
+    "CALLS_PER_WORKER",
     "CAUSES_VARIABLE",
+    "DEPLOY_SETTINGS",
     "DETECTIONS",
     "DIAL_KEY",
     "DIAL_SETTINGS",
+    "LOG_FORMATS",
     "LOG_LEVELS",
+    "METRICS_TOKEN",
     "NGROK_TOKEN",
     "PLAIN_TRANSPORTS",
     "REAL_CALL_SETTINGS",
     "RUN_SETTINGS",
     "START_KEY",
+    "STREAM_SECRET",
+    "TEST_SETTINGS",
     "TUNNELS",
     "AccountConfig",
+    "Autoscale",
+    "DeployConfig",
     "Detection",
     "DialConfig",
+    "Ignored",
+    "LogFormat",
     "Method",
     "RealCallConfig",
+    "Redact",
     "Resolved",
     "RunConfig",
     "Setting",
     "StreamAuth",
+    "TestConfig",
     "Verify",
     "Voicemail",
     "dials_number",
@@ -84,11 +119,23 @@ __all__ = [
     "is_phone_number",
     "make_private",
     "nearest",
+    "nearest_name",
+    "parse_digits",
+    "parse_duration",
+    "parse_growth",
     "parse_number",
+    "parse_port",
+    "parse_positive_duration",
+    "parse_public_name",
+    "parse_server",
+    "parse_share",
+    "parse_text",
     "resolve_account",
+    "resolve_deploy",
     "resolve_dial",
     "resolve_real_call",
     "resolve_run",
+    "resolve_test",
     "state_folder",
     "with_from_number",
     "without_secrets",
@@ -115,18 +162,36 @@ class RunConfig:
         number: The phone number, in E.164, that is pointed at this server while it runs; ``None`` for none.
         host: The address to listen on.
         port: The port to listen on; 0 takes a free one.
-        max_calls: How many calls at once; ``None`` for no limit.
+        workers: How many processes run the bot; ``None`` and 0 for this one alone.
+        reload: Whether new calls get the new code when the bot's changes.
+        max_calls: How many calls at once, of all workers; 0 for no limit, ``None`` for :data:`CALLS_PER_WORKER` each.
+        max_calls_per_number: How many calls at once of one caller's number; 0 for no limit.
+        max_calls_per_hour: How many calls of one caller's number within an hour; 0 for no limit.
+        max_minutes_per_day: How many minutes all calls of a day may last, in UTC, before new ones are turned away; 0
+            for no limit.
+        max_call_time_s: How long a call may last; 0 for no limit.
+        busy_message: What callers hear who are turned away: a text, or a sound file; ``None`` for the provider's own
+            "busy".
         max_lag_s: How late the event loop may be before new calls are turned away; 0 for no limit.
         parameters: The user's parameters for every call's bot.
         verify: Whether webhooks must be signed: where the secret is known, always, or never.
         stream_auth: Whether a stream on a public address needs a one-time token.
         record: The folder for recordings, or ``None``.
-        drain_timeout_s: How long running calls may go on after the first SIGTERM.
+        trace: The folder for traces, or ``None``.
+        redact: What traces leave out beside secrets; ``None`` for nothing.
+        drain_timeout_s: How long running calls may go on after the first SIGTERM, or once `drain_linger_s` is over.
+        drain_linger_s: How long new calls are still taken after that, while ``/readyz`` says no already.
+        redis: The URL of the Redis by which the servers of a fleet share what they remember; ``None`` without.
         log_level: ``DEBUG``, ``INFO``, ``WARNING`` or ``ERROR``.
+        live: Whether a terminal shows the running calls above the log's last lines.
+        log_format: Lines for people, or JSON objects for machines.
+        traces: Where OpenTelemetry's settings have traces sent to; ``None`` for none.
+        metrics_port: The port that serves ``/metrics``; 0 takes a free one, ``None`` serves none.
+        metrics_host: The address of that port.
         disabled_patches: The names of patches of pipecat that are not applied; a process applies patches once.
         causes: The file for what goes wrong in a call, read by ``wsvoice dial``; or ``None``.
-        credentials: The providers' credentials, :data:`NGROK_TOKEN`, :data:`START_KEY` and :data:`DIAL_KEY`, by the
-            names of their environment variables.
+        credentials: The providers' credentials, :data:`NGROK_TOKEN`, :data:`START_KEY`, :data:`DIAL_KEY`,
+            :data:`STREAM_SECRET` and :data:`METRICS_TOKEN`, by the names of their environment variables.
         dotenv_place: How messages name the ``.env`` file, and whether it was read.
         state_folder: Where runs keep what a later command needs; ``None`` for nowhere.
         lead_ms: How far ahead of real time audio may be sent, so that the provider's buffer never runs dry.
@@ -147,14 +212,30 @@ class RunConfig:
     number: str | None = None
     host: str = "localhost"
     port: int = 7860
+    workers: int | None = None
+    reload: bool = False
     max_calls: int | None = None
+    max_calls_per_number: int = 0
+    max_calls_per_hour: int = 0
+    max_minutes_per_day: int = 0
+    max_call_time_s: float = 0.0
+    busy_message: str | Path | None = None
     max_lag_s: float = 0.2
     parameters: Mapping[str, str] = field(default_factory=dict)
     verify: Verify = "auto"
     stream_auth: StreamAuth = "token"
     record: Path | None = None
+    trace: Path | None = None
+    redact: Redact | None = None
     drain_timeout_s: float = 600.0
+    drain_linger_s: float = 0.0
+    redis: str | None = field(default=None, repr=False)
     log_level: str = "INFO"
+    live: bool = False
+    log_format: LogFormat = "text"
+    traces: str | None = None
+    metrics_port: int | None = None
+    metrics_host: str = "localhost"
     disabled_patches: frozenset[str] = frozenset()
     causes: Path | None = None
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -171,6 +252,11 @@ class RunConfig:
     def public_url(self) -> str | None:
         """The public address that :attr:`proxy` names, without a slash at its end."""
         return f"https://{self.proxy}" if self.proxy else None
+
+    @property
+    def worker_count(self) -> int:
+        """How many processes beside this one run the bot."""
+        return self.workers or int(self.reload)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +278,13 @@ class DialConfig:
         listen_s: How long the bot may speak first.
         response_timeout_s: How long to wait for the bot's answer to a turn.
         record: The stereo WAV file to write (caller left, bot right), or ``None``.
+        trace: The trace to write, ``NAME.call``, or ``None``.
+        redact: What the trace leaves out beside secrets; ``None`` for nothing.
+        opens_page: Show the call's page once it has ended.
+        transcriber: Who turns what was said into words once the call has ended; ``None`` for nobody.
+        transcriber_model: The model that it uses; ``None`` for its own choice.
+        language: The language that it is told, as two letters.
+        model_key: The key for its service; empty without.
         force_ws: Dial ``ws://`` where the answer document says ``wss://``.
         allow_private: Let a public server send the caller to private addresses.
         method: The webhook's method; ``None`` for the provider's own.
@@ -204,6 +297,11 @@ class DialConfig:
         find_knee: Look for the most calls at once for which the limits hold; `calls` is the most that is tried.
         max_late_s: What of the bot's audio comes later is late.
         max_late_share: How much of it may be late, from 0 to 1.
+        replay: The trace of the call that is placed again; ``None`` for none.
+        adaptive: Its caller waits for the bot, instead of doing everything at its time.
+        max_slower: By how much of itself a wait may be longer than in that call.
+        min_correlation: How similar what the bot says has to be: 1 is the same.
+        ignored: What is not compared with that call.
         as_json: Print the report as one JSON object on stdout.
         environ: Environment variables for the served bot, over this process's.
         cwd: The folder in which the bot is served; ``None`` for this process's.
@@ -223,6 +321,13 @@ class DialConfig:
     listen_s: float = 1.0
     response_timeout_s: float = 10.0
     record: Path | None = None
+    trace: Path | None = None
+    redact: Redact | None = None
+    opens_page: bool = False
+    transcriber: str | None = None
+    transcriber_model: str | None = None
+    language: str = "en"
+    model_key: str = field(default="", repr=False)
     force_ws: bool = False
     allow_private: bool = False
     method: Method | None = None
@@ -235,6 +340,11 @@ class DialConfig:
     find_knee: bool = False
     max_late_s: float | None = None
     max_late_share: float | None = None
+    replay: Path | None = None
+    adaptive: bool = False
+    max_slower: float = 0.25
+    min_correlation: float = 0.6
+    ignored: frozenset[str] = frozenset()
     as_json: bool = False
     environ: Mapping[str, str] = field(default_factory=dict, repr=False)
     cwd: Path | None = None
@@ -297,7 +407,77 @@ class AccountConfig:
     warnings: tuple[str, ...] = ()
 
 
-ConfigT = TypeVar("ConfigT", RunConfig, DialConfig, RealCallConfig)
+@dataclass(frozen=True, slots=True)
+class DeployConfig:
+    """
+    Where a bot is deployed.
+
+    Attributes:
+        image: The reference of its container image; ``None`` for one that is built.
+        host: The public domain; ``None`` for the bot's own ``proxy``.
+        name: What everything is called; ``None`` for the name of the project's folder.
+        namespace: The namespace; ``None`` for the one that ``kubectl`` uses.
+        calls_per_pod: How many calls a pod takes at once; ``None`` for the bot's own ``max-calls``.
+        longest_call_s: How long a call may last; ``None`` for the bot's own ``max-call-time``.
+        autoscale: What adds and removes pods.
+        prometheus: Where KEDA finds Prometheus.
+        secret: The Secret whose keys become environment variables; ``None`` for one that is called after the bot.
+        min_pods, max_pods: How few and how many pods there may be.
+        credentials: As in :class:`RunConfig`.
+    """
+
+    image: str | None = None
+    host: str | None = None
+    name: str | None = None
+    namespace: str | None = None
+    calls_per_pod: int | None = None
+    longest_call_s: float | None = None
+    autoscale: Autoscale = "none"
+    prometheus: str = "http://prometheus-server.monitoring.svc:80"
+    secret: str | None = None
+    min_pods: int = 2
+    max_pods: int = 10
+    credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class TestConfig:
+    """
+    How scenarios are run.
+
+    Attributes:
+        processes: How many calls are placed at the same time.
+        repeat: How many times each is run, whatever it says itself; ``None`` for that.
+        save_baseline: The file in which the callers' waits are kept, or ``None``.
+        compare: The file with earlier waits, or ``None``.
+        max_slower: By how much of themselves waits may have grown since; 1 is twice as long.
+        traces: The folder for the traces of calls that failed; ``None`` for a temporary one.
+        transcriber: Who turns speech into words, for scenarios that do not say; ``None`` for nobody.
+        transcriber_model: The model that it uses; ``None`` for its own choice.
+        judge_url: The OpenAI-compatible service that judges.
+        judge_model: The model that it is asked for.
+        model_key: The key for these services; empty without.
+        credentials: The providers' credentials, by environment variable name.
+    """
+
+    # For pytest, which takes it for tests.
+    __test__: ClassVar[bool] = False
+
+    processes: int = 1
+    repeat: int | None = None
+    save_baseline: Path | None = None
+    compare: Path | None = None
+    max_slower: float = 0.1
+    traces: Path | None = None
+    transcriber: str | None = None
+    transcriber_model: str | None = None
+    judge_url: str = "https://api.openai.com/v1"
+    judge_model: str = "gpt-4o-mini"
+    model_key: str = field(default="", repr=False)
+    credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+ConfigT = TypeVar("ConfigT", RunConfig, DialConfig, RealCallConfig, DeployConfig, TestConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,22 +522,41 @@ def resolve_run(
     resolved = _resolve(RunConfig, RUN_SETTINGS, flags, environ=environ, cwd=cwd, command="run", faults=faults)
     read, causes = resolved.env_file, environ.get(CAUSES_VARIABLE)
     place = f"{read.name} ({read} was read)" if read else f".env (there is none in {cwd})"
+    traces, warnings = find_traces_address({**resolved.dotenv, **environ})
     config = replace(
         resolved.config,
+        traces=traces,
         causes=Path(causes) if causes else None,
         dotenv_place=place,
         state_folder=state_folder({**resolved.dotenv, **environ}),
-        # The server of a test call leaves real numbers alone, whatever its folder's settings say.
+        # The server of a test call leaves real numbers alone, and ports of the real server's, whatever its folder's
+        # settings say.
         number=None if causes else resolved.config.number,
+        # Nor does it need workers: it runs for one test.
+        workers=None if causes else resolved.config.workers,
+        reload=resolved.config.reload and not causes,
+        metrics_port=None if causes else resolved.config.metrics_port,
     )
-    return replace(resolved, config=config)
+    if causes:
+        config = _without_money_limits(config)
+    values = dict(resolved.values)
+    if config.max_calls is None:
+        values["max-calls"] = f"{CALLS_PER_WORKER} for each worker"
+    return replace(resolved, config=config, values=values, warnings=(*resolved.warnings, *warnings))
+
+
+def _without_money_limits(config: RunConfig) -> RunConfig:
+    """Return the settings of a test call's server: its callers have all the same number, and cost nothing."""
+    max_calls = 0 if config.max_calls is None else config.max_calls
+    return replace(config, max_calls=max_calls, max_calls_per_number=0, max_calls_per_hour=0, max_minutes_per_day=0)
 
 
 def resolve_dial(flags: Mapping[str, Any], *, environ: Mapping[str, str], cwd: Path) -> Resolved[DialConfig]:
     """Work out how to place a test call; as :func:`resolve_run`."""
     hint = "`wsvoice dial +15551234567` places one; for a test call leave it out"
     _refuse_flags(flags, REAL_CALL_SETTINGS, DIAL_SETTINGS, "is for calls to phone numbers", hint)
-    return _resolve(DialConfig, DIAL_SETTINGS, flags, environ=environ, cwd=cwd, command="dial")
+    resolved = _resolve(DialConfig, DIAL_SETTINGS, flags, environ=environ, cwd=cwd, command="dial")
+    return replace(resolved, config=replace(resolved.config, model_key=_model_key(resolved, environ)))
 
 
 def dials_number(flags: Mapping[str, Any], *, environ: Mapping[str, str], cwd: Path) -> bool:
@@ -432,6 +631,32 @@ def resolve_account(flags: Mapping[str, Any], *, environ: Mapping[str, str], cwd
     )
 
 
+def resolve_deploy(flags: Mapping[str, Any], *, environ: Mapping[str, str], cwd: Path) -> Resolved[DeployConfig]:
+    """Work out where to deploy a bot; as :func:`resolve_run`."""
+    resolved = _resolve(DeployConfig, DEPLOY_SETTINGS, flags, environ=environ, cwd=cwd, command="deploy")
+    config, origins = resolved.config, resolved.origins
+    for name, fits in {"max-pods": ("keda", "hpa"), "prometheus": ("keda",)}.items():
+        if config.autoscale not in fits and origins[name].startswith("flag"):
+            hint = f"add `--autoscale {fits[0]}`"
+            raise ConfigError(f"--{name} is for --autoscale {' or '.join(fits)}", hint=hint)
+    if config.autoscale != "none" and config.min_pods > config.max_pods:
+        raise ConfigError(
+            f"--min-pods {config.min_pods} is more than --max-pods {config.max_pods}",
+            hint=f"add `--max-pods {config.min_pods}`",
+        )
+    return resolved
+
+
+def resolve_test(flags: Mapping[str, Any], *, environ: Mapping[str, str], cwd: Path) -> Resolved[TestConfig]:
+    """Work out how scenarios are run; as :func:`resolve_run`."""
+    resolved = _resolve(TestConfig, TEST_SETTINGS, flags, environ=environ, cwd=cwd, command="test")
+    return replace(resolved, config=replace(resolved.config, model_key=_model_key(resolved, environ)))
+
+
+def _model_key(resolved: Resolved[ConfigT], environ: Mapping[str, str]) -> str:
+    return {**resolved.dotenv, **environ}.get(MODEL_KEY, "").strip()
+
+
 def export_dotenv(dotenv: Mapping[str, str], environ: MutableMapping[str, str]) -> None:
     """Add the variables of ``.env`` to `environ`, for the bot; existing ones stay."""
     for name, value in dotenv.items():
@@ -474,6 +699,10 @@ def _resolve(
             filled[setting.field] = values[setting.name] = setting.parse(given.value, given.who)
     if filled.get("url"):
         values["url"] = without_secrets(filled["url"])
+    if filled.get("transcriber"):
+        values["transcriber"] = without_secrets(filled["transcriber"])
+    if filled.get("redis"):
+        values["redis-url"] = without_secrets(filled["redis"])
     if filled.get("headers"):
         # They are shown on the terminal, and often hold a secret.
         values["header"] = tuple(f"{name}: ***" for name in filled["headers"])
@@ -526,6 +755,10 @@ def _check_together(
     if "calls" in found:
         with _noting(faults):
             _refuse_for_one_call(found)
+        with _noting(faults):
+            _check_replay(found)
+        with _noting(faults):
+            _check_words(found)
 
 
 def _find_sources(
@@ -585,8 +818,11 @@ def _drop_weaker(found: dict[str, Given | None]) -> None:
 
 
 def _refuse_for_one_call(found: Mapping[str, Given | None]) -> None:
-    """Refuse flags that are for many calls where one is placed."""
+    """Refuse flags that are for many calls where one is placed, and the other way round."""
     if found["calls"] or found["find-knee"]:
+        given = found["transcriber"]
+        if given is not None and given.rank == 0:
+            raise ConfigError(f"{given.who} is for one call, not for many", hint=f"leave {given.who} out")
         return
     for name in ("ramp", "concurrency", "max-late", "max-late-share"):
         given = found[name]
@@ -594,14 +830,57 @@ def _refuse_for_one_call(found: Mapping[str, Given | None]) -> None:
             raise ConfigError(f"{given.who} is for many calls", hint="add how many: `-n 50`, or `--find-knee`")
 
 
+def _check_words(found: Mapping[str, Given | None]) -> None:
+    """Refuse flags that are for a transcriber where there is none."""
+    for name in ("transcriber-model", "language"):
+        given = found[name]
+        if found["transcriber"] is None and given is not None and given.rank == 0:
+            hint = "add who turns it into words: `--transcriber offline`"
+            raise ConfigError(f"{given.who} is about what was said, and nothing turns that into words", hint=hint)
+
+
+def _check_replay(found: Mapping[str, Given | None]) -> None:
+    """Refuse flags that have no effect, be it that a call is placed again or that none is."""
+    for name in REPLAY_OPTIONS if found["replay"] is None else NOT_WITH_REPLAY:
+        given = found[name]
+        if given is None or given.rank != 0:
+            continue
+        if found["replay"] is None:
+            raise ConfigError(f"{given.who} is for a call that is placed again", hint="add which: `--replay good.call`")
+        raise ConfigError(
+            f"{given.who} has no effect beside --replay: the caller does what it did in that call",
+            hint=f"leave {given.who} out",
+        )
+
+
 #: The transports that a setting is not for.
 _NOT_FOR: Mapping[str, Collection[str]] = {
     **dict.fromkeys(("host", "port"), ("websocket-client",)),
     **dict.fromkeys(
-        ("proxy", "tunnel", "tunnel-domain", "max-calls", "max-lag", "stream-auth"),
+        (
+            "proxy",
+            "tunnel",
+            "tunnel-domain",
+            "workers",
+            "reload",
+            "max-calls",
+            "max-lag",
+            "max-minutes-per-day",
+            "stream-auth",
+            "drain-linger",
+            "redis-url",
+            "metrics-port",
+            "metrics-host",
+        ),
         ("websocket-server", "websocket-client"),
     ),
-    **dict.fromkeys(("verify", "record", "number"), PLAIN_TRANSPORTS),
+    **dict.fromkeys(
+        (
+            *("verify", "record", "number"),
+            *("max-calls-per-number", "max-calls-per-hour", "max-call-time", "busy-message"),
+        ),
+        PLAIN_TRANSPORTS,
+    ),
 }
 
 

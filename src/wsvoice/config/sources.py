@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
@@ -13,6 +12,9 @@ from wsvoice.config.settings import ENV_FILE, RUN_SETTINGS, Setting
 from wsvoice.config.spelling import did_you_mean
 from wsvoice.config.values import parse_text
 from wsvoice.errors import ConfigError
+
+#: The commands that have a table of their own in ``[tool.wsvoice]``.
+OWN_TABLES = ("dial", "deploy", "test")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,9 @@ def read_pyproject(cwd: Path, command: str) -> dict[str, Any]:
     path = cwd / "pyproject.toml"
     if not path.is_file():
         return {}
+    # Help is printed without it.
+    import tomllib
+
     try:
         table: Any = tomllib.loads(_read_text(path))
     except tomllib.TOMLDecodeError as error:
@@ -125,7 +130,7 @@ def find_unknown(table: Mapping[str, Any], command: str, settings: Sequence[Sett
     found = {}
     for key in table:
         # [tool.wsvoice] also holds the other commands' tables.
-        if key not in known and not (command == "run" and key == "dial"):
+        if key not in known and not (command == "run" and key in OWN_TABLES):
             hint = did_you_mean(key.replace("_", "-"), known) or f"known are: {', '.join(sorted(known))}"
             found[key] = ConfigError(f"pyproject.toml [{_table_name(command)}] has no setting {key!r}", hint=hint)
     return found
@@ -133,7 +138,7 @@ def find_unknown(table: Mapping[str, Any], command: str, settings: Sequence[Sett
 
 def _check_tables(table: Mapping[str, Any], command: str) -> None:
     """Refuse a table in ``[tool.wsvoice]`` that can only be `command`'s, misspelt."""
-    known = {setting.name for setting in RUN_SETTINGS} | {command}
+    known = {setting.name for setting in RUN_SETTINGS}.union(OWN_TABLES)
     for key, value in table.items():
         if key not in known and isinstance(value, dict):
             hint = f"did you mean `[tool.wsvoice.{command}]`?"

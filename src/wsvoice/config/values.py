@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import os
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from wsvoice.config.spelling import did_you_mean
 from wsvoice.errors import ConfigError
@@ -35,8 +36,20 @@ def parse_text(value: object, who: str) -> str:
     return value
 
 
+def parse_language(value: object, who: str) -> str:
+    text = parse_text(value, who)
+    # https://www.loc.gov/standards/iso639-2/php/code_list.php
+    if not re.fullmatch(r"[a-z]{2,3}", text):
+        raise _refusal(value, who, "a language as two letters", "such as en or es")
+    return text
+
+
 def _refusal(value: object, who: str, takes: str, hint: str | None = None) -> ConfigError:
     return ConfigError(f"{who} takes {takes}, got {value!r}", hint=hint)
+
+
+#: More processes than any machine has processors for.
+MAX_WORKERS = 256
 
 
 def _whole(value: object, who: str, *, least: int, most: float = math.inf, what: str, hint: str) -> int:
@@ -53,8 +66,32 @@ def parse_port(value: object, who: str) -> int:
     return _whole(value, who, least=0, most=65535, what="a port, 0 to 65535", hint=hint)
 
 
-def parse_at_least_one(value: object, who: str) -> int:
-    return _whole(value, who, least=1, what="a whole number from 1 up", hint="for no limit, leave it out")
+def parse_metrics_port(value: object, who: str) -> int:
+    hint = "9090 is a usual one; 0 takes a free one"
+    return _whole(value, who, least=0, most=65535, what="a port, 0 to 65535", hint=hint)
+
+
+def at_least_one(hint: str) -> Callable[[object, str], int]:
+    """Return a parser for whole numbers from 1 up; a refusal gives `hint`."""
+    return lambda value, who: _whole(value, who, least=1, what="a whole number from 1 up", hint=hint)
+
+
+def parse_workers(value: object, who: str) -> int:
+    """Return how many workers there are; ``auto`` is one for each processor that this process may use, 0 is none."""
+    if isinstance(value, str) and value.strip().lower() == "auto":
+        return usable_processors()
+    hint = "auto is one for each processor, 0 none: the server's own process runs the bot"
+    return _whole(value, who, least=0, most=MAX_WORKERS, what=f"a whole number up to {MAX_WORKERS}, or auto", hint=hint)
+
+
+def usable_processors() -> int:
+    """Return how many processors this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+
+
+def parse_limit(value: object, who: str) -> int:
+    return _whole(value, who, least=0, what="a whole number from 0 up", hint="for no limit, write 0")
 
 
 def parse_switch(value: object, who: str) -> bool:
@@ -66,19 +103,23 @@ def parse_switch(value: object, who: str) -> bool:
     raise _refusal(value, who, "true or false")
 
 
-_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)?")
-_UNITS_S = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_AMOUNT = r"[0-9]{1,9}(?:\.[0-9]{1,9})?"
+#: A number of seconds, or amounts from the largest unit to the smallest.
+_DURATION = re.compile(rf"({_AMOUNT})|(?=.)(?:({_AMOUNT})h)?(?:({_AMOUNT})m)?(?:({_AMOUNT})s)?(?:({_AMOUNT})ms)?")
+#: The seconds of each of its groups.
+_DURATION_UNITS_S = (1.0, 3600.0, 60.0, 1.0, 0.001)
+_UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def parse_duration(value: object, who: str) -> float:
-    """Return the seconds of ``90``, ``90s``, ``500ms``, ``2m`` or ``1h``."""
+    """Return the seconds of ``90``, ``90s``, ``500ms``, ``2m``, ``1h`` or ``1h30m``."""
     seconds = math.nan
     if isinstance(value, int | float) and not isinstance(value, bool):
         seconds = float(value)
     elif isinstance(value, str) and (match := _DURATION.fullmatch(value.strip().lower())):
-        seconds = float(match[1]) * _UNITS_S[match[2] or ""]
+        seconds = sum(float(each or 0) * unit_s for each, unit_s in zip(match.groups(), _DURATION_UNITS_S, strict=True))
     if not math.isfinite(seconds) or seconds < 0:
-        raise _refusal(value, who, "a duration", "write seconds, or a unit: `90`, `90s`, `2m`, `1h`")
+        raise _refusal(value, who, "a duration", "write seconds, or units: `90`, `90s`, `2m`, `1h30m`")
     return seconds
 
 
@@ -121,14 +162,27 @@ _SHARE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,9})?)(%)?")
 
 def parse_share(value: object, who: str) -> float:
     """Return the share from 0 to 1 that ``1%`` or ``0.01`` is."""
-    share = math.nan
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        share = float(value)
-    elif isinstance(value, str) and (match := _SHARE.fullmatch(value.strip())):
-        share = float(match[1]) / (100 if match[2] else 1)
+    share = _read_share(value)
     if not 0 < share <= 1:
         raise _refusal(value, who, "a share above 0% and up to 100%", "write it like `1%` or `0.01`")
     return share
+
+
+def parse_growth(value: object, who: str) -> float:
+    """Return the share, which may be more than the whole, that ``150%`` or ``1.5`` is."""
+    share = _read_share(value)
+    if not 0 < share < math.inf:
+        raise _refusal(value, who, "a share above 0%", "write it like `25%` or `0.25`")
+    return share
+
+
+def _read_share(value: object) -> float:
+    """Return what ``1%`` or ``0.01`` is; NaN if it is neither."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, str) and (match := _SHARE.fullmatch(value.strip())):
+        return float(match[1]) / (100 if match[2] else 1)
+    return math.nan
 
 
 def parse_choice(value: object, who: str, choices: Sequence[str]) -> str:
@@ -147,6 +201,10 @@ def parse_choice(value: object, who: str, choices: Sequence[str]) -> str:
 
 def one_of(*choices: str) -> Callable[[object, str], str]:
     return lambda value, who: parse_choice(value, who, choices)
+
+
+def some_of(*choices: str) -> Callable[[object, str], frozenset[str]]:
+    return lambda value, who: frozenset(parse_choice(each, who, choices) for each in _listed(value, who))
 
 
 def parse_provider(value: object, who: str) -> str:
@@ -175,6 +233,25 @@ def parse_ws_url(value: object, who: str) -> str:
     return text
 
 
+def parse_redis_url(value: object, who: str) -> str:
+    """
+    Return the URL of a Redis server, which may hold a password.
+
+    https://redis.readthedocs.io/en/stable/connections.html#redis.Redis.from_url
+    """
+    text = parse_text(value, who).strip()
+    scheme, separator, rest = text.partition("://")
+    hint = "for example `redis://localhost:6379/0`, `rediss://…` for TLS, `unix:///run/redis/redis.sock`"
+    if not separator or scheme not in {"redis", "rediss", "unix"}:
+        # What is no such URL may be a password all the same.
+        raise ConfigError(f"{who} takes a redis://, rediss:// or unix:// address", hint=hint)
+    host, _ = _host_and_port(rest)
+    if (not host if scheme != "unix" else not rest.startswith("/")) or re.search(r"\s", rest):
+        problem = "path of a socket" if scheme == "unix" else "host"
+        raise ConfigError(f"{who} takes the address of a Redis server, and names no {problem}", hint=hint)
+    return text
+
+
 def _host_and_port(rest: str) -> tuple[str, int | None]:
     """Return host and port of a URL without its scheme; the host is empty if it is not valid."""
     try:
@@ -184,6 +261,9 @@ def _host_and_port(rest: str) -> tuple[str, int | None]:
         return "", None
 
 
+#: Characters of what a provider says to a caller; Vonage takes 1500, the others more:
+#: https://developer.vonage.com/en/voice/voice-api/ncco-reference#talk
+MESSAGE_LIMIT = 1000
 #: Suffixes of other sound files than WAV.
 _OTHER_SOUND = frozenset({".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".mp4", ".ogg", ".opus", ".webm"})
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -387,6 +467,27 @@ def parse_server(value: object, who: str) -> str:
     return f"{scheme.lower()}://{rest.rstrip('/')}/"
 
 
+def parse_file(value: object, who: str) -> Path:
+    return Path(parse_text(value, who)).expanduser()
+
+
+def parse_http_url(value: object, who: str) -> str:
+    text = parse_text(value, who)
+    if split_http_url(text) is None:
+        raise _refusal(value, who, "an http(s) URL", "write it like https://api.openai.com/v1")
+    return text.rstrip("/")
+
+
+def split_http_url(text: str) -> SplitResult | None:
+    """Return the parts of an http(s) URL; ``None`` if the text is none."""
+    try:
+        parts = urlsplit(text)
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return None
+    return parts if is_url else None
+
+
 def parse_folder(value: object, who: str) -> Path:
     path = Path(parse_text(value, who)).expanduser()
     if path.exists() and not path.is_dir():
@@ -399,10 +500,30 @@ def parse_wav_to_write(value: object, who: str) -> Path:
     path = Path(parse_text(value, who)).expanduser()
     if path.is_dir():
         raise ConfigError(f"{who} takes a file, and {path} is a folder", hint=f"use `{path / 'call.wav'}`")
-    if path.suffix.lower() in _OTHER_SOUND:
-        hint = f"use `{path.with_suffix('.wav')}`; ffmpeg converts it to anything else"
+    if path.suffix.lower() != ".wav":
+        converted = "; ffmpeg converts it to anything else" if path.suffix.lower() in _OTHER_SOUND else ""
+        hint = f"use `{path.with_suffix('.wav')}`{converted}"
         raise ConfigError(f"{who} writes a WAV file, got {str(path)!r}", hint=hint)
     return path
+
+
+def parse_trace_to_write(value: object, who: str) -> Path:
+    path = Path(parse_text(value, who)).expanduser()
+    if path.suffix != ".call":
+        raise ConfigError(f"{who} writes a trace, got {str(path)!r}", hint=f"use `{path.with_suffix('.call')}`")
+    return path
+
+
+def parse_busy_message(value: object, who: str) -> str | Path:
+    """Return the path of a sound file, which is known by its suffix; of anything else the text."""
+    text = parse_text(value, who).strip()
+    if Path(text).suffix.lower() in {".wav", *_OTHER_SOUND}:
+        # Calls may come when the process has gone to another folder.
+        return Path(text).expanduser().absolute()
+    if not 1 <= len(text) <= MESSAGE_LIMIT:
+        what = f"a sound file, or a text of 1 to {MESSAGE_LIMIT} characters"
+        raise ConfigError(f"{who} takes {what}, not of {len(text)}", hint="for the provider's own busy, leave it out")
+    return text
 
 
 def parse_digits(value: object, who: str) -> str:
@@ -411,3 +532,100 @@ def parse_digits(value: object, who: str) -> str:
         problem = f"{who} takes the keys 0-9 * # A-D, and w for a pause: got {wrong[0]!r} in {text!r}"
         raise ConfigError(problem, hint="`w` waits half a second: `--dtmf 1w2#`")
     return text
+
+
+# -- Names of what is deployed --
+
+_NAME_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
+#: With room for what is added to the name: that of a pod has 17 characters more, and a label has 63 at most.
+MAX_SERVICE_NAME = 40
+
+
+def parse_label(value: object, who: str) -> str:
+    """
+    Return a name of small letters, digits and hyphens, as a namespace has it.
+
+    https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-label-names
+    """
+    text = parse_text(value, who).strip()
+    if len(text) <= 63 and _NAME_LABEL.fullmatch(text):
+        return text
+    hint = f"for example `{nearest_name(text, 63) or 'voice'}`"
+    raise _refusal(text, who, "small letters, digits and hyphens, 63 at most", hint)
+
+
+def parse_service_name(value: object, who: str) -> str:
+    """
+    Return a name that a Service may have too, so that everything can have it.
+
+    https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#rfc-1035-label-names
+    """
+    text = parse_text(value, who).strip()
+    if len(text) <= MAX_SERVICE_NAME and _NAME_LABEL.fullmatch(text) and text[0].isalpha():
+        return text
+    takes = f"small letters, digits and hyphens that begin with a letter, {MAX_SERVICE_NAME} at most"
+    raise _refusal(text, who, takes, f"for example `{nearest_name(text) or 'voice-bot'}`")
+
+
+def nearest_name(text: str, most: int = MAX_SERVICE_NAME) -> str:
+    """Return the name for a Service that is most like `text`; empty if nothing of it can be used."""
+    name = re.sub(r"[^a-z0-9]+", "-", text.lower())
+    return re.sub(r"^[^a-z]+", "", name)[:most].rstrip("-")
+
+
+def parse_object_name(value: object, who: str) -> str:
+    """
+    Return the name of an object such as a Secret.
+
+    https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-subdomain-names
+    """
+    text = parse_text(value, who).strip()
+    if len(text) <= 253 and all(_NAME_LABEL.fullmatch(part) and len(part) <= 63 for part in text.split(".")):
+        return text
+    hint = f"for example `{nearest_name(text, 63) or 'bot-secrets'}`"
+    raise _refusal(text, who, "small letters, digits, hyphens and dots", hint)
+
+
+def parse_public_name(value: object, who: str) -> str:
+    """Return a public domain without a port: certificates and an Ingress are for names, on the ports of HTTP."""
+    text = _domain(value, who, "--host", "bot.example.com")
+    name, _, port = text.partition(":")
+    if port and not text.startswith("["):
+        raise _refusal(text, who, "a domain without a port", f"use `--host {name}`")
+    is_name = "." in name and not name.rpartition(".")[2].isdigit() and all(map(_NAME_LABEL.fullmatch, name.split(".")))
+    if not is_name:
+        what = "a public domain, for which a certificate can be had"
+        raise _refusal(text, who, what, "for example `--host bot.example.com`")
+    return name
+
+
+# https://github.com/distribution/reference/blob/main/reference.go; what is before the first slash is a registry if it
+# has a dot or a port.
+_REGISTRY = r"(?:localhost|[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+|[A-Za-z0-9.-]+(?=:)|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?"
+_REPOSITORY = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
+_IMAGE = re.compile(
+    rf"(?:{_REGISTRY}/)?{_REPOSITORY}(?:/{_REPOSITORY})*"
+    r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
+)
+
+
+def parse_image(value: object, who: str) -> str:
+    """Return the reference of a container image, such as ``registry.example.com/team/bot:1.4``."""
+    text = parse_text(value, who).strip()
+    if len(text) <= 512 and _IMAGE.fullmatch(text):
+        return text
+    hint = "for example `--image registry.example.com/voice/bot:1.0`"
+    if text != text.lower() and _IMAGE.fullmatch(text.lower()):
+        hint = f"a repository is written in small letters: `--image {text.lower()}`"
+    raise _refusal(text, who, "the reference of a container image", hint)
+
+
+def parse_prometheus(value: object, who: str) -> str:
+    """Return the address of a Prometheus server, without a slash at its end."""
+    text = parse_text(value, who).strip()
+    scheme, separator, rest = text.partition("://")
+    host, _ = _host_and_port(rest)
+    if not separator or scheme.lower() not in {"http", "https"} or not host or re.search(r"[\s@?#]", rest):
+        hint = "for example `--prometheus http://prometheus-server.monitoring.svc:80`"
+        raise _refusal(text, who, "the http:// or https:// address of Prometheus", hint)
+    return f"{scheme.lower()}://{rest.rstrip('/')}"

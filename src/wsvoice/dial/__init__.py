@@ -7,6 +7,6 @@ agree by construction.
 
 from __future__ import annotations
 
-from wsvoice.dial.report import CallReport, TimelineEvent, TurnReport
+from wsvoice.dial.report import CallReport, SpokenWords, TimelineEvent, TurnReport
 
-__all__ = ["CallReport", "TimelineEvent", "TurnReport"]
+__all__ = ["CallReport", "SpokenWords", "TimelineEvent", "TurnReport"]

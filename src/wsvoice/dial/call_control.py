@@ -43,6 +43,7 @@ class CallControl:
     """
 
     def __init__(self, setup: CallSetup, webhook: Webhook) -> None:
+        self._setup = setup
         self._provider = setup.provider
         self._timeline = setup.timeline
         self._force_ws = setup.config.force_ws
@@ -123,6 +124,7 @@ class CallControl:
             self._timeline.add("note", f"a real call goes on with: {'; '.join(verbs)}")
         if document.how == "transferred":
             self._timeline.add("hang-up", f"the bot transfers the call to {document.to}")
+            self._setup.transferred_to = document.to
 
     async def _ask(self, call: Call, callback: Callback, occasion: Occasion, *, answered: bool = True) -> WebhookAnswer:
         self._count()

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 from wsvoice.dial.clock import STEP_MS
 from wsvoice.dial.report import TurnReport
-from wsvoice.dial.script import Speaker, Step, measure_turns
-from wsvoice.dial.sound_detection import SILENCE_MS, SoundDetector
+from wsvoice.dial.script import Speaker, Step, join_spans, measure_turns
+from wsvoice.dial.sound_detection import SoundDetector
 
 #: How much of an utterance is buffered before it begins, so that it does not break off.
 BUFFER_MS = 60.0
@@ -97,13 +97,7 @@ class CallerBotAudio(Speaker):
 
     def turns(self) -> list[TurnReport]:
         """Return what the caller said, divided where it paused for 600 ms, and the answers."""
-        spans: list[tuple[float, float]] = []
-        for sound in self._own.sounds:
-            if spans and sound.start_ms - spans[-1][1] < SILENCE_MS:
-                spans[-1] = (spans[-1][0], sound.end_ms)
-            else:
-                spans.append((sound.start_ms, sound.end_ms))
-        return measure_turns(spans, self.detector)
+        return measure_turns(join_spans((each.start_ms, each.end_ms) for each in self._own.sounds), self.detector)
 
     @property
     def _queued_ms(self) -> float:

@@ -38,6 +38,7 @@ class CarrierStream:
         self.stream = setup.provider.stream()
         self.ended_at: float | None = None
         self._on_message = on_message
+        self._trace = setup.trace
         self._clock = setup.clock
         self._reorder = setup.behaviour.reorder
         self._rng = rng
@@ -54,6 +55,7 @@ class CarrierStream:
         with suppress(ConnectionClosed):
             for message in opening_messages(self.stream, started):
                 await self.socket.send(message)
+                self._note_sent(message)
         self._reader = asyncio.create_task(self._read())
         self._sender = asyncio.create_task(self._send())
 
@@ -138,3 +140,8 @@ class CarrierStream:
         with suppress(ConnectionClosed):
             while (message := await self._outbox.get()) is not None:
                 await self.socket.send(message)
+                self._note_sent(message)
+
+    def _note_sent(self, message: Message) -> None:
+        if self._trace is not None:
+            self._trace.message("in", message, is_audio=isinstance(message, bytes))

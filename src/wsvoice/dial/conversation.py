@@ -36,6 +36,7 @@ from wsvoice.dial.report import CallReport, EndedBy
 from wsvoice.dial.script import Speaker
 from wsvoice.dial.setup import CallSetup
 from wsvoice.dial.stream_opening import stream_start
+from wsvoice.dial.transcript import Part, Track, cut_into_parts
 from wsvoice.errors import DialError, RemoteProtocolError
 from wsvoice.providers.base import Command, StreamRequest, StreamStatus
 from wsvoice.providers.events import (
@@ -100,6 +101,7 @@ class Conversation:
         self._detector = speaker.detector
         self._open_stream = open_stream
         self._call_control = call_control
+        self._trace = setup.trace
         self._probe = Probe(self._provider.hazards, self._timeouts.probe_quiet_s) if self._config.probe else None
         self._is_paused = False
         # What the caller sends, and what the bot sends.
@@ -125,7 +127,8 @@ class Conversation:
         self._clears = 0
         self._cleared_ms: deque[float] = deque(maxlen=REMEMBERED)
         self._probed_until_ms: float | None = None
-        # Both sides of the recording, and the caller's next frame.
+        # Both sides of the call, for the recording and the transcriber, and the caller's next frame.
+        self._keeps_sound = self._config.record is not None or self._config.transcriber is not None
         self._caller_pcm = bytearray()
         self._bot_pcm = bytearray()
         self._frame = b""
@@ -178,6 +181,16 @@ class Conversation:
         write_wav(path, sides, max(rates))
         return str(path)
 
+    def parts(self) -> list[Part]:
+        """Return what both sides said, turn by turn, if there is a transcriber to give it to."""
+        return cut_into_parts(
+            self._speaker.boundaries_ms(),
+            self._speaker.turns(),
+            Track("caller", bytes(self._caller_pcm), self._format.sample_rate),
+            Track("bot", bytes(self._bot_pcm), self._bot_format.sample_rate),
+            self._detector.sounds,
+        )
+
     def complete(self, report: CallReport) -> CallReport:
         """Return `report` with what is known about the media."""
         started_at = self._timeline.started_at
@@ -224,6 +237,8 @@ class Conversation:
             now = self._clock.now()
             self._timeline.started_at = now
             self._playback = Playback(self._bot_format.sample_rate, now, limit_s=self._provider.queue_limit_s)
+            if self._trace is not None:
+                self._trace.begin(call, (self._format.sample_rate, self._bot_format.sample_rate), now)
         ids = f"stream {shortened(call.stream_id)} of call {shortened(call.call_id)}"
         self._timeline.add("started", f"{ids} has started")
         self._send_status("started")
@@ -316,9 +331,11 @@ class Conversation:
     # What the bot sends
 
     def _receive(self, message: str | bytes) -> None:
-        if self._ended_by is not None:
-            return
         stream = self._carrier.stream
+        if self._ended_by is not None:
+            if self._trace is not None:
+                self._trace.message("out", message, is_audio=False)
+            return
         try:
             event: Event | None = stream.receive(message)
         except RemoteProtocolError as error:
@@ -326,6 +343,8 @@ class Conversation:
             self._timeline.add_finding("M1", "fail", error.message, kind=error.kind)
             if (reply := stream.error_reply(error)) is not None:
                 self._carrier.post(reply)
+        if self._trace is not None:
+            self._trace.message("out", message, is_audio=isinstance(event, Audio))
         for found in stream.findings():
             self._timeline.add_finding(found.id, found.level, found.message)
         now = self._clock.now()
@@ -336,7 +355,7 @@ class Conversation:
         elif isinstance(event, Clear):
             self._receive_clear(now)
         elif isinstance(event, SendDigits):
-            self._timeline.add("digit", f"the bot presses {event.digits[:60]}")
+            self._setup.press(event.digits)
         elif isinstance(event, Status):
             self._carrier.post(Status(self._playback.queued_ms))
         elif isinstance(event, StreamStopped):
@@ -455,6 +474,8 @@ class Conversation:
             pcm = did.pcm
             for kind, text in did.notes:
                 self._timeline.add(kind, text)
+                if kind == "caller-speaks" and self._trace is not None and self._playback.audible_ms > 0:
+                    self._trace.interrupted()
             self._send_digits(did.digits)
         self._send_audio(pcm, now_ms)
 
@@ -472,8 +493,11 @@ class Conversation:
     def _send_audio(self, pcm: bytes, now_ms: float) -> None:
         step_bytes = 2 * (self._format.sample_rate * STEP_MS // 1000)
         pcm += bytes(step_bytes - len(pcm))
-        if self._config.record is not None:
+        if self._keeps_sound:
             self._caller_pcm += pcm
+        if self._trace is not None:
+            self._trace.hear("caller", pcm)
+            self._trace.buffered(self._playback.queued_ms, now_ms)
         self._frame += pcm
         if len(self._frame) < self._frame_steps * step_bytes:
             return
@@ -490,7 +514,7 @@ class Conversation:
     def _send_digits(self, digits: str) -> None:
         for digit in digits:
             self._carrier.post(Digit(digit, at=time.time()))
-            self._timeline.add("digit", f"the caller presses {digit}")
+            self._timeline.add("digit", f"the caller presses {digit}", who="caller", digit=digit)
 
     def _play(self, now: float) -> None:
         self._return_marks(self._playback.advance(now))
@@ -498,8 +522,10 @@ class Conversation:
         heard = self._playback.take_heard()
         self._detector.feed(heard)
         self._speaker.hear(heard)
-        if self._config.record is not None:
+        if self._keeps_sound:
             self._bot_pcm += heard
+        if self._trace is not None:
+            self._trace.hear("bot", heard)
 
     # The end
 
@@ -510,6 +536,8 @@ class Conversation:
                 self._timeline.add("hang-up", "the caller hangs up")
             self._ended_at = self._ended_at or self._clock.now()
             await self._carrier.abort()
+        elif self._ended_by == "caller" and self._speaker.vanishes and not self._setup.hung_up:
+            await self._vanish()
         elif self._setup.hung_up or self._ended_by == "caller":
             if self._setup.hung_up:
                 self._check_lost_audio("hung up")
@@ -535,6 +563,14 @@ class Conversation:
         if not await self._carrier.hang_up(StreamStopped(reason="callended"), close_s):
             text = f"the bot's server did not close the stream within {close_s:g} s of the hang-up"
             self._timeline.add_finding("E1", "fail", text)
+        await self._carrier.abort()
+        self._report_closed()
+
+    async def _vanish(self) -> None:
+        """Break the connection, as a network does that has lost the caller: nothing says that the call is over."""
+        self._timeline.add("hang-up", "the caller vanishes: the connection breaks without a hang-up")
+        self.hung_up_at = time.time()
+        self._ended_at = self._clock.now()
         await self._carrier.abort()
         self._report_closed()
 
@@ -608,5 +644,7 @@ class Conversation:
         code = socket.close_code
         words = f"{code} {(socket.close_reason or '')[:200]}".rstrip()
         self._timeline.add("closed", f"the stream is closed ({words})")
+        if self._trace is not None:
+            self._trace.closed(code, (socket.close_reason or "")[:200])
         in_order = code in CODES_IN_ORDER
         self._send_status("stopped" if in_order else "failed", "" if in_order else f"closed with {words}")

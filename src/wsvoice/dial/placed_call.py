@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,21 +16,26 @@ from wsvoice.dial.call_control import CallControl
 from wsvoice.dial.caller_bot_audio import CallerBotAudio
 from wsvoice.dial.conversation import Conversation
 from wsvoice.dial.report import CallReport, name_causes
-from wsvoice.dial.script import Clip, Script, load_turns, spoken
+from wsvoice.dial.script import Clip, Script, Speaker, load_turns, spoken
 from wsvoice.dial.served_bot import ServedBot
 from wsvoice.dial.serving import Serving
 from wsvoice.dial.setup import CallSetup
 from wsvoice.dial.sound_detection import SoundDetector
 from wsvoice.dial.stream_opening import StreamNotOpenError, StreamOpener, unannounced_stream
 from wsvoice.dial.target import Target
+from wsvoice.dial.transcript import transcribe_parts
 from wsvoice.dial.webhook import Webhook, no_stream
-from wsvoice.errors import DialError, RemoteProtocolError, UsageError
-from wsvoice.providers.base import Command, Progress, StreamRequest
+from wsvoice.errors import DialError, HttpError, RemoteProtocolError, UsageError
+from wsvoice.providers.base import Callback, Command, Progress, StreamRequest
+from wsvoice.providers.xml_answer import turned_away
 
 if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
 
     from wsvoice.dial.caller_bot import CallerBot
+
+#: Makes who speaks for the caller, from the detector that hears the bot and the sample rate of what the caller says.
+MakeSpeaker = Callable[[SoundDetector, int], Speaker]
 
 #: How long to wait for the server to write why a call failed: it may have been blocked until the hang-up.
 CAUSE_GRACE_S = 0.3
@@ -43,15 +49,28 @@ def _load_libraries() -> None:
 
 
 class PlacedCall:
-    """One call, from the webhook to the report."""
+    """
+    One call, from the webhook to the report.
 
-    def __init__(self, setup: CallSetup, target: Target, bot: CallerBot | None, serving: Serving | None) -> None:
+    Attributes:
+        judged: The report without words, once the call is over; ``None`` until then.
+    """
+
+    def __init__(
+        self,
+        setup: CallSetup,
+        target: Target,
+        bot: CallerBot | None,
+        serving: Serving | None,
+        speaker: MakeSpeaker | None = None,
+    ) -> None:
         self._setup = setup
         self._config = config = setup.config
         self._timeline = setup.timeline
         self._timeouts = setup.timeouts
         self._target = target
-        self._turns = [] if bot else load_turns(config.audio, config.dtmf, spoken(config.say, config.voice))
+        self._speaker = speaker
+        self._turns = [] if bot or speaker else load_turns(config.audio, config.dtmf, spoken(config.say, config.voice))
         if serving is None and setup.behaviour.by_commands:
             raise UsageError(
                 "a call that is answered through the provider's API needs a simulated API, unknown to a running server",
@@ -61,13 +80,17 @@ class PlacedCall:
         self._serving = serving
         self._provider = setup.provider
         self._call = setup.new_call()
+        if setup.trace is not None:
+            setup.trace.announce(self._call)
         if serving is not None:
             serving.api.add_call(self._call, self._on_command)
         self._addresses = AddressPolicy(target.value, allow_private=config.allow_private)
         self._webhook: Webhook | None = None
         self._call_control: CallControl | None = None
         self._conversation: Conversation | None = None
+        self.judged: CallReport | None = None
         self._untested: list[str] = []
+        self._report_task: asyncio.Task[None] | None = None
         self._report = CallReport(provider=self._provider.name, target=config.target, call_id=self._call.call_id)
 
     async def call(self, on_passed: Callable[[CallReport], None]) -> CallReport:
@@ -90,7 +113,8 @@ class PlacedCall:
             failure = await self._process_failure(failure) or failure
             if self._call_control is not None:
                 await self._call_control.finish()
-            report = self._judge(failure)
+            self.judged = self._judge(failure)
+            report = await self._with_words(self.judged)
             # Nothing that the bot does now changes the report, but its log may explain a failure.
             if report.verdict == "passed":
                 on_passed(report)
@@ -109,7 +133,21 @@ class PlacedCall:
             failure=failure,
             findings=findings.all(),
             untested=tuple(self._untested),
+            bot_digits=tuple(self._setup.bot_digits),
+            transferred_to=self._setup.transferred_to,
+            trace=str(self._setup.trace.path) if self._setup.trace is not None else None,
         )
+
+    async def _with_words(self, report: CallReport) -> CallReport:
+        """Return the report with what both sides said; whether the call went well has been decided before."""
+        transcribe, conversation = self._setup.transcribe, self._conversation
+        if transcribe is None or conversation is None or not conversation.is_over:
+            return report
+        parts = conversation.parts()
+        if parts:
+            self._timeline.add("note", "turning what was said into words")
+        words, failure = await transcribe_parts(parts, transcribe, self._config.language, self._timeouts.words_s)
+        return replace(report, words=tuple(words), words_failure=failure)
 
     async def _process_failure(self, failure: str | None) -> str | None:
         """Return how the bot's process ended if it ended by itself, which explains every other failure."""
@@ -150,7 +188,7 @@ class PlacedCall:
         bot_rate = (request.outbound_format or request.format).sample_rate
         detector, sample_rate = SoundDetector(bot_rate), request.format.sample_rate
         bot_audio = CallerBotAudio(detector, sample_rate=sample_rate, heard_rate=bot_rate) if self._bot else None
-        speaker = bot_audio or self._script(detector, sample_rate)
+        speaker: Speaker = bot_audio or (self._speaker or self._script)(detector, sample_rate)
         conversation = self._conversation = Conversation(
             self._setup, self._call, request, socket, speaker, self._connect, self._call_control
         )
@@ -219,15 +257,35 @@ class PlacedCall:
     def _on_command(self, command: Command) -> None:
         """Carry out a command that the bot sent to the REST API."""
         if command.kind == "digits":
-            self._timeline.add("digit", f"the bot presses {command.digits[:60]}")
+            self._setup.press(command.digits)
+        elif command.kind == "answer":
+            self._timeline.add("note", "the call is answered without a stream")
+            self._report_task = asyncio.create_task(self._report_done(command))
+        elif command.kind == "message":
+            self._timeline.add("note", f"a real caller would hear: {command.message[:60]}")
+            assert self._serving is not None
+            answered = self._serving.api.answered(self._call)
+            if not answered.done():
+                # What is said to a call without a stream is why it has none.
+                answered.set_exception(RemoteProtocolError("rejected", turned_away(command.message).reason))
         elif command.kind == "update":
             self._timeline.add("note", "the bot gives the call another document through the REST API")
             self._setup.update = command
         else:
             transfers = f"transfers the call to {command.to[:60]}"
+            if command.kind == "transfer":
+                self._setup.transferred_to = command.to[:60]
             how = transfers if command.kind == "transfer" else "hangs up through the REST API"
             self._timeline.add("hang-up", f"the bot {how}")
             self._setup.hung_up = True
+
+    async def _report_done(self, command: Command) -> None:
+        """Report that a command is carried out, if the provider does; the answer never fails the call."""
+        assert self._webhook is not None
+        request = self._provider.command_webhook(self._call, Callback(self._webhook.url), command, now=time.time())
+        if request is not None:
+            with suppress(HttpError):
+                await self._webhook.send(request, timeout_s=self._timeouts.webhook_s)
 
     async def _ask_webhook(self, webhook: Webhook, call_control: CallControl) -> StreamRequest:
         answer = await webhook.announce(self._call)

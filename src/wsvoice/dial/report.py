@@ -5,15 +5,16 @@ The report of a test call, as JSON and as text.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
-from wsvoice.call import Cause, first_cause
+from wsvoice.call import Cause, first_cause, plural
 from wsvoice.providers.base import Level
 
 Verdict = Literal["passed", "failed"]
 EndedBy = Literal["caller", "bot"]
+Side = Literal["caller", "bot"]
 
 #: How many kinds of findings are kept apart, because the other end may cause any number.
 MAX_FINDINGS = 100
@@ -31,11 +32,13 @@ class TimelineEvent:
             ``bot-speaks``, ``bot-silent``, ``digit``, ``mark``, ``clear``, ``hang-up``, ``closed``, ``finding``,
             ``note``, ``log`` (a line that the served bot wrote), or ``caller-log`` (one of the caller's bot).
         text: What happened, in words.
+        fields: The same for programs, as the trace has it: of a ``digit`` `who` (``caller`` or ``bot``) and `digit`.
     """
 
     at_ms: float
     kind: str
     text: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,40 @@ class TurnReport:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyPress:
+    """
+    Keys that the bot has pressed by asking its provider to.
+
+    Attributes:
+        at_ms: When, in milliseconds since the stream started.
+        digits: Which.
+    """
+
+    at_ms: float
+    digits: str
+
+
+@dataclass(frozen=True, slots=True)
+class SpokenWords:
+    """
+    What one side said in one turn, as a transcriber has understood it.
+
+    Attributes:
+        turn: The number of the caller's turn, from 1; 0 for what was said before the first.
+        who: Who said it.
+        start_ms: Its first audible sample, in milliseconds since the stream started.
+        end_ms: Its last one.
+        text: The words, in one line; empty if nothing was understood.
+    """
+
+    turn: int
+    who: Side
+    start_ms: float
+    end_ms: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class CallReport:
     """
     A test call, from the webhook to the hang-up. Times are in milliseconds.
@@ -111,6 +148,11 @@ class CallReport:
         recording: The path of the recording.
         causes: What went wrong in the bot's process, where that is known.
         untested: What ``--probe`` could not try, each with the reason.
+        bot_digits: What the bot pressed; tones in its sound are not among it.
+        transferred_to: Whom the bot had the call connected to; ``None`` for nobody.
+        trace: The path of the trace.
+        words: What both sides said, if there is a transcriber.
+        words_failure: Why words are missing; ``None`` if none are.
     """
 
     provider: str
@@ -137,6 +179,11 @@ class CallReport:
     recording: str | None = None
     causes: Sequence[Cause] = ()
     untested: Sequence[str] = ()
+    bot_digits: Sequence[KeyPress] = ()
+    transferred_to: str | None = None
+    trace: str | None = None
+    words: Sequence[SpokenWords] = ()
+    words_failure: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report for JSON: stable names in a stable order, times to a tenth of a millisecond."""
@@ -148,7 +195,11 @@ class CallReport:
 
     def to_lines(self) -> list[str]:
         """Return the report in words, one line an item; the verdict is the last."""
-        lines = [f"turn {number}: {_describe(turn)}" for number, turn in enumerate(self.turns, 1)]
+        lines = self._words_lines(0)
+        for number, turn in enumerate(self.turns, 1):
+            lines += [f"turn {number}: {_describe(turn)}", *self._words_lines(number)]
+        if self.words_failure:
+            lines.append(f"words are missing: {self.words_failure}")
         if self.stream_id:
             seconds = self.duration_ms / 1000
             lines.append(
@@ -166,9 +217,19 @@ class CallReport:
         lines += [f"in the bot: {cause}" for cause in self.causes if str(cause) not in (self.failure or "")]
         if self.recording:
             lines.append(f"recording: {self.recording}")
+        if self.trace:
+            lines.append(f"trace: {self.trace}")
         lines += [f"not tested: {each}" for each in self.untested]
         lines.append(f"{self.verdict}: {self.failure}" if self.failure else self.verdict)
         return lines
+
+    def _words_lines(self, turn: int) -> list[str]:
+        when = f"turn {turn}" if turn else "before turn 1"
+        return [
+            f"{when}, the {each.who} said " + (f'"{each.text}"' if each.text else "what was not understood")
+            for each in self.words
+            if each.turn == turn
+        ]
 
 
 class Findings:
@@ -213,11 +274,6 @@ def plain(value: Any, digits: int = 1) -> Any:
     if isinstance(value, list | tuple):
         return [plain(each, digits) for each in value]
     return round(value, digits) if isinstance(value, float) else value
-
-
-def plural(count: int, noun: str) -> str:
-    """Return how many of something there are, in words."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _describe(turn: TurnReport) -> str:

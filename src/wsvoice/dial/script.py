@@ -7,7 +7,7 @@ A script does no I/O: every 20 ms it is told the time, and returns what the call
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -114,9 +114,11 @@ class Speaker:
         no_interruption_reason: Why it did not; empty as long as it may.
         detector: Hears the bot.
         hangs_up_when_done: Whether the caller hangs up once done, even if the call was to last longer.
+        vanishes: Whether the caller's end of the call is lost once done: the connection breaks without a hang-up.
     """
 
     hangs_up_when_done = False
+    vanishes = False
 
     def __init__(self, detector: SoundDetector, *, no_interruption_reason: str) -> None:
         self.done = False
@@ -143,9 +145,24 @@ class Speaker:
         """Return the turns that the caller has finished, and the bot's answers."""
         raise NotImplementedError
 
+    def boundaries_ms(self) -> list[float]:
+        """Return where the call is cut into what was said, and what was said in answer: where each turn begins."""
+        return [each.caller_start_ms for each in self.turns()]
+
     def missing(self, *, bot_ended: bool) -> str | None:
         """Return why the conversation is incomplete now that the call is over, or ``None``."""
         return self.failure
+
+
+def join_spans(spans: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return what a caller said as turns: pauses of less than 600 ms divide none; times are in milliseconds."""
+    turns: list[tuple[float, float]] = []
+    for start_ms, end_ms in spans:
+        if turns and start_ms - turns[-1][1] < SILENCE_MS:
+            turns[-1] = (turns[-1][0], max(turns[-1][1], end_ms))
+        else:
+            turns.append((start_ms, end_ms))
+    return turns
 
 
 def measure_turns(spans: Sequence[tuple[float, float]], detector: SoundDetector) -> list[TurnReport]:
@@ -170,7 +187,43 @@ def measure_turns(spans: Sequence[tuple[float, float]], detector: SoundDetector)
     return reports
 
 
-class Script(Speaker):
+class PatientSpeaker(Speaker):
+    """
+    A caller that says or presses what it has when the bot has finished.
+
+    Args:
+        listen_s: How long the bot may take to speak first.
+        response_timeout_s: How long it may take to answer.
+    """
+
+    def __init__(
+        self,
+        detector: SoundDetector,
+        *,
+        sample_rate: int,
+        listen_s: float,
+        response_timeout_s: float,
+        no_interruption_reason: str,
+    ) -> None:
+        super().__init__(detector, no_interruption_reason=no_interruption_reason)
+        self._rate = sample_rate
+        self._listen_ms = listen_s * 1000
+        self._timeout_ms = response_timeout_s * 1000
+        self._heard_greeting = False
+
+    def _may_speak_first(self, now_ms: float, audible_queued: bool) -> bool:
+        """Return whether the bot has greeted the caller, or does not mean to."""
+        if self.detector.sounds or audible_queued:
+            self._heard_greeting = True
+        if not self._heard_greeting:
+            return now_ms > self._listen_ms
+        return self._bot_finished(now_ms, audible_queued) or now_ms > GREETING_LIMIT_MS
+
+    def _bot_finished(self, now_ms: float, audible_queued: bool) -> bool:
+        return not audible_queued and self.detector.silent_ms(now_ms) >= SILENCE_MS
+
+
+class Script(PatientSpeaker):
     """
     A caller that says its turns, one after the other, and waits for an answer to each.
 
@@ -187,33 +240,31 @@ class Script(Speaker):
         response_timeout_s: float,
         interruption: Clip | None = None,
     ) -> None:
-        super().__init__(detector, no_interruption_reason="" if interruption else "the caller says nothing")
+        super().__init__(
+            detector,
+            sample_rate=sample_rate,
+            listen_s=listen_s,
+            response_timeout_s=response_timeout_s,
+            no_interruption_reason="" if interruption else "the caller says nothing",
+        )
         self._interruption = interruption
         self._turns = list(turns)
-        self._rate = sample_rate
-        self._listen_ms = listen_s * 1000
-        self._timeout_ms = response_timeout_s * 1000
-        self._current: _CurrentTurn | None = None
+        self._current: CurrentTurn | None = None
         # When each turn begins and ends, of those that have begun.
         self._spans: list[tuple[float, float]] = []
-        self._heard_greeting = False
         self._now_ms = 0.0
 
     def step(self, now_ms: float, *, audible_queued: bool) -> Step:
         step = Step()
         self._now_ms = now_ms
         if self._current is None:
-            if self.done or (not self._spans and not self._may_begin(now_ms, audible_queued)):
+            if self.done or (not self._spans and not self._may_speak_first(now_ms, audible_queued)):
                 return step
-            self._current = _CurrentTurn(self._turns.pop(0), now_ms - STEP_MS, self._rate)
+            self._current = CurrentTurn(self._turns.pop(0), now_ms - STEP_MS, self._rate)
             self._spans.append((self._current.start_ms, self._current.end_ms))
         current = self._current
         current.step(now_ms, step)
         self.digits_sent += step.digits
-        if current.title and now_ms - STEP_MS <= current.start_ms < now_ms:
-            step.notes.append(("caller-speaks", f"the caller says {current.title}"))
-        if current.title and now_ms - STEP_MS < current.end_ms <= now_ms:
-            step.notes.append(("caller-silent", "the caller is silent"))
         if now_ms >= current.end_ms and current.over():
             self._await_answer(now_ms, current.end_ms, audible_queued, step)
         return step
@@ -233,16 +284,6 @@ class Script(Speaker):
             return f"the bot ended the call before the caller's turn {len(answers) + 1} was over"
         return None
 
-    def _may_begin(self, now_ms: float, audible_queued: bool) -> bool:
-        if self.detector.sounds or audible_queued:
-            self._heard_greeting = True
-        if not self._heard_greeting:
-            return now_ms > self._listen_ms
-        return self._bot_finished(now_ms, audible_queued) or now_ms > GREETING_LIMIT_MS
-
-    def _bot_finished(self, now_ms: float, audible_queued: bool) -> bool:
-        return not audible_queued and self.detector.silent_ms(now_ms) >= SILENCE_MS
-
     def _await_answer(self, now_ms: float, end_ms: float, audible_queued: bool, step: Step) -> None:
         if self.interrupted_at_ms is not None:
             # The bot may answer the interruption or not.
@@ -256,7 +297,7 @@ class Script(Speaker):
         if answer is not None and self._interruption is not None and not self._turns:
             spoken_ms = now_ms - max(answer.start_ms, end_ms)
             if spoken_ms >= INTERRUPT_AFTER_MS and self.detector.silent_ms(now_ms) <= 3 * STEP_MS:
-                self._current = _CurrentTurn(self._interruption, now_ms, self._rate)
+                self._current = CurrentTurn(self._interruption, now_ms, self._rate)
                 self.interrupted_at_ms = self._current.start_ms
                 step.notes.append(("note", "the caller interrupts the bot"))
                 return
@@ -278,7 +319,7 @@ class Script(Speaker):
             step.notes.append(("note", self.no_interruption_reason))
 
 
-class _CurrentTurn:
+class CurrentTurn:
     """A turn being spoken or pressed, from `at_ms` on. Each key has its own event in the timeline, and no title."""
 
     def __init__(self, turn: Turn, at_ms: float, sample_rate: int) -> None:
@@ -300,10 +341,15 @@ class _CurrentTurn:
         self._step_bytes = 2 * (sample_rate * STEP_MS // 1000)
 
     def step(self, now_ms: float, step: Step) -> None:
+        """Add the turn's next 20 ms to what the caller does, which end at `now_ms`."""
         step.pcm = self._pcm[self._offset : self._offset + self._step_bytes]
         self._offset += self._step_bytes
         while self._due and self._due[0][0] < now_ms:
             step.digits += self._due.pop(0)[1]
+        if self.title and now_ms - STEP_MS <= self.start_ms < now_ms:
+            step.notes.append(("caller-speaks", f"the caller says {self.title}"))
+        if self.title and now_ms - STEP_MS < self.end_ms <= now_ms:
+            step.notes.append(("caller-silent", "the caller is silent"))
 
     def over(self) -> bool:
         # Silence at the end of a file belongs to the turn, though the bot may answer in it.

@@ -36,11 +36,15 @@ class SoundDetector:
     Finds the sounds in a stream of PCM.
 
     A sample is judged with the 20 ms that follow it, so :attr:`sounds` is that much behind.
+
+    Attributes:
+        sounds: What was heard so far.
+        sample_rate: The rate of what it is fed, in Hz.
     """
 
     def __init__(self, sample_rate: int) -> None:
         self.sounds: list[Sound] = []
-        self._rate = sample_rate
+        self.sample_rate = sample_rate
         self._window = sample_rate * _WINDOW_MS // 1000
         # One window of judged samples, then those that are not judged yet.
         self._pending = np.zeros(self._window)
@@ -93,7 +97,7 @@ class SoundDetector:
         self._judged += count
         if not len(positions):
             return
-        to_ms = 1000 / self._rate
+        to_ms = 1000 / self.sample_rate
         breaks = np.flatnonzero(np.diff(positions) * to_ms >= HANGOVER_MS)
         starts = positions[np.concatenate([[0], breaks + 1])] * to_ms
         ends = (positions[np.concatenate([breaks, [-1]])] + 1) * to_ms

@@ -26,15 +26,26 @@ class Timeline:
     Once the stream has started, events are passed on a moment later, in the order of their times: :meth:`advance` has
     to be called as time passes, and :meth:`flush` at the end.
 
+    Args:
+        on_event: Takes each event, in the order of their times.
+        clock: The clock of the call's media.
+        on_happening: Takes each event at once, in the order in which they became known.
+
     Attributes:
         findings: The findings so far.
         started_at: The clock's time at which the stream started; ``None`` before that.
     """
 
-    def __init__(self, on_event: Callable[[TimelineEvent], None], clock: Clock) -> None:
+    def __init__(
+        self,
+        on_event: Callable[[TimelineEvent], None],
+        clock: Clock,
+        on_happening: Callable[[TimelineEvent], None] = lambda event: None,
+    ) -> None:
         self.findings = Findings()
         self.started_at: float | None = None
         self._on_event = on_event
+        self._on_happening = on_happening
         self._clock = clock
         self._held: list[tuple[float, int, TimelineEvent]] = []
         self._n_told = 0
@@ -45,14 +56,15 @@ class Timeline:
         """Return the milliseconds since the stream started; 0 before that."""
         return 0.0 if self.started_at is None else (self._clock.now() - self.started_at) * 1000
 
-    def add(self, kind: str, text: str, *, at_ms: float | None = None) -> None:
-        """Add an event that happened now, or `at_ms`."""
+    def add(self, kind: str, text: str, *, at_ms: float | None = None, **fields: str) -> None:
+        """Add an event that happened now, or `at_ms`; `fields` are :attr:`TimelineEvent.fields`."""
         self._kinds[kind] += 1
         if kind not in ("log", "caller-log") and self._kinds[kind] > EVENTS_TOLD:
             if self._kinds[kind] > EVENTS_TOLD + 1:
                 return
             text = f"{text}; no more events of this kind are shown"
-        event = TimelineEvent(self.now_ms() if at_ms is None else at_ms, kind, text)
+        event = TimelineEvent(self.now_ms() if at_ms is None else at_ms, kind, text, fields)
+        self._on_happening(event)
         if self.started_at is None or self._is_over:
             self._on_event(event)
             return

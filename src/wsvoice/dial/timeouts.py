@@ -22,6 +22,7 @@ class Timeouts:
         call_s: For a call without a duration of its own to be done: one that is not done by then never is.
         close_s: For the end of the closing handshake.
         backlog_s: How much audio may wait for a bot that does not read it.
+        words_s: For a transcriber, beyond as long as what was said.
     """
 
     webhook_warn_s: float = WEBHOOK_WARN_S
@@ -32,3 +33,4 @@ class Timeouts:
     call_s: float = 300.0
     close_s: float = 5.0
     backlog_s: float = 10.0
+    words_s: float = 30.0

@@ -46,6 +46,8 @@ _BLOCKS = re.compile(r"</?(h\d|p|div|br|body|html|table|tr|li|ul|hr|center|pre)\
 _TAGS = re.compile(r"<[^>]*(>|$)")
 _HOST = re.compile(r"[a-z0-9._-]{1,253}(:[0-9]{1,5})?")
 
+#: What is asked: what to do with the call, nothing (it is told of the call), or how the server is.
+AskedKind = Literal["webhook", "status", "health"]
 #: Makes a request from a URL, a method and the time.
 Render = Callable[[str, Literal["GET", "POST"], float], WebhookRequest]
 
@@ -79,6 +81,8 @@ class Webhook:
         # A redirect is followed by GET unless it is a 307 or 308, as providers do.
         self._method = setup.config.method or setup.provider.webhook_method
         self._timeline = setup.timeline
+        self._trace = setup.trace
+        self._clock = setup.clock
         self._timeouts = setup.timeouts
         self._addresses = addresses
         self._asked_for_host = asked_for_host
@@ -112,7 +116,7 @@ class Webhook:
         health = WebhookRequest(method="GET", url=urljoin(self.url, "healthz"), headers={})
         # Another server than wsvoice may answer anything, or not at all.
         with suppress(HttpError):
-            response = await self._send(health, PUBLIC_HOST_TIMEOUT_S)
+            response = await self._send(health, PUBLIC_HOST_TIMEOUT_S, "health")
             self.url = self._own_url(response, self.url) or self.url
 
     async def request(
@@ -132,10 +136,12 @@ class Webhook:
             signed = self._provider.sign(request, now=now)
             knock = self._provider.knock(request) if signed != request else None
             try:
-                response = await self._send(knock or signed, self._timeouts.webhook_s - elapsed_s)
+                limit_s = self._timeouts.webhook_s - elapsed_s
+                response = await self._send(knock or signed, limit_s, "webhook")
                 if knock is not None and response.status == 401 and "www-authenticate" in response.headers:
                     elapsed_s, knock = elapsed_s + response.elapsed_s, None
-                    response = await self._send(signed, self._timeouts.webhook_s - elapsed_s)
+                    limit_s = self._timeouts.webhook_s - elapsed_s
+                    response = await self._send(signed, limit_s, "webhook")
             except HttpError as error:
                 raise DialError(self._failure(error, url)) from error
             elapsed_s += response.elapsed_s
@@ -245,13 +251,17 @@ class Webhook:
         """Return `url` for people: where it really goes, and cut."""
         return shortened(self._addresses.local(url))
 
-    async def _send(self, request: WebhookRequest, timeout_s: float) -> http.HttpResponse:
-        return await http.send(
+    async def _send(self, request: WebhookRequest, timeout_s: float, kind: AskedKind = "status") -> http.HttpResponse:
+        began = self._clock.now()
+        response = await http.send(
             HttpRequest(request.method, self._addresses.local(request.url), request.headers, request.body),
             timeout_s=max(0.001, timeout_s),
             body_limit=ANSWER_LIMIT,
             look_up=self._addresses.addresses,
         )
+        if self._trace is not None:
+            self._trace.asked(request, response, began, kind)
+        return response
 
     def _failure(self, error: HttpError, url: str) -> str:
         if error.kind == "timeout":

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from wsvoice.call import plural
 from wsvoice.config import PLAIN_TRANSPORTS, DialConfig, resolve_dial
 from wsvoice.dial.caller import dial
 from wsvoice.dial.checks import CHECKS
-from wsvoice.dial.report import CallReport, CountedFinding, plural
+from wsvoice.dial.report import CallReport, CountedFinding
 from wsvoice.doctor.checkup import Result, fail, ok, skipped, warn
 from wsvoice.doctor.subject import Subject
 from wsvoice.providers.base import Finding

@@ -153,7 +153,7 @@ class Subject:
         host = f"[{host}]" if ":" in host else host
         self.local = await look_at_port(f"http://{host}:{self.config.port}/")
         if self.local.is_free:
-            told = [each.url for each in running_servers(self.state)]
+            told = [each.url for each in running_servers(self.state) if each.key]
             found = await asyncio.gather(*map(look_at_port, told))
             self.local = next((each for each in found if each.server is not None), self.local)
 

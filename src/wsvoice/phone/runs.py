@@ -2,7 +2,8 @@
 Servers that run on this machine, as each of them tells in a file of its own.
 
 The file is ``runs/<pid>.json`` in the folder of :func:`wsvoice.config.state_folder`. Only its owner can read it, for it
-holds the key with which calls are placed at the owner's cost. A server that was killed leaves it behind.
+holds the key with which calls are placed at the owner's cost. Beside it is the socket at which the server tells of its
+calls (:mod:`wsvoice.phone.control`). A server that was killed leaves both behind; whoever meets them removes them.
 """
 
 from __future__ import annotations
@@ -23,19 +24,22 @@ from wsvoice.providers.fields import read_object
 #: The version of the files that are written, and read.
 VERSION = 1
 _FILE_LIMIT = 64 * 1024
+#: What the name of a folder begins with that holds nothing but a server's socket.
+SOCKET_FOLDER = "wsvoice-control-"
 
 
 @dataclass(frozen=True, slots=True)
 class RunningServer:
     """
-    A server that places calls for whoever has its key.
+    A server on this machine, which places calls for whoever has its key.
 
     Attributes:
         url: Where it is reached from here, with a slash at its end.
-        key: The key.
+        key: The key; empty if it places no calls.
         public_url: Where providers reach it; empty if it has no public address.
         providers: The providers that it serves; empty if that is not known.
         pid: Its process; 0 if that is not known.
+        control: The path of the socket at which it tells of its calls; empty if it has none.
     """
 
     url: str
@@ -43,6 +47,7 @@ class RunningServer:
     public_url: str = ""
     providers: tuple[str, ...] = ()
     pid: int = 0
+    control: str = ""
 
     def is_at(self, url: str) -> bool:
         """Return whether `url`, with a slash at its end, is one of its addresses."""
@@ -75,12 +80,12 @@ class RunFile:
             "public_url": server.public_url or None,
             "providers": list(server.providers),
             "key": server.key,
+            "control": server.control or None,
         }
         folder = make_private(self._path.parent)
-        for other in folder.glob("*.json"):
-            if other.stem.isdecimal() and not _lives(int(other.stem)):
-                with suppress(OSError):
-                    other.unlink()
+        for other in folder.glob("*.*"):
+            if other.suffix in (".json", ".sock") and other.stem.isdecimal() and not _lives(int(other.stem)):
+                _remove(other)
         write_private(self._path, json.dumps(content))
 
     def remove(self) -> None:
@@ -90,7 +95,11 @@ class RunFile:
 
 
 def running_servers(folder: Path) -> list[RunningServer]:
-    """Return the servers that run on this machine, those that began last first; `folder` is the state's."""
+    """
+    Return the servers that run on this machine, those that began last first; `folder` is the state's.
+
+    What is met of servers that were killed is removed.
+    """
     found: list[tuple[float, RunningServer]] = []
     for path in (folder / "runs").glob("*.json"):
         try:
@@ -101,16 +110,44 @@ def running_servers(folder: Path) -> list[RunningServer]:
             # It has ended this moment, or is none of ours.
             continue
         server = _read(content)
-        if server is not None and _lives(server.pid):
+        if server is None:
+            continue
+        if _lives(server.pid):
             found.append((began, server))
+        elif path.stem == str(server.pid):
+            _remove(path)
     return [server for _, server in sorted(found, key=lambda each: each[0], reverse=True)]
+
+
+def _remove(path: Path) -> None:
+    """Remove the file of a server that is gone, and its socket where that is elsewhere."""
+    with suppress(OSError, RemoteProtocolError):
+        if path.suffix == ".json":
+            with path.open("rb") as file:
+                control = read_object(file.read(_FILE_LIMIT).decode("utf-8", "replace")).get("control")
+            if isinstance(control, str) and control:
+                remove_socket(Path(control))
+    with suppress(OSError):
+        path.unlink()
+
+
+def remove_socket(path: Path) -> None:
+    """Remove a server's socket, and the folder that was made for it if its path would have been too long."""
+    with suppress(OSError):
+        if path.is_socket():
+            path.unlink()
+        if path.parent.name.startswith(SOCKET_FOLDER):
+            path.parent.rmdir()
 
 
 def _read(content: dict[str, Any]) -> RunningServer | None:
     """Return the server that a file tells of; ``None`` if that is of another version, or broken."""
     url, key, public_url = content.get("url"), content.get("key"), content.get("public_url")
-    pid, providers = content.get("pid"), content.get("providers")
-    if content.get("version") != VERSION or not (isinstance(url, str) and isinstance(key, str) and url and key):
+    pid, providers, control = content.get("pid"), content.get("providers"), content.get("control")
+    control = control if isinstance(control, str) else ""
+    if content.get("version") != VERSION or not (isinstance(url, str) and isinstance(key, str) and url):
+        return None
+    if not (key or control):
         return None
     return RunningServer(
         f"{url.rstrip('/')}/",
@@ -118,6 +155,7 @@ def _read(content: dict[str, Any]) -> RunningServer | None:
         public_url if isinstance(public_url, str) else "",
         tuple(each for each in providers if isinstance(each, str)) if isinstance(providers, list) else (),
         pid if isinstance(pid, int) else 0,
+        control,
     )
 
 
@@ -149,6 +187,7 @@ def choose_server(
     Raises:
         UsageError: If there is none, or more than one.
     """
+    servers = [each for each in servers if each.key]
     found = [each for each in servers if url is None or each.is_at(url)]
     if url is not None and not found:
         if key:

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout, suppress
@@ -23,9 +24,12 @@ from wsvoice.phone.strays import Trace, end_strays
 
 if TYPE_CHECKING:
     from pyngrok.log import NgrokLog
+    from pyngrok.ngrok import NgrokTunnel as NgrokApiTunnel
 
 #: How many characters of what a program says are repeated.
 REASON_LIMIT = 300
+#: How often ngrok's agent is started if it ends at once and it is not known why.
+CONNECT_TRIES = 3
 OWN_ADDRESS = "or bring your own address with -x DOMAIN"
 
 
@@ -127,7 +131,7 @@ class NgrokTunnel(Tunnel):
             quiet = redirect_stdout(StringIO())
         try:
             with quiet, _token_in_environment(self._token):
-                opened = ngrok.connect(str(self._port), "http", pyngrok_config=self._settings, **self._options())
+                opened = self._connect()
         except (PyngrokError, YAMLError, OSError) as error:
             self.close()
             raise _refusal(error, self._domain) from error
@@ -140,6 +144,26 @@ class NgrokTunnel(Tunnel):
         self._url = opened.public_url or ""
         self.host = urlsplit(self._url).netloc
         return self.host
+
+    def _connect(self) -> NgrokApiTunnel:
+        """
+        Start the agent, and have it open the tunnel.
+
+        pyngrok reads no further once the agent has ended, so it may miss why. Then it is tried again, for the reason.
+        """
+        from pyngrok import ngrok
+        from pyngrok.exception import PyngrokNgrokError
+
+        tries = 1
+        while True:
+            began = time.monotonic()
+            try:
+                return ngrok.connect(str(self._port), "http", pyngrok_config=self._settings, **self._options())
+            except PyngrokNgrokError as error:
+                is_slow = time.monotonic() - began >= self._settings.startup_timeout
+                if error.ngrok_error or is_slow or tries >= CONNECT_TRIES:
+                    raise
+                tries += 1
 
     def _options(self) -> dict[str, Any]:
         """

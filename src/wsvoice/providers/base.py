@@ -157,6 +157,18 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class BusyMessage:
+    """
+    What a caller hears who is turned away, before the call is ended: a `text`, or the sound at an address.
+
+    The sound is a WAV file of 16-bit samples at 8 kHz with one channel.
+    """
+
+    text: str = ""
+    sound_url: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class CallUpdate:
     """
     What a webhook reports about a call that is already known, instead of announcing a new one.
@@ -351,19 +363,23 @@ class Command:
     What a request to the provider's API asks of a call that goes on.
 
     Attributes:
-        kind: To end it, to go on with another document, to connect it to somebody else, to press keys, or to say
-            how it stands.
+        kind: To end it, to go on with another document, to connect it to somebody else, to press keys, to say how it
+            stands, to answer it without a stream, or to say or play something.
         document: Of an update: the document itself; empty where it is to be asked for.
         callback: Of an update: who is asked for the document.
         to: Of a transfer: whom the call is connected to.
+        message: What is said, or the address of what is played.
+        state: What the company repeats when it reports that an answer or a message is done.
     """
 
-    kind: Literal["hang-up", "update", "transfer", "digits", "look-up"]
+    kind: Literal["hang-up", "update", "transfer", "digits", "look-up", "answer", "message"]
     call_id: str
     document: bytes = b""
     callback: Callback | None = None
     to: str = ""
     digits: str = ""
+    message: str = ""
+    state: str = ""
 
 
 #: What may come from a company and must not end a call: its name, and two media messages made into others.
@@ -447,6 +463,8 @@ class Server(Company):
     renames_dialled_calls: ClassVar[bool] = False
     #: Statuses with which the company's API refuses to hang up because the call has ended by itself.
     ended_statuses: ClassVar[frozenset[int]] = frozenset({404, 422})
+    #: Why a caller who is turned away can be told nothing, in words for the user; empty where one can.
+    no_busy_message: ClassVar[str] = ""
 
     def recognises(self, request: WebhookRequest) -> bool:
         """Whether a webhook has this provider's fields; used where one address serves all."""
@@ -520,9 +538,21 @@ class Server(Company):
         """Render the answer to a webhook that needs none."""
         return Answer("", media_type="text/plain")
 
-    def busy(self, call: Call | None = None) -> Answer:
-        """Render the document, or the requests for this `call`, that turn a caller away: every place is taken."""
+    def busy(self, call: Call | None = None, message: BusyMessage | None = None) -> Answer:
+        """
+        Render the document, or the requests for this `call`, that turn a caller away: every place is taken.
+
+        With a `message` the call is answered, and ended after it; else the caller hears the company's own "busy".
+        """
         return Answer(write_object({"error": "every place is taken"}), "application/json", status=503)
+
+    def go_on_with_busy(self, request: WebhookRequest, message: BusyMessage | None) -> Answer | None:
+        """
+        Return the answer to a webhook of a call that is being turned away step by step; ``None`` if it is of no such.
+
+        Only a company has such steps whose API plays nothing before it has reported that the call is answered.
+        """
+        return None
 
     def verify(self, request: WebhookRequest, *, now: float) -> None:
         """
@@ -671,6 +701,10 @@ class Simulator(Company):
         One that says who answered is that of machine detection while the call goes on, which is sent to the address
         that was named for it.
         """
+        return None
+
+    def command_webhook(self, call: Call, at: Callback, command: Command, *, now: float = 0.0) -> WebhookRequest | None:
+        """Render the report that a command to the API is carried out; ``None`` if the company sends none."""
         return None
 
     def sign(self, request: WebhookRequest, *, now: float) -> WebhookRequest:

@@ -32,9 +32,12 @@ from wsvoice.providers.hazards import JSON_HAZARDS
 from wsvoice.providers.urls import form_request, read_callback, read_stream_url
 
 #: What an answer means that turns a call away as busy.
-BUSY = "the call was turned away as busy: every place is taken, or the server is stopping"
-#: Characters of what is told of a verb.
-WORDS_LIMIT = 60
+BUSY = (
+    "the call was turned away as busy: every place is taken, a limit is reached (of its number, of the day,"
+    " --max-lag), or the server is stopping; the server's log says which"
+)
+#: Characters of what is told of a verb, and of a message with which a call is turned away.
+WORDS_LIMIT, MESSAGE_LIMIT = 60, 180
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,8 @@ class XmlSimulator(Simulator):
     parameter_limit: ClassVar[int] = 0
     #: The attribute that names a stream's status callback.
     status_callback: ClassVar[str] = "statusCallback"
+    #: Elements that say or play something.
+    messages: ClassVar[frozenset[str]] = frozenset({"Say", "Play"})
     #: Elements that connect the call to somebody else.
     transfers: ClassVar[frozenset[str]] = frozenset({"Dial"})
     #: Whether the query of a stream's URL is dialled.
@@ -115,7 +120,8 @@ class XmlSimulator(Simulator):
                     raise broken("bad-url", "<Redirect> names no URL")
                 return Redirect(callback, skipped)
             if _hangs_up(verb):
-                return replace(_read_hang_up(verb), skipped=skipped)
+                told = [each for each in verbs[:index] if each.tag in self.messages]
+                return replace(turned_away(_words(told[0])) if told else _read_hang_up(verb), skipped=skipped)
             # The call that a document begins with is answered in the end, whoever is dialled before.
             if verb.tag in self.transfers and not first:
                 to = ", ".join(text for each in verb.itertext() if (text := each.strip()))
@@ -227,7 +233,7 @@ class XmlSimulator(Simulator):
 
     def describe(self, verb: Element) -> str:
         """Say what a verb does, in a few words."""
-        text = " ".join("".join(verb.itertext()).split())
+        text = _words(verb)
         if verb.tag in ("Pause", "Wait"):
             text = f"{verb.get('length', '1')[:WORDS_LIMIT]} s"
         elif verb.tag in ("Start", "Connect"):
@@ -309,6 +315,15 @@ def _read_hang_up(verb: Element) -> NoStream:
         why = reason[:WORDS_LIMIT] or "rejected"
         return NoStream("hung-up", reason=f"the bot turned the call away with <{verb.tag}> ({why})", kind="rejected")
     return NoStream("hung-up", reason="the bot hung up with <Hangup> before any stream", kind="hung-up")
+
+
+def turned_away(message: str) -> NoStream:
+    """Return what a document comes to that says or plays a `message`, and ends the call."""
+    return NoStream("hung-up", reason=f"turned away: {message[:MESSAGE_LIMIT]}", kind="rejected")
+
+
+def _words(verb: Element) -> str:
+    return " ".join("".join(verb.itertext()).split())
 
 
 def _tags(elements: Iterable[Element]) -> str:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 from xml.etree.ElementTree import Element, tostring
+
+if TYPE_CHECKING:
+    from wsvoice.providers.base import BusyMessage
 
 # What XML 1.0 has no way to write, not even escaped: https://www.w3.org/TR/xml/#charsets
 _UNWRITABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -25,6 +29,12 @@ def document(*verbs: Element) -> str:
     """Render a whole document of `verbs`, inside of the ``<Response>`` that all dialects share."""
     root = element("Response", None, *verbs)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + tostring(root, "unicode").replace(" />", "/>")
+
+
+def busy_document(message: BusyMessage, *, say: str = "Say", play: str = "Play") -> str:
+    """Render the document that says or plays a `message`, by verbs of these names, and then hangs up."""
+    told = element(say, None, message.text) if message.text else element(play, None, message.sound_url)
+    return document(told, element("Hangup"))
 
 
 def _writable(value: str) -> str:

@@ -9,18 +9,16 @@ short to be passed on.
 from __future__ import annotations
 
 import asyncio
-import base64
 import hashlib
-import hmac
-import json
 import math
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from wsvoice.call import Call
@@ -29,9 +27,11 @@ from wsvoice.errors import ConfigError, SignatureError, TokenError
 from wsvoice.providers import PROVIDERS, load_server
 from wsvoice.providers.base import Server, WebhookRequest
 from wsvoice.runner.capacity import TOKEN_TTL_S, CallKey
+from wsvoice.runner.seals import Seals, digest
 
-#: How many characters a stream token may have; real ones have far fewer.
-TOKEN_LIMIT = 32 * 1024
+if TYPE_CHECKING:
+    from wsvoice.runner.fleet import Fleet
+
 #: How long an answered webhook is remembered, and how many of them, whichever limit is reached first.
 REPLAY_WINDOW_S = 24 * 3600
 REPLAY_ENTRIES = 100_000
@@ -126,22 +126,31 @@ class TokenClaims:
     Attributes:
         verified: Whether it was issued to a provider with a signature, or to a key's holder.
         dialled: The token of the call if we placed it; else empty.
+        nonce: What no other token has.
+        expires: Until when it is valid, in Unix time.
     """
 
     call: Call
     verified: bool
     dialled: str = ""
+    nonce: str = field(default="", compare=False)
+    expires: int = field(default=0, compare=False)
 
 
 class StreamTokens:
     """
     Issues and checks stream tokens: a call, an expiry time, and a signature over both.
 
-    Used tokens are remembered until they expire, so memory is bounded by the rate of calls.
+    A token says everything that a stream's server has to know of the call's webhook, so the two may come to different
+    servers of a fleet. Used tokens are remembered until they expire, so memory is bounded by the rate of calls.
+
+    Attributes:
+        on_used: Called with each token's number and expiry time once it is used; with 0 once it is given back.
     """
 
-    def __init__(self, *, secret: bytes | None = None, now: Callable[[], float] = time.time) -> None:
-        self._secret = secret or secrets.token_bytes(32)
+    def __init__(self, seals: Seals | None = None, *, now: Callable[[], float] = time.time) -> None:
+        self.on_used: Callable[[str, float], None] = lambda nonce, expires: None
+        self._seals = seals or Seals()
         self._now = now
         self._used: OrderedDict[str, float] = OrderedDict()
 
@@ -156,8 +165,7 @@ class StreamTokens:
         """
         fields = [getattr(call, name) for name in _CLAIMS]
         claims = [*fields, dialled, verified, int(self._now() + ttl_s), secrets.token_hex(8)]
-        body = _b64(json.dumps(claims, separators=(",", ":")).encode())
-        return f"{body}.{self._sign(body)}"
+        return self._seals.seal("stream", claims)
 
     def redeem(self, token: str, provider: str) -> TokenClaims:
         """
@@ -166,14 +174,15 @@ class StreamTokens:
         Raises:
             TokenError: If it is forged, for another provider, expired, or used.
         """
-        if len(token) > TOKEN_LIMIT or not token.isascii():
-            raise TokenError("the stream token was not made by this server")
-        body, _, signature = token.partition(".")
-        if not hmac.compare_digest(signature.encode(), self._sign(body).encode()):
-            raise TokenError("the stream token was not made by this server")
-        # It is signed, so it is well-formed.
-        *fields, dialled, verified, expires, nonce = json.loads(base64.urlsafe_b64decode(f"{body}=="))
-        call = Call(**dict(zip(_CLAIMS, fields, strict=True)))
+        claims = self._seals.open("stream", token)
+        if claims is None:
+            others = ", nor by another one with its secret" if self._seals.is_shared else ""
+            raise TokenError(f"the stream token was not made by this server{others}")
+        try:
+            *fields, dialled, verified, expires, nonce = claims
+            call = Call(**dict(zip(_CLAIMS, fields, strict=True)))
+        except ValueError as error:
+            raise TokenError("the stream token was made by another version of wsvoice") from error
         now = self._now()
         if call.provider != provider:
             raise TokenError(f"the stream token is for {call.provider}, not for {provider}")
@@ -183,11 +192,33 @@ class StreamTokens:
             self._used.popitem(last=False)
         if nonce in self._used:
             raise TokenError("the stream token was used before")
-        self._used[nonce] = expires
-        return TokenClaims(call, verified, dialled)
+        self.note_used(nonce, expires)
+        return TokenClaims(call, verified, dialled, nonce, expires)
 
-    def _sign(self, body: str) -> str:
-        return _b64(hmac.new(self._secret, body.encode(), hashlib.sha256).digest()[:16])
+    def give_back(self, claims: TokenClaims) -> None:
+        """Let a token be used after all: its stream was turned away for want of a place, and may find one."""
+        self.note_used(claims.nonce, 0)
+
+    def left_s(self, claims: TokenClaims) -> float:
+        """Return for how many seconds a token is still valid."""
+        return max(0.0, claims.expires - self._now())
+
+    def note_used(self, nonce: str, expires: float) -> None:
+        """Note an event of :attr:`on_used`, here or in a server that this one has taken over from."""
+        if expires:
+            self._used[nonce] = expires
+        else:
+            self._used.pop(nonce, None)
+        self.on_used(nonce, expires)
+
+    def export(self) -> dict[str, Any]:
+        """Return what a server that takes over has to know, as JSON has it."""
+        return {"used": list(self._used.items())}
+
+    def merge(self, state: Mapping[str, Any]) -> None:
+        """Take in what :meth:`export` returned in the server that this one takes over from."""
+        for nonce, expires in state.get("used", ()):
+            self.note_used(nonce, expires)
 
 
 @dataclass(slots=True)
@@ -219,9 +250,13 @@ class ReplayGuard:
     :data:`REPLAY_WINDOW_S`.
 
     Only verified calls are recorded, so memory is bounded by their rate and by :data:`REPLAY_ENTRIES`.
+
+    Attributes:
+        on_event: Called with what is noted: the name, and what :meth:`apply` has to be given with it elsewhere.
     """
 
     def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
+        self.on_event: Callable[[str, list[str]], None] = lambda name, arguments: None
         self._now = now
         # By digest of the signature: when it was first answered, and how many streams of its call had ended when it was
         # last answered.
@@ -256,6 +291,11 @@ class ReplayGuard:
         finally:
             self._under_way.discard(seen)
 
+    def note(self, key: str, request_token: str | None, call: CallKey) -> None:
+        """Note a webhook that was answered, and that somebody else has admitted; arguments as of :meth:`admit`."""
+        self._forget()
+        self._remember(_digest(key), _digest(f"{key}\n{request_token}"), call)
+
     async def wait_for_stream_end(self, key: str, call: CallKey, timeout_s: float) -> None:
         """Wait for a call's stream to end if its webhook is repeated: the webhook may have overtaken that end."""
         known = self._calls.get(call)
@@ -268,11 +308,13 @@ class ReplayGuard:
 
     def stream_started(self, call: CallKey) -> None:
         """Note that a stream of `call` was accepted."""
+        self.on_event("stream_started", [*call])
         if (known := self._calls.get(call)) is not None:
             known.streams += 1
 
     def stream_ended(self, call: CallKey) -> None:
         """Note that a stream of `call` was closed."""
+        self.on_event("stream_ended", [*call])
         if (known := self._calls.get(call)) is not None and known.streams:
             known.streams -= 1
             known.ended_streams += 1
@@ -283,6 +325,7 @@ class ReplayGuard:
 
     def call_ended(self, call: CallKey) -> None:
         """Note that the provider reported the end of `call`."""
+        self.on_event("call_ended", [*call])
         if (known := self._calls.get(call)) is not None:
             known.is_over = True
 
@@ -295,7 +338,43 @@ class ReplayGuard:
         _, ended_streams = self._answered[seen]
         return known.ended_streams > ended_streams and now - known.ended_at <= REPEAT_WINDOW_S
 
+    def export(self) -> dict[str, Any]:
+        """Return what a server that takes over on this machine has to know, as JSON has it; times are monotonic."""
+        calls = [
+            [*key, each.first_at, each.repeats, each.streams, each.ended_streams, each.ended_at, each.is_over]
+            for key, each in self._calls.items()
+        ]
+        answered = [(seen.hex(), *each) for seen, each in self._answered.items()]
+        return {
+            "answered": answered,
+            "requests": [(seen.hex(), at) for seen, at in self._requests.items()],
+            "calls": calls,
+        }
+
+    def merge(self, state: Mapping[str, Any]) -> None:
+        """Take in what :meth:`export` returned in the server that this one takes over from."""
+        for seen, first_at, ended_streams in state.get("answered", ()):
+            self._answered[bytes.fromhex(seen)] = (first_at, ended_streams)
+        for seen, at in state.get("requests", ()):
+            self._requests[bytes.fromhex(seen)] = at
+        for provider, call_id, first_at, repeats, streams, ended_streams, ended_at, is_over in state.get("calls", ()):
+            known = _KnownCall(first_at, repeats, streams, ended_streams, ended_at, is_over)
+            self._calls[provider, call_id] = known
+
+    def apply(self, name: str, arguments: list[str]) -> None:
+        """Note what was noted in the server that this one has taken over from: an event of :attr:`on_event`."""
+        *_, provider, call_id = arguments
+        if name == "answered":
+            self._remember(bytes.fromhex(arguments[0]), bytes.fromhex(arguments[1]), (provider, call_id))
+        elif name == "stream_started":
+            self.stream_started((provider, call_id))
+        elif name == "stream_ended":
+            self.stream_ended((provider, call_id))
+        elif name == "call_ended":
+            self.call_ended((provider, call_id))
+
     def _remember(self, seen: bytes, request: bytes, call: CallKey) -> None:
+        self.on_event("answered", [seen.hex(), request.hex(), *call])
         now = self._now()
         known = self._calls.setdefault(call, _KnownCall(first_at=now))
         self._calls.move_to_end(call)
@@ -323,17 +402,55 @@ class Authenticator:
 
     Args:
         chosen_provider: The provider that was chosen by name, whose webhooks are accepted even if it signs nothing.
+        fleet: The servers that share tokens, and maybe what they remember; ``None`` for this one alone.
     """
 
-    def __init__(self, verify: Verify, *, chosen_provider: str | None = None) -> None:
-        self.tokens = StreamTokens()
+    def __init__(self, verify: Verify, *, chosen_provider: str | None = None, fleet: Fleet | None = None) -> None:
+        self.tokens = StreamTokens(fleet.seals if fleet is not None else None)
         self.replays = ReplayGuard()
-        self._verify = verify
+        self.verify = verify
         self._chosen_provider = chosen_provider
+        self._shared = fleet.memory if fleet is not None else None
+        self._shared_replays = fleet.replays if fleet is not None else None
+
+    async def redeem(self, token: str, provider: str) -> TokenClaims:
+        """Return the claims of a stream token, which is then used up, in a fleet at all servers; as the tokens do."""
+        claims = self.tokens.redeem(token, provider)
+        if self._shared is not None:
+            is_first = await self._shared.take(f"token:{digest(claims.nonce)}", self.tokens.left_s(claims) + 1)
+            if is_first is False:
+                raise TokenError("the stream token was used before, at another server")
+        return claims
+
+    async def give_back(self, claims: TokenClaims | None) -> None:
+        """Let a token be used after all; as :meth:`StreamTokens.give_back`."""
+        if claims is None:
+            return
+        self.tokens.give_back(claims)
+        if self._shared is not None:
+            await self._shared.give_back(f"token:{digest(claims.nonce)}")
+
+    def stream_started(self, call: CallKey) -> None:
+        """Note that a stream of `call` was accepted here."""
+        self.replays.stream_started(call)
+        if self._shared_replays is not None:
+            self._shared_replays.stream_started(call)
+
+    def stream_ended(self, call: CallKey) -> None:
+        """Note that a stream of `call` was closed here."""
+        self.replays.stream_ended(call)
+        if self._shared_replays is not None:
+            self._shared_replays.stream_ended(call)
+
+    def call_ended(self, call: CallKey) -> None:
+        """Note that the provider reported the end of `call`."""
+        self.replays.call_ended(call)
+        if self._shared_replays is not None:
+            self._shared_replays.call_ended(call)
 
     def verifies(self, provider: Server) -> bool:
         """Whether this provider's webhooks are verified."""
-        return self._verify != "off" and provider.can_verify()
+        return self.verify != "off" and provider.can_verify()
 
     def check_webhook(self, provider: Server, request: WebhookRequest, *, is_public: bool) -> None:
         """
@@ -346,7 +463,7 @@ class Authenticator:
         """
         if self.verifies(provider):
             _verify(provider, request)
-        elif is_public and self._verify != "off" and (provider.signs or provider.name != self._chosen_provider):
+        elif is_public and self.verify != "off" and (provider.signs or provider.name != self._chosen_provider):
             why = f"{provider.title} signs nothing, so its webhooks cannot be verified"
             mend = f"serve it by name with -t {provider.name},"
             if provider.signs:
@@ -369,6 +486,18 @@ class Authenticator:
             return
         key, request_token = provider.replay_key(request)
         call = (provider.name, call_id)
+        if self._shared_replays is not None:
+            until = time.monotonic() + STREAM_END_WAIT_S
+            admitted = await self._shared_replays.admit(key, request_token, call, until=until)
+            if admitted is not None:
+                async with admitted as note:
+
+                    def succeed_everywhere() -> None:
+                        note()
+                        self.replays.note(key, request_token, call)
+
+                    yield succeed_everywhere
+                return
         await self.replays.wait_for_stream_end(key, call, STREAM_END_WAIT_S)
         with self.replays.admit(key, request_token, call) as succeed:
             yield succeed
@@ -400,7 +529,3 @@ def _verify(provider: Server, request: WebhookRequest) -> None:
 
 def _digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
-def _b64(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()

@@ -12,9 +12,9 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from wsvoice.call import Cause
+from wsvoice.call import Call, Cause, Direction
 from wsvoice.isolation import IsolatedBot, current_bot, describe_failure, is_exit
 from wsvoice.runner.diagnosis import Diagnosis, diagnosing, location_of
 
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from loguru import Logger
 
     from wsvoice.config import RunConfig
+    from wsvoice.providers.base import CallUpdate
     from wsvoice.runner.bounded_socket import BoundedSocket
+    from wsvoice.runner.figures import CallFigures
 
 Bot = Callable[[Any], Awaitable[Any]]
 
@@ -34,6 +36,7 @@ CLEANUP_TIMEOUT_S = 5.0
 HURRIED_TIMEOUT_S = 0.25
 
 #: WebSocket close codes, https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1
+NORMAL = 1000
 GOING_AWAY = 1001
 POLICY_VIOLATION = 1008
 INTERNAL_ERROR = 1011
@@ -50,6 +53,10 @@ class Record:
         duration_s: From then to the end.
         ended_by: ``bot``, ``caller``, ``error`` or ``server``.
         reason: Why it ended.
+        is_refused: Whether the other end was turned away, whatever the bot did.
+        is_lost: Whether it is gone without having hung up: its connection broke, or its process ended.
+        bytes_in, bytes_out: The audio of a call as its stream carries it; of a client all messages.
+        underruns: How often the bot's audio broke off because it was late.
         faults: How often each kind of bad message came.
         causes: What went wrong meanwhile, whether or not it ended the session.
     """
@@ -61,8 +68,28 @@ class Record:
     duration_s: float = 0.0
     ended_by: str = "server"
     reason: str = ""
+    is_refused: bool = False
+    is_lost: bool = False
+    bytes_in: int = 0
+    bytes_out: int = 0
+    underruns: int = 0
     faults: dict[str, int] = field(default_factory=dict)
     causes: list[Cause] = field(default_factory=list)
+
+    @property
+    def provider(self) -> str:
+        """Whose session it was: a provider's name, or a transport's."""
+        raise NotImplementedError
+
+    @property
+    def direction(self) -> Direction:
+        """Who called whom."""
+        return "inbound"
+
+    @property
+    def outcome(self) -> str:
+        """How it ended, in a word: ``refused``, ``lost``, or else as :attr:`ended_by`."""
+        return "refused" if self.is_refused else "lost" if self.is_lost else self.ended_by
 
     def summary(self) -> str:
         """Return the session's last line in the log."""
@@ -77,6 +104,37 @@ class Record:
         raise NotImplementedError
 
 
+class RunningSession(Protocol):
+    """
+    A session as the switchboard knows it, wherever it runs.
+
+    Attributes:
+        session_id: Of the call, or made for the client.
+        call: The call, as far as it is known; ``None`` of a plain client.
+        is_over: Whether its WebSocket is closed, so that its place is free; its bot may still be working.
+    """
+
+    session_id: str
+
+    @property
+    def call(self) -> Call | None: ...
+
+    @property
+    def is_over(self) -> bool: ...
+
+    def figures(self) -> CallFigures:
+        """Return how it stands; may be called from any thread."""
+
+    def end(self, reason: str, *, at_once: bool = False, as_usual: bool = False) -> None:
+        """Ask for the end: :meth:`BotSession.end`."""
+
+    def note_update(self, update: CallUpdate) -> None:
+        """Note what the provider reports of the call."""
+
+    def note_cause(self, cause: Cause) -> None:
+        """Note what may explain that it goes wrong."""
+
+
 class BotSession:
     """
     The bot running for one call or one plain client, with everything that may end it.
@@ -85,6 +143,7 @@ class BotSession:
         record: What happened; complete once the session has ended.
         diagnosis: Collects what goes wrong.
         refused: The other end is turned away, whatever the bot did.
+        began_at: When the session was made, on the loop's clock.
         ended_at: When the WebSocket was closed, on the loop's clock.
 
     Args:
@@ -93,6 +152,7 @@ class BotSession:
     """
 
     record: Record
+    call: Call | None = None
 
     def __init__(
         self,
@@ -109,11 +169,14 @@ class BotSession:
         self.session_id = session_id
         self.logger = logger
         self.refused = False
+        self._loop = asyncio.get_running_loop()
+        self.began_at = self._loop.time()
         self.ended_at: float | None = None
         self._bot = bot
         self._on_closed = on_closed
         self._end_asked = asyncio.Event()
         self._end_reason = ""
+        self._ends_as_usual = False
         self._hurry = asyncio.Event()
         self._failure: BaseException | None = None
         self._failed = asyncio.Event()
@@ -121,6 +184,10 @@ class BotSession:
 
     async def run(self) -> Record:
         """Run the session to its end, and return what happened."""
+        raise NotImplementedError
+
+    def figures(self) -> CallFigures:
+        """Return how it stands; may be called from any thread."""
         raise NotImplementedError
 
     async def _make_arguments(self) -> Any:
@@ -135,18 +202,40 @@ class BotSession:
         self._on_closed()
 
     @property
+    def is_over(self) -> bool:
+        """Whether the WebSocket is closed; the bot may still be working."""
+        return self.ended_at is not None
+
+    @property
     def close_code(self) -> int:
         """The code to close the WebSocket with."""
         if self.refused:
             return POLICY_VIOLATION
+        if self.record.ended_by == "server" and self._ends_as_usual:
+            return self.socket.requested_code
         return {"error": INTERNAL_ERROR, "server": GOING_AWAY}.get(self.record.ended_by, self.socket.requested_code)
 
-    def end(self, reason: str, *, at_once: bool = False) -> None:
-        """Ask for the end, on the server's behalf; `at_once` waits neither for the last audio nor for the bot."""
-        self._end_reason = self._end_reason or reason
+    def end(self, reason: str, *, at_once: bool = False, as_usual: bool = False) -> None:
+        """
+        Ask for the end, on the server's behalf.
+
+        Args:
+            reason: Why.
+            at_once: Wait neither for the last audio nor for the bot.
+            as_usual: Close the WebSocket as when the bot ends the call, and not as a server that goes away.
+        """
+        if not self._end_reason:
+            self._end_reason, self._ends_as_usual = reason, as_usual
         self._end_asked.set()
         if at_once:
             self._hurry.set()
+
+    def note_update(self, update: CallUpdate) -> None:
+        """Note what the provider reports of the call; a plain client has none."""
+
+    def note_cause(self, cause: Cause) -> None:
+        """Note what may explain that it goes wrong."""
+        self.diagnosis.note(cause)
 
     def note_end(self, ended_by: str, reason: str) -> None:
         """Note how it ended."""
@@ -155,8 +244,11 @@ class BotSession:
     def log_end(self, duration_s: float) -> None:
         """Complete the record, and log it."""
         record = self.record
+        socket = self.socket
         record.duration_s = duration_s
-        record.faults, record.causes = dict(self.socket.faults), self.diagnosis.causes
+        record.is_refused, record.is_lost = self.refused, record.ended_by == "caller" and socket.is_lost
+        record.bytes_in, record.bytes_out, record.underruns = socket.bytes_in, socket.bytes_out, socket.underruns
+        record.faults, record.causes = dict(socket.faults), self.diagnosis.causes
         self.logger.log("ERROR" if record.ended_by == "error" else "INFO", record.summary())
 
     async def run_bot(self) -> None:

@@ -48,6 +48,17 @@ class Connection(Protocol):
     def abort(self) -> None:
         """Drop a connection whose peer does not read."""
 
+    def hand_over(self) -> tuple[int, bytes]:
+        """
+        Give the connection away before it is accepted.
+
+        Returns:
+            A descriptor of it, which is the caller's, and all that was read from it: the request for the upgrade.
+
+        Raises:
+            OSError: If the peer is gone.
+        """
+
 
 class BoundedSocket(WebSocket):
     """
@@ -73,7 +84,13 @@ class BoundedSocket(WebSocket):
         self.logger = logger
         #: How often each kind of bad message came.
         self.faults: Counter[str] = Counter()
+        #: How much came and was sent, in bytes: of a call's stream the audio as it is coded there, else the messages.
+        self.bytes_in = self.bytes_out = 0
+        #: How often the bot's audio broke off because it was late; see :class:`~wsvoice.runner.turns.Breaks`.
+        self.underruns = 0
         self.close_code: int | None = None
+        #: Whether the other end is gone without having hung up: its connection broke, or stalled.
+        self.is_lost = False
         #: Why the caller is gone; set together with :attr:`gone`.
         self.gone_reason = ""
         self.gone = asyncio.Event()
@@ -109,7 +126,8 @@ class BoundedSocket(WebSocket):
             self._is_reading = False
         if message["type"] == "websocket.disconnect":
             self.close_code = message.get("code")
-            self.note_gone(self._why_disconnected(closed="reason" in message))
+            closed = "reason" in message
+            self.note_gone(self._why_disconnected(closed=closed), lost=self._was_lost(closed=closed))
             return None
         await self._throttle()
         text = message.get("text")
@@ -137,6 +155,10 @@ class BoundedSocket(WebSocket):
         if not closed:
             reasons[1005] = reasons[1006]
         return reasons.get(self.close_code or 0, f"the {self.peer} hung up")
+
+    def _was_lost(self, *, closed: bool) -> bool:
+        """Whether the other end is gone without a close of its own; `closed` as above."""
+        return self.close_code in (1006, 1011) or (self.close_code == 1005 and not closed)
 
     def _lasts_until(self, now: float) -> float:
         """Return until when the messages read so far and one more would last at :data:`MESSAGES_PER_S`."""
@@ -233,7 +255,7 @@ class BoundedSocket(WebSocket):
             with suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_GRACE_S):
                     await self.gone.wait()
-            self.note_gone(f"the connection broke: {str(failure) or type(failure).__name__}")
+            self.note_gone(f"the connection broke: {str(failure) or type(failure).__name__}", lost=True)
             return False
         if self._sends_under_way:
             # A send got through, so the others count as blocked only from now on.
@@ -268,13 +290,13 @@ class BoundedSocket(WebSocket):
 
     def abandon(self, reason: str) -> None:
         """Give up a caller whose connection has stalled."""
-        self.note_gone(reason)
+        self.note_gone(reason, lost=True)
         self.abort()
 
-    def note_gone(self, reason: str) -> None:
-        """Note that the caller is gone."""
+    def note_gone(self, reason: str, *, lost: bool = False) -> None:
+        """Note that the caller is gone; `lost` if it has not hung up."""
         if not self.gone.is_set():
-            self.gone_reason = reason
+            self.gone_reason, self.is_lost = reason, lost
             self.client_state = WebSocketState.DISCONNECTED
             self.gone.set()
             self._inbox_filled.set()

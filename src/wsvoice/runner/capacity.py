@@ -6,8 +6,9 @@ import math
 import statistics
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from wsvoice.call import Call
 
@@ -48,23 +49,21 @@ class Lateness:
 
     Attributes:
         late_s: The median.
-
-    Args:
         limit_s: How late is too late, in seconds; 0 for no limit.
     """
 
     def __init__(self, limit_s: float) -> None:
         self.late_s = 0.0
         self.is_too_late = False
-        self._limit_s = limit_s
+        self.limit_s = limit_s
         self._samples: deque[float] = deque([0.0] * LATENESS_SAMPLES, LATENESS_SAMPLES)
 
     def note(self, late_s: float) -> None:
         """Note how late the event loop just was, in seconds."""
         self._samples.append(late_s)
         self.late_s = statistics.median(self._samples)
-        if self._limit_s:
-            self.is_too_late = self.late_s > (self._limit_s / 2 if self.is_too_late else self._limit_s)
+        if self.limit_s:
+            self.is_too_late = self.late_s > (self.limit_s / 2 if self.is_too_late else self.limit_s)
 
 
 class Place:
@@ -126,19 +125,22 @@ class Capacity:
 
     Attributes:
         draining: The process is about to stop: no new calls are taken.
+        elsewhere: How many calls still go on in the server that this one has taken over from, and which of them are
+            known; they count.
 
     Args:
         limit: How many at once; ``None`` for no limit.
+        ttl_s: For how long a place is reserved for the stream of a verified webhook.
     """
 
-    def __init__(self, limit: int | None, *, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, limit: int | None, *, ttl_s: float = TOKEN_TTL_S, now: Callable[[], float] = time.monotonic
+    ) -> None:
         self.limit = limit
+        self._ttl_s = ttl_s
         self.draining = False
+        self.elsewhere: tuple[int, frozenset[CallKey]] = (0, frozenset())
         self._now = now
-        places = UNLIMITED_PLACES if limit is None else limit
-        self._share = max(1, places // 4)
-        self._strangers_share = max(1, places // 2)
-        self._silent_share = max(2, places // 2)
         # Strangers' streams that have not started.
         self._silent_strangers = 0
         # Both are in the order in which they expire; strangers' entries also hold the address.
@@ -152,6 +154,26 @@ class Capacity:
         self.active = 0
         #: How many bots are running; more than there are calls while some still finish their work.
         self.running_bots = 0
+
+    @property
+    def _places(self) -> int:
+        """What strangers' shares are shares of; the limit may be changed at any time."""
+        return UNLIMITED_PLACES if self.limit is None else self.limit
+
+    @property
+    def _share(self) -> int:
+        """For how many calls one stranger's address may have places reserved."""
+        return max(1, self._places // 4)
+
+    @property
+    def _strangers_share(self) -> int:
+        """For how many calls all strangers may."""
+        return max(1, self._places // 2)
+
+    @property
+    def _silent_share(self) -> int:
+        """How many streams of strangers may be open that have not started."""
+        return max(2, self._places // 2)
 
     @property
     def reserved(self) -> int:
@@ -180,11 +202,13 @@ class Capacity:
         self._drop_expired()
         key = call_key(call)
         if (line := self._lines.get(key)) is not None:
-            line.next_until = self._now() + (TOKEN_TTL_S if stranger is None else STRANGER_TTL_S)
+            line.next_until = self._now() + (self._ttl_s if stranger is None else STRANGER_TTL_S)
             line.stranger = stranger
             return True
         was_trusted = key in self._reserved
-        if not self._drop(key) and self._is_full() and not (stranger is None and self._displace_stranger()):
+        # A call that goes on elsewhere has its place there until its next stream comes here.
+        is_known = self._drop(key) or key in self.elsewhere[1]
+        if not is_known and self._is_full() and not (stranger is None and self._displace_stranger()):
             return False
         self._keep(key, None if was_trusted else stranger)
         return True
@@ -192,7 +216,32 @@ class Capacity:
     def knows(self, call: CallKey) -> bool:
         """Whether a call is running or has a reserved place."""
         self._drop_expired()
-        return call in self._lines or call in self._reserved or call in self._strangers
+        known = (self._lines, self._reserved, self._strangers, self.elsewhere[1])
+        return any(call in each for each in known)
+
+    @property
+    def running(self) -> tuple[int, frozenset[CallKey]]:
+        """How many calls go on, here and elsewhere, and which of them are known."""
+        count, known = self.elsewhere
+        return self.active + count, known | self._lines.keys()
+
+    def export(self) -> dict[str, Any]:
+        """Return what a server that takes over on this machine has to know, as JSON has it; times are monotonic."""
+        self._drop_expired()
+        reserved = [[*key, until] for key, until in self._reserved.items()]
+        strangers = [[*key, *kept] for key, kept in self._strangers.items()]
+        count, known = self.running
+        return {"reserved": reserved, "strangers": strangers, "running": count, "calls": sorted(known)}
+
+    def merge(self, state: Mapping[str, Any]) -> None:
+        """Take in what :meth:`export` returned in the server that this one takes over from."""
+        known = frozenset((provider, call_id) for provider, call_id in state.get("calls", ()))
+        self.elsewhere = (state.get("running", 0), known)
+        for provider, call_id, until in state.get("reserved", ()):
+            self._reserved[provider, call_id] = until
+        for provider, call_id, until, stranger in state.get("strangers", ()):
+            self._strangers[provider, call_id] = (until, stranger)
+            self._stranger_counts[stranger] += 1
 
     def forget(self, call: CallKey) -> None:
         """Give back the place reserved for a call's stream; a running call continues."""
@@ -244,7 +293,7 @@ class Capacity:
         if self.limit is None:
             return False
         lingering = max(0, self.running_bots - self.active)
-        taken = self.active + len(self._reserved) + len(self._strangers) + len(self._dialled)
+        taken = self.active + self.elsewhere[0] + len(self._reserved) + len(self._strangers) + len(self._dialled)
         return taken + max(0, lingering - self.limit) >= self.limit
 
     def _displace_stranger(self) -> bool:
@@ -256,7 +305,7 @@ class Capacity:
     def _keep(self, key: CallKey, stranger: str | None) -> None:
         now = self._now()
         if stranger is None:
-            self._reserved[key] = now + TOKEN_TTL_S
+            self._reserved[key] = now + self._ttl_s
         elif self._stranger_counts[stranger] < self._share and len(self._strangers) < self._strangers_share:
             self._strangers[key] = (now + STRANGER_TTL_S, stranger)
             self._stranger_counts[stranger] += 1

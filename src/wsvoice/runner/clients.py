@@ -17,10 +17,12 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import os
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,14 +37,18 @@ from wsvoice.call import Call, first_cause
 from wsvoice.config import START_KEY
 from wsvoice.errors import TokenError
 from wsvoice.runner import requests
-from wsvoice.runner.bot_task import POLICY_VIOLATION, BotSession, Record
+from wsvoice.runner.bot_task import POLICY_VIOLATION, BotSession, Record, RunningSession
 from wsvoice.runner.bounded_socket import BoundedSocket
-from wsvoice.runner.capacity import TOKEN_TTL_S, Place
+from wsvoice.runner.call_tap import CallTap
+from wsvoice.runner.capacity import TOKEN_TTL_S
+from wsvoice.runner.figures import CallFigures
+from wsvoice.runner.limits import FULL, StreamMeter
 
 if TYPE_CHECKING:
     from loguru import Logger
 
     from wsvoice.config import RunConfig
+    from wsvoice.runner.auth import TokenClaims
     from wsvoice.runner.switchboard import Switchboard
 
 #: Takes the place of the provider in a client's token.
@@ -74,6 +80,8 @@ class ClientSocket(BoundedSocket):
         super().__init__(websocket.scope, websocket.receive, websocket.send, logger=logger, message_limit=message_limit)
         self.received = 0
         self.sent = 0
+        #: Is told what is read and written; ``None`` where nothing is kept of the session.
+        self.tap: CallTap | None = None
 
     async def first_message(self, timeout_s: float) -> str | bytes | None:
         """Return the first message and keep it for the bot; ``None`` if none came in time."""
@@ -93,6 +101,9 @@ class ClientSocket(BoundedSocket):
 
     def _receive_raw(self, raw: str | bytes) -> None:
         self.received += 1
+        self.bytes_in += len(raw)
+        if self.tap is not None:
+            self.tap.message("in", raw, is_audio=isinstance(raw, bytes))
         self._enqueue(raw)
 
     async def send(self, message: Message) -> None:
@@ -100,8 +111,11 @@ class ClientSocket(BoundedSocket):
         if message["type"] == "websocket.close":
             self.requested_code = message.get("code") or 1000
             self.request_close()
-        elif await self._send_raw(self._content(message)):
+        elif await self._send_raw(raw := self._content(message)):
             self.sent += 1
+            self.bytes_out += len(raw)
+            if self.tap is not None:
+                self.tap.message("out", raw, is_audio=isinstance(raw, bytes))
 
 
 @dataclass(kw_only=True)
@@ -120,6 +134,11 @@ class ClientRecord(Record):
     session_id: str
     received: int = 0
     sent: int = 0
+
+    @property
+    def provider(self) -> str:
+        """The transport."""
+        return TRANSPORT
 
     def _details(self) -> Iterator[str]:
         if self.ended_by != "error" and (cause := first_cause(self.causes)) is not None:
@@ -150,8 +169,8 @@ class ClientSession(BotSession):
         is_eval: bool,
         on_closed: Callable[[], None],
     ) -> None:
-        bot, config, logger = switchboard.bot, switchboard.config, socket.logger
-        super().__init__(socket, bot, config, session_id=session_id, on_closed=on_closed, logger=logger)
+        config, logger = switchboard.config, socket.logger
+        super().__init__(socket, switchboard.the_bot, config, session_id=session_id, on_closed=on_closed, logger=logger)
         self.body = body
         self.is_eval = is_eval
         self.record = ClientRecord(session_id=session_id)
@@ -161,11 +180,31 @@ class ClientSession(BotSession):
         """Run the session to its end, and return what happened."""
         loop = asyncio.get_running_loop()
         started = loop.time()
+        tap = self.socket.tap
+        if tap is not None:
+            tap.begin(Call(provider=TRANSPORT, call_id=self.session_id), None, zero=self.began_at)
         self.logger.info("pipecat's eval tool connected" if self.is_eval else "a client connected")
         await self.run_bot()
         self.record.received, self.record.sent = self.socket.received, self.socket.sent
         self.log_end(loop.time() - started)
+        if tap is not None:
+            self.socket.tap = None
+            await tap.close(self.record, code=self.socket.close_code or self.close_code)
         return self.record
+
+    def figures(self) -> CallFigures:
+        """Return how it stands; may be called from any thread."""
+        return CallFigures(
+            id=self.session_id,
+            kind="client",
+            provider=TRANSPORT,
+            started_at=self.record.started_at,
+            age_s=self._loop.time() - self.began_at,
+            bytes_in=self.socket.bytes_in,
+            bytes_out=self.socket.bytes_out,
+            underruns=self.socket.underruns,
+            pid=os.getpid(),
+        )
 
     async def _make_arguments(self) -> Any:
         return await self._arguments_for(self)
@@ -179,21 +218,30 @@ class _PendingSession:
     until: float
     stranger: str | None
 
+    def export(self, session_id: str) -> tuple[str, str, float, str | None]:
+        """Return it as JSON has it, for :meth:`Clients.note_pending`."""
+        return session_id, self.body.decode("latin-1"), self.until, self.stranger
+
 
 class Clients:
-    """Connects plain clients to the bot, many at a time, with the switchboard's tokens and places."""
+    """
+    Connects plain clients to the bot, many at a time, with the switchboard's tokens and places.
+
+    Attributes:
+        on_pending: Called with each session that waits for its client: what :meth:`note_pending` has to be given
+            elsewhere.
+    """
 
     def __init__(self, switchboard: Switchboard) -> None:
-        from wsvoice.runner.pipecat.websocket_transport import allowed_origins, client_arguments, is_eval_connect
+        from wsvoice.runner.pipecat.websocket_transport import allowed_origins
 
+        self.on_pending: Callable[..., None] = lambda *session: None
         self._switchboard = switchboard
         self._tokens = switchboard.auth.tokens
         self._capacity = switchboard.capacity
         self._refusals = switchboard.refusals
         #: The pending sessions, oldest first.
         self._started: OrderedDict[str, _PendingSession] = OrderedDict()
-        self._make_arguments: MakeArguments = client_arguments
-        self._is_eval_connect = is_eval_connect
         #: The only pages that may connect; empty for no such limit.
         self._origins = frozenset(origin.lower() for origin in allowed_origins())
 
@@ -287,12 +335,16 @@ class Clients:
         stranger = requests.address(request, self._config) if is_open else None
         if not self._has_room(len(body), stranger):
             reason = "too many sessions wait for their clients"
+            self._switchboard.note_refused("start", "max_calls", TRANSPORT)
             return self._refuse_start(503, "Too many sessions wait for their clients.", reason)
         closed = self._switchboard.why_closed()
-        if closed or not self._capacity.reserve(call, stranger=stranger):
-            reason = closed or "every place is taken"
-            return self._refuse_start(503, "Every place is taken.", reason)
-        self._started[call.call_id] = _PendingSession(body, time.monotonic() + TOKEN_TTL_S, stranger)
+        if closed is None and not self._capacity.reserve(call, stranger=stranger):
+            closed = FULL
+        if closed is not None:
+            self._switchboard.note_refused("start", closed.reason, TRANSPORT)
+            return self._refuse_start(503, "Every place is taken.", closed.text)
+        pending = self._started[call.call_id] = _PendingSession(body, time.monotonic() + TOKEN_TTL_S, stranger)
+        self.on_pending(*pending.export(call.call_id))
         prefix = request.scope["path"].removesuffix("/start")
         logger.bind(call=call.call_id).info("a client was given a token")
         return JSONResponse(
@@ -340,54 +392,112 @@ class Clients:
             await requests.deny(websocket, 403, "The origin is not allowed.")
             return
         try:
-            announced = self._admit(websocket, token)
+            claims = await self._admit(websocket, token)
         except TokenError as error:
             self._refusals.warning(log, "client refused (403)", requests.with_hint(error))
             await requests.deny(websocket, 403, "The token is missing or wrong.")
             return
+        announced = claims.call if claims is not None else None
         session_id = announced.call_id if announced is not None else str(uuid.uuid4())
         log = logger.bind(call=session_id)
-        place = await self._switchboard.take_place(websocket, announced, log, "client")
+        place = await self._switchboard.take_place(
+            websocket, announced, log, "client", provider=TRANSPORT, claims=claims
+        )
         if place is None:
             return
+        meter = StreamMeter(place, self._switchboard.minutes, self._switchboard.numbers)
+        closing = ExitStack()
+        closing.callback(place.close)
+        closing.callback(meter.end)
         try:
-            if await requests.accept(websocket, log):
-                await self._serve(websocket, session_id, place, log, evals_only=evals_only)
+            serve = self._switchboard.crew.serve_client if self._switchboard.crew is not None else self.serve
+            await serve(
+                websocket,
+                session_id,
+                self._started_body(session_id),
+                evals_only=evals_only,
+                on_session=lambda session: meter.start(),
+                on_closed=closing.close,
+            )
         finally:
+            closing.close()
             place.release()
 
-    async def _serve(
-        self, websocket: WebSocket, session_id: str, place: Place, log: Logger, *, evals_only: bool
+    def export(self) -> dict[str, Any]:
+        """Return what a server that takes over on this machine has to know, as JSON has it; times are monotonic."""
+        return {"pending": [each.export(session_id) for session_id, each in self._started.items()]}
+
+    def merge(self, state: Mapping[str, Any]) -> None:
+        """Take in what :meth:`export` returned in the server that this one takes over from."""
+        for session_id, body, until, stranger in state.get("pending", ()):
+            self._started[session_id] = _PendingSession(body.encode("latin-1"), until, stranger)
+
+    def note_pending(self, session_id: str, body: str, until: float, stranger: str | None) -> None:
+        """Note a session that is requested of the server that this one has taken over from."""
+        self._capacity.reserve(Call(provider=TRANSPORT, call_id=session_id), stranger=stranger)
+        self._started[session_id] = _PendingSession(body.encode("latin-1"), until, stranger)
+
+    def _started_body(self, session_id: str) -> bytes:
+        """Return what was sent to ``POST /start`` for a client that is here now; empty without."""
+        started = self._started.pop(session_id, None)
+        return started.body if started is not None else b""
+
+    async def serve(
+        self,
+        websocket: WebSocket,
+        session_id: str,
+        started_body: bytes,
+        *,
+        evals_only: bool,
+        on_session: Callable[[RunningSession], object],
+        on_closed: Callable[[], None],
     ) -> None:
+        """
+        Accept a client, and run the bot for it.
+
+        Args:
+            session_id: Of ``POST /start``, or made for the connection.
+            started_body: What was sent there.
+            evals_only: Whether it came to the address of pipecat's eval tool.
+            on_session: Called with its session, before that runs.
+            on_closed: Called once the WebSocket is closed, while the bot may still be working.
+        """
+        from wsvoice.runner.pipecat.websocket_transport import client_arguments, is_eval_connect
+
+        log = logger.bind(call=session_id)
+        if not await requests.accept(websocket, log):
+            return
         socket = ClientSocket(websocket, logger=log, message_limit=self._config.message_limit)
+        if self._config.trace is not None:
+            socket.tap = CallTap(self._config, logger=log)
         is_eval = False
         if evals_only or "origin" not in websocket.headers:
             first = await socket.first_message(self._config.handshake_timeout_s if evals_only else EVAL_WAIT_S)
-            is_eval = first is not None and self._is_eval_connect(first)
+            is_eval = first is not None and is_eval_connect(first)
         if evals_only and not is_eval:
             self._refusals.warning(
                 log, "client turned away", "/ws is for pipecat's eval tool; clients connect to /ws-client"
             )
             await socket.close_connection(POLICY_VIOLATION, "clients connect to /ws-client")
             return
-        started = self._started.pop(session_id, None)
-        body = json.loads(started.body).get("body") if started is not None and started.body.strip() else None
+        body = json.loads(started_body).get("body") if started_body.strip() else None
         if body is None or isinstance(body, dict):
             body = {**self._config.parameters, **(body or {})}
         session = ClientSession(
             self._switchboard,
             socket,
-            self._make_arguments,
+            client_arguments,
             session_id=session_id,
             body=body,
             is_eval=is_eval,
-            on_closed=place.close,
+            on_closed=on_closed,
         )
+        on_session(session)
         await self._switchboard.run_session(session)
 
-    def _admit(self, websocket: WebSocket, path_token: str | None) -> Call | None:
+    async def _admit(self, websocket: WebSocket, path_token: str | None) -> TokenClaims | None:
         """
-        Return the session that the client's token was issued for; ``None`` for a client without one.
+        Return what the client's token says, whose call is the session; ``None`` for a client without one.
 
         Raises:
             TokenError: If a token is missing or bad.
@@ -405,7 +515,7 @@ class Clients:
                 raise TokenError("the client has no token", hint="POST /start gives one")
             return None
         try:
-            return self._tokens.redeem(token, TRANSPORT).call
+            return await self._switchboard.auth.redeem(token, TRANSPORT)
         except TokenError:
             # Where no token is needed, the header or the query may be meant for something else.
             if needed or path_token:

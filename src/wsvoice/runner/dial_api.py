@@ -36,6 +36,7 @@ from wsvoice.runner.dialled_call import DialledCall, DialRequest
 if TYPE_CHECKING:
     from wsvoice.providers.base import Server
     from wsvoice.runner.switchboard import Switchboard
+    from wsvoice.runner.upgrade import Predecessor
 
 #: How long a question for more events is kept open.
 POLL_S = 25.0
@@ -102,6 +103,8 @@ class DialApi:
         return JSONResponse({"id": dialled.id, **placed}, 201)
 
     async def _tell(self, request: Request) -> Response:
+        if (known := self._predecessor(request)) is not None:
+            return await known.relay(request)
         dialled = self._find(request)
         if isinstance(dialled, Response):
             return dialled
@@ -113,6 +116,8 @@ class DialApi:
         return JSONResponse({"events": events, "ended": _is_told(dialled), "call": dialled.summary()})
 
     async def _hang_up(self, request: Request) -> Response:
+        if (known := self._predecessor(request)) is not None:
+            return await known.relay(request)
         dialled = self._find(request)
         if isinstance(dialled, Response):
             return dialled
@@ -121,6 +126,11 @@ class DialApi:
         except WsvoiceError as error:
             return _refused(error)
         return JSONResponse({"ended": False, "text": goes_on}, 202) if goes_on else JSONResponse({"ended": True})
+
+    def _predecessor(self, request: Request) -> Predecessor | None:
+        """Return the server that this one has taken over from if it has placed the call; it checks the key itself."""
+        known = self._switchboard.predecessor
+        return known if known is not None and known.knows(request.path_params["id"]) else None
 
     def _find(self, request: Request) -> DialledCall | Response:
         refused = self._refusal(request)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from wsvoice.call import ENDED_STAGES, AnsweredBy, Call, Stage
@@ -20,12 +20,14 @@ from wsvoice.config import DETECTIONS, Voicemail
 from wsvoice.errors import UsageError
 from wsvoice.providers.account import Detection, PlacedCall
 from wsvoice.runner.live_call import MAX_UPDATES, later_stage
+from wsvoice.runner.seals import digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from wsvoice.providers.base import CallUpdate, Server
-    from wsvoice.runner.session import CallRecord, Session
+    from wsvoice.runner.bot_task import RunningSession
+    from wsvoice.runner.session import CallRecord
 
 #: How long the provider may take to find out who answered, and a machine to end its greeting. Twilio gives up after
 #: 30 s: https://www.twilio.com/docs/voice/answering-machine-detection
@@ -60,6 +62,17 @@ class DialRequest:
                 hint="leave detection out",
             )
 
+    def written(self) -> dict[str, Any]:
+        """Return what is not as usual, as JSON has it; :meth:`read` reads it."""
+        usual = DialRequest("", "")
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: value for name, value in values.items() if value != getattr(usual, name)}
+
+    @classmethod
+    def read(cls, written: Mapping[str, Any]) -> DialRequest:
+        """Return what was :meth:`written`; a :exc:`TypeError` if that was another version of wsvoice."""
+        return cls(**written)
+
     @property
     def needed_detection(self) -> Detection:
         """What has to be detected."""
@@ -91,13 +104,16 @@ class DialledCall:
         record: What happened in its session; ``None`` before that has ended.
         unwanted: Why it is to end, if it is: it may not have been answered, or even be placed, by then.
         has_left: Whether the bot has transferred it, so that it goes on without a session.
+        is_elsewhere: Whether another server of the fleet has placed it, and follows it to its end.
 
     Args:
         call_id: Its id, if whoever asks for it has chosen one.
+        token: Its token, if it has one already.
     """
 
-    def __init__(self, provider: Server, request: DialRequest, call_id: str = "") -> None:
-        self.id, self.token = call_id or secrets.token_urlsafe(16), secrets.token_urlsafe(16)
+    def __init__(self, provider: Server, request: DialRequest, call_id: str = "", *, token: str = "") -> None:
+        self.id, self.token = call_id or secrets.token_urlsafe(16), token or secrets.token_urlsafe(16)
+        self.is_elsewhere = False
         self.provider = provider
         self.request = request
         self.call = Call(
@@ -116,7 +132,7 @@ class DialledCall:
         self.price = ""
         self.cause = ""
         self.events: list[DialEvent] = []
-        self.session: Session | None = None
+        self.session: RunningSession | None = None
         self.record: CallRecord | None = None
         self.updates: list[CallUpdate] = []
         self.unwanted = ""
@@ -129,6 +145,11 @@ class DialledCall:
         self._began = time.monotonic()
         self._answered_at: float | None = None
         self._changed = asyncio.Event()
+
+    @property
+    def mark(self) -> str:
+        """What stands for the token where servers talk about the call."""
+        return digest(self.token)
 
     @property
     def is_over(self) -> bool:
@@ -165,6 +186,12 @@ class DialledCall:
         stage: Stage | None = update.stage or ("completed" if update.ended else None)
         if stage is not None or update.answered_by is not None:
             self.note(stage or self.stage, update.event, answered_by=update.answered_by)
+        self._wake()
+
+    def note_state(self, stage: Stage, *, answered_by: AnsweredBy | None, greeting_ended: bool) -> None:
+        """Note how it stands where it is followed."""
+        self.greeting_ended = self.greeting_ended or greeting_ended
+        self.note(stage, stage, answered_by=answered_by)
         self._wake()
 
     async def changed(self, timeout_s: float) -> bool:

@@ -1,5 +1,5 @@
 """
-The log: one line per event on stderr, each with its call's id.
+The log: one line per event on stderr, each with its call's id; as text, or as a JSON object.
 
 A bot may add and remove sinks of its own, by loguru or the standard library, but it can neither remove the server's nor
 make its lines appear twice.
@@ -8,6 +8,7 @@ make its lines appear twice.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import re
 import sys
@@ -16,21 +17,26 @@ import traceback
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC
 from typing import TYPE_CHECKING, Any, TextIO
 
 from loguru import logger
 
+from wsvoice.call import short_id
+
 if TYPE_CHECKING:
     from loguru import Logger, Message, Record
+
+    from wsvoice.config import LogFormat
 
 #: How many characters a line may have, and how many more are needed to say how long it was.
 LINE_LIMIT = 2000
 CUT_ROOM = 40
 #: How many lines of a traceback are kept at its beginning, and at its end.
 TRACEBACK_HEAD, TRACEBACK_TAIL = 40, 80
-#: How long an id may be to be shown whole. Of longer ones the beginning and the end are shown.
-ID_LIMIT = 16
-ID_HEAD, ID_TAIL = 8, 4
+#: How many characters of a traceback are kept in a JSON object. containerd splits longer lines than
+#: 16 KiB, https://github.com/containerd/containerd/blob/main/docs/cri/config.md
+JSON_TRACEBACK = 8000
 #: How many refusals of one kind are logged one by one within this many seconds; the others are counted.
 REFUSAL_LINES, REFUSAL_WINDOW_S = 20, 60.0
 #: For how many seconds pipecat's equal lines of a call are merged, and how many different ones are remembered.
@@ -44,11 +50,18 @@ _Logger: Any = type(logger)
 _add, _remove, _disable = _Logger.add, _Logger.remove, _Logger.disable
 
 
-def configure_logging(level: str) -> None:
-    """Send all logs to stderr, one line per event, each with its call's id."""
+def configure_logging(level: str, log_format: LogFormat = "text", *, place: str = "-") -> None:
+    """
+    Send all logs to stderr, one line per event, each with its call's id.
+
+    Args:
+        level: The least level.
+        log_format: Lines for people, or JSON objects for machines.
+        place: What stands for the call in lines that are of none.
+    """
     _remove(logger)
-    sink = ServerSink(sys.stderr, level)
-    logger.configure(extra={"call": "-"}, patcher=_sanitize)
+    sink = (JsonSink if log_format == "json" else ServerSink)(sys.stderr, level)
+    logger.configure(extra={"call": place}, patcher=_sanitize)
     own_id = _add(logger, sink, level=level, format="{message}", filter=sink.wants, backtrace=False, diagnose=False)
     sinks = _BotSinks(sink, own_id)
     _Logger.add = lambda self, *args, **kwargs: sinks.add(self, *args, **kwargs)
@@ -74,6 +87,50 @@ def redirect_standard_logging(level: str) -> None:
     # For loggers without a handler, as in a bot that does not configure logging.
     logging.lastResort = _ToLog(logging.WARNING)
     logging.captureWarnings(True)
+
+
+#: Who gets the lines of which call, and the sink that passes them on.
+_followers: dict[str, Callable[[str, str, str], None]] = {}
+_follower_ids: dict[str, int] = {}
+
+
+def follow_call(call: str, take: Callable[[str, str, str], None], level: str) -> None:
+    """
+    Pass the lines of a call on, as they are logged.
+
+    Args:
+        call: The call's id in the log.
+        take: Called with level, logger and message, in the thread that logs.
+        level: The least level.
+    """
+    _followers[call] = take
+    if level not in _follower_ids:
+        _follower_ids[level] = _add(
+            logger, _pass_on, level=level, format="{message}", filter=_is_followed, backtrace=False, diagnose=False
+        )
+
+
+def unfollow_call(call: str, take: Callable[[str, str, str], None]) -> None:
+    """Pass the lines of a call on no more, unless somebody else gets them by now."""
+    if _followers.get(call) == take:
+        del _followers[call]
+    if not _followers:
+        while _follower_ids:
+            _remove(logger, _follower_ids.popitem()[1])
+
+
+def _is_followed(record: Record) -> bool:
+    return record["extra"].get("call") in _followers
+
+
+def _pass_on(message: Message) -> None:
+    record = message.record
+    if (take := _followers.get(str(record["extra"].get("call")))) is None:
+        return
+    text = _sanitized(record["message"])
+    if record["exception"] is not None:
+        text = "\n    ".join([text, *_exception_lines(record["exception"])])
+    take(record["level"].name, _sanitized(record["name"] or ""), text)
 
 
 class ServerSink:
@@ -102,6 +159,14 @@ class ServerSink:
             self._write(record)
 
     def _write(self, record: Record, more: str = "") -> None:
+        if sys.stderr is not self._stream:
+            # What showed the progress of loading is over, and no longer wraps what goes through it.
+            self._stream = getattr(self._stream, "rich_proxied_file", self._stream)
+        self._stream.write(f"{self._line(record, more)}\n")
+        self._stream.flush()
+
+    def _line(self, record: Record, more: str) -> str:
+        """Return what is written of a record, whose message ends with `more`."""
         time, level = record["time"], f"{record['level'].name: <7}"
         if self._colors and (color := _COLORS.get(record["level"].name)):
             level = f"\x1b[{color}m{level}\x1b[0m"
@@ -111,8 +176,33 @@ class ServerSink:
         text = _sanitized(record["message"]) + more
         if record["exception"] is not None:
             text = "\n    ".join([text, *_exception_lines(record["exception"])])
-        self._stream.write(f"{head} {text}\n")
-        self._stream.flush()
+        return f"{head} {text}"
+
+
+class JsonSink(ServerSink):
+    """
+    Writes the server's lines as JSON objects: ``time``, ``level``, ``call``, ``message``, ``logger``, ``exception``.
+
+    The time is UTC as in https://www.rfc-editor.org/rfc/rfc3339, the call's id whole; ``call`` is ``null`` where none
+    is concerned, and ``exception`` is there where there is one. Texts are sanitized as in lines for people.
+    """
+
+    def _line(self, record: Record, more: str) -> str:
+        call = str(record["extra"].get("call", "-"))
+        fields: dict[str, str | None] = {
+            "time": record["time"].astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "level": record["level"].name,
+            "call": None if call == "-" else _sanitized(call),
+            "message": _sanitized(record["message"]) + more,
+            "logger": _sanitized(record["name"] or ""),
+        }
+        if record["exception"] is not None:
+            text = "\n".join(_exception_lines(record["exception"]))
+            if len(text) > JSON_TRACEBACK:
+                half = JSON_TRACEBACK // 2
+                text = f"{text[:half]}… ({len(text)} characters) …{text[-half:]}"
+            fields["exception"] = text
+        return json.dumps(fields, ensure_ascii=False)
 
 
 class _Repeats:
@@ -165,9 +255,15 @@ class RefusalLog:
 
     The first :data:`REFUSAL_LINES` of each kind within a minute are logged; at its end one more line says how many
     others there were.
+
+    Args:
+        on_refused: Called with the kind of each, logged or not.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_refused: Callable[[str], None] = lambda kind: None) -> None:
+        #: How many there were in all.
+        self.total = 0
+        self._on_refused = on_refused
         self._counts: Counter[str] = Counter()
 
     def warning(self, log: Logger, kind: str, reason: str) -> None:
@@ -179,11 +275,17 @@ class RefusalLog:
             kind: The beginning of the line, such as ``webhook refused (403)``; one of few.
             reason: Why.
         """
+        self.count(kind)
         self._counts[kind] += 1
         if self._counts[kind] == 1:
             asyncio.get_running_loop().call_later(REFUSAL_WINDOW_S, self._end_window, kind)
         if self._counts[kind] <= REFUSAL_LINES:
             log.opt(depth=1).warning("{}: {}", kind, reason)
+
+    def count(self, kind: str) -> None:
+        """Count a refusal that another process has logged."""
+        self.total += 1
+        self._on_refused(kind)
 
     def _end_window(self, kind: str) -> None:
         more = self._counts.pop(kind) - REFUSAL_LINES
@@ -270,11 +372,6 @@ class _ToLog(logging.Handler):
         exception = record.exc_info if record.exc_info and record.exc_info[0] is not None else None
         level: str | int = record.levelname if record.levelname in _COLORS else record.levelno
         logger.patch(with_its_name).opt(exception=exception).log(level, "{}", message)
-
-
-def short_id(call_id: str) -> str:
-    """Return the id, or the beginning and the end of a long one."""
-    return call_id if len(call_id) <= ID_LIMIT else f"{call_id[:ID_HEAD]}…{call_id[-ID_TAIL:]}"
 
 
 def _sanitize(record: Record) -> None:

@@ -35,13 +35,14 @@ from wsvoice.providers.events import (
 from wsvoice.providers.reordering import Reorderer
 from wsvoice.runner.bounded_socket import BURST_S, BoundedSocket
 from wsvoice.runner.pacing import MAX_AHEAD_S, InputLimit, Pacer
-from wsvoice.runner.turns import TurnTimer
+from wsvoice.runner.turns import Breaks, TurnTimer
 
 if TYPE_CHECKING:
     from loguru import Logger
 
     from wsvoice.providers.base import CallUpdate, Server
     from wsvoice.providers.media_stream import Stream
+    from wsvoice.runner.call_tap import CallTap
 
 #: What events are passed to; audio with what it is decoded to, s16le at the stream's rate.
 Sink = Callable[[Event, bytes], Awaitable[None]]
@@ -56,6 +57,8 @@ MAX_PAUSE_S = 8.0
 BURST_GROWTH_S = 0.01
 #: How many marks wait to be reached at a carrier that has none.
 MAX_ESTIMATES = 1000
+#: How many characters of a mark's name are shown.
+MARK_SHOWN = 60
 #: Characters of each part of an error that the carrier reports.
 REPORT_LIMIT = 100
 #: The faults of a start message that make the stream unusable.
@@ -107,6 +110,7 @@ class MediaSocket(BoundedSocket):
         self._mirror: Stream = provider.mirror()
         self.pacer = Pacer(lead_s)
         self.turns = TurnTimer()
+        self._breaks = Breaks()
         self._input_limit = InputLimit()
         #: How far ahead of real time the caller's audio is. It grows while audio comes at once that was held up.
         self._ahead_s = 0.0
@@ -120,9 +124,12 @@ class MediaSocket(BoundedSocket):
         self.digit_count = 0
         #: Why the stream's start is unusable; empty if it is not.
         self.unusable = ""
-        self.audio_listener: Callable[[str, bytes, float], None] | None = None
+        #: Is told what is read and written; ``None`` where nothing is kept of the call.
+        self.tap: CallTap | None = None
         #: Called with what the provider reports of the call beside its stream.
         self.update_listener: Callable[[CallUpdate], Coroutine[Any, Any, None]] | None = None
+        #: Called with how many seconds are left before a call that has lasted too long is ended.
+        self.ending_listener: Callable[[float], Coroutine[Any, Any, None]] | None = None
         #: Called once the bot can hear and speak, if it uses the call's ready-made transport.
         self.on_bot_started: Callable[[], None] | None = None
         self._unread = deque(unread)
@@ -167,7 +174,11 @@ class MediaSocket(BoundedSocket):
                 raise self._failure
             try:
                 event = self._early[1] if self._early and self._early[0] is raw else self.stream.receive(raw)
+                if self.tap is not None:
+                    self.tap.message("in", raw, is_audio=type(event) is Audio)
             except RemoteProtocolError as error:
+                if self.tap is not None:
+                    self.tap.message("in", raw, is_audio=False)
                 self.note_fault(error.kind, error.message)
                 if starting and error.kind in START_FAULTS:
                     self.unusable = f"the start message cannot be used: {error.message}"
@@ -211,6 +222,8 @@ class MediaSocket(BoundedSocket):
                 return
             pcm = admitted
         elif isinstance(event, Mark):
+            if self.tap is not None:
+                self.tap.event("mark", f"mark {event.name[:MARK_SHOWN]!r} was reached")
             self._mark_reached(event)
         elif isinstance(event, StreamStopped):
             self.note_gone("the caller hung up")
@@ -243,14 +256,15 @@ class MediaSocket(BoundedSocket):
             self.note_fault("ahead", f"the audio is more than {MAX_AHEAD_S:g} s ahead of real time")
             return None
         self.received_ms += duration_ms
+        self.bytes_in += len(audio.payload)
         ahead_s = self._input_limit.ahead_s(now)
         if ahead_s > self._ahead_s + BURST_GROWTH_S:
             self.pacer.catch_up(now, ahead_s)
         self._ahead_s = ahead_s
         pcm = wire.decode(audio.payload)
         self.turns.caller(pcm, now)
-        if self.audio_listener is not None:
-            self.audio_listener("caller", pcm, now)
+        if self.tap is not None:
+            self.tap.caller(pcm, now, sounds=self.turns.caller_sounded_at == now)
         return pcm
 
     def _take_at_once(self, raw: str | bytes) -> bool:
@@ -272,10 +286,14 @@ class MediaSocket(BoundedSocket):
                 self._early = raw, event
                 return False
             self._read_until = until
+            if self.tap is not None:
+                self.tap.message("in", raw, is_audio=True)
             pcm = self._admitted(event, now)
             if pcm is not None:
                 at_once.take_audio(pcm)
         except RemoteProtocolError as error:
+            if self.tap is not None:
+                self.tap.message("in", raw, is_audio=False)
             self.note_fault(error.kind, error.message)
         except Exception as error:  # noqa: BLE001 The reader raises it, where the call can end of it.
             self._failure = error
@@ -286,6 +304,8 @@ class MediaSocket(BoundedSocket):
         self.digit_count += 1
         if len(self.digits) < MAX_DIGITS:
             self.digits += digit
+        if self.tap is not None:
+            self.tap.event("digit", f"the caller presses {digit}", who="caller", digit=digit)
         if self.digit_count <= LOGGED_DIGITS:
             self.logger.info("the caller pressed {}", digit)
         elif self.digit_count == LOGGED_DIGITS + 1:
@@ -421,7 +441,10 @@ class MediaSocket(BoundedSocket):
         """Send a piece of audio, s16le at the rate of what the stream takes; only if there is room for it."""
         assert self._connection is not None
         audio = Audio(self.stream.outbound_format.encode(pcm))
-        self._connection.send_now(self.stream.send(audio))
+        raw = self.stream.send(audio)
+        self._connection.send_now(raw)
+        if self.tap is not None:
+            self.tap.message("out", raw, is_audio=True)
         self._note_sent(audio, pcm)
 
     async def send(self, message: Message) -> None:
@@ -459,34 +482,46 @@ class MediaSocket(BoundedSocket):
     async def _write_now(self, raw: str | bytes, event: Event | None, pcm: bytes | None = None) -> None:
         if not await self._send_raw(raw):
             return
+        if self.tap is not None:
+            self.tap.message("out", raw, is_audio=isinstance(event, Audio))
         if isinstance(event, Audio):
             self._note_sent(event, pcm)
         elif isinstance(event, Mark):
             self.marks_sent += 1
+            if self.tap is not None:
+                self.tap.event("mark-sent", f"mark {event.name[:MARK_SHOWN]!r} was sent")
         elif isinstance(event, Clear):
             now = self._loop.time()
             self._clears += 1
             self._cleared.set()
             self._cleared = asyncio.Event()
             self._estimated.clear()
-            self._cleared_ms += self.pacer.queued_s(now) * 1000
+            queued_s = self.pacer.queued_s(now)
+            self._cleared_ms += queued_s * 1000
             self.pacer.cleared(now)
-            if self.audio_listener is not None:
-                self.audio_listener("clear", b"", now)
+            self._breaks.cleared()
+            if self.tap is not None:
+                self.tap.clear(now, queued_s)
 
     def _note_sent(self, audio: Audio, pcm: bytes | None) -> None:
         """Count a piece of the bot's audio, whose PCM is known or not."""
         now = self._loop.time()
         wire = self.stream.outbound_format
         duration_ms = wire.duration_ms(len(audio.payload))
-        self.pacer.sent(now, duration_ms / 1000)
+        empty_s = self.pacer.sent(now, duration_ms / 1000)
         self.sent_ms += duration_ms
-        if pcm is None or self.audio_listener is not None:
-            # A recording has what the caller hears.
+        self.bytes_out += len(audio.payload)
+        if pcm is None or self.tap is not None:
+            # What is kept has what the caller hears.
             pcm = wire.decode(audio.payload[: len(audio.payload) // wire.sample_width * wire.sample_width])
         self.turns.bot(pcm, now)
-        if self.audio_listener is not None:
-            self.audio_listener("bot", pcm, now)
+        if self._breaks.sent(pcm, empty_s, wire.sample_rate):
+            self.underruns += 1
+        if self.tap is not None:
+            sounds, queued_s = self.turns.bot_sounded_at == now, self.pacer.queued_s(now)
+            self.tap.bot(pcm, now, sounds=sounds, queued_s=queued_s, duration_s=duration_ms / 1000)
+            if self.turns.responses_s:
+                self.tap.waits(self.turns.responses_s, self.turns.answered_at)
 
     @property
     def playable_ms(self) -> float:

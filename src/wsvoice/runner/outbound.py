@@ -8,6 +8,8 @@ server or to whoever asked for it, a call that is not wanted any more is ended, 
 from __future__ import annotations
 
 import asyncio
+import math
+import secrets
 import time
 from collections import OrderedDict
 from dataclasses import replace
@@ -16,17 +18,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from loguru import logger
 
 from wsvoice.call import Call
-from wsvoice.errors import ApiError, HttpError, ServerError, WsvoiceError
+from wsvoice.config.settings import MAX_DURATION_S
+from wsvoice.errors import ApiError, HttpError, ServerError, UsageError, WsvoiceError
 from wsvoice.phone.client import carry_out
 from wsvoice.providers import load_account
 from wsvoice.providers.account import OutboundCall, PlacedCall, Steps
 from wsvoice.runner.dialled_call import DialledCall, DialRequest
+from wsvoice.runner.limits import FULL, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
 
     from wsvoice.providers.account import Account
     from wsvoice.providers.base import CallUpdate, Server
+    from wsvoice.runner.capacity import CallKey
     from wsvoice.runner.switchboard import Switchboard
 
 ResultT = TypeVar("ResultT")
@@ -47,6 +52,9 @@ FINISH_TIMEOUT_S = 5.0
 CLEANUP_S = 6.0
 #: How many placed calls are remembered.
 REMEMBERED_CALLS = 1000
+#: How long the addresses of a call may be that a provider is told, in characters, where they say all about it.
+#: Bandwidth takes as many: https://dev.bandwidth.com/apis/voice-apis/voice/#tag/Calls/operation/createCall
+URL_LIMIT = 2048
 
 
 class DialledCalls:
@@ -56,13 +64,17 @@ class DialledCalls:
     Attributes:
         finishes_by: Until when, on the monotonic clock, the process waits for the ends that are under way; set when it
             is asked to stop.
+        paused: Why no call is placed at this moment; ``None`` if calls are.
     """
 
     def __init__(self, switchboard: Switchboard) -> None:
         self.finishes_by = 0.0
+        self.paused: Refusal | None = None
         self._switchboard = switchboard
         self._by_id: OrderedDict[str, DialledCall] = OrderedDict()
         self._by_token: dict[str, DialledCall] = {}
+        #: Those that another server has placed, by their tokens.
+        self._elsewhere: OrderedDict[str, DialledCall] = OrderedDict()
         self._tasks: set[asyncio.Task[Any]] = set()
         #: Those that place or end a call.
         self._urgent: set[asyncio.Task[Any]] = set()
@@ -72,12 +84,48 @@ class DialledCalls:
         return self._by_id.get(call_id)
 
     def by_token(self, token: str) -> DialledCall | None:
-        """Return the call of this token, as the provider knows it."""
-        return self._by_token.get(token)
+        """Return the call of this token, as the provider knows it; another server of the fleet may have placed it."""
+        return self._by_token.get(token) or self._elsewhere.get(token) or self._find_elsewhere(token)
+
+    def by_mark(self, mark: str) -> DialledCall | None:
+        """Return the call that servers call so when they talk about it; ``None`` if nothing is known of it here."""
+        known = (*self._by_token.values(), *self._elsewhere.values()) if mark else ()
+        return next((each for each in known if each.mark == mark), None)
+
+    def _find_elsewhere(self, token: str) -> DialledCall | None:
+        """Return the call that another server has placed, as its token says it; ``None`` if it says none."""
+        fleet, providers = self._switchboard.fleet, self._switchboard.providers
+        content = fleet.seals.open("dialled", token) if fleet.is_shared else None
+        if content is None:
+            return None
+        _, name, written, until = content
+        if name not in providers or time.time() > until:
+            return None
+        try:
+            request = DialRequest.read(written)
+        except TypeError as error:
+            logger.warning("a call was placed by another version of wsvoice: {}", error)
+            return None
+        dialled = DialledCall(providers[name], request, token=token)
+        dialled.is_elsewhere = True
+        self._elsewhere[token] = dialled
+        if len(self._elsewhere) > REMEMBERED_CALLS:
+            over = next((each for each in self._elsewhere.values() if each.session is None), dialled)
+            del self._elsewhere[over.token]
+        return dialled
+
+    def _new_token(self, provider: Server, request: DialRequest) -> str:
+        """Return a token that says all that another server of the fleet has to know; empty without a fleet."""
+        seals = self._switchboard.fleet.seals
+        if not seals.is_shared:
+            return ""
+        until = int(time.time()) + request.ring_timeout_s + (request.time_limit_s or MAX_DURATION_S)
+        content = (secrets.token_urlsafe(12), provider.name, request.written(), until)
+        return seals.seal("dialled", content)
 
     def by_provider(self, provider: str, call_id: str) -> DialledCall | None:
         """Return the call of this id of the provider's that is not over."""
-        for each in reversed(self._by_id.values()):
+        for each in (*reversed(self._by_id.values()), *reversed(self._elsewhere.values())):
             if call_id and each.call.call_id == call_id and each.provider.name == provider and not each.is_over:
                 return each
         return None
@@ -93,16 +141,21 @@ class DialledCalls:
         Raises:
             ServerError: If no call can be taken now.
             ConfigError: If credentials are missing.
+            UsageError: If its parameters are too long for its addresses.
             ApiError: If the provider refuses; of kind ``withdrawn`` if the call is not wanted any more, and
                 ``uncertain`` if nobody knows whether it was placed.
         """
         switchboard = self._switchboard
         account = load_account(provider.name, switchboard.config.credentials)
         account.check_credentials()
-        dialled = DialledCall(provider, request, call_id)
-        closed = switchboard.why_closed()
-        if closed or not switchboard.capacity.reserve_dialled(dialled.token):
-            raise ServerError(f"no call can be placed now: {closed or 'every place is taken'}")
+        dialled = DialledCall(provider, request, call_id, token=self._new_token(provider, request))
+        refusal = self.paused or switchboard.why_closed() or switchboard.numbers.why_refused(request.to_number)
+        if refusal is None and not switchboard.capacity.reserve_dialled(dialled.token):
+            refusal = FULL
+        if refusal is not None:
+            switchboard.note_refused("dial", refusal.reason, provider.name)
+            raise ServerError(f"no call can be placed now: {refusal.text}")
+        switchboard.numbers.admit(dialled_key(dialled), request.to_number, math.inf)
         self._remember(dialled)
         # Before the answer to the request, which the first report may overtake.
         dialled.note("queued", "queued")
@@ -126,6 +179,7 @@ class DialledCalls:
             placed = await carry_out(steps, timeout_s=PLACE_TIMEOUT_S, sleep=sleep)
         except ApiError as error:
             if sent[-1:] == ["GET"] or not _may_have_arrived(error):
+                self._switchboard.numbers.withdraw(dialled_key(dialled))
                 self._forget(dialled)
                 raise
             self._start(self._outlive(dialled))
@@ -164,13 +218,24 @@ class DialledCalls:
     def _describe(self, dialled: DialledCall, public_url: str) -> OutboundCall:
         name, request = dialled.provider.name, dialled.request
         ttl_s = request.ring_timeout_s + ANSWER_GRACE_S
-        stream_token = self._switchboard.auth.tokens.issue(dialled.call, dialled=dialled.token, ttl_s=ttl_s)
+        # A call that is told its stream at once has no document.
+        by_request = replace(dialled.call, control="api")
+        stream_token = self._switchboard.auth.tokens.issue(by_request, dialled=dialled.token, ttl_s=ttl_s)
         status_url = f"{public_url}/{name}/status/{dialled.token}"
+        webhook_url = f"{public_url}/{name}/dialled/{dialled.token}"
+        stream_url = f"{public_url.replace('http', 'ws', 1)}/ws/{name}/{stream_token}"
+        longest = max(len(webhook_url), len(stream_url))
+        if longest > URL_LIMIT and self._switchboard.fleet.is_shared:
+            raise UsageError(
+                f"the call's address would have {longest} characters, and {URL_LIMIT} is the most: where servers work"
+                " together, its parameters are in it",
+                hint="send an id as parameter, and have the bot look up the rest",
+            )
         return OutboundCall(
             to_number=request.to_number,
             from_number=request.from_number,
-            webhook_url=f"{public_url}/{name}/dialled/{dialled.token}",
-            stream_url=f"{public_url.replace('http', 'ws', 1)}/ws/{name}/{stream_token}",
+            webhook_url=webhook_url,
+            stream_url=stream_url,
             status_url=status_url,
             machine_url=status_url,
             detection=request.needed_detection,
@@ -185,12 +250,31 @@ class DialledCalls:
         """Note that the provider asks for the document of a call, or has opened its stream: it was answered."""
         dialled.note_ids(call.call_id, call.account_id)
         self._switchboard.capacity.forget_dialled(dialled.token)
+        is_new = dialled.stage in ("queued", "ringing")
         dialled.note("answered", "answered")
+        if dialled.is_elsewhere and is_new:
+            self._take_over(dialled)
+
+    def _take_over(self, dialled: DialledCall) -> None:
+        """See to a call that is another server's: it may be gone before the call is over."""
+        dialled.placed = PlacedCall(dialled.call.call_id, account_id=dialled.call.account_id, stage="answered")
+        if dialled.request.time_limit_s is not None:
+            self._start(self._limit(dialled))
+
+    async def _limit(self, dialled: DialledCall) -> None:
+        """End a call when its time is up."""
+        while not dialled.is_over and dialled.record is None and (left_s := dialled.left_s()) is not None:
+            if left_s <= 0:
+                await self._end_quietly(dialled, f"the call has lasted {dialled.request.time_limit_s} s (time_limit_s)")
+                return
+            await dialled.changed(left_s)
 
     def note_update(self, dialled: DialledCall, update: CallUpdate) -> None:
         """Note what the provider reports, and end the call of a machine that nobody wants to talk to."""
         if not dialled.call.call_id:
             dialled.note_ids(update.call_id)
+        if dialled.is_elsewhere and dialled.placed is None and dialled.call.call_id:
+            dialled.placed = PlacedCall(dialled.call.call_id)
         dialled.note_update(update)
         if dialled.is_over:
             self._switchboard.capacity.forget_dialled(dialled.token)
@@ -266,11 +350,37 @@ class DialledCalls:
         """Do what ends a call; it is carried to its end even if nobody waits for it any more."""
         await asyncio.shield(self._start(work, is_urgent=True))
 
+    @property
+    def ringing(self) -> int:
+        """How many calls have been placed, or are being placed, whose streams have not come."""
+        waiting = [each for each in self._by_id.values() if not each.is_over and each.session is None]
+        if self._switchboard.fleet.is_shared:
+            # The streams of those that were answered may be at another server.
+            return sum(each.stage in ("queued", "ringing") for each in waiting)
+        return sum(not each.has_left for each in waiting)
+
+    @property
+    def under_way(self) -> list[DialledCall]:
+        """Those of which not everything is known yet."""
+        return [each for each in self._by_id.values() if not each.is_over or each.session is not None]
+
     def end_ringing(self, reason: str) -> None:
         """End the calls that nobody has answered yet."""
         for each in list(self._by_id.values()):
             if each.stage in ("queued", "ringing") and not each.unwanted:
-                self._start(self._end_quietly(each, reason), is_urgent=True)
+                self._start(self._end_ringing(each, reason), is_urgent=True)
+
+    async def _end_ringing(self, dialled: DialledCall, reason: str) -> None:
+        """End a call that nobody has answered; in a fleet, another server may have its stream."""
+        if self._switchboard.fleet.is_shared and dialled.placed is not None:
+            if not dialled.call.call_id:
+                # The provider tells its id in its reports, which others may have had. They take the call, too.
+                logger.warning("the call to {} is left to the other servers", dialled.request.to_number)
+                dialled.note("answered", "left to the other servers")
+                return
+            await self._ask(dialled, load_account(dialled.provider.name, self._switchboard.config.credentials))
+        if dialled.stage in ("queued", "ringing"):
+            await self._end_quietly(dialled, reason)
 
     async def _end_quietly(self, dialled: DialledCall, reason: str) -> None:
         """End a call; what comes in between is logged."""
@@ -287,7 +397,11 @@ class DialledCalls:
 
     def left(self) -> Iterator[str]:
         """Say of each call that is not over that it may still be up, and how to end it."""
-        return (_left(each) for each in list(self._by_id.values()) if not each.is_over)
+        known = [each for each in self._by_id.values() if not each.is_over]
+        if self._switchboard.fleet.is_shared:
+            # Other servers have the streams of those that were answered, and did not end here.
+            known = [each for each in known if each.stage != "answered" or each.session is not None or each.unwanted]
+        return (_left(each) for each in known)
 
     async def finish(self) -> None:
         """End the calls that nobody has answered yet, and wait until the provider has been told of all ends."""
@@ -329,6 +443,7 @@ class DialledCalls:
         if dialled.record is not None or dialled.duration_s is None:
             await self._ask(dialled, account)
         self._switchboard.capacity.forget_dialled(dialled.token)
+        self._switchboard.numbers.call_ended(dialled_key(dialled))
         dialled.close()
 
     async def _ask(self, dialled: DialledCall, account: Account) -> None:
@@ -342,6 +457,9 @@ class DialledCalls:
             return
         dialled.duration_s = state.duration_s if state.duration_s is not None else dialled.duration_s
         dialled.price, dialled.cause = state.price or dialled.price, state.cause or dialled.cause
+        if self._switchboard.fleet.is_shared and state.stage not in ("queued", "ringing"):
+            # Its stream may be another server's.
+            self._switchboard.capacity.forget_dialled(dialled.token)
         if state.stage != dialled.stage or state.answered_by not in (None, dialled.answered_by):
             dialled.note(state.stage, state.stage.replace("-", " "), answered_by=state.answered_by)
 
@@ -364,8 +482,15 @@ class DialledCalls:
 
     def _forget(self, dialled: DialledCall) -> None:
         self._switchboard.capacity.forget_dialled(dialled.token)
+        self._switchboard.numbers.call_ended(dialled_key(dialled))
         self._by_id.pop(dialled.id, None)
         self._by_token.pop(dialled.token, None)
+        self._elsewhere.pop(dialled.token, None)
+
+
+def dialled_key(dialled: DialledCall) -> CallKey:
+    """Return what a placed call is counted by: its ids change."""
+    return dialled.provider.name, f"dialled {dialled.token}"
 
 
 def _noting(methods: list[str], steps: Steps[ResultT]) -> Steps[ResultT]:

@@ -60,11 +60,16 @@ class Pacer:
             return ahead_s + duration_s <= self._reach_s
         return duration_s <= max(self._reach_s, FRAME_S)
 
-    def sent(self, now: float, duration_s: float) -> None:
-        """Note that a piece was sent."""
-        if now > self._plays_until and now > self._answers_until:
+    def sent(self, now: float, duration_s: float) -> float:
+        """Note that a piece was sent; return for how long the buffer had been empty until then, 0 if it was not."""
+        empty_s = now - self._plays_until
+        if empty_s <= 0:
+            self._plays_until += duration_s
+            return 0.0
+        if now > self._answers_until:
             self._extra_s = 0.0
-        self._plays_until = max(self._plays_until, now) + duration_s
+        self._plays_until = now + duration_s
+        return empty_s
 
     def cleared(self, now: float) -> None:
         """Note that the provider was told to clear its buffer."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -69,6 +70,7 @@ class HttpProtocol(HttpToolsProtocol):
     #: How many bytes of the current head, or of the current body's framing, have arrived.
     _head_bytes = 0
     _body_bytes = 0
+    _is_retired = False
 
     @property
     def is_idle(self) -> bool:
@@ -147,6 +149,15 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._body_since = self.loop.time()
         super().on_headers_complete()
+        if self._is_retired:
+            self.retire()
+
+    def retire(self) -> None:
+        """Close the connection after the answer to the current request, or to the next one: no other is taken."""
+        self._is_retired = True
+        for cycle in (self.cycle, *(each for each, _ in self.pipeline)):
+            if cycle is not None:
+                cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body; after the answer it counts like a head that is too large."""
@@ -230,10 +241,14 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         #: The beginning of a frame, and how long it must be before it is worth a look.
         self._partial = bytearray()
         self._needed = 2
+        #: What was read until the upgrade was accepted.
+        self._upgrade = bytearray()
 
     def data_received(self, data: bytes) -> None:
         """Take the data; close the connection if not even the upgrade could be read, because nobody else would."""
         if not self.handshake_complete or not self._splits:
+            if not self.handshake_complete:
+                self._keep_upgrade(data)
             self._pass_on(data)
             if not self.handshake_initiated and not self.transport.is_closing():
                 self.transport.write(b"".join(self.conn.data_to_send()))
@@ -302,6 +317,24 @@ class StreamProtocol(WebSocketsSansIOProtocol):
     def _pass_on(self, data: bytes) -> None:
         super().data_received(data)
 
+    def _keep_upgrade(self, data: bytes) -> None:
+        self._upgrade += data
+        # Before the answer to its request, a client has nothing to say.
+        if len(self._upgrade) > 2 * HEAD_LIMIT:
+            self._upgrade.clear()
+            self.abort()
+
+    def hand_over(self) -> tuple[int, bytes]:
+        """Give the connection away: :meth:`wsvoice.runner.bounded_socket.Connection.hand_over`."""
+        if self.transport.is_closing():
+            raise ConnectionResetError("the peer is gone")
+        descriptor = os.dup(self.transport.get_extra_info("socket").fileno())
+        # Our end of the connection is closed, the connection itself stays.
+        self.transport.abort()
+        upgrade = bytes(self._upgrade)
+        self._upgrade.clear()
+        return descriptor, upgrade
+
     def can_send(self) -> bool:
         """Whether a message can be sent, and its peer reads."""
         return (
@@ -329,6 +362,8 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         await super().send(message)
         if self.initial_response is not None and self.close_sent:
             self.handshake_complete = True
+        if self.handshake_complete:
+            self._upgrade.clear()
 
     def handle_connect(self, event: Any) -> None:
         """Offer :data:`CONNECTION_EXTENSION` in the connection's scope."""

@@ -17,6 +17,7 @@ import numpy as np
 from wsvoice.audio import Resampler
 from wsvoice.call import Call
 from wsvoice.providers.media_stream import Stream
+from wsvoice.trace.tracks import Track
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,7 +63,7 @@ class CallRecorder:
         self._logger = logger
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()
-        self._tracks = {"caller": _Track(stream.format.sample_rate), "bot": _Track(stream.outbound_format.sample_rate)}
+        self._tracks = {"caller": Track(stream.format.sample_rate), "bot": Track(stream.outbound_format.sample_rate)}
         rates = [track.rate for track in self._tracks.values()]
         self._file = _StereoFile(folder / f"{stamp}-{call.provider}-{safe_id}.wav", rates)
         self._written_until = 0.0
@@ -78,8 +79,8 @@ class CallRecorder:
         at_s = now - self._started
         if who == "clear":
             self._tracks["bot"].cut(at_s)
-        elif self._tracks[who].ends_s - at_s < MAX_UNPLAYED_S:
-            self._tracks[who].put(pcm, at_s)
+        else:
+            self._tracks[who].put(pcm, at_s, most_s=MAX_UNPLAYED_S)
 
     def stop(self) -> None:
         """Write what is left, and ignore all audio from now on."""
@@ -132,40 +133,6 @@ class CallRecorder:
         self._tracks.clear()
         rest = "what was written until then is there" if self._file.exists else "there is no file"
         self._logger.error("the call could not be recorded to {}: {}; {}", self._file.path, reason, rest)
-
-
-class _Track:
-    """The audio of one end that is not on disk yet."""
-
-    def __init__(self, rate: int) -> None:
-        self.rate = rate
-        self._pcm = bytearray()
-        #: The position of its first sample in the call.
-        self._first = 0
-
-    @property
-    def ends_s(self) -> float:
-        """When it ends, in seconds from the start of the call."""
-        return (self._first + len(self._pcm) // 2) / self.rate
-
-    def put(self, pcm: bytes, at_s: float) -> None:
-        """Append audio, not before `at_s`."""
-        gap = round(at_s * self.rate) - self._first - len(self._pcm) // 2
-        if gap > 0:
-            self._pcm += bytes(2 * gap)
-        self._pcm += pcm
-
-    def cut(self, at_s: float) -> None:
-        """Drop the audio after `at_s`."""
-        del self._pcm[max(0, 2 * (round(at_s * self.rate) - self._first)) :]
-
-    def take(self, until_s: float) -> bytes:
-        """Remove and return the audio before `until_s`, filled up with silence."""
-        count = max(0, round(until_s * self.rate) - self._first)
-        pcm = bytes(self._pcm[: 2 * count])
-        del self._pcm[: 2 * count]
-        self._first += count
-        return pcm + bytes(2 * count - len(pcm))
 
 
 class _StereoFile:

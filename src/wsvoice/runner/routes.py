@@ -11,8 +11,10 @@ The server's routes, as an application of their own or a router for another one.
 ``WS /ws/<provider>/<token>`` a stream that a webhook announced
 ``WS /ws``, ``/ws/<provider>`` a stream without a token; only on localhost, or with ``--stream-auth none``
 ``POST /start``               a token for a plain client, and ``/ws-client/<token>``; with ``-t websocket``
+``GET /busy/<name>.wav``      the sound of ``--busy-message``
 ``GET /healthz``              200 while the process works; on this machine also how many calls there are
-``GET /readyz``               200 while it takes calls, 503 once it drains
+``GET /metrics``              figures for Prometheus, for whoever has the token; without one set it is not there
+``GET /readyz``               200 while it takes calls, 503 once it is asked to stop
 ============================  =======================================================================
 """
 
@@ -23,17 +25,19 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, FastAPI
+from loguru import logger
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from wsvoice import http
-from wsvoice.config import RunConfig
+from wsvoice.config import METRICS_TOKEN, RunConfig
 from wsvoice.providers import PROVIDERS
 from wsvoice.runner import requests
 from wsvoice.runner.bot_task import Bot
 from wsvoice.runner.dial_api import DialApi
+from wsvoice.runner.metrics_server import MetricsPage
 from wsvoice.runner.switchboard import Switchboard, create_switchboard
 
 if TYPE_CHECKING:
@@ -56,7 +60,15 @@ def create_app(bot: Bot, config: RunConfig | None = None) -> FastAPI:
 
 def application(switchboard: Switchboard) -> FastAPI:
     """Return an application with nothing but the switchboard's routes."""
-    app = FastAPI(title="wsvoice", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    app = FastAPI(
+        title="wsvoice",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+        # Its own spans would have tokens and phone numbers, from paths and queries, and one for each health check.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+    )
     app.state.switchboard = switchboard
     app.include_router(_router(switchboard))
     if switchboard.clients is None:
@@ -97,7 +109,7 @@ def _router(switchboard: Switchboard) -> APIRouter:
     async def health_check(request: Request) -> Response:
         status, code = "ok", 200
         if request.scope["path"].endswith("/readyz"):
-            status, code = ("draining", 503) if switchboard.capacity.draining else ("ready", 200)
+            status, code = ("draining", 503) if switchboard.is_leaving else ("ready", 200)
         # How busy a bot is concerns only its owner.
         calls = {} if requests.is_from_elsewhere(request) else {"calls": switchboard.capacity.active}
         # Whoever asks by the public address can tell whether it leads here.
@@ -113,11 +125,17 @@ def _router(switchboard: Switchboard) -> APIRouter:
 
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
+        switchboard.fleet.start(switchboard)
         yield
         switchboard.end_all("the server stops")
         switchboard.starts.collection.end()
+        switchboard.close()
+        await switchboard.fleet.close()
 
     health = [Route(path, health_check) for path in ("/healthz", "/readyz")]
+    if token := switchboard.config.credentials.get(METRICS_TOKEN):
+        page = MetricsPage(switchboard.metrics)
+        health.append(page.guarded_route(token, switchboard.refusals, logger.bind(call="-")))
     if switchboard.clients is not None:
         return APIRouter(lifespan=lifespan, redirect_slashes=False, routes=[*health, *switchboard.clients.routes()])
     # One route per provider: a pattern would match paths of the application that this is part of.
@@ -128,7 +146,8 @@ def _router(switchboard: Switchboard) -> APIRouter:
         webhooks += [webhook(f"/{name}/{place}{token}", name, place) for place, token in paths]
     streams = [WebSocketRoute(f"/ws{path}", stream) for path in ("", "/{provider}", "/{provider}/{token}")]
     switchboard.dial_api = DialApi(switchboard)
-    routes = [*health, webhook("/"), *webhooks, *switchboard.dial_api.routes(), *streams]
+    others = [*switchboard.dial_api.routes(), *switchboard.busy_messages.routes()]
+    routes = [*health, webhook("/"), *webhooks, *others, *streams]
     return APIRouter(lifespan=lifespan, redirect_slashes=False, routes=routes)
 
 

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from wsvoice.call import Call, first_cause
+from wsvoice.call import Call, Direction, first_cause
 from wsvoice.providers.base import CALL_PARAMETERS
 from wsvoice.providers.events import Connected, StreamStarted
 from wsvoice.runner.bot_task import BotSession, Record
+from wsvoice.runner.call_tap import CallTap, Exchange
 from wsvoice.runner.diagnosis import Diagnosis
+from wsvoice.runner.figures import CallFigures
 from wsvoice.runner.live_call import CallLine
 from wsvoice.runner.media_socket import LOGGED_DIGITS
 from wsvoice.runner.recording import CallRecorder
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 
     from wsvoice.providers.base import CallUpdate, Server
     from wsvoice.runner.dialled_call import DialledCall
+    from wsvoice.runner.limits import Refusal
     from wsvoice.runner.media_socket import MediaSocket
     from wsvoice.runner.switchboard import Switchboard
 
@@ -34,6 +38,8 @@ if TYPE_CHECKING:
 REASON_LIMIT = 123
 #: How long an outbound call may ring.
 RING_TIMEOUT_S = 60.0
+#: How long before the end of a call that lasts too long the bot is told: so many seconds, or that share of its time.
+ENDING_NOTICE_S, ENDING_NOTICE_SHARE = 30.0, 0.1
 #: How long an id or a number may be, in characters; no provider's is half as long.
 ID_LIMIT = 256
 
@@ -47,6 +53,7 @@ class CallRecord(Record):
         call: The call, as far as it is known.
         heard_s: The caller's audio.
         sent_s: The bot's audio.
+        handshake_s: From the accepted WebSocket to the start of the stream; ``None`` if that never came.
         first_sound_s: From the start to the bot's first sound; ``None`` if it made none.
         responses_s: The caller's wait for each answer.
         digits: The keys that the caller pressed; only the first ones if there were very many.
@@ -58,12 +65,23 @@ class CallRecord(Record):
     call: Call
     heard_s: float = 0.0
     sent_s: float = 0.0
+    handshake_s: float | None = None
     first_sound_s: float | None = None
     responses_s: list[float] = field(default_factory=list)
     digits: str = ""
     digit_count: int = 0
     recording: str | None = None
     updates: list[CallUpdate] = field(default_factory=list)
+
+    @property
+    def provider(self) -> str:
+        """The call's provider."""
+        return self.call.provider
+
+    @property
+    def direction(self) -> Direction:
+        """Who called whom."""
+        return self.call.direction
 
     def summary(self) -> str:
         """Return the call's last line in the log."""
@@ -85,6 +103,11 @@ class CallRecord(Record):
             yield f"digits {self.digits[:LOGGED_DIGITS]}{more}"
 
 
+def ending_notice_s(limit_s: float) -> float:
+    """Return how long before its end a bot is told that its call has nearly lasted for `limit_s` seconds."""
+    return min(ENDING_NOTICE_S, limit_s * ENDING_NOTICE_SHARE)
+
+
 class Session(BotSession):
     """
     The bot running for one call.
@@ -94,11 +117,15 @@ class Session(BotSession):
         announced: The call that the stream's token was issued for; ``None`` without a token.
         verified: Whether the webhook of `announced` was verified.
         dialled: The call as we placed it; ``None`` if it came in.
-        on_started: Called once the stream has started.
+        on_started: Called once the stream has started, with what it says of the call; it returns why the call is
+            refused.
+        traceparent: The trace of the webhook that announced it; empty for none.
+        exchange: That webhook, for the record that is kept of the call; ``None`` where none is kept.
     """
 
     socket: MediaSocket
     record: CallRecord
+    call: Call
 
     def __init__(
         self,
@@ -109,12 +136,14 @@ class Session(BotSession):
         announced: Call | None,
         verified: bool,
         dialled: DialledCall | None = None,
-        on_started: Callable[[], None],
+        traceparent: str = "",
+        exchange: Exchange | None = None,
+        on_started: Callable[[Call], Awaitable[Refusal | None]],
         on_closed: Callable[[], None],
         logger: Logger,
     ) -> None:
         self.call = announced or Call(provider=provider.name, call_id="")
-        bot, config, call_id = switchboard.bot, switchboard.config, self.call.call_id
+        config, call_id, bot = switchboard.config, self.call.call_id, switchboard.the_bot
         super().__init__(socket, bot, config, session_id=call_id, on_closed=on_closed, logger=logger)
         self.record = CallRecord(call=self.call)
         self.provider = provider
@@ -127,9 +156,15 @@ class Session(BotSession):
         #: What the bot runs in; its handlers of the provider's reports do too.
         self._bot_context: contextvars.Context | None = None
         self._telling: set[asyncio.Task[None]] = set()
+        self._trace = switchboard.tracing.call(traceparent)
         self._on_started = on_started
         self._handshake: list[str] = []
         self._recorder: CallRecorder | None = None
+        self._exchange = exchange
+        #: When the stream started, on the loop's clock.
+        self._stream_began_at = self.began_at
+        if config.trace is not None or config.record is not None:
+            socket.tap = CallTap(config, logger=logger)
 
     async def run(self) -> CallRecord:
         """Run the call to its end, and return what happened."""
@@ -138,14 +173,45 @@ class Session(BotSession):
         if self.dialled is not None:
             self.dialled.session = self
         try:
-            return await self._run(loop, started)
+            with self._trace.running():
+                try:
+                    return await self._run(loop, started)
+                finally:
+                    self._trace.note_end(self.record, self.socket.turns)
         finally:
             if self.dialled is not None:
                 self.dialled.note_session_end(self.record, has_left=bool(self.line.transferred_to))
 
+    def figures(self) -> CallFigures:
+        """Return how it stands; may be called from any thread."""
+        call, socket, turns, now = self.call, self.socket, self.socket.turns, self._loop.time()
+        # Answers are only ever added.
+        waits = len(turns.responses_s)
+        return CallFigures(
+            id=self.session_id,
+            kind="call",
+            provider=self.provider.name,
+            from_number=call.from_number,
+            to_number=call.to_number,
+            direction=call.direction,
+            started_at=self.record.started_at,
+            age_s=now - self.began_at,
+            heard_dbfs=turns.caller_level.dbfs(now),
+            sent_dbfs=turns.bot_level.dbfs(now),
+            waits=waits,
+            last_wait_s=turns.responses_s[waits - 1] if waits else None,
+            heard_s=socket.received_ms / 1000,
+            sent_s=socket.sent_ms / 1000,
+            bytes_in=socket.bytes_in,
+            bytes_out=socket.bytes_out,
+            underruns=socket.underruns,
+            pid=os.getpid(),
+        )
+
     async def _run(self, loop: asyncio.AbstractEventLoop, started: float) -> CallRecord:
         has_begun = await self._begin()
         if has_begun:
+            self.record.handshake_s = loop.time() - started
             self.diagnosis = Diagnosis(self.session_id, self.config.causes)
             await self._run_recorded()
         socket, record = self.socket, self.record
@@ -164,6 +230,9 @@ class Session(BotSession):
         if self._recorder is not None:
             record.recording = await self._recorder.finished()
         self.log_end(duration_s)
+        if (tap := socket.tap) is not None:
+            socket.tap = None
+            await tap.close(record, code=socket.close_code or self.close_code)
         return record
 
     async def _begin(self) -> bool:
@@ -204,6 +273,7 @@ class Session(BotSession):
                     text = raw if isinstance(raw, str) else raw.decode("utf-8", "replace")
                     if isinstance(event, StreamStarted):
                         started = event
+                        self._stream_began_at = self._loop.time()
                     elif isinstance(event, Connected):
                         # Only the last one is kept: a stranger may send any number.
                         connected = [text]
@@ -224,7 +294,6 @@ class Session(BotSession):
             # Telnyx may give an outbound call a new id once it is answered. The token has the old one; Telnyx's API now
             # knows the call by the stream's.
             self.logger.warning("the outbound call has another id on its stream: {}", started.call_id)
-        self._on_started()
         known = announced or self._switchboard.announced.get((self.provider.name, started.call_id)) or self.call
         self.call = replace(
             known,
@@ -240,12 +309,16 @@ class Session(BotSession):
                 **{name: value for name, value in started.parameters.items() if name not in CALL_PARAMETERS},
             },
         )
+        if (refusal := await self._on_started(self.call)) is not None:
+            return self._refuse(refusal.text)
         self.line = self._new_line()
         if self.dialled is not None:
             self._switchboard.dialled.note_call(self.dialled, self.call)
         self.session_id = self.call.call_id
         self.logger = self.logger.bind(call=self.call.call_id)
         self.socket.logger = self.logger
+        if self.socket.tap is not None:
+            self._begin_trace(self.socket.tap)
         # The whole id, because log lines shorten it.
         self.logger.info(
             "stream started: {} calls {}, call {}",
@@ -254,7 +327,14 @@ class Session(BotSession):
             self.call.call_id,
         )
         self._handshake = [*connected, text]
+        self._trace.started(self.call)
         return True
+
+    def _begin_trace(self, tap: CallTap) -> None:
+        stream = self.socket.stream
+        tap.logger = self.logger
+        rates = (stream.format.sample_rate, stream.outbound_format.sample_rate)
+        tap.begin(self.call, rates, zero=self._stream_began_at, exchange=self._exchange)
 
     def _refuse(self, reason: str) -> bool:
         self.note_end("server", reason)
@@ -264,12 +344,27 @@ class Session(BotSession):
     async def _run_recorded(self) -> None:
         """Run the bot until the call is over, then end the call."""
         if self.config.record is not None:
+            assert self.socket.tap is not None
             self._recorder = CallRecorder(self.config.record, self.call, self.socket.stream, logger=self.logger)
-            self.socket.audio_listener = self._recorder.hear
+            self.socket.tap.recorder = self._recorder
+        ending = asyncio.create_task(self._end_in_time()) if self.config.max_call_time_s else None
         try:
             await self.run_bot()
         finally:
+            if ending is not None:
+                ending.cancel()
             self._stop_recording()
+
+    async def _end_in_time(self) -> None:
+        """End the call when it has lasted for as long as it may; the bot is told before."""
+        limit_s = self.config.max_call_time_s
+        notice_s = ending_notice_s(limit_s)
+        await asyncio.sleep(limit_s - notice_s)
+        self.logger.info("the call ends in {:g} s (--max-call-time)", notice_s)
+        if (listener := self.socket.ending_listener) is not None:
+            self._tell(listener(notice_s))
+        await asyncio.sleep(notice_s)
+        self.end(f"the call has lasted {limit_s:g} s (--max-call-time)", as_usual=True)
 
     def _new_line(self) -> CallLine:
         """Return the provider's side of the call, with what is known of it already."""
@@ -290,12 +385,21 @@ class Session(BotSession):
     def note_update(self, update: CallUpdate) -> None:
         """Note what the provider reports of the call, and tell the bot."""
         self.line.note(update)
+        if self.socket.tap is not None:
+            self.socket.tap.update(update)
         self.record.updates = self.line.updates
-        listener, context = self.socket.update_listener, self._bot_context
-        if listener is not None and context is not None and not self.socket.gone.is_set():
-            telling = asyncio.get_running_loop().create_task(listener(update), context=context)
-            self._telling.add(telling)
-            telling.add_done_callback(self._telling.discard)
+        if (listener := self.socket.update_listener) is not None:
+            self._tell(listener(update))
+
+    def _tell(self, telling: Coroutine[Any, Any, None]) -> None:
+        """Let a handler of the bot's do its work, where the bot's errors belong; not once the caller is gone."""
+        context = self._bot_context
+        if context is None or self.socket.gone.is_set():
+            telling.close()
+            return
+        task = asyncio.get_running_loop().create_task(telling, context=context)
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
 
     async def _bot_may_start(self, dialled: DialledCall) -> bool:
         """Wait until the bot is to talk to whom it has called; false if it is not to."""
@@ -328,7 +432,6 @@ class Session(BotSession):
 
     def _stop_recording(self) -> None:
         if self._recorder is not None:
-            self.socket.audio_listener = None
             self._recorder.stop()
 
     async def _hang_up(self) -> None:

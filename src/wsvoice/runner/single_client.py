@@ -25,6 +25,7 @@ from wsvoice.runner import requests
 from wsvoice.runner.bot_task import INTERNAL_ERROR
 from wsvoice.runner.logs import RefusalLog
 from wsvoice.runner.protocols import CONNECTION_LIMIT, HEAD_LIMIT, HEAD_TIMEOUT_S, UNREAD_LIMIT
+from wsvoice.runner.tapped_connection import ConnectionTrace, TappedConnection
 
 if TYPE_CHECKING:
     from loguru import Logger
@@ -45,7 +46,7 @@ PING_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 1.0
 
 
-class BoundedConnection(ServerConnection):
+class BoundedConnection(TappedConnection, ServerConnection):
     """
     A connection with the bounds of :class:`~wsvoice.runner.protocols.HttpProtocol`.
 
@@ -92,6 +93,7 @@ class SingleClientServer:
         handler: Serves clients; ``None`` while no bot is ready.
         served: How many clients have been served.
         closed: New clients are refused.
+        session_id: The bot that serves now.
 
     Args:
         event_tasks: Returns the running event handlers of the transport that a handler belongs to.
@@ -105,6 +107,7 @@ class SingleClientServer:
         self.served = 0
         self.closed = False
         self.port = 0
+        self.session_id = ""
         #: Set while nobody is connected.
         self.empty = asyncio.Event()
         self.empty.set()
@@ -246,6 +249,7 @@ class SingleClientServer:
         self._serving, self._serving_handler = websocket, handler
         self._done.clear()
         self._logger.info("a client connected")
+        trace = self._begin_trace(websocket)
         try:
             await handler(websocket)
         except ConnectionClosed:
@@ -253,8 +257,18 @@ class SingleClientServer:
         finally:
             self._serving = self._serving_handler = None
             self._done.set()
+            if trace is not None:
+                await trace.close()
         self._logger.info("the client left ({})", websocket.close_code)
         await self._wait_for_pipeline_end(handler)
+
+    def _begin_trace(self, websocket: ServerConnection) -> ConnectionTrace | None:
+        if self._config.trace is None:
+            return None
+        logger = self._logger.bind(call=self.session_id)
+        return ConnectionTrace(
+            self._config, "websocket-server", self.session_id, cast(TappedConnection, websocket), logger=logger
+        )
 
     async def _wait_for_pipeline_end(self, handler: Handler) -> None:
         """Wait for the pipeline that lost its client to end, if it does: its end must not cut off the next client."""

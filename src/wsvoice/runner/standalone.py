@@ -18,15 +18,19 @@ from loguru import logger
 
 from wsvoice import isolation
 from wsvoice.config import without_secrets
-from wsvoice.errors import BotError, ConfigError
+from wsvoice.errors import BotError
+from wsvoice.runner.listening import listen, url_host
 from wsvoice.runner.memory import MemoryTrimmer
-from wsvoice.runner.server import Ready, listen, log_exit, url_host
+from wsvoice.runner.preflight import check_settings
+from wsvoice.runner.server import Ready, log_exit
 from wsvoice.runner.single_client import PIPELINE_END_GRACE_S, SingleClientServer
+from wsvoice.runner.tapped_connection import ConnectionTrace, TappedClient
 from wsvoice.runner.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from wsvoice.bot_loading import LoadedBot
     from wsvoice.config import RunConfig
+    from wsvoice.runner.pipecat.websocket_client_transport import OutboundArguments
 
 OnReady = Callable[[Ready], None]
 BotFunctionTask = asyncio.Task[BaseException | None]
@@ -79,6 +83,7 @@ def run_alone(bot: LoadedBot, config: RunConfig, *, on_ready: OnReady) -> None:
         ConnectError: If the server that it connects to cannot be reached, or refuses it.
         KeyboardInterrupt: If a second Ctrl-C has ended a conversation that was to finish.
     """
+    check_settings(config)
     run = run_websocket_server if config.transport == "websocket-server" else run_websocket_client
 
     async def main() -> bool:
@@ -115,12 +120,12 @@ async def run_websocket_server(bot: LoadedBot, config: RunConfig, *, on_ready: O
     websocket_server_transport.take_over_port(server)
     memory_trimmer = asyncio.create_task(_trim_memory(server))
     try:
-        on_ready(Ready(f"ws://{url_host(config.host)}:{server.port}", None, ()))
+        on_ready(Ready(f"ws://{url_host(config.host)}:{server.port}", None, (), bot_name=bot.name))
         failures = 0
         loop = asyncio.get_running_loop()
         while not stop.drain.is_set():
             started, served = loop.time(), server.served
-            session_id = str(uuid.uuid4())
+            session_id = server.session_id = str(uuid.uuid4())
             arguments = websocket_server_transport.ServerArguments(
                 host=config.host, port=server.port, body=dict(config.parameters), session_id=session_id
             )
@@ -154,15 +159,35 @@ async def run_websocket_client(bot: LoadedBot, config: RunConfig, *, on_ready: O
     """
     from wsvoice.runner.pipecat.websocket_client_transport import OutboundArguments
 
-    if config.url is None:
-        raise ConfigError("websocket-client needs the address of a server", hint="set `url`")
+    assert config.url is not None
     session_id = str(uuid.uuid4())
     arguments = OutboundArguments(
         uri=config.url, headers=config.headers, body=dict(config.parameters), session_id=session_id
     )
-    on_ready(Ready(without_secrets(config.url), None, ()))
+    on_ready(Ready(without_secrets(config.url), None, (), bot_name=bot.name))
+    traces = list[ConnectionTrace]()
+
+    def trace(connection: TappedClient) -> None:
+        log = logger.bind(call=session_id)
+        traces.append(ConnectionTrace(config, "websocket-client", session_id, connection, logger=log))
+
+    outcome = arguments.outcome
+    outcome.on_open = trace if config.trace is not None else None
     task = _start(bot, arguments)
     stop.call_ids = [session_id]
+    try:
+        await _attend(task, arguments, config, stop)
+    finally:
+        for each in traces:
+            await each.close()
+    if outcome.error is not None:
+        raise outcome.error
+    if (error := _error_of(task)) is not None:
+        raise BotError(f"{bot.name} {isolation.describe_failure(error)}", hint="the log has its traceback")
+
+
+async def _attend(task: BotFunctionTask, arguments: OutboundArguments, config: RunConfig, stop: Stop) -> None:
+    """Wait until a bot that connects to a server is done, or has to be; then end it."""
     outcome = arguments.outcome
     await _first(task, outcome.failed, stop.drain)
     if outcome.failed.is_set():
@@ -188,10 +213,6 @@ async def run_websocket_client(bot: LoadedBot, config: RunConfig, *, on_ready: O
     if await arguments.end_pipeline("the bot has ended"):
         # A bot that failed outside its pipeline left that running.
         await _first(outcome.closed, timeout_s=ORPHAN_TIMEOUT_S)
-    if outcome.error is not None:
-        raise outcome.error
-    if (error := _error_of(task)) is not None:
-        raise BotError(f"{bot.name} {isolation.describe_failure(error)}", hint="the log has its traceback")
 
 
 async def _trim_memory(server: SingleClientServer) -> None:

@@ -70,6 +70,7 @@ class Watchdog:
         on_kill: Callable[[], None] = lambda: None,
     ) -> None:
         self.signals: list[int] = []
+        self._is_ending = False
         self._folder = None if folder is None else str(folder.resolve())
         self._calls = calls
         self._on_blocked = on_blocked
@@ -104,7 +105,7 @@ class Watchdog:
             if self._timer is not None:
                 self._timer.cancel()
             self._loop = None
-            if self.signals:
+            if self._is_ending:
                 # Threads that a bot left behind must not keep the process alive.
                 self.exit_within(FORCE_TIMEOUT_S, self._forced_exit_code)
             self._over.set()
@@ -112,11 +113,12 @@ class Watchdog:
     @property
     def is_stuck(self) -> bool:
         """Whether the loop is blocked."""
-        return self._loop is not None and self._blocked_s() > STUCK_S
+        return self._loop is not None and self.blocked_s() > STUCK_S
 
     def note_signal(self, number: int, drain_timeout_s: float) -> bool:
         """Note a request to stop, and see that the process ends in time; true for the first one, which is to drain."""
         self.signals.append(number)
+        self._is_ending = True
         timeout_s = FORCE_TIMEOUT_S
         if len(self.signals) == 1:
             timeout_s += drain_timeout_s
@@ -124,6 +126,11 @@ class Watchdog:
             timeout_s = 0
         self.exit_within(timeout_s, self._forced_exit_code)
         return len(self.signals) == 1
+
+    def note_successor(self, drain_timeout_s: float) -> None:
+        """Note that another process takes the calls from now on, and see that this one ends in time."""
+        self._is_ending = True
+        self.exit_within(drain_timeout_s + FORCE_TIMEOUT_S, 0)
 
     @property
     def was_interrupted(self) -> bool:
@@ -148,7 +155,7 @@ class Watchdog:
             self._timer = self._loop.call_later(HEARTBEAT_S, self._tick)
 
     def _note_heartbeat(self) -> None:
-        blocked_s = self._blocked_s()
+        blocked_s = self.blocked_s()
         if blocked_s > BLOCKED_S:
             self._report(blocked_s)
         elif blocked_s > LATE_S:
@@ -179,7 +186,7 @@ class Watchdog:
         return exit_at - (FLUSH_TIMEOUT_S if self.is_stuck else FLUSH_USUALLY_S) - time.monotonic()
 
     def _check(self) -> None:
-        loop, blocked_s = self._loop, self._blocked_s()
+        loop, blocked_s = self._loop, self.blocked_s()
         if loop is None or blocked_s < LATE_S / 3:
             return
         frame = sys._current_frames().get(self._thread_id)
@@ -197,7 +204,7 @@ class Watchdog:
         os._exit(self._exit_code)
 
     def _log_and_flush(self) -> None:
-        blocked_s = self._blocked_s()
+        blocked_s = self.blocked_s()
         if self._loop is not None and blocked_s > BLOCKED_S and not self._reported:
             self._report(blocked_s, ", and still is")
         calls = len(self._calls())
@@ -212,7 +219,10 @@ class Watchdog:
 
     # Reports
 
-    def _blocked_s(self) -> float:
+    def blocked_s(self) -> float:
+        """Return for how many seconds the event loop has been blocked; from any thread. Below 0 while it is not."""
+        if self._loop is None:
+            return 0.0
         return time.monotonic() - self._heartbeat - HEARTBEAT_S
 
     def _report(self, blocked_s: float, more: str = "") -> None:

@@ -1,8 +1,5 @@
-"""
-Calls the bot. Until every key is there, its services are the fakes of fakes.py; then they are the real ones.
-"""
+"""Calls the bot, as its provider would; conftest.py says when its services are real."""
 
-import os
 import wave
 from pathlib import Path
 
@@ -14,7 +11,6 @@ PROVIDERS = ["twilio"]
 HERE = Path(__file__).parent
 QUESTION = HERE / "question.wav"
 GOODBYE = HERE / "goodbye.wav"
-FAKES = {"BOT_FAKES": os.environ.get("BOT_FAKES") or "auto"}
 
 
 def join(path: Path, *parts: Path | float) -> Path:
@@ -43,7 +39,7 @@ def is_sounding(heard: bytes, start_ms: float, end_ms: float) -> bool:
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_greets_and_answers(dial, provider):
-    report = dial("bot.py", provider=provider, audio=[QUESTION], env=FAKES)
+    report = dial("bot.py", provider=provider, audio=[QUESTION])
 
     assert report.verdict == "passed", report.failure
     assert report.first_audio_ms < report.turns[0].caller_start_ms
@@ -52,7 +48,7 @@ def test_greets_and_answers(dial, provider):
 
 
 def test_hangs_up_after_the_goodbye(dial):
-    report = dial("bot.py", provider=PROVIDERS[0], audio=[GOODBYE], env=FAKES)
+    report = dial("bot.py", provider=PROVIDERS[0], audio=[GOODBYE])
 
     assert report.verdict == "passed", report.failure
     assert report.turns[0].response_ms is not None
@@ -63,7 +59,7 @@ def test_lets_the_caller_interrupt(dial, tmp_path):
     pause_s = 3.0
     twice = join(tmp_path / "twice.wav", QUESTION, pause_s, QUESTION)
 
-    report = dial("bot.py", provider=PROVIDERS[0], audio=[twice], env=FAKES)
+    report = dial("bot.py", provider=PROVIDERS[0], audio=[twice])
 
     assert report.verdict == "passed", report.failure
     again_ms = report.turns[0].caller_start_ms + duration_ms(QUESTION) + 1000 * pause_s
@@ -75,7 +71,7 @@ def test_lets_the_caller_interrupt(dial, tmp_path):
 def test_asks_a_silent_caller_and_hangs_up(dial, tmp_path):
     silence = join(tmp_path / "silence.wav", 0.5)
 
-    report = dial("bot.py", provider=PROVIDERS[0], audio=[silence, silence], env={**FAKES, "BOT_IDLE_S": "1.5"})
+    report = dial("bot.py", provider=PROVIDERS[0], audio=[silence, silence], env={"BOT_IDLE_S": "1.5"})
 
     assert report.verdict == "passed", report.failure
     assert [turn.response_ms is not None for turn in report.turns] == [True, True]

@@ -3,6 +3,7 @@ A language model that is not there: a server on this machine that answers as Ope
 """
 
 import json
+import os
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -75,6 +76,13 @@ def _stream(delta: dict[str, Any]) -> Iterator[bytes]:
         chunk = {"id": "fake", "object": "chat.completion.chunk", "created": 0, "model": "fake", "choices": [choice]}
         yield f"data: {json.dumps(chunk)}\n\n".encode()
     yield b"data: [DONE]\n\n"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have the bot ask the fake model unless a test says otherwise: `*.call.toml` has no fixtures."""
+    model = FakeModel().__enter__()
+    config.add_cleanup(model.__exit__)
+    os.environ["LLM_BASE_URL"] = model.url
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +40,8 @@ from wsvoice.audio import rms
 from wsvoice.runner.pipecat import call_transport
 
 Serve = Callable[..., Any]
+#: Whether a call's audio goes through pipecat's own sender.
+PIPECATS = ContextVar("PIPECATS", default=False)
 
 
 @dataclass
@@ -131,11 +135,13 @@ def call(
     params: dict[str, Any] | None = None,
     rate: int = 24000,
     hang_up_after_s: float = 0.0,
+    pipecats: bool = False,
 ) -> Heard:
     """Have a bot send frames; hang up when it does, or after a while."""
     heard = Heard()
 
     async def bot(runner_args: Any) -> None:
+        PIPECATS.set(pipecats)
         workers: list[Any] = []
         transport = runner_args.transport
         if params:
@@ -179,12 +185,21 @@ def call(
 def both(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, make: Callable[[], list[Frame]], **options: Any
 ) -> tuple[Heard, Heard]:
-    """Return what is heard of our sender, and of pipecat's."""
-    ours = call(serve, make, **options)
-    supported = call_transport.is_supported
-    with monkeypatch.context() as patch:
-        patch.setattr(call_transport, "is_supported", lambda name: name != "media-sender" and supported(name))
-        theirs = call(serve, make, **options)
+    """Return what is heard of our sender, and of pipecat's, in two calls at once."""
+    supported, used = call_transport.is_supported, set()
+
+    def is_supported(name: str) -> bool:
+        if name != "media-sender":
+            return supported(name)
+        used.add(PIPECATS.get())
+        return not PIPECATS.get() and supported(name)
+
+    with monkeypatch.context() as patch, ThreadPoolExecutor() as calls:
+        patch.setattr(call_transport, "is_supported", is_supported)
+        heard = [calls.submit(call, serve, make, pipecats=each, **options) for each in (False, True)]
+        ours, theirs = (each.result() for each in heard)
+    # With a mixer or more destinations than one, nobody asks: all calls have pipecat's then.
+    assert used in ({False, True}, set())
     return ours, theirs
 
 

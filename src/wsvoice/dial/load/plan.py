@@ -120,6 +120,11 @@ def _refuse_what_is_for_one_call(config: DialConfig, behaviour: Behaviour) -> No
             config.record,
             "record one call without -n, or have the server record: `wsvoice run --record DIR`",
         ),
+        "--open": (config.opens_page, "look at one call without -n"),
+        "--trace": (
+            config.trace,
+            "trace one call without -n, or have the server do it: `wsvoice run --trace DIR`",
+        ),
         "--caller": (config.caller, "a bot as the caller takes as much of the machine as the one that is tested"),
         "--probe": (config.probe, "probe the server with one call: `wsvoice dial --probe`"),
         "--dtmf": (config.dtmf, "say something instead: --audio or --say"),

@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from wsvoice.call import plural
 from wsvoice.dial.load.knee import Knee, Step
 from wsvoice.dial.load.listening import Hearing
 from wsvoice.dial.load.orders import Ended
-from wsvoice.dial.report import plain, plural
+from wsvoice.dial.report import plain
 
 Verdict = Literal["passed", "failed", "not-measured"]
 

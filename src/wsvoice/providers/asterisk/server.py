@@ -35,6 +35,10 @@ class AsteriskServer(AsteriskCompany, Server):
     stream_type = AsteriskStream
     mirror_type = AsteriskMirror
     known_to_pipecat: ClassVar[bool] = False
+    no_busy_message: ClassVar[str] = (
+        "it asks for no document, and its dialplan goes on behind Dial() where the stream is refused; "
+        "have a Playback() there"
+    )
 
     def __init__(self, credentials: Mapping[str, str]) -> None:
         super().__init__(credentials)

@@ -18,12 +18,12 @@ from wsvoice.providers.bandwidth.company import (
     parameter_fault,
 )
 from wsvoice.providers.bandwidth.stream import BandwidthMirror, BandwidthStream
-from wsvoice.providers.base import Answer, CallUpdate, Server, WebhookRequest
+from wsvoice.providers.base import Answer, BusyMessage, CallUpdate, Server, WebhookRequest
 from wsvoice.providers.callbacks import details, report
 from wsvoice.providers.fields import broken, read_text, text_or_nothing
 from wsvoice.providers.signing import has_password
 from wsvoice.providers.urls import check_stream_url
-from wsvoice.providers.xml_writer import document, element
+from wsvoice.providers.xml_writer import busy_document, document, element
 
 #: What asks for a document with which a call begins, or goes on from another's: https://dev.bandwidth.com/docs/voice/webhooks
 _ASKING = frozenset({"initiate", "answer", "redirect"})
@@ -101,8 +101,15 @@ class BandwidthServer(BandwidthCompany, Server):
     def acknowledge(self) -> Answer:
         return Answer(document())
 
-    def busy(self, call: Call | None = None) -> Answer:
-        """Render the BXML that hangs up; it has no word for busy."""
+    def busy(self, call: Call | None = None, message: BusyMessage | None = None) -> Answer:
+        """
+        Render the BXML that hangs up; it has no word for busy.
+
+        https://dev.bandwidth.com/docs/voice/programmable-voice/bxml/speakSentence
+        https://dev.bandwidth.com/docs/voice/programmable-voice/bxml/playAudio
+        """
+        if message is not None:
+            return Answer(busy_document(message, say="SpeakSentence", play="PlayAudio"))
         return Answer(document(element("Hangup")))
 
     def verify(self, request: WebhookRequest, *, now: float) -> None:

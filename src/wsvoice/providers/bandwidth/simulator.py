@@ -79,6 +79,7 @@ class BandwidthSimulator(BandwidthCompany, XmlSimulator):
     url_attribute: ClassVar[str] = "destination"
     parameter_element: ClassVar[str] = "StreamParam"
     status_callback: ClassVar[str] = "streamEventUrl"
+    messages: ClassVar[frozenset[str]] = frozenset({"SpeakSentence", "PlayAudio"})
     #: https://github.com/Bandwidth/python-sdk/blob/main/bandwidth/models/bxml/verbs/start_stream.py
     stream_attributes: ClassVar[frozenset[str]] = frozenset(
         {"name", "mode", "tracks", "destination", "destinationUsername", "destinationPassword"}

@@ -30,6 +30,10 @@ class ExotelServer(ExotelCompany, Server):
     stream_type = ExotelStream
     mirror_type = ExotelMirror
     webhook_place: ClassVar[str] = "URL of the Voicebot applet"
+    no_busy_message: ClassVar[str] = (
+        "its flow asks for a stream's address alone, and goes on with its next applet where it gets none; "
+        "have a Greeting applet follow the Voicebot"
+    )
 
     def recognises(self, request: WebhookRequest) -> bool:
         """Whether a request has the fields of Exotel's applets or callbacks, with a call id of Exotel's shape."""

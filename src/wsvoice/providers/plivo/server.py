@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple
 
 from wsvoice.call import ENDED_STAGES, AnsweredBy, Call
 from wsvoice.errors import LocalProtocolError, SignatureError
-from wsvoice.providers.base import Answer, CallUpdate, HttpRequest, Server, WebhookRequest
+from wsvoice.providers.base import Answer, BusyMessage, CallUpdate, HttpRequest, Server, WebhookRequest
 from wsvoice.providers.callbacks import details, report
 from wsvoice.providers.fields import broken, shown, start_of, with_plus, without_plus
 from wsvoice.providers.plivo.company import (
@@ -23,7 +23,7 @@ from wsvoice.providers.plivo.company import (
 from wsvoice.providers.plivo.stream import PlivoMirror, PlivoStream
 from wsvoice.providers.signing import SignedUrl, hmac_base64, is_same
 from wsvoice.providers.urls import check_stream_url
-from wsvoice.providers.xml_writer import document, element
+from wsvoice.providers.xml_writer import busy_document, document, element
 
 #: Seconds that a stream may last, which is Plivo's own default.
 STREAM_TIMEOUT_S = 86_400
@@ -144,8 +144,12 @@ class PlivoServer(PlivoCompany, Server):
         whom = element("User", None, to) if to.lower().startswith("sip:") else element("Number", None, without_plus(to))
         return Answer(document(element("Dial", {"callerId": ours} if ours else None, whom)))
 
-    def busy(self, call: Call | None = None) -> Answer:
+    def busy(self, call: Call | None = None, message: BusyMessage | None = None) -> Answer:
+        # https://www.plivo.com/docs/voice/xml/speak
+        # https://www.plivo.com/docs/voice/xml/play
         # https://www.plivo.com/docs/voice/xml/hangup
+        if message is not None:
+            return Answer(busy_document(message, say="Speak"))
         return Answer(document(element("Hangup", {"reason": "busy"})))
 
     def hang_up(self, call: Call, *, now: float = 0.0) -> HttpRequest | None:

@@ -136,6 +136,7 @@ class PlivoSimulator(PlivoCompany, XmlSimulator):
     stream_element: ClassVar[str] = "<Stream>"
     stream_parents: ClassVar[tuple[str, ...]] = ()
     status_callback: ClassVar[str] = "statusCallbackUrl"
+    messages: ClassVar[frozenset[str]] = frozenset({"Speak", "Play"})
     #: https://docs.plivo.com/docs/voice/xml/audiostream
     stream_attributes: ClassVar[frozenset[str]] = frozenset(
         {

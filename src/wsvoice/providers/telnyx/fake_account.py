@@ -113,10 +113,28 @@ def read_command(request: WebhookRequest) -> Command | None:
         return Command("transfer", call_id, to=_read_argument(request, "to"))
     if action == "send_dtmf":
         return Command("digits", call_id, digits=read_digits(_read_argument(request, "digits")))
+    if action in ("answer", "speak", "playback_start"):
+        return _read_message(request, call_id, action)
     if action == "streaming_stop":
         # It is sent after a transfer, with which the stream of a simulated call has ended.
         return Command("look-up", call_id)
     return None
+
+
+def _read_message(request: WebhookRequest, call_id: str, action: str) -> Command | None:
+    """
+    Read a command that answers a call without a stream, or lets it hear something.
+
+    https://developers.telnyx.com/api-reference/call-commands/speak-text
+    https://developers.telnyx.com/api-reference/call-commands/play-audio-url
+    """
+    state = text_or_nothing(request.read_json().get("client_state"), TEXT_LIMIT)
+    if action == "answer":
+        return Command("answer", call_id, state=state)
+    if action == "speak":
+        _read_argument(request, "voice")
+        return Command("message", call_id, message=_read_argument(request, "payload"), state=state)
+    return Command("message", call_id, message=_read_argument(request, "audio_url"), state=state)
 
 
 def _read_argument(request: WebhookRequest, name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -12,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from wsvoice.call import Call
 from wsvoice.errors import ConfigError, LocalProtocolError, RemoteProtocolError, SignatureError
-from wsvoice.providers.base import Answer, CallUpdate, HttpRequest, Server, WebhookRequest
+from wsvoice.providers.base import Answer, BusyMessage, CallUpdate, HttpRequest, Server, WebhookRequest
 from wsvoice.providers.callbacks import details, read_form_report, report
 from wsvoice.providers.fields import broken, read_signature, read_text, shown, start_of, text_or_nothing
 from wsvoice.providers.telnyx.company import (
@@ -29,7 +30,7 @@ from wsvoice.providers.telnyx.company import (
 )
 from wsvoice.providers.telnyx.stream import TelnyxMirror, TelnyxStream
 from wsvoice.providers.urls import check_stream_url
-from wsvoice.providers.xml_writer import document, element
+from wsvoice.providers.xml_writer import busy_document, document, element
 
 #: How far a webhook's timestamp may be from our clock, as in Telnyx's own libraries.
 #: https://github.com/team-telnyx/telnyx-python/blob/master/src/telnyx/lib/webhook_verification.py
@@ -40,6 +41,10 @@ TIMESTAMP_TOLERANCE_S = 300
 _NORMAL_CAUSES = frozenset(
     {"", "normal_clearing", "originator_cancel", "timeout", "time_limit", "user_busy", "no_answer", "call_rejected"}
 )
+#: What Telnyx repeats of a call that is turned away with a message; it has to be base64.
+BUSY_STATE = b64encode(b"wsvoice busy").decode()
+#: Who speaks it: https://developers.telnyx.com/docs/voice/programmable-voice/tts
+BUSY_VOICE = "AWS.Polly.Joanna"
 #: The fields of a Call Control event that say what happened.
 _DETAILS = (
     "hangup_cause",
@@ -132,7 +137,7 @@ class TelnyxServer(TelnyxCompany, Server):
             content = {"stream_url": stream_url, **self.stream_settings(API_NAMES)}
             if parameters:
                 content["custom_parameters"] = parameters
-            return replace(self.acknowledge(), requests=(self._command(call, "answer", content),))
+            return self._told(call, "answer", content)
         settings = {name: str(value) for name, value in self.stream_settings(TEXML_NAMES).items()}
         # Telnyx dials a stream again that was closed, unless it is told not to.
         attributes = {"url": stream_url, **settings, "enableReconnect": "false"}
@@ -141,14 +146,56 @@ class TelnyxServer(TelnyxCompany, Server):
         named = (element("Parameter", each) for each in parameters)
         return Answer(document(element("Connect", None, element("Stream", attributes, *named))))
 
-    def busy(self, call: Call | None = None) -> Answer:
-        # https://developers.telnyx.com/docs/voice/programmable-voice/texml-verbs/reject
-        # https://developers.telnyx.com/api-reference/call-commands/reject-a-call
+    def busy(self, call: Call | None = None, message: BusyMessage | None = None) -> Answer:
+        """
+        Render the TeXML that turns `call` away, or the request that does.
+
+        With a `message`, a call of Call Control is answered first: :meth:`go_on_with_busy` does the rest.
+
+        https://developers.telnyx.com/docs/voice/programmable-voice/texml-verbs/say
+        https://developers.telnyx.com/docs/voice/programmable-voice/texml-verbs/play
+        https://developers.telnyx.com/docs/voice/programmable-voice/texml-verbs/reject
+        https://developers.telnyx.com/api-reference/call-commands/reject-a-call
+        """
         if call is None or call.control != "api":
-            return Answer(document(element("Reject", {"reason": "busy"})))
+            reject = document(element("Reject", {"reason": "busy"}))
+            return Answer(reject if message is None else busy_document(message))
         if not self.credential("TELNYX_API_KEY"):
             return self.acknowledge()
-        return replace(self.acknowledge(), requests=(self._command(call, "reject", {"cause": "USER_BUSY"}),))
+        if message is None:
+            return self._told(call, "reject", {"cause": "USER_BUSY"})
+        return self._told(call, "answer", {"client_state": BUSY_STATE})
+
+    def go_on_with_busy(self, request: WebhookRequest, message: BusyMessage | None) -> Answer | None:
+        """
+        Return the request for the next step: to speak once the call is answered, and to hang up once it has spoken.
+
+        Telnyx repeats the ``client_state`` of each command with what it reports afterwards, so nothing is remembered.
+
+        https://developers.telnyx.com/api-reference/call-commands/speak-text
+        https://developers.telnyx.com/api-reference/call-commands/play-audio-url
+        https://developers.telnyx.com/docs/voice/programmable-voice/voice-api-webhooks
+        """
+        data = _read_event(request) or {}
+        payload = data.get("payload")
+        if not isinstance(payload, dict) or payload.get("client_state") != BUSY_STATE:
+            return None
+        kind, call_id = event_name(text_or_nothing(data.get("event_type"))), payload.get("call_control_id")
+        if not isinstance(call_id, str) or not self.credential("TELNYX_API_KEY"):
+            return None
+        call = Call(self.name, call_id, control="api")
+        if kind == "call.answered" and message is not None:
+            if message.text:
+                spoken = {"payload": message.text, "voice": BUSY_VOICE, "client_state": BUSY_STATE}
+                return self._told(call, "speak", spoken)
+            return self._told(call, "playback_start", {"audio_url": message.sound_url, "client_state": BUSY_STATE})
+        if kind in ("call.answered", "call.speak.ended", "call.playback.ended"):
+            return self._told(call, "hangup", {})
+        return None
+
+    def _told(self, call: Call, action: str, content: Mapping[str, Any]) -> Answer:
+        """Return the acknowledgement of a webhook with which `action` is carried out."""
+        return replace(self.acknowledge(), requests=(self._command(call, action, content),))
 
     def hang_up(self, call: Call, *, now: float = 0.0) -> HttpRequest | None:
         # A TeXML call ends when the stream is closed, because its document says enableReconnect="false" and nothing

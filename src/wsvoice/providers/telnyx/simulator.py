@@ -18,6 +18,7 @@ from wsvoice.errors import RemoteProtocolError
 from wsvoice.providers.base import (
     Behaviour,
     Callback,
+    Command,
     Occasion,
     Progress,
     Quirk,
@@ -180,6 +181,20 @@ class TelnyxSimulator(TelnyxCompany, XmlSimulator):
         return self._event(
             call, at.url, "call.hangup", {**hangup, "sip_hangup_cause": str(SIP_CODES[report.stage])}, now
         )
+
+    def command_webhook(self, call: Call, at: Callback, command: Command, *, now: float = 0.0) -> WebhookRequest | None:
+        """
+        Render the event that a call was answered, or has heard all of a message.
+
+        https://developers.telnyx.com/docs/voice/programmable-voice/voice-api-webhooks
+        """
+        told = {"client_state": command.state}
+        if command.kind == "answer":
+            return self._event(call, at.url, "call.answered", {**told, "state": "answered"}, now)
+        if command.kind == "message":
+            kind = "playback" if command.message.startswith(("http://", "https://")) else "speak"
+            return self._event(call, at.url, f"call.{kind}.ended", {**told, "status": "completed"}, now)
+        return None
 
     def _by_events(self, call: Call) -> bool:
         return call.control == "api" or self.quirk("webhook") == "call-control"

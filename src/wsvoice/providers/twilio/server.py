@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 
 from wsvoice.call import Call
 from wsvoice.errors import LocalProtocolError, SignatureError
-from wsvoice.providers.base import Answer, CallUpdate, Server, WebhookRequest
+from wsvoice.providers.base import Answer, BusyMessage, CallUpdate, Server, WebhookRequest
 from wsvoice.providers.callbacks import read_form_report
 from wsvoice.providers.fields import broken, read_signature, shown, start_of
 from wsvoice.providers.media_stream import Stream
@@ -19,7 +19,7 @@ from wsvoice.providers.twilio.company import PARAMETER_LIMIT, SETTINGS_HEADER, S
 from wsvoice.providers.twilio.dial import dial_document
 from wsvoice.providers.twilio.stream import TwilioMirror, TwilioStream
 from wsvoice.providers.urls import check_stream_url
-from wsvoice.providers.xml_writer import document, element
+from wsvoice.providers.xml_writer import busy_document, document, element
 
 _DIGESTS = {"HMAC_SHA1": "sha1", "HMAC_SHA256": "sha256"}
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -98,8 +98,12 @@ class TwilioServer(TwilioCompany, Server):
         """
         return Answer(document())
 
-    def busy(self, call: Call | None = None) -> Answer:
+    def busy(self, call: Call | None = None, message: BusyMessage | None = None) -> Answer:
+        # https://www.twilio.com/docs/voice/twiml/say
+        # https://www.twilio.com/docs/voice/twiml/play
         # https://www.twilio.com/docs/voice/twiml/reject
+        if message is not None:
+            return Answer(busy_document(message))
         return Answer(document(element("Reject", {"reason": "busy"})))
 
     # Signatures

@@ -10,7 +10,7 @@ from typing import ClassVar, TypeGuard
 
 from wsvoice.call import ENDED_STAGES, AnsweredBy, Call
 from wsvoice.errors import LocalProtocolError, SignatureError
-from wsvoice.providers.base import FIELD_LIMIT, Answer, CallUpdate, HttpRequest, Server, WebhookRequest
+from wsvoice.providers.base import FIELD_LIMIT, Answer, BusyMessage, CallUpdate, HttpRequest, Server, WebhookRequest
 from wsvoice.providers.callbacks import details, report
 from wsvoice.providers.fields import broken, text_or_nothing, with_plus
 from wsvoice.providers.signing import is_same
@@ -95,6 +95,21 @@ class VonageServer(VonageCompany, Server):
         audio = {"content-type": self.content_type, "headers": headers}
         ncco = [{"action": "connect", "endpoint": [{"type": "websocket", "uri": stream_url, **audio}]}]
         return Answer(json.dumps(ncco), "application/json")
+
+    def busy(self, call: Call | None = None, message: BusyMessage | None = None) -> Answer:
+        """
+        Render the NCCO that says or plays `message`, after which the call ends; without one, the error that leads to
+        the application's fallback URL.
+
+        https://developer.vonage.com/en/voice/voice-api/ncco-reference#talk
+        https://developer.vonage.com/en/voice/voice-api/ncco-reference#stream
+        """
+        if message is None:
+            return super().busy(call)
+        action: dict[str, object] = {"action": "stream", "streamUrl": [message.sound_url]}
+        if message.text:
+            action = {"action": "talk", "text": message.text}
+        return Answer(json.dumps([action]), "application/json")
 
     def hang_up(self, call: Call, *, now: float = 0.0) -> HttpRequest | None:
         # https://developer.vonage.com/en/api/voice#updateCall

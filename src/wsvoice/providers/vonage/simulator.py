@@ -40,6 +40,7 @@ from wsvoice.providers.vonage.company import FORMATS, HEADERS_LIMIT, VonageCompa
 from wsvoice.providers.vonage.fake_account import STATUSES, completed_fields, conversation_id
 from wsvoice.providers.vonage.fake_api import VonageApi
 from wsvoice.providers.vonage.stream import VonageStream
+from wsvoice.providers.xml_answer import turned_away
 
 #: Characters of what is told of an action.
 WORDS_LIMIT = 60
@@ -129,6 +130,8 @@ class VonageSimulator(VonageCompany, Simulator):
             if endpoint and not first:
                 return NoStream("transferred", _describe(action), skipped)
             skipped.append(_describe(action))
+        if first and actions and all(action["action"] in ("talk", "stream") for action in actions):
+            return replace(turned_away(_message(actions[0])), skipped=skipped)
         told = ", ".join(skipped)[:WORDS_LIMIT] or "nothing"
         return NoStream("done", skipped=skipped, reason=f"the NCCO holds {told}, but connects to no websocket")
 
@@ -147,6 +150,12 @@ def _describe(action: Any) -> str:
     """Say what an action does, in a few words."""
     about = action.get("text") or _read_endpoint(action).get("number") or ""
     return f"{action['action']} {about}".strip()[:WORDS_LIMIT]
+
+
+def _message(action: Any) -> str:
+    """Return what an action says, or the address of what it plays."""
+    text, urls = action.get("text"), action.get("streamUrl")
+    return str(text or (urls[0] if isinstance(urls, list) and urls else "") or "nothing")
 
 
 def _read_stream(endpoint: dict[str, Any], later: Sequence[Any]) -> StreamRequest:

@@ -626,6 +626,8 @@ class CallTransport(FastAPIWebsocketTransport):
       interruption cleared the audio before it.
     - ``on_call_status(transport, update)``: the provider reports something of the call, such as who answered; `update`
       is a :class:`~wsvoice.CallUpdate`.
+    - ``on_call_ending(transport, seconds_left)``: the call has nearly lasted for as long as it may
+      (``--max-call-time``), and is ended in so many seconds.
     - :attr:`heard_ms`: how much of the bot's audio the caller has heard.
     """
 
@@ -657,6 +659,8 @@ class CallTransport(FastAPIWebsocketTransport):
         self._register_event_handler("on_mark")
         self._register_event_handler("on_call_status")
         socket.update_listener = partial(self._call_event_handler, "on_call_status")
+        self._register_event_handler("on_call_ending")
+        socket.ending_listener = partial(self._call_event_handler, "on_call_ending")
         #: Pending marks, with the milliseconds of audio before them; ``None`` once that was cleared.
         self._marks: dict[str, float | None] = {}
         self._mark_count = 0

@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -42,6 +42,7 @@ from wsvoice.runner.pipecat.websocket_transport import (
     FrameReceiver,
     with_serializer,
 )
+from wsvoice.runner.tapped_connection import TappedClient
 
 if is_supported("dial-transport"):
     from pipecat.utils.shared import acquires
@@ -67,11 +68,18 @@ class Outcome:
     Whether the server could be reached, and closed normally.
 
     The runner needs it because a pipeline only logs its errors.
+
+    Attributes:
+        error: Why it could not be reached, or did not close normally.
+        failed: It could not be reached.
+        closed: Both ends of the transport have disconnected.
+        on_open: Is told of the connection, once it is open; ``None`` for nobody.
     """
 
     error: ConnectError | None = None
     failed: asyncio.Event = field(default_factory=asyncio.Event)
     closed: asyncio.Event = field(default_factory=asyncio.Event)
+    on_open: Callable[[TappedClient], None] | None = None
 
 
 class OutboundSession(WebsocketClientSession):
@@ -102,12 +110,15 @@ class OutboundSession(WebsocketClientSession):
                         self._uri,
                         open_timeout=CONNECT_TIMEOUT_S,
                         additional_headers=self._params.additional_headers,
+                        create_connection=TappedClient,
                     ),
                 )
             except (OSError, TimeoutError, WebSocketException) as error:
                 self.outcome.error = connect_error(self._uri, error)
                 self.outcome.failed.set()
                 raise self.outcome.error from error
+            if self.outcome.on_open is not None:
+                self.outcome.on_open(cast(Any, self._websocket))
             self._client_task = self.task_manager.create_task(
                 self._client_task_handler(), f"{self._transport_name}::client"
             )

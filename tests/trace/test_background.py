@@ -1,0 +1,161 @@
+"""What a call adds is written beside it: in order, bounded, and in its place."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from wsvoice.call import Call
+from wsvoice.trace import Header, LiveTrace, Masks, read_trace
+from wsvoice.trace import background as background_module
+from wsvoice.trace.writer import TraceWriter
+
+HEADER = Header(side="server", call=Call("twilio", "CA1"), started_at=1.0, rate=8000)
+PIECE = np.full(160, 1000, "<i2").tobytes()
+
+
+class FakeClock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def live(clock: Callable[[], float], failures: list[str] | None = None) -> LiveTrace:
+    return LiveTrace(clock, Masks(), on_failure=(failures if failures is not None else []).append)
+
+
+def test_audio_is_where_it_was_heard_and_what_was_cleared_is_not(tmp_path: Path) -> None:
+    clock = FakeClock()
+    trace = live(clock)
+    trace.begin(tmp_path / "a.call", HEADER, (8000, 8000))
+    trace.hear("caller", PIECE, 100.5)
+    for _ in range(10):
+        trace.hear("bot", PIECE, 100.0)
+    trace.hear("clear", b"", 100.1)
+    clock.now = 101.0
+    path = trace.end({"by": "bot"}).result(10)
+    assert path is not None
+    with read_trace(path) as found:
+        assert found.is_complete
+        assert (len(found.caller), len(found.bot)) == (8000, 8000)
+        assert np.flatnonzero(found.caller).tolist() == list(range(4000, 4160))
+        assert np.flatnonzero(found.bot).tolist() == list(range(800))
+
+
+def test_tracks_of_different_rates_have_one(tmp_path: Path) -> None:
+    clock = FakeClock()
+    trace = live(clock)
+    header = Header(side="server", call=Call("twilio", "CA1"), started_at=1.0, rate=16000)
+    trace.begin(tmp_path / "a.call", header, (8000, 16000))
+    trace.hear("caller", PIECE * 50, 100.0)
+    trace.hear("bot", PIECE * 100, 100.0)
+    clock.now = 101.0
+    trace.end({}).result(10)
+    with read_trace(tmp_path / "a.call") as found:
+        assert len(found.caller) == len(found.bot) == 16000
+        assert abs(int(found.caller[8000]) - 1000) < 20
+
+
+def test_a_slow_disk_costs_messages_but_never_the_place_of_audio(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck, entered = threading.Event(), threading.Event()
+
+    class SlowWriter(TraceWriter):
+        def __init__(self, *arguments: Any) -> None:
+            entered.set()
+            stuck.wait(10)
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(background_module, "TraceWriter", SlowWriter)
+    monkeypatch.setattr(background_module, "MAX_WIRE", 1000)
+    monkeypatch.setattr(background_module, "MAX_EARLY", 1000)
+    monkeypatch.setattr(background_module, "MAX_AUDIO", 3200)
+    clock = FakeClock()
+    trace = live(clock)
+    trace.begin(tmp_path / "a.call", HEADER, (8000, 8000))
+    assert entered.wait(10)
+    began = time.monotonic()
+    for number in range(100):
+        trace.message("in", f"{number:04}" * 25, is_audio=True)
+        trace.hear("caller", PIECE, 100 + number * 0.02)
+    assert time.monotonic() - began < 1
+    stuck.set()
+    # There is room again.
+    deadline = time.monotonic() + 10
+    while trace._wire_taken < trace._wire_put:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    trace.message("in", "the last", is_audio=True)
+    deadline = time.monotonic() + 10
+    while trace._sound_taken < trace._sound_put:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    trace.hear("caller", PIECE, 102.0)
+    clock.now = 103.0
+    trace.end({"by": "caller"}).result(10)
+    with read_trace(tmp_path / "a.call") as found:
+        texts = [each.text for each in found.wire]
+        assert texts[-1] == "the last"
+        assert texts[:-1] == [f"{number:04}" * 25 for number in range(len(texts) - 1)]
+        assert found.dropped["wire"] == 100 - (len(texts) - 1)
+        assert found.dropped["audio_bytes"] > 0
+        assert not found.is_complete
+        assert np.flatnonzero(found.caller).tolist()[-160:] == list(range(16000, 16160))
+
+
+def test_a_failing_disk_is_told_once_and_ends_the_trace(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    failures: list[str] = []
+    trace = live(FakeClock(), failures)
+    trace.begin(tmp_path / "file" / "a.call", HEADER, (8000, 8000))
+    assert trace.end({}).result(10) is None
+    assert failures in (["Not a directory"], ["File exists"])
+    trace.message("in", "x", is_audio=False)
+    assert not trace._wire
+
+
+def test_what_comes_before_a_call_is_known_is_bounded() -> None:
+    trace = live(FakeClock())
+    for _ in range(10_000):
+        trace.message("in", "x" * 1000, is_audio=False)
+    assert sum(len(each[3]) for each in trace._wire) < 300_000
+
+
+def test_an_hour_of_audio_takes_no_memory(tmp_path: Path) -> None:
+    import tracemalloc
+
+    clock = FakeClock()
+    trace = live(clock)
+    trace.begin(tmp_path / "a.call", HEADER, (8000, 8000))
+    tracemalloc.start()
+    try:
+        second = PIECE * 50
+        for number in range(3600):
+            clock.now = 100.0 + number
+            trace.hear("caller", second, clock.now)
+            trace.hear("bot", second, clock.now)
+            trace.message("in", "x" * 1000, is_audio=True)
+            if number % 60 == 0:
+                background_module._thread.wake()
+                deadline = time.monotonic() + 10
+                while trace._sound or trace._wire:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.001)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    clock.now += 1
+    trace.end({}).result(20)
+    assert peak < 20_000_000
+    with read_trace(tmp_path / "a.call") as found:
+        assert len(found.caller) == len(found.bot) == 3600 * 8000
+        assert not found.dropped
