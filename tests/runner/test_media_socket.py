@@ -120,12 +120,12 @@ def test_every_format(serve: Serve, tmp_path: Path, make: Callable[[], Dialect],
     assert heard_ms[0] < 300
     assert heard_ms[1] == pytest.approx(400)
     if heard:
-        assert main_frequency(heard, rate) == pytest.approx(600, abs=5)
+        assert main_frequency(heard, rate) == pytest.approx(600, abs=15)
     _, right, recorded_rate = channels(Path(record.recording))
     assert recorded_rate == rate
     (loud,) = np.nonzero(np.abs(right.astype(int)) > 500)
     assert (loud[-1] - loud[0]) / rate == pytest.approx(0.4, abs=0.01)
-    assert main_frequency(right[loud[0] : loud[-1]].tobytes(), rate) == pytest.approx(600, abs=10)
+    assert main_frequency(right[loud[0] : loud[-1]].tobytes(), rate) == pytest.approx(600, abs=15)
 
 
 def test_what_a_provider_would_not_play_is_said_once(serve: Serve) -> None:
