@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from wsvoice.audio import AudioFormat, Encoding
 from wsvoice.call import Call
 from wsvoice.trace import Header, LiveTrace, Masks, read_trace
 from wsvoice.trace import background as background_module
 from wsvoice.trace.writer import TraceWriter
 
+PCM_8K = AudioFormat(Encoding.L16, 8000)
+PCM_16K = AudioFormat(Encoding.L16, 16000)
 HEADER = Header(side="server", call=Call("twilio", "CA1"), started_at=1.0, rate=8000)
 PIECE = np.full(160, 1000, "<i2").tobytes()
 
@@ -35,11 +38,11 @@ def live(clock: Callable[[], float], failures: list[str] | None = None) -> LiveT
 def test_audio_is_where_it_was_heard_and_what_was_cleared_is_not(tmp_path: Path) -> None:
     clock = FakeClock()
     trace = live(clock)
-    trace.begin(tmp_path / "a.call", HEADER, (8000, 8000))
-    trace.hear("caller", PIECE, 100.5)
+    trace.begin(tmp_path / "a.call", HEADER, (PCM_8K, PCM_8K))
+    trace.audio("in", PIECE, 100.5)
     for _ in range(10):
-        trace.hear("bot", PIECE, 100.0)
-    trace.hear("clear", b"", 100.1)
+        trace.audio("out", PIECE, 100.0)
+    trace.cut(100.1)
     clock.now = 101.0
     path = trace.end({"by": "bot"}).result(10)
     assert path is not None
@@ -54,9 +57,9 @@ def test_tracks_of_different_rates_have_one(tmp_path: Path) -> None:
     clock = FakeClock()
     trace = live(clock)
     header = Header(side="server", call=Call("twilio", "CA1"), started_at=1.0, rate=16000)
-    trace.begin(tmp_path / "a.call", header, (8000, 16000))
-    trace.hear("caller", PIECE * 50, 100.0)
-    trace.hear("bot", PIECE * 100, 100.0)
+    trace.begin(tmp_path / "a.call", header, (PCM_8K, PCM_16K))
+    trace.audio("in", PIECE * 50, 100.0)
+    trace.audio("out", PIECE * 100, 100.0)
     clock.now = 101.0
     trace.end({}).result(10)
     with read_trace(tmp_path / "a.call") as found:
@@ -77,49 +80,82 @@ def test_a_slow_disk_costs_messages_but_never_the_place_of_audio(
 
     monkeypatch.setattr(background_module, "TraceWriter", SlowWriter)
     monkeypatch.setattr(background_module, "MAX_WIRE", 1000)
-    monkeypatch.setattr(background_module, "MAX_EARLY", 1000)
-    monkeypatch.setattr(background_module, "MAX_AUDIO", 3200)
+    monkeypatch.setattr(background_module, "MAX_PIECES", 50)
     clock = FakeClock()
     trace = live(clock)
-    trace.begin(tmp_path / "a.call", HEADER, (8000, 8000))
+    trace.begin(tmp_path / "a.call", HEADER, (PCM_8K, PCM_8K))
     assert entered.wait(10)
     began = time.monotonic()
     for number in range(100):
-        trace.message("in", f"{number:04}" * 25, is_audio=True)
-        trace.hear("caller", PIECE, 100 + number * 0.02)
+        trace.audio("in", PIECE, 100 + number * 0.02, f"{number:04}" * 25)
     assert time.monotonic() - began < 1
     stuck.set()
     # There is room again.
     deadline = time.monotonic() + 10
-    while trace._wire_taken < trace._wire_put:
+    while trace._wire:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    trace.message("in", "the last", is_audio=True)
-    deadline = time.monotonic() + 10
-    while trace._sound_taken < trace._sound_put:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    trace.hear("caller", PIECE, 102.0)
-    clock.now = 103.0
+    trace.audio("in", PIECE, 103.0, "the last")
+    clock.now = 104.0
     trace.end({"by": "caller"}).result(10)
     with read_trace(tmp_path / "a.call") as found:
         texts = [each.text for each in found.wire]
         assert texts[-1] == "the last"
         assert texts[:-1] == [f"{number:04}" * 25 for number in range(len(texts) - 1)]
+        assert 50 <= len(texts) - 1 < 70
         assert found.dropped["wire"] == 100 - (len(texts) - 1)
-        assert found.dropped["audio_bytes"] > 0
+        assert found.dropped["audio_bytes"] == 50 * len(PIECE)
         assert not found.is_complete
-        assert np.flatnonzero(found.caller).tolist()[-160:] == list(range(16000, 16160))
+        assert len(found.caller) == 4 * 8000
+        # The second second is silence.
+        assert np.flatnonzero(found.caller).tolist() == [*range(8000), *range(24000, 24160)]
+
+
+def test_long_messages_are_kept_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background_module, "MAX_WIRE", 10_000)
+    trace = live(FakeClock())
+    trace.begin(tmp_path / "a.call", HEADER, (PCM_8K, PCM_8K))
+    for number in range(1000):
+        trace.audio("in", PIECE, 100.0 + number / 50, '{"x":"' + "x" * 8000 + '"}')
+    assert trace._put - trace._written < 20_000 + 8010
+    trace.end({}).result(10)
+    with read_trace(tmp_path / "a.call") as found:
+        kept = list(found.wire)
+        assert kept
+        assert all(len(each.text or "") == 8008 for each in kept)
+        assert found.dropped["wire"] == 1000 - len(kept)
+        assert "audio_bytes" not in found.dropped
+
+
+def test_what_fails_in_one_trace_ends_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("nobody thought of that")
+
+    clock, failures = FakeClock(), list[str]()
+    broken, other = live(clock, failures), live(clock)
+    for trace in (broken, other):
+        trace.begin(tmp_path / "a.call", HEADER, (PCM_8K, PCM_8K))
+        trace.audio("in", PIECE, 100.0)
+    assert broken._disk is not None
+    monkeypatch.setattr(broken._disk, "_write", fail)
+    clock.now = 101.0
+    broken.end({}).result(10)
+    assert failures == ["nobody thought of that"]
+    path = other.end({}).result(10)
+    assert path is not None
+    with read_trace(path) as found:
+        assert np.count_nonzero(found.caller) == 160
 
 
 def test_a_failing_disk_is_told_once_and_ends_the_trace(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     failures: list[str] = []
     trace = live(FakeClock(), failures)
-    trace.begin(tmp_path / "file" / "a.call", HEADER, (8000, 8000))
+    trace.begin(tmp_path / "file" / "a.call", HEADER, (PCM_8K, PCM_8K))
     assert trace.end({}).result(10) is None
     assert failures in (["Not a directory"], ["File exists"])
     trace.message("in", "x", is_audio=False)
+    trace.audio("in", PIECE, 100.0)
     assert not trace._wire
 
 
@@ -127,7 +163,7 @@ def test_what_comes_before_a_call_is_known_is_bounded() -> None:
     trace = live(FakeClock())
     for _ in range(10_000):
         trace.message("in", "x" * 1000, is_audio=False)
-    assert sum(len(each[3]) for each in trace._wire) < 300_000
+    assert trace._put < 300_000
 
 
 def test_an_hour_of_audio_takes_no_memory(tmp_path: Path) -> None:
@@ -135,19 +171,20 @@ def test_an_hour_of_audio_takes_no_memory(tmp_path: Path) -> None:
 
     clock = FakeClock()
     trace = live(clock)
-    trace.begin(tmp_path / "a.call", HEADER, (8000, 8000))
+    trace.begin(tmp_path / "a.call", HEADER, (PCM_8K, PCM_8K))
     tracemalloc.start()
     try:
         second = PIECE * 50
         for number in range(3600):
             clock.now = 100.0 + number
-            trace.hear("caller", second, clock.now)
-            trace.hear("bot", second, clock.now)
+            trace.audio("in", second, clock.now)
+            trace.audio("out", second, clock.now)
             trace.message("in", "x" * 1000, is_audio=True)
             if number % 60 == 0:
-                background_module._thread.wake()
+                assert trace._disk is not None
+                background_module._thread.wake(trace._disk)
                 deadline = time.monotonic() + 10
-                while trace._sound or trace._wire:
+                while trace._wire:
                     assert time.monotonic() < deadline
                     time.sleep(0.001)
         peak = tracemalloc.get_traced_memory()[1]

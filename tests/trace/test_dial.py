@@ -137,7 +137,8 @@ def test_a_call_that_is_cancelled_leaves_its_trace(tmp_path: Path) -> None:
             config = DialConfig(target=served.url, duration_s=30, trace=path)
             call = asyncio.create_task(dial(config, timeouts=Timeouts(close_s=1.0)))
             async with asyncio.timeout(10):
-                while not path.is_dir() or not (path / "caller.s16").stat().st_size:
+                track = path / "caller.s16"
+                while not track.exists() or not track.stat().st_size:
                     await asyncio.sleep(0.02)
             call.cancel()
             with pytest.raises(asyncio.CancelledError):

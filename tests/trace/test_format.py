@@ -35,7 +35,7 @@ def written(folder: Path) -> Path:
     writer.wire(-0.2, "in", "webhook", "CallSid=CA1", {"method": "POST", "url": "https://b.example/twilio"})
     writer.wire(-0.1, "out", "answer", "<Response/>", {"status": 200})
     writer.wire(0.0, "in", "text", '{"event":"start"}')
-    writer.wire(0.02, "out", "binary", b"\x00\xff", is_audio=True)
+    writer.audio_messages([(0.02, "out", b"\x00\xff")])
     writer.caller(TONE.tobytes())
     writer.bot(bytes(16_000))
     writer.event(TraceEvent(0.5, "buffer", "", {"ms": 120}))
@@ -88,6 +88,30 @@ def test_what_was_written_is_read(tmp_path: Path, is_packed: bool) -> None:
         ]
         assert trace.log == [LogLine(0.3, "INFO", "bot", "hello\nthere </script>")]
         assert trace.report == {"duration_s": 1.0}
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        ['{"event":"media","media":{"payload":"//8="}}', '{"a":"}\'{}"}'],
+        ['{"plain":""}', '{"name":"\\"\\\\\\u0001\\n"}'],
+        ['{\n\t"spread": 1\r\n}'],
+        ['{"name":"ü \U0001f600 \u2028 \x7f"}'],
+        [b"\x00\xff", '{"mixed":1}', b""],
+    ],
+)
+def test_audio_messages_are_read_as_they_were(tmp_path: Path, messages: list[str | bytes]) -> None:
+    writer = TraceWriter(tmp_path / "a.call", HEADER)
+    for number, each in enumerate(messages):
+        writer.audio_messages([(number / 50, "in", each)])
+    writer.close({"t": 1.0, "samples": 0})
+    with read_trace(writer.path) as trace:
+        assert [
+            each.data if isinstance(sent, bytes) else each.text for each, sent in zip(trace.wire, messages, strict=True)
+        ] == messages
+        assert [(each.t, each.dir, each.kind) for each in trace.wire] == [
+            (number / 50, "in", "binary" if isinstance(each, bytes) else "text") for number, each in enumerate(messages)
+        ]
 
 
 def test_only_its_owner_may_read_it(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsvoice._version import __version__
+from wsvoice.audio import AudioFormat, Encoding
 from wsvoice.call import Call
 from wsvoice.config import without_secrets
 from wsvoice.dial.clock import Clock
@@ -64,7 +65,8 @@ class CallTrace:
         self._live = LiveTrace(clock.now, masks, on_failure=self._note_failure)
         self._call: Call | None = None
         self._zero: float | None = None
-        self._sides: dict[str, tuple[int, int]] = {}
+        #: Each end's rate, and how many of its samples were heard.
+        self._sides: dict[WireDirection, tuple[int, int]] = {}
         self._buffer_told_ms = 0.0
 
     def begin(self, call: Call, rates: tuple[int, int] | None, zero: float) -> None:
@@ -79,7 +81,7 @@ class CallTrace:
         if self._zero is not None:
             return
         self._zero = zero
-        self._sides = {} if rates is None else {"caller": (rates[0], 0), "bot": (rates[1], 0)}
+        self._sides = {} if rates is None else {"in": (rates[0], 0), "out": (rates[1], 0)}
         started_at = time.time() - (self._clock.now() - zero)
         rate = max(rates) if rates is not None else 8000
         config = self._config
@@ -88,7 +90,8 @@ class CallTrace:
             call = replace(call, parameters=config.parameters)
         target = without_secrets(config.target)
         header = Header("caller", call, started_at, rate, target, _versions(), config.quirks)
-        self._live.begin(self.path, header, rates, zero=zero, contiguous=True)
+        formats = None if rates is None else (AudioFormat(Encoding.L16, rates[0]), AudioFormat(Encoding.L16, rates[1]))
+        self._live.begin(self.path, header, formats, zero=zero, contiguous=True)
 
     # What happens
 
@@ -136,12 +139,12 @@ class CallTrace:
         answered = {"status": response.status, "content_type": response.headers.get("content-type", "")}
         self._live.wire("out", "answer", response.body.decode("utf-8", "replace"), answered)
 
-    def hear(self, who: str, pcm: bytes) -> None:
-        """Append a piece of s16le audio of ``caller`` or ``bot``."""
-        if who in self._sides and self._zero is not None:
-            rate, count = self._sides[who]
-            self._live.hear(who, pcm, self._zero + count / rate)
-            self._sides[who] = rate, count + len(pcm) // 2
+    def hear(self, direction: WireDirection, pcm: bytes) -> None:
+        """Append a piece of the caller's audio, which goes ``in`` to the bot's server, or of the bot's; s16le."""
+        if direction in self._sides and self._zero is not None:
+            rate, count = self._sides[direction]
+            self._live.audio(direction, pcm, self._zero + count / rate)
+            self._sides[direction] = rate, count + len(pcm) // 2
 
     # The end
 

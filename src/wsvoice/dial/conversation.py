@@ -496,7 +496,7 @@ class Conversation:
         if self._keeps_sound:
             self._caller_pcm += pcm
         if self._trace is not None:
-            self._trace.hear("caller", pcm)
+            self._trace.hear("in", pcm)
             self._trace.buffered(self._playback.queued_ms, now_ms)
         self._frame += pcm
         if len(self._frame) < self._frame_steps * step_bytes:
@@ -525,7 +525,7 @@ class Conversation:
         if self._keeps_sound:
             self._bot_pcm += heard
         if self._trace is not None:
-            self._trace.hear("bot", heard)
+            self._trace.hear("out", heard)
 
     # The end
 

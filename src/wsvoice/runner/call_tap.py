@@ -21,19 +21,21 @@ from wsvoice._version import __version__
 from wsvoice.call import Call, short_id
 from wsvoice.runner.logs import follow_call, unfollow_call
 from wsvoice.runner.turns import PAUSE_S
-from wsvoice.trace import Header, LiveTrace, Masks
+from wsvoice.trace import Header, LiveTrace, Masks, TraceEvent
 from wsvoice.trace.format import SUFFIX, WireDirection
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from loguru import Logger
 
+    from wsvoice.audio import AudioFormat
     from wsvoice.config import RunConfig
     from wsvoice.providers.base import Answer, CallUpdate, WebhookRequest
     from wsvoice.runner.bot_task import Record
     from wsvoice.runner.recording import CallRecorder
+    from wsvoice.trace.background import Piece
 
 #: How often it is noted how much of the bot's audio waits at the provider, in seconds.
 BUFFER_EVERY_S = 0.5
@@ -95,7 +97,7 @@ class CallTap:
     Attributes:
         trace: The call's trace; ``None`` for none.
         recorder: Its recording; ``None`` for none.
-        message: Notes a message of the stream; it is the trace's own, because most of what is told are messages.
+        message: Notes a message of the stream of which none of the audio is heard.
     """
 
     def __init__(self, config: RunConfig, *, logger: Logger) -> None:
@@ -107,86 +109,66 @@ class CallTap:
         if config.trace is not None:
             self.trace = LiveTrace(self._loop.time, new_masks(config), on_failure=self._note_failure)
         self.message = _ignore if self.trace is None else self.trace.message
-        #: Whether each end is sounding, and until when it was.
-        self._caller_sounds = self._bot_sounds = False
-        self._caller_until = self._bot_until = 0.0
-        self._buffer_told_at = 0.0
-        self._waits_told = 0
         self._followed = ""
 
     def begin(
-        self, call: Call, rates: tuple[int, int] | None, *, zero: float, exchange: Exchange | None = None
+        self,
+        call: Call,
+        formats: tuple[AudioFormat, AudioFormat] | None,
+        *,
+        zero: float,
+        exchange: Exchange | None = None,
     ) -> None:
         """
         Begin to write, for it is known now whose call it is.
 
         Args:
             call: The call.
-            rates: Samples a second of the caller's audio, and of the bot's; ``None`` for a plain client, whose messages
-                may hold anything.
+            formats: Of the caller's audio, and of the bot's; ``None`` for a plain client, whose messages may hold
+                anything.
             zero: When the stream started, on the loop's clock.
             exchange: The webhook that announced it.
         """
         if self.trace is None or self._config.trace is None:
             return
         started_at = time.time() - (self._loop.time() - zero)
-        header = Header("server", call, started_at, max(rates or (SILENT_RATE,)), self._config.bot, versions())
+        rate = max((each.sample_rate for each in formats or ()), default=SILENT_RATE)
+        header = Header("server", call, started_at, rate, self._config.bot, versions())
         if exchange is not None:
             asked_at, answered_at = (each - started_at + zero for each in (exchange.asked_at, exchange.answered_at))
             self.trace.wire("out", "answer", exchange.answered, exchange.response, at=answered_at, first=True)
             self.trace.wire("in", "webhook", exchange.asked, exchange.request, at=asked_at, first=True)
-        self.trace.begin(trace_folder(self._config.trace, call, started_at), header, rates, zero=zero)
+        follower = None if formats is None else Turns(formats[1])
+        self.trace.begin(
+            trace_folder(self._config.trace, call, started_at), header, formats, zero=zero, follower=follower
+        )
         self.trace.event("started", f"the stream of call {short_id(call.call_id)} has started", at=zero)
         self._followed = call.call_id
         follow_call(self._followed, self.trace.log, self._config.log_level)
 
     # What the socket tells
 
-    def caller(self, pcm: bytes, now: float, *, sounds: bool) -> None:
-        """Hear a piece of the caller's audio, s16le, which `sounds` or is silent."""
-        if self.recorder is not None:
-            self.recorder.hear("caller", pcm, now)
-        trace = self.trace
-        if trace is None:
-            return
-        trace.hear("caller", pcm, now)
-        if sounds:
-            if not self._caller_sounds:
-                self._caller_sounds = True
-                trace.event("caller-speaks", "the caller speaks", at=now)
-                if self._bot_sounds and self._bot_until > now:
-                    trace.event("interruption", "the caller speaks while the bot does", at=now)
-            self._caller_until = now
-        elif self._caller_sounds and now - self._caller_until >= PAUSE_S:
-            self._caller_sounds = False
-            trace.event("caller-silent", "the caller is silent", at=self._caller_until)
-
-    def bot(self, pcm: bytes, now: float, *, sounds: bool, queued_s: float, duration_s: float) -> None:
+    def caller(self, raw: str | bytes | None, payload: bytes, now: float, sounds: bool) -> None:
         """
-        Hear a piece of the bot's audio, s16le, which `sounds` or is silent.
+        Hear a piece of the caller's audio.
 
         Args:
-            queued_s: How much waits at the provider with this piece.
-            duration_s: How long the piece is.
+            raw: Its message, unless that was noted.
+            payload: The piece, in the stream's format.
+            now: The time, by the loop's clock.
+            sounds: Whether it is to be heard, or silent.
         """
         if self.recorder is not None:
-            self.recorder.hear("bot", pcm, now)
-        trace = self.trace
-        if trace is None:
-            return
-        trace.hear("bot", pcm, now)
-        ends = now + queued_s
-        begins = ends - duration_s
-        if self._bot_sounds and begins - self._bot_until >= PAUSE_S:
-            self._end_of_bot()
-        if sounds:
-            if not self._bot_sounds:
-                self._bot_sounds = True
-                trace.event("bot-speaks", "the bot speaks", at=begins)
-            self._bot_until = ends
-        if now - self._buffer_told_at >= BUFFER_EVERY_S:
-            self._buffer_told_at = now
-            trace.event("buffer", at=now, ms=round(queued_s * 1000, 1))
+            self.recorder.hear("caller", payload, now)
+        if self.trace is not None:
+            self.trace.audio("in", payload, now, raw, sounds)
+
+    def bot(self, raw: str | bytes, payload: bytes, now: float, sounds: bool, queued_s: float) -> None:
+        """Hear a piece of the bot's audio as of the caller's; with it `queued_s` of audio wait at the provider."""
+        if self.recorder is not None:
+            self.recorder.hear("bot", payload, now)
+        if self.trace is not None:
+            self.trace.audio("out", payload, now, raw, sounds, queued_s)
 
     def clear(self, now: float, queued_s: float) -> None:
         """Note that the bot has cleared what waited at the provider."""
@@ -194,22 +176,14 @@ class CallTap:
             self.recorder.hear("clear", b"", now)
         if self.trace is None:
             return
-        self.trace.hear("clear", b"", now)
+        self.trace.cut(now)
         ms = round(queued_s * 1000, 1)
         self.trace.event("clear", f"the bot cleared {ms:.0f} ms of queued audio", at=now, ms=ms)
-        self.trace.event("buffer", at=now, ms=0.0)
-        if self._bot_sounds:
-            self._bot_until = min(self._bot_until, now)
-            self._end_of_bot()
 
-    def waits(self, responses_s: list[float], answered_at: list[float]) -> None:
-        """Note how long the caller waited for the answers that are new."""
-        if self.trace is None:
-            return
-        while self._waits_told < len(responses_s):
-            wait_s, at = responses_s[self._waits_told], answered_at[self._waits_told]
-            self._waits_told += 1
-            self.trace.event("wait", f"the caller waited {wait_s:.2f} s", at=at, ms=round(wait_s * 1000, 1))
+    def wait(self, wait_s: float, now: float) -> None:
+        """Note how long the caller waited for an answer that begins now."""
+        if self.trace is not None:
+            self.trace.event("wait", f"the caller waited {wait_s:.2f} s", at=now, ms=round(wait_s * 1000, 1))
 
     def event(self, event: str, detail: str, **fields: str) -> None:
         """Note what else happens, in words and in `fields`."""
@@ -231,10 +205,6 @@ class CallTap:
         if trace is None or not self._followed:
             return
         now = self._loop.time()
-        if self._caller_sounds:
-            trace.event("caller-silent", "the caller is silent", at=self._caller_until)
-        if self._bot_sounds:
-            self._end_of_bot()
         trace.wire("in" if record.ended_by == "caller" else "out", "close", "", {"code": code})
         trace.event("hang-up", f"ended by {record.ended_by}: {record.reason}", at=now)
         unfollow_call(self._followed, trace.log)
@@ -245,16 +215,75 @@ class CallTap:
         elif trace.path is not None:
             self.logger.info("traced to {}", trace.path)
 
-    def _end_of_bot(self) -> None:
-        assert self.trace is not None
-        self._bot_sounds = False
-        self.trace.event("bot-silent", "the bot is silent", at=self._bot_until)
-
     def _note_failure(self, reason: str) -> None:
         """Log, from the writer's thread, that there is no more trace; the call goes on."""
         self._loop.call_soon_threadsafe(
             self.logger.error, "the call's trace cannot be written: {}; what was written until then is there", reason
         )
+
+
+class Turns:
+    """
+    Tells a trace when each end begins and ends to sound, and how much of the bot's audio waits at the provider.
+
+    Args:
+        format: Of the bot's audio.
+    """
+
+    def __init__(self, format: AudioFormat) -> None:
+        self._byte_s = 1 / (format.sample_rate * format.sample_width)
+        #: Whether each end is sounding, and until when it was.
+        self._caller_sounds = self._bot_sounds = False
+        self._caller_until = self._bot_until = 0.0
+        self._buffer_told_at = 0.0
+
+    def heard(self, pieces: Sequence[Piece]) -> list[TraceEvent]:
+        """Return what happened while these pieces came."""
+        told: list[TraceEvent] = []
+        for direction, at, _, payload, sounds, queued_s in pieces:
+            if not payload:
+                continue
+            if direction == "in":
+                if sounds:
+                    if not self._caller_sounds:
+                        self._caller_sounds = True
+                        told.append(TraceEvent(at, "caller-speaks", "the caller speaks"))
+                        if self._bot_sounds and self._bot_until > at:
+                            told.append(TraceEvent(at, "interruption", "the caller speaks while the bot does"))
+                    self._caller_until = at
+                elif self._caller_sounds and at - self._caller_until >= PAUSE_S:
+                    told += self._end_of_caller()
+                continue
+            ends = at + queued_s
+            begins = ends - len(payload) * self._byte_s
+            if self._bot_sounds and begins - self._bot_until >= PAUSE_S:
+                told += self._end_of_bot()
+            if sounds:
+                if not self._bot_sounds:
+                    self._bot_sounds = True
+                    told.append(TraceEvent(begins, "bot-speaks", "the bot speaks"))
+                self._bot_until = ends
+            if at - self._buffer_told_at >= BUFFER_EVERY_S:
+                self._buffer_told_at = at
+                told.append(TraceEvent(at, "buffer", "", {"ms": round(queued_s * 1000, 1)}))
+        return told
+
+    def cleared(self, at: float) -> list[TraceEvent]:
+        """Return what happened since the bot's unplayed audio was cut."""
+        self._bot_until = min(self._bot_until, at)
+        return [*self._end_of_bot(), TraceEvent(at, "buffer", "", {"ms": 0.0})]
+
+    def ended(self) -> list[TraceEvent]:
+        """Return what happened because the call has ended."""
+        return [*self._end_of_caller(), *self._end_of_bot()]
+
+    def _end_of_caller(self) -> list[TraceEvent]:
+        was, self._caller_sounds = self._caller_sounds, False
+        return [TraceEvent(self._caller_until, "caller-silent", "the caller is silent")] if was else []
+
+    def _end_of_bot(self) -> list[TraceEvent]:
+        was, self._bot_sounds = self._bot_sounds, False
+        return [TraceEvent(self._bot_until, "bot-silent", "the bot is silent")] if was else []
 
 
 def _ignore(direction: WireDirection, raw: str | bytes, *, is_audio: bool) -> None:

@@ -246,14 +246,24 @@ class MediaSocket(BoundedSocket):
             return
         self._enqueue(raw, event)
 
-    def _admitted(self, audio: Audio, now: float) -> bytes | None:
-        """Count a piece of the caller's audio, and return it as s16le; ``None`` if it is not to be heard."""
-        if audio.track != "inbound":
-            return None  # The bot's own voice, if a document requested both tracks.
+    def _admitted(self, audio: Audio, now: float, raw: str | bytes | None = None) -> bytes | None:
+        """
+        Count a piece of the caller's audio, and return it as s16le; ``None`` if it is not to be heard.
+
+        Args:
+            audio: The piece.
+            now: When it came.
+            raw: Its message, unless the tap was told.
+        """
         wire = self.stream.format
         duration_ms = wire.duration_ms(len(audio.payload))
-        if not self._input_limit.admits(now, duration_ms / 1000):
-            self.note_fault("ahead", f"the audio is more than {MAX_AHEAD_S:g} s ahead of real time")
+        # The other track is the bot's own voice, if a document requested both.
+        is_inbound = audio.track == "inbound"
+        if not is_inbound or not self._input_limit.admits(now, duration_ms / 1000):
+            if self.tap is not None and raw is not None:
+                self.tap.message("in", raw, is_audio=True)
+            if is_inbound:
+                self.note_fault("ahead", f"the audio is more than {MAX_AHEAD_S:g} s ahead of real time")
             return None
         self.received_ms += duration_ms
         self.bytes_in += len(audio.payload)
@@ -264,7 +274,7 @@ class MediaSocket(BoundedSocket):
         pcm = wire.decode(audio.payload)
         self.turns.caller(pcm, now)
         if self.tap is not None:
-            self.tap.caller(pcm, now, sounds=self.turns.caller_sounded_at == now)
+            self.tap.caller(raw, audio.payload, now, self.turns.caller_sounded_at == now)
         return pcm
 
     def _take_at_once(self, raw: str | bytes) -> bool:
@@ -286,9 +296,7 @@ class MediaSocket(BoundedSocket):
                 self._early = raw, event
                 return False
             self._read_until = until
-            if self.tap is not None:
-                self.tap.message("in", raw, is_audio=True)
-            pcm = self._admitted(event, now)
+            pcm = self._admitted(event, now, raw)
             if pcm is not None:
                 at_once.take_audio(pcm)
         except RemoteProtocolError as error:
@@ -443,9 +451,7 @@ class MediaSocket(BoundedSocket):
         audio = Audio(self.stream.outbound_format.encode(pcm))
         raw = self.stream.send(audio)
         self._connection.send_now(raw)
-        if self.tap is not None:
-            self.tap.message("out", raw, is_audio=True)
-        self._note_sent(audio, pcm)
+        self._note_sent(raw, audio.payload, pcm)
 
     async def send(self, message: Message) -> None:
         """Send a message as ASGI has it, for a bot that writes its own; a close is only a request."""
@@ -482,11 +488,12 @@ class MediaSocket(BoundedSocket):
     async def _write_now(self, raw: str | bytes, event: Event | None, pcm: bytes | None = None) -> None:
         if not await self._send_raw(raw):
             return
-        if self.tap is not None:
-            self.tap.message("out", raw, is_audio=isinstance(event, Audio))
         if isinstance(event, Audio):
-            self._note_sent(event, pcm)
-        elif isinstance(event, Mark):
+            self._note_sent(raw, event.payload, pcm)
+            return
+        if self.tap is not None:
+            self.tap.message("out", raw, is_audio=False)
+        if isinstance(event, Mark):
             self.marks_sent += 1
             if self.tap is not None:
                 self.tap.event("mark-sent", f"mark {event.name[:MARK_SHOWN]!r} was sent")
@@ -503,25 +510,24 @@ class MediaSocket(BoundedSocket):
             if self.tap is not None:
                 self.tap.clear(now, queued_s)
 
-    def _note_sent(self, audio: Audio, pcm: bytes | None) -> None:
-        """Count a piece of the bot's audio, whose PCM is known or not."""
+    def _note_sent(self, raw: str | bytes, payload: bytes, pcm: bytes | None) -> None:
+        """Count a piece of the bot's audio, whose PCM is known or not, and its message."""
         now = self._loop.time()
         wire = self.stream.outbound_format
-        duration_ms = wire.duration_ms(len(audio.payload))
+        duration_ms = wire.duration_ms(len(payload))
         empty_s = self.pacer.sent(now, duration_ms / 1000)
         self.sent_ms += duration_ms
-        self.bytes_out += len(audio.payload)
-        if pcm is None or self.tap is not None:
-            # What is kept has what the caller hears.
-            pcm = wire.decode(audio.payload[: len(audio.payload) // wire.sample_width * wire.sample_width])
-        self.turns.bot(pcm, now)
+        self.bytes_out += len(payload)
+        if pcm is None:
+            pcm = wire.decode(payload[: len(payload) // wire.sample_width * wire.sample_width])
+        answers = self.turns.bot(pcm, now)
         if self._breaks.sent(pcm, empty_s, wire.sample_rate):
             self.underruns += 1
         if self.tap is not None:
             sounds, queued_s = self.turns.bot_sounded_at == now, self.pacer.queued_s(now)
-            self.tap.bot(pcm, now, sounds=sounds, queued_s=queued_s, duration_s=duration_ms / 1000)
-            if self.turns.responses_s:
-                self.tap.waits(self.turns.responses_s, self.turns.answered_at)
+            self.tap.bot(raw, payload, now, sounds, queued_s)
+            if answers:
+                self.tap.wait(self.turns.responses_s[-1], now)
 
     @property
     def playable_ms(self) -> float:

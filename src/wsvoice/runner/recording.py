@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 WRITE_EVERY_S = 1.0
 #: How much is converted at a time, however long the process was blocked.
 STEP_S = 10.0
-#: How much of the bot's unplayed audio is kept; no provider is known to queue more.
-MAX_UNPLAYED_S = 600.0
+#: How much of one end's audio is kept that is not played yet; no provider is known to queue more.
+MAX_WAITING_S = 600.0
 #: How long a disk may accept nothing before the recording is given up; until then it is kept in memory.
 MAX_UNWRITTEN_S = 60.0
 #: How long the end of a call waits for the disk.
@@ -63,7 +63,10 @@ class CallRecorder:
         self._logger = logger
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()
-        self._tracks = {"caller": Track(stream.format.sample_rate), "bot": Track(stream.outbound_format.sample_rate)}
+        self._tracks = {
+            "caller": Track(stream.format, MAX_WAITING_S),
+            "bot": Track(stream.outbound_format, MAX_WAITING_S),
+        }
         rates = [track.rate for track in self._tracks.values()]
         self._file = _StereoFile(folder / f"{stamp}-{call.provider}-{safe_id}.wav", rates)
         self._written_until = 0.0
@@ -72,15 +75,15 @@ class CallRecorder:
         self._job: asyncio.Future[None] = self._on_disk(self._file.open)
         self._timer = self._loop.call_later(WRITE_EVERY_S, self._tick)
 
-    def hear(self, who: str, pcm: bytes, now: float) -> None:
-        """Add a piece of s16le audio of ``caller`` or ``bot``, or cut the bot's unplayed audio (``clear``)."""
+    def hear(self, who: str, payload: bytes, now: float) -> None:
+        """Add a piece of audio of ``caller`` or ``bot``, in its format, or cut the bot's unplayed (``clear``)."""
         if self._stopped:
             return
         at_s = now - self._started
         if who == "clear":
             self._tracks["bot"].cut(at_s)
         else:
-            self._tracks[who].put(pcm, at_s, most_s=MAX_UNPLAYED_S)
+            self._tracks[who].put(payload, at_s)
 
     def stop(self) -> None:
         """Write what is left, and ignore all audio from now on."""

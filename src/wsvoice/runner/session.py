@@ -333,8 +333,8 @@ class Session(BotSession):
     def _begin_trace(self, tap: CallTap) -> None:
         stream = self.socket.stream
         tap.logger = self.logger
-        rates = (stream.format.sample_rate, stream.outbound_format.sample_rate)
-        tap.begin(self.call, rates, zero=self._stream_began_at, exchange=self._exchange)
+        formats = (stream.format, stream.outbound_format)
+        tap.begin(self.call, formats, zero=self._stream_began_at, exchange=self._exchange)
 
     def _refuse(self, reason: str) -> bool:
         self.note_end("server", reason)

@@ -81,20 +81,22 @@ class TurnTimer:
         if level > AUDIBLE_LEVEL:
             self.caller_sounded_at = now
 
-    def bot(self, pcm: bytes, now: float) -> None:
-        """Hear a piece of the bot's audio, s16le, as it is sent."""
+    def bot(self, pcm: bytes, now: float) -> bool:
+        """Hear a piece of the bot's audio, s16le, as it is sent; true if it begins an answer."""
         level = rms(pcm)
         self.bot_level.note(level, len(pcm), now)
         if level <= AUDIBLE_LEVEL:
-            return
+            return False
         if self.first_sound_at is None:
             self.first_sound_at = now
         last, self.bot_sounded_at = self.bot_sounded_at, now
         if last is not None and now - last < PAUSE_S:
-            return
-        if self.caller_sounded_at is not None and (last is None or self.caller_sounded_at > last):
-            self.responses_s.append(now - self.caller_sounded_at)
-            self.answered_at.append(now)
+            return False
+        if self.caller_sounded_at is None or (last is not None and self.caller_sounded_at <= last):
+            return False
+        self.responses_s.append(now - self.caller_sounded_at)
+        self.answered_at.append(now)
+        return True
 
 
 class Breaks:

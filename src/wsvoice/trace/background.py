@@ -1,21 +1,28 @@
 """
 Writes traces beside the calls: one thread for all of a process's, so that no call waits for the disk.
 
-What a call adds is only put into a list; it is made into lines and audio, and written, within a second. All that waits
-is bounded. If the disk is too slow, messages are dropped, and audio becomes silence, so what follows keeps its place;
-the trace says so.
+What a call adds is only put into a list; it is made into lines, audio and turns, and written, within two seconds. All
+that waits is bounded. If the disk is too slow, messages are dropped, and audio becomes silence, so what follows keeps
+its place; the trace says so.
+
+Calls pay for as little as possible: a piece of audio is one tuple in a deque. What is done once every 20 ms finds none
+of its code in the processor's caches, and takes five times as long there as it does here, for two hundred pieces.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
+from wsvoice.audio import AudioFormat
 from wsvoice.call import Call
 from wsvoice.trace.format import Header, LogLine, TraceEvent, WireDirection, WireKind
 from wsvoice.trace.redaction import Masks
@@ -27,23 +34,60 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-#: How often what was added is written; a killed process loses this much.
-WRITE_EVERY_S = 1.0
+#: How often what was added is written, in seconds; a killed process loses this much.
+WRITE_EVERY_S = 2.0
+#: How long the thread rests at least: waking up costs as much as writing half a trace.
+REST_S = 0.1
 #: How late audio may be passed on that is to be written in its place, in seconds.
 LATE_S = 0.25
-#: How much may wait for the disk, of one call: bytes of messages, bytes of audio, events and lines.
-MAX_WIRE, MAX_AUDIO, MAX_LINES = 8 * 1024**2, 8 * 1024**2, 20_000
+#: How much may wait for the disk, of one call: pieces of audio, bytes of other messages, events and lines.
+MAX_PIECES, MAX_WIRE, MAX_LINES = 10_000, 8 * 1024**2, 20_000
+#: How many characters a piece's message may have; a longer one is as any other.
+MAX_PIECE = 4096
 #: How much of the messages is kept of a call that nobody knows yet, in bytes.
 MAX_EARLY = 256 * 1024
 #: How long the text of one line of the log may be.
 MAX_LOG_TEXT = 16_384
-#: How much of the bot's unplayed audio is kept, in seconds.
-MAX_UNPLAYED_S = 600.0
+#: How much of one end's audio is kept that is not played yet, in seconds.
+MAX_WAITING_S = 600.0
 #: How much is written of one track at a time, in seconds.
 STEP_S = 10.0
 
-_Wire = tuple[float, WireDirection, WireKind, str | bytes, Mapping[str, Any] | None, bool]
-_Sound = tuple[str, bytes, float]
+
+#: A piece of audio: which way it went, when, its message unless that was added, the piece as the stream codes it,
+#: whether it is to be heard, and how many seconds of the bot's audio wait at the provider with it.
+Piece = tuple[WireDirection, float, str | bytes | None, bytes, bool, float]
+
+
+class Follower(Protocol):
+    """Tells events from the audio, in the writer's thread; times are by the trace's clock."""
+
+    def heard(self, pieces: Sequence[Piece]) -> Iterable[TraceEvent]:
+        """Return what happened while these pieces came."""
+
+    def cleared(self, at: float) -> Iterable[TraceEvent]:
+        """Return what happened since the bot's unplayed audio was cut."""
+
+    def ended(self) -> Iterable[TraceEvent]:
+        """Return what happened because the call has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Cleared:
+    """The bot's unplayed audio was cut."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    """A message from which something may have to be left out."""
+
+    at: float
+    dir: WireDirection
+    kind: WireKind
+    content: str | bytes
+    fields: Mapping[str, Any] | None
 
 
 class LiveTrace:
@@ -64,12 +108,13 @@ class LiveTrace:
         self._is_over = False
         #: When the stream started, by the clock.
         self._zero = 0.0
-        self._wire: deque[_Wire] = deque()
-        self._sound: deque[_Sound] = deque()
+        self._wire: deque[Piece | _Message | _Cleared] = deque()
+        #: How many pieces may be there.
+        self._most_pieces = 0
+        # How many bytes of messages were ever put there by the call, and written by the writer's thread.
+        self._put = self._written = 0
         self._events: deque[TraceEvent] = deque()
         self._log: deque[LogLine] = deque()
-        # How much was ever put there by the call, and taken from there by the writer's thread.
-        self._wire_put = self._wire_taken = self._sound_put = self._sound_taken = 0
         self._dropped: dict[str, float] = {}
 
     @property
@@ -81,24 +126,27 @@ class LiveTrace:
         self,
         folder: Path,
         header: Header,
-        rates: tuple[int, int] | None,
+        formats: tuple[AudioFormat, AudioFormat] | None,
         *,
         zero: float | None = None,
         contiguous: bool = False,
+        follower: Follower | None = None,
     ) -> None:
         """
         Begin to write, since the call is known now.
 
         Args:
             folder: Where to.
-            header: What is known; its rate is the higher one of `rates`.
-            rates: Samples a second of the caller's audio and of the bot's; ``None`` for tracks with nothing in them.
+            header: What is known; its rate is the higher one of `formats`.
+            formats: Of the caller's audio and of the bot's; ``None`` for tracks with nothing in them.
             zero: When the stream started, by the clock; now if ``None``.
             contiguous: Whether each end's audio comes without gaps and in its time, however late, and is not cut.
+            follower: Tells events from the audio.
         """
         self._zero = self._clock() if zero is None else zero
-        self._disk = _Disk(self, partial(TraceWriter, folder, header, self._masks), rates, header.rate)
-        self._disk.is_contiguous = contiguous
+        self._disk = _Disk(self, partial(TraceWriter, folder, header, self._masks), formats, header.rate)
+        self._disk.is_contiguous, self._disk.follower = contiguous, follower
+        self._most_pieces = MAX_PIECES
         _thread.add(self._disk)
 
     # What happens
@@ -110,45 +158,64 @@ class LiveTrace:
         content: str | bytes,
         fields: Mapping[str, Any] | None = None,
         *,
-        is_audio: bool = False,
         at: float | None = None,
         first: bool = False,
     ) -> None:
-        """Add a message, before those that wait if it was the `first`; nothing is left out of one that `is_audio`."""
+        """Add a message, before those that wait if it was the `first`."""
         if self._is_over:
             return
         # A stranger's messages wait here until it is known whether there is a call.
-        if self._wire_put - self._wire_taken > (MAX_WIRE if self._disk is not None else MAX_EARLY):
+        if self._put - self._written > (MAX_WIRE if self._disk is not None else MAX_EARLY):
             self._drop("wire", 1)
             return
-        self._wire_put += len(content)
-        message = (self._clock() if at is None else at, dir, kind, content, fields, is_audio)
+        self._put += len(content)
+        message = _Message(self._clock() if at is None else at, dir, kind, content, fields)
         if first:
             self._wire.appendleft(message)
         else:
             self._wire.append(message)
 
     def message(self, direction: WireDirection, raw: str | bytes, *, is_audio: bool) -> None:
-        """Add a message of the stream that comes or goes now: what :meth:`wire` does, for a hundred a second."""
-        if self._is_over:
-            return
-        if self._wire_put - self._wire_taken > MAX_EARLY:
-            # That may be too much.
-            self.wire(direction, "text" if isinstance(raw, str) else "binary", raw, is_audio=is_audio)
-            return
-        self._wire_put += len(raw)
-        kind: WireKind = "text" if type(raw) is str else "binary"
-        self._wire.append((self._clock(), direction, kind, raw, None, is_audio))
+        """Add a message of the stream that comes or goes now; nothing has to be left out of one that `is_audio`."""
+        if is_audio:
+            self.audio(direction, b"", self._clock(), raw)
+        else:
+            self.wire(direction, "text" if isinstance(raw, str) else "binary", raw)
 
-    def hear(self, who: str, pcm: bytes, now: float) -> None:
-        """Add a piece of s16le audio of ``caller`` or ``bot``, or cut the bot's unplayed audio (``clear``)."""
-        if self._is_over:
-            return
-        if self._sound_put - self._sound_taken > MAX_AUDIO and pcm:
-            self._drop("audio_bytes", len(pcm))
-            return
-        self._sound_put += len(pcm)
-        self._sound.append((who, pcm, now))
+    def audio(
+        self,
+        direction: WireDirection,
+        payload: bytes,
+        at: float,
+        raw: str | bytes | None = None,
+        sounds: bool = False,
+        queued_s: float = 0.0,
+    ) -> None:
+        """
+        Add a piece of the caller's audio, which comes ``in``, or of the bot's. Nearly all that is added comes here.
+
+        Args:
+            direction: Which way.
+            payload: The piece, in the format of its end.
+            at: When, by the clock.
+            raw: Its message, unless that was added; a text is JSON.
+            sounds: Whether it is to be heard, or silent; for the follower, as what comes next.
+            queued_s: How much of the bot's audio waits at the provider with it, in seconds.
+        """
+        if len(self._wire) < self._most_pieces and (raw is None or len(raw) <= MAX_PIECE):
+            self._wire.append((direction, at, raw, payload, sounds, queued_s))
+        elif not self._is_over:
+            if raw is not None:
+                self.wire(direction, "text" if isinstance(raw, str) else "binary", raw, at=at)
+            if len(self._wire) < self._most_pieces:
+                self._wire.append((direction, at, None, payload, sounds, queued_s))
+            elif payload:
+                self._drop("audio_bytes", len(payload))
+
+    def cut(self, at: float) -> None:
+        """Cut the bot's audio that was not played by then."""
+        if not self._is_over:
+            self._wire.append(_Cleared(at))
 
     def event(self, event: str, detail: str = "", *, at: float | None = None, **fields: object) -> None:
         """Add an event of the timeline."""
@@ -174,22 +241,27 @@ class LiveTrace:
 
     def end(self, ended: Mapping[str, Any], report: Mapping[str, Any] | None = None) -> Future[Path | None]:
         """Write the rest, and how the call has ended; the future is done when all is on disk."""
-        self._is_over = True
+        self._close()
         if self._disk is None:
             done: Future[Path | None] = Future()
             done.set_result(None)
             return done
         self._disk.ending = (dict(ended), dict(report or {}), self._clock() - self._zero)
-        _thread.wake()
+        _thread.wake(self._disk)
         return self._disk.done
+
+    def _close(self) -> None:
+        """Accept nothing any more."""
+        self._is_over = True
+        self._most_pieces = 0
 
     def _drop(self, what: str, count: float) -> None:
         self._dropped[what] = self._dropped.get(what, 0) + count
 
     def give_up(self, reason: str) -> None:
         """Write no further; what was written stays."""
-        self._is_over = True
-        for waiting in (self._wire, self._sound, self._events, self._log):
+        self._close()
+        for waiting in (self._wire, self._events, self._log):
             waiting.clear()
         self._on_failure(reason)
 
@@ -198,19 +270,26 @@ class _Disk:
     """The writing of one trace, in the writer's thread."""
 
     def __init__(
-        self, live: LiveTrace, open_writer: Callable[[], TraceWriter], rates: tuple[int, int] | None, rate: int
+        self,
+        live: LiveTrace,
+        open_writer: Callable[[], TraceWriter],
+        formats: tuple[AudioFormat, AudioFormat] | None,
+        rate: int,
     ) -> None:
         self._live = live
         self._open = open_writer
         self._writer: TraceWriter | None = None
-        self._has_sound = rates is not None
+        self._has_sound = formats is not None
         self.is_contiguous = False
-        caller_rate, bot_rate = rates or (rate, rate)
-        self._tracks = {"caller": _Resampled(caller_rate, rate), "bot": _Resampled(bot_rate, rate)}
+        self.follower: Follower | None = None
+        caller, bot = formats or (AudioFormat(sample_rate=rate),) * 2
+        self._caller, self._bot = _Resampled(caller, rate), _Resampled(bot, rate)
         self._written_until = 0.0
         self.path: Path | None = None
         self.ending: tuple[dict[str, Any], dict[str, Any], float] | None = None
         self.done: Future[Path | None] = Future()
+        #: Set where somebody waits for what there is to be written.
+        self.is_urgent = False
 
     def step(self) -> bool:
         """Write what there is; false once all is written."""
@@ -225,71 +304,73 @@ class _Disk:
             ended, report, t = ending
             for what, count in live._dropped.items():
                 self._writer.note_dropped(what, count)
-            self._writer.close({"t": round(t, 4), "samples": self._samples, **ended}, report)
-        except OSError as error:
+            samples = min(self._caller.written, self._bot.written)
+            self._writer.close({"t": round(t, 4), "samples": samples, **ended}, report)
+        except Exception as error:  # noqa: BLE001 One trace's failure must not end the thread, and the others with it.
             if self._writer is not None:
                 self._writer.abandon()
-            live.give_up(error.strerror or str(error) or type(error).__name__)
+            live.give_up(getattr(error, "strerror", None) or str(error) or type(error).__name__)
         self.done.set_result(self.path)
         return False
 
     def _write(self, writer: TraceWriter, ended_s: float | None) -> None:
-        live, zero = self._live, self._live._zero
-        audio: list[tuple[float, WireDirection, str]] = []
-        taken = 0
-        for at, dir, kind, content, fields, is_audio in _taken(live._wire):
-            taken += len(content)
-            if is_audio and type(content) is str:
-                audio.append((at - zero, dir, content))
+        live, zero, follower = self._live, self._live._zero, self.follower
+        # What was played by now cannot be cut any more; a little less, for what is being added.
+        played_s = live._clock() - zero - LATE_S
+        # What is put there from now on may be written too; it counts the next time.
+        put = live._put
+        for kind, waiting in groupby(_taken(live._wire), type):
+            if kind is tuple:
+                self._write_pieces(writer, list(cast("Iterator[Piece]", waiting)))
                 continue
-            writer.audio_messages(audio)
-            audio.clear()
-            writer.wire(at - zero, dir, kind, content, fields, is_audio=is_audio)
-        live._wire_taken += taken
-        writer.audio_messages(audio)
-        for event in _taken(live._events):
-            if event.event == "buffer":
-                writer.buffer(event.t - zero, event.fields["ms"])
-                continue
-            writer.event(TraceEvent(event.t - zero, event.event, event.detail, event.fields))
+            for each in cast("Iterator[_Message | _Cleared]", waiting):
+                if isinstance(each, _Message):
+                    writer.wire(each.at - zero, each.dir, each.kind, each.content, each.fields)
+                    continue
+                self._bot.track.cut(each.at - zero)
+                if follower is not None:
+                    self._tell(writer, follower.cleared(each.at))
+        live._written = put
+        if follower is not None and ended_s is not None:
+            self._tell(writer, follower.ended())
+        self._tell(writer, _taken(live._events))
         for line in _taken(live._log):
             writer.log(LogLine(line.t - zero, line.level, line.logger, line.message))
         writer.flush()
         if self._has_sound:
-            self._write_sound(writer, ended_s)
+            self._write_sound(writer, played_s, ended_s)
 
-    def _write_sound(self, writer: TraceWriter, ended_s: float | None) -> None:
-        live = self._live
-        # What was played by now cannot be cut any more; a little less, for what is being added.
-        until_s = live._clock() - live._zero - LATE_S
-        zero, caller, bot = live._zero, self._tracks["caller"].track, self._tracks["bot"].track
-        taken = 0
-        for who, pcm, now in _taken(live._sound):
-            taken += len(pcm)
-            if who == "caller":
-                caller.put(pcm, now - zero, most_s=MAX_UNPLAYED_S)
-            elif who == "bot":
-                bot.put(pcm, now - zero, most_s=MAX_UNPLAYED_S)
+    def _write_pieces(self, writer: TraceWriter, pieces: list[Piece]) -> None:
+        """Write the messages, put on the tracks what they carry, and tell what happened meanwhile."""
+        zero, follower = self._live._zero, self.follower
+        writer.audio_messages([(at - zero, dir, raw) for dir, at, raw, _, _, _ in pieces if raw is not None])
+        if self._has_sound:
+            self._caller.track.put_all([(at - zero, payload) for dir, at, _, payload, _, _ in pieces if dir == "in"])
+            self._bot.track.put_all([(at - zero, payload) for dir, at, _, payload, _, _ in pieces if dir == "out"])
+        if follower is not None:
+            self._tell(writer, follower.heard(pieces))
+
+    def _tell(self, writer: TraceWriter, events: Iterable[TraceEvent]) -> None:
+        zero = self._live._zero
+        for each in events:
+            if each.event == "buffer":
+                writer.buffer(each.t - zero, each.fields["ms"])
             else:
-                bot.cut(now - zero)
-        live._sound_taken += taken
-        ends = [each.track.ends_s for each in self._tracks.values()]
+                writer.event(TraceEvent(each.t - zero, each.event, each.detail, each.fields))
+
+    def _write_sound(self, writer: TraceWriter, until_s: float, ended_s: float | None) -> None:
+        ends = self._caller.track.ends_s, self._bot.track.ends_s
         if self.is_contiguous:
             until_s = max(ends) if ended_s is not None else min(ends)
         elif ended_s is not None:
             until_s = max(ended_s, self._written_until)
         while self._written_until < until_s:
             self._written_until = min(until_s, self._written_until + STEP_S)
-            writer.caller(self._tracks["caller"].take(self._written_until))
-            writer.bot(self._tracks["bot"].take(self._written_until))
+            writer.caller(self._caller.take(self._written_until))
+            writer.bot(self._bot.take(self._written_until))
         if ended_s is not None:
-            writer.caller(self._tracks["caller"].rest())
-            writer.bot(self._tracks["bot"].rest())
-
-    @property
-    def _samples(self) -> int:
-        """How long both tracks are."""
-        return min(track.written for track in self._tracks.values())
+            writer.caller(self._caller.rest())
+            writer.bot(self._bot.rest())
 
 
 def _taken(waiting: deque[_T]) -> list[_T]:
@@ -301,15 +382,15 @@ def _taken(waiting: deque[_T]) -> list[_T]:
 class _Resampled:
     """A track that is written at another rate than its end has."""
 
-    def __init__(self, rate: int, written_rate: int) -> None:
-        self.track = Track(rate)
+    def __init__(self, format: AudioFormat, written_rate: int) -> None:
+        self.track = Track(format, MAX_WAITING_S)
         #: How many samples were written.
         self.written = 0
         self._resampler: Resampler | None = None
-        if rate != written_rate:
+        if format.sample_rate != written_rate:
             from wsvoice.audio import Resampler
 
-            self._resampler = Resampler.offline(rate, written_rate)
+            self._resampler = Resampler.offline(format.sample_rate, written_rate)
 
     def take(self, until_s: float) -> bytes:
         """Remove and return the audio before `until_s`."""
@@ -335,31 +416,44 @@ class _Thread:
         self._thread: threading.Thread | None = None
 
     def add(self, disk: _Disk) -> None:
-        """Write another trace."""
+        """Write another trace, from now on."""
         with self._lock:
             self._disks.append(disk)
             # A forked process has none of the threads.
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="wsvoice-trace", daemon=True)
                 self._thread.start()
-        self._woken.set()
+        self.wake(disk)
 
-    def wake(self) -> None:
-        """Write now."""
+    def wake(self, disk: _Disk) -> None:
+        """Write one trace now."""
+        disk.is_urgent = True
         self._woken.set()
 
     def _run(self) -> None:
         while True:
-            self._woken.wait(WRITE_EVERY_S)
-            self._woken.clear()
-            for disk in list(self._disks):
-                if not disk.step():
-                    with self._lock:
-                        self._disks.remove(disk)
             with self._lock:
-                if not self._disks:
+                disks = list(self._disks)
+                if not disks:
                     self._thread = None
                     return
+            # A few at a time: the calls wait while this thread computes.
+            rest_s = max(REST_S, WRITE_EVERY_S / len(disks))
+            at_once = math.ceil(len(disks) * rest_s / WRITE_EVERY_S)
+            for number, disk in enumerate(disks):
+                if number % at_once == 0 and self._woken.wait(rest_s):
+                    self._woken.clear()
+                    for each in list(self._disks):
+                        if each.is_urgent:
+                            self._step(each)
+                if not disk.done.done():
+                    self._step(disk)
+
+    def _step(self, disk: _Disk) -> None:
+        disk.is_urgent = False
+        if not disk.step():
+            with self._lock:
+                self._disks.remove(disk)
 
 
 _thread = _Thread()

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from wsvoice.audio import AudioFormat
+
 
 class Track:
-    """The audio of one end that is not written yet: s16le at `rate` samples a second."""
+    """
+    The audio of one end that is not written yet; it is kept as the stream codes it.
 
-    def __init__(self, rate: int) -> None:
-        self.rate = rate
-        self._pcm = bytearray()
+    Args:
+        format: The format of the pieces.
+        most_s: How much may wait before another piece's time, in seconds; the piece is dropped then.
+    """
+
+    def __init__(self, format: AudioFormat, most_s: float) -> None:
+        self.format = format
+        self.rate = format.sample_rate
+        self._most = most_s * self.rate
+        self._width = format.sample_width
+        self._coded = bytearray()
         #: The positions in the call of its first sample, and of the one after its last.
         self._first = self._end = 0
 
@@ -17,27 +30,39 @@ class Track:
         """When it ends, in seconds from the start of the call."""
         return self._end / self.rate
 
-    def put(self, pcm: bytes, at_s: float, *, most_s: float) -> None:
-        """Append audio, not before `at_s`; it is dropped if there are `most_s` of audio before it by then."""
-        gap = round(at_s * self.rate) - self._end
-        if gap > 0:
-            self._pcm += bytes(2 * gap)
-        elif gap <= -most_s * self.rate:
-            return
-        self._pcm += pcm
-        self._end = self._first + len(self._pcm) // 2
+    def put(self, payload: bytes, at_s: float) -> None:
+        """Append a piece, not before `at_s`. Half a sample at its end is left out."""
+        self.put_all([(at_s, payload)])
+
+    def put_all(self, pieces: Iterable[tuple[float, bytes]]) -> None:
+        """Append pieces with their times, as :meth:`put` does."""
+        coded, end, rate, width, most = self._coded, self._end, self.rate, self._width, self._most
+        for at_s, payload in pieces:
+            size = len(payload)
+            if width == 2 and size & 1:
+                size -= 1
+                payload = payload[:size]
+            gap = round(at_s * rate) - end
+            if gap > 0 and size:
+                coded += self.format.silence(gap * width)
+                end += gap
+            elif gap <= -most:
+                continue
+            coded += payload
+            end += size // width
+        self._end = end
 
     def cut(self, at_s: float) -> None:
         """Drop the audio after `at_s`."""
         kept = max(0, round(at_s * self.rate) - self._first)
-        del self._pcm[2 * kept :]
-        self._end = self._first + len(self._pcm) // 2
+        del self._coded[kept * self._width :]
+        self._end = self._first + len(self._coded) // self._width
 
     def take(self, until_s: float) -> bytes:
-        """Remove and return the audio before `until_s`, filled up with silence."""
+        """Remove and return the audio before `until_s`, s16le, filled up with silence."""
         count = max(0, round(until_s * self.rate) - self._first)
-        pcm = bytes(self._pcm[: 2 * count])
-        del self._pcm[: 2 * count]
+        pcm = self.format.decode(bytes(self._coded[: count * self._width]))
+        del self._coded[: count * self._width]
         self._first += count
-        self._end = self._first + len(self._pcm) // 2
+        self._end = max(self._first, self._end)
         return pcm + bytes(2 * count - len(pcm))

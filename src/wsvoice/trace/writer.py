@@ -80,27 +80,32 @@ class TraceWriter:
         kind: WireKind,
         content: str | bytes,
         fields: Mapping[str, Any] | None = None,
-        *,
-        is_audio: bool = False,
     ) -> None:
-        """Add a message; of one that `is_audio`, nothing has to be left out."""
-        if isinstance(content, bytes):
-            shown = f'"base64":"{base64.b64encode(content).decode("ascii")}"'
-        elif is_audio:
-            shown = f'"text":"{_all_quoted([content])[0]}"'
-        else:
-            shown = f'"text":{encode_basestring_ascii(self._masks.text(content))}'
+        """Add a message."""
+        if isinstance(content, str):
+            content = self._masks.text(content)
         more = "" if not fields else "," + json.dumps(self._masks.values(dict(fields)))[1:-1]
-        self._lines[WIRE_FILE].append(f'{{"t":{t:.4f},"dir":"{dir}","kind":"{kind}",{shown}{more}}}\n')
+        self._lines[WIRE_FILE].append(_wire_line(t, dir, kind, content, more))
 
-    def audio_messages(self, messages: Sequence[tuple[float, WireDirection, str]]) -> None:
-        """Add text messages with audio, which are nearly all there are: what :meth:`wire` does, for less."""
-        if messages:
-            quoted = _all_quoted([content for _, _, content in messages])
+    def audio_messages(self, messages: Sequence[tuple[float, WireDirection, str | bytes]]) -> None:
+        """
+        Add messages with audio, of which nothing has to be left out; a text is JSON.
+
+        It is what :meth:`wire` does, for less.
+        """
+        if not _are_plain([content for _, _, content in messages]):
             self._lines[WIRE_FILE] += [
-                f'{{"t":{t:.4f},"dir":"{dir}","kind":"text","text":"{text}"}}\n'
-                for (t, dir, _), text in zip(messages, quoted, strict=True)
+                _wire_line(t, dir, "text" if isinstance(content, str) else "binary", content)
+                for t, dir, content in messages
             ]
+            return
+        # Nothing is to be escaped in the messages but quotes, and that in all of them at once; until then another
+        # character, which they do not have, stands for the lines' own quotes.
+        lines = [
+            f"{{\1t\1:{t:.4f},\1dir\1:\1{dir}\1,\1kind\1:\1text\1,\1text\1:\1{content}\1}}\n"  # type: ignore[str-bytes-safe]
+            for t, dir, content in messages
+        ]
+        self._lines[WIRE_FILE].append("".join(lines).replace('"', '\\"').replace("\1", '"'))
 
     def buffer(self, t: float, ms: float) -> None:
         """Add how much of the bot's audio waits at the provider, to the timeline."""
@@ -213,13 +218,23 @@ def _new_folder(wanted: Path) -> Path:
     raise AssertionError
 
 
-def _all_quoted(messages: Sequence[str]) -> list[str]:
-    """Return messages that are JSON themselves as JSON strings have them; most have nothing to escape but quotes."""
-    # All at once: JSON has no such character, nor any other that would have to be escaped, but these.
-    together = "\0".join(messages)
-    if together.isascii() and not any(each in together for each in "\\\n\r\t"):
-        return together.replace('"', '\\"').split("\0")
-    return [encode_basestring_ascii(each)[1:-1] for each in messages]
+def _are_plain(messages: Sequence[str | bytes]) -> bool:
+    """Whether all are texts in which a JSON string has nothing to escape but quotes, as most are."""
+    try:
+        together = "".join(messages)  # type: ignore[arg-type]
+    except TypeError:
+        return False
+    # They are JSON themselves, so there are no other control characters than these; five searches of bytes are much
+    # quicker than one for a class of characters.
+    return together.isascii() and not any(each in together for each in "\\\n\r\t\1")
+
+
+def _wire_line(t: float, dir: WireDirection, kind: WireKind, content: str | bytes, more: str = "") -> str:
+    if isinstance(content, str):
+        shown = f'"text":{encode_basestring_ascii(content)}'
+    else:
+        shown = f'"base64":"{base64.b64encode(content).decode("ascii")}"'
+    return f'{{"t":{t:.4f},"dir":"{dir}","kind":"{kind}",{shown}{more}}}\n'
 
 
 def _put(descriptor: int, content: bytes) -> None:
