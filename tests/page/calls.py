@@ -87,9 +87,9 @@ def _write_wire(writer: TraceWriter, seconds: float) -> None:
     for n in range(round(seconds / _FRAME_S)):
         media = {"track": "inbound", "chunk": str(n + 1), "timestamp": str(n * 20), "payload": payloads[n % 64]}
         message = {"event": "media", "sequenceNumber": str(n + 2), "media": media, "streamSid": "MZ" + "2" * 32}
-        writer.audio_messages([(n * _FRAME_S, "in", json.dumps(message))])
+        writer.audio_messages([n * _FRAME_S], ["in"], [json.dumps(message)])
         said = {"event": "media", "streamSid": "MZ" + "2" * 32, "media": {"payload": payloads[-n % 64]}}
-        writer.audio_messages([(n * _FRAME_S + 0.004, "out", json.dumps(said))])
+        writer.audio_messages([n * _FRAME_S + 0.004], ["out"], [json.dumps(said)])
         if n % 500 == 0:
             writer.flush()
 

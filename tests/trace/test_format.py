@@ -35,7 +35,7 @@ def written(folder: Path) -> Path:
     writer.wire(-0.2, "in", "webhook", "CallSid=CA1", {"method": "POST", "url": "https://b.example/twilio"})
     writer.wire(-0.1, "out", "answer", "<Response/>", {"status": 200})
     writer.wire(0.0, "in", "text", '{"event":"start"}')
-    writer.audio_messages([(0.02, "out", b"\x00\xff")])
+    writer.audio_messages([0.02], ["out"], [b"\x00\xff"])
     writer.caller(TONE.tobytes())
     writer.bot(bytes(16_000))
     writer.event(TraceEvent(0.5, "buffer", "", {"ms": 120}))
@@ -103,7 +103,7 @@ def test_what_was_written_is_read(tmp_path: Path, is_packed: bool) -> None:
 def test_audio_messages_are_read_as_they_were(tmp_path: Path, messages: list[str | bytes]) -> None:
     writer = TraceWriter(tmp_path / "a.call", HEADER)
     for number, each in enumerate(messages):
-        writer.audio_messages([(number / 50, "in", each)])
+        writer.audio_messages([number / 50], ["in"], [each])
     writer.close({"t": 1.0, "samples": 0})
     with read_trace(writer.path) as trace:
         assert [

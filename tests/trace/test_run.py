@@ -94,7 +94,8 @@ def test_a_call_is_in_its_trace(serve: Serve, tmp_path: Path) -> None:  # noqa: 
     assert main_frequency(trace.caller.tobytes()) == pytest.approx(700, abs=25)
     assert main_frequency(trace.bot.tobytes()) == pytest.approx(700, abs=25)
     assert len(trace.caller) == len(trace.bot)
-    assert np.flatnonzero(np.abs(trace.bot) > 500)[0] > np.flatnonzero(np.abs(trace.caller) > 500)[0]
+    # An echo may leave in the same step of the loop, which is one time.
+    assert np.flatnonzero(np.abs(trace.bot) > 500)[0] >= np.flatnonzero(np.abs(trace.caller) > 500)[0]
     events = [each.event for each in trace.timeline]
     for event in ("started", "caller-speaks", "bot-speaks", "digit", "buffer", "mark", "mark-sent", "wait", "hang-up"):
         assert event in events

@@ -14,11 +14,11 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
@@ -36,6 +36,8 @@ _T = TypeVar("_T")
 
 #: How often what was added is written, in seconds; a killed process loses this much.
 WRITE_EVERY_S = 2.0
+#: How many pieces are made into lines at once: so many stay in the processor's caches.
+AT_ONCE = 50
 #: How long the thread rests at least: waking up costs as much as writing half a trace.
 REST_S = 0.1
 #: How late audio may be passed on that is to be written in its place, in seconds.
@@ -319,17 +321,18 @@ class _Disk:
         played_s = live._clock() - zero - LATE_S
         # What is put there from now on may be written too; it counts the next time.
         put = live._put
-        for kind, waiting in groupby(_taken(live._wire), type):
-            if kind is tuple:
-                self._write_pieces(writer, list(cast("Iterator[Piece]", waiting)))
-                continue
-            for each in cast("Iterator[_Message | _Cleared]", waiting):
-                if isinstance(each, _Message):
-                    writer.wire(each.at - zero, each.dir, each.kind, each.content, each.fields)
-                    continue
+        waiting = _taken(live._wire)
+        begin = 0
+        for place in [number for number, each in enumerate(waiting) if type(each) is not tuple]:
+            self._write_pieces(writer, waiting[begin:place])
+            begin, each = place + 1, waiting[place]
+            if isinstance(each, _Message):
+                writer.wire(each.at - zero, each.dir, each.kind, each.content, each.fields)
+            elif isinstance(each, _Cleared):
                 self._bot.track.cut(each.at - zero)
                 if follower is not None:
                     self._tell(writer, follower.cleared(each.at))
+        self._write_pieces(writer, waiting[begin:])
         live._written = put
         if follower is not None and ended_s is not None:
             self._tell(writer, follower.ended())
@@ -340,15 +343,20 @@ class _Disk:
         if self._has_sound:
             self._write_sound(writer, played_s, ended_s)
 
-    def _write_pieces(self, writer: TraceWriter, pieces: list[Piece]) -> None:
-        """Write the messages, put on the tracks what they carry, and tell what happened meanwhile."""
+    def _write_pieces(self, writer: TraceWriter, waiting: Sequence[object]) -> None:
+        """Write the messages of pieces, put on the tracks what they carry, and tell what happened meanwhile."""
         zero, follower = self._live._zero, self.follower
-        writer.audio_messages([(at - zero, dir, raw) for dir, at, raw, _, _, _ in pieces if raw is not None])
-        if self._has_sound:
-            self._caller.track.put_all([(at - zero, payload) for dir, at, _, payload, _, _ in pieces if dir == "in"])
-            self._bot.track.put_all([(at - zero, payload) for dir, at, _, payload, _, _ in pieces if dir == "out"])
-        if follower is not None:
-            self._tell(writer, follower.heard(pieces))
+        for begin in range(0, len(waiting), AT_ONCE):
+            pieces = cast("Sequence[Piece]", waiting[begin : begin + AT_ONCE])
+            directions, times, messages, payloads, _, _ = zip(*pieces, strict=True)
+            writer.audio_messages(times, directions, messages, zero=zero)
+            if self._has_sound:
+                for direction, track in (("in", self._caller.track), ("out", self._bot.track)):
+                    track.put_all(
+                        compress(zip(times, payloads, strict=True), map(direction.__eq__, directions)), zero=zero
+                    )
+            if follower is not None:
+                self._tell(writer, follower.heard(pieces))
 
     def _tell(self, writer: TraceWriter, events: Iterable[TraceEvent]) -> None:
         zero = self._live._zero

@@ -34,15 +34,15 @@ class Track:
         """Append a piece, not before `at_s`. Half a sample at its end is left out."""
         self.put_all([(at_s, payload)])
 
-    def put_all(self, pieces: Iterable[tuple[float, bytes]]) -> None:
-        """Append pieces with their times, as :meth:`put` does."""
+    def put_all(self, pieces: Iterable[tuple[float, bytes]], *, zero: float = 0.0) -> None:
+        """Append pieces with their times as :meth:`put` does; by the clock of these, the call began at `zero`."""
         coded, end, rate, width, most = self._coded, self._end, self.rate, self._width, self._most
         for at_s, payload in pieces:
             size = len(payload)
             if width == 2 and size & 1:
                 size -= 1
                 payload = payload[:size]
-            gap = round(at_s * rate) - end
+            gap = round((at_s - zero) * rate) - end
             if gap > 0 and size:
                 coded += self.format.silence(gap * width)
                 end += gap

@@ -35,6 +35,8 @@ from wsvoice.trace.format import (
 from wsvoice.trace.redaction import Masks
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | getattr(os, "O_BINARY", 0)
+#: How many pieces are written at once; systems accept 1024 or more.
+_MOST_PIECES = 1000
 #: How many calls may want the same name.
 _NAMES = 100
 
@@ -61,7 +63,7 @@ class TraceWriter:
         #: What was left out because the disk was too slow.
         self._dropped: dict[str, float] = {}
         self.path = _new_folder(folder)
-        self._lines: dict[str, list[str]] = {WIRE_FILE: [], TIMELINE_FILE: [], LOG_FILE: []}
+        self._lines: dict[str, list[bytes]] = {WIRE_FILE: [], TIMELINE_FILE: [], LOG_FILE: []}
         self._files: dict[str, int] = {}
         try:
             for name in FILES:
@@ -87,29 +89,43 @@ class TraceWriter:
         more = "" if not fields else "," + json.dumps(self._masks.values(dict(fields)))[1:-1]
         self._lines[WIRE_FILE].append(_wire_line(t, dir, kind, content, more))
 
-    def audio_messages(self, messages: Sequence[tuple[float, WireDirection, str | bytes]]) -> None:
+    def audio_messages(
+        self,
+        times: Sequence[float],
+        directions: Sequence[WireDirection],
+        messages: Sequence[str | bytes | None],
+        *,
+        zero: float = 0.0,
+    ) -> None:
         """
-        Add messages with audio, of which nothing has to be left out; a text is JSON.
+        Add messages with audio, of which nothing has to be left out: what :meth:`wire` does, for less.
 
-        It is what :meth:`wire` does, for less.
+        Args:
+            times: When each came, in seconds.
+            directions: Which way each went.
+            messages: The messages; a text is JSON, and ``None`` is left out.
+            zero: The time at which the stream began.
         """
-        if not _are_plain([content for _, _, content in messages]):
+        if not _are_plain(messages):
             self._lines[WIRE_FILE] += [
-                _wire_line(t, dir, "text" if isinstance(content, str) else "binary", content)
-                for t, dir, content in messages
+                _wire_line(t - zero, dir, "text" if isinstance(each, str) else "binary", each)
+                for t, dir, each in zip(times, directions, messages, strict=True)
+                if each is not None
             ]
             return
         # Nothing is to be escaped in the messages but quotes, and that in all of them at once; until then another
         # character, which they do not have, stands for the lines' own quotes.
         lines = [
-            f"{{\1t\1:{t:.4f},\1dir\1:\1{dir}\1,\1kind\1:\1text\1,\1text\1:\1{content}\1}}\n"  # type: ignore[str-bytes-safe]
-            for t, dir, content in messages
+            f"{{\1t\1:{t - zero:.4f},\1dir\1:\1{dir}\1,\1kind\1:\1text\1,\1text\1:\1{each}\1}}\n"  # type: ignore[str-bytes-safe]
+            for t, dir, each in zip(times, directions, messages, strict=True)
         ]
-        self._lines[WIRE_FILE].append("".join(lines).replace('"', '\\"').replace("\1", '"'))
+        self._lines[WIRE_FILE].append("".join(lines).replace('"', '\\"').replace("\1", '"').encode("ascii"))
 
     def buffer(self, t: float, ms: float) -> None:
         """Add how much of the bot's audio waits at the provider, to the timeline."""
-        self._lines[TIMELINE_FILE].append(f'{{"t":{t:.4f},"event":"buffer","detail":"","ms":{ms:.1f}}}\n')
+        self._lines[TIMELINE_FILE].append(
+            f'{{"t":{t:.4f},"event":"buffer","detail":"","ms":{ms:.1f}}}\n'.encode("ascii")
+        )
 
     def caller(self, pcm: bytes) -> None:
         """Append the caller's audio."""
@@ -128,7 +144,7 @@ class TraceWriter:
             "detail": MASKED_DIGIT if event.event == "digit" and masks.hides_digits else masks.text(event.detail),
             **masks.values(dict(event.fields)),
         }
-        self._lines[TIMELINE_FILE].append(json.dumps(line) + "\n")
+        self._lines[TIMELINE_FILE].append(f"{json.dumps(line)}\n".encode("ascii"))
 
     def log(self, line: LogLine) -> None:
         """Add a line of the log."""
@@ -138,7 +154,7 @@ class TraceWriter:
             "logger": line.logger,
             "message": self._masks.text(line.message),
         }
-        self._lines[LOG_FILE].append(json.dumps(shown) + "\n")
+        self._lines[LOG_FILE].append(f"{json.dumps(shown)}\n".encode("ascii"))
 
     def note_dropped(self, what: str, count: float) -> None:
         """Note that this much is missing from the trace."""
@@ -148,9 +164,8 @@ class TraceWriter:
         """Write what was added since."""
         for name, lines in self._lines.items():
             if lines:
-                content = "".join(lines).encode("ascii")
+                _put_all(self._files[name], lines)
                 lines.clear()
-                _put(self._files[name], content)
 
     def close(self, ended: Mapping[str, Any], report: Mapping[str, Any] | None = None) -> None:
         """Write the rest, and how the call has ended."""
@@ -218,7 +233,7 @@ def _new_folder(wanted: Path) -> Path:
     raise AssertionError
 
 
-def _are_plain(messages: Sequence[str | bytes]) -> bool:
+def _are_plain(messages: Sequence[str | bytes | None]) -> bool:
     """Whether all are texts in which a JSON string has nothing to escape but quotes, as most are."""
     try:
         together = "".join(messages)  # type: ignore[arg-type]
@@ -229,12 +244,21 @@ def _are_plain(messages: Sequence[str | bytes]) -> bool:
     return together.isascii() and not any(each in together for each in "\\\n\r\t\1")
 
 
-def _wire_line(t: float, dir: WireDirection, kind: WireKind, content: str | bytes, more: str = "") -> str:
+def _wire_line(t: float, dir: WireDirection, kind: WireKind, content: str | bytes, more: str = "") -> bytes:
     if isinstance(content, str):
         shown = f'"text":{encode_basestring_ascii(content)}'
     else:
         shown = f'"base64":"{base64.b64encode(content).decode("ascii")}"'
-    return f'{{"t":{t:.4f},"dir":"{dir}","kind":"{kind}",{shown}{more}}}\n'
+    return f'{{"t":{t:.4f},"dir":"{dir}","kind":"{kind}",{shown}{more}}}\n'.encode("ascii")
+
+
+def _put_all(descriptor: int, pieces: Sequence[bytes]) -> None:
+    written = 0
+    # Windows has no such call, and nowhere may it be given any number.
+    if hasattr(os, "writev") and len(pieces) <= _MOST_PIECES:
+        written = os.writev(descriptor, pieces)
+    if written < sum(map(len, pieces)):
+        _put(descriptor, b"".join(pieces)[written:])
 
 
 def _put(descriptor: int, content: bytes) -> None:
