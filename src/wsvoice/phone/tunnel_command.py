@@ -142,9 +142,9 @@ class CommandRun:
         except OSError as error:
             reason = error.strerror or error
             raise ServerError(f"`{words[0]}` could not be started: {reason}", hint=OWN_ADDRESS) from error
-        self._trace = Trace(state, self._process.pid, self._name)
-        # In case the process is ended without asking.
+        # In case the process is ended without asking, be it in the next line.
         atexit.register(self._signal, signal.SIGKILL)
+        self._trace = Trace(state, self._process.pid, self._name)
         threading.Thread(target=self._read, name=f"wsvoice-{self._name}", daemon=True).start()
 
     def wait_for_host(self) -> str:
