@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.tools import lack
-from tests.fleet.redis_server import PROGRAM, RedisServer, redis_server
+from tests.fleet.redis_server import RedisServer, redis_server
 from tests.runner.conftest import serve
 
 __all__ = ["redis", "serve"]
@@ -17,8 +16,6 @@ __all__ = ["redis", "serve"]
 @pytest.fixture(scope="module")
 def module_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """One Redis for all tests of a module that leave it running."""
-    if PROGRAM is None:
-        lack("redis-server is not installed")
     with redis_server(tmp_path_factory.mktemp("redis")) as server:
         yield server
 
@@ -36,7 +33,5 @@ def redis(module_redis: RedisServer) -> RedisServer:
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
     """A Redis that a test may stop."""
-    if PROGRAM is None:
-        lack("redis-server is not installed")
     with redis_server(tmp_path) as server:
         yield server

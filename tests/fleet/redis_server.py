@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.deploy.tools import lack
 from tests.fleet.ports import free_port
 
 PROGRAM = shutil.which("redis-server")
@@ -74,7 +75,9 @@ class RedisServer:
 
 @contextmanager
 def redis_server(folder: Path, *options: str) -> Iterator[RedisServer]:
-    """Run a server until the context ends."""
+    """Run a server until the context ends; the test is skipped where there is none to run."""
+    if PROGRAM is None:
+        lack("redis-server is not installed")
     server = RedisServer(folder, free_port(), *options)
     try:
         server.start()
