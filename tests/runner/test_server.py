@@ -182,24 +182,10 @@ class TestDrain:
 
         asyncio.run(main())
 
-    def test_a_second_signal_ends_the_call_while_it_lingers(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("lingers", [(), ("--drain-linger", "60s")])
+    def test_a_second_signal_ends_the_call(self, tmp_path: Path, lingers: tuple[str, ...]) -> None:
         async def main() -> None:
-            with run(tmp_path, ECHO, "-t", "twilio", "--drain-linger", "60s") as (process, ready):
-                async with dialled(await asyncio.to_thread(announce, ready["url"])) as carrier:
-                    await carrier.speak(tone(500, 100, 8000))
-                    process.send_signal(signal.SIGTERM)
-                    while httpx.get(ready["url"] + "readyz").status_code != 503:
-                        await asyncio.sleep(0.01)
-                    process.send_signal(signal.SIGTERM)
-                    code, _ = await carrier.closed(15)
-                    assert code in (1001, 1012)
-                assert await asyncio.to_thread(process.wait, 20) == 0
-
-        asyncio.run(main())
-
-    def test_a_second_signal_ends_the_call(self, tmp_path: Path) -> None:
-        async def main() -> None:
-            with run(tmp_path, ECHO, "-t", "twilio") as (process, ready):
+            with run(tmp_path, ECHO, "-t", "twilio", *lingers) as (process, ready):
                 async with dialled(await asyncio.to_thread(announce, ready["url"])) as carrier:
                     await carrier.speak(tone(500, 100, 8000))
                     process.send_signal(signal.SIGTERM)

@@ -97,7 +97,6 @@ class CallTap:
     Attributes:
         trace: The call's trace; ``None`` for none.
         recorder: Its recording; ``None`` for none.
-        message: Notes a message of the stream of which none of the audio is heard.
     """
 
     def __init__(self, config: RunConfig, *, logger: Logger) -> None:
@@ -108,7 +107,6 @@ class CallTap:
         self.trace: LiveTrace | None = None
         if config.trace is not None:
             self.trace = LiveTrace(self._loop.time, new_masks(config), on_failure=self._note_failure)
-        self.message = _ignore if self.trace is None else self.trace.message
         self._followed = ""
 
     def begin(
@@ -147,6 +145,11 @@ class CallTap:
         follow_call(self._followed, self.trace.log, self._config.log_level)
 
     # What the socket tells
+
+    def message(self, direction: WireDirection, raw: str | bytes, *, is_audio: bool) -> None:
+        """Note a message of the stream of which no audio is heard."""
+        if self.trace is not None:
+            self.trace.message(direction, raw, is_audio=is_audio)
 
     def caller(self, raw: str | bytes | None, payload: bytes, now: float, sounds: bool) -> None:
         """
@@ -284,10 +287,6 @@ class Turns:
     def _end_of_bot(self) -> list[TraceEvent]:
         was, self._bot_sounds = self._bot_sounds, False
         return [TraceEvent(self._bot_until, "bot-silent", "the bot is silent")] if was else []
-
-
-def _ignore(direction: WireDirection, raw: str | bytes, *, is_audio: bool) -> None:
-    """Note nothing."""
 
 
 @cache

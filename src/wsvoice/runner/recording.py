@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 WRITE_EVERY_S = 1.0
 #: How much is converted at a time, however long the process was blocked.
 STEP_S = 10.0
-#: How much of one end's audio is kept that is not played yet; no provider is known to queue more.
-MAX_WAITING_S = 600.0
 #: How long a disk may accept nothing before the recording is given up; until then it is kept in memory.
 MAX_UNWRITTEN_S = 60.0
 #: How long the end of a call waits for the disk.
@@ -63,10 +61,7 @@ class CallRecorder:
         self._logger = logger
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()
-        self._tracks = {
-            "caller": Track(stream.format, MAX_WAITING_S),
-            "bot": Track(stream.outbound_format, MAX_WAITING_S),
-        }
+        self._tracks = {"caller": Track(stream.format), "bot": Track(stream.outbound_format)}
         rates = [track.rate for track in self._tracks.values()]
         self._file = _StereoFile(folder / f"{stamp}-{call.provider}-{safe_id}.wav", rates)
         self._written_until = 0.0

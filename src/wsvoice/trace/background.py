@@ -50,8 +50,6 @@ MAX_PIECE = 4096
 MAX_EARLY = 256 * 1024
 #: How long the text of one line of the log may be.
 MAX_LOG_TEXT = 16_384
-#: How much of one end's audio is kept that is not played yet, in seconds.
-MAX_WAITING_S = 600.0
 #: How much is written of one track at a time, in seconds.
 STEP_S = 10.0
 
@@ -94,7 +92,7 @@ class _Message:
 
 class LiveTrace:
     """
-    The trace of a call that runs. Every method but :meth:`finished` returns at once, and is called in one thread.
+    The trace of a call that runs. Every method returns at once, and all but :meth:`log` are called in one thread.
 
     Args:
         clock: The clock of all times that are passed, in seconds.
@@ -391,7 +389,7 @@ class _Resampled:
     """A track that is written at another rate than its end has."""
 
     def __init__(self, format: AudioFormat, written_rate: int) -> None:
-        self.track = Track(format, MAX_WAITING_S)
+        self.track = Track(format)
         #: How many samples were written.
         self.written = 0
         self._resampler: Resampler | None = None

@@ -6,20 +6,22 @@ from collections.abc import Iterable
 
 from wsvoice.audio import AudioFormat
 
+#: How much of one end's audio is kept that is not played yet, in seconds; no provider is known to queue more.
+MAX_UNPLAYED_S = 600.0
+
 
 class Track:
     """
     The audio of one end that is not written yet; it is kept as the stream codes it.
 
     Args:
-        format: The format of the pieces.
-        most_s: How much may wait before another piece's time, in seconds; the piece is dropped then.
+        format: The format of the pieces. One before whose time :data:`MAX_UNPLAYED_S` of audio wait is dropped.
     """
 
-    def __init__(self, format: AudioFormat, most_s: float) -> None:
+    def __init__(self, format: AudioFormat) -> None:
         self.format = format
         self.rate = format.sample_rate
-        self._most = most_s * self.rate
+        self._most = MAX_UNPLAYED_S * self.rate
         self._width = format.sample_width
         self._coded = bytearray()
         #: The positions in the call of its first sample, and of the one after its last.
