@@ -35,13 +35,18 @@ def live(clock: Callable[[], float], failures: list[str] | None = None) -> LiveT
     return LiveTrace(clock, Masks(), on_failure=(failures if failures is not None else []).append)
 
 
+def numbered(number: int) -> str:
+    """Return a message of a hundred characters."""
+    return f'{{"number":"{number:04}{"x" * 83}"}}'
+
+
 def test_audio_is_where_it_was_heard_and_what_was_cleared_is_not(tmp_path: Path) -> None:
     clock = FakeClock()
     trace = live(clock)
     trace.begin(tmp_path / "a.call", HEADER, (PCM_8K, PCM_8K))
-    trace.audio("in", PIECE, 100.5)
+    trace.audio("in", 100.5, None, PIECE)
     for _ in range(10):
-        trace.audio("out", PIECE, 100.0)
+        trace.audio("out", 100.0, None, PIECE)
     trace.cut(100.1)
     clock.now = 101.0
     path = trace.end({"by": "bot"}).result(10)
@@ -58,8 +63,8 @@ def test_tracks_of_different_rates_have_one(tmp_path: Path) -> None:
     trace = live(clock)
     header = Header(side="server", call=Call("twilio", "CA1"), started_at=1.0, rate=16000)
     trace.begin(tmp_path / "a.call", header, (PCM_8K, PCM_16K))
-    trace.audio("in", PIECE * 50, 100.0)
-    trace.audio("out", PIECE * 100, 100.0)
+    trace.audio("in", 100.0, None, PIECE * 50)
+    trace.audio("out", 100.0, None, PIECE * 100)
     clock.now = 101.0
     trace.end({}).result(10)
     with read_trace(tmp_path / "a.call") as found:
@@ -87,7 +92,7 @@ def test_a_slow_disk_costs_messages_but_never_the_place_of_audio(
     assert entered.wait(10)
     began = time.monotonic()
     for number in range(100):
-        trace.audio("in", PIECE, 100 + number * 0.02, f"{number:04}" * 25)
+        trace.audio("in", 100 + number * 0.02, numbered(number), PIECE)
     assert time.monotonic() - began < 1
     stuck.set()
     # There is room again.
@@ -95,13 +100,13 @@ def test_a_slow_disk_costs_messages_but_never_the_place_of_audio(
     while trace._wire:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    trace.audio("in", PIECE, 103.0, "the last")
+    trace.audio("in", 103.0, '{"the":"last"}', PIECE)
     clock.now = 104.0
     trace.end({"by": "caller"}).result(10)
     with read_trace(tmp_path / "a.call") as found:
         texts = [each.text for each in found.wire]
-        assert texts[-1] == "the last"
-        assert texts[:-1] == [f"{number:04}" * 25 for number in range(len(texts) - 1)]
+        assert texts[-1] == '{"the":"last"}'
+        assert texts[:-1] == [numbered(number) for number in range(len(texts) - 1)]
         assert 50 <= len(texts) - 1 < 70
         assert found.dropped["wire"] == 100 - (len(texts) - 1)
         assert found.dropped["audio_bytes"] == 50 * len(PIECE)
@@ -116,7 +121,7 @@ def test_long_messages_are_kept_and_bounded(tmp_path: Path, monkeypatch: pytest.
     trace = live(FakeClock())
     trace.begin(tmp_path / "a.call", HEADER, (PCM_8K, PCM_8K))
     for number in range(1000):
-        trace.audio("in", PIECE, 100.0 + number / 50, '{"x":"' + "x" * 8000 + '"}')
+        trace.audio("in", 100.0 + number / 50, '{"x":"' + "x" * 8000 + '"}', PIECE)
     assert trace._put - trace._written < 20_000 + 8010
     trace.end({}).result(10)
     with read_trace(tmp_path / "a.call") as found:
@@ -135,7 +140,7 @@ def test_what_fails_in_one_trace_ends_no_other(tmp_path: Path, monkeypatch: pyte
     broken, other = live(clock, failures), live(clock)
     for trace in (broken, other):
         trace.begin(tmp_path / "a.call", HEADER, (PCM_8K, PCM_8K))
-        trace.audio("in", PIECE, 100.0)
+        trace.audio("in", 100.0, None, PIECE)
     assert broken._disk is not None
     monkeypatch.setattr(broken._disk, "_write", fail)
     clock.now = 101.0
@@ -155,7 +160,7 @@ def test_a_failing_disk_is_told_once_and_ends_the_trace(tmp_path: Path) -> None:
     assert trace.end({}).result(10) is None
     assert failures in (["Not a directory"], ["File exists"])
     trace.message("in", "x", is_audio=False)
-    trace.audio("in", PIECE, 100.0)
+    trace.audio("in", 100.0, None, PIECE)
     assert not trace._wire
 
 
@@ -177,9 +182,9 @@ def test_an_hour_of_audio_takes_no_memory(tmp_path: Path) -> None:
         second = PIECE * 50
         for number in range(3600):
             clock.now = 100.0 + number
-            trace.audio("in", second, clock.now)
-            trace.audio("out", second, clock.now)
-            trace.message("in", "x" * 1000, is_audio=True)
+            trace.audio("in", clock.now, None, second)
+            trace.audio("out", clock.now, None, second)
+            trace.message("in", '{"x":"' + "x" * 1000 + '"}', is_audio=True)
             if number % 60 == 0:
                 assert trace._disk is not None
                 background_module._thread.wake(trace._disk)

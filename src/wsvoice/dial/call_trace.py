@@ -143,7 +143,7 @@ class CallTrace:
         """Append a piece of the caller's audio, which goes ``in`` to the bot's server, or of the bot's; s16le."""
         if direction in self._sides and self._zero is not None:
             rate, count = self._sides[direction]
-            self._live.audio(direction, pcm, self._zero + count / rate)
+            self._live.audio(direction, self._zero + count / rate, None, pcm)
             self._sides[direction] = rate, count + len(pcm) // 2
 
     # The end

@@ -25,7 +25,7 @@ from wsvoice.trace import Header, LiveTrace, Masks, TraceEvent
 from wsvoice.trace.format import SUFFIX, WireDirection
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
     from loguru import Logger
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from wsvoice.providers.base import Answer, CallUpdate, WebhookRequest
     from wsvoice.runner.bot_task import Record
     from wsvoice.runner.recording import CallRecorder
-    from wsvoice.trace.background import Piece
+    from wsvoice.trace.background import Pieces
 
 #: How often it is noted how much of the bot's audio waits at the provider, in seconds.
 BUFFER_EVERY_S = 0.5
@@ -96,17 +96,20 @@ class CallTap:
 
     Attributes:
         trace: The call's trace; ``None`` for none.
-        recorder: Its recording; ``None`` for none.
+        hear: Hears a piece of the caller's audio, or of the bot's; see :meth:`~wsvoice.trace.LiveTrace.audio`.
     """
 
     def __init__(self, config: RunConfig, *, logger: Logger) -> None:
         self._config = config
         self._loop = asyncio.get_running_loop()
         self.logger = logger
-        self.recorder: CallRecorder | None = None
+        self._recorder: CallRecorder | None = None
         self.trace: LiveTrace | None = None
+        self.hear = self._hear
         if config.trace is not None:
             self.trace = LiveTrace(self._loop.time, new_masks(config), on_failure=self._note_failure)
+            # It is called a hundred times a second, where each call in between counts.
+            self.hear = self.trace.audio
         self._followed = ""
 
     def begin(
@@ -144,6 +147,11 @@ class CallTap:
         self._followed = call.call_id
         follow_call(self._followed, self.trace.log, self._config.log_level)
 
+    def record(self, recorder: CallRecorder) -> None:
+        """Have a recorder hear the audio too, from now on."""
+        self._recorder = recorder
+        self.hear = self._hear
+
     # What the socket tells
 
     def message(self, direction: WireDirection, raw: str | bytes, *, is_audio: bool) -> None:
@@ -151,32 +159,24 @@ class CallTap:
         if self.trace is not None:
             self.trace.message(direction, raw, is_audio=is_audio)
 
-    def caller(self, raw: str | bytes | None, payload: bytes, now: float, sounds: bool) -> None:
-        """
-        Hear a piece of the caller's audio.
-
-        Args:
-            raw: Its message, unless that was noted.
-            payload: The piece, in the stream's format.
-            now: The time, by the loop's clock.
-            sounds: Whether it is to be heard, or silent.
-        """
-        if self.recorder is not None:
-            self.recorder.hear("caller", payload, now)
+    def _hear(
+        self,
+        direction: WireDirection,
+        at: float,
+        raw: str | bytes | None,
+        payload: bytes = b"",
+        sounded_at: float | None = None,
+        plays_until: float = 0.0,
+    ) -> None:
+        if self._recorder is not None:
+            self._recorder.hear("caller" if direction == "in" else "bot", payload, at)
         if self.trace is not None:
-            self.trace.audio("in", payload, now, raw, sounds)
-
-    def bot(self, raw: str | bytes, payload: bytes, now: float, sounds: bool, queued_s: float) -> None:
-        """Hear a piece of the bot's audio as of the caller's; with it `queued_s` of audio wait at the provider."""
-        if self.recorder is not None:
-            self.recorder.hear("bot", payload, now)
-        if self.trace is not None:
-            self.trace.audio("out", payload, now, raw, sounds, queued_s)
+            self.trace.audio(direction, at, raw, payload, sounded_at, plays_until)
 
     def clear(self, now: float, queued_s: float) -> None:
         """Note that the bot has cleared what waited at the provider."""
-        if self.recorder is not None:
-            self.recorder.hear("clear", b"", now)
+        if self._recorder is not None:
+            self._recorder.hear("clear", b"", now)
         if self.trace is None:
             return
         self.trace.cut(now)
@@ -240,14 +240,14 @@ class Turns:
         self._caller_until = self._bot_until = 0.0
         self._buffer_told_at = 0.0
 
-    def heard(self, pieces: Sequence[Piece]) -> list[TraceEvent]:
+    def heard(self, pieces: Pieces) -> list[TraceEvent]:
         """Return what happened while these pieces came."""
         told: list[TraceEvent] = []
-        for direction, at, _, payload, sounds, queued_s in pieces:
+        for direction, at, _, payload, sounded_at, plays_until in zip(*pieces, strict=True):
             if not payload:
                 continue
             if direction == "in":
-                if sounds:
+                if sounded_at == at:
                     if not self._caller_sounds:
                         self._caller_sounds = True
                         told.append(TraceEvent(at, "caller-speaks", "the caller speaks"))
@@ -257,18 +257,17 @@ class Turns:
                 elif self._caller_sounds and at - self._caller_until >= PAUSE_S:
                     told += self._end_of_caller()
                 continue
-            ends = at + queued_s
-            begins = ends - len(payload) * self._byte_s
+            begins = plays_until - len(payload) * self._byte_s
             if self._bot_sounds and begins - self._bot_until >= PAUSE_S:
                 told += self._end_of_bot()
-            if sounds:
+            if sounded_at == at:
                 if not self._bot_sounds:
                     self._bot_sounds = True
                     told.append(TraceEvent(begins, "bot-speaks", "the bot speaks"))
-                self._bot_until = ends
+                self._bot_until = plays_until
             if at - self._buffer_told_at >= BUFFER_EVERY_S:
                 self._buffer_told_at = at
-                told.append(TraceEvent(at, "buffer", "", {"ms": round(queued_s * 1000, 1)}))
+                told.append(TraceEvent(at, "buffer", "", {"ms": round(max(0.0, plays_until - at) * 1000, 1)}))
         return told
 
     def cleared(self, at: float) -> list[TraceEvent]:

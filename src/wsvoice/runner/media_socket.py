@@ -274,7 +274,7 @@ class MediaSocket(BoundedSocket):
         pcm = wire.decode(audio.payload)
         self.turns.caller(pcm, now)
         if self.tap is not None:
-            self.tap.caller(raw, audio.payload, now, self.turns.caller_sounded_at == now)
+            self.tap.hear("in", now, raw, audio.payload, self.turns.caller_sounded_at)
         return pcm
 
     def _take_at_once(self, raw: str | bytes) -> bool:
@@ -524,8 +524,7 @@ class MediaSocket(BoundedSocket):
         if self._breaks.sent(pcm, empty_s, wire.sample_rate):
             self.underruns += 1
         if self.tap is not None:
-            sounds, queued_s = self.turns.bot_sounded_at == now, self.pacer.queued_s(now)
-            self.tap.bot(raw, payload, now, sounds, queued_s)
+            self.tap.hear("out", now, raw, payload, self.turns.bot_sounded_at, self.pacer.plays_until)
             if answers:
                 self.tap.wait(self.turns.responses_s[-1], now)
 

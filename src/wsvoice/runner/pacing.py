@@ -30,7 +30,8 @@ class Pacer:
 
     def __init__(self, lead_s: float) -> None:
         self.lead_s = lead_s
-        self._plays_until = 0.0
+        #: When the provider will have played what was sent; earlier than now if its buffer is empty.
+        self.plays_until = 0.0
         #: How much further audio may be sent ahead until the buffer is empty.
         self._extra_s = 0.0
         self._answers_until = 0.0
@@ -42,7 +43,7 @@ class Pacer:
 
     def is_behind(self, now: float) -> bool:
         """Whether more waits at the provider than should, because it came late."""
-        return self._extra_s > 0 and self._plays_until - now > self.lead_s
+        return self._extra_s > 0 and self.plays_until - now > self.lead_s
 
     @property
     def _reach_s(self) -> float:
@@ -51,33 +52,33 @@ class Pacer:
 
     def wait_s(self, now: float, duration_s: float) -> float:
         """Return how long a piece of `duration_s` has to wait before it may be sent."""
-        return max(0.0, self._plays_until + duration_s - self._reach_s - now)
+        return max(0.0, self.plays_until + duration_s - self._reach_s - now)
 
     def has_room(self, now: float, duration_s: float) -> bool:
         """Whether `duration_s` of audio may be sent at once; one frame may if the buffer is empty."""
-        ahead_s = self._plays_until - now
+        ahead_s = self.plays_until - now
         if ahead_s > 0:
             return ahead_s + duration_s <= self._reach_s
         return duration_s <= max(self._reach_s, FRAME_S)
 
     def sent(self, now: float, duration_s: float) -> float:
         """Note that a piece was sent; return for how long the buffer had been empty until then, 0 if it was not."""
-        empty_s = now - self._plays_until
+        empty_s = now - self.plays_until
         if empty_s <= 0:
-            self._plays_until += duration_s
+            self.plays_until += duration_s
             return 0.0
         if now > self._answers_until:
             self._extra_s = 0.0
-        self._plays_until = now + duration_s
+        self.plays_until = now + duration_s
         return empty_s
 
     def cleared(self, now: float) -> None:
         """Note that the provider was told to clear its buffer."""
-        self._plays_until = min(self._plays_until, now)
+        self.plays_until = min(self.plays_until, now)
 
     def queued_s(self, now: float) -> float:
         """Return how much audio waits at the provider."""
-        return max(0.0, self._plays_until - now)
+        return max(0.0, self.plays_until - now)
 
 
 class InputLimit:

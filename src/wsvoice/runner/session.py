@@ -346,7 +346,7 @@ class Session(BotSession):
         if self.config.record is not None:
             assert self.socket.tap is not None
             self._recorder = CallRecorder(self.config.record, self.call, self.socket.stream, logger=self.logger)
-            self.socket.tap.recorder = self._recorder
+            self.socket.tap.record(self._recorder)
         ending = asyncio.create_task(self._end_in_time()) if self.config.max_call_time_s else None
         try:
             await self.run_bot()

@@ -5,22 +5,26 @@ What a call adds is only put into a list; it is made into lines, audio and turns
 that waits is bounded. If the disk is too slow, messages are dropped, and audio becomes silence, so what follows keeps
 its place; the trace says so.
 
-Calls pay for as little as possible: a piece of audio is one tuple in a deque. What is done once every 20 ms finds none
-of its code in the processor's caches, and takes five times as long there as it does here, for two hundred pieces.
+Calls pay for as little as possible: of a piece of audio a few references are put into a list. What is done once every
+20 ms finds none of its code in the processor's caches, and takes five times as long there as it does here, for two
+hundred pieces.
 """
 
 from __future__ import annotations
 
 import math
+import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import compress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from wsvoice.audio import AudioFormat
 from wsvoice.call import Call
@@ -37,7 +41,7 @@ _T = TypeVar("_T")
 #: How often what was added is written, in seconds; a killed process loses this much.
 WRITE_EVERY_S = 2.0
 #: How many pieces are made into lines at once: so many stay in the processor's caches.
-AT_ONCE = 50
+AT_ONCE = 200
 #: How long the thread rests at least: waking up costs as much as writing half a trace.
 REST_S = 0.1
 #: How late audio may be passed on that is to be written in its place, in seconds.
@@ -54,15 +58,35 @@ MAX_LOG_TEXT = 16_384
 STEP_S = 10.0
 
 
-#: A piece of audio: which way it went, when, its message unless that was added, the piece as the stream codes it,
-#: whether it is to be heard, and how many seconds of the bot's audio wait at the provider with it.
-Piece = tuple[WireDirection, float, str | bytes | None, bytes, bool, float]
+class Pieces(NamedTuple):
+    """
+    Pieces of audio, one after the other.
+
+    Attributes:
+        directions: Which way each went.
+        times: When, by the trace's clock.
+        messages: Their messages; ``None`` where those were added already.
+        payloads: The pieces as the stream codes them.
+        sounded_at: When its end last made a sound; that is the piece's own time if it is to be heard itself.
+        plays_until: When the provider will have played the bot's audio that it has with each.
+    """
+
+    directions: Sequence[WireDirection]
+    times: Sequence[float]
+    messages: Sequence[str | bytes | None]
+    payloads: Sequence[bytes]
+    sounded_at: Sequence[float | None]
+    plays_until: Sequence[float]
+
+
+#: How many places of the list a piece takes: one for each attribute.
+_PLACES = len(Pieces._fields)
 
 
 class Follower(Protocol):
     """Tells events from the audio, in the writer's thread; times are by the trace's clock."""
 
-    def heard(self, pieces: Sequence[Piece]) -> Iterable[TraceEvent]:
+    def heard(self, pieces: Pieces) -> Iterable[TraceEvent]:
         """Return what happened while these pieces came."""
 
     def cleared(self, at: float) -> Iterable[TraceEvent]:
@@ -108,9 +132,10 @@ class LiveTrace:
         self._is_over = False
         #: When the stream started, by the clock.
         self._zero = 0.0
-        self._wire: deque[Piece | _Message | _Cleared] = deque()
-        #: How many pieces may be there.
-        self._most_pieces = 0
+        # Pieces, each with its attributes in so many places; what else comes has a piece's, and stands for its message.
+        self._wire: list[Any] = []
+        #: How many places may be taken by pieces.
+        self._most_places = 0
         # How many bytes of messages were ever put there by the call, and written by the writer's thread.
         self._put = self._written = 0
         self._events: deque[TraceEvent] = deque()
@@ -146,7 +171,7 @@ class LiveTrace:
         self._zero = self._clock() if zero is None else zero
         self._disk = _Disk(self, partial(TraceWriter, folder, header, self._masks), formats, header.rate)
         self._disk.is_contiguous, self._disk.follower = contiguous, follower
-        self._most_pieces = MAX_PIECES
+        self._most_places = MAX_PIECES * _PLACES
         _thread.add(self._disk)
 
     # What happens
@@ -170,52 +195,51 @@ class LiveTrace:
             return
         self._put += len(content)
         message = _Message(self._clock() if at is None else at, dir, kind, content, fields)
-        if first:
-            self._wire.appendleft(message)
-        else:
-            self._wire.append(message)
+        place = 0 if first else len(self._wire)
+        self._wire[place:place] = (dir, message.at, message, b"", None, 0.0)
 
     def message(self, direction: WireDirection, raw: str | bytes, *, is_audio: bool) -> None:
         """Add a message of the stream that comes or goes now; nothing has to be left out of one that `is_audio`."""
         if is_audio:
-            self.audio(direction, b"", self._clock(), raw)
+            self.audio(direction, self._clock(), raw)
         else:
             self.wire(direction, "text" if isinstance(raw, str) else "binary", raw)
 
     def audio(
         self,
         direction: WireDirection,
-        payload: bytes,
         at: float,
-        raw: str | bytes | None = None,
-        sounds: bool = False,
-        queued_s: float = 0.0,
+        raw: str | bytes | None,
+        payload: bytes = b"",
+        sounded_at: float | None = None,
+        plays_until: float = 0.0,
     ) -> None:
         """
         Add a piece of the caller's audio, which comes ``in``, or of the bot's. Nearly all that is added comes here.
 
         Args:
             direction: Which way.
-            payload: The piece, in the format of its end.
             at: When, by the clock.
-            raw: Its message, unless that was added; a text is JSON.
-            sounds: Whether it is to be heard, or silent; for the follower, as what comes next.
-            queued_s: How much of the bot's audio waits at the provider with it, in seconds.
+            raw: Its message, unless that was added; a text is a JSON object.
+            payload: The piece, in the format of its end.
+            sounded_at: When this end last made a sound, `at` if this is one; for the follower, as what comes next.
+            plays_until: When the provider will have played what it has of the bot's audio.
         """
-        if len(self._wire) < self._most_pieces and (raw is None or len(raw) <= MAX_PIECE):
-            self._wire.append((direction, at, raw, payload, sounds, queued_s))
+        if len(self._wire) < self._most_places and (raw is None or len(raw) <= MAX_PIECE):
+            # At once: the other thread takes whole pieces.
+            self._wire.extend((direction, at, raw, payload, sounded_at, plays_until))
         elif not self._is_over:
             if raw is not None:
                 self.wire(direction, "text" if isinstance(raw, str) else "binary", raw, at=at)
-            if len(self._wire) < self._most_pieces:
-                self._wire.append((direction, at, None, payload, sounds, queued_s))
+            if len(self._wire) < self._most_places:
+                self._wire.extend((direction, at, None, payload, sounded_at, plays_until))
             elif payload:
                 self._drop("audio_bytes", len(payload))
 
     def cut(self, at: float) -> None:
         """Cut the bot's audio that was not played by then."""
         if not self._is_over:
-            self._wire.append(_Cleared(at))
+            self._wire.extend(("out", at, _Cleared(at), b"", None, 0.0))
 
     def event(self, event: str, detail: str = "", *, at: float | None = None, **fields: object) -> None:
         """Add an event of the timeline."""
@@ -253,7 +277,7 @@ class LiveTrace:
     def _close(self) -> None:
         """Accept nothing any more."""
         self._is_over = True
-        self._most_pieces = 0
+        self._most_places = 0
 
     def _drop(self, what: str, count: float) -> None:
         self._dropped[what] = self._dropped.get(what, 0) + count
@@ -288,8 +312,6 @@ class _Disk:
         self.path: Path | None = None
         self.ending: tuple[dict[str, Any], dict[str, Any], float] | None = None
         self.done: Future[Path | None] = Future()
-        #: Set where somebody waits for what there is to be written.
-        self.is_urgent = False
 
     def step(self) -> bool:
         """Write what there is; false once all is written."""
@@ -319,18 +341,11 @@ class _Disk:
         played_s = live._clock() - zero - LATE_S
         # What is put there from now on may be written too; it counts the next time.
         put = live._put
-        waiting = _taken(live._wire)
-        begin = 0
-        for place in [number for number, each in enumerate(waiting) if type(each) is not tuple]:
-            self._write_pieces(writer, waiting[begin:place])
-            begin, each = place + 1, waiting[place]
-            if isinstance(each, _Message):
-                writer.wire(each.at - zero, each.dir, each.kind, each.content, each.fields)
-            elif isinstance(each, _Cleared):
-                self._bot.track.cut(each.at - zero)
-                if follower is not None:
-                    self._tell(writer, follower.cleared(each.at))
-        self._write_pieces(writer, waiting[begin:])
+        size = len(live._wire)
+        waiting = live._wire[:size]
+        del live._wire[:size]
+        for begin in range(0, size, AT_ONCE * _PLACES):
+            self._write_some(writer, waiting[begin : begin + AT_ONCE * _PLACES])
         live._written = put
         if follower is not None and ended_s is not None:
             self._tell(writer, follower.ended())
@@ -341,20 +356,32 @@ class _Disk:
         if self._has_sound:
             self._write_sound(writer, played_s, ended_s)
 
-    def _write_pieces(self, writer: TraceWriter, waiting: Sequence[object]) -> None:
+    def _write_some(self, writer: TraceWriter, waiting: Sequence[Any]) -> None:
+        """Write pieces, and what else there is between them."""
+        messages, zero, begin = waiting[2::_PLACES], self._live._zero, 0
+        for number in _others(messages):
+            self._write_pieces(writer, waiting[begin * _PLACES : number * _PLACES])
+            begin, each = number + 1, messages[number]
+            if isinstance(each, _Message):
+                writer.wire(each.at - zero, each.dir, each.kind, each.content, each.fields)
+            else:
+                self._bot.track.cut(each.at - zero)
+                if self.follower is not None:
+                    self._tell(writer, self.follower.cleared(each.at))
+        self._write_pieces(writer, waiting[begin * _PLACES :])
+
+    def _write_pieces(self, writer: TraceWriter, waiting: Sequence[Any]) -> None:
         """Write the messages of pieces, put on the tracks what they carry, and tell what happened meanwhile."""
-        zero, follower = self._live._zero, self.follower
-        for begin in range(0, len(waiting), AT_ONCE):
-            pieces = cast("Sequence[Piece]", waiting[begin : begin + AT_ONCE])
-            directions, times, messages, payloads, _, _ = zip(*pieces, strict=True)
-            writer.audio_messages(times, directions, messages, zero=zero)
-            if self._has_sound:
-                for direction, track in (("in", self._caller.track), ("out", self._bot.track)):
-                    track.put_all(
-                        compress(zip(times, payloads, strict=True), map(direction.__eq__, directions)), zero=zero
-                    )
-            if follower is not None:
-                self._tell(writer, follower.heard(pieces))
+        if not waiting:
+            return
+        zero, pieces = self._live._zero, Pieces(*(waiting[place::_PLACES] for place in range(_PLACES)))
+        writer.audio_messages(pieces.times, pieces.directions, pieces.messages, zero=zero)
+        if self._has_sound:
+            for direction, track in (("in", self._caller.track), ("out", self._bot.track)):
+                its = [each == direction for each in pieces.directions]
+                track.put_all([*compress(pieces.times, its)], [*compress(pieces.payloads, its)], zero=zero)
+        if self.follower is not None:
+            self._tell(writer, self.follower.heard(pieces))
 
     def _tell(self, writer: TraceWriter, events: Iterable[TraceEvent]) -> None:
         zero = self._live._zero
@@ -377,6 +404,16 @@ class _Disk:
         if ended_s is not None:
             writer.caller(self._caller.rest())
             writer.bot(self._bot.rest())
+
+
+def _others(messages: Sequence[object]) -> list[int]:
+    """Return which of these are no messages of pieces."""
+    if _OF_PIECES.issuperset(map(type, messages)):
+        return []
+    return [number for number, each in enumerate(messages) if isinstance(each, _Message | _Cleared)]
+
+
+_OF_PIECES = {str, bytes, type(None)}
 
 
 def _taken(waiting: deque[_T]) -> list[_T]:
@@ -417,7 +454,8 @@ class _Thread:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._woken = threading.Event()
+        #: The traces for which somebody waits.
+        self._urgent: queue.SimpleQueue[_Disk] = queue.SimpleQueue()
         self._disks: list[_Disk] = []
         self._thread: threading.Thread | None = None
 
@@ -433,8 +471,7 @@ class _Thread:
 
     def wake(self, disk: _Disk) -> None:
         """Write one trace now."""
-        disk.is_urgent = True
-        self._woken.set()
+        self._urgent.put(disk)
 
     def _run(self) -> None:
         while True:
@@ -444,20 +481,22 @@ class _Thread:
                     self._thread = None
                     return
             # A few at a time: the calls wait while this thread computes.
-            rest_s = max(REST_S, WRITE_EVERY_S / len(disks))
-            at_once = math.ceil(len(disks) * rest_s / WRITE_EVERY_S)
+            at_once = math.ceil(len(disks) * REST_S / WRITE_EVERY_S)
+            rest_s = WRITE_EVERY_S / math.ceil(len(disks) / at_once)
             for number, disk in enumerate(disks):
-                if number % at_once == 0 and self._woken.wait(rest_s):
-                    self._woken.clear()
-                    for each in list(self._disks):
-                        if each.is_urgent:
-                            self._step(each)
-                if not disk.done.done():
-                    self._step(disk)
+                if number % at_once == 0:
+                    self._rest(rest_s)
+                self._step(disk)
+
+    def _rest(self, rest_s: float) -> None:
+        """Wait so long, or until there is nothing to write; write what somebody waits for meanwhile."""
+        until = time.monotonic() + rest_s
+        with suppress(queue.Empty):
+            while self._disks:
+                self._step(self._urgent.get(timeout=max(0.0, until - time.monotonic())))
 
     def _step(self, disk: _Disk) -> None:
-        disk.is_urgent = False
-        if not disk.step():
+        if not disk.done.done() and not disk.step():
             with self._lock:
                 self._disks.remove(disk)
 

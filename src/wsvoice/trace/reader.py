@@ -12,6 +12,7 @@ import binascii
 import json
 import math
 import os
+import re
 import stat
 import tempfile
 import zipfile
@@ -70,6 +71,8 @@ MAX_TIME_S = 31 * 24 * 3600.0
 _T = TypeVar("_T")
 _PIECE = 1024 * 1024
 _WIRE_KINDS = frozenset({"webhook", "answer", "text", "binary", "status", "close"})
+#: What comes before a message that stands in its line as JSON.
+_BEFORE_JSON = re.compile(rb'\{"t":-?[0-9.]+,"dir":"(?:in|out)","kind":"text","json":')
 
 
 @dataclass
@@ -408,6 +411,8 @@ def _wire_message(line: bytes) -> WireMessage | None:
     if direction not in ("in", "out") or kind not in _WIRE_KINDS:
         return None
     text, packed = content.pop("text", None), content.pop("base64", None)
+    if "json" in content:
+        text = _json_text(line, content.pop("json"), is_last=not content)
     data: bytes | None = None
     if isinstance(packed, str):
         try:
@@ -422,6 +427,14 @@ def _wire_message(line: bytes) -> WireMessage | None:
         data=data,
         fields=content,
     )
+
+
+def _json_text(line: bytes, message: object, *, is_last: bool) -> str:
+    """Return a message that stands in its line as JSON, as it was sent if nothing comes behind it."""
+    before = _BEFORE_JSON.match(line)
+    if is_last and before is not None and line.endswith(b"}\n"):
+        return line[before.end() : -2].decode("utf-8", "replace")
+    return json.dumps(message)
 
 
 def _event(line: bytes) -> TraceEvent | None:
