@@ -64,7 +64,7 @@ def test_what_was_written_is_read(tmp_path: Path, is_packed: bool) -> None:
         assert path.is_file()
         assert [each.name for each in tmp_path.iterdir()] == ["a.call"]
     with read_trace(path) as trace:
-        assert (trace.format, trace.side, trace.provider, trace.rate) == (1, "server", "twilio", 8000)
+        assert (trace.format, trace.side, trace.provider, trace.rate) == (2, "server", "twilio", 8000)
         assert trace.call == CALL
         assert trace.started_at == 1_700_000_000.5
         assert trace.versions["wsvoice"] == "1.0"
@@ -112,6 +112,39 @@ def test_audio_messages_are_read_as_they_were(tmp_path: Path, messages: list[str
         assert [(each.t, each.dir, each.kind) for each in trace.wire] == [
             (number / 50, "in", "binary" if isinstance(each, bytes) else "text") for number, each in enumerate(messages)
         ]
+
+
+def test_audio_messages_stand_in_their_lines_as_json(tmp_path: Path) -> None:
+    messages = ['{"event": "media","n":1.0}', '{"a":"}, \\"json\\":{}"}']
+    writer = TraceWriter(tmp_path / "a.call", HEADER)
+    writer.audio_messages([0.5, 0.75], ["in", "out"], messages)
+    writer.flush()
+    lines = [json.loads(each) for each in (writer.path / "wire.jsonl").read_text().splitlines()]
+    assert lines == [
+        {"t": 0.5, "dir": "in", "kind": "text", "json": {"event": "media", "n": 1.0}},
+        {"t": 0.75, "dir": "out", "kind": "text", "json": {"a": '}, "json":{}'}},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ('{"t":1.0,"dir":"in","kind":"text","json":{"a": 1}}', '{"a": 1}'),
+        # As other programs write it: spread, in another order, or with more behind it.
+        ('{"t": 1.0, "dir": "in", "kind": "text", "json": {"a":1}}', '{"a": 1}'),
+        ('{"json":{"a":1},"t":1.0,"dir":"in","kind":"text"}', '{"a": 1}'),
+        ('{"t":1.0,"dir":"in","kind":"text","json":{"a":1},"more":2}', '{"a": 1}'),
+        ('{"t":1.0,"dir":"in","kind":"text","json":{"a":1}} ', '{"a": 1}'),
+        ('{"t":1.0,"dir":"in","kind":"text","json":"plain"}', '"plain"'),
+        # As the version before wrote it.
+        ('{"t":1.0,"dir":"in","kind":"text","text":"{\\"a\\":1}"}', '{"a":1}'),
+    ],
+)
+def test_messages_as_json_are_read_as_texts(tmp_path: Path, line: str, text: str) -> None:
+    path = written(tmp_path / "a.call")
+    (path / "wire.jsonl").write_text(line + "\n")
+    (message,) = read_trace(path).wire
+    assert (message.t, message.dir, message.kind, message.text) == (1.0, "in", "text", text)
 
 
 def test_only_its_owner_may_read_it(tmp_path: Path) -> None:
@@ -214,8 +247,8 @@ def test_lines_that_are_none_are_left_out(tmp_path: Path) -> None:
 def test_a_newer_version_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "a.call")
     content = json.loads((path / "call.json").read_text())
-    (path / "call.json").write_text(json.dumps({**content, "format": 2, "wsvoice": "9.1"}))
-    with pytest.raises(TraceError, match=r"of a newer version, of wsvoice 9\.1: format 2") as caught:
+    (path / "call.json").write_text(json.dumps({**content, "format": 3, "wsvoice": "9.1"}))
+    with pytest.raises(TraceError, match=r"of a newer version, of wsvoice 9\.1: format 3") as caught:
         read_trace(path)
     assert caught.value.exit_code == 2
     assert "pip install -U wsvoice" in (caught.value.hint or "")

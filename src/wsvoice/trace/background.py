@@ -186,7 +186,7 @@ class LiveTrace:
         at: float | None = None,
         first: bool = False,
     ) -> None:
-        """Add a message, before those that wait if it was the `first`."""
+        """Add a message; before those that wait if it was the `first`, which is possible until :meth:`begin`."""
         if self._is_over:
             return
         # A stranger's messages wait here until it is known whether there is a call.

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from wsvoice.call import Call
 
 #: The version of the format. It grows when a reader of the version before would misread a trace.
-FORMAT = 1
+FORMAT = 2
 #: How a trace's name ends, be it a folder or a file.
 SUFFIX = ".call"
 

@@ -429,12 +429,15 @@ def _wire_message(line: bytes) -> WireMessage | None:
     )
 
 
-def _json_text(line: bytes, message: object, *, is_last: bool) -> str:
+def _json_text(line: bytes, message: object, *, is_last: bool) -> str | None:
     """Return a message that stands in its line as JSON, as it was sent if nothing comes behind it."""
     before = _BEFORE_JSON.match(line)
     if is_last and before is not None and line.endswith(b"}\n"):
         return line[before.end() : -2].decode("utf-8", "replace")
-    return json.dumps(message)
+    try:
+        return json.dumps(message)
+    except RecursionError:
+        return None
 
 
 def _event(line: bytes) -> TraceEvent | None:

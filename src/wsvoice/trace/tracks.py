@@ -41,7 +41,7 @@ class Track:
     def put_all(self, times: Sequence[float], payloads: Sequence[bytes], *, zero: float = 0.0) -> None:
         """Append pieces with their times as :meth:`put` does; by the clock of these, the call began at `zero`."""
         coded, end, rate, width, most = self._coded, self._end, self.rate, self._width, self._most
-        if self._are_joined(times, payloads, zero):
+        if len(times) > 1 and self._are_joined(times, payloads, zero):
             together = b"".join(payloads)
             coded += together
             self._end = end + len(together) // width
