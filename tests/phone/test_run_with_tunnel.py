@@ -101,11 +101,27 @@ def test_cloudflared_ends_with_the_server_when_the_terminal_is_closed(network: P
     assert network.all_ended(0), "the program outlives the server"
 
 
-def test_one_that_is_ended_while_its_tunnel_opens(tmp_path: Path) -> None:
+#: wsvoice on a machine so busy that it hears late of what it has started.
+LATE = """
+import runpy, subprocess, sys, time
+
+class Late(subprocess.Popen):
+    def _execute_child(self, *arguments):
+        super()._execute_child(*arguments)
+        time.sleep(1.5)
+
+subprocess.Popen = Late
+sys.argv[0] = "wsvoice"
+runpy.run_module("wsvoice", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("program", [["-m", "wsvoice"], ["-c", LATE]], ids=["at-once", "late"])
+def test_one_that_is_ended_while_its_tunnel_opens(tmp_path: Path, program: list[str]) -> None:
     (tmp_path / "bot.py").write_text(BOT)
     begun = tmp_path / "begun"
     opens = f"{sys.executable} -c 'import sys, time; open(sys.argv[2], \"w\"); time.sleep(60)' {{port}} {begun}"
-    command = [sys.executable, "-m", "wsvoice", "run", "-t", "twilio", "--port", "0", "--tunnel", opens]
+    command = [sys.executable, *program, "run", "-t", "twilio", "--port", "0", "--tunnel", opens]
     with subprocess.Popen(
         command, cwd=tmp_path, env=clean_environ(**SECRET), stderr=subprocess.PIPE, text=True
     ) as process:

@@ -11,6 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,24 +129,30 @@ class CommandRun:
         self._is_settled = self._has_ended = False
         self._last_line = ""
         try:
-            self._process = subprocess.Popen(
-                words,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                # Ctrl-C is for the server, which lets its calls finish.
-                start_new_session=True,
-            )
+            # A signal interrupts the main thread anywhere, be it right after the fork, and no other thread; this one
+            # has always registered what it started when it is waited for.
+            with ThreadPoolExecutor(1) as starter:
+                starter.submit(self._start, words).result()
         except FileNotFoundError:
             hint = program.hint or "install it, or give its whole path"
             raise ServerError(f"there is no program `{words[0]}`", hint=f"{hint}; {OWN_ADDRESS}") from None
         except OSError as error:
             reason = error.strerror or error
             raise ServerError(f"`{words[0]}` could not be started: {reason}", hint=OWN_ADDRESS) from error
-        # In case the process is ended without asking, be it in the next line.
-        atexit.register(self._signal, signal.SIGKILL)
         self._trace = Trace(state, self._process.pid, self._name)
         threading.Thread(target=self._read, name=f"wsvoice-{self._name}", daemon=True).start()
+
+    def _start(self, words: Sequence[str]) -> None:
+        self._process = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            # Ctrl-C is for the server, which lets its calls finish.
+            start_new_session=True,
+        )
+        # In case this process ends without asking.
+        atexit.register(self._signal, signal.SIGKILL)
 
     def wait_for_host(self) -> str:
         """
