@@ -114,13 +114,16 @@ def test_audio_messages_are_read_as_they_were(tmp_path: Path, messages: list[str
         ]
 
 
-def test_audio_messages_stand_in_their_lines_as_json(tmp_path: Path) -> None:
+@pytest.mark.parametrize("others", [[], [None], [b"\x00", '{"\u00fc":1}']])
+def test_audio_messages_stand_in_their_lines_as_json(tmp_path: Path, others: list[str | bytes | None]) -> None:
     messages = ['{"event": "media","n":1.0}', '{"a":"}, \\"json\\":{}"}']
     writer = TraceWriter(tmp_path / "a.call", HEADER)
-    writer.audio_messages([0.5, 0.75], ["in", "out"], messages)
+    writer.audio_messages(
+        [0.5, 0.75, *(1.0 for _ in others)], ["in", "out", *("in" for _ in others)], messages + others
+    )
     writer.flush()
     lines = [json.loads(each) for each in (writer.path / "wire.jsonl").read_text().splitlines()]
-    assert lines == [
+    assert lines[:2] == [
         {"t": 0.5, "dir": "in", "kind": "text", "json": {"event": "media", "n": 1.0}},
         {"t": 0.75, "dir": "out", "kind": "text", "json": {"a": '}, "json":{}'}},
     ]

@@ -113,11 +113,12 @@ class TraceWriter:
             ]
             self._lines[WIRE_FILE].append("".join(lines).encode("ascii"))
             return
-        self._lines[WIRE_FILE] += [
-            _wire_line(t - zero, dir, "text" if isinstance(each, str) else "binary", each)
-            for t, dir, each in zip(times, directions, messages, strict=True)
-            if each is not None
-        ]
+        for t, dir, each in zip(times, directions, messages, strict=True):
+            if isinstance(each, str) and _fit_lines([each]):
+                self.audio_messages([t], [dir], [each], zero=zero)
+            elif each is not None:
+                kind: WireKind = "text" if isinstance(each, str) else "binary"
+                self._lines[WIRE_FILE].append(_wire_line(t - zero, dir, kind, each))
 
     def buffer(self, t: float, ms: float) -> None:
         """Add how much of the bot's audio waits at the provider, to the timeline."""
