@@ -258,10 +258,8 @@ def measure_trace(plan: Plan, work: Work, calls: int) -> Measured:
             (traced / without - 1) * 100
             for without, traced in zip(*(measured.values[name]["cpu_ms"] for name in ("wsvoice", TRACED)), strict=True)
         ]
-        cost, error = (
-            statistics.mean(costs),
-            statistics.stdev(costs) / len(costs) ** 0.5 if len(costs) > 1 else math.inf,
-        )
+        cost = statistics.mean(costs)
+        error = statistics.stdev(costs) / len(costs) ** 0.5 if len(costs) > 1 else math.inf
         print(
             f"traces cost {cost:.1f} % more processor time, {len(costs)} pairs, standard error {error:.1f} %;"
             f" wanted: less than {WANTED_OF_TRACES:g} %"

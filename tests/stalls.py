@@ -37,9 +37,15 @@ class StallWatch:
                 return
 
 
-def undisturbed(measure: Callable[[], Result], *, stall_s: float = 0.05, tries: int = 4) -> Result:
+def undisturbed(
+    measure: Callable[[], Result],
+    *,
+    stall_s: float = 0.05,
+    tries: int = 4,
+    is_sure: Callable[[Result], bool] = lambda _: False,
+) -> Result:
     """
-    Return what `measure` returns, of the first time in which nothing stood still.
+    Return what `measure` returns, of the first time in which nothing stood still, or of which `is_sure` is true.
 
     A failure counts only then as well, or at the last of all tries.
     """
@@ -51,6 +57,6 @@ def undisturbed(measure: Callable[[], Result], *, stall_s: float = 0.05, tries: 
                 if watch.longest_s < stall_s:
                     raise
                 continue
-        if watch.longest_s < stall_s:
+        if watch.longest_s < stall_s or is_sure(result):
             return result
     return measure()

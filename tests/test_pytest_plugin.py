@@ -19,7 +19,7 @@ import pytest
 from tests.environment import clean_process
 from tests.process import server_process
 from tests.signals import speech_like, tone
-from tests.stalls import StallWatch
+from tests.stalls import undisturbed
 from wsvoice.audio import PCMU_8K, write_wav
 from wsvoice.dial.report import CountedFinding, TimelineEvent, TurnReport
 from wsvoice.errors import UsageError
@@ -32,8 +32,6 @@ pytest_plugins = ["pytester"]
 ROOT = Path(__file__).parents[1]
 #: Nothing listens here, so a call fails at once.
 NOBODY = "http://127.0.0.1:9/"
-#: A stall of the machine that is heard, in seconds.
-LONG_STALL_S = 0.05
 
 # -- Projects --
 
@@ -162,13 +160,13 @@ def test_the_examples_of_the_docs_pass(project: pytest.Pytester) -> None:
             if (test := path.read_text("utf-8")) != tests[0] and "env=" not in test:
                 path.write_text(test.replace('"bot.py"', f'"{server.url}"'), "utf-8")
         # What is heard has gaps if the machine stands still; then they are to pass the next time.
-        for _ in range(3):
-            with StallWatch() as watch:
-                result = run(project, "-W", "ignore::pytest.PytestDeprecationWarning")
-            outcomes = result.parseoutcomes()
-            if "failed" not in outcomes or watch.longest_s < LONG_STALL_S:
-                break
+        result = undisturbed(
+            lambda: run(project, "-W", "ignore::pytest.PytestDeprecationWarning"),
+            tries=3,
+            is_sure=lambda result: "failed" not in result.parseoutcomes(),
+        )
 
+    outcomes = result.parseoutcomes()
     assert set(outcomes) <= {"passed", "warning", "warnings"}, result.stdout.str()
     assert outcomes["passed"] >= len(tests)
 

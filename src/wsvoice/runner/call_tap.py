@@ -164,8 +164,8 @@ class CallTap:
         direction: WireDirection,
         at: float,
         raw: str | bytes | None,
-        payload: bytes = b"",
-        sounded_at: float | None = None,
+        payload: bytes,
+        sounded_at: float | None,
         plays_until: float = 0.0,
     ) -> None:
         if self._recorder is not None:

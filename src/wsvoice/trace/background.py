@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from wsvoice.audio import AudioFormat
 from wsvoice.call import Call
-from wsvoice.trace.format import Header, LogLine, TraceEvent, WireDirection, WireKind
+from wsvoice.trace.format import Header, LogLine, TraceEvent, WireDirection, WireKind, kind_of
 from wsvoice.trace.redaction import Masks
 from wsvoice.trace.tracks import Track
 from wsvoice.trace.writer import TraceWriter
@@ -81,6 +81,8 @@ class Pieces(NamedTuple):
 
 #: How many places of the list a piece takes: one for each attribute.
 _PLACES = len(Pieces._fields)
+#: What the messages of pieces are.
+_OF_PIECES = frozenset({str, bytes, type(None)})
 
 
 class Follower(Protocol):
@@ -203,7 +205,7 @@ class LiveTrace:
         if is_audio:
             self.audio(direction, self._clock(), raw)
         else:
-            self.wire(direction, "text" if isinstance(raw, str) else "binary", raw)
+            self.wire(direction, kind_of(raw), raw)
 
     def audio(
         self,
@@ -230,7 +232,7 @@ class LiveTrace:
             self._wire.extend((direction, at, raw, payload, sounded_at, plays_until))
         elif not self._is_over:
             if raw is not None:
-                self.wire(direction, "text" if isinstance(raw, str) else "binary", raw, at=at)
+                self.wire(direction, kind_of(raw), raw, at=at)
             if len(self._wire) < self._most_places:
                 self._wire.extend((direction, at, None, payload, sounded_at, plays_until))
             elif payload:
@@ -411,9 +413,6 @@ def _others(messages: Sequence[object]) -> list[int]:
     if _OF_PIECES.issuperset(map(type, messages)):
         return []
     return [number for number, each in enumerate(messages) if isinstance(each, _Message | _Cleared)]
-
-
-_OF_PIECES = {str, bytes, type(None)}
 
 
 def _taken(waiting: deque[_T]) -> list[_T]:

@@ -30,6 +30,11 @@ WireDirection = Literal["in", "out"]
 WireKind = Literal["webhook", "answer", "text", "binary", "status", "close"]
 
 
+def kind_of(message: str | bytes) -> WireKind:
+    """Return what kind of WebSocket message this is."""
+    return "text" if isinstance(message, str) else "binary"
+
+
 @dataclass(frozen=True, slots=True)
 class Header:
     """

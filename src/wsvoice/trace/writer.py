@@ -31,6 +31,7 @@ from wsvoice.trace.format import (
     TraceEvent,
     WireDirection,
     WireKind,
+    kind_of,
 )
 from wsvoice.trace.redaction import Masks
 
@@ -117,8 +118,7 @@ class TraceWriter:
             if isinstance(each, str) and _fit_lines([each]):
                 self.audio_messages([t], [dir], [each], zero=zero)
             elif each is not None:
-                kind: WireKind = "text" if isinstance(each, str) else "binary"
-                self._lines[WIRE_FILE].append(_wire_line(t - zero, dir, kind, each))
+                self._lines[WIRE_FILE].append(_wire_line(t - zero, dir, kind_of(each), each))
 
     def buffer(self, t: float, ms: float) -> None:
         """Add how much of the bot's audio waits at the provider, to the timeline."""
